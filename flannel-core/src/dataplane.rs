@@ -1,0 +1,208 @@
+//! Kernel state as one value: what we want and what is there have the same type.
+//!
+//! Every map is keyed by the kernel's own key, and values are normalised when a message is read
+//! (prefixes masked, defaults filled in), so that equal means equal and the difference of two values
+//! is a plan.
+
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::link::{LinkName, Mac, Vni};
+
+/// The routing protocol number that marks routes and neighbours as ours
+/// (`RTA_PROTOCOL`/`NDA_PROTOCOL`; free in iproute2's rt_protos).
+pub const PROTOCOL: u8 = 0xf1;
+
+/// Number that kernels and Go's flanneld give to routes (`RTPROT_BOOT`).
+pub const PROTOCOL_BOOT: u8 = 3;
+
+/// The kernel objects that flannel deals with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dataplane {
+    /// Interfaces by name.
+    pub links: BTreeMap<LinkName, Link>,
+    /// Addresses by interface and `address/prefix`.
+    pub addresses: BTreeMap<AddressKey, Address>,
+    /// Permanent neighbour (ARP, ND) entries.
+    pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
+    /// Forwarding entries of VXLAN devices.
+    pub fdb: BTreeMap<FdbKey, FdbEntry>,
+    /// Routes of the main table.
+    pub routes: BTreeMap<RouteKey, Route>,
+}
+
+/// An interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Kind and what belongs to it.
+    pub kind: LinkKind,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Hardware address.
+    pub mac: Option<Mac>,
+    /// Administratively up.
+    pub up: bool,
+    /// `IFLA_IFALIAS`, shown by `ip link`.
+    pub alias: Option<String>,
+}
+
+/// Kinds of interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A VXLAN tunnel endpoint (RFC 7348).
+    Vxlan(Vxlan),
+    /// Anything else, by the kernel's name of the kind (`veth`, `bridge`; empty for a NIC).
+    Other(String),
+}
+
+/// The parameters of a VXLAN device that decide whether it is the one we want.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// Network identifier.
+    pub vni: Vni,
+    /// Outer source address, which also chooses the family of the underlay.
+    pub local: Option<IpAddr>,
+    /// Underlay interface; `None` where it is gone or unset.
+    pub lower: Option<LinkName>,
+    /// UDP destination port.
+    pub port: u16,
+    /// The kernel learns addresses from received frames.
+    pub learning: bool,
+    /// Group based policy extension.
+    pub gbp: bool,
+    /// Multicast group or default remote; never set by us.
+    pub group: Option<IpAddr>,
+    /// Notifications for unknown addresses; never set by us.
+    pub l2miss: bool,
+}
+
+/// Kernel key of an address: interface and local address with prefix length.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AddressKey {
+    /// Interface.
+    pub link: LinkName,
+    /// Address with its prefix length, host bits kept.
+    pub net: IpNet,
+}
+
+/// What is worth comparing of an address: nothing beyond its being there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address;
+
+/// Kernel key of a neighbour entry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NeighbourKey {
+    /// Interface.
+    pub link: LinkName,
+    /// Address that is resolved.
+    pub address: IpAddr,
+}
+
+/// A neighbour entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Hardware address; `None` for an incomplete entry.
+    pub mac: Option<Mac>,
+    /// `NUD_PERMANENT`: never probed, never aged.
+    pub permanent: bool,
+}
+
+/// Kernel key of an FDB entry of a VXLAN device. A MAC may have several destinations; ours have one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FdbKey {
+    /// VXLAN device.
+    pub link: LinkName,
+    /// Inner destination address.
+    pub mac: Mac,
+}
+
+/// A forwarding entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FdbEntry {
+    /// Outer destination addresses; ours have exactly one.
+    pub destinations: Vec<IpAddr>,
+    /// `NUD_PERMANENT`: not aged and not overwritten by learning.
+    pub permanent: bool,
+}
+
+/// Kernel key of a route of the main table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteKey {
+    /// Destination with host bits cleared.
+    pub destination: IpNet,
+    /// Metric (`RTA_PRIORITY`): 0 for our IPv4 routes, 1024 for our IPv6 routes, the kernel's defaults.
+    pub metric: u32,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// What happens to packets.
+    pub target: RouteTarget,
+    /// Who set it: [`PROTOCOL`] for ours.
+    pub protocol: u8,
+}
+
+/// What a route does with packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteTarget {
+    /// Sends them to a next hop.
+    Via {
+        /// Next hop.
+        gateway: IpAddr,
+        /// Outgoing interface.
+        link: LinkName,
+        /// The gateway is taken as reachable on the link (`RTNH_F_ONLINK`).
+        onlink: bool,
+    },
+    /// Sends them out of an interface without a next hop.
+    Link(LinkName),
+    /// Drops them silently.
+    Blackhole,
+    /// Any other form (multipath, several entries under one key, another type), described for logs.
+    /// Never equal to anything that we want.
+    Other(String),
+}
+
+/// One change of the kernel, idempotent: setting what stands and deleting what is gone succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Creates an interface with all its parameters, down or up as given.
+    CreateLink(LinkName, Link),
+    /// Changes parameters of an existing interface in place.
+    SetLink(LinkName, LinkChange),
+    /// Deletes an interface.
+    DeleteLink(LinkName),
+    /// Adds an address.
+    AddAddress(AddressKey),
+    /// Removes an address.
+    DeleteAddress(AddressKey),
+    /// Sets a permanent neighbour entry, replacing what is there.
+    SetNeighbour(NeighbourKey, Mac),
+    /// Removes a neighbour entry.
+    DeleteNeighbour(NeighbourKey),
+    /// Makes `destination` the only destination of a MAC.
+    SetFdb(FdbKey, IpAddr),
+    /// Removes one destination of a MAC.
+    DeleteFdb(FdbKey, IpAddr),
+    /// Sets a route, replacing in place what has the same key.
+    SetRoute(RouteKey, Route),
+    /// Removes a route; the value says which, where several share a key.
+    DeleteRoute(RouteKey, Route),
+}
+
+/// Parameters of an interface to change; `None` leaves one as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkChange {
+    /// New MTU in bytes.
+    pub mtu: Option<u32>,
+    /// New hardware address.
+    pub mac: Option<Mac>,
+    /// Set up or down.
+    pub up: Option<bool>,
+    /// New alias.
+    pub alias: Option<String>,
+    /// New setting of VXLAN learning.
+    pub learning: Option<bool>,
+}

@@ -1,0 +1,12 @@
+//! Pure logic that flanneld, the CNI plugin and flannelctl share.
+//!
+//! Invariants: nothing here reads a clock, the environment, a file or a socket, and nothing is
+//! random. Time (`now`) and seeds are arguments; results depend on arguments alone.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod dataplane;
+pub mod facts;
+pub mod family;
+pub mod lease;
+pub mod link;

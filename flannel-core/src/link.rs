@@ -1,0 +1,127 @@
+//! Names and numbers of kernel interfaces.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+
+/// The name of a kernel interface: 1 to 15 bytes, no `/`, no white space (`dev_valid_name` in
+/// the kernel's net/core/dev.c).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkName(String);
+
+/// A text that cannot name an interface.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an interface name: it must have 1 to 15 bytes, without '/', ':' or white space")]
+pub struct ParseLinkNameError(pub String);
+
+impl LinkName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for LinkName {
+    type Err = ParseLinkNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let valid = (1..=15).contains(&text.len())
+            && text != "."
+            && text != ".."
+            && !text.chars().any(|c| c == '/' || c == ':' || c == '\0' || c.is_whitespace());
+        if valid { Ok(Self(text.to_owned())) } else { Err(ParseLinkNameError(text.to_owned())) }
+    }
+}
+
+impl fmt::Display for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// The kernel's number of an interface. Valid only while the interface lives: resolved when an
+/// operation runs and never kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IfIndex(pub u32);
+
+/// A 48-bit Ethernet address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+/// A text that is no Ethernet address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a MAC address: six bytes in hexadecimal, such as 0a:58:0a:05:01:00")]
+pub struct ParseMacError(pub String);
+
+impl Mac {
+    /// A unicast, locally administered address made from six bytes of chance (IEEE 802 section
+    /// 8.2: the two low bits of the first byte).
+    #[must_use]
+    pub const fn from_seed(mut seed: [u8; 6]) -> Self {
+        seed[0] = (seed[0] & 0xfe) | 0x02;
+        Self(seed)
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl FromStr for Mac {
+    type Err = ParseMacError;
+
+    /// Reads `0a:58:…`, `0A-58-…` and Cisco's `0a58.0a05.0100`, the forms that Go's `net.ParseMAC` takes
+    /// for six bytes.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseMacError(text.to_owned());
+        let (separator, digits) = match text.as_bytes().get(2) {
+            Some(b':') => (':', 2),
+            Some(b'-') => ('-', 2),
+            _ => ('.', 4),
+        };
+        let groups: Vec<&str> = text.split(separator).collect();
+        if groups.len() * digits != 12 || groups.iter().any(|group| group.len() != digits) {
+            return Err(error());
+        }
+        let hex = groups.concat();
+        if !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(error());
+        }
+        let mut mac = [0; 6];
+        for (at, byte) in mac.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&hex[at * 2..at * 2 + 2], 16).map_err(|_| error())?;
+        }
+        Ok(Self(mac))
+    }
+}
+
+/// A VXLAN network identifier: 1 to 2^24 - 1 (RFC 7348 section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vni(NonZeroU32);
+
+impl Vni {
+    /// The identifier of a Go flannel whose configuration names none.
+    pub const DEFAULT: Self = Self(NonZeroU32::MIN);
+
+    /// The identifier, if it is in range.
+    #[must_use]
+    pub fn new(vni: u32) -> Option<Self> {
+        NonZeroU32::new(vni).filter(|vni| vni.get() < 1 << 24).map(Self)
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for Vni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

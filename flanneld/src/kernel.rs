@@ -1,0 +1,36 @@
+//! The seam to the kernel: links, addresses, neighbours, FDB and routes, read in full and changed op by op.
+
+use flannel_core::dataplane::{Dataplane, Op};
+use flannel_core::facts::HostFacts;
+use flannel_core::link::LinkName;
+use std::collections::BTreeSet;
+
+/// Everything that one look at the kernel found, foreign objects included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observation {
+    /// The host: interfaces, addresses, routes.
+    pub facts: HostFacts,
+    /// The same as kernel objects. Neighbours and FDB entries are those of the tunnel devices only.
+    pub dataplane: Dataplane,
+}
+
+/// A kernel, real or fake.
+pub trait Kernel: Send + 'static {
+    /// Reads the whole state. `tunnels` names the devices whose neighbours and FDB entries are wanted.
+    fn observe(
+        &mut self,
+        tunnels: &BTreeSet<LinkName>,
+    ) -> impl Future<Output = Result<Observation, KernelError>> + Send;
+
+    /// Runs the ops in order, in as few system calls as possible. The result has one entry per op;
+    /// a failed op does not stop those after it.
+    fn apply(&mut self, ops: &[Op]) -> impl Future<Output = Vec<Result<(), KernelError>>> + Send;
+}
+
+/// A request that the kernel refused or that did not get through.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The placeholder of a seam that is being filled.
+    #[error("not connected")]
+    NotConnected,
+}

@@ -1,0 +1,149 @@
+//! The seam to the store of leases: etcd, or a directory.
+//!
+//! Writes are always guarded: a record is created only while its key is absent and the network
+//! config is unchanged, and changed or deleted only at the revision that the writer knows.
+
+use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
+use std::time::Duration;
+
+/// The network config as the store has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigRecord {
+    /// The JSON text, unparsed.
+    pub text: String,
+    /// Revision of its last change.
+    pub revision: Revision,
+}
+
+/// The store's handle on the life of a record: an etcd lease id, or the expiry file of the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Grant(pub i64);
+
+/// One record below `<prefix>/subnets/`, unparsed: bad records are for the reader to skip and name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The key without `<prefix>/subnets/`, lossily decoded.
+    pub key: String,
+    /// The value.
+    pub value: Vec<u8>,
+    /// Revision of its last change.
+    pub revision: Revision,
+    /// What keeps it alive; `None` is a reservation, which never expires.
+    pub grant: Option<Grant>,
+}
+
+/// Config and all records at one revision, from one read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The revision at which this was the whole content.
+    pub revision: Revision,
+    /// The network config, if there is one.
+    pub config: Option<ConfigRecord>,
+    /// Records in key order.
+    pub records: Vec<Record>,
+}
+
+/// One change of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A record was created or changed.
+    Put(Record),
+    /// A record was deleted or has expired.
+    Delete {
+        /// Its key.
+        key: String,
+    },
+    /// The network config was written, or deleted (`None`).
+    Config(Option<ConfigRecord>),
+}
+
+/// What a watch delivers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchEvent {
+    /// Changes up to and including a revision, in order. Without changes it is a sign of life.
+    Changes {
+        /// Everything up to here has been delivered.
+        revision: Revision,
+        /// The changes.
+        changes: Vec<Change>,
+    },
+    /// The revision asked for is gone (compaction, a store that was replaced): list again.
+    Outdated,
+}
+
+/// Our record as we last wrote or read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its revision, the guard of the next write.
+    pub revision: Revision,
+    /// What keeps it alive; `None` is a reservation.
+    pub grant: Option<Grant>,
+    /// Time left when this was made; `None` is a reservation.
+    pub remaining: Option<Duration>,
+}
+
+/// What must still hold for a record to be created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CreateGuard {
+    /// Revision of the config that the subnet was chosen from.
+    pub config: Revision,
+    /// Set in dual stack: no record may have changed since this listing, because two keys can
+    /// differ and yet share the subnet of one family.
+    pub records: Option<Revision>,
+}
+
+/// A store of leases. Every call has a time limit of its own and never retries.
+pub trait LeaseStore: Clone + Send + Sync + 'static {
+    /// A running watch.
+    type Watch: LeaseWatch;
+
+    /// Reads config and records at one revision, in one request.
+    fn list(&self) -> impl Future<Output = Result<Listing, StoreError>> + Send;
+
+    /// Starts to deliver all changes after `after`.
+    fn watch(&self, after: Revision) -> impl Future<Output = Result<Self::Watch, StoreError>> + Send;
+
+    /// Creates a record that lives for `lifetime`, or for ever. Fails with [`StoreError::Raced`] if
+    /// the key exists or the guard does not hold.
+    fn create(
+        &self,
+        subnets: &Subnets,
+        attrs: &LeaseAttrs,
+        guard: CreateGuard,
+        lifetime: Option<Duration>,
+    ) -> impl Future<Output = Result<Held, StoreError>> + Send;
+
+    /// Changes our record and keeps its grant (a reservation stays one). Fails with [`StoreError::Raced`]
+    /// unless it is still at the revision of `held`.
+    fn update(
+        &self,
+        subnets: &Subnets,
+        attrs: &LeaseAttrs,
+        held: &Held,
+    ) -> impl Future<Output = Result<Held, StoreError>> + Send;
+
+    /// Prolongs the life of our record without writing it; answers with the time left. Fails with
+    /// [`StoreError::Raced`] if the grant has expired.
+    fn renew(&self, subnets: &Subnets, held: &Held) -> impl Future<Output = Result<Held, StoreError>> + Send;
+
+    /// Deletes a record at a revision. Fails with [`StoreError::Raced`] if it has another one.
+    fn delete(
+        &self,
+        subnets: &Subnets,
+        revision: Revision,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// A running watch. Dropping it ends it.
+pub trait LeaseWatch: Send + 'static {
+    /// Waits for the next event. An error ends the watch. Cancel-safe.
+    fn next(&mut self) -> impl Future<Output = Result<WatchEvent, StoreError>> + Send;
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A guard did not hold: somebody else was faster. Nothing was written.
+    #[error("the store has changed meanwhile")]
+    Raced,
+}
