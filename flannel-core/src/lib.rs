@@ -10,3 +10,4 @@ pub mod facts;
 pub mod family;
 pub mod lease;
 pub mod link;
+pub mod store;

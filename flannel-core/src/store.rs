@@ -1,0 +1,80 @@
+//! What a store of leases says and what a write to it must know, as plain values.
+//!
+//! The stores themselves live in flanneld; these types are here so that the table of leases and the
+//! claim machine can speak of them.
+
+use std::time::Duration;
+
+use crate::lease::Revision;
+
+/// The network config as the store has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigRecord {
+    /// The JSON text, unparsed.
+    pub text: String,
+    /// Revision of its last change.
+    pub revision: Revision,
+}
+
+/// The store's handle on the life of a record: an etcd lease id, or the expiry file of the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Grant(pub i64);
+
+/// One record below `<prefix>/subnets/`, unparsed: bad records are for the reader to skip and name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The key without `<prefix>/subnets/`, lossily decoded.
+    pub key: String,
+    /// The value.
+    pub value: Vec<u8>,
+    /// Revision of its last change.
+    pub revision: Revision,
+    /// What keeps it alive; `None` is a reservation, which never expires.
+    pub grant: Option<Grant>,
+}
+
+/// Config and all records at one revision, from one read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The revision at which this was the whole content.
+    pub revision: Revision,
+    /// The network config, if there is one.
+    pub config: Option<ConfigRecord>,
+    /// Records in key order.
+    pub records: Vec<Record>,
+}
+
+/// One change of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A record was created or changed.
+    Put(Record),
+    /// A record was deleted or has expired.
+    Delete {
+        /// Its key.
+        key: String,
+    },
+    /// The network config was written, or deleted (`None`).
+    Config(Option<ConfigRecord>),
+}
+
+/// Our record as we last wrote or read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its revision, the guard of the next write.
+    pub revision: Revision,
+    /// What keeps it alive; `None` is a reservation.
+    pub grant: Option<Grant>,
+    /// Time left when this was made; `None` is a reservation.
+    pub remaining: Option<Duration>,
+}
+
+/// What must still hold for a record to be created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CreateGuard {
+    /// Revision of the config that the subnet was chosen from.
+    pub config: Revision,
+    /// Set in dual stack: no record may have changed since this listing, because two keys can
+    /// differ and yet share the subnet of one family.
+    pub records: Option<Revision>,
+}
