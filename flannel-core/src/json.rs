@@ -1,0 +1,347 @@
+//! JSON as Go's `encoding/json` reads and writes it: the form of the CNI protocol and of what Go
+//! flannel keeps on disk.
+//!
+//! Compatibility: members of structs are found by case-folded name ([`Object::field`]), members of maps by exact
+//! name ([`Object::get`]); of duplicates the last one counts; bad UTF-8 and lone surrogates become U+FFFD; numbers
+//! of maps are IEEE doubles; texts of syntax errors are Go's, because tools match on them.
+
+use std::fmt;
+
+mod parse;
+
+pub use parse::SyntaxError;
+
+/// A JSON value. Numbers keep their literal until they are used or written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Value {
+    /// `null`
+    #[default]
+    Null,
+    /// `true` or `false`
+    Bool(bool),
+    /// A number.
+    Number(Number),
+    /// A string.
+    String(String),
+    /// An array.
+    Array(Vec<Value>),
+    /// An object.
+    Object(Object),
+}
+
+/// A number, as its literal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Number(String);
+
+/// An object: members in the order of the text, duplicates kept.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Object(Vec<(String, Value)>);
+
+/// A member or element of another type than it must have; the text is Go's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("json: cannot unmarshal {found} into Go struct field {field} of type {wanted}")]
+pub struct TypeError {
+    /// What is there, in Go's word.
+    pub found: String,
+    /// Name of the struct and path of the member.
+    pub field: String,
+    /// Go's name of the type.
+    pub wanted: &'static str,
+}
+
+impl Value {
+    /// Reads one value and nothing behind it but white space.
+    ///
+    /// # Errors
+    ///
+    /// The first syntax error, in Go's words.
+    pub fn parse(text: &[u8]) -> Result<Self, SyntaxError> {
+        parse::parse(text)
+    }
+
+    /// Go's word for the type: `object`, `array`, `string`, `number`, `bool`, `null`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "bool",
+            Self::Number(_) => "number",
+            Self::String(_) => "string",
+            Self::Array(_) => "array",
+            Self::Object(_) => "object",
+        }
+    }
+
+    /// The text of a string.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        if let Self::String(text) = self { Some(text) } else { None }
+    }
+
+    /// The elements of an array.
+    #[must_use]
+    pub fn as_array(&self) -> Option<&[Self]> {
+        if let Self::Array(elements) = self { Some(elements) } else { None }
+    }
+
+    /// The object, if it is one.
+    #[must_use]
+    pub const fn as_object(&self) -> Option<&Object> {
+        if let Self::Object(object) = self { Some(object) } else { None }
+    }
+
+    /// The error that says that this is not a `wanted`.
+    #[must_use]
+    pub fn type_error(&self, field: &str, wanted: &'static str) -> TypeError {
+        // Go names the literal where a number is not an integer.
+        let found = match self {
+            Self::Number(number) if wanted.contains("int") => format!("number {}", number.literal()),
+            other => other.kind().to_owned(),
+        };
+        TypeError { found, field: field.to_owned(), wanted }
+    }
+
+    /// Members of all objects sorted by name and without duplicates, as Go writes a map.
+    #[must_use]
+    pub fn sorted(self) -> Self {
+        match self {
+            Self::Array(elements) => Self::Array(elements.into_iter().map(Self::sorted).collect()),
+            Self::Object(object) => {
+                let members: std::collections::BTreeMap<_, _> = object.0.into_iter().collect();
+                Self::Object(Object(
+                    members.into_iter().map(|(name, value)| (name, value.sorted())).collect(),
+                ))
+            }
+            other => other,
+        }
+    }
+
+    /// The text without white space.
+    #[must_use]
+    pub fn to_compact(&self) -> String {
+        let mut out = String::new();
+        write_value(&mut out, self, None);
+        out
+    }
+
+    /// The text with four spaces for each level, as CNI plugins print it.
+    #[must_use]
+    pub fn to_pretty(&self) -> String {
+        let mut out = String::new();
+        write_value(&mut out, self, Some(0));
+        out
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::String(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::String(text)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(value: i64) -> Self {
+        Self::Number(Number(value.to_string()))
+    }
+}
+
+impl From<u32> for Value {
+    fn from(value: u32) -> Self {
+        Self::from(i64::from(value))
+    }
+}
+
+impl From<Object> for Value {
+    fn from(object: Object) -> Self {
+        Self::Object(object)
+    }
+}
+
+impl<T: Into<Self>> From<Vec<T>> for Value {
+    fn from(elements: Vec<T>) -> Self {
+        Self::Array(elements.into_iter().map(Into::into).collect())
+    }
+}
+
+impl Number {
+    /// The number as it was written.
+    #[must_use]
+    pub fn literal(&self) -> &str {
+        &self.0
+    }
+
+    /// The value if the literal is a plain integer: no fraction, no exponent.
+    #[must_use]
+    pub fn as_integer<T: std::str::FromStr>(&self) -> Option<T> {
+        self.0.parse().ok()
+    }
+}
+
+impl fmt::Display for Number {
+    /// Writes the number as Go writes a float64.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.parse::<f64>() {
+            Ok(number) if number.is_finite() => {
+                let size = number.abs();
+                if size != 0.0 && size >= 1e21 {
+                    // Rust writes no sign of a positive exponent, Go does.
+                    f.write_str(&format!("{number:e}").replace('e', "e+"))
+                } else if size != 0.0 && size < 1e-6 {
+                    write!(f, "{number:e}")
+                } else {
+                    write!(f, "{number}")
+                }
+            }
+            _ => f.write_str(&self.0),
+        }
+    }
+}
+
+impl Object {
+    /// An object without members.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// The member with exactly this name, as in a Go map. The last of several counts.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.iter().rev().find(|(member, _)| member == name).map(|(_, value)| value)
+    }
+
+    /// The member of this name in any case, as in a Go struct. The last of several counts; `null` leaves a field as it is.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&Value> {
+        self.fields(name).filter(|value| **value != Value::Null).last()
+    }
+
+    /// All members of this name in any case, `null` included, in the order of the text.
+    pub fn fields<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a Value> + use<'a, 'n> {
+        self.0.iter().filter(move |(member, _)| folds_to(member, name)).map(|(_, value)| value)
+    }
+
+    /// Sets a member. Replaces those of exactly this name.
+    pub fn insert(&mut self, name: &str, value: impl Into<Value>) {
+        self.remove(name);
+        self.0.push((name.to_owned(), value.into()));
+    }
+
+    /// Removes the members of exactly this name.
+    pub fn remove(&mut self, name: &str) {
+        self.0.retain(|(member, _)| member != name);
+    }
+
+    /// Names and values in the order of the text.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// True without members.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<N: Into<String>, V: Into<Value>> FromIterator<(N, V)> for Object {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(members: I) -> Self {
+        Self(members.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+/// Simple case folding onto an ASCII name. Two letters outside of ASCII fold into it (Unicode CaseFolding.txt).
+fn folds_to(member: &str, name: &str) -> bool {
+    let fold = |c: char| match c {
+        '\u{212a}' => 'k',
+        '\u{17f}' => 's',
+        other => other.to_ascii_lowercase(),
+    };
+    member.chars().map(fold).eq(name.chars().map(fold))
+}
+
+/// `depth` is the level of indentation; `None` writes no white space.
+fn write_value(out: &mut String, value: &Value, depth: Option<usize>) {
+    match value {
+        Value::Null => out.push_str("null"),
+        Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
+        Value::Number(number) => out.push_str(&number.to_string()),
+        Value::String(text) => write_string(out, text),
+        Value::Array(elements) => {
+            write_sequence(out, ['[', ']'], elements, depth, |out, element, depth| {
+                write_value(out, element, depth);
+            });
+        }
+        Value::Object(Object(members)) => {
+            write_sequence(out, ['{', '}'], members, depth, |out, (name, value), depth| {
+                write_string(out, name);
+                out.push_str(if depth.is_some() { ": " } else { ":" });
+                write_value(out, value, depth);
+            });
+        }
+    }
+}
+
+fn write_sequence<T>(
+    out: &mut String,
+    [open, close]: [char; 2],
+    items: &[T],
+    depth: Option<usize>,
+    write: impl Fn(&mut String, &T, Option<usize>),
+) {
+    let inner = depth.map(|depth| depth + 1);
+    let break_line = |out: &mut String, depth: Option<usize>| {
+        if let Some(depth) = depth {
+            out.push('\n');
+            out.extend(std::iter::repeat_n("    ", depth));
+        }
+    };
+    out.push(open);
+    for (at, item) in items.iter().enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        break_line(out, inner);
+        write(out, item, inner);
+    }
+    if !items.is_empty() {
+        break_line(out, depth);
+    }
+    out.push(close);
+}
+
+/// Escapes what Go escapes by default: also `<`, `>`, `&` and the line separators of JavaScript.
+fn write_string(out: &mut String, text: &str) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\0'..='\u{1f}' | '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                out.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            other => out.push(other),
+        }
+    }
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests;
