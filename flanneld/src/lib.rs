@@ -1,5 +1,6 @@
-//! The flannel daemon. Only [`store`] and [`kernel`] are public: flannelctl uses them.
+//! The flannel daemon. [`store`] and [`kernel`] are public for flannelctl, the rest for `main.rs` only.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod kernel;
 pub mod store;

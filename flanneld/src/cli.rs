@@ -1,0 +1,305 @@
+//! Flags and `FLANNELD_*` variables -> [`Options`].
+//!
+//! Compatibility: names, defaults and grammar are those of the Go flanneld, so that unit files and
+//! manifests start this one unchanged. Different on purpose: what does not parse ends with exit code 2
+//! instead of 0, and a bad variable is an error instead of zero.
+
+mod go_flags;
+mod reader;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use go_flags::{HIDDEN, Setting, Words};
+use reader::Reader;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+use table::FLAGS;
+use tracing::{debug, info, warn};
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Parsed {
+    /// Run the daemon.
+    Run(Box<Options>),
+    /// Show this text and exit.
+    Help(String),
+    /// Show the version and exit.
+    Version,
+}
+
+/// Everything that flanneld is told from outside the store.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where leases are kept.
+    pub store: StoreOptions,
+    /// How the external interface is found.
+    pub interface: InterfaceOptions,
+    /// `subnet.env`, for the CNI plugin.
+    pub subnet_file: PathBuf,
+    /// What must survive a restart.
+    pub state_dir: PathBuf,
+    /// Life of a lease that is not renewed. Whole seconds, at least 2.
+    pub lease_time: Duration,
+    /// A lease is renewed this long before it ends. Less than `lease_time`.
+    pub renew_margin: Duration,
+    /// Masquerade traffic that leaves the network; also told in `subnet.env`.
+    pub ip_masq: bool,
+    /// Masquerade with fully random ports.
+    pub masquerade_fully_random: bool,
+    /// Accept forwarded traffic of the pods.
+    pub forward_rules: bool,
+    /// How often firewall rules are checked. At least a second.
+    pub firewall_resync: Duration,
+    /// Keep a blackhole route for the own subnet.
+    pub blackhole_route: bool,
+    /// Where `/healthz` and `/readyz` are served; a wildcard means both families.
+    pub healthz: Option<SocketAddr>,
+    /// How much is logged, and in which form.
+    pub log: LogOptions,
+    warnings: Vec<Warning>,
+    settings: Vec<Setting>,
+}
+
+/// Where leases are kept.
+#[derive(Clone, Debug)]
+pub enum StoreOptions {
+    /// In etcd.
+    Etcd(EtcdOptions),
+    /// In a directory.
+    Directory(PathBuf),
+}
+
+impl StoreOptions {
+    /// A file name that tells this store from others of the same host: several daemons may run
+    /// side by side with prefixes of their own.
+    #[must_use]
+    pub fn scope(&self) -> String {
+        let (kind, place) = match self {
+            Self::Etcd(etcd) => ("etcd", etcd.prefix.as_str()),
+            Self::Directory(path) => ("dir", path.to_str().unwrap_or_default()),
+        };
+        let mut scope = kind.to_owned();
+        for byte in place.trim_end_matches('/').bytes() {
+            match byte {
+                b'/' => scope.push('-'),
+                b'.' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => scope.push(char::from(byte)),
+                _ => scope.push_str(&format!("%{byte:02X}")),
+            }
+        }
+        scope
+    }
+}
+
+/// How etcd is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdOptions {
+    /// `http://host:port` or `https://host:port`; all have the scheme of the first.
+    pub endpoints: Vec<String>,
+    /// Key below which config and leases are, as given.
+    pub prefix: String,
+    /// Authorities that servers are checked against; without it those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// What we show to servers.
+    pub client_certificate: Option<ClientCertificate>,
+    /// User and password.
+    pub credentials: Option<Credentials>,
+}
+
+/// A certificate and its key, as files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// PEM file of the certificate.
+    pub certificate: PathBuf,
+    /// PEM file of the private key.
+    pub key: PathBuf,
+}
+
+/// An etcd user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Name.
+    pub username: String,
+    /// Password.
+    pub password: Secret,
+}
+
+/// A text that no log, error or status may show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+/// How the external interface is found. The rules are those of interface selection; here only the
+/// addresses are checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceOptions {
+    /// Names or addresses, tried in order. An empty one means the default route.
+    pub names: Vec<String>,
+    /// Expressions on addresses and names, tried next.
+    pub regexes: Vec<String>,
+    /// An address whose route tells the interface, tried last.
+    pub can_reach: Option<IpAddr>,
+    /// The address that other nodes send to.
+    pub public_ip: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub public_ipv6: Option<Ipv6Addr>,
+}
+
+/// How much is logged, and in which form.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// klog's `-v`.
+    pub verbosity: i32,
+    /// Form of a line.
+    pub format: LogFormat,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Something given that has not the effect that it seems to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Warning {
+    setting: String,
+    reason: String,
+}
+
+/// A command line or environment that the daemon cannot be started with. Never shows a secret.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CliError {
+    /// No such flag.
+    #[error("there is no flag --{flag}: {}", match nearest {
+        Some(nearest) => format!("did you mean --{nearest}?"),
+        None => "flanneld --help lists all flags".to_owned(),
+    })]
+    UnknownFlag {
+        /// What was given, without dashes and value.
+        flag: String,
+        /// The flag that was probably meant.
+        nearest: Option<&'static str>,
+    },
+    /// Dashes without a name.
+    #[error("{word:?} is not a flag: write -name or --name, and a value after '='")]
+    BadSyntax {
+        /// What was given, without its value.
+        word: String,
+    },
+    /// Not text.
+    #[error("{word:?} has bytes that are not UTF-8: flags and their values must be text")]
+    NotUtf8 {
+        /// The flag, if it is one.
+        word: String,
+    },
+    /// The last flag lacks its value.
+    #[error("--{flag} needs a value: --{flag}={value}")]
+    MissingValue {
+        /// The flag, without dashes.
+        flag: &'static str,
+        /// What kind of value it wants.
+        value: &'static str,
+    },
+    /// A value breaks the rule of its flag.
+    #[error("{setting} is {value:?}, but must be {rule}; for example {mend}")]
+    BadValue {
+        /// The flag or variable.
+        setting: String,
+        /// Its value.
+        value: String,
+        /// What is allowed.
+        rule: &'static str,
+        /// A setting that would do.
+        mend: String,
+    },
+    /// Two settings that cannot both hold.
+    #[error("{first} and {second} exclude each other: {mend}")]
+    Contradiction {
+        /// One of them.
+        first: String,
+        /// The other.
+        second: String,
+        /// What to do.
+        mend: &'static str,
+    },
+    /// The Kubernetes store was asked for.
+    #[error(
+        "{setting}: this build cannot keep leases in Kubernetes yet; use etcd (--etcd-endpoints) or a \
+         directory (--lease-dir)"
+    )]
+    NoKubernetes {
+        /// The flag or variable.
+        setting: String,
+    },
+}
+
+impl CliError {
+    /// The exit code of the process: 2 for wrong usage, 1 where the usage is right but cannot be served.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoKubernetes { .. } => 1,
+            _ => 2,
+        }
+    }
+}
+
+impl Options {
+    /// Reads a command line (without the program name) and the variables of its flags.
+    pub fn parse(
+        args: impl Iterator<Item = OsString>,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Parsed, CliError> {
+        let mut given = match go_flags::parse(FLAGS, args)? {
+            Words::Help => return Ok(Parsed::Help(table::help())),
+            Words::Flags(given) => given,
+        };
+        // Compatibility: the environment is looked at later, FLANNELD_VERSION has no effect.
+        if Reader::new(&given).setting("version").switch()? {
+            return Ok(Parsed::Version);
+        }
+        given.add_environment(FLAGS, env);
+        Reader::new(&given).options().map(|options| Parsed::Run(Box::new(options)))
+    }
+
+    /// Logs what was given, without secrets, and what of it has no effect.
+    pub fn log(&self) {
+        let settings = self.summary();
+        info!(version = env!("CARGO_PKG_VERSION"), settings, "starting");
+        for Warning { setting, reason } in &self.warnings {
+            warn!(setting, reason, "setting has no effect");
+        }
+        for setting in &self.settings {
+            if matches!(setting.flag.name, "vmodule" | "log_backtrace_at") {
+                debug!(setting = setting.name(), reason = "klog only", "setting has no effect");
+            }
+        }
+    }
+
+    /// What was given on the command line and in the environment, without secrets.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        self.settings.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+}

@@ -1,0 +1,324 @@
+//! The command-line grammar of Go's `flag` package, which existing unit files and manifests are written
+//! for, and its number syntax.
+
+use super::CliError;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::ops::RangeInclusive;
+
+/// One flag.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flag {
+    /// Name without dashes.
+    pub(super) name: &'static str,
+    /// Form of its value.
+    pub(super) kind: Kind,
+    /// What `--help` calls the value.
+    pub(super) value: &'static str,
+    /// The value if none is given.
+    pub(super) default: &'static str,
+    /// One line for `--help`.
+    pub(super) help: &'static str,
+    /// Not a flag of the Go flanneld.
+    pub(super) ours: bool,
+}
+
+/// The form of a flag's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// True or false. The only kind that never takes the next word.
+    Switch,
+    /// An integer in Go's syntax.
+    Integer,
+    /// An integer in decimal digits (klog's `-v`).
+    Level,
+    /// Any text.
+    Text,
+    /// Text that is shown nowhere.
+    Secret,
+    /// Text; repeating the flag appends.
+    List,
+}
+
+impl Flag {
+    /// The name as users write it.
+    pub(super) fn dashed(&self) -> String {
+        format!("{}{}", if self.name.len() == 1 { "-" } else { "--" }, self.name)
+    }
+
+    /// The environment variable that stands in for the flag.
+    pub(super) fn variable(&self) -> String {
+        format!("FLANNELD_{}", self.name.to_uppercase().replace(['-', '.'], "_"))
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    CommandLine,
+    Environment,
+    Default,
+}
+
+/// A flag with the text that it has.
+#[derive(Clone, Debug)]
+pub(super) struct Setting {
+    pub(super) flag: &'static Flag,
+    pub(super) origin: Origin,
+    pub(super) text: String,
+}
+
+impl Setting {
+    /// How the user wrote it: `--etcd-prefix` or `FLANNELD_ETCD_PREFIX`.
+    pub(super) fn name(&self) -> String {
+        match self.origin {
+            Origin::Environment => self.flag.variable(),
+            Origin::CommandLine | Origin::Default => self.flag.dashed(),
+        }
+    }
+
+    /// The text must be shown nowhere: a password, or a list of endpoints with one in it.
+    pub(super) fn is_secret(&self) -> bool {
+        self.flag.kind == Kind::Secret || (self.flag.name == "etcd-endpoints" && self.text.contains('@'))
+    }
+
+    /// The error that this value breaks `rule`; `right` is a value that would do.
+    pub(super) fn wrong(&self, rule: &'static str, right: &str) -> CliError {
+        CliError::BadValue {
+            setting: self.name(),
+            value: if self.is_secret() { HIDDEN.to_owned() } else { self.text.clone() },
+            rule,
+            mend: format!("{}={right}", self.name()),
+        }
+    }
+
+    /// The value of a [`Kind::Switch`].
+    pub(super) fn switch(&self) -> Result<bool, CliError> {
+        match self.text.as_str() {
+            "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
+            "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
+            _ => Err(self.wrong("true or false", "true")),
+        }
+    }
+
+    /// The value of a [`Kind::Integer`] or [`Kind::Level`].
+    pub(super) fn integer(&self, range: RangeInclusive<i64>, rule: &'static str) -> Result<i64, CliError> {
+        let number = match self.flag.kind {
+            Kind::Level => self.text.parse().ok(),
+            _ => parse_integer(&self.text),
+        };
+        number.filter(|number| range.contains(number)).ok_or_else(|| self.wrong(rule, self.flag.default))
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = if self.is_secret() { HIDDEN } else { &self.text };
+        write!(f, "{}={text}", self.name())
+    }
+}
+
+pub(super) const HIDDEN: &str = "[hidden]";
+
+/// What a command line says.
+#[derive(Debug)]
+pub(super) enum Words {
+    /// `-h` or `-help`: whatever follows does not count.
+    Help,
+    /// Flags that were given.
+    Flags(Given),
+}
+
+/// Flags that were given, and what came after the last of them.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    settings: BTreeMap<&'static str, Vec<Setting>>,
+    /// The word that ended the flags, and the flags after it that do not count therefore.
+    pub(super) ignored: Option<Ignored>,
+}
+
+/// Words that Go's grammar ignores.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Ignored {
+    /// The first of them.
+    pub(super) word: String,
+    /// The flag just before, where it is true or false and the word looks like its value.
+    pub(super) value_of: Option<&'static str>,
+    /// Names of flags among the rest. Not their values: they may be secret.
+    pub(super) flags: Vec<String>,
+}
+
+/// Reads a command line (without the program name).
+pub(super) fn parse(
+    table: &'static [Flag],
+    mut args: impl Iterator<Item = OsString>,
+) -> Result<Words, CliError> {
+    let mut given = Given::default();
+    let mut previous: Option<&'static Flag> = None;
+    while let Some(word) = args.next() {
+        let word = readable(word)?;
+        let Some(body) = flag_body(&word) else {
+            given.ignored = ignored(word, previous, args);
+            break;
+        };
+        let (name, value) = match body.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (body, None),
+        };
+        if name.is_empty() || name.starts_with('-') {
+            // Without the value: it may be secret.
+            let (shown, _) = word.split_once('=').unwrap_or((&word, ""));
+            return Err(CliError::BadSyntax { word: shown.to_owned() });
+        }
+        let Some(flag) = table.iter().find(|flag| flag.name == name) else {
+            if matches!(name, "h" | "help") {
+                return Ok(Words::Help);
+            }
+            return Err(CliError::UnknownFlag { flag: name.to_owned(), nearest: nearest(table, name) });
+        };
+        let text = match (value, flag.kind) {
+            (Some(value), _) => value,
+            (None, Kind::Switch) => "true".to_owned(),
+            (None, _) => match args.next() {
+                Some(next) => readable(next)?,
+                None => return Err(CliError::MissingValue { flag: flag.name, value: flag.value }),
+            },
+        };
+        let setting = Setting { flag, origin: Origin::CommandLine, text };
+        let settings = given.settings.entry(flag.name).or_default();
+        if flag.kind != Kind::List {
+            settings.clear();
+        }
+        settings.push(setting);
+        previous = Some(flag);
+    }
+    Ok(Words::Flags(given))
+}
+
+fn readable(word: OsString) -> Result<String, CliError> {
+    word.into_string().map_err(|word| {
+        // Without the value: it may be secret.
+        let shown = word.to_string_lossy().split('=').next().unwrap_or_default().to_owned();
+        CliError::NotUtf8 { word: if shown.starts_with('-') { shown } else { "a word".to_owned() } }
+    })
+}
+
+/// The word without its one or two dashes, or nothing if it ends the flags.
+fn flag_body(word: &str) -> Option<&str> {
+    let body = word.strip_prefix('-').filter(|body| !body.is_empty() && *body != "-")?;
+    Some(body.strip_prefix('-').unwrap_or(body))
+}
+
+fn ignored(
+    word: String,
+    previous: Option<&'static Flag>,
+    rest: impl Iterator<Item = OsString>,
+) -> Option<Ignored> {
+    let flags: Vec<String> = rest
+        .filter_map(|word| {
+            let word = word.to_string_lossy();
+            let name = flag_body(&word)?.split('=').next()?;
+            Some(format!("--{name}"))
+        })
+        .collect();
+    let boolean = matches!(word.to_ascii_lowercase().as_str(), "true" | "false" | "t" | "f" | "1" | "0");
+    let value_of = previous.filter(|flag| boolean && flag.kind == Kind::Switch).map(|flag| flag.name);
+    if word == "--" && flags.is_empty() {
+        return None;
+    }
+    // The tail of a password that a shell split at a blank.
+    let word = if previous.is_some_and(|flag| flag.kind == Kind::Secret) { HIDDEN.to_owned() } else { word };
+    Some(Ignored { word, value_of, flags })
+}
+
+impl Given {
+    /// Adds the variables of flags that are not on the command line. A list is one element there.
+    pub(super) fn add_environment(&mut self, table: &'static [Flag], env: impl Fn(&str) -> Option<String>) {
+        for flag in table {
+            if self.settings.contains_key(flag.name) {
+                continue;
+            }
+            if let Some(text) = env(&flag.variable()).filter(|text| !text.is_empty()) {
+                self.settings.insert(flag.name, vec![Setting { flag, origin: Origin::Environment, text }]);
+            }
+        }
+    }
+
+    /// What was given for a flag, in order; nothing if it has its default.
+    pub(super) fn all(&self, name: &str) -> &[Setting] {
+        self.settings.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Everything that was given, in the order of flag names.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Setting> {
+        self.settings.values().flatten()
+    }
+}
+
+/// An integer as Go's `strconv.ParseInt(text, 0, 64)` reads it.
+pub(super) fn parse_integer(text: &str) -> Option<i64> {
+    let (negative, digits) = match text.as_bytes() {
+        [b'-', ..] => (true, &text[1..]),
+        [b'+', ..] => (false, &text[1..]),
+        _ => (false, text),
+    };
+    let prefix = digits.get(..2).map(str::to_ascii_lowercase);
+    let (radix, number) = match prefix.as_deref() {
+        Some("0x") => (16, &digits[2..]),
+        Some("0o") => (8, &digits[2..]),
+        Some("0b") => (2, &digits[2..]),
+        // "0" and "0_" included: Go then reads octal digits.
+        _ if digits.len() > 1 && digits.starts_with('0') => (8, &digits[1..]),
+        _ => (10, digits),
+    };
+    // An underscore stands between two digits; a prefix counts as a digit.
+    let prefixed = number.len() < digits.len();
+    let body = if prefixed { number.strip_prefix('_').unwrap_or(number) } else { number };
+    if body.is_empty() || body.starts_with('_') || body.ends_with('_') || body.contains("__") {
+        return None;
+    }
+    let plain = body.replace('_', "");
+    if !plain.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return None;
+    }
+    let magnitude = i128::from(u64::from_str_radix(&plain, radix).ok()?);
+    i64::try_from(if negative { -magnitude } else { magnitude }).ok()
+}
+
+/// The flag that was probably meant.
+fn nearest(table: &'static [Flag], name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    let begun: Vec<&Flag> = table.iter().filter(|flag| flag.name.starts_with(&name)).collect();
+    if let [only] = begun[..] {
+        return Some(only.name);
+    }
+    table
+        .iter()
+        .map(|flag| (distance(&name, flag.name), flag.name))
+        .min()
+        .filter(|(distance, flag)| *distance <= (flag.len().min(name.len()) / 3).min(4))
+        .map(|(_, flag)| flag)
+}
+
+/// Insertions, deletions, replacements and swaps of neighbours between two texts (optimal string
+/// alignment).
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            rows[i][j] = if i == 0 || j == 0 {
+                i + j
+            } else {
+                let change = usize::from(a[i - 1] != b[j - 1]);
+                let mut best = (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(rows[i - 1][j - 1] + change);
+                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                    best = best.min(rows[i - 2][j - 2] + 1);
+                }
+                best
+            };
+        }
+    }
+    rows[a.len()][b.len()]
+}

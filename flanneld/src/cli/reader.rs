@@ -1,0 +1,366 @@
+//! Given texts -> values of [`Options`].
+
+use super::go_flags::{Given, HIDDEN, Origin, Setting};
+use super::table::FLAGS;
+use super::{
+    CliError, ClientCertificate, Credentials, EtcdOptions, InterfaceOptions, LogFormat, LogOptions, Options,
+    Secret, StoreOptions, Warning,
+};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Reads values out of what was given.
+pub(super) struct Reader<'a> {
+    given: &'a Given,
+    warnings: Vec<Warning>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(given: &'a Given) -> Self {
+        Self { given, warnings: Vec::new() }
+    }
+
+    /// The setting that counts, or the default.
+    pub(super) fn setting(&self, name: &str) -> Setting {
+        self.given.all(name).last().cloned().unwrap_or_else(|| {
+            let flag =
+                FLAGS.iter().find(|flag| flag.name == name).expect("only names of the table are asked for");
+            Setting { flag, origin: Origin::Default, text: flag.default.to_owned() }
+        })
+    }
+
+    pub(super) fn options(mut self) -> Result<Options, CliError> {
+        self.ignored_words();
+        self.check_kubernetes()?;
+        let lease_time = self.lease_time()?;
+        Ok(Options {
+            store: self.store()?,
+            interface: self.interface()?,
+            subnet_file: self.path("subnet-file")?,
+            state_dir: self.path("state-dir")?,
+            lease_time,
+            renew_margin: self.renew_margin(lease_time)?,
+            ip_masq: self.setting("ip-masq").switch()?,
+            masquerade_fully_random: !self.setting("ip-masq-fully-random-disable").switch()?,
+            forward_rules: self.setting("iptables-forward-rules").switch()?,
+            firewall_resync: self.firewall_resync()?,
+            blackhole_route: self.setting("ip-blackhole-route").switch()?,
+            healthz: self.healthz()?,
+            log: self.log()?,
+            warnings: self.warnings,
+            settings: self.given.iter().map(redacted).collect(),
+        })
+    }
+
+    /// A setting, unless its text is empty, which means that there is none.
+    fn optional(&self, name: &str) -> Option<Setting> {
+        Some(self.setting(name)).filter(|setting| !setting.text.is_empty())
+    }
+
+    fn optional_path(&self, name: &str) -> Option<PathBuf> {
+        self.optional(name).map(|setting| PathBuf::from(setting.text))
+    }
+
+    fn path(&self, name: &str) -> Result<PathBuf, CliError> {
+        let setting = self.setting(name);
+        if setting.text.is_empty() {
+            return Err(setting.wrong("the path of a file or directory", setting.flag.default));
+        }
+        Ok(PathBuf::from(setting.text))
+    }
+
+    fn warn(&mut self, setting: String, reason: impl Into<String>) {
+        self.warnings.push(Warning { setting, reason: reason.into() });
+    }
+
+    /// Compatibility: Go ends the flags at the first word that is none, and says nothing.
+    fn ignored_words(&mut self) {
+        let Some(ignored) = &self.given.ignored else { return };
+        let mut reason = "not a flag, and nothing after it counts".to_owned();
+        if !ignored.flags.is_empty() {
+            reason = format!("{reason}, so these are lost: {}", ignored.flags.join(" "));
+        }
+        if let Some(flag) = ignored.value_of {
+            reason = format!("{reason}; write --{flag}={}", ignored.word);
+        }
+        self.warn(ignored.word.clone(), reason);
+    }
+
+    fn check_kubernetes(&self) -> Result<(), CliError> {
+        // Accepted although nothing uses it; a wrong value is wrong all the same.
+        self.setting("set-node-network-unavailable").switch()?;
+        let kubernetes = self.setting("kube-subnet-mgr");
+        if !kubernetes.switch()? {
+            return Ok(());
+        }
+        match self.optional("lease-dir") {
+            Some(directory) => Err(CliError::Contradiction {
+                first: kubernetes.name(),
+                second: directory.name(),
+                mend: "leases are kept in one place, leave one of them out",
+            }),
+            None => Err(CliError::NoKubernetes { setting: kubernetes.name() }),
+        }
+    }
+
+    fn store(&mut self) -> Result<StoreOptions, CliError> {
+        let Some(directory) = self.optional("lease-dir") else { return self.etcd().map(StoreOptions::Etcd) };
+        let unused: Vec<String> = self
+            .given
+            .iter()
+            .filter(|setting| setting.flag.name.starts_with("etcd-"))
+            .map(Setting::name)
+            .collect();
+        for setting in unused {
+            self.warn(setting, format!("leases are in the directory of {}", directory.name()));
+        }
+        Ok(StoreOptions::Directory(PathBuf::from(directory.text)))
+    }
+
+    fn etcd(&mut self) -> Result<EtcdOptions, CliError> {
+        let ca_file = self.optional_path("etcd-cafile");
+        let client_certificate = self
+            .pair("etcd-certfile", "etcd-keyfile", "a client certificate needs both")
+            .map(|(certificate, key)| ClientCertificate { certificate: certificate.into(), key: key.into() });
+        let credentials = self
+            .pair("etcd-username", "etcd-password", "a login needs both")
+            .map(|(username, password)| Credentials { username, password: Secret(password) });
+        let endpoints = self.endpoints(ca_file.is_some() || client_certificate.is_some())?;
+        if endpoints.iter().any(|endpoint| endpoint.starts_with("http://")) {
+            for name in ["etcd-cafile", "etcd-certfile", "etcd-keyfile"] {
+                if let Some(setting) = self.optional(name) {
+                    self.warn(
+                        setting.name(),
+                        "the connection to etcd is not encrypted: an endpoint is http://",
+                    );
+                }
+            }
+        }
+        let prefix = self.setting("etcd-prefix").text;
+        Ok(EtcdOptions { endpoints, prefix, ca_file, client_certificate, credentials })
+    }
+
+    /// Two settings that only count together. Compatibility: Go ignores one without the other.
+    fn pair(&mut self, one: &str, other: &str, reason: &str) -> Option<(String, String)> {
+        match (self.optional(one), self.optional(other)) {
+            (Some(one), Some(other)) => Some((one.text, other.text)),
+            (Some(alone), None) => {
+                self.warn(alone.name(), format!("{reason}: --{other} is missing"));
+                None
+            }
+            (None, Some(alone)) => {
+                self.warn(alone.name(), format!("{reason}: --{one} is missing"));
+                None
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// Compatibility: the scheme of the first endpoint decides for all.
+    fn endpoints(&mut self, tls: bool) -> Result<Vec<String>, CliError> {
+        let setting = self.setting("etcd-endpoints");
+        let mut scheme = None;
+        let mut endpoints = Vec::new();
+        for text in setting.text.split(',') {
+            let endpoint = Endpoint::parse(text.trim()).ok_or_else(|| {
+                let rule = "http:// or https:// endpoints, separated by commas";
+                setting.wrong(rule, "http://192.0.2.1:2379,http://192.0.2.2:2379")
+            })?;
+            if endpoint.has_userinfo {
+                self.warn(setting.name(), "a user in an endpoint: use --etcd-username and --etcd-password");
+            }
+            let first = *scheme.get_or_insert(endpoint.scheme.unwrap_or(if tls { "https" } else { "http" }));
+            if endpoint.scheme.is_some_and(|own| own != first) {
+                self.warn(
+                    setting.name(),
+                    format!("{} is used with {first}://, as the first endpoint", endpoint.authority),
+                );
+            }
+            endpoints.push(format!("{first}://{}", endpoint.authority));
+        }
+        Ok(endpoints)
+    }
+
+    fn interface(&self) -> Result<InterfaceOptions, CliError> {
+        let texts = |name| self.given.all(name).iter().map(|setting| setting.text.clone()).collect();
+        let can_reach = match self.optional("iface-can-reach") {
+            Some(setting) => Some(
+                setting.text.parse().map_err(|_| setting.wrong("an IPv4 or IPv6 address", "192.0.2.1"))?,
+            ),
+            None => None,
+        };
+        Ok(InterfaceOptions {
+            names: texts("iface"),
+            regexes: texts("iface-regex"),
+            can_reach,
+            public_ip: self.public_ip()?,
+            public_ipv6: self.public_ipv6()?,
+        })
+    }
+
+    fn public_ip(&self) -> Result<Option<Ipv4Addr>, CliError> {
+        let Some(setting) = self.optional("public-ip") else { return Ok(None) };
+        match setting.text.parse::<IpAddr>().map(|address| address.to_canonical()) {
+            Ok(IpAddr::V4(address))
+                if !address.is_unspecified() && !address.is_multicast() && !address.is_broadcast() =>
+            {
+                Ok(Some(address))
+            }
+            Ok(IpAddr::V6(_)) => {
+                Err(setting.wrong("the IPv4 address of one host (IPv6 is for --public-ipv6)", "192.0.2.1"))
+            }
+            _ => Err(setting.wrong("the IPv4 address of one host", "192.0.2.1")),
+        }
+    }
+
+    fn public_ipv6(&self) -> Result<Option<Ipv6Addr>, CliError> {
+        let Some(setting) = self.optional("public-ipv6") else { return Ok(None) };
+        // Go writes mapped and low addresses as dotted quads, which no reader takes for IPv6.
+        let hidden_v4 = |address: Ipv6Addr| address != Ipv6Addr::LOCALHOST && address.to_ipv4().is_some();
+        match setting.text.parse::<Ipv6Addr>() {
+            Ok(address) if !address.is_multicast() && !hidden_v4(address) => Ok(Some(address)),
+            _ => Err(setting.wrong("the IPv6 address of one host", "2001:db8::1")),
+        }
+    }
+
+    fn lease_time(&self) -> Result<Duration, CliError> {
+        let setting = self.setting("lease-time");
+        parse_duration(&setting.text)
+            .filter(|time| (MIN_LEASE_TIME..=MAX_LEASE_TIME).contains(time))
+            .ok_or_else(|| setting.wrong("a time of 2s to 8760h in whole h, m and s", setting.flag.default))
+    }
+
+    fn renew_margin(&self, lease_time: Duration) -> Result<Duration, CliError> {
+        let setting = self.setting("subnet-lease-renew-margin");
+        let minutes = setting.integer(1..=1439, "a number of minutes from 1 to 1439")?;
+        let margin = Duration::from_secs(60 * minutes.unsigned_abs());
+        if margin < lease_time {
+            return Ok(margin);
+        }
+        if setting.origin == Origin::Default {
+            return Ok(lease_time / 2);
+        }
+        Err(CliError::Contradiction {
+            first: setting.to_string(),
+            second: self.setting("lease-time").to_string(),
+            mend: "a lease must live longer than the margin in which it is renewed",
+        })
+    }
+
+    fn firewall_resync(&self) -> Result<Duration, CliError> {
+        let setting = self.setting("iptables-resync");
+        let seconds = setting.integer(1..=i64::from(i32::MAX), "a number of seconds, at least 1")?;
+        Ok(Duration::from_secs(seconds.unsigned_abs()))
+    }
+
+    fn healthz(&self) -> Result<Option<SocketAddr>, CliError> {
+        let setting = self.setting("healthz-ip");
+        let address = match setting.text.as_str() {
+            // Compatibility: both are names that Go listens on.
+            "" => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            text => {
+                text.parse().map_err(|_| setting.wrong("an IPv4 or IPv6 address", setting.flag.default))?
+            }
+        };
+        // Compatibility: Go takes everything below 1 for "off".
+        let port = self
+            .setting("healthz-port")
+            .integer(i64::MIN..=65535, "a port up to 65535, or 0 for no health checks")?;
+        let port = u16::try_from(port).ok().filter(|port| *port > 0);
+        Ok(port.map(|port| SocketAddr::new(address, port)))
+    }
+
+    fn log(&self) -> Result<LogOptions, CliError> {
+        let range = i64::from(i32::MIN)..=i64::from(i32::MAX);
+        let level = self.setting("v").integer(range, "a number in decimal digits")?;
+        let format = self.setting("log-format");
+        Ok(LogOptions {
+            verbosity: i32::try_from(level).expect("the range is that of the type"),
+            format: match format.text.as_str() {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => return Err(format.wrong("text or json", "text")),
+            },
+        })
+    }
+}
+
+/// The server raises a shorter one (etcd's default election time).
+const MIN_LEASE_TIME: Duration = Duration::from_secs(2);
+const MAX_LEASE_TIME: Duration = Duration::from_secs(8760 * 3600);
+
+fn redacted(setting: &Setting) -> Setting {
+    let mut setting = setting.clone();
+    if setting.is_secret() {
+        setting.text = HIDDEN.to_owned();
+    }
+    setting
+}
+
+/// One etcd server.
+struct Endpoint {
+    scheme: Option<&'static str>,
+    authority: String,
+    has_userinfo: bool,
+}
+
+impl Endpoint {
+    const DEFAULT_PORT: u16 = 2379;
+
+    fn parse(text: &str) -> Option<Self> {
+        let (scheme, rest) = match text.split_once("://") {
+            Some(("http", rest)) => (Some("http"), rest),
+            Some(("https", rest)) => (Some("https"), rest),
+            Some(_) => return None,
+            None => (None, text),
+        };
+        let (rest, has_userinfo) = match rest.rsplit_once('@') {
+            Some((_, rest)) => (rest, true),
+            None => (rest, false),
+        };
+        let (authority, _path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(v6) => {
+                let (host, port) = v6.split_once(']')?;
+                host.parse::<Ipv6Addr>().ok()?;
+                (format!("[{host}]"), if port.is_empty() { None } else { Some(port.strip_prefix(':')?) })
+            }
+            None => match authority.split_once(':') {
+                Some((host, port)) => (host.to_owned(), Some(port)),
+                None => (authority.to_owned(), None),
+            },
+        };
+        let named = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if host.is_empty() || !(host.starts_with('[') || host.bytes().all(named)) {
+            return None;
+        }
+        let port = match port {
+            Some(port) => port.parse().ok().filter(|port| *port > 0)?,
+            None => Self::DEFAULT_PORT,
+        };
+        Some(Self { scheme, authority: format!("{host}:{port}"), has_userinfo })
+    }
+}
+
+/// A duration as Go writes it, in whole numbers: `24h`, `1h30m`, `90s`.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let seconds = match &rest[..unit] {
+            "h" => 3600,
+            "m" => 60,
+            "s" => 1,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::from_secs(number.checked_mul(seconds)?))?;
+        rest = &rest[unit..];
+    }
+    Some(total)
+}

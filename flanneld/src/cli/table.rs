@@ -1,0 +1,119 @@
+//! The flags of flanneld as data: parsing, the environment and `--help` all read this table.
+
+use super::go_flags::{Flag, Kind};
+use std::fmt::Write as _;
+
+/// All flags: those of the Go flanneld in its order, then ours.
+pub(super) const FLAGS: &[Flag] = &[
+    text(
+        "etcd-endpoints",
+        "LIST",
+        "http://127.0.0.1:4001,http://127.0.0.1:2379",
+        "etcd servers, separated by commas",
+    ),
+    text("etcd-prefix", "KEY", "/coreos.com/network", "etcd key below which config and leases are"),
+    text("etcd-keyfile", "FILE", "", "private key of the client certificate for etcd"),
+    text("etcd-certfile", "FILE", "", "client certificate for etcd"),
+    text("etcd-cafile", "FILE", "", "certificates of the authorities that etcd is checked against"),
+    text("etcd-username", "NAME", "", "etcd user"),
+    Flag { kind: Kind::Secret, ..text("etcd-password", "PASSWORD", "", "password of the etcd user") },
+    list("iface", "NAME|IP", "interface for traffic between nodes; the first of several that exists"),
+    list("iface-regex", "REGEX", "interface whose address or name matches; tried after --iface"),
+    text("iface-can-reach", "IP", "", "interface of the route to this address; tried last"),
+    text(
+        "subnet-file",
+        "FILE",
+        "/run/flannel/subnet.env",
+        "where the subnet of this node is written for the CNI plugin",
+    ),
+    text("public-ip", "IPv4", "", "address that other nodes send to; without it that of the interface"),
+    text("public-ipv6", "IPv6", "", "the same for IPv6"),
+    number(
+        "subnet-lease-renew-margin",
+        "MINUTES",
+        "60",
+        "renew the lease this long before it ends, 1 to 1439",
+    ),
+    switch("ip-masq", "false", "masquerade traffic that leaves the network of the pods"),
+    switch("ip-masq-fully-random-disable", "false", "masquerade without --random-fully"),
+    switch("kube-subnet-mgr", "false", "leases from Kubernetes nodes instead of etcd (not in this build)"),
+    text("kube-api-url", "URL", "", "Kubernetes API server"),
+    text(
+        "kube-annotation-prefix",
+        "PREFIX",
+        "flannel.alpha.coreos.com",
+        "prefix of the annotations of nodes",
+    ),
+    text("kubeconfig-file", "FILE", "", "kubeconfig of the Kubernetes API"),
+    switch("version", "false", "print the version and exit"),
+    text("healthz-ip", "IP", "0.0.0.0", "address of /healthz and /readyz; 0.0.0.0 and :: mean both families"),
+    number("healthz-port", "PORT", "0", "port of /healthz and /readyz; 0 turns them off"),
+    number("iptables-resync", "SECONDS", "5", "how often firewall rules are checked, at least 1"),
+    switch("iptables-forward-rules", "true", "accept forwarded traffic of the pods"),
+    switch("ip-blackhole-route", "false", "keep a blackhole route for the subnet of this node"),
+    text("net-config-path", "FILE", "/etc/kube-flannel/net-conf.json", "network config in Kubernetes mode"),
+    switch("set-node-network-unavailable", "true", "clear NetworkUnavailable of the Kubernetes node"),
+    Flag {
+        kind: Kind::Level,
+        ..number("v", "LEVEL", "0", "0 logs what changed, 1 each operation, 5 everything")
+    },
+    text("vmodule", "LIST", "", "accepted for compatibility, has no effect"),
+    text("log_backtrace_at", "FILE:LINE", "", "accepted for compatibility, has no effect"),
+    ours(text("lease-dir", "DIR", "", "keep config and leases in this directory instead of etcd")),
+    ours(text("state-dir", "DIR", "/var/lib/flannel", "what must survive a restart while the store is away")),
+    ours(text("lease-time", "DURATION", "24h", "life of a lease that is not renewed, at least 2s")),
+    ours(text("log-format", "text|json", "text", "form of the log lines")),
+];
+
+const fn text(name: &'static str, value: &'static str, default: &'static str, help: &'static str) -> Flag {
+    Flag { name, kind: Kind::Text, value, default, help, ours: false }
+}
+
+const fn list(name: &'static str, value: &'static str, help: &'static str) -> Flag {
+    Flag { kind: Kind::List, ..text(name, value, "", help) }
+}
+
+const fn number(name: &'static str, value: &'static str, default: &'static str, help: &'static str) -> Flag {
+    Flag { kind: Kind::Integer, ..text(name, value, default, help) }
+}
+
+const fn switch(name: &'static str, default: &'static str, help: &'static str) -> Flag {
+    Flag { kind: Kind::Switch, ..text(name, "", default, help) }
+}
+
+const fn ours(flag: Flag) -> Flag {
+    Flag { ours: true, ..flag }
+}
+
+/// The text of `--help`.
+pub(super) fn help() -> String {
+    let mut page = String::from(
+        "flanneld gives this node a subnet and keeps the kernel as the leases of the cluster say.
+
+Usage: flanneld [flags]
+
+-flag and --flag are the same. A value follows '=' or is the next word; for true and false
+only '=' works (--ip-masq=false). Every flag has a variable, such as FLANNELD_ETCD_PREFIX;
+the command line wins, and an empty variable counts as not set.
+
+Flags of every flannel:
+",
+    );
+    describe(&mut page, FLAGS.iter().filter(|flag| !flag.ours));
+    page.push_str("\nFlags of this implementation only:\n");
+    describe(&mut page, FLAGS.iter().filter(|flag| flag.ours));
+    page
+}
+
+fn describe<'a>(page: &mut String, flags: impl Iterator<Item = &'a Flag>) {
+    for flag in flags {
+        let usage = format!("{} {}", flag.dashed(), flag.value);
+        let repeat = if flag.kind == Kind::List { ", may be repeated" } else { "" };
+        let default = match flag.default {
+            "" | "false" => String::new(),
+            default => format!(" (default {default})"),
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(page, "  {:<37} {}{repeat}{default}", usage.trim_end(), flag.help);
+    }
+}
