@@ -17,6 +17,9 @@ pub const PROTOCOL: u8 = 0xf1;
 /// Number that kernels and Go's flanneld give to routes (`RTPROT_BOOT`).
 pub const PROTOCOL_BOOT: u8 = 3;
 
+/// Number of routes that the kernel makes by itself for addresses (`RTPROT_KERNEL`).
+pub const PROTOCOL_KERNEL: u8 = 2;
+
 /// The kernel objects that flannel deals with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dataplane {
@@ -186,9 +189,10 @@ pub enum Op {
     SetFdb(FdbKey, IpAddr),
     /// Removes one destination of a MAC.
     DeleteFdb(FdbKey, IpAddr),
-    /// Sets a route, replacing in place what has the same key.
+    /// Sets a route, replacing in place what has the same key (`NLM_F_CREATE | NLM_F_REPLACE`).
     SetRoute(RouteKey, Route),
-    /// Removes a route; the value says which, where several share a key.
+    /// Removes a route; the value says which, where several share a key. With [`RouteTarget::Other`] it names
+    /// destination and metric alone, and the kernel removes the first that it finds under them.
     DeleteRoute(RouteKey, Route),
 }
 

@@ -8,6 +8,7 @@
 pub mod dataplane;
 pub mod facts;
 pub mod family;
+pub mod hint;
 pub mod json;
 pub mod lease;
 pub mod link;

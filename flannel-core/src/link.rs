@@ -62,6 +62,12 @@ impl Mac {
         seed[0] = (seed[0] & 0xfe) | 0x02;
         Self(seed)
     }
+
+    /// Whether it can be the address of one interface: neither a group nor all zero.
+    #[must_use]
+    pub fn is_unicast(self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
 }
 
 impl fmt::Display for Mac {

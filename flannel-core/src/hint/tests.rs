@@ -1,0 +1,261 @@
+use super::*;
+use crate::dataplane::{Address, FdbEntry, Link, Neighbour, PROTOCOL_BOOT, Route, Vxlan};
+use crate::facts::{LinkFacts, RouteFacts};
+use crate::link::Vni;
+
+fn name(text: &str) -> LinkName {
+    text.parse().unwrap()
+}
+
+fn mac(last: u8) -> Mac {
+    Mac([2, 0, 0, 0, 0, last])
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+const ETH0: IfIndex = IfIndex(2);
+const TUNNEL: IfIndex = IfIndex(5);
+const POD: IfIndex = IfIndex(9);
+
+fn desired() -> Dataplane {
+    let link = name("flannel.1");
+    let mut desired = Dataplane::default();
+    desired.links.insert(
+        link.clone(),
+        Link {
+            kind: LinkKind::Vxlan(Vxlan {
+                vni: Vni::DEFAULT,
+                local: Some(ip("192.168.50.1")),
+                lower: Some(name("eth0")),
+                port: 8472,
+                learning: false,
+                gbp: false,
+                group: None,
+                l2miss: false,
+            }),
+            mtu: 1450,
+            mac: Some(mac(1)),
+            up: true,
+            alias: Some("flannel 10.42.0.0/16".to_owned()),
+        },
+    );
+    desired.addresses.insert(AddressKey { link: link.clone(), net: net("10.42.1.0/32") }, Address);
+    desired.neighbours.insert(
+        NeighbourKey { link: link.clone(), address: ip("10.42.2.0") },
+        Neighbour { mac: Some(mac(2)), permanent: true },
+    );
+    desired.fdb.insert(
+        FdbKey { link: link.clone(), mac: mac(2) },
+        FdbEntry { destinations: vec![ip("192.168.50.2")], permanent: true },
+    );
+    desired.routes.insert(
+        key("10.42.2.0/24"),
+        Route {
+            target: RouteTarget::Via { gateway: ip("10.42.2.0"), link, onlink: true },
+            protocol: PROTOCOL,
+        },
+    );
+    desired
+}
+
+fn key(destination: &str) -> RouteKey {
+    RouteKey { destination: net(destination), metric: 0 }
+}
+
+fn address(text: &str) -> AddressFacts {
+    AddressFacts { net: net(text), deprecated: false, permanent: true, temporary: false }
+}
+
+fn facts() -> HostFacts {
+    let link = |index, text: &str, mtu, last, addresses| LinkFacts {
+        index,
+        name: name(text),
+        mtu,
+        up: true,
+        mac: Some(mac(last)),
+        addresses,
+    };
+    HostFacts {
+        links: vec![
+            link(ETH0, "eth0", 1500, 9, vec![address("192.168.50.1/24")]),
+            link(TUNNEL, "flannel.1", 1450, 1, vec![address("10.42.1.0/32")]),
+        ],
+        routes: vec![RouteFacts {
+            destination: net("0.0.0.0/0"),
+            gateway: Some(ip("192.168.50.254")),
+            link: Some(ETH0),
+            source: None,
+            metric: 0,
+        }],
+    }
+}
+
+fn check(hint: Hint) -> bool {
+    let (desired, facts, external) = (desired(), facts(), name("eth0"));
+    let interest =
+        Interest { desired: &desired, facts: &facts, external: Some(&external), underlay_routes: true };
+    concerns(&hint, &interest)
+}
+
+fn link(index: IfIndex, text: &str, now: Option<LinkNow>) -> Hint {
+    Hint::Link { index, name: Some(name(text)), now }
+}
+
+fn now(mtu: u32, last: u8, alias: Option<&str>) -> LinkNow {
+    LinkNow { mtu, up: true, mac: Some(mac(last)), alias: alias.map(str::to_owned), learning: Some(false) }
+}
+
+#[test]
+fn links() {
+    let ours = now(1450, 1, Some("flannel 10.42.0.0/16"));
+    assert!(!check(link(TUNNEL, "flannel.1", Some(ours.clone()))), "echo of our own creation");
+    assert!(
+        check(link(IfIndex(7), "flannel.1", Some(ours.clone()))),
+        "a new device, its number is not known yet"
+    );
+    assert!(check(link(TUNNEL, "flannel.1", None)), "deleted");
+    assert!(check(link(TUNNEL, "flannel.1", Some(LinkNow { mtu: 1400, ..ours.clone() }))), "MTU");
+    assert!(check(link(TUNNEL, "flannel.1", Some(LinkNow { up: false, ..ours.clone() }))), "down");
+    assert!(check(link(TUNNEL, "flannel.1", Some(LinkNow { mac: Some(mac(7)), ..ours.clone() }))), "MAC");
+    assert!(check(link(TUNNEL, "flannel.1", Some(LinkNow { alias: None, ..ours.clone() }))), "alias");
+    assert!(
+        check(link(TUNNEL, "flannel.1", Some(LinkNow { learning: Some(true), ..ours.clone() }))),
+        "learning"
+    );
+    assert!(check(link(TUNNEL, "renamed", Some(ours))), "renamed");
+
+    assert!(!check(link(ETH0, "eth0", Some(now(1500, 9, None)))), "nothing new");
+    assert!(check(link(ETH0, "eth0", Some(now(1400, 9, None)))), "MTU of the underlay");
+    assert!(check(link(ETH0, "eth0", None)), "underlay gone");
+    assert!(check(link(ETH0, "lan", Some(now(1500, 9, None)))), "underlay renamed");
+    assert!(check(link(POD, "eth0", Some(now(1500, 9, None)))), "underlay made anew");
+
+    assert!(!check(link(POD, "veth1", Some(now(1450, 4, None)))), "a pod starts");
+    assert!(!check(link(POD, "veth1", None)), "a pod ends");
+}
+
+#[test]
+fn addresses() {
+    let hint = |index, text, gone| Hint::Address { index, address: address(text), gone };
+    assert!(!check(hint(TUNNEL, "10.42.1.0/32", false)));
+    assert!(check(hint(TUNNEL, "10.42.1.0/32", true)));
+    assert!(check(hint(TUNNEL, "10.42.7.0/32", false)), "surplus on our device");
+    assert!(!check(hint(TUNNEL, "10.42.7.0/32", true)), "we removed a surplus one");
+    assert!(!check(hint(TUNNEL, "fe80::1/64", false)), "link-local");
+    assert!(!check(hint(ETH0, "192.168.50.1/24", false)), "lifetime renewed");
+    assert!(check(hint(ETH0, "192.168.50.1/24", true)));
+    assert!(check(hint(ETH0, "192.168.50.8/24", false)));
+    assert!(!check(hint(POD, "10.42.1.1/24", true)));
+    let deprecated = AddressFacts { deprecated: true, ..address("192.168.50.1/24") };
+    assert!(check(Hint::Address { index: ETH0, address: deprecated, gone: false }));
+}
+
+#[test]
+fn routes() {
+    let ours = RouteNow {
+        gateway: Some(ip("10.42.2.0")),
+        link: Some(TUNNEL),
+        onlink: true,
+        kind: RouteKind::Unicast,
+        protocol: PROTOCOL,
+    };
+    let hint = |destination, route, gone| Hint::Route { key: key(destination), route, gone };
+    assert!(!check(hint("10.42.2.0/24", ours, false)), "echo");
+    assert!(check(hint("10.42.2.0/24", ours, true)), "deleted");
+    for altered in [
+        RouteNow { gateway: None, ..ours },
+        RouteNow { link: Some(ETH0), ..ours },
+        RouteNow { onlink: false, ..ours },
+        RouteNow { kind: RouteKind::Blackhole, ..ours },
+        RouteNow { protocol: PROTOCOL_BOOT, ..ours },
+    ] {
+        assert!(check(hint("10.42.2.0/24", altered, false)), "{altered:?}");
+    }
+    assert!(check(hint("10.42.9.0/24", ours, false)), "surplus on our device");
+    assert!(!check(hint("10.42.9.0/24", ours, true)), "we removed a surplus one");
+    let kernel = RouteNow { gateway: None, onlink: false, protocol: PROTOCOL_KERNEL, ..ours };
+    assert!(!check(hint("fe80::/64", kernel, false)));
+
+    let underlay = |gateway: Option<&str>, link| RouteNow {
+        gateway: gateway.map(ip),
+        link: Some(link),
+        onlink: false,
+        kind: RouteKind::Unicast,
+        protocol: PROTOCOL_BOOT,
+    };
+    assert!(check(hint("192.168.50.2/32", underlay(Some("192.168.50.254"), ETH0), false)), "way to a peer");
+    assert!(check(hint("0.0.0.0/0", underlay(Some("192.168.50.254"), ETH0), true)), "default route lost");
+    assert!(!check(hint("0.0.0.0/0", underlay(Some("192.168.50.254"), ETH0), false)), "default route known");
+    assert!(!check(hint("10.42.1.7/32", underlay(None, POD), false)), "route to a pod");
+    assert!(!check(hint("192.168.50.2/32", underlay(None, ETH0), true)), "an unknown route gone");
+}
+
+#[test]
+fn neighbours_and_fdb() {
+    let neighbour = |index, last, address, permanent, gone| Hint::Neighbour {
+        index,
+        address: ip(address),
+        mac: Some(mac(last)),
+        permanent,
+        gone,
+    };
+    assert!(!check(neighbour(TUNNEL, 2, "10.42.2.0", true, false)));
+    assert!(check(neighbour(TUNNEL, 2, "10.42.2.0", true, true)));
+    assert!(check(neighbour(TUNNEL, 3, "10.42.2.0", true, false)));
+    assert!(check(neighbour(TUNNEL, 2, "10.42.2.0", false, false)));
+    assert!(check(neighbour(TUNNEL, 2, "10.42.8.0", true, false)), "surplus");
+    assert!(!check(neighbour(TUNNEL, 2, "10.42.8.0", false, false)), "not permanent, not ours");
+    assert!(!check(neighbour(ETH0, 2, "10.42.2.0", true, true)));
+
+    let fdb = |last, destination, permanent, gone| Hint::Fdb {
+        index: TUNNEL,
+        mac: mac(last),
+        destination: Some(ip(destination)),
+        permanent,
+        gone,
+    };
+    assert!(!check(fdb(2, "192.168.50.2", true, false)));
+    assert!(check(fdb(2, "192.168.50.2", true, true)));
+    assert!(check(fdb(2, "192.168.50.9", true, false)));
+    assert!(!check(fdb(2, "192.168.50.9", true, true)), "a surplus destination went");
+    assert!(check(fdb(4, "192.168.50.9", true, false)));
+    assert!(!check(fdb(4, "192.168.50.9", false, false)), "learned");
+}
+
+#[test]
+fn without_external_interface_every_link_may_be_it() {
+    let (desired, facts) = (desired(), facts());
+    let interest = Interest { desired: &desired, facts: &facts, external: None, underlay_routes: false };
+    assert!(concerns(&link(POD, "eth1", Some(now(1500, 3, None))), &interest));
+    assert!(concerns(&Hint::Address { index: POD, address: address("10.0.0.1/8"), gone: false }, &interest));
+}
+
+#[test]
+fn only_the_last_state_of_an_object_counts() {
+    let (desired, facts, external) = (desired(), facts(), name("eth0"));
+    let interest =
+        Interest { desired: &desired, facts: &facts, external: Some(&external), underlay_routes: true };
+    let fdb = |destination| Hint::Fdb {
+        index: TUNNEL,
+        mac: mac(2),
+        destination: Some(ip(destination)),
+        permanent: true,
+        gone: false,
+    };
+    let mut hints = Hints::default();
+    assert!(hints.is_empty());
+    hints.push(fdb("192.168.50.9"));
+    assert_eq!(hints.reason(&interest), Some(&fdb("192.168.50.9")));
+    hints.push(fdb("192.168.50.2"));
+    assert_eq!(hints.reason(&interest), None);
+    hints.push(Hint::Overrun);
+    assert_eq!(hints.reason(&interest), Some(&Hint::Overrun));
+    hints.clear();
+    assert!(hints.is_empty());
+}
