@@ -7,8 +7,10 @@
 
 use std::fmt;
 
+mod fields;
 mod parse;
 
+pub use fields::{FieldError, Fields, Kind, Member, ParseJsonError, array, compact, parse_value, string};
 pub use parse::SyntaxError;
 
 /// A JSON value. Numbers keep their literal until they are used or written.
@@ -322,8 +324,8 @@ fn write_sequence<T>(
     out.push(close);
 }
 
-/// Escapes what Go escapes by default: also `<`, `>`, `&` and the line separators of JavaScript.
-fn write_string(out: &mut String, text: &str) {
+/// Writes a string in quotes. Escapes what Go escapes by default: also `<`, `>`, `&` and the line separators of JavaScript.
+pub(crate) fn write_string(out: &mut String, text: &str) {
     out.push('"');
     for c in text.chars() {
         match c {
