@@ -12,4 +12,5 @@ pub mod hint;
 pub mod json;
 pub mod lease;
 pub mod link;
+pub mod message;
 pub mod store;

@@ -1,0 +1,407 @@
+//! Links: `RTM_NEWLINK`, `RTM_DELLINK`, `RTM_GETLINK`.
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, InfoVxlan,
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+};
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+
+use super::attribute::{self, Attribute};
+use super::{DecodeError, EncodeError, Request};
+use crate::dataplane::{Link, LinkChange, LinkKind, Vxlan};
+use crate::facts::LinkFacts;
+use crate::link::{IfIndex, LinkName, Mac, Vni};
+
+/// Settings of an existing link; `None` leaves one as it is. All go in one message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkSettings {
+    /// New name; the link must be down on kernels before 6.2.
+    pub name: Option<LinkName>,
+    /// MTU in bytes.
+    pub mtu: Option<u32>,
+    /// Hardware address.
+    pub mac: Option<Mac>,
+    /// Up or down.
+    pub up: Option<bool>,
+    /// `IFLA_IFALIAS`.
+    pub alias: Option<String>,
+    /// Bridge to be a port of; `Some(None)` is none.
+    pub master: Option<Option<IfIndex>>,
+    /// Open file of the network namespace to move to.
+    pub netns: Option<RawFd>,
+    /// Learning of a VXLAN device.
+    pub learning: Option<bool>,
+    /// Frames may leave a bridge port where they came in. The link must be a port already.
+    pub hairpin: Option<bool>,
+}
+
+impl From<&LinkChange> for LinkSettings {
+    fn from(change: &LinkChange) -> Self {
+        let LinkChange { mtu, mac, up, alias, learning } = change.clone();
+        Self { mtu, mac, up, alias, learning, ..Self::default() }
+    }
+}
+
+/// A pair of virtual Ethernet links to create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewVeth {
+    /// Name of the end in this namespace.
+    pub name: LinkName,
+    /// Hardware address of that end; the kernel chooses one if there is none.
+    pub mac: Option<Mac>,
+    /// Bridge that it is a port of.
+    pub master: Option<IfIndex>,
+    /// Set this end up.
+    pub up: bool,
+    /// MTU of both ends.
+    pub mtu: Option<u32>,
+    /// Name of the other end.
+    pub peer: LinkName,
+    /// Hardware address of the other end.
+    pub peer_mac: Option<Mac>,
+    /// Open file of the namespace of the other end; `None` is this one.
+    pub peer_netns: Option<RawFd>,
+}
+
+/// A bridge to create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewBridge {
+    /// Name.
+    pub name: LinkName,
+    /// MTU in bytes.
+    pub mtu: Option<u32>,
+    /// Hardware address; with one set, the bridge does not take over that of a port.
+    pub mac: Option<Mac>,
+    /// VLAN filtering.
+    pub vlan_filtering: bool,
+}
+
+/// Creates a link with all parameters of `link` but `up` and `alias`, which the kernel takes from
+/// [`set`] only. `underlay` is the number of `lower` of a VXLAN device.
+///
+/// # Errors
+/// If `lower` is named and `underlay` is not given.
+pub fn create(name: &LinkName, link: &Link, underlay: Option<IfIndex>) -> Result<Request, EncodeError> {
+    let mut attributes = vec![LinkAttribute::IfName(name.to_string())];
+    if link.mtu > 0 {
+        attributes.push(LinkAttribute::Mtu(link.mtu));
+    }
+    // Compatibility: Go flannel always sends 0, so `ip link` shows no qlen.
+    attributes.push(LinkAttribute::TxQueueLen(0));
+    if let Some(mac) = link.mac {
+        attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+    }
+    let info = match &link.kind {
+        LinkKind::Vxlan(vxlan) => vec![
+            LinkInfo::Kind(InfoKind::Vxlan),
+            LinkInfo::Data(InfoData::Vxlan(vxlan_parameters(vxlan, underlay)?)),
+        ],
+        LinkKind::Other(kind) => vec![LinkInfo::Kind(InfoKind::Other(kind.clone()))],
+    };
+    attributes.push(LinkAttribute::LinkInfo(info));
+    Ok(Request::create(RouteNetlinkMessage::NewLink(message(0, attributes))))
+}
+
+/// The parameters in the order and with the zeros that Go flannel sends.
+fn vxlan_parameters(vxlan: &Vxlan, underlay: Option<IfIndex>) -> Result<Vec<InfoVxlan>, EncodeError> {
+    let mut parameters = vec![InfoVxlan::Id(vxlan.vni.get())];
+    match (&vxlan.lower, underlay) {
+        (_, Some(index)) => parameters.push(InfoVxlan::Link(index.0)),
+        (Some(lower), None) => return Err(EncodeError::Underlay(lower.clone())),
+        (None, None) => {}
+    }
+    match vxlan.group {
+        Some(IpAddr::V4(group)) => parameters.push(InfoVxlan::Group(group)),
+        Some(IpAddr::V6(group)) => parameters.push(InfoVxlan::Group6(group)),
+        None => {}
+    }
+    match vxlan.local {
+        Some(IpAddr::V4(local)) => parameters.push(InfoVxlan::Local(local)),
+        Some(IpAddr::V6(local)) => parameters.push(InfoVxlan::Local6(local)),
+        None => {}
+    }
+    parameters.extend([
+        InfoVxlan::Ttl(0),
+        InfoVxlan::Tos(0),
+        InfoVxlan::Learning(vxlan.learning),
+        InfoVxlan::Proxy(false),
+        InfoVxlan::Rsc(false),
+        InfoVxlan::L2Miss(vxlan.l2miss),
+        InfoVxlan::L3Miss(false),
+        InfoVxlan::UDPZeroCsumTX(false),
+        InfoVxlan::UDPZeroCsumRX(false),
+    ]);
+    if vxlan.gbp {
+        parameters.push(InfoVxlan::Gbp);
+    }
+    if vxlan.port > 0 {
+        parameters.push(InfoVxlan::Port(vxlan.port));
+    }
+    Ok(parameters)
+}
+
+/// Creates a veth pair.
+#[must_use]
+pub fn create_veth(veth: &NewVeth) -> Request {
+    let end = |name: &LinkName, mac: Option<Mac>| {
+        let mut attributes = vec![LinkAttribute::IfName(name.to_string())];
+        attributes.extend(veth.mtu.map(LinkAttribute::Mtu));
+        attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+        attributes
+    };
+    let mut peer = end(&veth.peer, veth.peer_mac);
+    peer.extend(veth.peer_netns.map(LinkAttribute::NetNsFd));
+    let mut attributes = end(&veth.name, veth.mac);
+    attributes.extend(veth.master.map(|master| LinkAttribute::Controller(master.0)));
+    attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(message(0, peer)))),
+    ]));
+    let mut message = message(0, attributes);
+    set_up(&mut message, veth.up.then_some(true));
+    Request::create(RouteNetlinkMessage::NewLink(message))
+}
+
+/// Creates a bridge, down.
+#[must_use]
+pub fn create_bridge(bridge: &NewBridge) -> Request {
+    let mut attributes = vec![LinkAttribute::IfName(bridge.name.to_string())];
+    attributes.extend(bridge.mtu.map(LinkAttribute::Mtu));
+    attributes.extend(bridge.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+    let mut info = vec![LinkInfo::Kind(InfoKind::Bridge)];
+    if bridge.vlan_filtering {
+        info.push(LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)])));
+    }
+    attributes.push(LinkAttribute::LinkInfo(info));
+    Request::create(RouteNetlinkMessage::NewLink(message(0, attributes)))
+}
+
+/// Changes a link.
+#[must_use]
+pub fn set(index: IfIndex, settings: &LinkSettings) -> Request {
+    let mut attributes = Vec::new();
+    attributes.extend(settings.name.as_ref().map(|name| LinkAttribute::IfName(name.to_string())));
+    attributes.extend(settings.mtu.map(LinkAttribute::Mtu));
+    attributes.extend(settings.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+    attributes.extend(settings.alias.clone().map(LinkAttribute::IfAlias));
+    attributes
+        .extend(settings.master.map(|master| LinkAttribute::Controller(master.map_or(0, |index| index.0))));
+    attributes.extend(settings.netns.map(LinkAttribute::NetNsFd));
+    let mut info = Vec::new();
+    if let Some(learning) = settings.learning {
+        info.push(LinkInfo::Kind(InfoKind::Vxlan));
+        info.push(LinkInfo::Data(InfoData::Vxlan(vec![InfoVxlan::Learning(learning)])));
+    }
+    if let Some(hairpin) = settings.hairpin {
+        info.push(LinkInfo::PortKind(InfoPortKind::Bridge));
+        info.push(LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(hairpin)])));
+    }
+    if !info.is_empty() {
+        attributes.push(LinkAttribute::LinkInfo(info));
+    }
+    let mut message = message(index.0, attributes);
+    set_up(&mut message, settings.up);
+    Request::change(RouteNetlinkMessage::NewLink(message), 0)
+}
+
+/// Deletes a link.
+#[must_use]
+pub fn delete(index: IfIndex) -> Request {
+    Request::change(RouteNetlinkMessage::DelLink(message(index.0, Vec::new())), 0)
+}
+
+/// Asks for a link by name.
+#[must_use]
+pub fn get(name: &LinkName) -> Request {
+    let attributes = vec![LinkAttribute::IfName(name.to_string()), without_statistics()];
+    Request::get(RouteNetlinkMessage::GetLink(message(0, attributes)))
+}
+
+/// Asks for all links.
+#[must_use]
+pub fn dump() -> Request {
+    Request::dump(RouteNetlinkMessage::GetLink(message(0, vec![without_statistics()])))
+}
+
+/// The kernel leaves the statistics of IPv6 out on request.
+fn without_statistics() -> LinkAttribute {
+    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
+}
+
+fn message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = attributes;
+    message
+}
+
+fn set_up(message: &mut LinkMessage, up: Option<bool>) {
+    if let Some(up) = up {
+        message.header.change_mask = LinkFlags::Up;
+        message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    }
+}
+
+/// A link as the kernel describes it. Other links are known by number until all have been read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkRecord {
+    /// Number.
+    pub index: IfIndex,
+    /// Name.
+    pub name: LinkName,
+    /// Parameters; `lower` of a VXLAN device is not filled in.
+    pub link: Link,
+    /// Number of the underlay interface of a VXLAN device, if it is in this namespace.
+    pub underlay: Option<IfIndex>,
+    /// Bridge that it is a port of.
+    pub master: Option<IfIndex>,
+    /// `IFLA_LINK`: the other end of a veth pair, in the namespace where that is.
+    pub peer: Option<IfIndex>,
+    /// A port of a bridge with hairpin mode on.
+    pub hairpin: bool,
+    /// Carrier (`IFF_LOWER_UP`).
+    pub carrier: bool,
+}
+
+impl LinkRecord {
+    /// The link as a fact, without addresses.
+    #[must_use]
+    pub fn facts(&self) -> LinkFacts {
+        LinkFacts {
+            index: self.index,
+            name: self.name.clone(),
+            mtu: self.link.mtu,
+            up: self.link.up,
+            mac: self.link.mac,
+            addresses: Vec::new(),
+        }
+    }
+}
+
+const OBJECT: &str = "link";
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_GROUP: u16 = 2;
+const IFLA_VXLAN_LINK: u16 = 3;
+const IFLA_VXLAN_LOCAL: u16 = 4;
+const IFLA_VXLAN_LEARNING: u16 = 7;
+const IFLA_VXLAN_L2MISS: u16 = 13;
+const IFLA_VXLAN_PORT: u16 = 15;
+const IFLA_VXLAN_GROUP6: u16 = 16;
+const IFLA_VXLAN_LOCAL6: u16 = 17;
+const IFLA_VXLAN_GBP: u16 = 23;
+const IFF_UP: u32 = 1;
+const IFF_LOWER_UP: u32 = 1 << 16;
+
+/// Reads the payload of a link message. `None` if it is not about a link as such: the bridge sends
+/// messages of the same type about its ports (family `AF_BRIDGE`).
+///
+/// # Errors
+/// If it is cut off or an attribute is malformed.
+pub fn decode(payload: &[u8]) -> Result<Option<LinkRecord>, DecodeError> {
+    let cut = DecodeError::Header { object: OBJECT, length: payload.len() };
+    let (Some(index), Some(flags)) = (attribute::u32_at(payload, 4), attribute::u32_at(payload, 8)) else {
+        return Err(cut);
+    };
+    if payload[0] != 0 {
+        return Ok(None);
+    }
+    let mut name = None;
+    let mut link = Link {
+        kind: LinkKind::Other(String::new()),
+        mtu: 0,
+        mac: None,
+        up: flags & IFF_UP != 0,
+        alias: None,
+    };
+    let (mut underlay, mut master, mut peer, mut elsewhere, mut hairpin) = (None, None, None, false, false);
+    for attribute in attribute::of(OBJECT, payload, 16)? {
+        match attribute.kind {
+            IFLA_ADDRESS => link.mac = attribute.value.try_into().ok().map(Mac),
+            IFLA_IFNAME => name = Some(attribute::text(attribute.value).parse()?),
+            IFLA_MTU => link.mtu = attribute.u32()?,
+            IFLA_LINK => peer = index_of(attribute)?,
+            IFLA_MASTER => master = index_of(attribute)?,
+            IFLA_IFALIAS => link.alias = Some(attribute::text(attribute.value)),
+            IFLA_LINK_NETNSID => elsewhere = true,
+            IFLA_LINKINFO => (link.kind, underlay, hairpin) = kind(attribute.value)?,
+            _ => {}
+        }
+    }
+    let name = name.ok_or(DecodeError::Missing { object: OBJECT, attribute: IFLA_IFNAME })?;
+    // A number that belongs to another namespace means nothing here.
+    let underlay = underlay.filter(|_| !elsewhere);
+    let carrier = flags & IFF_LOWER_UP != 0;
+    let index = IfIndex(index);
+    Ok(Some(LinkRecord { index, name, link, underlay, master, peer, hairpin, carrier }))
+}
+
+fn index_of(attribute: Attribute<'_>) -> Result<Option<IfIndex>, DecodeError> {
+    Ok(Some(attribute.u32()?).filter(|index| *index != 0).map(IfIndex))
+}
+
+/// Kind, underlay and hairpin mode from `IFLA_LINKINFO`.
+fn kind(info: &[u8]) -> Result<(LinkKind, Option<IfIndex>, bool), DecodeError> {
+    let (mut name, mut data, mut port_kind, mut port) = (String::new(), None, String::new(), None);
+    for (kind, value) in attribute::attributes(info) {
+        match kind {
+            IFLA_INFO_KIND => name = attribute::text(value),
+            IFLA_INFO_DATA => data = Some(value),
+            IFLA_INFO_SLAVE_KIND => port_kind = attribute::text(value),
+            IFLA_INFO_SLAVE_DATA => port = Some(value),
+            _ => {}
+        }
+    }
+    let hairpin = port_kind == "bridge"
+        && attribute::attributes(port.unwrap_or_default())
+            .any(|(kind, value)| kind == IFLA_BRPORT_MODE && value.first().is_some_and(|mode| *mode != 0));
+    if name == "vxlan"
+        && let Some((vxlan, underlay)) = vxlan(data.unwrap_or_default())?
+    {
+        return Ok((LinkKind::Vxlan(vxlan), underlay, hairpin));
+    }
+    Ok((LinkKind::Other(name), None, hairpin))
+}
+
+/// `None` for a device without an identifier (`external`): it is none of ours.
+fn vxlan(data: &[u8]) -> Result<Option<(Vxlan, Option<IfIndex>)>, DecodeError> {
+    let mut vxlan = Vxlan {
+        vni: Vni::DEFAULT,
+        local: None,
+        lower: None,
+        port: 0,
+        learning: false,
+        gbp: false,
+        group: None,
+        l2miss: false,
+    };
+    let (mut vni, mut underlay) = (None, None);
+    for attribute in attribute::of("vxlan", data, 0)? {
+        match attribute.kind {
+            IFLA_VXLAN_ID => vni = Vni::new(attribute.u32()?),
+            IFLA_VXLAN_LINK => underlay = index_of(attribute)?,
+            IFLA_VXLAN_GROUP | IFLA_VXLAN_GROUP6 => vxlan.group = Some(attribute.ip()?),
+            IFLA_VXLAN_LOCAL | IFLA_VXLAN_LOCAL6 => vxlan.local = Some(attribute.ip()?),
+            IFLA_VXLAN_LEARNING => vxlan.learning = attribute.u8()? != 0,
+            IFLA_VXLAN_L2MISS => vxlan.l2miss = attribute.u8()? != 0,
+            IFLA_VXLAN_PORT => vxlan.port = attribute.u16_be()?,
+            IFLA_VXLAN_GBP => vxlan.gbp = true,
+            _ => {}
+        }
+    }
+    Ok(vni.map(|vni| (Vxlan { vni, ..vxlan }, underlay)))
+}

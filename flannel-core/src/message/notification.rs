@@ -1,0 +1,68 @@
+//! Notifications of multicast groups, as hints.
+
+use super::{
+    DELETE_ADDRESS, DELETE_LINK, DELETE_NEIGHBOUR, DELETE_ROUTE, DecodeError, Frame, NEW_ADDRESS, NEW_LINK,
+    NEW_NEIGHBOUR, NEW_ROUTE, Reply, address, fdb, link, neighbour, route,
+};
+use crate::dataplane::{LinkKind, RouteKey};
+use crate::hint::{Hint, LinkNow, RouteKind, RouteNow};
+
+/// What a notification tells; `None` if it is about nothing that flannel deals with (other tables and
+/// families, bridge ports, cached routes).
+///
+/// # Errors
+/// If it cannot be read. The caller takes that as [`Hint::Overrun`].
+pub fn decode(frame: &Frame<'_>) -> Result<Option<Hint>, DecodeError> {
+    if let Reply::Overrun = frame.reply()? {
+        return Ok(Some(Hint::Overrun));
+    }
+    let payload = frame.payload;
+    match frame.kind {
+        NEW_LINK | DELETE_LINK => Ok(link::decode(payload)?.map(|record| {
+            let learning = match &record.link.kind {
+                LinkKind::Vxlan(vxlan) => Some(vxlan.learning),
+                LinkKind::Other(_) => None,
+            };
+            let crate::dataplane::Link { mtu, up, mac, alias, .. } = record.link;
+            let now = (frame.kind == NEW_LINK).then_some(LinkNow { mtu, up, mac, alias, learning });
+            Hint::Link { index: record.index, name: Some(record.name), now }
+        })),
+        NEW_ADDRESS | DELETE_ADDRESS => Ok(address::decode(payload)?.map(|record| Hint::Address {
+            index: record.index,
+            address: record.facts,
+            gone: frame.kind == DELETE_ADDRESS,
+        })),
+        NEW_ROUTE | DELETE_ROUTE => {
+            Ok(route::decode(payload)?.filter(route::RouteRecord::is_main).map(|record| Hint::Route {
+                key: RouteKey { destination: record.destination, metric: record.metric },
+                route: route_now(&record),
+                gone: frame.kind == DELETE_ROUTE,
+            }))
+        }
+        NEW_NEIGHBOUR | DELETE_NEIGHBOUR => {
+            let gone = frame.kind == DELETE_NEIGHBOUR;
+            if let Some(record) = fdb::decode(payload)? {
+                let fdb::FdbRecord { index, mac, destination, permanent } = record;
+                return Ok(Some(Hint::Fdb { index, mac, destination, permanent, gone }));
+            }
+            Ok(neighbour::decode(payload)?.map(|record| Hint::Neighbour {
+                index: record.index,
+                address: record.address,
+                mac: record.neighbour.mac,
+                permanent: record.neighbour.permanent,
+                gone,
+            }))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn route_now(record: &route::RouteRecord) -> RouteNow {
+    let hop = record.hops.first().copied().unwrap_or_default();
+    let kind = match record.kind {
+        route::BLACKHOLE => RouteKind::Blackhole,
+        route::UNICAST if record.is_plain() => RouteKind::Unicast,
+        _ => RouteKind::Other,
+    };
+    RouteNow { gateway: hop.gateway, link: hop.index, onlink: hop.onlink, kind, protocol: record.protocol }
+}

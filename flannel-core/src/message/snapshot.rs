@@ -1,0 +1,105 @@
+//! Complete dumps put together: numbers become names, and records become facts and objects.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use super::address::AddressRecord;
+use super::fdb::FdbRecord;
+use super::link::LinkRecord;
+use super::neighbour::NeighbourRecord;
+use super::route::RouteRecord;
+use crate::dataplane::{
+    Address, AddressKey, Dataplane, FdbEntry, FdbKey, Link, LinkKind, NeighbourKey, RouteTarget,
+};
+use crate::facts::HostFacts;
+use crate::family::Family;
+use crate::link::{IfIndex, LinkName};
+
+/// Everything that the dumps of one look at the kernel gave, each in dump order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// All links.
+    pub links: Vec<LinkRecord>,
+    /// Addresses of both families.
+    pub addresses: Vec<AddressRecord>,
+    /// Routes of both families.
+    pub routes: Vec<RouteRecord>,
+    /// Neighbours of the tunnel devices.
+    pub neighbours: Vec<NeighbourRecord>,
+    /// Forwarding entries of the tunnel devices.
+    pub fdb: Vec<FdbRecord>,
+}
+
+impl Snapshot {
+    /// Names of the links by number.
+    #[must_use]
+    pub fn names(&self) -> BTreeMap<IfIndex, LinkName> {
+        self.links.iter().map(|link| (link.index, link.name.clone())).collect()
+    }
+
+    /// What the host has. Objects of links that went between two dumps are left out.
+    #[must_use]
+    pub fn facts(&self) -> HostFacts {
+        let mut links: Vec<_> = self.links.iter().map(LinkRecord::facts).collect();
+        let places: BTreeMap<IfIndex, usize> =
+            links.iter().enumerate().map(|(place, link)| (link.index, place)).collect();
+        for address in &self.addresses {
+            if let Some(place) = places.get(&address.index) {
+                links[*place].addresses.push(address.facts);
+            }
+        }
+        HostFacts { links, routes: self.routes.iter().filter_map(RouteRecord::facts).collect() }
+    }
+
+    /// The same as kernel objects.
+    #[must_use]
+    pub fn dataplane(&self) -> Dataplane {
+        let names = self.names();
+        let name = |index: IfIndex| names.get(&index).cloned();
+        let mut dataplane = Dataplane::default();
+        for record in &self.links {
+            dataplane.links.insert(record.name.clone(), link(record, &names));
+        }
+        for record in &self.addresses {
+            if let Some(link) = name(record.index) {
+                dataplane.addresses.insert(AddressKey { link, net: record.facts.net }, Address);
+            }
+        }
+        for record in &self.neighbours {
+            if let Some(link) = name(record.index) {
+                let key = NeighbourKey { link, address: record.address };
+                dataplane.neighbours.insert(key, record.neighbour);
+            }
+        }
+        for record in &self.fdb {
+            let Some(link) = name(record.index) else { continue };
+            let entry = dataplane
+                .fdb
+                .entry(FdbKey { link, mac: record.mac })
+                .or_insert_with(|| FdbEntry { destinations: Vec::new(), permanent: record.permanent });
+            entry.destinations.extend(record.destination);
+        }
+        for (key, route) in self.routes.iter().filter_map(|route| route.object(&names)) {
+            match dataplane.routes.entry(key) {
+                Entry::Vacant(place) => {
+                    place.insert(route);
+                }
+                // IPv4 uses the first route of a key. IPv6 chooses among them by reachability.
+                Entry::Occupied(mut place) => {
+                    if Family::of_net(key.destination) == Family::V6 {
+                        place.get_mut().target = RouteTarget::Other("several routes".to_owned());
+                    }
+                }
+            }
+        }
+        dataplane
+    }
+}
+
+fn link(record: &LinkRecord, names: &BTreeMap<IfIndex, LinkName>) -> Link {
+    let mut link = record.link.clone();
+    if let LinkKind::Vxlan(vxlan) = &mut link.kind {
+        vxlan.lower = record.underlay.and_then(|index| names.get(&index).cloned());
+    }
+    link
+}
