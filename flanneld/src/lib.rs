@@ -2,5 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod host;
 pub mod kernel;
+pub mod replace_file;
+pub mod state;
 pub mod store;

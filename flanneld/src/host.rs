@@ -1,0 +1,4 @@
+//! What flanneld reads and writes on the host beside the kernel's network objects.
+
+pub mod subnet_file;
+pub mod sysctl;
