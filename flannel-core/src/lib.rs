@@ -13,4 +13,5 @@ pub mod json;
 pub mod lease;
 pub mod link;
 pub mod message;
+pub mod ruleset;
 pub mod store;

@@ -1,4 +1,4 @@
-//! Codecs between rtnetlink messages and values. No sockets: bytes in, bytes out.
+//! Codecs between netlink messages and values. No sockets: bytes in, bytes out.
 //!
 //! Encoding uses the types of `netlink-packet-route`. Decoding reads only the attributes that flannel
 //! needs, straight from the bytes, because one attribute of an unrelated device that a newer kernel
@@ -18,6 +18,7 @@ pub mod address;
 pub mod fdb;
 pub mod link;
 pub mod neighbour;
+pub mod nftables;
 pub mod notification;
 pub mod route;
 pub mod snapshot;

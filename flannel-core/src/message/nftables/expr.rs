@@ -1,0 +1,292 @@
+//! Expressions: what the rules of nf_tables are made of.
+
+use super::wire::{Attributes, DecodeError, Writer, text};
+
+/// The first of the 16-byte registers (`NFT_REG_1`).
+pub const REGISTER_1: u32 = 1;
+/// The register that takes verdicts (`NFT_REG_VERDICT`).
+const REGISTER_VERDICT: u32 = 0;
+
+/// The packet mark (`NFT_META_MARK`), four bytes in host order.
+pub const META_MARK: u32 = 3;
+
+/// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
+pub const MASQUERADE_FULLY_RANDOM: u32 = 0x10;
+
+/// One step of a rule. The rule ends where a comparison fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expr {
+    /// Loads bytes of the packet.
+    Payload {
+        /// Header from which `offset` counts.
+        base: PayloadBase,
+        /// First byte.
+        offset: u32,
+        /// Number of bytes.
+        len: u32,
+        /// Destination.
+        register: u32,
+    },
+    /// Loads a property of the packet (`NFT_META_*`).
+    Meta {
+        /// Which.
+        key: u32,
+        /// Destination.
+        register: u32,
+    },
+    /// `destination = (source & mask) ^ xor`.
+    Bitwise {
+        /// Source register.
+        source: u32,
+        /// Destination register.
+        destination: u32,
+        /// Mask; as long as `xor`.
+        mask: Vec<u8>,
+        /// Bits to turn.
+        xor: Vec<u8>,
+    },
+    /// Goes on only if the comparison holds.
+    Cmp {
+        /// Comparison.
+        op: CmpOp,
+        /// Register on the left.
+        register: u32,
+        /// Value on the right.
+        data: Vec<u8>,
+    },
+    /// Loads a constant.
+    Immediate {
+        /// Destination.
+        register: u32,
+        /// Value.
+        data: Vec<u8>,
+    },
+    /// Ends the rule with a verdict.
+    Verdict(Verdict),
+    /// Masquerades, which accepts as well.
+    Masquerade {
+        /// `NF_NAT_RANGE_*`.
+        flags: u32,
+    },
+    /// Anything else: its name and its attributes as bytes.
+    Other {
+        /// Name of the expression in the kernel.
+        name: String,
+        /// Its attributes.
+        data: Vec<u8>,
+    },
+}
+
+/// The header that a payload offset counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PayloadBase {
+    /// Ethernet.
+    Link,
+    /// IP.
+    Network,
+    /// TCP, UDP and the like.
+    Transport,
+}
+
+/// A comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CmpOp {
+    /// Equal.
+    Equal,
+    /// Not equal.
+    NotEqual,
+    /// Less than, as big-endian numbers.
+    Less,
+    /// Less than or equal.
+    LessOrEqual,
+    /// Greater than.
+    Greater,
+    /// Greater than or equal.
+    GreaterOrEqual,
+}
+
+/// What becomes of a packet, or where its way through the rules goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Accepted, as far as this base chain goes.
+    Accept,
+    /// Dropped.
+    Drop,
+    /// Back to the rule after the jump; at the end of a base chain its policy.
+    Return,
+    /// On in another chain, then back.
+    Jump(String),
+    /// On in another chain, without coming back.
+    Goto(String),
+}
+
+const BASES: [PayloadBase; 3] = [PayloadBase::Link, PayloadBase::Network, PayloadBase::Transport];
+const OPS: [CmpOp; 6] =
+    [CmpOp::Equal, CmpOp::NotEqual, CmpOp::Less, CmpOp::LessOrEqual, CmpOp::Greater, CmpOp::GreaterOrEqual];
+
+const ACCEPT: i32 = 1;
+const DROP: i32 = 0;
+const JUMP: i32 = -3;
+const GOTO: i32 = -4;
+const RETURN: i32 = -5;
+
+impl Expr {
+    /// Writes `NFTA_EXPR_NAME` and `NFTA_EXPR_DATA`.
+    pub(super) fn encode(&self, writer: &mut Writer) {
+        let (name, content): (&str, &dyn Fn(&mut Writer)) = match self {
+            Self::Payload { base, offset, len, register } => ("payload", &|w| {
+                w.be32(1, *register);
+                w.be32(2, *base as u32);
+                w.be32(3, *offset);
+                w.be32(4, *len);
+            }),
+            Self::Meta { key, register } => ("meta", &|w| {
+                w.be32(1, *register);
+                w.be32(2, *key);
+            }),
+            Self::Bitwise { source, destination, mask, xor } => ("bitwise", &|w| {
+                w.be32(1, *source);
+                w.be32(2, *destination);
+                w.be32(3, u32::try_from(mask.len()).expect("a register has 16 bytes"));
+                w.nested(4, |w| w.bytes(1, mask));
+                w.nested(5, |w| w.bytes(1, xor));
+            }),
+            Self::Cmp { op, register, data } => ("cmp", &|w| {
+                w.be32(1, *register);
+                w.be32(2, *op as u32);
+                w.nested(3, |w| w.bytes(1, data));
+            }),
+            Self::Immediate { register, data } => ("immediate", &|w| {
+                w.be32(1, *register);
+                w.nested(2, |w| w.bytes(1, data));
+            }),
+            Self::Verdict(verdict) => ("immediate", &|w| {
+                w.be32(1, REGISTER_VERDICT);
+                w.nested(2, |w| w.nested(2, |w| verdict.encode(w)));
+            }),
+            Self::Masquerade { flags } => ("masq", &|w| {
+                if *flags != 0 {
+                    w.be32(1, *flags);
+                }
+            }),
+            Self::Other { name, data } => {
+                writer.text(1, name);
+                writer.nested_bytes(2, data);
+                return;
+            }
+        };
+        writer.text(1, name);
+        writer.nested(2, content);
+    }
+
+    /// Reads one element of `NFTA_RULE_EXPRESSIONS`.
+    pub(super) fn decode(attributes: Attributes<'_>) -> Result<Self, DecodeError> {
+        let name = text(attributes.required("NFTA_EXPR_NAME", 1)?.value);
+        // Some expressions (`notrack`) have no attributes at all.
+        let data = attributes.required("NFTA_EXPR_DATA", 2).map(|data| data.value).unwrap_or_default();
+        let known = Fields::read(Attributes(data))?.and_then(|fields| fields.known(&name));
+        Ok(known.unwrap_or_else(|| Self::Other { name, data: data.to_owned() }))
+    }
+}
+
+/// The attributes of an expression by number; all that we know have at most eight.
+struct Fields<'a>([Option<&'a [u8]>; 9]);
+
+impl<'a> Fields<'a> {
+    /// `None` if there is an attribute that no expression of ours has.
+    fn read(attributes: Attributes<'a>) -> Result<Option<Self>, DecodeError> {
+        let mut fields = [None; 9];
+        for attribute in attributes {
+            let attribute = attribute?;
+            match fields.get_mut(usize::from(attribute.kind)) {
+                Some(slot) => *slot = Some(attribute.value),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(Self(fields)))
+    }
+
+    fn number(&self, at: usize) -> Option<u32> {
+        Some(u32::from_be_bytes(self.0[at]?.try_into().ok()?))
+    }
+
+    /// Nested `NFTA_DATA_VALUE`.
+    fn value(&self, at: usize) -> Option<Vec<u8>> {
+        Some(Attributes(self.0[at]?).required("NFTA_DATA_VALUE", 1).ok()?.value.to_owned())
+    }
+
+    /// No attribute beyond those given and those that are zero: a value of 0 is the default everywhere.
+    fn only(&self, known: &[usize]) -> bool {
+        let default = |value: &[u8]| value.iter().all(|byte| *byte == 0);
+        self.0.iter().enumerate().all(|(at, value)| known.contains(&at) || value.is_none_or(default))
+    }
+
+    fn known(&self, name: &str) -> Option<Expr> {
+        let (expr, attributes): (Expr, &[usize]) = match name {
+            "payload" => (
+                Expr::Payload {
+                    register: self.number(1)?,
+                    base: *BASES.get(usize::try_from(self.number(2)?).ok()?)?,
+                    offset: self.number(3)?,
+                    len: self.number(4)?,
+                },
+                &[1, 2, 3, 4],
+            ),
+            "meta" => (Expr::Meta { register: self.number(1)?, key: self.number(2)? }, &[1, 2]),
+            "bitwise" => (
+                Expr::Bitwise {
+                    source: self.number(1)?,
+                    destination: self.number(2)?,
+                    mask: self.value(4)?,
+                    xor: self.value(5)?,
+                },
+                &[1, 2, 3, 4, 5],
+            ),
+            "cmp" => (
+                Expr::Cmp {
+                    register: self.number(1)?,
+                    op: *OPS.get(usize::try_from(self.number(2)?).ok()?)?,
+                    data: self.value(3)?,
+                },
+                &[1, 2, 3],
+            ),
+            "immediate" if self.number(1)? == REGISTER_VERDICT => {
+                let verdict = Attributes(self.0[2]?).required("NFTA_DATA_VERDICT", 2).ok()?;
+                (Expr::Verdict(Verdict::decode(Attributes(verdict.value))?), &[1, 2])
+            }
+            "immediate" => (Expr::Immediate { register: self.number(1)?, data: self.value(2)? }, &[1, 2]),
+            "masq" => (Expr::Masquerade { flags: self.number(1).unwrap_or_default() }, &[1]),
+            _ => return None,
+        };
+        self.only(attributes).then_some(expr)
+    }
+}
+
+impl Verdict {
+    fn encode(&self, writer: &mut Writer) {
+        let (code, chain) = match self {
+            Self::Accept => (ACCEPT, None),
+            Self::Drop => (DROP, None),
+            Self::Return => (RETURN, None),
+            Self::Jump(chain) => (JUMP, Some(chain)),
+            Self::Goto(chain) => (GOTO, Some(chain)),
+        };
+        writer.bytes(1, &code.to_be_bytes());
+        if let Some(chain) = chain {
+            writer.text(2, chain);
+        }
+    }
+
+    fn decode(attributes: Attributes<'_>) -> Option<Self> {
+        let code = attributes.required("NFTA_VERDICT_CODE", 1).ok()?.be32().ok()?.cast_signed();
+        let chain = || Some(text(attributes.required("NFTA_VERDICT_CHAIN", 2).ok()?.value));
+        match code {
+            ACCEPT => Some(Self::Accept),
+            DROP => Some(Self::Drop),
+            RETURN => Some(Self::Return),
+            JUMP => Some(Self::Jump(chain()?)),
+            GOTO => Some(Self::Goto(chain()?)),
+            _ => None,
+        }
+    }
+}

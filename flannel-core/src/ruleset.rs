@@ -1,0 +1,275 @@
+//! Firewall rules as values: masquerading and forwarding of pod traffic.
+//!
+//! A [`Ruleset`] is the whole content of the chains that are ours. [`nft`] and [`iptables`] turn it into
+//! what the kernel or the tools take, and tell whether what was read back is the same.
+
+use ipnet::IpNet;
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::family::{DualStack, Family};
+use crate::lease::Subnets;
+
+pub mod bridge;
+pub mod iptables;
+pub mod nft;
+
+#[cfg(test)]
+mod tests;
+
+/// The bit by which kube-proxy marks packets that it will masquerade itself (its
+/// `--iptables-masquerade-bit`, 14 by default). Other bits of the mark belong to others.
+pub const MASQUERADE_MARK: u32 = 0x4000;
+
+/// By which part of the kernel the rules are enforced: `EnableNFTables` of the network config.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mode {
+    /// Our own tables, by netlink.
+    Nftables,
+    /// Our chains in the tables of iptables, by its tools.
+    Iptables,
+}
+
+impl Mode {
+    /// The mode not in use, whose leftovers are removed.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Nftables => Self::Iptables,
+            Self::Iptables => Self::Nftables,
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+        })
+    }
+}
+
+/// What the rules follow from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inputs {
+    /// `Network` and `IPv6Network` of the network config.
+    pub cluster: DualStack<IpNet>,
+    /// The subnet of this node; host bits are ignored.
+    pub subnet: Subnets,
+    /// `--ip-masq`.
+    pub ip_masq: bool,
+    /// Not `--ip-masq-fully-random-disable`.
+    pub fully_random: bool,
+    /// `--iptables-forward-rules`, which holds for both modes.
+    pub forward_rules: bool,
+}
+
+/// Everything that our chains hold, in both families. The default has no chains at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    v4: FamilyRuleset,
+    v6: FamilyRuleset,
+}
+
+/// The rules of one family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FamilyRuleset {
+    masquerade: Vec<Rule>,
+    forward: Vec<Rule>,
+}
+
+/// One of our two chains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ChainKind {
+    /// Source address translation, after routing.
+    Masquerade,
+    /// Acceptance of forwarded pod traffic.
+    Forward,
+}
+
+impl ChainKind {
+    /// Both chains, in the order in which they are written.
+    pub const ALL: [Self; 2] = [Self::Masquerade, Self::Forward];
+}
+
+/// One rule: all conditions hold, then the verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// `mark & value == value`.
+    pub mark: Option<u32>,
+    /// Condition on the source address.
+    pub source: Option<AddressMatch>,
+    /// Condition on the destination address.
+    pub destination: Option<AddressMatch>,
+    /// What happens to the packet.
+    pub verdict: Verdict,
+}
+
+/// A condition on an address. The prefix has no host bits and is not the whole address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressMatch {
+    /// The condition holds outside the prefix.
+    pub negated: bool,
+    /// The prefix.
+    pub net: IpNet,
+}
+
+/// What a rule does with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Leaves our chain; rules of others go on.
+    Return,
+    /// Accepts.
+    Accept,
+    /// Gives it the address of the outgoing interface as source.
+    Masquerade {
+        /// Source ports are chosen at random: fewer collisions when many flows start at once.
+        fully_random: bool,
+    },
+}
+
+impl Ruleset {
+    /// The rules for `inputs`.
+    #[must_use]
+    pub fn new(inputs: &Inputs) -> Self {
+        let family = |family| FamilyRuleset::new(inputs, family);
+        Self { v4: family(Family::V4), v6: family(Family::V6) }
+    }
+
+    /// The rules of `family`.
+    #[must_use]
+    pub const fn family(&self, family: Family) -> &FamilyRuleset {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    /// The same rules with plain masquerading in `family`, for kernels and tools that know no other.
+    #[must_use]
+    pub fn without_fully_random(mut self, family: Family) -> Self {
+        let rules = match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        };
+        for rule in &mut rules.masquerade {
+            if let Verdict::Masquerade { fully_random } = &mut rule.verdict {
+                *fully_random = false;
+            }
+        }
+        self
+    }
+}
+
+/// The rules as `nft list table` would show them.
+impl fmt::Display for Ruleset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&nft::listing(self))
+    }
+}
+
+impl FamilyRuleset {
+    fn new(inputs: &Inputs, family: Family) -> Self {
+        let Some(cluster) = inputs.cluster.get(family) else { return Self::default() };
+        let cluster = cluster.trunc();
+        let mut rules = Self::default();
+        if let Some(pods) = inputs.subnet.get(family)
+            && inputs.ip_masq
+        {
+            rules.masquerade = masquerade_rules(cluster, pods.trunc(), inputs.fully_random);
+        }
+        if inputs.forward_rules {
+            rules.forward = [
+                Rule::new(Condition::In(cluster), Condition::Any, Verdict::Accept),
+                Rule::new(Condition::Any, Condition::In(cluster), Verdict::Accept),
+            ]
+            .into_iter()
+            .flatten()
+            .collect();
+        }
+        rules
+    }
+
+    /// The rules of one chain, in order. Without rules the chain is not wanted.
+    #[must_use]
+    pub fn chain(&self, kind: ChainKind) -> &[Rule] {
+        match kind {
+            ChainKind::Masquerade => &self.masquerade,
+            ChainKind::Forward => &self.forward,
+        }
+    }
+
+    /// There are no rules: nothing of ours is wanted in this family.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.masquerade.is_empty() && self.forward.is_empty()
+    }
+
+    /// Some rule asks for random source ports.
+    #[must_use]
+    pub fn is_fully_random(&self) -> bool {
+        self.masquerade.iter().any(|rule| rule.verdict == Verdict::Masquerade { fully_random: true })
+    }
+}
+
+/// The six rules, from the first that holds:
+/// 1. what kube-proxy marked is left to its own masquerading;
+/// 2. and 3. nothing is translated between a pod of this node and the overlay;
+/// 4. what comes from outside to a pod of this node keeps its source;
+/// 5. pods that talk to the outside get the address of the node, except for multicast;
+/// 6. what enters the overlay here from outside gets the address of the node, so that answers come back
+///    through it.
+fn masquerade_rules(cluster: IpNet, pods: IpNet, fully_random: bool) -> Vec<Rule> {
+    use Condition::{Any, In, NotIn};
+    let masquerade = Verdict::Masquerade { fully_random };
+    let marked =
+        Rule::new(Any, Any, Verdict::Return).map(|rule| Rule { mark: Some(MASQUERADE_MARK), ..rule });
+    [
+        marked,
+        Rule::new(In(pods), In(cluster), Verdict::Return),
+        Rule::new(In(cluster), In(pods), Verdict::Return),
+        Rule::new(NotIn(cluster), In(pods), Verdict::Return),
+        Rule::new(In(cluster), NotIn(multicast(Family::of_net(cluster))), masquerade),
+        Rule::new(NotIn(cluster), In(cluster), masquerade),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn multicast(family: Family) -> IpNet {
+    match family {
+        Family::V4 => IpNet::new_assert(Ipv4Addr::new(224, 0, 0, 0).into(), 4),
+        Family::V6 => IpNet::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Condition {
+    Any,
+    In(IpNet),
+    NotIn(IpNet),
+}
+
+impl Condition {
+    /// The condition without what is always true; `None` if it can never hold. A prefix of length 0 needs
+    /// this: iptables with nftables below refuses `! -s 0.0.0.0/0`, and no tool shows `-s 0.0.0.0/0`.
+    fn simplify(self) -> Option<Option<AddressMatch>> {
+        match self {
+            Self::Any => Some(None),
+            Self::In(net) if net.prefix_len() == 0 => Some(None),
+            Self::NotIn(net) if net.prefix_len() == 0 => None,
+            Self::In(net) => Some(Some(AddressMatch { negated: false, net })),
+            Self::NotIn(net) => Some(Some(AddressMatch { negated: true, net })),
+        }
+    }
+}
+
+impl Rule {
+    /// A rule without a condition on the mark; `None` if it can never hold.
+    fn new(source: Condition, destination: Condition, verdict: Verdict) -> Option<Self> {
+        let (source, destination) = (source.simplify()?, destination.simplify()?);
+        Some(Self { mark: None, source, destination, verdict })
+    }
+}
