@@ -91,3 +91,14 @@ impl<T> DualStack<T> {
         Family::ALL.into_iter().filter_map(|family| Some((family, self.get(family)?)))
     }
 }
+
+/// Reads `address/length`. Host bits are kept. Compatibility: as Go's `net.ParseCIDR`, leading zeros are refused in
+/// IPv4 octets and tolerated in the length.
+#[must_use]
+pub fn parse_net(text: &str) -> Option<ipnet::IpNet> {
+    let (address, len) = text.split_once('/')?;
+    if len.is_empty() || !len.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    ipnet::IpNet::new(address.parse().ok()?, len.parse().ok()?).ok()
+}

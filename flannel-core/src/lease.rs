@@ -6,11 +6,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::family::Family;
 
+pub use key::ParseKeyError;
+pub use record::ParseRecordError;
+
+mod key;
+mod record;
+pub mod vxlan;
+
 /// A modification number of the store: larger is later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub i64);
 
-/// What a store key names: the subnet of one node, of one family or both.
+/// What a store key names: the subnet of one node, of one family or both. `Display` gives the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subnets {
     /// The IPv4 subnet. Host bits are kept as the key has them (`10.5.1.7-24`).
@@ -32,6 +39,22 @@ impl Subnets {
     /// Both subnets that are there, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = IpNet> {
         Family::ALL.into_iter().filter_map(|family| self.get(family))
+    }
+
+    /// Whether the key names nothing (`0.0.0.0-0`).
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.v4.is_none() && self.v6.is_none()
+    }
+
+    /// Whether an address belongs to both, in any family.
+    #[must_use]
+    pub fn overlap(&self, other: &Self) -> bool {
+        self.iter().any(|net| {
+            other
+                .get(Family::of_net(net))
+                .is_some_and(|other| net.contains(&other.network()) || other.contains(&net.network()))
+        })
     }
 }
 
@@ -72,11 +95,12 @@ impl LeaseAttrs {
 
 impl PartialEq for LeaseAttrs {
     fn eq(&self, other: &Self) -> bool {
-        let text = |data: &Option<Box<RawValue>>| data.as_ref().map(|data| data.get().to_owned());
-        (self.public_ip, self.public_ipv6, &self.backend_type)
-            == (other.public_ip, other.public_ipv6, &other.backend_type)
-            && text(&self.backend_data) == text(&other.backend_data)
-            && text(&self.backend_v6_data) == text(&other.backend_v6_data)
+        let key = |attrs: &Self| (attrs.public_ip, attrs.public_ipv6);
+        key(self) == key(other)
+            && self.backend_type == other.backend_type
+            && Family::ALL.into_iter().all(|family| {
+                self.backend_data(family).map(RawValue::get) == other.backend_data(family).map(RawValue::get)
+            })
     }
 }
 

@@ -2,8 +2,11 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod healthz;
 pub mod host;
 pub mod kernel;
+pub mod logging;
+pub mod notify;
 pub mod replace_file;
 pub mod state;
 pub mod store;

@@ -3,8 +3,16 @@
 //! Writes are always guarded: a record is created only while its key is absent and the network
 //! config is unchanged, and changed or deleted only at the revision that the writer knows.
 
+mod encode;
+mod error;
+pub mod etcd;
+mod stats;
+
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use std::time::Duration;
+
+pub use error::{Cause, StoreError, TlsProblem};
+pub use stats::{Operation, OperationStats, StoreStats};
 
 pub use flannel_core::store::{Change, ConfigRecord, CreateGuard, Grant, Held, Listing, Record};
 
@@ -22,7 +30,8 @@ pub enum WatchEvent {
     Outdated,
 }
 
-/// A store of leases. Every call has a time limit of its own and never retries.
+/// A store of leases. Every call has a time limit of its own and never retries. A write that ends in an error other
+/// than [`StoreError::Raced`], or whose future is dropped, may have happened: list again to know.
 pub trait LeaseStore: Clone + Send + Sync + 'static {
     /// A running watch.
     type Watch: LeaseWatch;
@@ -43,8 +52,8 @@ pub trait LeaseStore: Clone + Send + Sync + 'static {
         lifetime: Option<Duration>,
     ) -> impl Future<Output = Result<Held, StoreError>> + Send;
 
-    /// Changes our record and keeps its grant (a reservation stays one). Fails with [`StoreError::Raced`]
-    /// unless it is still at the revision of `held`.
+    /// Changes our record and keeps its grant (a reservation stays one) and the time it has left. Fails with
+    /// [`StoreError::Raced`] unless it is still at the revision of `held`.
     fn update(
         &self,
         subnets: &Subnets,
@@ -68,12 +77,12 @@ pub trait LeaseStore: Clone + Send + Sync + 'static {
 pub trait LeaseWatch: Send + 'static {
     /// Waits for the next event. An error ends the watch. Cancel-safe.
     fn next(&mut self) -> impl Future<Output = Result<WatchEvent, StoreError>> + Send;
+
+    /// How long it may be silent while all is well; `None` if silence says nothing.
+    fn silence_limit(&self) -> Option<Duration> {
+        None
+    }
 }
 
-/// Why a store did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A guard did not hold: somebody else was faster. Nothing was written.
-    #[error("the store has changed meanwhile")]
-    Raced,
-}
+#[cfg(test)]
+mod tests;

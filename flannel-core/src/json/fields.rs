@@ -114,7 +114,12 @@ impl<'a> Fields<'a> {
 
     /// Reads the value of the member `key` of some object. The keys of the result are called `key.…` in errors.
     pub fn from_value(key: &str, value: &'a RawValue) -> Result<Self, FieldError> {
-        let object = Self::of(value).map_err(|_| FieldError::new(key, value, "must be an object: { … }"))?;
+        let object = Self::of(value).map_err(|_| FieldError {
+            key: key.to_owned(),
+            // Not the text, which may hold secrets.
+            value: Kind::of(value).to_string(),
+            rule: "must be an object: { … }".to_owned(),
+        })?;
         Ok(Self { path: format!("{key}."), ..object })
     }
 
@@ -178,9 +183,12 @@ impl<'a> Fields<'a> {
     pub fn unsigned(&self, key: &str) -> Result<Option<u64>, FieldError> {
         self.read(key, |value| {
             let digits = value.get().bytes().all(|byte| byte.is_ascii_digit());
-            value.get().parse().ok().filter(|_| digits).ok_or(
-                "must be a whole number from 0 to 18446744073709551615, without quotes, fraction or exponent",
-            )
+            value
+                .get()
+                .parse()
+                .ok()
+                .filter(|_| digits)
+                .ok_or("must be a whole number without sign, quotes, fraction or exponent")
         })
     }
 

@@ -70,7 +70,7 @@ fn nested_errors_name_the_path_and_hide_secrets() {
     assert_eq!(backend.unsigned("VNI").unwrap_err().key, "backend.VNI");
     assert_eq!(
         object("{\"a\": []}").object("a").unwrap_err().to_string(),
-        "a is []: must be an object: { … }"
+        "a is an array: must be an object: { … }"
     );
     let merged = object(r#"{"a": {"x": 1, "y": 2}, "A": {"X": 3}}"#);
     let merged = merged.object("a").unwrap().unwrap();

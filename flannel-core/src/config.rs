@@ -1,0 +1,347 @@
+//! The network config: the JSON that an administrator writes once for the whole cluster.
+//!
+//! Parsing checks everything, fills in every default and derives what is left out, so that a [`NetworkConfig`] is always
+//! one that can be worked with.
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde_json::value::RawValue;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::family::{DualStack, Family};
+use crate::json::{self, FieldError, Fields, Kind, ParseJsonError};
+
+pub use backend::{
+    BackendConfig, ExtensionConfig, IpipConfig, IpsecConfig, Secret, TencentCredentials, TencentVpcConfig,
+    UdpConfig, VxlanConfig, WireguardConfig, WireguardKey, WireguardMode,
+};
+pub use range::SubnetRange;
+
+mod backend;
+mod range;
+
+#[cfg(test)]
+mod tests;
+
+/// What the cluster's nodes share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// Per family that is on, the range that subnets are taken from. Private, so that each is of its family.
+    ranges: DualStack<SubnetRange>,
+    /// nftables instead of iptables.
+    pub enable_nftables: bool,
+    /// How packets get to other nodes.
+    pub backend: BackendConfig,
+}
+
+/// Why a network config cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseConfigError {
+    /// Not a JSON object.
+    #[error("the network config cannot be read")]
+    Json(#[from] ParseJsonError),
+    /// A value of a wrong type or form.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// A family is on and has no network.
+    #[error(
+        "{key} is missing, but {family} is on: set {key} to a network such as {example}, or Enable{family} to false"
+    )]
+    NetworkMissing {
+        /// `Network` or `IPv6Network`.
+        key: &'static str,
+        /// The family that is on.
+        family: Family,
+        /// A network that would do.
+        example: &'static str,
+    },
+    /// The network has no room for four subnets.
+    #[error(
+        "{key} is {network}, which is too small for four subnets: its prefix length must be at most {max}"
+    )]
+    NetworkTooSmall {
+        /// `Network` or `IPv6Network`.
+        key: &'static str,
+        /// The network.
+        network: IpNet,
+        /// The longest prefix that leaves room.
+        max: u8,
+    },
+    /// The size of subnets does not fit the network.
+    #[error("{key} is {len}: must be from {min} (four subnets in {network}) to {max}")]
+    SubnetLen {
+        /// `SubnetLen` or `IPv6SubnetLen`.
+        key: &'static str,
+        /// As configured.
+        len: u64,
+        /// The network.
+        network: IpNet,
+        /// The shortest prefix that gives four subnets.
+        min: u8,
+        /// The longest prefix.
+        max: u8,
+    },
+    /// An end of the range is not in the network.
+    #[error("{key} is {address}, which is outside of {network}: must be from {} to {}", network.network(), network.broadcast())]
+    OutsideNetwork {
+        /// `SubnetMin`, `SubnetMax` or their IPv6 forms.
+        key: &'static str,
+        /// As configured.
+        address: IpAddr,
+        /// The network.
+        network: IpNet,
+    },
+    /// An end of the range does not start a subnet.
+    #[error(
+        "{key} is {address}, which does not start a subnet of length {subnet_len}: the one around it starts at {start}"
+    )]
+    Unaligned {
+        /// `SubnetMin`, `SubnetMax` or their IPv6 forms.
+        key: &'static str,
+        /// As configured.
+        address: IpAddr,
+        /// Prefix length of subnets.
+        subnet_len: u8,
+        /// Where the subnet that holds the address starts.
+        start: IpAddr,
+    },
+    /// `Backend` is there, but names no type.
+    #[error("Backend.Type is missing: must be one of {}", backend::NAMES.join(", "))]
+    BackendTypeMissing,
+}
+
+impl NetworkConfig {
+    /// Reads the JSON text of a config.
+    pub fn parse(text: &str) -> Result<Self, ParseConfigError> {
+        let fields = Fields::parse(text)?;
+        let v4 = Settings::read(&fields, Family::V4)?;
+        let v6 = Settings::read(&fields, Family::V6)?;
+        let ranges = DualStack {
+            v4: fields.bool("EnableIPv4")?.unwrap_or(true).then(|| v4.derive()).transpose()?,
+            v6: fields.bool("EnableIPv6")?.unwrap_or(false).then(|| v6.derive()).transpose()?,
+        };
+        let backend = match fields.last("Backend") {
+            None => BackendConfig::Udp(UdpConfig::default()),
+            Some(value) if Kind::of(value) == Kind::Null => return Err(ParseConfigError::BackendTypeMissing),
+            Some(value) => BackendConfig::read(&Fields::from_value("Backend", value)?, ranges.v6.is_some())?,
+        };
+        let enable_nftables = fields.bool("EnableNFTables")?.unwrap_or(false);
+        Ok(Self { ranges, enable_nftables, backend })
+    }
+
+    /// The range of subnets of `family`, if the family is on.
+    #[must_use]
+    pub const fn range(&self, family: Family) -> Option<&SubnetRange> {
+        self.ranges.get(family)
+    }
+
+    /// The ranges of the families that are on, IPv4 first.
+    pub fn ranges(&self) -> impl Iterator<Item = &SubnetRange> {
+        self.ranges.iter().map(|(_, range)| range)
+    }
+
+    /// The whole network of `family`, if the family is on.
+    #[must_use]
+    pub fn network(&self, family: Family) -> Option<IpNet> {
+        self.range(family).map(SubnetRange::network)
+    }
+
+    /// The IPv4 network, if IPv4 is on.
+    #[must_use]
+    pub fn network_v4(&self) -> Option<Ipv4Net> {
+        match self.network(Family::V4) {
+            Some(IpNet::V4(net)) => Some(net),
+            _ => None,
+        }
+    }
+
+    /// The IPv6 network, if IPv6 is on.
+    #[must_use]
+    pub fn network_v6(&self) -> Option<Ipv6Net> {
+        match self.network(Family::V6) {
+            Some(IpNet::V6(net)) => Some(net),
+            _ => None,
+        }
+    }
+
+    /// Whether the family is on.
+    #[must_use]
+    pub const fn has(&self, family: Family) -> bool {
+        self.range(family).is_some()
+    }
+
+    /// Whether a node may hold `subnets`: one subnet of each family that is on, none of the others, each one of
+    /// those that allocation could choose.
+    #[must_use]
+    pub fn allows(&self, subnets: &crate::lease::Subnets) -> bool {
+        Family::ALL.into_iter().all(|family| match (self.range(family), subnets.get(family)) {
+            (Some(range), Some(subnet)) => range.allows(subnet),
+            (None, None) => true,
+            _ => false,
+        })
+    }
+}
+
+/// The names, limits and defaults that differ between the families.
+struct Keys {
+    network: &'static str,
+    subnet_len: &'static str,
+    min: &'static str,
+    max: &'static str,
+    example: &'static str,
+    example_address: &'static str,
+    /// The longest subnet: four addresses.
+    longest: u8,
+    /// The length of subnets where the network is large enough for four of them.
+    usual: u8,
+    /// Whether `null` stands for an absent address, which Go allows for pointers only.
+    null_address: bool,
+}
+
+const fn keys(family: Family) -> Keys {
+    match family {
+        Family::V4 => Keys {
+            network: "Network",
+            subnet_len: "SubnetLen",
+            min: "SubnetMin",
+            max: "SubnetMax",
+            example: "10.244.0.0/16",
+            example_address: "10.244.1.0",
+            longest: 30,
+            usual: 24,
+            null_address: false,
+        },
+        Family::V6 => Keys {
+            network: "IPv6Network",
+            subnet_len: "IPv6SubnetLen",
+            min: "IPv6SubnetMin",
+            max: "IPv6SubnetMax",
+            example: "fd00:244::/48",
+            example_address: "fd00:244:0:1::",
+            longest: 126,
+            usual: 64,
+            null_address: true,
+        },
+    }
+}
+
+/// The settings of one family as written.
+struct Settings {
+    family: Family,
+    keys: Keys,
+    network: Option<IpNet>,
+    subnet_len: u64,
+    min: Option<IpAddr>,
+    max: Option<IpAddr>,
+}
+
+impl Settings {
+    fn read(fields: &Fields<'_>, family: Family) -> Result<Self, ParseConfigError> {
+        let keys = keys(family);
+        let network = read_all(fields, keys.network, |value| network(value, family, &keys).map(Some))?;
+        let address = |key| {
+            read_all(fields, key, |value| {
+                if keys.null_address && Kind::of(value) == Kind::Null {
+                    return Ok(None);
+                }
+                address(value, family, &keys).map(|address| Some(address).filter(|ip| !ip.is_unspecified()))
+            })
+        };
+        Ok(Self {
+            family,
+            // An all-zero network is Go's empty value.
+            network: network.filter(|net| !(net.addr().is_unspecified() && net.prefix_len() == 0)),
+            subnet_len: fields.unsigned(keys.subnet_len)?.unwrap_or(0),
+            min: address(keys.min)?,
+            max: address(keys.max)?,
+            keys,
+        })
+    }
+
+    /// Checks what is given and derives the rest.
+    fn derive(self) -> Result<SubnetRange, ParseConfigError> {
+        let Self { family, keys, network, subnet_len, min, max } = self;
+        let Some(network) = network else {
+            let (key, example) = (keys.network, keys.example);
+            return Err(ParseConfigError::NetworkMissing { key, family, example });
+        };
+        let shortest = network.prefix_len() + 2;
+        if shortest > keys.longest {
+            let (key, max) = (keys.network, keys.longest - 2);
+            return Err(ParseConfigError::NetworkTooSmall { key, network, max });
+        }
+        let subnet_len = match u8::try_from(subnet_len) {
+            Ok(0) => shortest.max(keys.usual),
+            Ok(len) if (shortest..=keys.longest).contains(&len) => len,
+            _ => {
+                return Err(ParseConfigError::SubnetLen {
+                    key: keys.subnet_len,
+                    len: subnet_len,
+                    network,
+                    min: shortest,
+                    max: keys.longest,
+                });
+            }
+        };
+        let whole = SubnetRange::whole(network, subnet_len);
+        for (key, end) in [(keys.min, min), (keys.max, max)] {
+            if let Some(address) = end.filter(|address| !network.contains(address)) {
+                return Err(ParseConfigError::OutsideNetwork { key, address, network });
+            }
+        }
+        for (key, end) in [(keys.min, min), (keys.max, max)] {
+            let Some(address) = end else { continue };
+            let start = whole.start_of_subnet(address);
+            if start != address {
+                return Err(ParseConfigError::Unaligned { key, address, subnet_len, start });
+            }
+        }
+        Ok(whole.between(min, max))
+    }
+}
+
+/// Reads every occurrence of a key, `null` included, and answers with the last.
+fn read_all<'a, T>(
+    fields: &Fields<'a>,
+    key: &str,
+    reader: impl Fn(&'a RawValue) -> Result<Option<T>, String>,
+) -> Result<Option<T>, FieldError> {
+    let mut last = None;
+    for value in fields.all(key) {
+        last = reader(value).map_err(|rule| fields.error(key, value, rule))?;
+    }
+    Ok(last)
+}
+
+/// A network of `family` with host bits cleared.
+fn network(value: &RawValue, family: Family, keys: &Keys) -> Result<IpNet, String> {
+    let rule = || format!("must be an {family} network with its prefix length, such as \"{}\"", keys.example);
+    let net = json::string(value).and_then(|text| crate::family::parse_net(&text)).ok_or_else(rule)?;
+    match (family, net) {
+        (Family::V4, IpNet::V6(_)) => {
+            Err("is an IPv6 network: put it under IPv6Network and set EnableIPv6 to true".to_owned())
+        }
+        // Compatibility: Go takes it as a mapped network and works with nonsense.
+        (Family::V6, IpNet::V4(_)) => Err("is an IPv4 network: put it under Network".to_owned()),
+        (Family::V6, IpNet::V6(net)) if net.prefix_len() >= 96 && embeds_v4(net.addr()) => Err(
+            "embeds IPv4 addresses (RFC 4291 section 2.5.5), which Go nodes write in a form that they cannot read: take another network".to_owned(),
+        ),
+        _ => Ok(net.trunc()),
+    }
+}
+
+/// Whether an address is IPv4-compatible or IPv4-mapped.
+fn embeds_v4(address: Ipv6Addr) -> bool {
+    matches!(address.segments(), [0, 0, 0, 0, 0, 0 | 0xffff, ..])
+}
+
+/// An address of `family`.
+fn address(value: &RawValue, family: Family, keys: &Keys) -> Result<IpAddr, String> {
+    json::string(value)
+        .and_then(|text| match family {
+            Family::V4 => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+            Family::V6 => text.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        })
+        .ok_or_else(|| {
+            format!("must be an {family} address without prefix length, such as \"{}\"", keys.example_address)
+        })
+}

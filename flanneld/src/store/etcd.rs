@@ -1,0 +1,374 @@
+//! Leases in etcd, API version 3.
+//!
+//! Every call is one attempt with a time limit. The one thing that is repeated is a request that the server refused
+//! unexecuted because the login was too old. Requests share one connection ([`connect`]); one that
+//! failed is dropped, so the next call takes the fastest endpoint that answers.
+//!
+//! A call whose future is dropped, or that ends in an error other than [`StoreError::Raced`], may have been executed.
+//! Whoever cannot live with that lists again: a record made by a lost `create` shows there with the
+//! address of its maker, and expires if nobody renews it.
+
+mod connect;
+mod failure;
+mod landmark;
+mod options;
+mod watch;
+
+use etcd_client::{
+    Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
+};
+use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::warn;
+
+pub use options::{EtcdOptions, EtcdOptionsError};
+pub use watch::EtcdWatch;
+
+use super::encode::{key_text, value_text};
+use super::error::StoreError;
+use super::stats::{Counters, Operation, StoreStats};
+use super::{ConfigRecord, CreateGuard, Grant, Held, LeaseStore, Listing, Record};
+use connect::{Connection, Connector};
+use failure::{Failure, classify, is_login_needed, is_not_found};
+use landmark::{Landmark, Landmarks};
+use options::Target;
+
+/// Time for a whole call, connecting included. A quorum that has lost its leader needs about a second for a new one.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
+/// Time for giving back a grant after a failed creation: it would expire by itself.
+const REVOKE_LIMIT: Duration = Duration::from_secs(1);
+
+/// The leases in one etcd cluster. Cloning shares the connection.
+#[derive(Clone)]
+pub struct EtcdStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    target: Target,
+    link: tokio::sync::Mutex<Link>,
+    counters: Counters,
+    landmarks: Mutex<Landmarks>,
+    /// Our role does not cover the keys between config and subnets.
+    narrow: AtomicBool,
+}
+
+/// The connection in use and what makes the next one. The lock is held while connecting, so that there is one race
+/// at a time and everybody waits for its result.
+#[derive(Default)]
+struct Link {
+    connection: Option<Connection>,
+    connector: Connector,
+}
+
+impl EtcdStore {
+    /// Checks the options. Nothing is connected until the first call.
+    ///
+    /// # Errors
+    /// Fails if the options cannot work.
+    pub fn new(options: EtcdOptions) -> Result<Self, EtcdOptionsError> {
+        let target = Target::new(options)?;
+        for endpoint in &target.endpoints {
+            if target.ignores_certificates(endpoint) {
+                warn!(endpoint = %endpoint.url, "certificates are given but the endpoint is plain http, they are not used");
+            }
+        }
+        Ok(Self {
+            shared: Arc::new(Shared {
+                target,
+                link: tokio::sync::Mutex::default(),
+                counters: Counters::default(),
+                landmarks: Mutex::default(),
+                narrow: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    /// What was asked so far.
+    #[must_use]
+    pub fn stats(&self) -> StoreStats {
+        self.shared.counters.snapshot()
+    }
+
+    /// Where this store is, for messages: the endpoints and the prefix.
+    #[must_use]
+    pub fn location(&self) -> String {
+        let target = &self.shared.target;
+        let urls: Vec<&str> = target.endpoints.iter().map(|endpoint| endpoint.url.as_str()).collect();
+        format!("{} {}", urls.join(","), target.keys.prefix)
+    }
+
+    /// Writes the network config, if it still has the revision `current`, or does not exist if that is `None`.
+    ///
+    /// # Errors
+    /// [`StoreError::Raced`] if somebody else has written it.
+    pub async fn put_config(&self, text: &str, current: Option<Revision>) -> Result<Revision, StoreError> {
+        let key = self.shared.target.keys.config.as_str();
+        let txn = Txn::new()
+            .when([Compare::mod_revision(key, CompareOp::Equal, current.map_or(0, |current| current.0))])
+            .and_then([TxnOp::put(key, text, None)]);
+        self.transact(Operation::PutConfig, txn).await
+    }
+
+    /// Deletes the record of any key, also one that no daemon could read, at a revision.
+    ///
+    /// # Errors
+    /// [`StoreError::Raced`] if it has another revision.
+    pub async fn delete_key(&self, key: &str, revision: Revision) -> Result<(), StoreError> {
+        let key = self.record_key(key);
+        let txn = Txn::new()
+            .when([Compare::mod_revision(key.as_str(), CompareOp::Equal, revision.0)])
+            .and_then([TxnOp::delete(key, None)]);
+        self.transact(Operation::Delete, txn).await.map(|_| ())
+    }
+
+    fn record_key(&self, key: &str) -> String {
+        format!("{}{key}", self.shared.target.keys.subnets)
+    }
+
+    /// Runs a guarded write; answers with its revision.
+    async fn transact(&self, operation: Operation, txn: Txn) -> Result<Revision, StoreError> {
+        let request = |mut connection: Connection| {
+            let txn = txn.clone();
+            async move { connection.kv.txn(txn).await }
+        };
+        let response = self.call(operation, request).await?;
+        if response.succeeded() { Ok(revision_of(&response)) } else { Err(StoreError::Raced) }
+    }
+
+    /// Sends one request within the time limit and counts it.
+    async fn call<T, F, R>(&self, operation: Operation, request: F) -> Result<T, StoreError>
+    where
+        F: Fn(Connection) -> R,
+        R: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let deadline = Instant::now() + CALL_LIMIT;
+        let mut fresh = self.shared.target.login.is_none();
+        loop {
+            let connection = self.connection(operation, deadline).await?;
+            let started = Instant::now();
+            let result = timeout_at(deadline, request(connection.clone())).await;
+            let result = match result {
+                Ok(Err(error)) if !fresh && is_login_needed(&error) => {
+                    // Refused before it was executed, so it can be sent again with a new token.
+                    fresh = true;
+                    self.forget(&connection).await;
+                    continue;
+                }
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(error)) => Err(self.failed(&connection, operation, error).await),
+                Err(_) => {
+                    self.forget(&connection).await;
+                    Err(self.timed_out(connection.url.to_string(), operation))
+                }
+            };
+            self.shared.counters.record(operation, started.elapsed(), &result);
+            return result;
+        }
+    }
+
+    /// The connection in use, or a new one.
+    async fn connection(&self, operation: Operation, deadline: Instant) -> Result<Connection, StoreError> {
+        let connect = async {
+            let mut link = self.shared.link.lock().await;
+            if let Some(connection) = &link.connection {
+                return Ok(connection.clone());
+            }
+            let connection = link.connector.connect(&self.shared.target, &self.shared.counters).await?;
+            link.connection = Some(connection.clone());
+            Ok(connection)
+        };
+        timeout_at(deadline, connect)
+            .await
+            .unwrap_or_else(|_| Err(self.timed_out(self.location(), operation)))
+    }
+
+    /// Drops a connection that failed, unless that has been done already.
+    async fn forget(&self, failed: &Connection) {
+        let mut link = self.shared.link.lock().await;
+        if link.connection.as_ref().is_some_and(|current| current.generation == failed.generation) {
+            link.connection = None;
+            link.connector.avoid(failed.at);
+        }
+    }
+
+    /// Names an error, and drops the connection unless the server is well and just says no.
+    async fn failed(
+        &self,
+        connection: &Connection,
+        operation: Operation,
+        error: etcd_client::Error,
+    ) -> StoreError {
+        if is_not_found(&error) {
+            return StoreError::Raced;
+        }
+        let error = classify(error, &self.failure(&connection.url, operation));
+        if !matches!(error, StoreError::PermissionDenied { .. } | StoreError::Rejected { .. }) {
+            self.forget(connection).await;
+        }
+        error
+    }
+
+    fn failure<'a>(&'a self, endpoint: &'a str, operation: Operation) -> Failure<'a> {
+        Failure { target: &self.shared.target, endpoint, operation }
+    }
+
+    fn timed_out(&self, endpoint: String, operation: Operation) -> StoreError {
+        StoreError::TimedOut { store: format!("etcd at {endpoint}"), operation, limit: CALL_LIMIT }
+    }
+
+    /// Runs `change` on the landmarks. They stay whole whatever panics meanwhile.
+    fn with_landmarks<T>(&self, change: impl FnOnce(&mut Landmarks) -> T) -> T {
+        change(&mut self.shared.landmarks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives back the grant of a record that was not created. Deletes that record, should it be there after all.
+    async fn revoke(&self, grant: i64) {
+        let request = |mut connection: Connection| async move { connection.lease.revoke(grant).await };
+        // On failure it expires by itself.
+        let _ = timeout(REVOKE_LIMIT, self.call(Operation::Revoke, request)).await;
+    }
+}
+
+impl LeaseStore for EtcdStore {
+    type Watch = EtcdWatch;
+
+    async fn list(&self) -> Result<Listing, StoreError> {
+        let keys = &self.shared.target.keys;
+        let whole = GetOptions::new().with_range(keys.subnets_end.as_str());
+        let txn = Txn::new().and_then([
+            TxnOp::get(keys.config.as_str(), None),
+            TxnOp::get(keys.subnets.as_str(), Some(whole)),
+        ]);
+        let request = |mut connection: Connection| {
+            let txn = txn.clone();
+            async move { connection.kv.txn(txn).await }
+        };
+        let response = self.call(Operation::List, request).await?;
+        let mut ranges = response.op_responses().into_iter().map(|response| match response {
+            TxnOpResponse::Get(mut range) => range.take_kvs(),
+            _ => Vec::new(),
+        });
+        let config = ranges.next().and_then(|config| config.first().map(config_record));
+        let records = ranges.next().unwrap_or_default();
+        self.with_landmarks(|landmarks| landmarks.replace(records.iter().map(landmark)));
+        Ok(Listing {
+            revision: revision_of(&response),
+            config,
+            records: records.iter().map(|kv| record(kv, &keys.subnets)).collect(),
+        })
+    }
+
+    async fn watch(&self, after: Revision) -> Result<EtcdWatch, StoreError> {
+        EtcdWatch::open(self, after).await
+    }
+
+    async fn create(
+        &self,
+        subnets: &Subnets,
+        attrs: &LeaseAttrs,
+        guard: CreateGuard,
+        lifetime: Option<Duration>,
+    ) -> Result<Held, StoreError> {
+        let keys = &self.shared.target.keys;
+        let key = self.record_key(&key_text(subnets));
+        let mut guards = vec![
+            Compare::version(key.as_str(), CompareOp::Equal, 0),
+            Compare::mod_revision(keys.config.as_str(), CompareOp::Equal, guard.config.0),
+        ];
+        if let Some(records) = guard.records {
+            let later = Compare::mod_revision(keys.subnets.as_str(), CompareOp::Less, records.0 + 1);
+            guards.push(later.with_range(keys.subnets_end.as_str()));
+        }
+        let started = Instant::now();
+        let granted = match lifetime {
+            Some(lifetime) => Some(self.grant(lifetime).await?),
+            None => None,
+        };
+        let put = granted.map(|(grant, _)| PutOptions::new().with_lease(grant));
+        let txn = Txn::new().when(guards).and_then([TxnOp::put(key, value_text(attrs), put)]);
+        let result = self.transact(Operation::Create, txn).await;
+        if let (Err(_), Some((grant, _))) = (&result, granted) {
+            self.revoke(grant).await;
+        }
+        Ok(Held {
+            revision: result?,
+            grant: granted.map(|(grant, _)| Grant(grant)),
+            remaining: granted.map(|(_, ttl)| ttl.saturating_sub(started.elapsed())),
+        })
+    }
+
+    async fn update(&self, subnets: &Subnets, attrs: &LeaseAttrs, held: &Held) -> Result<Held, StoreError> {
+        let key = self.record_key(&key_text(subnets));
+        // The guard makes sure that the key is there and still has the lease that it had.
+        let put = TxnOp::put(key.as_str(), value_text(attrs), Some(PutOptions::new().with_ignore_lease()));
+        let txn =
+            Txn::new().when([Compare::mod_revision(key, CompareOp::Equal, held.revision.0)]).and_then([put]);
+        let revision = self.transact(Operation::Update, txn).await?;
+        Ok(Held { revision, ..*held })
+    }
+
+    async fn renew(&self, _: &Subnets, held: &Held) -> Result<Held, StoreError> {
+        let Some(Grant(grant)) = held.grant else { return Ok(Held { remaining: None, ..*held }) };
+        let started = Instant::now();
+        let request = |mut connection: Connection| async move {
+            let (mut keeper, mut answers) = match connection.lease.keep_alive(grant).await {
+                Ok(stream) => stream,
+                // etcd-client's form of an answer without time left: the server does not know the grant.
+                Err(etcd_client::Error::LeaseKeepAliveError(_)) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            // It keeps the first answer to itself, so ask once more on the same stream.
+            keeper.keep_alive().await?;
+            Ok(answers.message().await?.map(|answer| answer.ttl()))
+        };
+        let ttl = self.call(Operation::Renew, request).await?.unwrap_or(0);
+        let ttl = u64::try_from(ttl).ok().filter(|ttl| *ttl > 0).ok_or(StoreError::Raced)?;
+        let remaining = Duration::from_secs(ttl).saturating_sub(started.elapsed());
+        Ok(Held { remaining: Some(remaining), ..*held })
+    }
+
+    async fn delete(&self, subnets: &Subnets, revision: Revision) -> Result<(), StoreError> {
+        self.delete_key(&key_text(subnets), revision).await
+    }
+}
+
+impl EtcdStore {
+    /// Gets a grant and its time, which the server may have made longer (it has a minimum).
+    async fn grant(&self, lifetime: Duration) -> Result<(i64, Duration), StoreError> {
+        let whole = lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0);
+        let seconds = i64::try_from(whole).unwrap_or(i64::MAX).max(1);
+        let request = |mut connection: Connection| async move { connection.lease.grant(seconds, None).await };
+        let response = self.call(Operation::Grant, request).await?;
+        let ttl = u64::try_from(response.ttl()).unwrap_or(0);
+        Ok((response.id(), Duration::from_secs(ttl)))
+    }
+}
+
+fn revision_of(response: &TxnResponse) -> Revision {
+    Revision(response.header().map_or(0, etcd_client::ResponseHeader::revision))
+}
+
+fn config_record(kv: &KeyValue) -> ConfigRecord {
+    ConfigRecord {
+        text: String::from_utf8_lossy(kv.value()).into_owned(),
+        revision: Revision(kv.mod_revision()),
+    }
+}
+
+fn record(kv: &KeyValue, stem: &str) -> Record {
+    let key = kv.key().strip_prefix(stem.as_bytes()).unwrap_or(kv.key());
+    Record {
+        key: String::from_utf8_lossy(key).into_owned(),
+        value: kv.value().to_vec(),
+        revision: Revision(kv.mod_revision()),
+        grant: Some(kv.lease()).filter(|lease| *lease != 0).map(Grant),
+    }
+}
+
+fn landmark(kv: &KeyValue) -> Landmark {
+    Landmark { key: kv.key().to_vec(), revision: kv.mod_revision(), lease: kv.lease() }
+}

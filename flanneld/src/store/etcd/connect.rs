@@ -1,0 +1,226 @@
+//! One connection to one member of the etcd cluster, chosen by racing all of them.
+//!
+//! etcd-client can balance over several endpoints, but a dead one then gets its share of the requests.
+//! So every connection here has one endpoint: the first that answers. When it fails it is dropped, and the
+//! next request starts a new race, in which that endpoint comes last.
+
+use etcd_client::{Client, ConnectOptions, GetOptions, KvClient, LeaseClient, TlsOptions, WatchClient};
+use std::future::poll_fn;
+use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+use super::failure::{FAILED_PRECONDITION, Failure, answer, classify};
+use super::options::{CAFILE, CERTFILE, Endpoint, KEYFILE, Target};
+use crate::store::error::{Cause, StoreError};
+use crate::store::stats::{Counters, Operation};
+
+/// Time for the TCP handshake, and again for that of TLS.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// Head start of an endpoint before the next one is tried as well.
+const STAGGER: Duration = Duration::from_millis(250);
+/// Pause before an HTTP/2 ping. etcd closes connections that ping more often than every 5 s
+/// (`--grpc-keepalive-min-time`), or that ping without an open stream.
+const PING_INTERVAL: Duration = Duration::from_secs(6);
+/// Time for the answer to a ping: a dead peer is found in 9 s.
+const PING_LIMIT: Duration = Duration::from_secs(3);
+const TCP_KEEPALIVE: Duration = Duration::from_secs(10);
+/// Largest answer that is read: a listing of 20,000 records has 5 MB, and tonic's default is 4 MB.
+const MESSAGE_LIMIT: usize = 256 << 20;
+
+/// A connection that is in use. Cloning shares it.
+#[derive(Clone)]
+pub(super) struct Connection {
+    pub(super) kv: KvClient,
+    pub(super) lease: LeaseClient,
+    pub(super) watch: WatchClient,
+    /// Position of its endpoint in the target.
+    pub(super) at: usize,
+    pub(super) url: Arc<str>,
+    /// Distinguishes it from the ones before and after it.
+    pub(super) generation: u64,
+}
+
+/// Makes connections.
+#[derive(Default)]
+pub(super) struct Connector {
+    generation: u64,
+    /// Where to begin the next race; chosen by chance at first, so that nodes spread over the members.
+    first: Option<usize>,
+}
+
+impl Connector {
+    /// Tries all endpoints, each a little after the one before it or as soon as that has failed. The first good
+    /// one wins.
+    pub(super) async fn connect(
+        &mut self,
+        target: &Target,
+        counters: &Counters,
+    ) -> Result<Connection, StoreError> {
+        let count = target.endpoints.len();
+        let chance = || usize::try_from(RandomState::new().hash_one(0) % count as u64).unwrap_or(0);
+        let first = *self.first.get_or_insert_with(chance) % count;
+        self.generation += 1;
+        let generation = self.generation;
+
+        let mut waiting = (first..first + count).map(|at| at % count);
+        let mut running = Vec::new();
+        let mut attempts = Vec::new();
+        running.extend(waiting.next().map(|at| Box::pin(open(target, at, generation, counters))));
+        while !running.is_empty() {
+            let finished = tokio::select! {
+                finished = any(&mut running) => Some(finished),
+                () = sleep(STAGGER), if waiting.len() > 0 => None,
+            };
+            match finished {
+                Some(Ok(connection)) => {
+                    self.first = Some(connection.at);
+                    return Ok(connection);
+                }
+                Some(Err(error)) => attempts.push(error),
+                None => {}
+            }
+            running.extend(waiting.next().map(|at| Box::pin(open(target, at, generation, counters))));
+        }
+        Err(if attempts.len() == 1 { attempts.remove(0) } else { StoreError::NoEndpoint { attempts } })
+    }
+
+    /// Lets the next race begin after an endpoint that has failed.
+    pub(super) fn avoid(&mut self, at: usize) {
+        self.first = Some(at + 1);
+    }
+}
+
+/// Waits until one of the futures is done, and takes it out.
+async fn any<F: Future + ?Sized>(running: &mut Vec<Pin<Box<F>>>) -> F::Output {
+    poll_fn(|context| {
+        for at in 0..running.len() {
+            if let Poll::Ready(output) = running[at].as_mut().poll(context) {
+                drop(running.swap_remove(at));
+                return Poll::Ready(output);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+async fn open(
+    target: &Target,
+    at: usize,
+    generation: u64,
+    counters: &Counters,
+) -> Result<Connection, StoreError> {
+    let endpoint = &target.endpoints[at];
+    let started = Instant::now();
+    let result = open_client(target, endpoint).await;
+    counters.record(Operation::Connect, started.elapsed(), &result);
+    let mut client = result?;
+    if let Some(login) = &target.login {
+        let started = Instant::now();
+        let result = authenticate(&mut client, target, endpoint, login).await;
+        counters.record(Operation::Authenticate, started.elapsed(), &result);
+        result?;
+    }
+    Ok(Connection {
+        kv: client.kv_client().max_decoding_message_size(MESSAGE_LIMIT),
+        lease: client.lease_client(),
+        watch: client.watch_client().max_decoding_message_size(MESSAGE_LIMIT),
+        at,
+        url: endpoint.url.as_str().into(),
+        generation,
+    })
+}
+
+/// Prepares a client. It connects with the first request: the login, a probe if there is a choice of endpoints, or
+/// the request that the connection is made for.
+async fn open_client(target: &Target, endpoint: &Endpoint) -> Result<Client, StoreError> {
+    let mut options = ConnectOptions::new()
+        .with_connect_timeout(CONNECT_LIMIT)
+        .with_tcp_keepalive(TCP_KEEPALIVE)
+        .with_keep_alive(PING_INTERVAL, PING_LIMIT)
+        .with_keep_alive_while_idle(false)
+        .with_require_leader(true);
+    if endpoint.tls {
+        options = options.with_tls(tls_options(target).await?);
+    }
+    let failure = Failure { target, endpoint: &endpoint.url, operation: Operation::Connect };
+    let mut client = Client::connect([&endpoint.url], Some(options))
+        .await
+        .map_err(|error| unusable_files(target, error).unwrap_or_else(|error| classify(error, &failure)))?;
+    if target.login.is_none() && target.endpoints.len() > 1 {
+        probe(&mut client, target, &failure).await?;
+    }
+    Ok(client)
+}
+
+/// Reads the certificates anew each time, so that a renewed one is used by the next connection.
+async fn tls_options(target: &Target) -> Result<TlsOptions, StoreError> {
+    let mut tls = TlsOptions::new().timeout(CONNECT_LIMIT);
+    tls = match &target.cafile {
+        Some(cafile) => tls.ca_certificate(etcd_client::Certificate::from_pem(read(cafile, CAFILE).await?)),
+        None => tls.with_enabled_roots(),
+    };
+    if let Some((certificate, key)) = &target.identity {
+        let (certificate, key) = (read(certificate, CERTFILE).await?, read(key, KEYFILE).await?);
+        tls = tls.identity(etcd_client::Identity::from_pem(certificate, key));
+    }
+    Ok(tls)
+}
+
+async fn read(path: &Path, flag: &'static str) -> Result<Vec<u8>, StoreError> {
+    let certificate = |cause| StoreError::Certificate { path: path.to_owned(), flag, cause: Cause(cause) };
+    let text = tokio::fs::read(path).await.map_err(|error| certificate(error.to_string()))?;
+    // The TLS library takes a CA file without any certificate as an empty list.
+    let armoured = text.windows(PEM_BEGIN.len()).any(|window| window == PEM_BEGIN);
+    if armoured { Ok(text) } else { Err(certificate("it holds no PEM block".to_owned())) }
+}
+
+const PEM_BEGIN: &[u8] = b"-----BEGIN ";
+
+/// A client that cannot even be prepared has a certificate that the TLS library does not take.
+fn unusable_files(target: &Target, error: etcd_client::Error) -> Result<StoreError, etcd_client::Error> {
+    let etcd_client::Error::TransportError(error) = error else { return Err(error) };
+    let (path, flag) = match (&target.identity, &target.cafile) {
+        (Some((certificate, _)), _) => (certificate, CERTFILE),
+        (None, Some(cafile)) => (cafile, CAFILE),
+        (None, None) => return Err(etcd_client::Error::TransportError(error)),
+    };
+    Ok(StoreError::Certificate { path: path.clone(), flag, cause: Cause::innermost(&error) })
+}
+
+/// Gets a token. Answered by a quorum, so it is the proof that the endpoint is good.
+async fn authenticate(
+    client: &mut Client,
+    target: &Target,
+    endpoint: &Endpoint,
+    login: &(String, String),
+) -> Result<(), StoreError> {
+    let error = match client.update_user(Some(login.clone())).await {
+        Ok(()) => return Ok(()),
+        // Authentication is not enabled, so no token is wanted.
+        Err(error) if answer(&error) == Some(FAILED_PRECONDITION) => return Ok(()),
+        Err(error) => error,
+    };
+    let failure = Failure { target, endpoint: &endpoint.url, operation: Operation::Authenticate };
+    Err(match classify(error, &failure) {
+        StoreError::UserNeeded { endpoint, cause } => {
+            StoreError::AuthenticationFailed { endpoint, user: login.0.clone(), cause }
+        }
+        error => error,
+    })
+}
+
+/// A small read that needs a quorum: a member that is cut off from the others must not win the race.
+async fn probe(client: &mut Client, target: &Target, failure: &Failure<'_>) -> Result<(), StoreError> {
+    let request = client.get(target.keys.config.as_str(), Some(GetOptions::new().with_count_only()));
+    match request.await.map_err(|error| classify(error, failure)) {
+        // These are answers too; the request itself will say what is missing.
+        Ok(_) | Err(StoreError::PermissionDenied { .. } | StoreError::UserNeeded { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

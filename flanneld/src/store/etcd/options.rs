@@ -1,0 +1,234 @@
+//! How to reach etcd, from the flags.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+
+/// The `--etcd-*` flags as they were given. Empty text counts as not given, as with Go's flags.
+#[derive(Clone, Default)]
+pub struct EtcdOptions {
+    /// `--etcd-endpoints`: comma list of `http://host:port`, `https://host:port`, `host:port`.
+    pub endpoints: String,
+    /// `--etcd-prefix`.
+    pub prefix: String,
+    /// `--etcd-cafile`.
+    pub cafile: Option<PathBuf>,
+    /// `--etcd-certfile`.
+    pub certfile: Option<PathBuf>,
+    /// `--etcd-keyfile`.
+    pub keyfile: Option<PathBuf>,
+    /// `--etcd-username`.
+    pub username: Option<String>,
+    /// `--etcd-password`.
+    pub password: Option<String>,
+}
+
+impl fmt::Debug for EtcdOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdOptions")
+            .field("endpoints", &self.endpoints)
+            .field("prefix", &self.prefix)
+            .field("cafile", &self.cafile)
+            .field("certfile", &self.certfile)
+            .field("keyfile", &self.keyfile)
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "[not shown]"))
+            .finish()
+    }
+}
+
+/// Flags that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EtcdOptionsError {
+    /// An empty list.
+    #[error("--etcd-endpoints names no endpoint; give at least one, such as http://127.0.0.1:2379")]
+    NoEndpoint,
+    /// A text that is no endpoint.
+    #[error("--etcd-endpoints: {endpoint:?} {problem}; write it as http://host:2379 or https://host:2379")]
+    Endpoint {
+        /// The text.
+        endpoint: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// User name or password in the address. It is not repeated here, because errors are logged.
+    #[error("--etcd-endpoints holds a user name; give it with --etcd-username and --etcd-password instead")]
+    Credentials,
+    /// Half of a client certificate.
+    #[error("{given} is set and {missing} is not; a client certificate needs both")]
+    HalfCertificate {
+        /// The flag that is there.
+        given: &'static str,
+        /// The flag that is not.
+        missing: &'static str,
+    },
+    /// Half of a login.
+    #[error("{given} is set and {missing} is not; a login needs both")]
+    HalfLogin {
+        /// The flag that is there.
+        given: &'static str,
+        /// The flag that is not.
+        missing: &'static str,
+    },
+}
+
+/// Options that have passed all checks.
+pub(super) struct Target {
+    /// Never empty.
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) keys: Keys,
+    pub(super) cafile: Option<PathBuf>,
+    /// Certificate and key of the client.
+    pub(super) identity: Option<(PathBuf, PathBuf)>,
+    /// User and password.
+    pub(super) login: Option<(String, String)>,
+}
+
+impl Target {
+    pub(super) fn new(options: EtcdOptions) -> Result<Self, EtcdOptionsError> {
+        let file = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
+        let text = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let cafile = file(options.cafile);
+        let identity = match (file(options.certfile), file(options.keyfile)) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(EtcdOptionsError::HalfCertificate { given: CERTFILE, missing: KEYFILE });
+            }
+            (None, Some(_)) => {
+                return Err(EtcdOptionsError::HalfCertificate { given: KEYFILE, missing: CERTFILE });
+            }
+        };
+        let login = match (text(options.username), text(options.password)) {
+            (Some(user), Some(password)) => Some((user, password)),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(EtcdOptionsError::HalfLogin { given: USERNAME, missing: PASSWORD });
+            }
+            (None, Some(_)) => {
+                return Err(EtcdOptionsError::HalfLogin { given: PASSWORD, missing: USERNAME });
+            }
+        };
+        let tls_by_default = cafile.is_some() || identity.is_some();
+        let endpoints = options
+            .endpoints
+            .split(',')
+            .map(str::trim)
+            .filter(|endpoint| !endpoint.is_empty())
+            .map(|endpoint| Endpoint::parse(endpoint, tls_by_default))
+            .collect::<Result<Vec<_>, _>>()?;
+        if endpoints.is_empty() {
+            return Err(EtcdOptionsError::NoEndpoint);
+        }
+        Ok(Self { endpoints, keys: Keys::new(&options.prefix), cafile, identity, login })
+    }
+
+    /// True if certificates were given and will not be used, because the endpoint is `http://`.
+    pub(super) fn ignores_certificates(&self, endpoint: &Endpoint) -> bool {
+        !endpoint.tls && (self.cafile.is_some() || self.identity.is_some())
+    }
+}
+
+pub(super) const CAFILE: &str = "--etcd-cafile";
+pub(super) const CERTFILE: &str = "--etcd-certfile";
+pub(super) const KEYFILE: &str = "--etcd-keyfile";
+const USERNAME: &str = "--etcd-username";
+const PASSWORD: &str = "--etcd-password";
+
+/// One member of the cluster. Each has its own scheme (Go's client takes that of the first for all).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    /// `scheme://host:port`.
+    pub(super) url: String,
+    /// The host, without the brackets of an IPv6 address.
+    pub(super) host: String,
+    pub(super) tls: bool,
+}
+
+impl Endpoint {
+    /// Without a scheme it is TLS if there is anything to configure TLS with, as in Go. A path is dropped, as in Go.
+    fn parse(text: &str, tls_by_default: bool) -> Result<Self, EtcdOptionsError> {
+        let wrong = |problem| EtcdOptionsError::Endpoint { endpoint: text.to_owned(), problem };
+        let (tls, rest) = match text.split_once("://") {
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            Some(_) if text.contains('@') => return Err(EtcdOptionsError::Credentials),
+            Some(_) => return Err(wrong("has a scheme other than http and https")),
+            None => (tls_by_default, text),
+        };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        if authority.contains('@') {
+            return Err(EtcdOptionsError::Credentials);
+        }
+        let (host, port) = authority.rsplit_once(':').ok_or_else(|| wrong("has no port"))?;
+        if !port.parse::<u16>().is_ok_and(|port| port != 0) {
+            return Err(wrong("has no port between 1 and 65535 at its end"));
+        }
+        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(address) if address.parse::<Ipv6Addr>().is_ok() => address,
+            Some(_) => return Err(wrong("has brackets without an IPv6 address in them")),
+            None if host.contains(':') => return Err(wrong("has an IPv6 address without brackets")),
+            None => host,
+        };
+        let in_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+        if host.is_empty() || !host.chars().all(in_name) {
+            return Err(wrong("has no valid host"));
+        }
+        let scheme = if tls { "https" } else { "http" };
+        Ok(Self { url: format!("{scheme}://{authority}"), host: host.to_owned(), tls })
+    }
+}
+
+/// The keys below the prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Keys {
+    pub(super) prefix: String,
+    pub(super) config: String,
+    /// With the slash at its end: Go's daemons read the same without it, but a key beside it is none of ours.
+    pub(super) subnets: String,
+    /// The end of the range of `subnets`.
+    pub(super) subnets_end: String,
+}
+
+impl Keys {
+    /// Compatibility: built as Go's `path.Join` does it.
+    fn new(prefix: &str) -> Self {
+        let subnets = join(prefix, "subnets");
+        Self {
+            prefix: if prefix.is_empty() { String::new() } else { clean(prefix) },
+            config: join(prefix, "config"),
+            // '0' is the byte after '/'.
+            subnets_end: format!("{subnets}0"),
+            subnets: format!("{subnets}/"),
+        }
+    }
+}
+
+fn join(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() { name.to_owned() } else { clean(&format!("{prefix}/{name}")) }
+}
+
+/// Removes doubled and trailing slashes and resolves `.` and `..`, by the rules of Go's `path.Clean`.
+fn clean(path: &str) -> String {
+    let rooted = path.starts_with('/');
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => {
+                parts.pop();
+            }
+            ".." if rooted => {}
+            part => parts.push(part),
+        }
+    }
+    let joined = parts.join("/");
+    match (rooted, joined.is_empty()) {
+        (true, _) => format!("/{joined}"),
+        (false, true) => ".".to_owned(),
+        (false, false) => joined,
+    }
+}
+
+#[cfg(test)]
+mod tests;

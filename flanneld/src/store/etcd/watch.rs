@@ -1,0 +1,269 @@
+//! A watch of config and records on one etcd stream.
+
+use etcd_client::{GetOptions, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
+use flannel_core::lease::Revision;
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::debug;
+
+use super::connect::Connection;
+use super::failure::{denied, is_login_needed, is_out_of_range};
+use super::{CALL_LIMIT, EtcdStore, config_record, landmark, record};
+use crate::store::error::{Cause, StoreError};
+use crate::store::stats::Operation;
+use crate::store::{Change, LeaseWatch, WatchEvent};
+
+/// How often the server is asked for a sign of life. By itself it gives one every ten minutes.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(120);
+/// When to give up a watch without any sign of life. HTTP/2 pings find a dead connection much earlier; this finds a
+/// server that answers pings and has forgotten the watch.
+const SILENCE_LIMIT: Duration = Duration::from_secs(300);
+
+/// A running watch of an [`EtcdStore`].
+pub struct EtcdWatch {
+    store: EtcdStore,
+    connection: Connection,
+    requests: WatchRequestSender,
+    responses: WatchResponseStream,
+    /// Per watch on the stream: its id and up to where it has delivered.
+    parts: Vec<Part>,
+    /// Responses that came while the second watch was being made.
+    early: VecDeque<WatchResponse>,
+    cluster: u64,
+    next_progress: Instant,
+    /// The store is not the one that was listed.
+    outdated: bool,
+}
+
+struct Part {
+    id: i64,
+    delivered: i64,
+}
+
+/// Why a watch was not opened.
+enum Refusal {
+    /// Permission, or in etcd 3.4 also a token that has expired.
+    Denied,
+    Failed(StoreError),
+}
+
+impl EtcdWatch {
+    pub(super) async fn open(store: &EtcdStore, after: Revision) -> Result<Self, StoreError> {
+        let started = Instant::now();
+        let deadline = started + CALL_LIMIT;
+        let result = Self::open_widest(store, after, deadline).await;
+        store.shared.counters.record(Operation::Watch, started.elapsed(), &result);
+        let mut watch = result?;
+        watch.outdated = !watch.is_same_store(after).await?;
+        Ok(watch)
+    }
+
+    /// One range covers config and records and has one order of events. A role may permit just the keys that Go's
+    /// daemon reads, which leaves out those in between; then it takes two watches.
+    async fn open_widest(store: &EtcdStore, after: Revision, deadline: Instant) -> Result<Self, StoreError> {
+        let mut fresh = store.shared.target.login.is_none();
+        let mut narrow = store.shared.narrow.load(Ordering::Relaxed);
+        loop {
+            let connection = store.connection(Operation::Watch, deadline).await?;
+            let opening = Self::open_on(store, &connection, after, narrow);
+            let result = match timeout_at(deadline, opening).await {
+                Ok(result) => result,
+                Err(_) => Err(Refusal::Failed(store.timed_out(connection.url.to_string(), Operation::Watch))),
+            };
+            match result {
+                Ok(watch) => {
+                    store.shared.narrow.store(narrow, Ordering::Relaxed);
+                    return Ok(watch);
+                }
+                Err(Refusal::Denied) if !fresh => {
+                    fresh = true;
+                    store.forget(&connection).await;
+                }
+                Err(Refusal::Denied) if !narrow => narrow = true,
+                Err(Refusal::Denied) => {
+                    return Err(denied(&store.failure(&connection.url, Operation::Watch)));
+                }
+                Err(Refusal::Failed(error)) => {
+                    store.forget(&connection).await;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn open_on(
+        store: &EtcdStore,
+        connection: &Connection,
+        after: Revision,
+        narrow: bool,
+    ) -> Result<Self, Refusal> {
+        let keys = &store.shared.target.keys;
+        // Responses are not split into fragments: each then holds whole revisions, so the revision of its last
+        // event is a point to resume from.
+        let options = WatchOptions::new().with_start_revision(after.0 + 1).with_progress_notify();
+        let whole = options.clone().with_range(keys.subnets_end.as_str());
+        let first = if narrow { options.clone() } else { whole.clone() };
+
+        let mut client = connection.watch.clone();
+        let stream = match client.watch(keys.config.as_str(), Some(first)).await {
+            Ok(stream) => stream,
+            Err(error) if is_login_needed(&error) => return Err(Refusal::Denied),
+            Err(error) => return Err(refusal(store, connection, error).await),
+        };
+        let (requests, responses) = stream.split();
+        let mut watch = Self {
+            store: store.clone(),
+            connection: connection.clone(),
+            requests,
+            responses,
+            parts: Vec::new(),
+            early: VecDeque::new(),
+            cluster: 0,
+            next_progress: Instant::now() + PROGRESS_INTERVAL,
+            outdated: false,
+        };
+        watch.created(after).await?;
+        if narrow {
+            let sent = watch.requests.watch(keys.subnets.as_str(), Some(whole)).await;
+            if let Err(error) = sent {
+                return Err(refusal(store, connection, error).await);
+            }
+            watch.created(after).await?;
+        }
+        Ok(watch)
+    }
+
+    /// Waits for the answer to a request for a watch.
+    async fn created(&mut self, after: Revision) -> Result<(), Refusal> {
+        loop {
+            match self.responses.message().await {
+                Ok(Some(response)) if response.canceled() && response.compact_revision() == 0 => {
+                    debug!(reason = response.cancel_reason(), "watch refused");
+                    return Err(Refusal::Denied);
+                }
+                Ok(Some(response)) if response.created() => {
+                    self.cluster = response.header().map_or(0, |header| header.cluster_id());
+                    self.parts.push(Part { id: response.watch_id(), delivered: after.0 });
+                    return Ok(());
+                }
+                Ok(Some(response)) => self.early.push_back(response),
+                Ok(None) => return Err(Refusal::Denied),
+                Err(error) if is_login_needed(&error) => return Err(Refusal::Denied),
+                Err(error) => return Err(refusal(&self.store, &self.connection, error).await),
+            }
+        }
+    }
+
+    /// Checks that the store has the revision `after` and that what we know of it stood there.
+    async fn is_same_store(&self, after: Revision) -> Result<bool, StoreError> {
+        let keys = &self.store.shared.target.keys;
+        let known = self.store.with_landmarks(|landmarks| landmarks.at(after.0));
+        let key = known.as_ref().map_or(keys.config.as_bytes(), |known| &known.key).to_vec();
+        let request = |mut connection: Connection| {
+            let (key, options) = (key.clone(), GetOptions::new().with_revision(after.0));
+            async move {
+                match connection.kv.get(key, Some(options)).await {
+                    Err(error) if is_out_of_range(&error) => Ok(None),
+                    result => result.map(Some),
+                }
+            }
+        };
+        let Some(response) = self.store.call(Operation::Verify, request).await? else { return Ok(false) };
+        Ok(match known {
+            Some(known) => response.kvs().first().map(landmark) == Some(known),
+            None => true,
+        })
+    }
+
+    /// Turns a response into an event.
+    fn event(&mut self, response: &WatchResponse) -> WatchEvent {
+        let header = response.header();
+        let replaced = header.is_some_and(|header| header.cluster_id() != self.cluster);
+        if response.canceled() || replaced {
+            debug!(
+                reason = response.cancel_reason(),
+                revision = response.compact_revision(),
+                "watch cancelled"
+            );
+            return WatchEvent::Outdated;
+        }
+        let last = response.events().last().and_then(|event| event.kv()).map(|kv| kv.mod_revision());
+        let part = self.parts.iter_mut().find(|part| part.id == response.watch_id());
+        if let Some(part) = part {
+            // A notification of progress has no event; all up to the revision in its header was delivered. The answer
+            // to our own request for progress belongs to no watch and is not to be trusted like that: before
+            // 3.4.25 and 3.5.8 it overtakes events (etcd-io/etcd#15220).
+            let progress = header.map_or(0, |header| header.revision());
+            part.delivered = part.delivered.max(last.unwrap_or(progress));
+        }
+        let changes = response.events().iter().filter_map(|event| self.change(event)).collect();
+        let delivered = self.parts.iter().map(|part| part.delivered).min().unwrap_or(0);
+        WatchEvent::Changes { revision: Revision(delivered), changes }
+    }
+
+    fn change(&self, event: &etcd_client::Event) -> Option<Change> {
+        let keys = &self.store.shared.target.keys;
+        let kv = event.kv()?;
+        // Not by `event_type`, which panics on what it does not know. A deleted key has version 0.
+        let deleted = kv.version() == 0;
+        if kv.key() == keys.config.as_bytes() {
+            return Some(Change::Config((!deleted).then(|| config_record(kv))));
+        }
+        if !kv.key().starts_with(keys.subnets.as_bytes()) {
+            return None;
+        }
+        let record = record(kv, &keys.subnets);
+        Some(if deleted {
+            self.store.with_landmarks(|landmarks| landmarks.delete(kv.key()));
+            Change::Delete { key: record.key }
+        } else {
+            self.store.with_landmarks(|landmarks| landmarks.put(landmark(kv)));
+            Change::Put(record)
+        })
+    }
+}
+
+async fn refusal(store: &EtcdStore, connection: &Connection, error: etcd_client::Error) -> Refusal {
+    Refusal::Failed(store.failed(connection, Operation::Watch, error).await)
+}
+
+impl LeaseWatch for EtcdWatch {
+    async fn next(&mut self) -> Result<WatchEvent, StoreError> {
+        if self.outdated {
+            return Ok(WatchEvent::Outdated);
+        }
+        if let Some(response) = self.early.pop_front() {
+            return Ok(self.event(&response));
+        }
+        loop {
+            let message = tokio::select! {
+                message = self.responses.message() => Some(message),
+                () = sleep_until(self.next_progress) => None,
+            };
+            match message {
+                Some(Ok(Some(response))) => return Ok(self.event(&response)),
+                Some(Ok(None)) => {
+                    self.store.forget(&self.connection).await;
+                    return Err(StoreError::WatchEnded {
+                        endpoint: self.connection.url.to_string(),
+                        cause: Cause("the stream was closed".to_owned()),
+                    });
+                }
+                Some(Err(error)) => {
+                    return Err(self.store.failed(&self.connection, Operation::Watch, error).await);
+                }
+                None => {
+                    self.next_progress += PROGRESS_INTERVAL;
+                    // If it cannot be sent, the stream has ended, which the next round will see.
+                    let _ = self.requests.request_progress().await;
+                }
+            }
+        }
+    }
+
+    fn silence_limit(&self) -> Option<Duration> {
+        Some(SILENCE_LIMIT)
+    }
+}

@@ -1,0 +1,164 @@
+//! Counters of the requests to a store, cheap enough to be always on.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::error::StoreError;
+
+/// What is asked of a store. One entry is one request on the wire (or one locked pass over the directory).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operation {
+    /// A connection was made.
+    Connect,
+    /// User and password were sent.
+    Authenticate,
+    /// Config and records were read.
+    List,
+    /// A watch was opened.
+    Watch,
+    /// It was checked that the store is still the one that was listed.
+    Verify,
+    /// A grant was made for a new record.
+    Grant,
+    /// A record was created.
+    Create,
+    /// A record was changed.
+    Update,
+    /// A grant was prolonged.
+    Renew,
+    /// A record was deleted.
+    Delete,
+    /// A grant was given back.
+    Revoke,
+    /// The network config was written.
+    PutConfig,
+}
+
+impl Operation {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Connect,
+        Self::Authenticate,
+        Self::List,
+        Self::Watch,
+        Self::Verify,
+        Self::Grant,
+        Self::Create,
+        Self::Update,
+        Self::Renew,
+        Self::Delete,
+        Self::Revoke,
+        Self::PutConfig,
+    ];
+
+    /// The name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Authenticate => "authenticate",
+            Self::List => "list",
+            Self::Watch => "watch",
+            Self::Verify => "verify",
+            Self::Grant => "grant",
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Renew => "renew",
+            Self::Delete => "delete",
+            Self::Revoke => "revoke",
+            Self::PutConfig => "put_config",
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "connecting",
+            Self::Authenticate => "authenticating",
+            Self::List => "listing the leases",
+            Self::Watch => "watching the leases",
+            Self::Verify => "checking that the store is still the same",
+            Self::Grant => "granting the time of a lease",
+            Self::Create => "creating a lease",
+            Self::Update => "changing a lease",
+            Self::Renew => "renewing a lease",
+            Self::Delete => "deleting a lease",
+            Self::Revoke => "giving back the time of a lease",
+            Self::PutConfig => "writing the network config",
+        })
+    }
+}
+
+/// The running counters.
+#[derive(Debug, Default)]
+pub(super) struct Counters([Counter; Operation::ALL.len()]);
+
+#[derive(Debug, Default)]
+struct Counter {
+    requests: AtomicU64,
+    errors: AtomicU64,
+    last_micros: AtomicU64,
+}
+
+impl Counters {
+    /// Counts a request that took `elapsed`. A lost race is an answer, not an error.
+    pub(super) fn record<T>(&self, operation: Operation, elapsed: Duration, result: &Result<T, StoreError>) {
+        let counter = &self.0[operation as usize];
+        counter.requests.fetch_add(1, Ordering::Relaxed);
+        if result.as_ref().is_err_and(|error| !matches!(error, StoreError::Raced)) {
+            counter.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        counter.last_micros.store(micros, Ordering::Relaxed);
+    }
+
+    pub(super) fn snapshot(&self) -> StoreStats {
+        StoreStats(Operation::ALL.map(|operation| {
+            let counter = &self.0[operation as usize];
+            OperationStats {
+                operation,
+                requests: counter.requests.load(Ordering::Relaxed),
+                errors: counter.errors.load(Ordering::Relaxed),
+                last: Duration::from_micros(counter.last_micros.load(Ordering::Relaxed)),
+            }
+        }))
+    }
+}
+
+/// What was asked of a store so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreStats([OperationStats; Operation::ALL.len()]);
+
+impl StoreStats {
+    /// One kind of request.
+    #[must_use]
+    pub fn of(&self, operation: Operation) -> OperationStats {
+        self.0[operation as usize]
+    }
+
+    /// All kinds.
+    pub fn iter(&self) -> impl Iterator<Item = OperationStats> {
+        self.0.iter().copied()
+    }
+
+    /// All requests together.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.0.iter().map(|stats| stats.requests).sum()
+    }
+}
+
+/// What was asked of a store so far, of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationStats {
+    /// The kind.
+    pub operation: Operation,
+    /// How many requests were sent.
+    pub requests: u64,
+    /// How many of them failed.
+    pub errors: u64,
+    /// How long the last one took.
+    pub last: Duration,
+}

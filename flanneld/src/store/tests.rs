@@ -1,0 +1,114 @@
+//! The contract of [`LeaseStore`]: the same cases on every store.
+
+mod cases;
+mod server;
+
+use etcd_client::{Client, PutOptions};
+use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
+use std::time::Duration;
+
+use super::etcd::{EtcdOptions, EtcdStore};
+use super::{Change, LeaseStore, LeaseWatch, StoreError, WatchEvent};
+use server::Server;
+
+pub(super) const PREFIX: &str = "/coreos.com/network";
+
+/// A store and what other programs do to it.
+pub(super) trait Bench {
+    type Store: LeaseStore;
+
+    fn store(&self) -> Self::Store;
+    /// Writes a record as an administrator would, with a lease or without one.
+    async fn lay_out(&self, key: &str, value: &str, lifetime: Option<Duration>);
+    async fn remove(&self, key: &str);
+    async fn put_config(&self, text: &str);
+    async fn remove_config(&self);
+    /// Makes everything before this moment unavailable to watches.
+    async fn forget_history(&self);
+}
+
+pub(super) struct EtcdBench {
+    _server: Server,
+    store: EtcdStore,
+    client: Client,
+}
+
+impl EtcdBench {
+    pub(super) async fn new() -> Self {
+        let server = Server::start().await;
+        let client = server.client().await;
+        Self { store: server.store(), _server: server, client }
+    }
+}
+
+impl Bench for EtcdBench {
+    type Store = EtcdStore;
+
+    fn store(&self) -> EtcdStore {
+        self.store.clone()
+    }
+
+    async fn lay_out(&self, key: &str, value: &str, lifetime: Option<Duration>) {
+        let mut client = self.client.clone();
+        let mut options = PutOptions::new();
+        if let Some(lifetime) = lifetime {
+            let seconds = i64::try_from(lifetime.as_secs()).unwrap();
+            options = options.with_lease(client.lease_grant(seconds, None).await.unwrap().id());
+        }
+        client.put(format!("{PREFIX}/subnets/{key}"), value, Some(options)).await.unwrap();
+    }
+
+    async fn remove(&self, key: &str) {
+        self.client.clone().delete(format!("{PREFIX}/subnets/{key}"), None).await.unwrap();
+    }
+
+    async fn put_config(&self, text: &str) {
+        self.client.clone().put(format!("{PREFIX}/config"), text, None).await.unwrap();
+    }
+
+    async fn remove_config(&self) {
+        self.client.clone().delete(format!("{PREFIX}/config"), None).await.unwrap();
+    }
+
+    async fn forget_history(&self) {
+        let revision = self.store.list().await.unwrap().revision.0;
+        self.client.clone().compact(revision, None).await.unwrap();
+    }
+}
+
+pub(super) fn options(endpoints: &str) -> EtcdOptions {
+    EtcdOptions { endpoints: endpoints.to_owned(), prefix: PREFIX.to_owned(), ..EtcdOptions::default() }
+}
+
+macro_rules! contract {
+    ($($case:ident)*) => {
+        mod etcd {
+            $(
+                #[tokio::test]
+                #[ignore = "needs etcd"]
+                async fn $case() {
+                    super::cases::$case(&super::EtcdBench::new().await).await;
+                }
+            )*
+        }
+    };
+}
+
+contract! {
+    an_empty_store_lists_nothing
+    a_listing_is_whole_and_in_key_order
+    a_thousand_records_are_listed
+    malformed_records_are_delivered_raw
+    a_record_is_created_once
+    creation_needs_the_config_it_was_chosen_from
+    creation_can_need_unchanged_records
+    of_many_at_once_one_wins
+    an_update_needs_the_revision_and_keeps_the_grant
+    a_reservation_stays_one
+    a_deletion_needs_the_revision
+    renewal_prolongs_without_writing
+    an_unrenewed_record_expires
+    a_watch_tells_every_change
+    a_watch_resumes_where_it_was
+    a_watch_without_history_is_outdated
+}
