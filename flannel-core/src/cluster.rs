@@ -1,0 +1,153 @@
+//! The daemon's view of the cluster: the leases of the store, and those of a moment ago where the
+//! store has lost them.
+//!
+//! A store that is wiped, or restored from an old backup, takes away the leases of nodes that live. Their owners put
+//! them back within seconds, and until then their pods must stay reachable. So a peer that vanishes
+//! together with our own lease, which cannot have ended, is kept until it is back or the grace period is over.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::lease::table::{LeaseTable, PeerChange, overlap};
+use crate::lease::{Lease, Subnets};
+use crate::store::{Change, Record};
+
+/// How long peers of a wiped store are kept. Long enough for daemons to find the store again at the
+/// slowest pace of their retries.
+pub const GRACE: Duration = Duration::from_secs(300);
+
+/// Where the peers come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing is known yet.
+    #[default]
+    Nothing,
+    /// The state directory: the store has not answered since the start.
+    Remembered,
+    /// The store.
+    Store,
+}
+
+/// The leases that count. Times are durations since the start of the daemon.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    table: LeaseTable,
+    source: Source,
+    lingering: BTreeMap<Subnets, Arc<Lease>>,
+    grace_ends: Option<Duration>,
+}
+
+impl Cluster {
+    /// The leases of the store.
+    #[must_use]
+    pub const fn table(&self) -> &LeaseTable {
+        &self.table
+    }
+
+    /// Where the peers come from.
+    #[must_use]
+    pub const fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Peers that the store has lost and that are kept for now.
+    #[must_use]
+    pub const fn lingering(&self) -> &BTreeMap<Subnets, Arc<Lease>> {
+        &self.lingering
+    }
+
+    /// When [`Cluster::tick`] has something to do.
+    #[must_use]
+    pub const fn next_tick(&self) -> Option<Duration> {
+        self.grace_ends
+    }
+
+    /// Every lease that counts, in no order between the store's and the kept ones.
+    pub fn leases(&self) -> impl Iterator<Item = &Arc<Lease>> {
+        self.table.leases().values().map(|entry| &entry.lease).chain(self.lingering.values())
+    }
+
+    /// Starts with the records of the last run, until the store answers.
+    pub fn remember(&mut self, records: &[Record]) {
+        if self.source == Source::Nothing {
+            self.table.replace(records);
+            self.source = Source::Remembered;
+        }
+    }
+
+    /// Takes a listing. `own` is the lease that we hold and have not lost.
+    pub fn listing(&mut self, records: &[Record], own: Option<&Subnets>, now: Duration) -> Vec<PeerChange> {
+        let changes = self.table.replace(records);
+        self.source = Source::Store;
+        self.settle(changes, own, now)
+    }
+
+    /// Takes the changes of one moment.
+    pub fn changes(&mut self, changes: &[Change], own: Option<&Subnets>, now: Duration) -> Vec<PeerChange> {
+        let changes = changes.iter().filter_map(|change| self.table.apply(change)).collect();
+        self.settle(changes, own, now)
+    }
+
+    /// Gives up the kept peers once the grace period is over.
+    pub fn tick(&mut self, now: Duration) -> Vec<PeerChange> {
+        if self.grace_ends.is_none_or(|ends| now < ends) {
+            return Vec::new();
+        }
+        self.grace_ends = None;
+        std::mem::take(&mut self.lingering)
+            .into_iter()
+            .map(|(subnets, lease)| PeerChange { subnets, before: Some(lease), after: None })
+            .collect()
+    }
+
+    fn settle(
+        &mut self,
+        changes: Vec<PeerChange>,
+        own: Option<&Subnets>,
+        now: Duration,
+    ) -> Vec<PeerChange> {
+        let lost_ours = own.is_some_and(|own| {
+            changes.iter().any(|change| change.subnets == *own && change.after.is_none())
+        });
+        let mut settled = Vec::new();
+        for change in changes {
+            let Some(lease) = &change.after else {
+                if let Some(before) = change.before.as_ref().filter(|_| lost_ours && own != Some(&change.subnets))
+                {
+                    self.lingering.insert(change.subnets, Arc::clone(before));
+                    self.grace_ends = Some(now + GRACE);
+                } else {
+                    settled.push(change);
+                }
+                continue;
+            };
+            settled.extend(self.displace(lease));
+            let before = change.before.clone().or_else(|| self.lingering.remove(&change.subnets));
+            if before.as_ref().is_none_or(|before| before.attrs != lease.attrs) {
+                settled.push(PeerChange { before, ..change });
+            }
+        }
+        if self.lingering.is_empty() {
+            self.grace_ends = None;
+        }
+        settled
+    }
+
+    /// A lease of the store ends the grace of every kept peer that it overlaps: the subnet has a new owner.
+    fn displace(&mut self, lease: &Lease) -> Vec<PeerChange> {
+        let displaced: Vec<Subnets> = self
+            .lingering
+            .keys()
+            .filter(|kept| **kept != lease.subnets && overlap(kept, &lease.subnets))
+            .copied()
+            .collect();
+        displaced
+            .into_iter()
+            .map(|subnets| PeerChange { subnets, before: self.lingering.remove(&subnets), after: None })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! When the next full round is due, and why.
+
+use std::fmt;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A round is repeated at this interval even if nothing hints at a need: repairs what no notification told.
+const RESYNC: Duration = Duration::from_secs(60);
+
+/// Notifications come in bursts (a device that goes takes its routes along), so the look waits this long.
+const SETTLE: Duration = Duration::from_millis(5);
+
+/// First and longest wait after a round with failed operations.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// Rounds take at most this part of the time, however many notifications arrive.
+const COST_SHARE: u32 = 4;
+
+/// Why a full round runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// The daemon started.
+    Start,
+    /// The kernel told of a change that is not ours.
+    Hint,
+    /// Notifications were lost.
+    Overrun,
+    /// Operations failed in the last round.
+    Retry,
+    /// The slow interval has passed.
+    Resync,
+    /// The network config changed.
+    Config,
+    /// Our own lease changed.
+    Claim,
+    /// A listing replaced the view of the cluster.
+    Listing,
+    /// Peers that had vanished with a wiped store were given up.
+    Grace,
+    /// The wish of somebody else: two leases share an object, so a difference is not enough.
+    Overlap,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Start => "start",
+            Self::Hint => "hint",
+            Self::Overrun => "overrun",
+            Self::Retry => "retry",
+            Self::Resync => "resync",
+            Self::Config => "config",
+            Self::Claim => "claim",
+            Self::Listing => "listing",
+            Self::Grace => "grace",
+            Self::Overlap => "overlap",
+        })
+    }
+}
+
+/// Decides when the next full round runs.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    due: Instant,
+    reason: Reason,
+    /// Not before this, so that rounds cannot take all the time.
+    earliest: Instant,
+    retry: Duration,
+}
+
+impl Pace {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { due: now, reason: Reason::Start, earliest: now, retry: RETRY.0 }
+    }
+
+    /// When to run, and why.
+    pub(crate) fn next(&self) -> (Instant, Reason) {
+        (self.due.max(self.earliest), self.reason)
+    }
+
+    /// A round is wanted at once.
+    pub(crate) fn request(&mut self, reason: Reason, now: Instant) {
+        self.pull(reason, now);
+    }
+
+    /// A round is wanted once the burst is over.
+    pub(crate) fn request_settled(&mut self, reason: Reason, now: Instant) {
+        self.pull(reason, now + SETTLE);
+    }
+
+    fn pull(&mut self, reason: Reason, at: Instant) {
+        if at < self.due {
+            self.due = at;
+            self.reason = reason;
+        }
+    }
+
+    /// A round ended.
+    pub(crate) fn finished(&mut self, started: Instant, now: Instant, failed: bool) {
+        self.earliest = now + (now - started) * COST_SHARE;
+        if failed {
+            self.due = now + self.retry;
+            self.reason = Reason::Retry;
+            self.retry = (self.retry * 2).min(RETRY.1);
+        } else {
+            self.due = now + RESYNC;
+            self.reason = Reason::Resync;
+            self.retry = RETRY.0;
+        }
+    }
+
+    /// An operation outside a full round failed.
+    pub(crate) fn failed(&mut self, now: Instant) {
+        self.pull(Reason::Retry, now + self.retry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_at_once_and_then_slows_down() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        assert_eq!(pace.next(), (start, Reason::Start));
+        pace.finished(start, start, false);
+        assert_eq!(pace.next(), (start + RESYNC, Reason::Resync));
+        pace.request_settled(Reason::Hint, start);
+        assert_eq!(pace.next(), (start + SETTLE, Reason::Hint));
+        pace.request(Reason::Claim, start);
+        assert_eq!(pace.next(), (start, Reason::Claim));
+    }
+
+    #[test]
+    fn repeats_failures_ever_more_slowly_until_one_round_is_clean() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        pace.finished(start, start, true);
+        assert_eq!(pace.next(), (start + RETRY.0, Reason::Retry));
+        for _ in 0..20 {
+            pace.finished(start, start, true);
+        }
+        assert_eq!(pace.next(), (start + RETRY.1, Reason::Retry));
+        pace.finished(start, start, false);
+        pace.failed(start);
+        assert_eq!(pace.next(), (start + RETRY.0, Reason::Retry));
+    }
+
+    #[test]
+    fn leaves_time_for_others_when_rounds_are_long() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        let end = start + Duration::from_millis(100);
+        pace.finished(start, end, false);
+        pace.request(Reason::Hint, end);
+        assert_eq!(pace.next(), (end + Duration::from_millis(400), Reason::Hint));
+    }
+}
