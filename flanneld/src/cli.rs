@@ -10,10 +10,10 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use go_flags::{HIDDEN, Setting, Words};
+use crate::store::etcd::EtcdOptions;
+use go_flags::{Setting, Words};
 use reader::Reader;
 use std::ffi::OsString;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -91,57 +91,6 @@ impl StoreOptions {
             }
         }
         scope
-    }
-}
-
-/// How etcd is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EtcdOptions {
-    /// `http://host:port` or `https://host:port`; all have the scheme of the first.
-    pub endpoints: Vec<String>,
-    /// Key below which config and leases are, as given.
-    pub prefix: String,
-    /// Authorities that servers are checked against; without it those of the system.
-    pub ca_file: Option<PathBuf>,
-    /// What we show to servers.
-    pub client_certificate: Option<ClientCertificate>,
-    /// User and password.
-    pub credentials: Option<Credentials>,
-}
-
-/// A certificate and its key, as files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientCertificate {
-    /// PEM file of the certificate.
-    pub certificate: PathBuf,
-    /// PEM file of the private key.
-    pub key: PathBuf,
-}
-
-/// An etcd user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// Name.
-    pub username: String,
-    /// Password.
-    pub password: Secret,
-}
-
-/// A text that no log, error or status may show.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(HIDDEN)
     }
 }
 

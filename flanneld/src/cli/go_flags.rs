@@ -218,8 +218,8 @@ fn ignored(
     let flags: Vec<String> = rest
         .filter_map(|word| {
             let word = word.to_string_lossy();
-            let name = flag_body(&word)?.split('=').next()?;
-            Some(format!("--{name}"))
+            flag_body(&word)?;
+            word.split('=').next().map(str::to_owned)
         })
         .collect();
     let boolean = matches!(word.to_ascii_lowercase().as_str(), "true" | "false" | "t" | "f" | "1" | "0");

@@ -2,10 +2,8 @@
 
 use super::go_flags::{Given, HIDDEN, Origin, Setting};
 use super::table::FLAGS;
-use super::{
-    CliError, ClientCertificate, Credentials, EtcdOptions, InterfaceOptions, LogFormat, LogOptions, Options,
-    Secret, StoreOptions, Warning,
-};
+use super::{CliError, InterfaceOptions, LogFormat, LogOptions, Options, StoreOptions, Warning};
+use crate::store::etcd::EtcdOptions;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -119,26 +117,25 @@ impl<'a> Reader<'a> {
     }
 
     fn etcd(&mut self) -> Result<EtcdOptions, CliError> {
-        let ca_file = self.optional_path("etcd-cafile");
-        let client_certificate = self
-            .pair("etcd-certfile", "etcd-keyfile", "a client certificate needs both")
-            .map(|(certificate, key)| ClientCertificate { certificate: certificate.into(), key: key.into() });
-        let credentials = self
-            .pair("etcd-username", "etcd-password", "a login needs both")
-            .map(|(username, password)| Credentials { username, password: Secret(password) });
-        let endpoints = self.endpoints(ca_file.is_some() || client_certificate.is_some())?;
-        if endpoints.iter().any(|endpoint| endpoint.starts_with("http://")) {
-            for name in ["etcd-cafile", "etcd-certfile", "etcd-keyfile"] {
-                if let Some(setting) = self.optional(name) {
-                    self.warn(
-                        setting.name(),
-                        "the connection to etcd is not encrypted: an endpoint is http://",
-                    );
-                }
-            }
-        }
-        let prefix = self.setting("etcd-prefix").text;
-        Ok(EtcdOptions { endpoints, prefix, ca_file, client_certificate, credentials })
+        let (certfile, keyfile) =
+            self.pair("etcd-certfile", "etcd-keyfile", "a client certificate needs both").unzip();
+        let (username, password) = self.pair("etcd-username", "etcd-password", "a login needs both").unzip();
+        let endpoints = self.setting("etcd-endpoints");
+        let options = EtcdOptions {
+            endpoints: endpoints.text.clone(),
+            prefix: self.setting("etcd-prefix").text,
+            cafile: self.optional_path("etcd-cafile"),
+            certfile: certfile.map(PathBuf::from),
+            keyfile: keyfile.map(PathBuf::from),
+            username,
+            password,
+        };
+        // Nothing else can be wrong with them: halves of pairs are left out.
+        options.check().map_err(|_| {
+            let rule = "http://host:port or https://host:port, several separated by commas";
+            endpoints.wrong(rule, "http://192.0.2.1:2379,http://192.0.2.2:2379")
+        })?;
+        Ok(options)
     }
 
     /// Two settings that only count together. Compatibility: Go ignores one without the other.
@@ -155,31 +152,6 @@ impl<'a> Reader<'a> {
             }
             (None, None) => None,
         }
-    }
-
-    /// Compatibility: the scheme of the first endpoint decides for all.
-    fn endpoints(&mut self, tls: bool) -> Result<Vec<String>, CliError> {
-        let setting = self.setting("etcd-endpoints");
-        let mut scheme = None;
-        let mut endpoints = Vec::new();
-        for text in setting.text.split(',') {
-            let endpoint = Endpoint::parse(text.trim()).ok_or_else(|| {
-                let rule = "http:// or https:// endpoints, separated by commas";
-                setting.wrong(rule, "http://192.0.2.1:2379,http://192.0.2.2:2379")
-            })?;
-            if endpoint.has_userinfo {
-                self.warn(setting.name(), "a user in an endpoint: use --etcd-username and --etcd-password");
-            }
-            let first = *scheme.get_or_insert(endpoint.scheme.unwrap_or(if tls { "https" } else { "http" }));
-            if endpoint.scheme.is_some_and(|own| own != first) {
-                self.warn(
-                    setting.name(),
-                    format!("{} is used with {first}://, as the first endpoint", endpoint.authority),
-                );
-            }
-            endpoints.push(format!("{first}://{}", endpoint.authority));
-        }
-        Ok(endpoints)
     }
 
     fn interface(&self) -> Result<InterfaceOptions, CliError> {
@@ -297,51 +269,6 @@ fn redacted(setting: &Setting) -> Setting {
         setting.text = HIDDEN.to_owned();
     }
     setting
-}
-
-/// One etcd server.
-struct Endpoint {
-    scheme: Option<&'static str>,
-    authority: String,
-    has_userinfo: bool,
-}
-
-impl Endpoint {
-    const DEFAULT_PORT: u16 = 2379;
-
-    fn parse(text: &str) -> Option<Self> {
-        let (scheme, rest) = match text.split_once("://") {
-            Some(("http", rest)) => (Some("http"), rest),
-            Some(("https", rest)) => (Some("https"), rest),
-            Some(_) => return None,
-            None => (None, text),
-        };
-        let (rest, has_userinfo) = match rest.rsplit_once('@') {
-            Some((_, rest)) => (rest, true),
-            None => (rest, false),
-        };
-        let (authority, _path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (host, port) = match authority.strip_prefix('[') {
-            Some(v6) => {
-                let (host, port) = v6.split_once(']')?;
-                host.parse::<Ipv6Addr>().ok()?;
-                (format!("[{host}]"), if port.is_empty() { None } else { Some(port.strip_prefix(':')?) })
-            }
-            None => match authority.split_once(':') {
-                Some((host, port)) => (host.to_owned(), Some(port)),
-                None => (authority.to_owned(), None),
-            },
-        };
-        let named = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-        if host.is_empty() || !(host.starts_with('[') || host.bytes().all(named)) {
-            return None;
-        }
-        let port = match port {
-            Some(port) => port.parse().ok().filter(|port| *port > 0)?,
-            None => Self::DEFAULT_PORT,
-        };
-        Some(Self { scheme, authority: format!("{host}:{port}"), has_userinfo })
-    }
 }
 
 /// A duration as Go writes it, in whole numbers: `24h`, `1h30m`, `90s`.

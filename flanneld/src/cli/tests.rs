@@ -44,16 +44,11 @@ fn warnings(args: &[&str]) -> String {
 #[test]
 fn defaults_are_those_of_go() {
     let options = options(&[]);
-    assert_eq!(
-        *etcd(&options),
-        EtcdOptions {
-            endpoints: vec!["http://127.0.0.1:4001".into(), "http://127.0.0.1:2379".into()],
-            prefix: "/coreos.com/network".into(),
-            ca_file: None,
-            client_certificate: None,
-            credentials: None,
-        }
-    );
+    let etcd = etcd(&options);
+    assert_eq!(etcd.endpoints, "http://127.0.0.1:4001,http://127.0.0.1:2379");
+    assert_eq!(etcd.prefix, "/coreos.com/network");
+    assert!(etcd.cafile.is_none() && etcd.certfile.is_none() && etcd.keyfile.is_none());
+    assert!(etcd.username.is_none() && etcd.password.is_none());
     assert_eq!(options.interface, InterfaceOptions::default());
     assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
     assert_eq!(options.state_dir, PathBuf::from("/var/lib/flannel"));
@@ -74,7 +69,7 @@ fn the_shipped_command_lines_parse() {
     assert_eq!(error, CliError::NoKubernetes { setting: "--kube-subnet-mgr".into() });
     let unit =
         options(&["-etcd-endpoints=http://10.0.0.1:2379", "-etcd-prefix=/net", "-ip-masq", "-iface", "eth1"]);
-    assert_eq!(etcd(&unit).endpoints, ["http://10.0.0.1:2379"]);
+    assert_eq!(etcd(&unit).endpoints, "http://10.0.0.1:2379");
     assert_eq!(etcd(&unit).prefix, "/net");
     assert_eq!(unit.interface.names, ["eth1"]);
     assert!(unit.ip_masq);
@@ -137,7 +132,7 @@ fn parsing_stops_at_the_first_word_that_is_no_flag() {
         warnings(&["--ip-masq", "true", "--healthz-port", "8081", "--etcd-password=p4ss"]),
         @"true | not a flag, and nothing after it counts, so these are lost: --healthz-port --etcd-password; write --ip-masq=true"
     );
-    assert_snapshot!(warnings(&["eth0", "-v=1"]), @"eth0 | not a flag, and nothing after it counts, so these are lost: --v");
+    assert_snapshot!(warnings(&["eth0", "-v=1"]), @"eth0 | not a flag, and nothing after it counts, so these are lost: -v");
     assert_snapshot!(warnings(&["--etcd-username=a", "--etcd-password=p4ss", "w0rd"]), @"[hidden] | not a flag, and nothing after it counts");
 }
 
@@ -202,12 +197,12 @@ fn wrong_values_name_the_rule_and_the_mend() {
         "--version=maybe",
         "--set-node-network-unavailable=2",
         "--etcd-endpoints=",
-        "--etcd-endpoints=http://a:2379,,http://b:2379",
         "--etcd-endpoints=unix:///run/etcd",
         "--etcd-endpoints=http://a:port",
         "--etcd-endpoints=http://a b:1",
         "--etcd-endpoints=http://user:s3cret@a:port",
         "--etcd-endpoints=http://user:s3,cret@a:1",
+        "--etcd-endpoints=http://a",
         "--public-ip=2001:db8::1",
         "--public-ip=10.0.0",
         "--public-ip=0.0.0.0",
@@ -244,13 +239,13 @@ fn wrong_values_name_the_rule_and_the_mend() {
     2: --ip-masq is "", but must be true or false; for example --ip-masq=true
     2: --version is "maybe", but must be true or false; for example --version=true
     2: --set-node-network-unavailable is "2", but must be true or false; for example --set-node-network-unavailable=true
-    2: --etcd-endpoints is "", but must be http:// or https:// endpoints, separated by commas; for example --etcd-endpoints=http://192.0.2.1:2379,http://192.0.2.2:2379
-    2: --etcd-endpoints is "http://a:2379,,http://b:2379", but must be http:// or https:// endpoints, separated by commas; for example --etcd-endpoints=http://192.0.2.1:2379,http://192.0.2.2:2379
-    2: --etcd-endpoints is "unix:///run/etcd", but must be http:// or https:// endpoints, separated by commas; for example --etcd-endpoints=http://192.0.2.1:2379,http://192.0.2.2:2379
-    2: --etcd-endpoints is "http://a:port", but must be http:// or https:// endpoints, separated by commas; for example --etcd-endpoints=http://192.0.2.1:2379,http://192.0.2.2:2379
-    2: --etcd-endpoints is "http://a b:1", but must be http:// or https:// endpoints, separated by commas; for example --etcd-endpoints=http://192.0.2.1:2379,http://192.0.2.2:2379
-    2: --etcd-endpoints is "[hidden]", but must be http:// or https:// endpoints, separated by commas; for example --etcd-endpoints=http://192.0.2.1:2379,http://192.0.2.2:2379
-    2: --etcd-endpoints is "[hidden]", but must be http:// or https:// endpoints, separated by commas; for example --etcd-endpoints=http://192.0.2.1:2379,http://192.0.2.2:2379
+    2: --etcd-endpoints is "", but must be http://host:port or https://host:port, several separated by commas; for example --etcd-endpoints=http://192.0.2.1:2379,http://192.0.2.2:2379
+    2: --etcd-endpoints is "unix:///run/etcd", but must be http://host:port or https://host:port, several separated by commas; for example --etcd-endpoints=http://192.0.2.1:2379,http://192.0.2.2:2379
+    2: --etcd-endpoints is "http://a:port", but must be http://host:port or https://host:port, several separated by commas; for example --etcd-endpoints=http://192.0.2.1:2379,http://192.0.2.2:2379
+    2: --etcd-endpoints is "http://a b:1", but must be http://host:port or https://host:port, several separated by commas; for example --etcd-endpoints=http://192.0.2.1:2379,http://192.0.2.2:2379
+    2: --etcd-endpoints is "[hidden]", but must be http://host:port or https://host:port, several separated by commas; for example --etcd-endpoints=http://192.0.2.1:2379,http://192.0.2.2:2379
+    2: --etcd-endpoints is "[hidden]", but must be http://host:port or https://host:port, several separated by commas; for example --etcd-endpoints=http://192.0.2.1:2379,http://192.0.2.2:2379
+    2: --etcd-endpoints is "http://a", but must be http://host:port or https://host:port, several separated by commas; for example --etcd-endpoints=http://192.0.2.1:2379,http://192.0.2.2:2379
     2: --public-ip is "2001:db8::1", but must be the IPv4 address of one host (IPv6 is for --public-ipv6); for example --public-ip=192.0.2.1
     2: --public-ip is "10.0.0", but must be the IPv4 address of one host; for example --public-ip=192.0.2.1
     2: --public-ip is "0.0.0.0", but must be the IPv4 address of one host; for example --public-ip=192.0.2.1
@@ -295,7 +290,7 @@ fn environment() {
         ("FLANNELD_STATE_DIR", "/s"),
     ];
     let options = options_with(&["--etcd-prefix=/flag", "--iface-regex=x"], &env);
-    assert_eq!(etcd(&options).endpoints, ["https://a:1", "https://b:2"]);
+    assert_eq!(etcd(&options).endpoints, "https://a:1,https://b:2");
     assert_eq!(etcd(&options).prefix, "/flag", "the command line wins");
     assert!(options.ip_masq);
     assert_eq!(options.interface.names, ["eth0,eth1"], "one element");
@@ -387,54 +382,22 @@ fn health_address() {
 }
 
 #[test]
-fn endpoints() {
-    let endpoints = |args: &[&str]| etcd(&options(args)).endpoints.join(" ");
-    for (text, expected) in [
-        ("http://a:1", "http://a:1"),
-        ("a:1,b:2", "http://a:1 http://b:2"),
-        ("https://a:1,b:2", "https://a:1 https://b:2"),
-        ("http://a:1, http://b:2/", "http://a:1 http://b:2"),
-        ("http://[fd00::1]:2379,[fd00::2]", "http://[fd00::1]:2379 http://[fd00::2]:2379"),
-        ("https://etcd-0.example.org", "https://etcd-0.example.org:2379"),
-        ("http://user:s3cret@a:1", "http://a:1"),
-        ("http://a:1,https://b:2", "http://a:1 http://b:2"),
-    ] {
-        assert_eq!(endpoints(&["--etcd-endpoints", text]), expected, "{text}");
-    }
-    assert_eq!(endpoints(&["--etcd-endpoints=a:1", "--etcd-cafile=/ca"]), "https://a:1");
-    assert_eq!(
-        endpoints(&["--etcd-endpoints=a:1", "--etcd-certfile=/c", "--etcd-keyfile=/k"]),
-        "https://a:1"
-    );
-}
-
-#[test]
 fn settings_that_do_nothing_are_named() {
     let lines: Vec<String> = [
-        &["--etcd-certfile=/c", "--etcd-keyfile=/k", "--etcd-cafile=/ca"] as &[_],
-        &["--etcd-certfile=/c"],
+        &["--etcd-certfile=/c"] as &[_],
         &["--etcd-keyfile=/k"],
         &["--etcd-username=u"],
         &["--etcd-password=s3cret"],
-        &["--etcd-endpoints=http://a:1,https://b:2"],
-        &["--etcd-endpoints=http://user:s3cret@a:1"],
         &["--lease-dir=/l", "--etcd-prefix=/x", "--etcd-password=s3cret"],
     ]
     .into_iter()
     .map(warnings)
     .collect();
     assert_snapshot!(lines.join("\n"), @r#"
-    --etcd-cafile | the connection to etcd is not encrypted: an endpoint is http://
-    --etcd-certfile | the connection to etcd is not encrypted: an endpoint is http://
-    --etcd-keyfile | the connection to etcd is not encrypted: an endpoint is http://
     --etcd-certfile | a client certificate needs both: --etcd-keyfile is missing
-    --etcd-certfile | the connection to etcd is not encrypted: an endpoint is http://
     --etcd-keyfile | a client certificate needs both: --etcd-certfile is missing
-    --etcd-keyfile | the connection to etcd is not encrypted: an endpoint is http://
     --etcd-username | a login needs both: --etcd-password is missing
     --etcd-password | a login needs both: --etcd-username is missing
-    --etcd-endpoints | b:2 is used with http://, as the first endpoint
-    --etcd-endpoints | a user in an endpoint: use --etcd-username and --etcd-password
     --etcd-password | leases are in the directory of --lease-dir
     --etcd-prefix | leases are in the directory of --lease-dir
     "#);
@@ -448,11 +411,15 @@ fn stores() {
     );
     assert_snapshot!(refused(&["--lease-dir=/l", "--kube-subnet-mgr"]), @"2: --kube-subnet-mgr and --lease-dir exclude each other: leases are kept in one place, leave one of them out");
     assert_snapshot!(refused(&["--kube-subnet-mgr"]), @"1: --kube-subnet-mgr: this build cannot keep leases in Kubernetes yet; use etcd (--etcd-endpoints) or a directory (--lease-dir)");
-    let secure = self::options(&["--etcd-endpoints=https://a:1", "--etcd-certfile=/c", "--etcd-keyfile=/k"]);
-    assert_eq!(
-        etcd(&secure).client_certificate,
-        Some(ClientCertificate { certificate: "/c".into(), key: "/k".into() })
-    );
+    let login = ["--etcd-username=u", "--etcd-password=s3cret"];
+    let files =
+        ["--etcd-endpoints=https://a:1", "--etcd-cafile=/ca", "--etcd-certfile=/c", "--etcd-keyfile=/k"];
+    let secure = self::options(&[&files[..], &login].concat());
+    let file = |path: &Option<PathBuf>| path.as_ref().unwrap().display().to_string();
+    let etcd = etcd(&secure);
+    assert_eq!([file(&etcd.cafile), file(&etcd.certfile), file(&etcd.keyfile)], ["/ca", "/c", "/k"]);
+    assert_eq!((etcd.username.as_deref(), etcd.password.as_deref()), (Some("u"), Some("s3cret")));
+    assert_eq!(secure.warnings, []);
 }
 
 #[test]
@@ -480,11 +447,8 @@ fn renew_margin_and_lease_time() {
 
 #[test]
 fn secrets_are_shown_nowhere() {
-    let options = options_with(
-        &["--etcd-username=root", "--etcd-endpoints=http://user:s3cret@a:1"],
-        &[("FLANNELD_ETCD_PASSWORD", "s3cret")],
-    );
-    assert_eq!(etcd(&options).credentials.as_ref().unwrap().password.expose(), "s3cret");
+    let options = options_with(&["--etcd-username=root"], &[("FLANNELD_ETCD_PASSWORD", "s3cret")]);
+    assert_eq!(etcd(&options).password.as_deref(), Some("s3cret"));
     let shown = format!("{options:?} {options:#?} {} {:?}", options.summary(), options.warnings);
     assert!(shown.contains("root") && !shown.contains("s3cret"), "{shown}");
 }

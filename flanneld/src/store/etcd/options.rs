@@ -37,6 +37,16 @@ impl fmt::Debug for EtcdOptions {
     }
 }
 
+impl EtcdOptions {
+    /// Says whether they can work, before anything is connected.
+    ///
+    /// # Errors
+    /// Fails if the options cannot work.
+    pub fn check(&self) -> Result<(), EtcdOptionsError> {
+        Target::new(self.clone()).map(drop)
+    }
+}
+
 /// Flags that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EtcdOptionsError {
@@ -109,7 +119,12 @@ impl Target {
                 return Err(EtcdOptionsError::HalfLogin { given: PASSWORD, missing: USERNAME });
             }
         };
-        let tls_by_default = cafile.is_some() || identity.is_some();
+        // Compatibility: Go takes the scheme of the first endpoint for all.
+        let tls_by_default = match options.endpoints.trim_start() {
+            first if first.starts_with("https://") => true,
+            first if first.starts_with("http://") => false,
+            _ => cafile.is_some() || identity.is_some(),
+        };
         let endpoints = options
             .endpoints
             .split(',')
@@ -146,7 +161,8 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Without a scheme it is TLS if there is anything to configure TLS with, as in Go. A path is dropped, as in Go.
+    /// Without a scheme it is that of the first, and for that one TLS if there is anything to configure TLS with. A
+    /// path is dropped, as in Go.
     fn parse(text: &str, tls_by_default: bool) -> Result<Self, EtcdOptionsError> {
         let wrong = |problem| EtcdOptionsError::Endpoint { endpoint: text.to_owned(), problem };
         let (tls, rest) = match text.split_once("://") {

@@ -21,6 +21,7 @@ fn endpoints_are_normalised() {
         (" https://a:1 ,, http://[fd00::1]:2379/ ", &["https://a:1", "http://[fd00::1]:2379"]),
         ("etcd-0.example.com:2379", &["http://etcd-0.example.com:2379"]),
         ("https://a:1/some/path?x", &["https://a:1"]),
+        ("https://a:1,b:2,http://c:3", &["https://a:1", "https://b:2", "http://c:3"]),
     ];
     for (text, expected) in cases {
         assert_eq!(urls(options(text)).unwrap(), expected, "{text}");
@@ -35,6 +36,9 @@ fn without_scheme_certificates_decide() {
     assert_eq!(target.endpoints[0].url, "https://a:1");
     assert!(!target.ignores_certificates(&target.endpoints[0]));
     assert!(target.ignores_certificates(&target.endpoints[1]));
+    let mut after_http = options("http://a:1,b:2");
+    after_http.cafile = Some("ca.pem".into());
+    assert_eq!(urls(after_http).unwrap(), ["http://a:1", "http://b:2"]);
 }
 
 #[test]
