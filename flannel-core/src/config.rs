@@ -34,7 +34,7 @@ pub struct NetworkConfig {
 }
 
 /// Why a network config cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseConfigError {
     /// Not a JSON object.
     #[error("the network config cannot be read")]

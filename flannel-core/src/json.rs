@@ -10,7 +10,9 @@ use std::fmt;
 mod fields;
 mod parse;
 
-pub use fields::{FieldError, Fields, Kind, Member, ParseJsonError, array, compact, parse_value, string};
+pub use fields::{
+    FieldError, Fields, JsonSyntaxError, Kind, Member, ParseJsonError, array, compact, parse_value, string,
+};
 pub use parse::SyntaxError;
 
 /// A JSON value. Numbers keep their literal until they are used or written.

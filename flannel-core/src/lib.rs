@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod backoff;
 pub mod config;
 pub mod dataplane;
 pub mod facts;
@@ -15,4 +16,6 @@ pub mod lease;
 pub mod link;
 pub mod message;
 pub mod ruleset;
+pub mod seed;
 pub mod store;
+pub mod subnet_env;

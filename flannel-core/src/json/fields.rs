@@ -9,7 +9,7 @@ use std::fmt;
 use super::folds_to;
 
 /// A text that is not the JSON that was asked for.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseJsonError {
     /// Nothing but white space.
     #[error("the JSON text is empty; write at least {{}}")]
@@ -19,10 +19,21 @@ pub enum ParseJsonError {
     ByteOrderMark,
     /// Does not follow the grammar, or has something after its end.
     #[error("not valid JSON")]
-    Syntax(#[source] serde_json::Error),
+    Syntax(#[source] JsonSyntaxError),
     /// Another kind of value at the top.
     #[error("the JSON text is {0}, but must be an object: {{ … }}")]
     NotAnObject(Kind),
+}
+
+/// What is wrong with a text, and at which line and column.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct JsonSyntaxError(String);
+
+impl From<serde_json::Error> for JsonSyntaxError {
+    fn from(error: serde_json::Error) -> Self {
+        Self(error.to_string())
+    }
 }
 
 /// A member whose value cannot be used.
@@ -108,7 +119,7 @@ impl<'a> Fields<'a> {
         let value = parse_value(text)?;
         Self::of(value).map_err(|kind| match kind {
             Ok(kind) => ParseJsonError::NotAnObject(kind),
-            Err(error) => ParseJsonError::Syntax(error),
+            Err(error) => ParseJsonError::Syntax(error.into()),
         })
     }
 
@@ -268,7 +279,7 @@ pub fn parse_value(text: &str) -> Result<&RawValue, ParseJsonError> {
     if text.trim_matches([' ', '\t', '\r', '\n']).is_empty() {
         return Err(ParseJsonError::Empty);
     }
-    serde_json::from_str(text).map_err(ParseJsonError::Syntax)
+    serde_json::from_str(text).map_err(|error| ParseJsonError::Syntax(error.into()))
 }
 
 /// The text of a string value.

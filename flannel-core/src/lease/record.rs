@@ -10,7 +10,7 @@ use crate::json::{self, FieldError, Fields, Kind, ParseJsonError};
 mod tests;
 
 /// A record that cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseRecordError {
     /// Not a JSON object.
     #[error("the lease record cannot be read")]
