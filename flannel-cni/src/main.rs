@@ -1,1 +1,35 @@
-fn main() {}
+//! The CNI plugin: `flannel`, which gives pods their place in the network.
+//!
+//! One process, one operation: parameters from the environment, config from stdin. Invariants: stdout carries the
+//! result or the error object and nothing else; no threads but those that feed a child, no runtime; the pure half (what to
+//! do) is apart from the doing.
+#![forbid(unsafe_code)]
+
+mod address;
+mod delegate;
+mod environment;
+mod error;
+mod flannel;
+mod invoke;
+mod netconf;
+mod netns;
+mod plugin;
+mod result;
+mod scratch;
+mod subnet_env;
+mod version;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
+    let outcome = plugin::Plugin::named(&name).run(|name| std::env::var_os(name), std::io::stdin());
+    let _ = std::io::stderr().write_all(outcome.stderr.as_bytes());
+    // A runtime that does not read the result has not got it.
+    match std::io::stdout().write_all(outcome.stdout.as_bytes()) {
+        Ok(()) if outcome.success => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}

@@ -99,7 +99,9 @@ impl Value {
     pub fn type_error(&self, field: &str, wanted: &'static str) -> TypeError {
         // Go names the literal where a number is not an integer.
         let found = match self {
-            Self::Number(number) if wanted.contains("int") => format!("number {}", number.literal()),
+            Self::Number(number) if wanted.trim_start_matches('u').starts_with("int") => {
+                format!("number {}", number.literal())
+            }
             other => other.kind().to_owned(),
         };
         TypeError { found, field: field.to_owned(), wanted }

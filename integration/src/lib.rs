@@ -1,1 +1,93 @@
-//! Harness.
+//! Harness of the end-to-end tests: nodes as network namespaces, real daemons, real etcd, real CNI plugins,
+//! looked at from outside.
+//!
+//! A test draws its topology at the top and works through [`lab`]:
+//!
+//! ```no_run
+//! use integration::{Flanneld, lab};
+//!
+//! lab(|lab| {
+//!     let cluster = lab.cluster(2)?;
+//!     let leases = lab.directory("directory/leases")?;
+//!     std::fs::write(leases.join("config"), r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}"#)?;
+//!     cluster.start_all(&Flanneld::on_directory(&leases))?;
+//!     let (a, b) = (cluster.nodes[0].add_pod("a")?, cluster.nodes[1].add_pod("b")?);
+//!     a.netns.wait_ping(b.address(true)?)
+//! });
+//! ```
+//!
+//! Invariants
+//! - Everything happens inside a sandbox (`xtask/assets/sandbox.sh`): own network, mount and process
+//!   namespaces. Nothing is ever torn down by a destructor: the kernel removes all of it when the test
+//!   process ends, and until then it is there to be collected.
+//! - A namespace belongs to a thread. Whatever runs in one runs in a thread made for it ([`Netns::enter`]);
+//!   processes started from there inherit it.
+//! - Nothing waits for a fixed time: see [`wait`].
+#![forbid(unsafe_code)]
+
+pub mod cni;
+mod collect;
+pub mod etcd;
+pub mod feature;
+pub mod http;
+pub mod kernel_state;
+pub mod netns;
+pub mod node;
+pub mod topology;
+pub mod traffic;
+pub mod wait;
+
+pub use cni::{Conflist, Pod};
+pub use etcd::{Etcd, EtcdOptions};
+pub use feature::Feature;
+pub use netns::Netns;
+pub use node::{Daemon, Flanneld, Node};
+pub use topology::{Cluster, Lab, Nic, Segment};
+
+use anyhow::Result;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Runs a test. When it fails, collects logs and kernel state of every node.
+///
+/// # Panics
+///
+/// If the test fails, cannot run here, or is started outside a sandbox.
+#[track_caller]
+pub fn lab(test: impl FnOnce(&Lab) -> Result<()>) {
+    assert!(
+        std::env::var_os("FLANNEL_SANDBOX").is_some(),
+        "end-to-end tests run in a sandbox of their own, as root: use `cargo xtask e2e`"
+    );
+    if let Some(seconds) = std::env::var("FLANNEL_E2E_TIMEOUT").ok().and_then(|text| text.parse().ok()) {
+        collect::watchdog(Duration::from_secs(seconds));
+    }
+    let outcome = catch_unwind(AssertUnwindSafe(|| Lab::new().and_then(|lab| test(&lab))));
+    let error = match outcome {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error,
+        Err(panic) => {
+            collect::all();
+            std::panic::resume_unwind(panic);
+        }
+    };
+    if let Some(skip) = error.downcast_ref::<feature::Skip>() {
+        collect::skipped(&skip.to_string());
+        panic!("skipped: {skip}");
+    }
+    collect::all();
+    panic!("{error:?}");
+}
+
+/// The program of this name that was built together with this one.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    // Test programs are in `deps/`, below the programs.
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| PathBuf::from(name))
+}

@@ -1,3 +1,58 @@
 //! Development tasks, run as `cargo xtask TASK`.
+//!
+//! This crate starts programs and reads what they say: cargo, the test binaries, and `lab` (of the crate
+//! `integration`), which holds everything that works inside network namespaces. It stays small, so that a
+//! task begins at once.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "the report on stdout is what a task is for")]
 
-fn main() {}
+mod build;
+mod check;
+mod e2e;
+mod packages;
+mod process;
+mod sandbox;
+mod tally;
+mod test;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Development tasks", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run everything: format, lints, unit, contract and end-to-end tests
+    Test(test::Options),
+    /// Run the end-to-end tests
+    E2e(e2e::Options),
+    /// Run the gates that need no privilege: format, lints, rules of the code base
+    Check,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a task; `false` means that it did its work and found failures, which it has reported.
+fn run(task: Task) -> Result<bool> {
+    match task {
+        Task::Test(options) => test::run(&options),
+        Task::E2e(options) => e2e::run(&options),
+        Task::Check => check::run(),
+    }
+}

@@ -1,0 +1,127 @@
+//! The config of the delegate, from ours and `subnet.env`. Its bytes are saved and sent: they are Go flannel's.
+
+use flannel_core::json::{Object, Value};
+
+use crate::netconf::NetConf;
+use crate::result::{ResultError, Route};
+use crate::subnet_env::SubnetEnv;
+
+/// A delegate or ipam section that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DelegateError {
+    #[error("'delegate' dictionary, if present, must have (string) 'type' field")]
+    Type,
+    #[error("'delegate' dictionary must not have '{0}' field, it'll be set by flannel")]
+    Reserved(&'static str),
+    #[error("failed to assemble Delegate IPAM: failed to read IPAM routes: failed to parse ipam.routes")]
+    Routes(#[source] ResultError),
+}
+
+/// The config of the delegate for an ADD.
+pub(crate) fn netconf(conf: &NetConf, env: &SubnetEnv) -> Result<Object, DelegateError> {
+    if conf.delegate.get("type").is_some_and(|kind| kind.as_str().is_none()) {
+        return Err(DelegateError::Type);
+    }
+    for key in ["name", "ipam"] {
+        if conf.delegate.get(key).is_some() {
+            return Err(DelegateError::Reserved(key));
+        }
+    }
+    let routes = user_routes(&conf.ipam).map_err(DelegateError::Routes)?;
+    Ok(assemble(conf, Some(env), routes))
+}
+
+/// The same for a DEL or GC whose saved config is lost: made from what there is, and never refused. Without
+/// `subnet.env` it holds what deletion needs: a range, because host-local refuses a config that has none (it
+/// releases by container and interface, whatever the range), and `ipMasq`, so that rules are looked for.
+pub(crate) fn netconf_for_cleaning(conf: &NetConf, env: Option<&SubnetEnv>) -> Object {
+    let mut conf = conf.clone();
+    if conf.delegate.get("type").is_some_and(|kind| kind.as_str().is_none()) {
+        conf.delegate.remove("type");
+    }
+    if conf.ipam.get("type").is_some_and(|kind| kind.as_str().is_none()) {
+        conf.ipam.remove("type");
+    }
+    let routes = user_routes(&conf.ipam).unwrap_or_default();
+    assemble(&conf, env, routes)
+}
+
+/// The `type` of a delegate's config, as the delegate itself would read it.
+pub(crate) fn kind(netconf: &Object) -> &str {
+    netconf.field("type").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn assemble(conf: &NetConf, env: Option<&SubnetEnv>, routes: Vec<Route>) -> Object {
+    let mut netconf = conf.delegate.clone();
+    if let Some(runtime_config) = &conf.runtime_config {
+        netconf.insert("runtimeConfig", runtime_config.clone());
+    }
+    netconf.insert("name", conf.name.as_str());
+    // Compatibility: a member that is null is there, and no default is put in its place.
+    let mut default = |key: &str, value: Value| {
+        if netconf.get(key).is_none() {
+            netconf.insert(key, value);
+        }
+    };
+    default("type", "bridge".into());
+    default("ipMasq", (!env.is_some_and(|env| env.ip_masq)).into());
+    if let Some(env) = env {
+        default("mtu", env.mtu.into());
+    }
+    if netconf.get("type").and_then(Value::as_str) == Some("bridge") && netconf.get("isGateway").is_none() {
+        netconf.insert("isGateway", true);
+    }
+    if !conf.cni_version.is_empty() {
+        netconf.insert("cniVersion", conf.cni_version.as_str());
+    }
+    netconf.insert("ipam", ipam(&conf.ipam, env, routes));
+    match Value::Object(netconf).sorted() {
+        Value::Object(netconf) => netconf,
+        // Sorting changes no type.
+        _ => Object::new(),
+    }
+}
+
+fn ipam(user: &Object, env: Option<&SubnetEnv>, mut routes: Vec<Route>) -> Object {
+    let mut ipam = user.clone();
+    if ipam.get("type").is_none() {
+        ipam.insert("type", "host-local");
+    }
+    // TEST-NET-1 stands for the unknown subnet.
+    let subnets: Vec<String> = env.map_or_else(
+        || vec!["192.0.2.0/24".to_owned()],
+        |env| env.subnets.iter().map(|(_, subnet)| subnet.to_string()).collect(),
+    );
+    let range_set = |subnet: String| -> Value {
+        let range: Object = [("subnet", subnet)].into_iter().collect();
+        vec![range].into()
+    };
+    ipam.insert("ranges", subnets.into_iter().map(range_set).collect::<Vec<_>>());
+    routes.extend(env.iter().flat_map(|env| &env.networks).map(|network| Route {
+        dst: *network,
+        gw: None,
+        mtu: 0,
+        advmss: 0,
+        priority: 0,
+        table: None,
+        scope: None,
+    }));
+    ipam.insert("routes", routes.iter().map(Route::to_value).collect::<Vec<_>>());
+    ipam
+}
+
+/// `ipam.routes` as typed values: what is not part of a route is lost.
+fn user_routes(ipam: &Object) -> Result<Vec<Route>, ResultError> {
+    match ipam.get("routes") {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(routes)) => routes
+            .iter()
+            .enumerate()
+            .map(|(at, route)| Route::parse(route, &format!("ipam.routes[{at}]")))
+            .collect(),
+        Some(other) => Err(other.type_error("ipam.routes", "[]*types.Route").into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! The parameters of one operation: environment variables, checked in the order of Go's library, because which
+//! error comes first is visible.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::error::{CniError, Code};
+
+/// What the runtime asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Add,
+    Del,
+    Check,
+    Gc,
+    Status,
+    Version,
+    /// Answered with an error, but only after stdin has been read and checked.
+    Unknown(String),
+}
+
+impl Command {
+    fn parse(text: &str) -> Self {
+        match text {
+            "ADD" => Self::Add,
+            "DEL" => Self::Del,
+            "CHECK" => Self::Check,
+            "GC" => Self::Gc,
+            "STATUS" => Self::Status,
+            "VERSION" => Self::Version,
+            other => Self::Unknown(other.to_owned()),
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Add => "ADD",
+            Self::Del => "DEL",
+            Self::Check => "CHECK",
+            Self::Gc => "GC",
+            Self::Status => "STATUS",
+            Self::Version => "VERSION",
+            Self::Unknown(text) => text,
+        }
+    }
+}
+
+/// The checked environment. What a command does not require may be empty, and is then unchecked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Environment {
+    pub(crate) command: Command,
+    pub(crate) container_id: String,
+    pub(crate) netns: PathBuf,
+    pub(crate) ifname: String,
+    pub(crate) args: String,
+    pub(crate) path: OsString,
+    /// Work in a namespace that is our own is wanted.
+    pub(crate) netns_override: bool,
+}
+
+/// Why there is nothing to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Called without a command, as by a person: tell what this is.
+    About,
+    Error(CniError),
+}
+
+impl Environment {
+    /// Reads the variables with `lookup`.
+    pub(crate) fn read(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, Refusal> {
+        let value = |name| lookup(name).unwrap_or_default();
+        let text = |name| value(name).to_string_lossy().into_owned();
+        let command = text("CNI_COMMAND");
+        if command.is_empty() {
+            return Err(Refusal::About);
+        }
+        let command = Command::parse(&command);
+        let attachment = matches!(command, Command::Add | Command::Check | Command::Del);
+        let netns_needed = matches!(command, Command::Add | Command::Check);
+        let path_needed = attachment || matches!(command, Command::Gc | Command::Status);
+
+        let environment = Self {
+            command,
+            container_id: text("CNI_CONTAINERID"),
+            netns: value("CNI_NETNS").into(),
+            ifname: text("CNI_IFNAME"),
+            args: text("CNI_ARGS"),
+            path: value("CNI_PATH"),
+            netns_override: matches!(text("CNI_NETNS_OVERRIDE").to_lowercase().as_str(), "1" | "true"),
+        };
+        let mut missing = Vec::new();
+        if attachment {
+            if environment.container_id.is_empty() {
+                missing.push("CNI_CONTAINERID");
+            } else {
+                check_container_id(&environment.container_id).map_err(Refusal::Error)?;
+            }
+        }
+        if netns_needed && environment.netns.as_os_str().is_empty() {
+            missing.push("CNI_NETNS");
+        }
+        if attachment {
+            if environment.ifname.is_empty() {
+                missing.push("CNI_IFNAME");
+            } else {
+                check_ifname(&environment.ifname).map_err(Refusal::Error)?;
+            }
+        }
+        if path_needed && environment.path.is_empty() {
+            missing.push("CNI_PATH");
+        }
+        if missing.is_empty() {
+            Ok(environment)
+        } else {
+            let msg = format!("required env variables [{}] missing", missing.join(","));
+            Err(Refusal::Error(CniError::new(Code::InvalidEnvironment, msg)))
+        }
+    }
+}
+
+/// `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`, the form of container ids and network names.
+pub(crate) fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+}
+
+fn check_container_id(id: &str) -> Result<(), CniError> {
+    if is_identifier(id) {
+        return Ok(());
+    }
+    Err(CniError::new(Code::InvalidEnvironment, "invalid characters in containerID").with_details(id))
+}
+
+fn check_ifname(name: &str) -> Result<(), CniError> {
+    let error = |msg: &str| Err(CniError::new(Code::InvalidEnvironment, msg));
+    if name.len() > 15 {
+        return Err(CniError::new(Code::InvalidEnvironment, "interface name is too long")
+            .with_details("interface name should be less than 16 characters"));
+    }
+    if name == "." || name == ".." {
+        return error("interface name is . or ..");
+    }
+    if name.chars().any(|c| c == '/' || c == ':' || c.is_whitespace()) {
+        return error("interface name contains / or : or whitespace characters");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

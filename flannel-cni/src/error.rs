@@ -1,0 +1,115 @@
+//! The error object of the CNI protocol.
+
+use flannel_core::json::{Object, Value};
+use nix::errno::Errno;
+use std::error::Error;
+use std::io;
+
+/// Codes of the CNI specification, and the two that Go's library adds (8 and 999).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Code {
+    Unknown = 0,
+    IncompatibleVersion = 1,
+    InvalidEnvironment = 4,
+    IoFailure = 5,
+    DecodingFailure = 6,
+    InvalidNetworkConfig = 7,
+    InvalidNetns = 8,
+    TryAgainLater = 11,
+    PluginNotAvailable = 50,
+    Internal = 999,
+}
+
+/// What is printed on stdout when an operation fails. A delegate's object passes through unchanged.
+///
+/// Not a [`std::error::Error`] itself, so that every one of those becomes code 999 by `?`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CniError {
+    pub(crate) code: u32,
+    pub(crate) msg: String,
+    pub(crate) details: String,
+}
+
+impl CniError {
+    pub(crate) fn new(code: Code, msg: impl Into<String>) -> Self {
+        Self { code: code as u32, msg: msg.into(), details: String::new() }
+    }
+
+    pub(crate) fn with_details(mut self, details: impl Into<String>) -> Self {
+        self.details = details.into();
+        self
+    }
+
+    /// What a delegate printed, if it is an error object.
+    pub(crate) fn from_json(object: &Object) -> Self {
+        let text = |name| object.field(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let code = match object.field("code") {
+            Some(Value::Number(code)) => code.as_integer().unwrap_or_default(),
+            _ => 0,
+        };
+        Self { code, msg: text("msg"), details: text("details") }
+    }
+
+    /// The form on stdout: as Go's library prints it.
+    pub(crate) fn to_json(&self) -> String {
+        let mut object: Object =
+            [("code", Value::from(self.code)), ("msg", Value::from(self.msg.as_str()))].into_iter().collect();
+        if !self.details.is_empty() {
+            object.insert("details", self.details.as_str());
+        }
+        Value::Object(object).to_pretty()
+    }
+
+    /// Rewords "not found": containerd takes a DEL whose error has these words for done and forgets the pod.
+    pub(crate) fn reworded_for_del(mut self) -> Self {
+        for text in [&mut self.msg, &mut self.details] {
+            *text = text.replace("not found", "missing");
+        }
+        self
+    }
+}
+
+impl<E: Error> From<E> for CniError {
+    /// The whole chain as one text, as Go's wrapped errors read.
+    fn from(error: E) -> Self {
+        Self::new(Code::Internal, chain(&error))
+    }
+}
+
+/// An error and its sources, outermost first.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// A failed system call on a path, in the form `open <path>: no such file or directory` that Go prints and tools match.
+#[derive(Debug, thiserror::Error)]
+#[error("{call} {path}: {}", errno_text(.error))]
+pub(crate) struct PathError {
+    pub(crate) call: &'static str,
+    pub(crate) path: String,
+    // Not a source: its text is already in ours.
+    pub(crate) error: io::Error,
+}
+
+impl PathError {
+    pub(crate) fn new(call: &'static str, path: &std::path::Path, error: io::Error) -> Self {
+        Self { call, path: path.display().to_string(), error }
+    }
+}
+
+/// The text of an errno without Rust's "(os error N)" and in lower case.
+pub(crate) fn errno_text(error: &io::Error) -> String {
+    error
+        .raw_os_error()
+        .map_or_else(|| error.to_string(), |errno| Errno::from_raw(errno).desc().to_lowercase())
+}
+
+#[cfg(test)]
+mod tests;

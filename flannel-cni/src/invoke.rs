@@ -1,0 +1,155 @@
+//! Runs a delegate as a process: found in `CNI_PATH`, config on stdin, result or error object on stdout.
+
+use flannel_core::json::Value;
+use nix::errno::Errno;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use crate::environment::{Command, Environment};
+use crate::error::{CniError, Code, errno_text};
+
+/// How often a program is started that is being written at that moment, and the pause between.
+const BUSY_ATTEMPTS: u32 = 6;
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
+/// A delegate that cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FindError {
+    #[error("no plugin name provided")]
+    NoName,
+    #[error("invalid plugin name: {0}")]
+    InvalidName(String),
+    #[error("failed to find plugin {name:?} in path [{path}]")]
+    NotFound { name: String, path: String },
+}
+
+/// A delegate that did not do its work.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    /// There is no such program.
+    Find(FindError),
+    /// It failed; this is what it said.
+    Failed(CniError),
+}
+
+/// One call of a delegate.
+#[derive(Clone, Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) command: Command,
+    pub(crate) program: &'a str,
+    pub(crate) netconf: &'a [u8],
+    pub(crate) environment: &'a Environment,
+}
+
+/// The program of a plugin: the first regular file of its name in the list of directories.
+pub(crate) fn find(name: &str, path: &OsStr) -> Result<PathBuf, FindError> {
+    if name.is_empty() {
+        return Err(FindError::NoName);
+    }
+    if name.contains('/') {
+        return Err(FindError::InvalidName(name.to_owned()));
+    }
+    let directories: Vec<PathBuf> = std::env::split_paths(path).collect();
+    // An empty element is the current directory; `Command` would look a bare name up in PATH instead.
+    let candidates = directories.iter().map(|directory| {
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        directory.join(name)
+    });
+    candidates.into_iter().find(|file| file.is_file()).ok_or_else(|| FindError::NotFound {
+        name: name.to_owned(),
+        path: directories
+            .iter()
+            .map(|directory| directory.display().to_string())
+            .collect::<Vec<_>>()
+            .join(" "),
+    })
+}
+
+impl Call<'_> {
+    /// Runs the delegate; answers with its stdout. What it wrote on stderr goes to ours if it succeeds.
+    pub(crate) fn run(&self) -> Result<Vec<u8>, CallError> {
+        let program = find(self.program, &self.environment.path).map_err(CallError::Find)?;
+        let output = retry_while_busy(BUSY_PAUSE, || self.start(&program)).map_err(|error| {
+            let msg = format!("fork/exec {}: {}", program.display(), errno_text(&error));
+            CallError::Failed(CniError::new(Code::Unknown, msg))
+        })?;
+        if !output.status.success() {
+            return Err(CallError::Failed(failure(&output)));
+        }
+        // Nothing depends on stderr.
+        let _ = io::stderr().write_all(&output.stderr);
+        Ok(output.stdout)
+    }
+
+    fn start(&self, program: &Path) -> io::Result<Output> {
+        // Set in full, because a GC calls DEL for attachments that are not in its own environment.
+        let environment = self.environment;
+        let variables: [(&str, OsString); 6] = [
+            ("CNI_COMMAND", self.command.as_str().into()),
+            ("CNI_CONTAINERID", environment.container_id.as_str().into()),
+            ("CNI_NETNS", environment.netns.as_os_str().into()),
+            ("CNI_IFNAME", environment.ifname.as_str().into()),
+            ("CNI_ARGS", environment.args.as_str().into()),
+            ("CNI_PATH", environment.path.clone()),
+        ];
+        let mut child = std::process::Command::new(program)
+            .envs(variables)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let stdin = child.stdin.take();
+        std::thread::scope(|scope| {
+            // Beside the reading: a delegate may write before it has read all.
+            scope.spawn(move || {
+                if let Some(mut stdin) = stdin {
+                    // A delegate that does not read tells by its status what it thinks of that.
+                    let _ = stdin.write_all(self.netconf);
+                }
+            });
+            child.wait_with_output()
+        })
+    }
+}
+
+fn retry_while_busy<T>(pause: Duration, mut start: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut attempt = 1;
+    loop {
+        match start() {
+            Err(error) if error.raw_os_error() == Some(Errno::ETXTBSY as i32) && attempt < BUSY_ATTEMPTS => {
+                attempt += 1;
+                std::thread::sleep(pause);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// The error of a delegate that failed, as Go's library makes it.
+fn failure(output: &Output) -> CniError {
+    let unknown = |msg: String| CniError::new(Code::Unknown, msg);
+    if output.stdout.is_empty() {
+        if output.stderr.is_empty() {
+            return unknown(format!("netplugin failed with no error message: {}", status_text(output)));
+        }
+        return unknown(format!("netplugin failed: {:?}", String::from_utf8_lossy(&output.stderr)));
+    }
+    let problem = match Value::parse(&output.stdout) {
+        Ok(Value::Object(object)) => return CniError::from_json(&object),
+        Ok(other) => format!("json: cannot unmarshal {} into Go value of type types.Error", other.kind()),
+        Err(error) => error.to_string(),
+    };
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    unknown(format!("netplugin failed but error parsing its diagnostic message {stdout:?}: {problem}"))
+}
+
+fn status_text(output: &Output) -> String {
+    // Rust says "exit status: 2" where Go says "exit status 2"; signals read alike.
+    output.status.to_string().replacen("exit status: ", "exit status ", 1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+use super::*;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+fn environment(path: &OsStr) -> Environment {
+    Environment {
+        command: Command::Add,
+        container_id: "cid1".to_owned(),
+        netns: "/run/netns/none".into(),
+        ifname: "eth0".to_owned(),
+        args: "K=V".to_owned(),
+        path: path.to_owned(),
+        netns_override: false,
+    }
+}
+
+/// Runs a shell script as a delegate.
+fn run(script: &str) -> Result<String, CniError> {
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("stub");
+    fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let environment = environment(directory.path().as_os_str());
+    let call = Call {
+        command: Command::Del,
+        program: "stub",
+        netconf: b"{\"name\":\"n\"}",
+        environment: &environment,
+    };
+    match call.run() {
+        Ok(stdout) => Ok(String::from_utf8(stdout).unwrap()),
+        Err(CallError::Failed(error)) => Err(error),
+        Err(CallError::Find(error)) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_delegate_gets_environment_and_config() {
+    let out = run("echo $CNI_COMMAND $CNI_CONTAINERID $CNI_NETNS $CNI_IFNAME $CNI_ARGS; cat").unwrap();
+    assert_eq!(out, "DEL cid1 /run/netns/none eth0 K=V\n{\"name\":\"n\"}");
+    assert_eq!(run("exit 0").unwrap(), "", "one that reads nothing");
+}
+
+#[test]
+fn failures_are_told_as_by_go() {
+    for (script, code, msg) in [
+        (r#"echo '{"code":11,"msg":"later","details":"d"}'; exit 1"#, 11, "later"),
+        ("exit 3", 0, "netplugin failed with no error message: exit status 3"),
+        ("echo oops >&2; exit 1", 0, "netplugin failed: \"oops\\n\""),
+        (
+            "echo no json; exit 1",
+            0,
+            "netplugin failed but error parsing its diagnostic message \"no json\\n\": \
+             invalid character 'o' in literal null (expecting 'u')",
+        ),
+    ] {
+        let error = run(script).unwrap_err();
+        assert_eq!((error.code, error.msg.as_str()), (code, msg), "{script}");
+    }
+}
+
+#[test]
+fn a_program_is_the_first_regular_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let [a, b] = ["a", "b"].map(|name| directory.path().join(name));
+    fs::create_dir_all(a.join("bridge")).unwrap();
+    fs::create_dir_all(&b).unwrap();
+    fs::write(b.join("bridge"), "").unwrap();
+    let path = std::env::join_paths([&a, &b]).unwrap();
+    assert_eq!(find("bridge", &path).unwrap(), b.join("bridge"));
+    let error = |name| find(name, &path).unwrap_err().to_string();
+    assert_eq!(
+        error("zzz"),
+        format!("failed to find plugin \"zzz\" in path [{} {}]", a.display(), b.display())
+    );
+    assert_eq!(error(""), "no plugin name provided");
+    assert_eq!(error("a/b"), "invalid plugin name: a/b");
+}
+
+#[test]
+fn a_program_that_is_being_written_is_tried_again() {
+    let busy = || io::Error::from_raw_os_error(Errno::ETXTBSY as i32);
+    let mut attempts = 0;
+    let result = retry_while_busy(Duration::ZERO, || {
+        attempts += 1;
+        if attempts < 6 { Err(busy()) } else { Ok(attempts) }
+    });
+    assert_eq!(result.unwrap(), 6);
+    let mut attempts = 0;
+    let result: io::Result<()> = retry_while_busy(Duration::ZERO, || {
+        attempts += 1;
+        Err(busy())
+    });
+    assert_eq!((result.unwrap_err().raw_os_error(), attempts), (Some(Errno::ETXTBSY as i32), 6));
+}

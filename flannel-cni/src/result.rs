@@ -1,0 +1,165 @@
+//! Results of all protocol versions: one value inside, read from and printed in the shape of each version.
+
+use flannel_core::family::Family;
+use flannel_core::json::{Object, SyntaxError, TypeError, Value};
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+use crate::address::{ParseCidrError, ParseIpError};
+use crate::version::{Shape, Version};
+
+mod parse;
+mod print;
+
+/// What an ADD made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CniResult {
+    pub(crate) interfaces: Vec<Interface>,
+    pub(crate) ips: Vec<Ip>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) dns: Dns,
+}
+
+/// An interface that was made or used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub(crate) name: String,
+    pub(crate) mac: String,
+    pub(crate) mtu: i64,
+    pub(crate) sandbox: String,
+    pub(crate) socket_path: String,
+    pub(crate) pci_id: String,
+}
+
+/// An address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ip {
+    /// Index of its interface.
+    pub(crate) interface: Option<i64>,
+    /// Host address with its prefix length.
+    pub(crate) address: IpNet,
+    pub(crate) gateway: Option<IpAddr>,
+}
+
+/// A route, host bits of its destination kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) dst: IpNet,
+    pub(crate) gw: Option<IpAddr>,
+    pub(crate) mtu: i64,
+    pub(crate) advmss: i64,
+    pub(crate) priority: i64,
+    pub(crate) table: Option<i64>,
+    pub(crate) scope: Option<i64>,
+}
+
+/// Name resolution. `None` and an empty list print the same, but only the second one is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dns {
+    pub(crate) nameservers: Option<Vec<String>>,
+    pub(crate) domain: String,
+    pub(crate) search: Option<Vec<String>>,
+    pub(crate) options: Option<Vec<String>>,
+}
+
+/// A text that is no result.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ResultError {
+    #[error("failed to unmarshal raw result")]
+    Syntax(#[from] SyntaxError),
+    #[error("unsupported CNI result version {0:?}")]
+    Version(String),
+    #[error(transparent)]
+    Type(#[from] TypeError),
+    #[error(transparent)]
+    Ip(#[from] ParseIpError),
+    #[error(transparent)]
+    Cidr(#[from] ParseCidrError),
+    #[error("{0} has no {1}: an address with its prefix length is needed, such as 10.244.1.2/24")]
+    NoAddress(String, &'static str),
+    #[error(
+        "could not parse prevResult: result type supports [{supported}] but unmarshalled CNIVersion is {found:?}"
+    )]
+    PrevResult { supported: String, found: String },
+}
+
+/// A result that a version cannot carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot convert: no valid IP addresses")]
+pub(crate) struct ConvertError;
+
+impl CniResult {
+    /// Reads what a delegate printed. Without a version of its own it has that of the config.
+    pub(crate) fn parse(text: &[u8], assumed: &str) -> Result<(Self, Version), ResultError> {
+        match Value::parse(text)? {
+            Value::Object(object) => Self::from_object(&object, assumed),
+            Value::Null => Self::from_object(&Object::new(), assumed),
+            other => Err(other.type_error("Result", "map[string]interface {}").into()),
+        }
+    }
+
+    /// The same from an object. A version that is empty counts as none.
+    pub(crate) fn from_object(object: &Object, assumed: &str) -> Result<(Self, Version), ResultError> {
+        let found = match object.field("cniVersion") {
+            None => assumed,
+            Some(Value::String(text)) if text.is_empty() => assumed,
+            Some(Value::String(text)) => text,
+            Some(other) => return Err(other.type_error("Result.cniVersion", "string").into()),
+        };
+        let version = Version::parse(found).ok_or_else(|| ResultError::Version(found.to_owned()))?;
+        Ok((parse::result(object, version.shape())?, version))
+    }
+
+    /// Reads `prevResult`, which must have a version of the same shape as the config.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the plugins that stand behind others in a chain"))]
+    pub(crate) fn from_prev_result(object: &Object, config: Version) -> Result<Self, ResultError> {
+        let found = match object.fields("cniVersion").last() {
+            None | Some(Value::Null) => config.as_str(),
+            Some(Value::String(text)) => text,
+            Some(other) => return Err(other.type_error("Result.cniVersion", "string").into()),
+        };
+        let legacy_default = found.is_empty() && config.shape() == Shape::Legacy;
+        let same =
+            Version::ALL.iter().any(|version| version.shape() == config.shape() && version.as_str() == found);
+        if !same && !legacy_default {
+            let supported: Vec<_> = Version::ALL
+                .iter()
+                .filter(|version| version.shape() == config.shape())
+                .map(|version| version.as_str())
+                .collect();
+            return Err(ResultError::PrevResult { supported: supported.join(" "), found: found.to_owned() });
+        }
+        parse::result(object, config.shape())
+    }
+
+    /// The JSON object in the shape of a version.
+    pub(crate) fn to_value(&self, version: Version) -> Result<Value, ConvertError> {
+        print::value(self, version)
+    }
+
+    /// First address of a family.
+    fn first(&self, family: Family) -> Option<&Ip> {
+        self.ips.iter().find(|ip| Family::of_net(ip.address) == family)
+    }
+}
+
+impl Route {
+    /// A route as JSON, members without value left out, names sorted.
+    pub(crate) fn to_value(&self) -> Value {
+        print::route(self).sorted()
+    }
+
+    /// Reads one element of a list of routes; `path` names it in errors.
+    pub(crate) fn parse(value: &Value, path: &str) -> Result<Self, ResultError> {
+        parse::route(value, path)
+    }
+}
+
+impl Dns {
+    pub(crate) fn parse(value: &Value, path: &str) -> Result<Self, TypeError> {
+        parse::dns(value, path)
+    }
+}
+
+#[cfg(test)]
+mod tests;

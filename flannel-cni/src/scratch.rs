@@ -1,0 +1,170 @@
+//! Saved configs: what a delegate got at ADD is what it gets at DEL, however the config has changed since.
+//!
+//! Compatibility: `<dataDir>/<container>` is Go flannel's file and is kept, so that a node can go back. Go flannel writes
+//! it in place and for whatever interface came last, so `<dataDir>/<container>.<interface>` stands beside it and is
+//! read first. The directory is shared by all networks.
+
+use nix::errno::Errno;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::PathError;
+use crate::netconf::Attachment;
+
+/// The directory of saved configs.
+#[derive(Clone, Debug)]
+pub(crate) struct Scratch {
+    directory: PathBuf,
+}
+
+/// A saved config, and whether it was saved for this interface or only for this container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Saved {
+    pub(crate) text: Vec<u8>,
+    pub(crate) for_interface: bool,
+}
+
+/// A file of the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) file_name: String,
+    pub(crate) text: Vec<u8>,
+}
+
+impl Scratch {
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
+    fn container_file(&self, attachment: &Attachment) -> PathBuf {
+        self.directory.join(&attachment.container_id)
+    }
+
+    fn interface_file(&self, attachment: &Attachment) -> PathBuf {
+        self.directory.join(format!("{}.{}", attachment.container_id, attachment.ifname))
+    }
+
+    /// Saves a config durably under both names. A crash leaves the old content or the new one.
+    pub(crate) fn save(&self, attachment: &Attachment, text: &[u8]) -> Result<(), PathError> {
+        let error = |error| PathError::new("mkdir", &self.directory, error);
+        // An empty path would be the current directory.
+        if self.directory.as_os_str().is_empty() {
+            return Err(error(io::Error::from_raw_os_error(Errno::ENOENT as i32)));
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(error)?;
+        for path in [self.interface_file(attachment), self.container_file(attachment)] {
+            self.replace(&path, text)?;
+        }
+        File::open(&self.directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(|error| PathError::new("fsync", &self.directory, error))
+    }
+
+    fn replace(&self, path: &Path, text: &[u8]) -> Result<(), PathError> {
+        // A name that is no container id, so that nothing takes a left-over for a saved config.
+        let temporary = self.directory.join(format!(".tmp-{}", std::process::id()));
+        let written = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)
+            .and_then(|mut file| file.write_all(text).and_then(|()| file.sync_all()))
+            .and_then(|()| fs::rename(&temporary, path));
+        written.map_err(|error| {
+            // What matters is the first error.
+            let _ = fs::remove_file(&temporary);
+            PathError::new("open", path, error)
+        })
+    }
+
+    /// The config saved for an interface: its own, or that of the container unless it is known to be another interface's.
+    pub(crate) fn load(&self, attachment: &Attachment) -> Result<Option<Saved>, PathError> {
+        if let Some(text) = read(&self.interface_file(attachment))? {
+            return Ok(Some(Saved { text, for_interface: true }));
+        }
+        let Some(text) = read(&self.container_file(attachment))? else { return Ok(None) };
+        if self.others(attachment)?.iter().any(|other| other.text == text) {
+            return Ok(None);
+        }
+        Ok(Some(Saved { text, for_interface: false }))
+    }
+
+    /// Forgets an interface. The container's file stays for another interface that still stands, with that one's config.
+    pub(crate) fn remove(&self, attachment: &Attachment) -> Result<(), PathError> {
+        let interface_file = self.interface_file(attachment);
+        let own = read(&interface_file)?;
+        remove(&interface_file)?;
+        let container_file = self.container_file(attachment);
+        let Some(text) = read(&container_file)? else { return Ok(()) };
+        if own.is_some_and(|own| own != text) {
+            // Somebody wrote it later, for another interface.
+            return Ok(());
+        }
+        match self.others(attachment)?.into_iter().next() {
+            None => remove(&container_file),
+            Some(other) if other.text != text => self.replace(&container_file, &other.text),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// All files that may be saved configs.
+    pub(crate) fn entries(&self) -> Result<Vec<Entry>, PathError> {
+        self.files(|_| true)
+    }
+
+    /// Removes a file that [`Self::entries`] listed.
+    pub(crate) fn remove_entry(&self, entry: &Entry) -> Result<(), PathError> {
+        remove(&self.directory.join(&entry.file_name))
+    }
+
+    /// Saved configs of the other interfaces of a container.
+    fn others(&self, attachment: &Attachment) -> Result<Vec<Entry>, PathError> {
+        let prefix = format!("{}.", attachment.container_id);
+        let own = format!("{prefix}{}", attachment.ifname);
+        self.files(|name| name.starts_with(&prefix) && name != own)
+    }
+
+    fn files(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<Entry>, PathError> {
+        let error = |error| PathError::new("open", &self.directory, error);
+        let listing = match fs::read_dir(&self.directory) {
+            Ok(listing) => listing,
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(other) => return Err(error(other)),
+        };
+        let mut entries = Vec::new();
+        for file in listing {
+            let file = file.map_err(error)?;
+            let Ok(file_name) = file.file_name().into_string() else { continue };
+            let regular = file.file_type().is_ok_and(|kind| kind.is_file());
+            if !regular || file_name.starts_with('.') || !wanted(&file_name) {
+                continue;
+            }
+            if let Some(text) = read(&file.path())? {
+                entries.push(Entry { file_name, text });
+            }
+        }
+        entries.sort_by(|a, b| a.file_name.cmp(&b.file_name));
+        Ok(entries)
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, PathError> {
+    match fs::read(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(PathError::new("open", path, error)),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), PathError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PathError::new("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! `subnet.env`, through which flanneld tells the node's subnet. This is the plugin's reader: strict, line by line.
+
+use flannel_core::family::{DualStack, Family};
+use ipnet::IpNet;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::address::{ParseCidrError, parse_cidr};
+use crate::error::PathError;
+
+/// What flanneld has for the pods of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SubnetEnv {
+    /// Networks of the cluster, masked, each once; those of `FLANNEL_NETWORK` first.
+    pub(crate) networks: Vec<IpNet>,
+    /// This node's part of them, masked.
+    pub(crate) subnets: DualStack<IpNet>,
+    pub(crate) mtu: u32,
+    /// flanneld masquerades, so that the bridge plugin must not.
+    pub(crate) ip_masq: bool,
+}
+
+/// Why `subnet.env` says nothing usable.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SubnetEnvError {
+    #[error(transparent)]
+    Read(#[from] PathError),
+    #[error("{path} is missing {}", .keys.join(", "))]
+    Missing { path: String, keys: Vec<&'static str> },
+    #[error(transparent)]
+    Cidr(#[from] ParseCidrError),
+    #[error("strconv.ParseUint: parsing {text:?}: {rule}")]
+    Mtu { text: String, rule: &'static str },
+    #[error("the line {key:?} has no '=': {key}=VALUE is needed")]
+    NoValue { key: &'static str },
+}
+
+impl SubnetEnvError {
+    /// The file is not there: flanneld has not written it yet.
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self, Self::Read(read) if read.error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+const KEYS: [&str; 6] = [
+    "FLANNEL_NETWORK",
+    "FLANNEL_IPV6_NETWORK",
+    "FLANNEL_SUBNET",
+    "FLANNEL_IPV6_SUBNET",
+    "FLANNEL_MTU",
+    "FLANNEL_IPMASQ",
+];
+
+impl SubnetEnv {
+    /// Reads the file.
+    pub(crate) fn read(path: &Path) -> Result<Self, SubnetEnvError> {
+        let text = std::fs::read(path).map_err(|error| PathError::new("open", path, error))?;
+        Self::parse(&String::from_utf8_lossy(&text), path)
+    }
+
+    /// Reads the file as soon as it is there, within `patience`: after a boot the runtime may be faster than flanneld.
+    pub(crate) fn wait_and_read(path: &Path, patience: Duration) -> Result<Self, SubnetEnvError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            // The watch stands before the file is looked for, so that no moment is missed.
+            let watch = watch_nearest(path);
+            let result = Self::read(path);
+            let left = deadline.saturating_duration_since(Instant::now());
+            match &result {
+                Err(error) if error.is_absent() && !path.as_os_str().is_empty() && !left.is_zero() => {}
+                _ => return result,
+            }
+            let Some(watch) = watch else { return result };
+            // An event in the directory, or time to look whether a nearer one has appeared.
+            let pause = left.min(Duration::from_secs(1)).as_millis() + 1;
+            let pause = PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO);
+            // Interrupted or failed: look again, until the deadline.
+            let _ = poll(&mut [PollFd::new(watch.as_fd(), PollFlags::POLLIN)], pause);
+        }
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, SubnetEnvError> {
+        let mut values: [Option<&str>; 6] = [None; 6];
+        for line in text.split('\n') {
+            let line = line.strip_suffix('\r').unwrap_or(line);
+            let (key, value) = line.split_once('=').map_or((line, None), |(key, value)| (key, Some(value)));
+            if let Some(at) = KEYS.iter().position(|known| *known == key) {
+                values[at] = Some(value.ok_or(SubnetEnvError::NoValue { key: KEYS[at] })?);
+            }
+        }
+        let [network, network_v6, subnet, subnet_v6, mtu, ip_masq] = values;
+
+        let mut networks = Vec::new();
+        for text in [network, network_v6].into_iter().flatten().flat_map(|list| list.split(',')) {
+            let network = parse_cidr(text)?.trunc();
+            if !networks.contains(&network) {
+                networks.push(network);
+            }
+        }
+        let mut subnets = DualStack::default();
+        for (family, text) in [(Family::V4, subnet), (Family::V6, subnet_v6)] {
+            *subnets.slot(family) =
+                text.map(|text| parse_cidr(text).map(|subnet| subnet.trunc())).transpose()?;
+        }
+        let mtu = mtu.map(parse_mtu).transpose()?;
+
+        let lacks = [
+            network.is_none() && network_v6.is_none(),
+            network.is_none() && network_v6.is_none(),
+            subnet.is_none() && subnet_v6.is_none(),
+            subnet.is_none() && subnet_v6.is_none(),
+            mtu.is_none(),
+            ip_masq.is_none(),
+        ];
+        match (mtu, ip_masq) {
+            (Some(mtu), Some(ip_masq)) if !lacks.contains(&true) => {
+                Ok(Self { networks, subnets, mtu, ip_masq: ip_masq == "true" })
+            }
+            _ => Err(SubnetEnvError::Missing {
+                path: path.display().to_string(),
+                keys: KEYS.into_iter().zip(lacks).filter_map(|(key, lacks)| lacks.then_some(key)).collect(),
+            }),
+        }
+    }
+}
+
+/// An unsigned number of 32 bits; the errors are those of Go's `strconv`.
+fn parse_mtu(text: &str) -> Result<u32, SubnetEnvError> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let error = |rule| SubnetEnvError::Mtu { text: text.to_owned(), rule };
+    if !digits {
+        return Err(error("invalid syntax"));
+    }
+    text.parse().map_err(|_| error("value out of range"))
+}
+
+/// A watch on the directory of `path`, or on the nearest one above it that exists.
+fn watch_nearest(path: &Path) -> Option<Inotify> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC).ok()?;
+    let events = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE;
+    path.ancestors().skip(1).find(|directory| inotify.add_watch(*directory, events).is_ok())?;
+    Some(inotify)
+}
+
+#[cfg(test)]
+mod tests;

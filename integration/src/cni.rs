@@ -1,0 +1,223 @@
+//! Runs lists of CNI plugins the way libcni does, and keeps what they answered.
+
+use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
+use serde_json::{Map, Value, json};
+use std::process::{Command, Output, Stdio};
+
+use crate::feature::CNI_DIRECTORIES;
+use crate::netns::Netns;
+use crate::node::Node;
+use crate::{program, wait};
+
+/// A network configuration list.
+#[derive(Clone, Debug)]
+pub struct Conflist {
+    name: String,
+    version: String,
+    plugins: Vec<Value>,
+    /// Capability arguments of the runtime (`portMappings`, …), given to the plugins that declare them.
+    capabilities: Map<String, Value>,
+}
+
+impl Conflist {
+    /// The list that Go flannel's manifest installs, without `portmap`, which nothing needs here.
+    #[must_use]
+    pub fn flannel() -> Self {
+        Self::new(
+            "cbr0",
+            "0.3.1",
+            vec![json!({"type": "flannel", "delegate": {"hairpinMode": true, "isDefaultGateway": true}})],
+        )
+    }
+
+    /// A list of plugins.
+    #[must_use]
+    pub fn new(name: &str, version: &str, plugins: Vec<Value>) -> Self {
+        Self { name: name.to_owned(), version: version.to_owned(), plugins, capabilities: Map::new() }
+    }
+
+    /// Adds a plugin to the end of the chain.
+    #[must_use]
+    pub fn plugin(mut self, plugin: Value) -> Self {
+        self.plugins.push(plugin);
+        self
+    }
+
+    /// Sets a capability argument.
+    #[must_use]
+    pub fn capability(mut self, name: &str, value: Value) -> Self {
+        self.capabilities.insert(name.to_owned(), value);
+        self
+    }
+
+    /// The configuration that one plugin gets on stdin.
+    fn of(&self, plugin: &Value, previous: Option<&Value>) -> Value {
+        let mut config = plugin.clone();
+        config["name"] = json!(self.name);
+        config["cniVersion"] = json!(self.version);
+        let declared = |name: &String| plugin["capabilities"][name.as_str()] == Value::Bool(true);
+        let given: Map<String, Value> = self
+            .capabilities
+            .iter()
+            .filter(|(name, _)| declared(name))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        if !given.is_empty() {
+            config["runtimeConfig"] = Value::Object(given);
+        }
+        if let Some(previous) = previous {
+            config["prevResult"] = previous.clone();
+        }
+        config
+    }
+}
+
+/// A container's network namespace, attached to a node's network.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    /// Its name, which is also its container id.
+    pub name: String,
+    /// Its namespace.
+    pub netns: Netns,
+    /// Its addresses, IPv4 first.
+    pub addresses: Vec<IpNet>,
+    /// What the chain of plugins answered.
+    pub result: Value,
+    node: Node,
+    list: Conflist,
+}
+
+impl Node {
+    /// Makes a pod with the list of Go flannel's manifest.
+    pub fn add_pod(&self, name: &str) -> Result<Pod> {
+        self.add_pod_with(name, &Conflist::flannel())
+    }
+
+    /// Makes a pod with a list of one's own.
+    pub fn add_pod_with(&self, name: &str, list: &Conflist) -> Result<Pod> {
+        let netns = Netns::create(&format!("{}-{name}", self.name()))?;
+        let mut pod = Pod {
+            name: netns.name().to_owned(),
+            netns,
+            addresses: Vec::new(),
+            result: Value::Null,
+            node: self.clone(),
+            list: list.clone(),
+        };
+        let mut result = None;
+        for plugin in &list.plugins {
+            let config = list.of(plugin, result.as_ref());
+            result = Some(pod.invoke("ADD", &config)?);
+        }
+        pod.result = result.context("a list without plugins")?;
+        pod.addresses = addresses(&pod.result)?;
+        pod.wait_usable()?;
+        Ok(pod)
+    }
+}
+
+impl Pod {
+    /// The first address of a family.
+    pub fn address(&self, v4: bool) -> Result<std::net::IpAddr> {
+        self.addresses
+            .iter()
+            .map(IpNet::addr)
+            .find(|address| address.is_ipv4() == v4)
+            .with_context(|| format!("{} has no address of that family", self.name))
+    }
+
+    /// Detaches it (DEL in reverse order) and removes its namespace.
+    pub fn delete(self) -> Result<()> {
+        self.detach()?;
+        self.netns.delete()
+    }
+
+    /// Runs DEL in reverse order and keeps the namespace.
+    pub fn detach(&self) -> Result<()> {
+        for plugin in self.list.plugins.iter().rev() {
+            let config = self.list.of(plugin, Some(&self.result));
+            self.call("DEL", &config)?;
+        }
+        Ok(())
+    }
+
+    /// Runs CHECK along the chain.
+    pub fn check(&self) -> Result<()> {
+        for plugin in &self.list.plugins {
+            let config = self.list.of(plugin, Some(&self.result));
+            self.call("CHECK", &config)?;
+        }
+        Ok(())
+    }
+
+    /// An IPv6 address is tentative for a moment even when nobody looks for duplicates.
+    fn wait_usable(&self) -> Result<()> {
+        wait::until(format!("the addresses of {} are usable", self.name), wait::LONG, || {
+            let shown = self.netns.ip("-6 -o addr show scope global")?;
+            anyhow::ensure!(!shown.contains("tentative"), "{}", shown.trim());
+            Ok(())
+        })
+    }
+
+    fn invoke(&self, command: &str, config: &Value) -> Result<Value> {
+        let answer = self.call(command, config)?;
+        serde_json::from_str(&answer)
+            .with_context(|| format!("{} {command}: not a result: {answer}", config["type"]))
+    }
+
+    /// One plugin, one command; answers with its stdout.
+    fn call(&self, command: &str, config: &Value) -> Result<String> {
+        let kind = config["type"].as_str().context("a plugin without a type")?;
+        let own = program("flannel");
+        let directories: Vec<String> = own
+            .parent()
+            .map(|directory| directory.display().to_string())
+            .into_iter()
+            .chain(CNI_DIRECTORIES.map(str::to_owned))
+            .collect();
+        let file = directories
+            .iter()
+            .map(|directory| std::path::Path::new(directory).join(kind))
+            .find(|file| file.is_file())
+            .with_context(|| format!("no CNI plugin {kind} in {}", directories.join(":")))?;
+        let output = self.start(&file, command, &directories.join(":"), &config.to_string())?;
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            bail!("{kind} {command} for {} failed ({}): {stdout} {stderr}", self.name, output.status);
+        }
+        Ok(stdout)
+    }
+
+    fn start(&self, file: &std::path::Path, command: &str, path: &str, config: &str) -> Result<Output> {
+        let mut plugin = Command::new(file);
+        plugin
+            .env("CNI_COMMAND", command)
+            .env("CNI_CONTAINERID", &self.name)
+            .env("CNI_NETNS", self.netns.path())
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_ARGS", "")
+            .env("CNI_PATH", path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = self.node.netns().spawn(&mut plugin)?;
+        let mut stdin = child.stdin.take().context("stdin was asked for as a pipe")?;
+        std::io::Write::write_all(&mut stdin, config.as_bytes())
+            .context("could not write a plugin's config")?;
+        drop(stdin);
+        child.wait_with_output().context("could not wait for a plugin")
+    }
+}
+
+/// The addresses in a result, IPv4 first.
+fn addresses(result: &Value) -> Result<Vec<IpNet>> {
+    let mut found = Vec::new();
+    for ip in result["ips"].as_array().context("a result without addresses")? {
+        let text = ip["address"].as_str().context("an address that is not text")?;
+        found.push(text.parse::<IpNet>().with_context(|| format!("not an address: {text}"))?);
+    }
+    found.sort_by_key(|address| address.addr().is_ipv6());
+    Ok(found)
+}

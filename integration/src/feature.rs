@@ -1,0 +1,151 @@
+//! What a machine may lack, and how to find out.
+
+use anyhow::Result;
+use std::fmt;
+use std::path::Path;
+
+use crate::netns::Netns;
+use crate::topology::Lab;
+
+/// Something that a test needs and that not every kernel or machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// VXLAN devices.
+    Vxlan,
+    /// IP-in-IP devices.
+    Ipip,
+    /// `WireGuard` devices.
+    Wireguard,
+    /// nftables and its program.
+    Nft,
+    /// iptables on nftables, both families.
+    Iptables,
+    /// iptables on its old kernel interface.
+    IptablesLegacy,
+    /// Bridged packets pass iptables, with settings in every namespace.
+    BridgeNetfilter,
+    /// Queueing that delays and loses packets.
+    Netem,
+    /// The programs of etcd.
+    Etcd,
+    /// The reference CNI plugins.
+    CniPlugins,
+    /// `openssl`, to make certificates.
+    Openssl,
+    /// `conntrack`, to look at translated connections.
+    Conntrack,
+    /// `tcpdump`, to look at packets.
+    Tcpdump,
+    /// `strace`, to count system calls.
+    Strace,
+}
+
+/// How a feature shows.
+enum Probe {
+    /// This command succeeds in a fresh namespace.
+    Command(&'static str),
+    /// One of these files exists.
+    File(&'static [&'static str]),
+}
+
+/// Directories of CNI plugins: Debian's, and the one that runtimes use by default.
+pub(crate) const CNI_DIRECTORIES: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
+
+impl Feature {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::Vxlan,
+        Self::Ipip,
+        Self::Wireguard,
+        Self::Nft,
+        Self::Iptables,
+        Self::IptablesLegacy,
+        Self::BridgeNetfilter,
+        Self::Netem,
+        Self::Etcd,
+        Self::CniPlugins,
+        Self::Openssl,
+        Self::Conntrack,
+        Self::Tcpdump,
+        Self::Strace,
+    ];
+
+    const fn describe(self) -> (&'static str, Probe) {
+        match self {
+            Self::Vxlan => ("vxlan", Probe::Command("ip link add probe type vxlan id 1 dstport 8472")),
+            Self::Ipip => ("ipip", Probe::Command("ip link add probe type ipip local 127.0.0.1")),
+            Self::Wireguard => ("wireguard", Probe::Command("ip link add probe type wireguard")),
+            Self::Nft => ("nft", Probe::Command("nft add table inet probe")),
+            Self::Iptables => ("iptables", Probe::Command("ip6tables -t nat -S")),
+            Self::IptablesLegacy => ("iptables-legacy", Probe::Command("ip6tables-legacy -t nat -S")),
+            Self::BridgeNetfilter => {
+                ("bridge-netfilter", Probe::File(&["/proc/sys/net/bridge/bridge-nf-call-iptables"]))
+            }
+            Self::Netem => ("netem", Probe::Command("tc qdisc add dev lo root netem loss 1%")),
+            Self::Etcd => ("etcd", Probe::Command("etcd --version")),
+            Self::CniPlugins => ("cni-plugins", Probe::File(&["/usr/lib/cni/bridge", "/opt/cni/bin/bridge"])),
+            Self::Openssl => ("openssl", Probe::Command("openssl version")),
+            Self::Conntrack => ("conntrack", Probe::Command("conntrack -C")),
+            Self::Tcpdump => ("tcpdump", Probe::Command("tcpdump --version")),
+            Self::Strace => ("strace", Probe::Command("strace --version")),
+        }
+    }
+
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.describe().0
+    }
+
+    /// Looks whether it is there; the reason if not. `scratch` is a namespace that nothing else uses.
+    pub fn probe(self, scratch: &Netns) -> Result<(), String> {
+        match self.describe().1 {
+            Probe::Command(line) => {
+                let result = scratch.run(line).map(drop);
+                // Whether or not a device was made: the next probe uses the same name.
+                let _ = scratch.ip("link del probe");
+                result.map_err(|error| error.root_cause().to_string().replace('\n', " "))
+            }
+            Probe::File(files) if files.iter().any(|file| Path::new(file).exists()) => Ok(()),
+            Probe::File(files) => Err(format!("{} is missing", files[0])),
+        }
+    }
+}
+
+impl fmt::Display for Feature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a test cannot run here.
+#[derive(Debug)]
+pub(crate) struct Skip {
+    feature: Feature,
+    reason: String,
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no {}: {}", self.feature, self.reason)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+impl Lab {
+    /// Ends the test as skipped, with the reason, where one of these features is missing; as failed, if
+    /// it was asked for with `--require`.
+    pub fn require(&self, features: &[Feature]) -> Result<()> {
+        let scratch = Netns::create("probe")?;
+        let required = std::env::var("FLANNEL_E2E_REQUIRE").unwrap_or_default();
+        for &feature in features {
+            let Err(reason) = feature.probe(&scratch) else { continue };
+            if required.split(',').any(|name| name == feature.name()) {
+                anyhow::bail!("{feature} was required and is missing: {reason}");
+            }
+            return Err(Skip { feature, reason }.into());
+        }
+        scratch.delete()
+    }
+}

@@ -1,0 +1,45 @@
+//! Work inside a sandbox that is no test; `cargo xtask` starts it.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "the report on stdout is what it is for")]
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use integration::{Feature, Netns};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(about = "Work inside a sandbox; started by `cargo xtask`")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Say which features this machine has
+    Probe,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Probe => probe(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn probe() -> Result<()> {
+    let scratch = Netns::create("probe")?;
+    for feature in Feature::ALL {
+        match feature.probe(&scratch) {
+            Ok(()) => println!("{feature}: yes"),
+            Err(reason) => println!("{feature}: no ({reason})"),
+        }
+    }
+    Ok(())
+}

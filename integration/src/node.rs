@@ -1,0 +1,305 @@
+//! A node: a network namespace with files of its own, the daemon on it, and pods.
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use crate::etcd::Etcd;
+use crate::http;
+use crate::netns::Netns;
+use crate::topology::{DIRECTORY, forward};
+use crate::{program, wait};
+
+/// A node. Cloning gives another handle on the same one.
+#[derive(Clone, Debug)]
+pub struct Node {
+    name: String,
+    netns: Netns,
+    directory: PathBuf,
+}
+
+/// Directories that each node has for itself, and where they are kept below the node's directory.
+const DIRECTORIES: [(&str, &str); 4] = [
+    ("run-flannel", "/run/flannel"),
+    ("var-lib-flannel", "/var/lib/flannel"),
+    ("var-lib-cni", "/var/lib/cni"),
+    ("etc-cni-net.d", "/etc/cni/net.d"),
+];
+
+/// The lock of iptables: a file, and so shared by all namespaces that see it.
+const XTABLES_LOCK: &str = "/run/xtables.lock";
+
+impl Node {
+    pub(crate) fn create(name: &str) -> Result<Self> {
+        let directory = Path::new(DIRECTORY).join("node").join(name);
+        let mut binds = Vec::new();
+        for (kept, seen) in DIRECTORIES {
+            let kept = directory.join(kept);
+            fs::create_dir_all(&kept).with_context(|| format!("could not create {}", kept.display()))?;
+            binds.push((kept, seen));
+        }
+        let lock = directory.join("xtables.lock");
+        for file in [Path::new(XTABLES_LOCK), &lock] {
+            File::create(file).with_context(|| format!("could not create {}", file.display()))?;
+        }
+        binds.push((lock, XTABLES_LOCK));
+        let netns = Netns::create(name)?.with_binds(&binds)?;
+        forward(&netns)?;
+        Ok(Self { name: name.to_owned(), netns, directory })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its namespaces.
+    #[must_use]
+    pub const fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// Where a file of the node, such as `/run/flannel/subnet.env`, is kept: for looking at it and
+    /// changing it without entering the node.
+    pub fn file(&self, path: &str) -> Result<PathBuf> {
+        DIRECTORIES
+            .iter()
+            .find_map(|(kept, seen)| {
+                let rest = path.strip_prefix(seen)?;
+                Some(self.directory.join(kept).join(rest.trim_start_matches('/')))
+            })
+            .with_context(|| format!("{path} is not among the files that a node has for itself"))
+    }
+
+    /// The text of `/run/flannel/subnet.env`.
+    pub fn subnet_env_text(&self) -> Result<String> {
+        let path = self.file("/run/flannel/subnet.env")?;
+        fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))
+    }
+
+    /// The variables of `/run/flannel/subnet.env`.
+    pub fn subnet_env(&self) -> Result<BTreeMap<String, String>> {
+        let text = self.subnet_env_text()?;
+        Ok(text
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect())
+    }
+
+    /// The subnet of the node as in `subnet.env`, reduced to its network: `10.42.1.0/24`.
+    pub fn subnet(&self, v4: bool) -> Result<ipnet::IpNet> {
+        let key = if v4 { "FLANNEL_SUBNET" } else { "FLANNEL_IPV6_SUBNET" };
+        let variables = self.subnet_env()?;
+        let value = variables.get(key).with_context(|| format!("{key} is not in subnet.env"))?;
+        let net: ipnet::IpNet = value.parse().with_context(|| format!("{key}={value}"))?;
+        Ok(net.trunc())
+    }
+
+    /// Starts a daemon. It is ready only after [`Daemon::wait_ready`].
+    pub fn start(&self, flanneld: &Flanneld) -> Result<Daemon> {
+        let log = Path::new(DIRECTORY).join("log").join(format!("{}.flanneld.log", self.name));
+        let mut daemon = Daemon { node: self.clone(), flanneld: flanneld.clone(), log, child: None };
+        daemon.start()?;
+        Ok(daemon)
+    }
+}
+
+/// How a daemon is started.
+#[derive(Clone, Debug)]
+pub struct Flanneld {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    environment: Vec<(String, String)>,
+}
+
+/// Every node has this port for itself.
+const HEALTH: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8470);
+
+impl Flanneld {
+    /// Our daemon, with leases in a directory.
+    #[must_use]
+    pub fn on_directory(directory: &Path) -> Self {
+        Self::bare().argument("--lease-dir").argument(directory)
+    }
+
+    /// Our daemon, with leases in etcd, all members named, certificates included.
+    #[must_use]
+    pub fn on_etcd(etcd: &Etcd) -> Self {
+        etcd.flags().into_iter().fold(Self::bare(), |flanneld, flag| flanneld.argument(flag))
+    }
+
+    /// Our daemon without a store.
+    #[must_use]
+    pub fn bare() -> Self {
+        Self { program: program("flanneld"), arguments: Vec::new(), environment: Vec::new() }
+            .argument(format!("--healthz-port={}", HEALTH.port()))
+            .argument("-v=2")
+    }
+
+    /// Another program that takes the same flags.
+    #[must_use]
+    pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = program.into();
+        self
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Adds arguments, separated by white space.
+    #[must_use]
+    pub fn arguments(self, line: &str) -> Self {
+        line.split_whitespace().fold(self, Self::argument)
+    }
+
+    /// Sets a variable of the environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// A daemon on a node. Dropping the handle leaves it running.
+#[derive(Debug)]
+pub struct Daemon {
+    node: Node,
+    flanneld: Flanneld,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Daemon {
+    /// Starts it again after [`Daemon::stop`] or [`Daemon::kill`].
+    pub fn start(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "the daemon on {} is running already", self.node.name);
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .with_context(|| format!("could not open {}", self.log.display()))?;
+        let mut command = Command::new(&self.flanneld.program);
+        command
+            .args(&self.flanneld.arguments)
+            .envs(self.flanneld.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("could not share a log")?)
+            .stderr(log);
+        self.child = Some(self.node.netns.spawn(&mut command)?);
+        Ok(())
+    }
+
+    /// Changes how it is started the next time.
+    pub fn set_flanneld(&mut self, flanneld: Flanneld) {
+        self.flanneld = flanneld;
+    }
+
+    /// Its process number inside the sandbox.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.child.as_ref().context("the daemon is not running")?.id())
+    }
+
+    /// What it has logged, over all its lives.
+    pub fn log(&self) -> Result<String> {
+        fs::read_to_string(&self.log).with_context(|| format!("could not read {}", self.log.display()))
+    }
+
+    /// Waits until `/readyz` says so. Fails at once if the daemon ends.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        self.wait_ready_within(wait::LONG)
+    }
+
+    /// Waits until `/readyz` says so, with a cap of one's own.
+    pub fn wait_ready_within(&mut self, cap: Duration) -> Result<()> {
+        let what = format!("the daemon on {} is ready", self.node.name);
+        let ended = wait::until(what, cap, || {
+            if let Some(status) = self.ended()? {
+                return Ok(Some(status));
+            }
+            let answer = self.get("/readyz")?;
+            ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
+            Ok(None)
+        });
+        match ended {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => {
+                bail!("the daemon on {} ended with {status}:\n{}", self.node.name, self.log_tail())
+            }
+            Err(error) => Err(error.context(self.log_tail())),
+        }
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait_end(&mut self) -> Result<ExitStatus> {
+        let status = wait::until(format!("the daemon on {} ends", self.node.name), wait::LONG, || {
+            self.ended()?.context("still running")
+        })?;
+        self.child = None;
+        Ok(status)
+    }
+
+    /// Whether it is still running.
+    pub fn running(&mut self) -> Result<bool> {
+        Ok(self.child.is_some() && self.ended()?.is_none())
+    }
+
+    /// Asks one of its health endpoints.
+    pub fn get(&self, path: &str) -> Result<http::Response> {
+        http::get(&self.node.netns, HEALTH, path)
+    }
+
+    /// Asks its status socket.
+    pub fn status(&self, path: &str) -> Result<http::Response> {
+        http::get_unix(&self.node.netns, Path::new("/run/flannel/flanneld.sock"), path)
+    }
+
+    /// Asks it to end (SIGTERM) and waits.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::SIGTERM)?;
+        self.wait_end()
+    }
+
+    /// Ends it without a warning (SIGKILL).
+    pub fn kill(&mut self) -> Result<()> {
+        self.signal(Signal::SIGKILL)?;
+        self.wait_end().map(drop)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid()?).context("a process number out of range")?;
+        kill(Pid::from_raw(pid), signal).with_context(|| format!("could not send {signal} to the daemon"))
+    }
+
+    /// Stops it, starts it again and waits until it is ready.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        self.start()?;
+        self.wait_ready()
+    }
+
+    fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        let child = self.child.as_mut().context("the daemon is not running")?;
+        child.try_wait().context("could not look after the daemon")
+    }
+
+    /// The last lines that it has logged, for error messages.
+    fn log_tail(&self) -> String {
+        let log = self.log().unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        format!("its log ends with:\n{}", lines[lines.len().saturating_sub(15)..].join("\n"))
+    }
+}

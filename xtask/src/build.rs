@@ -1,0 +1,91 @@
+//! Building what tests and demonstrations run.
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use crate::process::{cargo, must_succeed, target, text};
+
+/// How to compile.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    Dev,
+    Release,
+}
+
+impl Profile {
+    const fn directory(self) -> &'static str {
+        match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// Builds the programs of the project and `lab`; answers with the directory that holds them.
+pub(crate) fn programs(profile: Profile) -> Result<PathBuf> {
+    let mut command = cargo(["build", "--quiet", "--bins"]);
+    for package in ["flanneld", "flannel-cni", "flannelctl", "integration"] {
+        command.args(["--package", package]);
+    }
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    must_succeed(&mut command)?;
+    Ok(target().join(profile.directory()))
+}
+
+/// A compiled test program.
+pub(crate) struct TestProgram {
+    /// Of the library, binary or test file that it tests.
+    pub(crate) name: String,
+    pub(crate) package: String,
+    pub(crate) file: PathBuf,
+}
+
+impl TestProgram {
+    /// The names of its tests, or of its ignored tests only.
+    pub(crate) fn tests(&self, ignored_only: bool) -> Result<Vec<String>> {
+        let mut command = std::process::Command::new(&self.file);
+        command.args(["--list", "--format", "terse"]);
+        if ignored_only {
+            command.arg("--ignored");
+        }
+        let output = command.output().with_context(|| format!("could not start `{}`", text(&command)))?;
+        if !output.status.success() {
+            bail!("`{}` failed: {}", text(&command), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        let names = String::from_utf8_lossy(&output.stdout);
+        Ok(names.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
+    }
+}
+
+/// Builds the tests that `cargo test` with these arguments would run.
+pub(crate) fn test_programs(arguments: &[&str]) -> Result<Vec<TestProgram>> {
+    let mut command = cargo(["test", "--quiet", "--no-run", "--message-format", "json-render-diagnostics"]);
+    command.args(arguments).stderr(Stdio::inherit());
+    let output = command.output().with_context(|| format!("could not start `{}`", text(&command)))?;
+    if !output.status.success() {
+        bail!("`{}` failed", text(&command));
+    }
+    String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| program_of(line).transpose()).collect()
+}
+
+/// The test program that one of cargo's messages tells of, if it does.
+fn program_of(line: &str) -> Result<Option<TestProgram>> {
+    let message: Value = serde_json::from_str(line).context("could not read a message of cargo")?;
+    let (Some(file), Some(name)) = (message["executable"].as_str(), message["target"]["name"].as_str())
+    else {
+        return Ok(None);
+    };
+    if message["profile"]["test"] != Value::Bool(true) {
+        return Ok(None);
+    }
+    let package = message["manifest_path"]
+        .as_str()
+        .and_then(|path| path.strip_suffix("/Cargo.toml"))
+        .and_then(|path| path.rsplit('/').next())
+        .unwrap_or_default();
+    Ok(Some(TestProgram { name: name.to_owned(), package: package.to_owned(), file: file.into() }))
+}

@@ -1,0 +1,258 @@
+//! Runs every end-to-end test in a process and a sandbox of its own, several at a time.
+//!
+//! What passes between us and a test: `FLANNEL_E2E_DIR`, where it leaves its artifacts when it fails and a
+//! file `skipped` with the reason when it cannot run here; `FLANNEL_E2E_TIMEOUT`, the seconds after
+//! which it collects artifacts and gives up; `FLANNEL_E2E_REQUIRE`, features that must not be skipped.
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::build::{Profile, programs, test_programs};
+use crate::process::{is_root, target};
+use crate::tally::Tally;
+use crate::{packages, sandbox};
+
+#[derive(Args, Clone)]
+pub(crate) struct Options {
+    /// Only tests whose name (`file::test`) contains one of these
+    filters: Vec<String>,
+    /// How many tests run at once
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Fail, instead of skipping, where this feature is missing (repeatable; `--list` names them)
+    #[arg(long, value_name = "FEATURE")]
+    require: Vec<String>,
+    /// List the tests and the features of this machine
+    #[arg(long)]
+    list: bool,
+    /// Run each test this many times
+    #[arg(long, default_value_t = 1)]
+    repeat: usize,
+    /// Seconds that one test may take
+    #[arg(long, default_value_t = 240)]
+    timeout: u64,
+}
+
+/// How many lines of the output of a failed test are shown; the rest is in its directory.
+const SHOWN_LINES: usize = 120;
+/// How long a test may take to collect artifacts after its time is up.
+const GRACE: Duration = Duration::from_secs(20);
+
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    sandbox::possible("e2e")?;
+    packages::install_for_tests()?;
+    let tally = tally(options)?;
+    if !options.list {
+        println!("\n{tally}");
+    }
+    Ok(tally.good())
+}
+
+/// Builds and runs the tests.
+pub(crate) fn tally(options: &Options) -> Result<Tally> {
+    let directory = programs(Profile::Dev)?;
+    let cases = cases(&options.filters)?;
+    let mut tally = Tally::default();
+    if !is_root() {
+        tally.skip(cases.len() as u64, "end-to-end tests need root for network namespaces");
+        return Ok(tally);
+    }
+    sandbox::possible("e2e")?;
+    let features = probe(&directory)?;
+    check_required(&options.require, &features)?;
+    if options.list {
+        for case in &cases {
+            println!("{}", case.name());
+        }
+        for feature in &features {
+            println!("feature {feature}");
+        }
+        return Ok(tally);
+    }
+    if cases.is_empty() {
+        bail!("no end-to-end test has {} in its name", options.filters.join(" or "));
+    }
+    for feature in features.iter().filter(|feature| !feature.contains(": yes")) {
+        println!("  {feature}");
+    }
+    let queue: Mutex<VecDeque<Case>> =
+        Mutex::new(std::iter::repeat_n(cases, options.repeat.max(1)).flatten().collect());
+    let jobs = options.jobs.unwrap_or_else(|| {
+        thread::available_parallelism().map_or(2, |processors| processors.get().clamp(2, 4))
+    });
+    let shared = Mutex::new(&mut tally);
+    thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                while let Some(case) = pop(&queue) {
+                    let result = case.run(options);
+                    report(&case, result, *shared.lock().unwrap_or_else(PoisonError::into_inner));
+                }
+            });
+        }
+    });
+    Ok(tally)
+}
+
+fn pop(queue: &Mutex<VecDeque<Case>>) -> Option<Case> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+}
+
+/// Asks `lab` which features this machine has: lines of `name: yes` or `name: no (reason)`.
+fn probe(directory: &Path) -> Result<Vec<String>> {
+    let output = sandbox::command(directory.join("lab"))
+        .arg("probe")
+        .stdin(Stdio::null())
+        .output()
+        .context("could not start `lab probe` in a sandbox")?;
+    if !output.status.success() {
+        bail!("`lab probe` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+}
+
+fn check_required(required: &[String], features: &[String]) -> Result<()> {
+    let names: Vec<&str> = features.iter().filter_map(|line| line.split(':').next()).collect();
+    match required.iter().find(|name| !names.contains(&name.as_str())) {
+        Some(name) => bail!("--require {name}: no such feature; there are {}", names.join(", ")),
+        None => Ok(()),
+    }
+}
+
+/// One test of one test program.
+#[derive(Clone)]
+struct Case {
+    file: String,
+    test: String,
+    program: PathBuf,
+}
+
+fn cases(filters: &[String]) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    for program in test_programs(&["--package", "integration"])? {
+        for test in program.tests(false)? {
+            let case = Case { file: program.name.clone(), test, program: program.file.clone() };
+            if filters.is_empty() || filters.iter().any(|filter| case.name().contains(filter.as_str())) {
+                cases.push(case);
+            }
+        }
+    }
+    cases.sort_by_key(Case::name);
+    Ok(cases)
+}
+
+enum Outcome {
+    Passed,
+    Skipped(String),
+    Failed(String),
+}
+
+struct Finished {
+    outcome: Outcome,
+    took: Duration,
+    directory: PathBuf,
+}
+
+impl Case {
+    fn name(&self) -> String {
+        format!("{}::{}", self.file, self.test)
+    }
+
+    fn run(&self, options: &Options) -> Result<Finished> {
+        let directory = target().join("e2e").join(&self.file).join(self.test.replace("::", "."));
+        if directory.exists() {
+            fs::remove_dir_all(&directory)
+                .with_context(|| format!("could not remove {}", directory.display()))?;
+        }
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("could not create {}", directory.display()))?;
+        let output = File::create(directory.join("output.txt")).context("could not create output.txt")?;
+        let started = Instant::now();
+        let mut child = sandbox::command(&self.program)
+            .args(["--exact", &self.test, "--nocapture", "--include-ignored"])
+            .env("FLANNEL_E2E_DIR", &directory)
+            .env("FLANNEL_E2E_TIMEOUT", options.timeout.to_string())
+            .env("FLANNEL_E2E_REQUIRE", options.require.join(","))
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().context("could not share output.txt")?)
+            .stderr(output)
+            .spawn()
+            .context("could not start a sandbox")?;
+        let good = wait(&mut child, Duration::from_secs(options.timeout) + GRACE)?;
+        let outcome = match (good, fs::read_to_string(directory.join("skipped"))) {
+            (Some(true), _) => Outcome::Passed,
+            (Some(false), Ok(reason)) => Outcome::Skipped(reason.trim().to_owned()),
+            (Some(false), Err(_)) => Outcome::Failed("FAILED".to_owned()),
+            (None, _) => Outcome::Failed(format!("FAILED: not done after {} s, killed", options.timeout)),
+        };
+        Ok(Finished { outcome, took: started.elapsed(), directory })
+    }
+}
+
+/// Waits for the end of a child: whether it succeeded, or `None` if it had to be killed.
+fn wait(child: &mut Child, limit: Duration) -> Result<Option<bool>> {
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().context("could not wait for a test")? {
+            return Ok(Some(status.success()));
+        }
+        if started.elapsed() > limit {
+            child.kill().context("could not kill a test")?;
+            child.wait().context("could not wait for a test")?;
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn report(case: &Case, result: Result<Finished>, tally: &mut Tally) {
+    let name = case.name();
+    let finished = match result {
+        Ok(finished) => finished,
+        Err(error) => {
+            println!("{name} ... FAILED: {error:#}");
+            tally.fail(format!("{name}: {error:#}"));
+            return;
+        }
+    };
+    let seconds = finished.took.as_secs_f32();
+    match finished.outcome {
+        Outcome::Passed => {
+            println!("{name} ... ok ({seconds:.1} s)");
+            tally.pass(1);
+            // Nobody looks at the artifacts of a test that passed; a leftover directory is harmless.
+            let _ = fs::remove_dir_all(&finished.directory);
+        }
+        Outcome::Skipped(reason) => {
+            println!("{name} ... skipped ({reason})");
+            tally.skip(1, reason);
+            let _ = fs::remove_dir_all(&finished.directory);
+        }
+        Outcome::Failed(how) => {
+            println!("{name} ... {how} ({seconds:.1} s)");
+            show_output(&finished.directory);
+            tally.fail(format!("{name}: see {}", finished.directory.display()));
+        }
+    }
+}
+
+fn show_output(directory: &Path) {
+    let output = fs::read(directory.join("output.txt")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&output);
+    let lines: Vec<&str> = text.lines().collect();
+    let hidden = lines.len().saturating_sub(SHOWN_LINES);
+    if hidden > 0 {
+        println!("    ... {hidden} lines more in {}", directory.join("output.txt").display());
+    }
+    for line in &lines[hidden..] {
+        println!("    {line}");
+    }
+    println!("    logs and kernel state of every node: {}", directory.display());
+}

@@ -1,0 +1,84 @@
+//! The Debian packages whose programs the tests start, and their installation.
+
+use anyhow::{Context, Result};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::process::{find, is_root};
+
+/// A package, a program or file by which its presence shows, and what cannot run without it.
+struct Package {
+    name: &'static str,
+    shows: &'static str,
+    serves: &'static str,
+}
+
+const fn package(name: &'static str, shows: &'static str, serves: &'static str) -> Package {
+    Package { name, shows, serves }
+}
+
+const TESTS: [Package; 14] = [
+    package("util-linux", "unshare", "every end-to-end and contract test"),
+    package("iproute2", "ip", "every end-to-end and contract test"),
+    package("iputils-ping", "ping", "every end-to-end test"),
+    package("etcd-server", "etcd", "tests on etcd"),
+    package("etcd-client", "etcdctl", "tests on etcd"),
+    package("containernetworking-plugins", "/usr/lib/cni/bridge", "tests with pods"),
+    package("iptables", "iptables", "tests of the iptables firewall"),
+    package("nftables", "nft", "tests of the nftables firewall"),
+    package("openssl", "openssl", "tests of etcd with TLS"),
+    package("conntrack", "conntrack", "tests of masquerade"),
+    package("ethtool", "ethtool", "tests of device features"),
+    package("tcpdump", "tcpdump", "tests that look at packets on the wire"),
+    package("strace", "strace", "tests that count system calls"),
+    package("procps", "ps", "reports of failed tests"),
+];
+
+impl Package {
+    fn present(&self) -> bool {
+        if self.shows.starts_with('/') { Path::new(self.shows).exists() } else { find(self.shows).is_some() }
+    }
+}
+
+/// Installs what the tests need and is missing, where that is possible; says what it does and, in the
+/// end, what stays missing.
+pub(crate) fn install_for_tests() -> Result<()> {
+    install(&TESTS.iter().collect::<Vec<_>>())
+}
+
+fn install(packages: &[&Package]) -> Result<()> {
+    let missing = || packages.iter().filter(|package| !package.present()).collect::<Vec<_>>();
+    let names: Vec<&str> = missing().iter().map(|package| package.name).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    if !is_root() {
+        println!("missing packages (not root, so they are not installed): {}", names.join(" "));
+    } else if find("apt-get").is_none() {
+        println!("missing packages (no apt-get here; install them your way): {}", names.join(" "));
+    } else {
+        println!("installing Debian packages: {}", names.join(" "));
+        // Fresh machines have no package lists yet; update them only if the first try fails.
+        if !apt_get(&["install"], &names)? {
+            apt_get(&["update"], &[])?;
+            apt_get(&["install"], &names)?;
+        }
+    }
+    for package in missing() {
+        println!("without {}: no {}", package.name, package.serves);
+    }
+    Ok(())
+}
+
+fn apt_get(task: &[&str], names: &[&str]) -> Result<bool> {
+    let status = Command::new("apt-get")
+        .args(["-qq", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"])
+        .args(task)
+        .args(names)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .context("could not start apt-get")?;
+    Ok(status.success())
+}

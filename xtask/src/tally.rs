@@ -1,0 +1,88 @@
+//! Counts of what passed, failed and was skipped, and the closing lines of a task.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Results so far.
+#[derive(Default, Debug)]
+pub(crate) struct Tally {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+    failures: Vec<String>,
+    reasons: BTreeMap<String, u64>,
+}
+
+impl Tally {
+    pub(crate) fn pass(&mut self, count: u64) {
+        self.passed += count;
+    }
+
+    pub(crate) fn fail(&mut self, what: impl Into<String>) {
+        self.failed += 1;
+        self.failures.push(what.into());
+    }
+
+    pub(crate) fn skip(&mut self, count: u64, reason: impl Into<String>) {
+        if count > 0 {
+            self.skipped += count;
+            *self.reasons.entry(reason.into()).or_default() += count;
+        }
+    }
+
+    /// One thing that either passes or fails.
+    pub(crate) fn outcome(&mut self, what: &str, good: bool) {
+        if good {
+            self.pass(1);
+        } else {
+            self.fail(what);
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.failures.extend(other.failures);
+        for (reason, count) in other.reasons {
+            *self.reasons.entry(reason).or_default() += count;
+        }
+    }
+
+    /// Takes in the tests that a test binary reported: `test a::b ... ok` and its closing line.
+    ///
+    /// Ignored tests are not counted: whoever runs them counts them.
+    pub(crate) fn libtest_line(&mut self, of: &str, line: &str) {
+        if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
+            self.fail(format!("{of}: {name}"));
+        } else if let Some(rest) = line.strip_prefix("test result: ") {
+            let count = |word: &str| {
+                rest.split(['.', ';'])
+                    .find_map(|part| part.trim().strip_suffix(word))
+                    .and_then(|number| number.trim().parse::<u64>().ok())
+                    .unwrap_or(0)
+            };
+            self.pass(count(" passed"));
+        }
+    }
+
+    /// Whether nothing failed.
+    pub(crate) const fn good(&self) -> bool {
+        self.failed == 0
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for failure in &self.failures {
+            writeln!(f, "failed: {failure}")?;
+        }
+        for (reason, count) in &self.reasons {
+            writeln!(f, "skipped {count}: {reason}")?;
+        }
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+#[cfg(test)]
+mod tests;

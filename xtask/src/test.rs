@@ -1,0 +1,82 @@
+//! Everything that must hold: gates, unit, contract and end-to-end tests.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::build::{TestProgram, test_programs};
+use crate::process::{cargo, is_root, watched};
+use crate::tally::Tally;
+use crate::{check, e2e, packages, sandbox};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Do not install missing packages
+    #[arg(long)]
+    no_install: bool,
+    #[command(flatten)]
+    e2e: e2e::Options,
+}
+
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    if !options.no_install {
+        packages::install_for_tests()?;
+    }
+    let mut tally = check::gates()?;
+    println!("\nunit tests");
+    unit(&mut tally)?;
+    println!("\ncontract tests");
+    if let Err(error) = contract(&mut tally) {
+        tally.fail(format!("contract tests: {error:#}"));
+    }
+    println!("\nend-to-end tests");
+    match e2e::tally(&options.e2e) {
+        Ok(more) => tally.add(more),
+        Err(error) => tally.fail(format!("end-to-end tests: {error:#}")),
+    }
+    println!("\n{tally}");
+    Ok(tally.good())
+}
+
+/// The tests of the default members, which need neither root nor a network.
+fn unit(tally: &mut Tally) -> Result<()> {
+    let mut seen = Tally::default();
+    let good =
+        watched(&mut cargo(["test", "--quiet", "--no-fail-fast", "--", "--format", "pretty"]), |line| {
+            seen.libtest_line("unit", line);
+        })?;
+    if !good && seen.good() {
+        seen.fail("unit tests: `cargo test` ended with an error before a test failed");
+    }
+    tally.add(seen);
+    Ok(())
+}
+
+/// The tests marked as needing namespaces: each program in a sandbox of its own.
+fn contract(tally: &mut Tally) -> Result<()> {
+    for program in test_programs(&[])? {
+        let tests = program.tests(true)?;
+        if tests.is_empty() {
+            continue;
+        }
+        if !is_root() {
+            tally.skip(tests.len() as u64, "contract tests need root for network namespaces");
+            continue;
+        }
+        sandbox::possible("test")?;
+        contract_of(&program, tally)?;
+    }
+    Ok(())
+}
+
+fn contract_of(program: &TestProgram, tally: &mut Tally) -> Result<()> {
+    let of = format!("{} contract", program.package);
+    let mut seen = Tally::default();
+    let mut command = sandbox::command(&program.file);
+    command.args(["--ignored", "--format", "pretty"]);
+    let good = watched(&mut command, |line| seen.libtest_line(&of, line))?;
+    if !good && seen.good() {
+        seen.fail(format!("{of} tests of {}: ended with an error before a test failed", program.name));
+    }
+    tally.add(seen);
+    Ok(())
+}

@@ -1,0 +1,88 @@
+use super::{Findings, look_at};
+
+fn check(name: &str, text: &str) -> Findings {
+    let mut findings = Findings::default();
+    look_at(name, text, &mut findings);
+    findings
+}
+
+#[track_caller]
+fn refused(name: &str, text: &str, error: &str) {
+    let errors = check(name, text).errors;
+    assert!(errors.iter().any(|found| found.contains(error)), "{error:?} is not among {errors:?}");
+}
+
+#[track_caller]
+fn accepted(name: &str, text: &str) {
+    assert_eq!(check(name, text).errors, Vec::<String>::new());
+}
+
+const MANIFEST: &str = "[package]
+name = \"flannel-core\"
+version.workspace = true
+edition.workspace = true
+rust-version.workspace = true
+license.workspace = true
+repository.workspace = true
+publish.workspace = true
+
+[lints]
+workspace = true
+
+[dependencies]
+ipnet.workspace = true
+serde = { workspace = true, features = [\"rc\"] }
+";
+
+#[test]
+fn manifests_inherit() {
+    accepted("flannel-core/Cargo.toml", MANIFEST);
+    refused("flannel-core/Cargo.toml", &MANIFEST.replace("[lints]\nworkspace = true", ""), "[lints]");
+    refused(
+        "flannel-core/Cargo.toml",
+        &MANIFEST.replace("edition.workspace = true", "edition = \"2024\""),
+        "`edition.workspace = true` is missing",
+    );
+    refused(
+        "flannel-core/Cargo.toml",
+        &MANIFEST.replace("ipnet.workspace = true", "ipnet = \"2\""),
+        "Cargo.toml:14: the version of ipnet belongs in the root",
+    );
+}
+
+#[test]
+fn core_stays_pure() {
+    let tokio = format!("{MANIFEST}tokio.workspace = true\n");
+    refused("flannel-core/Cargo.toml", &tokio, "may not depend on tokio");
+    accepted("flanneld/Cargo.toml", &tokio);
+}
+
+#[test]
+fn source_rules() {
+    accepted("a/src/b.rs", "#[ignore = \"needs netns\"]\nfn a() {}\n");
+    refused("a/src/b.rs", "    #[ignore]\n", "a/src/b.rs:1: only `#[ignore");
+    refused("a/src/b.rs", "#[ignore = \"flaky\"]\n", "only `#[ignore");
+    refused("a/src/b.rs", "#[allow(dead_code)]\n", "instead of allow");
+    refused("a/src/b/mod.rs", "", "foo.rs with children");
+    refused("a/src/lib.rs", "fn a() {}\n", "forbid(unsafe_code)");
+    accepted("flanneld/src/lib.rs", "fn a() {}\n");
+}
+
+#[test]
+fn nothing_of_this_machine() {
+    refused("README.md", concat!("see /wo", "rk/notes\n"), "README.md:1: a path of one machine");
+    refused(
+        "Cargo.lock",
+        "source = \"registry+https://mirror.example/index\"\n",
+        "crates come from crates.io",
+    );
+    accepted("Cargo.lock", "source = \"registry+https://github.com/rust-lang/crates.io-index\"\n");
+}
+
+#[test]
+fn long_files_need_a_reason() {
+    let long = "x\n".repeat(601);
+    assert_eq!(check("a/src/b.rs", &long).warnings.len(), 1);
+    assert_eq!(check("a/src/b/tests.rs", &long).warnings.len(), 0);
+    assert_eq!(check("a/src/b.rs", &format!("// long file: one table\n{long}")).warnings.len(), 0);
+}
