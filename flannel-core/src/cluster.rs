@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::lease::table::{LeaseTable, PeerChange, overlap};
+use crate::lease::table::{LeaseTable, PeerChange};
 use crate::lease::{Lease, Subnets};
 use crate::store::{Change, Record};
 
@@ -101,19 +101,14 @@ impl Cluster {
             .collect()
     }
 
-    fn settle(
-        &mut self,
-        changes: Vec<PeerChange>,
-        own: Option<&Subnets>,
-        now: Duration,
-    ) -> Vec<PeerChange> {
-        let lost_ours = own.is_some_and(|own| {
-            changes.iter().any(|change| change.subnets == *own && change.after.is_none())
-        });
+    fn settle(&mut self, changes: Vec<PeerChange>, own: Option<&Subnets>, now: Duration) -> Vec<PeerChange> {
+        let lost_ours = own
+            .is_some_and(|own| changes.iter().any(|change| change.subnets == *own && change.after.is_none()));
         let mut settled = Vec::new();
         for change in changes {
             let Some(lease) = &change.after else {
-                if let Some(before) = change.before.as_ref().filter(|_| lost_ours && own != Some(&change.subnets))
+                if let Some(before) =
+                    change.before.as_ref().filter(|_| lost_ours && own != Some(&change.subnets))
                 {
                     self.lingering.insert(change.subnets, Arc::clone(before));
                     self.grace_ends = Some(now + GRACE);
@@ -139,7 +134,7 @@ impl Cluster {
         let displaced: Vec<Subnets> = self
             .lingering
             .keys()
-            .filter(|kept| **kept != lease.subnets && overlap(kept, &lease.subnets))
+            .filter(|kept| **kept != lease.subnets && kept.overlap(&lease.subnets))
             .copied()
             .collect();
         displaced

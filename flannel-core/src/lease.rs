@@ -11,6 +11,7 @@ pub use record::ParseRecordError;
 
 mod key;
 mod record;
+pub mod table;
 pub mod vxlan;
 
 /// A modification number of the store: larger is later.

@@ -122,16 +122,8 @@ impl LeaseTable {
         self.leases
             .values()
             .map(|entry| &entry.lease)
-            .filter(move |lease| lease.subnets != *own && overlap(&lease.subnets, own))
+            .filter(move |lease| lease.subnets != *own && lease.subnets.overlap(own))
     }
-}
-
-/// Whether two leases share an address of either family.
-#[must_use]
-pub fn overlap(one: &Subnets, other: &Subnets) -> bool {
-    let v4 = one.v4.zip(other.v4).is_some_and(|(a, b)| a.contains(&b.network()) || b.contains(&a.network()));
-    let v6 = one.v6.zip(other.v6).is_some_and(|(a, b)| a.contains(&b.network()) || b.contains(&a.network()));
-    v4 || v6
 }
 
 /// Reads a record.
@@ -140,7 +132,7 @@ fn read(record: &Record) -> Result<(Subnets, LeaseAttrs), String> {
     if subnets.v4.is_none() && subnets.v6.is_none() {
         return Err("the key names no subnet".to_owned());
     }
-    let attrs = LeaseAttrs::decode(&record.value).map_err(|error| error.to_string())?;
+    let attrs = LeaseAttrs::parse(&record.value).map_err(|error| error.to_string())?;
     Ok((subnets, attrs))
 }
 

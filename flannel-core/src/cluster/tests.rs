@@ -1,0 +1,99 @@
+use super::*;
+use crate::lease::Revision;
+use crate::store::Grant;
+
+const NOW: Duration = Duration::from_secs(100);
+
+fn record(key: &str, public_ip: &str) -> Record {
+    Record {
+        key: key.to_owned(),
+        value: format!(r#"{{"PublicIP":"{public_ip}","PublicIPv6":null}}"#).into_bytes(),
+        revision: Revision(1),
+        grant: Some(Grant(7)),
+    }
+}
+
+fn three() -> Vec<Record> {
+    vec![record("10.5.1.0-24", "1.1.1.1"), record("10.5.2.0-24", "1.1.1.2"), record("10.5.3.0-24", "1.1.1.3")]
+}
+
+fn delete(key: &str) -> Change {
+    Change::Delete { key: key.to_owned() }
+}
+
+fn keys(cluster: &Cluster) -> Vec<String> {
+    let mut keys: Vec<String> = cluster.leases().map(|lease| lease.subnets.to_string()).collect();
+    keys.sort();
+    keys
+}
+
+fn own() -> Subnets {
+    Subnets::parse_key("10.5.1.0-24").unwrap()
+}
+
+fn listed() -> Cluster {
+    let mut cluster = Cluster::default();
+    cluster.listing(&three(), Some(&own()), NOW);
+    cluster
+}
+
+#[test]
+fn a_peer_that_is_deleted_goes_at_once() {
+    let mut cluster = listed();
+    let changes = cluster.changes(&[delete("10.5.2.0-24")], Some(&own()), NOW);
+    assert_eq!(changes.len(), 1);
+    assert_eq!(keys(&cluster), ["10.5.1.0-24", "10.5.3.0-24"]);
+}
+
+#[test]
+fn peers_of_a_wiped_store_are_kept_until_they_are_back() {
+    for wipe_by_events in [true, false] {
+        let mut cluster = listed();
+        let changes = if wipe_by_events {
+            let all = [delete("10.5.1.0-24"), delete("10.5.2.0-24"), delete("10.5.3.0-24")];
+            cluster.changes(&all, Some(&own()), NOW)
+        } else {
+            cluster.listing(&[], Some(&own()), NOW)
+        };
+        assert_eq!(changes.iter().map(|change| change.subnets).collect::<Vec<_>>(), [own()]);
+        assert_eq!(keys(&cluster), ["10.5.2.0-24", "10.5.3.0-24"]);
+        // Back as it was: nothing to do for the kernel. Back with another address: a change.
+        let back = cluster.changes(&[Change::Put(record("10.5.2.0-24", "1.1.1.2"))], Some(&own()), NOW);
+        assert_eq!(back, []);
+        let back = cluster.changes(&[Change::Put(record("10.5.3.0-24", "9.9.9.9"))], Some(&own()), NOW);
+        assert!(back[0].before.is_some() && back[0].after.is_some());
+        assert_eq!(cluster.next_tick(), None);
+    }
+}
+
+#[test]
+fn the_grace_ends() {
+    let mut cluster = listed();
+    cluster.listing(&[], Some(&own()), NOW);
+    assert_eq!(cluster.tick(NOW), []);
+    let ends = cluster.next_tick().unwrap();
+    assert_eq!(cluster.tick(ends).len(), 2);
+    assert_eq!(keys(&cluster), [""; 0]);
+}
+
+#[test]
+fn a_new_owner_ends_the_grace_of_the_old_one() {
+    let mut cluster = listed();
+    cluster.listing(&[], Some(&own()), NOW);
+    let changes = cluster.changes(&[Change::Put(record("10.5.2.0-25", "4.4.4.4"))], Some(&own()), NOW);
+    let shown: Vec<(String, bool)> =
+        changes.iter().map(|change| (change.subnets.to_string(), change.after.is_some())).collect();
+    assert_eq!(shown, [("10.5.2.0-24".to_owned(), false), ("10.5.2.0-25".to_owned(), true)]);
+}
+
+#[test]
+fn remembered_records_serve_until_the_store_answers() {
+    let mut cluster = Cluster::default();
+    cluster.remember(&three());
+    assert_eq!(cluster.source(), Source::Remembered);
+    let changes = cluster.listing(&three()[..2], Some(&own()), NOW);
+    assert_eq!(cluster.source(), Source::Store);
+    assert_eq!(changes.len(), 1);
+    cluster.remember(&three());
+    assert_eq!(keys(&cluster).len(), 2);
+}
