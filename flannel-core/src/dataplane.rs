@@ -10,6 +10,8 @@ use std::net::IpAddr;
 
 use crate::link::{LinkName, Mac, Vni};
 
+pub mod model;
+
 /// The routing protocol number that marks routes and neighbours as ours
 /// (`RTA_PROTOCOL`/`NDA_PROTOCOL`; free in iproute2's rt_protos).
 pub const PROTOCOL: u8 = 0xf1;
@@ -68,7 +70,7 @@ pub struct Vxlan {
     pub local: Option<IpAddr>,
     /// Underlay interface; `None` where it is gone or unset.
     pub lower: Option<LinkName>,
-    /// UDP destination port.
+    /// UDP destination port; 0 in a creation leaves it to the kernel.
     pub port: u16,
     /// The kernel learns addresses from received frames.
     pub learning: bool,
@@ -163,9 +165,91 @@ pub enum RouteTarget {
     Link(LinkName),
     /// Drops them silently.
     Blackhole,
-    /// Any other form (multipath, several entries under one key, another type), described for logs.
-    /// Never equal to anything that we want.
+    /// Any other form (multipath, a nexthop object, another type), described for logs. Never equal to
+    /// anything that we want.
     Other(String),
+    /// Several routes share the key, in the kernel's order. Only ever observed; ops name each by itself.
+    Several(Vec<Route>),
+}
+
+impl RouteTarget {
+    /// The outgoing interface, where there is just one.
+    #[must_use]
+    pub const fn link(&self) -> Option<&LinkName> {
+        match self {
+            Self::Via { link, .. } | Self::Link(link) => Some(link),
+            Self::Blackhole | Self::Other(_) | Self::Several(_) => None,
+        }
+    }
+}
+
+impl Route {
+    /// The routes that the key stands for: those of [`RouteTarget::Several`], otherwise this one.
+    pub fn each(&self) -> impl Iterator<Item = &Self> {
+        match &self.target {
+            RouteTarget::Several(routes) => routes.iter(),
+            _ => std::slice::from_ref(self).iter(),
+        }
+    }
+
+    /// The value of a key that stands for `routes`, unless there are none.
+    #[must_use]
+    pub fn several(mut routes: Vec<Self>) -> Option<Self> {
+        let protocol = routes.first()?.protocol;
+        match routes.len() {
+            1 => routes.pop(),
+            _ => Some(Self { target: RouteTarget::Several(routes), protocol }),
+        }
+    }
+}
+
+impl Dataplane {
+    /// Adds all of `other`; where both have an object, that of `other` wins.
+    pub fn extend(&mut self, other: Self) {
+        self.links.extend(other.links);
+        self.addresses.extend(other.addresses);
+        self.neighbours.extend(other.neighbours);
+        self.fdb.extend(other.fdb);
+        self.routes.extend(other.routes);
+    }
+
+    /// Takes out the objects that `other` has, whatever their values.
+    pub fn retract(&mut self, other: &Self) {
+        fn without<K: Ord, V>(all: &mut BTreeMap<K, V>, keys: &BTreeMap<K, V>) {
+            for key in keys.keys() {
+                all.remove(key);
+            }
+        }
+        without(&mut self.links, &other.links);
+        without(&mut self.addresses, &other.addresses);
+        without(&mut self.neighbours, &other.neighbours);
+        without(&mut self.fdb, &other.fdb);
+        without(&mut self.routes, &other.routes);
+    }
+
+    /// The objects of this value that `other` has too, with the values that they have here.
+    #[must_use]
+    pub fn restricted_to(&self, other: &Self) -> Self {
+        fn common<K: Ord + Clone, V: Clone>(all: &BTreeMap<K, V>, keys: &BTreeMap<K, V>) -> BTreeMap<K, V> {
+            keys.keys()
+                .filter_map(|key| all.get_key_value(key))
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect()
+        }
+        Self {
+            links: common(&self.links, &other.links),
+            addresses: common(&self.addresses, &other.addresses),
+            neighbours: common(&self.neighbours, &other.neighbours),
+            fdb: common(&self.fdb, &other.fdb),
+            routes: common(&self.routes, &other.routes),
+        }
+    }
+
+    /// Whether nothing is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One change of the kernel, idempotent: setting what stands and deleting what is gone succeed.

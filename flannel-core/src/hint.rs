@@ -272,7 +272,7 @@ impl Interest<'_> {
                     now.kind == RouteKind::Unicast && now.gateway.is_none() && link == Some(wanted)
                 }
                 RouteTarget::Blackhole => now.kind == RouteKind::Blackhole,
-                RouteTarget::Other(_) => false,
+                RouteTarget::Other(_) | RouteTarget::Several(_) => false,
             }
     }
 

@@ -17,6 +17,8 @@ pub mod json;
 pub mod lease;
 pub mod link;
 pub mod message;
+pub mod owned;
+pub mod plan;
 pub mod ruleset;
 pub mod seed;
 pub mod store;

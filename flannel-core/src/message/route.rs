@@ -101,6 +101,9 @@ impl NewRoute {
             }
             RouteTarget::Blackhole => new.kind = BLACKHOLE,
             RouteTarget::Other(form) => return Err(EncodeError::RouteForm(form.clone())),
+            RouteTarget::Several(routes) => {
+                return Err(EncodeError::RouteForm(format!("{} routes", routes.len())));
+            }
         }
         Ok(new)
     }

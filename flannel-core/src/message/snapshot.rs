@@ -9,10 +9,9 @@ use super::link::LinkRecord;
 use super::neighbour::NeighbourRecord;
 use super::route::RouteRecord;
 use crate::dataplane::{
-    Address, AddressKey, Dataplane, FdbEntry, FdbKey, Link, LinkKind, NeighbourKey, RouteTarget,
+    Address, AddressKey, Dataplane, FdbEntry, FdbKey, Link, LinkKind, NeighbourKey, Route, RouteTarget,
 };
 use crate::facts::HostFacts;
-use crate::family::Family;
 use crate::link::{IfIndex, LinkName};
 
 /// Everything that the dumps of one look at the kernel gave, each in dump order.
@@ -84,10 +83,15 @@ impl Snapshot {
                 Entry::Vacant(place) => {
                     place.insert(route);
                 }
-                // IPv4 uses the first route of a key. IPv6 chooses among them by reachability.
                 Entry::Occupied(mut place) => {
-                    if Family::of_net(key.destination) == Family::V6 {
-                        place.get_mut().target = RouteTarget::Other("several routes".to_owned());
+                    let found = place.get_mut();
+                    match &mut found.target {
+                        RouteTarget::Several(routes) => routes.push(route),
+                        _ => {
+                            let protocol = found.protocol;
+                            let target = RouteTarget::Several(vec![found.clone(), route]);
+                            *found = Route { target, protocol };
+                        }
                     }
                 }
             }

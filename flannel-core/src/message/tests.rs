@@ -707,7 +707,9 @@ fn a_snapshot_joins_the_dumps() {
     assert_eq!(dataplane.fdb[&key].destinations, [ip("192.168.50.2"), ip("192.168.50.3")]);
     let (key, route) = tunnel_route();
     assert_eq!(dataplane.routes[&key], route);
-    // Two IPv6 routes with one key are a form of their own.
+    // Routes with one key stay apart.
     let key = RouteKey { destination: "fe80::/64".parse().unwrap(), metric: 256 };
-    assert!(matches!(dataplane.routes[&key].target, RouteTarget::Other(_)));
+    let links: Vec<_> = dataplane.routes[&key].each().map(|route| route.target.clone()).collect();
+    assert_eq!(links.len(), 2);
+    assert!(matches!(dataplane.routes[&key].target, RouteTarget::Several(_)));
 }

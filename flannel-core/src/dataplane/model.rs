@@ -1,0 +1,249 @@
+//! A kernel in miniature: what an op does to a [`Dataplane`]. Plans are tested on it, and flanneld's
+//! fake kernel is made of it; a contract suite holds it against the real one.
+//!
+//! It has the refusals and side effects that decide on the order of a plan: things vanish with
+//! their interface, a new MAC takes the neighbours along, a VXLAN device cannot outgrow its underlay. It does not
+//! make the addresses and routes that a kernel makes by itself.
+
+use std::net::IpAddr;
+
+use super::{
+    Address, Dataplane, FdbEntry, Link, LinkChange, LinkKind, Neighbour, Op, Route, RouteKey, RouteTarget,
+    Vxlan,
+};
+use crate::family::Family;
+use crate::link::{LinkName, Mac};
+
+/// Why the kernel refuses an op, named after its error number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// `ENODEV`.
+    #[error("no such device")]
+    NoDevice,
+    /// `EEXIST`.
+    #[error("exists already")]
+    Exists,
+    /// `EINVAL`.
+    #[error("invalid argument")]
+    Invalid,
+    /// `ENETDOWN`.
+    #[error("network is down")]
+    Down,
+    /// `ENETUNREACH`.
+    #[error("network is unreachable")]
+    Unreachable,
+}
+
+/// The kernel's default for VXLAN devices whose creation names no port (`vxlan.udp_port`).
+const DEFAULT_PORT: u16 = 8472;
+
+/// Runs one op.
+///
+/// # Errors
+/// As the kernel refuses it. Setting what stands and deleting what is gone succeed.
+pub fn apply(state: &mut Dataplane, op: &Op) -> Result<(), Refusal> {
+    match op {
+        Op::CreateLink(name, link) => create_link(state, name, link)?,
+        Op::SetLink(name, change) => set_link(state, name, change)?,
+        Op::DeleteLink(name) => delete_link(state, name),
+        Op::AddAddress(key) => {
+            require(state, &key.link)?;
+            state.addresses.insert(key.clone(), Address);
+        }
+        Op::DeleteAddress(key) => {
+            state.addresses.remove(key);
+        }
+        Op::SetNeighbour(key, mac) => {
+            require(state, &key.link)?;
+            state.neighbours.insert(key.clone(), Neighbour { mac: Some(*mac), permanent: true });
+        }
+        Op::DeleteNeighbour(key) => {
+            state.neighbours.remove(key);
+        }
+        Op::SetFdb(key, destination) => {
+            require(state, &key.link)?;
+            set_fdb(state, key, *destination);
+        }
+        Op::DeleteFdb(key, destination) => {
+            if let Some(entry) = state.fdb.get_mut(key) {
+                entry.destinations.retain(|found| found != destination);
+                if entry.destinations.is_empty() {
+                    state.fdb.remove(key);
+                }
+            }
+        }
+        Op::SetRoute(key, route) => set_route(state, *key, route)?,
+        Op::DeleteRoute(key, route) => {
+            if let Some(found) = state.routes.remove(key) {
+                let mut routes: Vec<Route> = found.each().cloned().collect();
+                let is_meant =
+                    |found: &Route| found.target == route.target && found.protocol == route.protocol;
+                let first = routes.iter().position(is_meant);
+                first.map(|place| routes.remove(place));
+                if let Some(rest) = Route::several(routes) {
+                    state.routes.insert(*key, rest);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn require<'a>(state: &'a Dataplane, name: &LinkName) -> Result<&'a Link, Refusal> {
+    state.links.get(name).ok_or(Refusal::NoDevice)
+}
+
+fn create_link(state: &mut Dataplane, name: &LinkName, link: &Link) -> Result<(), Refusal> {
+    let mut link = link.clone();
+    if state.links.contains_key(name) {
+        return Err(Refusal::Exists);
+    }
+    if let LinkKind::Vxlan(vxlan) = &mut link.kind {
+        if vxlan.port == 0 {
+            vxlan.port = DEFAULT_PORT;
+        }
+        let identity = |vxlan: &Vxlan| (vxlan.vni, vxlan.port, is_v6(vxlan));
+        let taken = |other: &Link| matches!(&other.kind, LinkKind::Vxlan(other) if identity(other) == identity(vxlan));
+        if state.links.values().any(taken) {
+            return Err(Refusal::Exists);
+        }
+        if vxlan.lower.as_ref().is_some_and(|lower| !state.links.contains_key(lower)) {
+            return Err(Refusal::NoDevice);
+        }
+        link.mtu = link.mtu.min(largest_mtu(state, vxlan).unwrap_or(u32::MAX));
+    }
+    // The kernel chooses one of its own where none is asked for.
+    link.mac = link.mac.or(Some(Mac([0x02, 0xff, 0xff, 0, 0, 1])));
+    state.links.insert(name.clone(), link);
+    Ok(())
+}
+
+fn is_v6(vxlan: &Vxlan) -> bool {
+    vxlan.local.is_some_and(|local| local.is_ipv6())
+}
+
+/// The MTU of the underlay less the headers.
+fn largest_mtu(state: &Dataplane, vxlan: &Vxlan) -> Option<u32> {
+    let lower = state.links.get(vxlan.lower.as_ref()?)?;
+    Some(lower.mtu.saturating_sub(if is_v6(vxlan) { 70 } else { 50 }))
+}
+
+fn set_link(state: &mut Dataplane, name: &LinkName, change: &LinkChange) -> Result<(), Refusal> {
+    let found = require(state, name)?;
+    if let (Some(mtu), LinkKind::Vxlan(vxlan)) = (change.mtu, &found.kind)
+        && largest_mtu(state, vxlan).is_some_and(|largest| mtu > largest)
+    {
+        return Err(Refusal::Invalid);
+    }
+    let link = state.links.get_mut(name).ok_or(Refusal::NoDevice)?;
+    link.mtu = change.mtu.unwrap_or(link.mtu);
+    link.alias = change.alias.clone().or(link.alias.take());
+    if let (Some(learning), LinkKind::Vxlan(vxlan)) = (change.learning, &mut link.kind) {
+        vxlan.learning = learning;
+    }
+    let new_mac = change.mac.is_some_and(|mac| link.mac != Some(mac));
+    link.mac = change.mac.or(link.mac);
+    let goes_down = link.up && change.up == Some(false);
+    link.up = change.up.unwrap_or(link.up);
+    if new_mac || goes_down {
+        state.neighbours.retain(|key, _| key.link != *name);
+    }
+    if goes_down {
+        drop_routes(state, name);
+        // The kernel drops IPv6 addresses too, unless `keep_addr_on_down` is set.
+        state.addresses.retain(|key, _| key.link != *name || Family::of_net(key.net) == Family::V4);
+    }
+    Ok(())
+}
+
+fn delete_link(state: &mut Dataplane, name: &LinkName) {
+    let above =
+        |link: &Link| matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.lower.as_ref() == Some(name));
+    let mut gone: Vec<LinkName> =
+        state.links.iter().filter(|(_, link)| above(link)).map(|(name, _)| name.clone()).collect();
+    gone.push(name.clone());
+    for name in &gone {
+        state.links.remove(name);
+        state.addresses.retain(|key, _| key.link != *name);
+        state.neighbours.retain(|key, _| key.link != *name);
+        state.fdb.retain(|key, _| key.link != *name);
+        drop_routes(state, name);
+    }
+}
+
+fn drop_routes(state: &mut Dataplane, name: &LinkName) {
+    state.routes = std::mem::take(&mut state.routes)
+        .into_iter()
+        .filter_map(|(key, route)| {
+            let rest = route.each().filter(|route| route.target.link() != Some(name)).cloned().collect();
+            Some((key, Route::several(rest)?))
+        })
+        .collect();
+}
+
+/// A unicast MAC has one destination; others collect them.
+fn set_fdb(state: &mut Dataplane, key: &super::FdbKey, destination: IpAddr) {
+    let entry = FdbEntry { destinations: vec![destination], permanent: true };
+    match state.fdb.get_mut(key) {
+        Some(found) if !key.mac.is_unicast() => {
+            found.permanent = true;
+            if !found.destinations.contains(&destination) {
+                found.destinations.push(destination);
+            }
+        }
+        _ => {
+            state.fdb.insert(key.clone(), entry);
+        }
+    }
+}
+
+fn set_route(state: &mut Dataplane, key: RouteKey, route: &Route) -> Result<(), Refusal> {
+    if let Some(link) = route.target.link()
+        && !require(state, link)?.up
+    {
+        return Err(Refusal::Down);
+    }
+    if let RouteTarget::Via { gateway, link, onlink } = &route.target {
+        let found = best_route(state, *gateway).and_then(|route| route.each().next()?.target.link());
+        match (onlink, Family::of(*gateway)) {
+            (true, Family::V6) if found.is_some_and(|found| found != link) => return Err(Refusal::Invalid),
+            (false, _) if !is_on_link(state, *gateway, link) => return Err(Refusal::Unreachable),
+            _ => {}
+        }
+    }
+    match state.routes.get_mut(&key).map(|found| &mut found.target) {
+        Some(RouteTarget::Several(routes)) => {
+            if routes.iter().skip(1).any(|found| found == route) {
+                return Err(Refusal::Exists);
+            }
+            if let Some(first) = routes.first_mut() {
+                *first = route.clone();
+            }
+        }
+        _ => {
+            state.routes.insert(key, route.clone());
+        }
+    }
+    Ok(())
+}
+
+/// The route, default routes apart, that a packet to `address` takes.
+fn best_route(state: &Dataplane, address: IpAddr) -> Option<&Route> {
+    let covering = state
+        .routes
+        .iter()
+        .filter(|(key, _)| key.destination.prefix_len() > 0 && key.destination.contains(&address));
+    let (_, route) =
+        covering.min_by_key(|(key, _)| (std::cmp::Reverse(key.destination.prefix_len()), key.metric))?;
+    Some(route)
+}
+
+fn is_on_link(state: &Dataplane, gateway: IpAddr, link: &LinkName) -> bool {
+    state.addresses.keys().any(|key| key.link == *link && key.net.contains(&gateway))
+        || state.routes.iter().any(|(key, route)| {
+            key.destination.contains(&gateway) && route.target == RouteTarget::Link(link.clone())
+        })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! Which observed objects are ours to change. Everything else is invisible to a plan.
+//!
+//! | object | ours |
+//! |---|---|
+//! | link | by the name of a device that we want, of whatever kind; another VXLAN device with our alias |
+//! | address | on our devices: in the cluster network (IPv4), any but link-local and multicast (IPv6) |
+//! | neighbour, FDB entry | permanent ones on our devices; any under a key that we want |
+//! | route | through our devices, unless the kernel made it; with our protocol number and in the cluster network; any under a key that we want |
+//!
+//! So what a Go flanneld left on its tunnel device is ours, and its other routes are as far as they stand where
+//! one of ours belongs. A route of Go's to a node that is gone, which leads over the underlay and not a tunnel
+//! device, cannot be told from a route of the administrator and stays until somebody gets the subnet.
+
+use ipnet::IpNet;
+
+use crate::dataplane::{
+    AddressKey, Dataplane, Link, LinkKind, PROTOCOL, PROTOCOL_BOOT, PROTOCOL_KERNEL, Route, RouteKey,
+    RouteTarget,
+};
+use crate::family::Family;
+use crate::hint::is_local_scope;
+use crate::link::LinkName;
+
+/// What ownership depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'a> {
+    /// What we want.
+    pub desired: &'a Dataplane,
+    /// Networks of the cluster: those of the config, and former ones as long as objects of theirs may be left.
+    pub networks: &'a [IpNet],
+}
+
+/// The part of `observed` that is ours.
+#[must_use]
+pub fn owned(observed: &Dataplane, scope: &Scope<'_>) -> Dataplane {
+    let keep = |name: &LinkName| scope.desired.links.contains_key(name);
+    Dataplane {
+        links: pick(&observed.links, |name, link| keep(name) || scope.is_leftover(link)),
+        addresses: pick(&observed.addresses, |key, _| keep(&key.link) && scope.owns_address(key)),
+        neighbours: pick(&observed.neighbours, |key, neighbour| {
+            keep(&key.link) && (neighbour.permanent || scope.desired.neighbours.contains_key(key))
+        }),
+        fdb: pick(&observed.fdb, |key, entry| {
+            keep(&key.link) && (entry.permanent || scope.desired.fdb.contains_key(key))
+        }),
+        routes: observed
+            .routes
+            .iter()
+            .filter_map(|(key, route)| Some((*key, scope.owned_routes(*key, route)?)))
+            .collect(),
+    }
+}
+
+fn pick<K: Ord + Clone, V: Clone>(
+    all: &std::collections::BTreeMap<K, V>,
+    is_ours: impl Fn(&K, &V) -> bool,
+) -> std::collections::BTreeMap<K, V> {
+    all.iter().filter(|(key, value)| is_ours(key, value)).map(|(k, v)| (k.clone(), v.clone())).collect()
+}
+
+impl Scope<'_> {
+    fn in_networks(&self, net: IpNet) -> bool {
+        self.networks.iter().any(|network| network.contains(&net))
+    }
+
+    /// A tunnel device that we made under another VNI, for a family that is off now, or that was renamed. Go's
+    /// devices bear no alias until we adopted them, so a device of another flanneld on this host is safe.
+    fn is_leftover(&self, link: &Link) -> bool {
+        matches!(link.kind, LinkKind::Vxlan(_))
+            && link.alias.as_deref().is_some_and(|alias| marks_one_of(alias, self.networks))
+    }
+
+    fn owns_address(&self, key: &AddressKey) -> bool {
+        self.desired.addresses.contains_key(key)
+            || match Family::of_net(key.net) {
+                Family::V4 => self.in_networks(IpNet::from(key.net.addr())),
+                Family::V6 => !is_local_scope(key.net.addr()),
+            }
+    }
+
+    fn owned_routes(&self, key: RouteKey, route: &Route) -> Option<Route> {
+        if self.desired.routes.contains_key(&key) {
+            return Some(route.clone());
+        }
+        Route::several(route.each().filter(|route| self.owns_route(key, route)).cloned().collect())
+    }
+
+    /// Whether a route is ours though its key is not wanted.
+    fn owns_route(&self, key: RouteKey, route: &Route) -> bool {
+        let on_device = route.target.link().is_some_and(|link| self.desired.links.contains_key(link));
+        if on_device {
+            return route.protocol != PROTOCOL_KERNEL && !is_local_scope(key.destination.addr());
+        }
+        (route.protocol == PROTOCOL && self.in_networks(key.destination)) || self.is_go_blackhole(key, route)
+    }
+
+    /// The blackhole that Go flannel sets with metric 0, where it keeps the pods' bridge from its route to
+    /// the same subnet. Ours has another metric and takes its place.
+    fn is_go_blackhole(&self, key: RouteKey, route: &Route) -> bool {
+        (key.metric, route.protocol, &route.target) == (0, PROTOCOL_BOOT, &RouteTarget::Blackhole)
+            && self.desired.routes.iter().any(|(wanted, route)| {
+                wanted.destination == key.destination && route.target == RouteTarget::Blackhole
+            })
+    }
+}
+
+const MARK: &str = "flannel";
+
+/// The alias of the tunnel devices of a cluster: it names the networks, so that several clusters on one host
+/// know their own.
+#[must_use]
+pub fn alias(networks: &[IpNet]) -> String {
+    networks.iter().fold(MARK.to_owned(), |alias, network| format!("{alias} {network}"))
+}
+
+/// Whether an alias was made by [`alias`] with at least one of `networks`.
+fn marks_one_of(alias: &str, networks: &[IpNet]) -> bool {
+    let mut words = alias.split(' ');
+    words.next() == Some(MARK)
+        && words.filter_map(|word| word.parse().ok()).any(|network: IpNet| networks.contains(&network))
+}
+
+#[cfg(test)]
+mod tests;

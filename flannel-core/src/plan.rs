@@ -1,0 +1,285 @@
+//! The difference of two kernel states, as ops in an order that can be run.
+//!
+//! Order and its reasons: what traffic needs comes before what sends traffic, removal is the mirror.
+//!
+//! 1. links: nothing else exists without them;
+//! 2. addresses: the source of the host's own packets;
+//! 3. FDB entries, then neighbours, then routes: a packet that finds a route must find the rest. A peer with
+//!    a new MAC is reachable throughout, because its new entry stands before a neighbour points to it;
+//! 4. removal of routes, neighbours, FDB entries, addresses, links.
+//!
+//! Everything is replaced in place, except where the kernel refuses that (see [`blocks_replacement`]).
+
+use std::collections::BTreeSet;
+
+use crate::dataplane::{
+    Dataplane, FdbEntry, FdbKey, Link, LinkChange, LinkKind, Neighbour, NeighbourKey, Op, Route, RouteKey,
+    RouteTarget, Vxlan,
+};
+use crate::family::Family;
+use crate::link::LinkName;
+
+mod display;
+
+/// Whether objects that nobody wants are removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prune {
+    /// Yes: the lease table is complete.
+    Surplus,
+    /// No: a peer may be missing from desired state only because its lease was not read yet. What depends on
+    /// our own configuration alone (wrong addresses, wrong devices, second destinations) goes all the same.
+    Keep,
+}
+
+/// The ops that turn `actual` into `desired`. `actual` holds only what is ours to change
+/// ([`crate::owned::owned`]).
+#[must_use]
+pub fn plan(desired: &Dataplane, actual: &Dataplane, prune: Prune) -> Vec<Op> {
+    let links = Links::compare(desired, actual, prune);
+    let mut ops = links.prepare(desired, actual);
+    let missing = desired
+        .addresses
+        .keys()
+        .filter(|key| !actual.addresses.contains_key(key) || links.fresh.contains(&key.link));
+    ops.extend(missing.cloned().map(Op::AddAddress));
+    set_fdb(&mut ops, desired, actual, &links);
+    set_neighbours(&mut ops, desired, actual, &links);
+    set_routes(&mut ops, desired, actual, &links);
+    if prune == Prune::Surplus {
+        remove_surplus(&mut ops, desired, actual, &links);
+    }
+    let wrong = actual
+        .addresses
+        .keys()
+        .filter(|key| !desired.addresses.contains_key(key) && !links.vanishes(&key.link));
+    ops.extend(wrong.cloned().map(Op::DeleteAddress));
+    ops.extend(links.leftover.iter().map(|name| Op::DeleteLink((*name).clone())));
+    ops
+}
+
+/// What happens to interfaces, which decides on all that lives on them.
+#[derive(Default)]
+struct Links<'a> {
+    /// To delete first: not what we want and not to be turned into it, or in the way of one that we want.
+    unfit: BTreeSet<&'a LinkName>,
+    /// To create: nothing that `actual` lists on them will be there.
+    fresh: BTreeSet<&'a LinkName>,
+    /// Getting another MAC, which makes the kernel forget all neighbours on them, permanent ones too
+    /// (`neigh_changeaddr` in net/core/neighbour.c).
+    without_neighbours: BTreeSet<&'a LinkName>,
+    /// To delete last: nobody wants them.
+    leftover: BTreeSet<&'a LinkName>,
+}
+
+impl<'a> Links<'a> {
+    fn compare(desired: &'a Dataplane, actual: &'a Dataplane, prune: Prune) -> Self {
+        let mut links = Self::default();
+        for (name, wanted) in &desired.links {
+            match actual.links.get(name) {
+                None => {
+                    links.fresh.insert(name);
+                }
+                Some(found) if mismatch(wanted, found).is_some() => {
+                    links.unfit.insert(name);
+                    links.fresh.insert(name);
+                }
+                Some(found) if wanted.mac.is_some() && wanted.mac != found.mac => {
+                    links.without_neighbours.insert(name);
+                }
+                Some(_) => {}
+            }
+        }
+        for (name, found) in actual.links.iter().filter(|(name, _)| !desired.links.contains_key(name)) {
+            if links.fresh.iter().any(|fresh| excludes(found, &desired.links[*fresh])) {
+                links.unfit.insert(name);
+            } else if prune == Prune::Surplus {
+                links.leftover.insert(name);
+            }
+        }
+        links
+    }
+
+    /// Whether the interface that `actual` knows by this name goes, with everything on it.
+    fn vanishes(&self, name: &LinkName) -> bool {
+        self.unfit.contains(name) || self.fresh.contains(name) || self.leftover.contains(name)
+    }
+
+    fn prepare(&self, desired: &Dataplane, actual: &Dataplane) -> Vec<Op> {
+        let mut ops: Vec<Op> = self.unfit.iter().map(|name| Op::DeleteLink((*name).clone())).collect();
+        for (name, wanted) in &desired.links {
+            if self.fresh.contains(name) {
+                ops.push(Op::CreateLink(name.clone(), wanted.clone()));
+            } else if let Some(change) = actual.links.get(name).and_then(|found| change(wanted, found)) {
+                ops.push(Op::SetLink(name.clone(), change));
+            }
+        }
+        ops
+    }
+}
+
+/// What makes an existing interface unfit to be the wanted one, or `None` if it can stay.
+///
+/// Compatibility: the rules by which Go flannel keeps a device, so that an upgrade in place or a return to
+/// it keeps the device. Beyond them: an IPv6 tunnel needs its local address, without which it is an IPv4 one.
+#[must_use]
+pub fn mismatch(wanted: &Link, found: &Link) -> Option<&'static str> {
+    match (&wanted.kind, &found.kind) {
+        (LinkKind::Vxlan(wanted), LinkKind::Vxlan(found)) => vxlan_mismatch(wanted, found),
+        (LinkKind::Other(wanted), LinkKind::Other(found)) if wanted == found => None,
+        _ => Some("kind"),
+    }
+}
+
+fn vxlan_mismatch(wanted: &Vxlan, found: &Vxlan) -> Option<&'static str> {
+    fn differ<T: PartialEq>(wanted: Option<T>, found: Option<T>) -> bool {
+        wanted.zip(found).is_some_and(|(wanted, found)| wanted != found)
+    }
+    let needs_local = wanted.local.is_some_and(|local| local.is_ipv6());
+    if wanted.vni != found.vni {
+        Some("VNI")
+    } else if differ(wanted.lower.as_ref(), found.lower.as_ref()) {
+        Some("underlay interface")
+    } else if differ(wanted.local, found.local) || (needs_local && found.local.is_none()) {
+        Some("local address")
+    } else if differ(wanted.group, found.group) {
+        Some("group")
+    } else if wanted.l2miss != found.l2miss {
+        Some("l2miss")
+    } else if wanted.port != found.port {
+        Some("port")
+    } else if wanted.gbp != found.gbp {
+        Some("gbp")
+    } else {
+        None
+    }
+}
+
+/// Whether the kernel refuses to create `wanted` while `found` exists under another name: one
+/// VXLAN device for each VNI, port and family of the underlay (`vxlan_config_validate`).
+fn excludes(found: &Link, wanted: &Link) -> bool {
+    let is_v6 = |vxlan: &Vxlan| vxlan.local.is_some_and(|local| local.is_ipv6());
+    match (&found.kind, &wanted.kind) {
+        (LinkKind::Vxlan(found), LinkKind::Vxlan(wanted)) => {
+            (found.vni, found.port, is_v6(found)) == (wanted.vni, wanted.port, is_v6(wanted))
+        }
+        _ => false,
+    }
+}
+
+/// What to change in place.
+fn change(wanted: &Link, found: &Link) -> Option<LinkChange> {
+    fn unlike<T: PartialEq + Clone>(wanted: &T, found: &T) -> Option<T> {
+        (wanted != found).then(|| wanted.clone())
+    }
+    let learning = match (&wanted.kind, &found.kind) {
+        (LinkKind::Vxlan(wanted), LinkKind::Vxlan(found)) => unlike(&wanted.learning, &found.learning),
+        _ => None,
+    };
+    let change = LinkChange {
+        mtu: unlike(&wanted.mtu, &found.mtu),
+        mac: wanted.mac.filter(|mac| found.mac != Some(*mac)),
+        up: unlike(&wanted.up, &found.up),
+        alias: wanted.alias.clone().filter(|alias| found.alias.as_ref() != Some(alias)),
+        learning,
+    };
+    (change != LinkChange::default()).then_some(change)
+}
+
+fn set_fdb(ops: &mut Vec<Op>, desired: &Dataplane, actual: &Dataplane, links: &Links<'_>) {
+    for (key, wanted) in &desired.fdb {
+        let found = actual.fdb.get(key).filter(|_| !links.vanishes(&key.link));
+        let fits = |found: &FdbEntry| {
+            found.permanent == wanted.permanent
+                && wanted.destinations.iter().all(|destination| found.destinations.contains(destination))
+        };
+        if !found.is_some_and(fits) {
+            ops.extend(wanted.destinations.iter().map(|destination| Op::SetFdb(key.clone(), *destination)));
+        }
+        let extra = found.into_iter().flat_map(|found| &found.destinations);
+        let extra = extra.filter(|destination| !wanted.destinations.contains(destination));
+        ops.extend(extra.map(|destination| Op::DeleteFdb(key.clone(), *destination)));
+    }
+}
+
+fn set_neighbours(ops: &mut Vec<Op>, desired: &Dataplane, actual: &Dataplane, links: &Links<'_>) {
+    for (key, wanted) in &desired.neighbours {
+        let found = actual.neighbours.get(key).filter(|_| links.keeps_neighbours(&key.link));
+        if let Some(mac) = wanted.mac.filter(|_| found != Some(wanted)) {
+            ops.push(Op::SetNeighbour(key.clone(), mac));
+        }
+    }
+}
+
+impl Links<'_> {
+    fn keeps_neighbours(&self, name: &LinkName) -> bool {
+        !self.vanishes(name) && !self.without_neighbours.contains(name)
+    }
+
+    fn keeps_route(&self, route: &Route) -> bool {
+        route.target.link().is_none_or(|link| !self.vanishes(link))
+    }
+}
+
+fn set_routes(ops: &mut Vec<Op>, desired: &Dataplane, actual: &Dataplane, links: &Links<'_>) {
+    for (key, wanted) in &desired.routes {
+        // What is on a leftover device stands until the end, so it is replaced like any other.
+        let stands = |route: &&Route| {
+            route.target.link().is_none_or(|link| !links.unfit.contains(link) && !links.fresh.contains(link))
+        };
+        let found: Vec<&Route> =
+            actual.routes.get(key).into_iter().flat_map(Route::each).filter(stands).collect();
+        let is_there = found.contains(&wanted);
+        let in_the_way: &[&Route] = match found.as_slice() {
+            // Replaced in one step.
+            [found] if !blocks_replacement(*key, wanted, found) => &[],
+            found => found,
+        };
+        let others = in_the_way.iter().filter(|route| **route != wanted);
+        ops.extend(others.map(|route| Op::DeleteRoute(*key, (*route).clone())));
+        if !is_there {
+            ops.push(Op::SetRoute(*key, wanted.clone()));
+        }
+    }
+}
+
+/// Whether a route must go before another can take its key. (Where several share the key all must go: a
+/// replacement changes the first, or is refused if the wanted one is among the others.)
+///
+/// IPv6 looks up an on-link gateway before it takes the route, and refuses if that finds another interface
+/// (`ip6_route_check_nh_onlink` in net/ipv6/route.c). Our gateways lie inside their destinations, so what it finds is
+/// the old route to the same destination.
+fn blocks_replacement(key: RouteKey, wanted: &Route, found: &Route) -> bool {
+    match (&wanted.target, &found.target) {
+        (RouteTarget::Via { gateway, link, onlink: true }, found) => {
+            Family::of_net(key.destination) == Family::V6
+                && key.destination.contains(gateway)
+                && (found.link().is_some_and(|found| found != link) || matches!(found, RouteTarget::Other(_)))
+        }
+        _ => false,
+    }
+}
+
+fn remove_surplus(ops: &mut Vec<Op>, desired: &Dataplane, actual: &Dataplane, links: &Links<'_>) {
+    let routes = surplus(&actual.routes, &desired.routes)
+        .flat_map(|(key, route)| route.each().map(move |route| (key, route)))
+        .filter(|(_, route)| links.keeps_route(route));
+    ops.extend(routes.map(|(key, route)| Op::DeleteRoute(*key, route.clone())));
+    let neighbours = surplus(&actual.neighbours, &desired.neighbours)
+        .filter(|(key, _): &(&NeighbourKey, &Neighbour)| links.keeps_neighbours(&key.link));
+    ops.extend(neighbours.map(|(key, _)| Op::DeleteNeighbour(key.clone())));
+    let fdb = surplus(&actual.fdb, &desired.fdb)
+        .filter(|(key, _): &(&FdbKey, &FdbEntry)| !links.vanishes(&key.link));
+    ops.extend(fdb.flat_map(|(key, entry)| {
+        entry.destinations.iter().map(|destination| Op::DeleteFdb(key.clone(), *destination))
+    }));
+}
+
+fn surplus<'a, K: Ord, V>(
+    actual: &'a std::collections::BTreeMap<K, V>,
+    desired: &'a std::collections::BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    actual.iter().filter(|(key, _)| !desired.contains_key(key))
+}
+
+#[cfg(test)]
+mod tests;
