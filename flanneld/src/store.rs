@@ -3,6 +3,7 @@
 //! Writes are always guarded: a record is created only while its key is absent and the network
 //! config is unchanged, and changed or deleted only at the revision that the writer knows.
 
+pub mod dir;
 mod encode;
 mod error;
 pub mod etcd;

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::stats::Operation;
@@ -169,6 +169,10 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    pub(super) fn file(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::File { action, path: path.to_owned(), source }
+    }
+
     /// True if it may well pass without anybody doing something. What is not transient is retried too, but
     /// a person has to be told.
     #[must_use]

@@ -1,12 +1,16 @@
 //! The contract of [`LeaseStore`]: the same cases on every store.
 
 mod cases;
-mod server;
+pub(super) mod server;
 
 use etcd_client::{Client, PutOptions};
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
-use std::time::Duration;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tempfile::TempDir;
 
+use super::dir::DirStore;
 use super::etcd::{EtcdOptions, EtcdStore};
 use super::{Change, LeaseStore, LeaseWatch, StoreError, WatchEvent};
 use server::Server;
@@ -76,12 +80,75 @@ impl Bench for EtcdBench {
     }
 }
 
+pub(super) struct DirBench {
+    pub(super) directory: TempDir,
+    store: DirStore,
+}
+
+impl DirBench {
+    pub(super) async fn new() -> Self {
+        let directory = tempfile::Builder::new().prefix("flannel-dir-").tempdir().unwrap();
+        // One level more, which the store has to make.
+        let store = DirStore::new(directory.path().join("leases.d"));
+        store.list().await.unwrap();
+        Self { directory, store }
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join("leases.d").join(name)
+    }
+}
+
+impl Bench for DirBench {
+    type Store = DirStore;
+
+    fn store(&self) -> DirStore {
+        self.store.clone()
+    }
+
+    async fn lay_out(&self, key: &str, value: &str, lifetime: Option<Duration>) {
+        match lifetime {
+            Some(lifetime) => {
+                let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + lifetime;
+                fs::write(self.path("leases").join(key), at.as_secs_f64().to_string()).unwrap();
+            }
+            None => drop(fs::remove_file(self.path("leases").join(key))),
+        }
+        fs::write(self.path("subnets").join(key), value).unwrap();
+    }
+
+    async fn remove(&self, key: &str) {
+        fs::remove_file(self.path("subnets").join(key)).unwrap();
+    }
+
+    async fn put_config(&self, text: &str) {
+        fs::write(self.path("config"), text).unwrap();
+    }
+
+    async fn remove_config(&self) {
+        fs::remove_file(self.path("config")).unwrap();
+    }
+
+    async fn forget_history(&self) {
+        fs::remove_file(self.path(".index")).unwrap();
+    }
+}
+
 pub(super) fn options(endpoints: &str) -> EtcdOptions {
     EtcdOptions { endpoints: endpoints.to_owned(), prefix: PREFIX.to_owned(), ..EtcdOptions::default() }
 }
 
 macro_rules! contract {
     ($($case:ident)*) => {
+        mod directory {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::cases::$case(&super::DirBench::new().await).await;
+                }
+            )*
+        }
+
         mod etcd {
             $(
                 #[tokio::test]
