@@ -15,17 +15,20 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::allocate::{self, AllocateError};
+use crate::backoff::{Backoff, BackoffPolicy};
 use crate::config::{NetworkConfig, ParseConfigError};
 use crate::family::Family;
 use crate::lease::table::LeaseTable;
 use crate::lease::{Lease, LeaseAttrs, Revision, Subnets};
+use crate::seed::Seed;
 use crate::store::{CreateGuard, Grant, Held, Listing};
 
-/// First and longest wait between attempts while something is in the way.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Attempts to get a lease. Short at first: simultaneous starters lose races that are over in milliseconds.
+const ACQUIRE: BackoffPolicy =
+    BackoffPolicy { first: Duration::from_millis(50), cap: Duration::from_secs(5) };
 
-/// Longest wait between attempts to renew: renewing starts long before the end.
-const RENEW_RETRY: Duration = Duration::from_secs(60);
+/// Attempts to renew one, which starts long before its end.
+const RENEW: BackoffPolicy = BackoffPolicy { first: Duration::from_secs(1), cap: Duration::from_secs(60) };
 
 /// What the caller does next, and then reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +93,8 @@ pub struct Holding {
     pub grant: Option<Grant>,
     /// When it ends unless renewed; `None` is never, or not known yet.
     pub expires: Option<Duration>,
+    /// Revision of its creation, if this run created it.
+    pub created: Option<Revision>,
     /// The store has confirmed it since the start.
     pub confirmed: bool,
 }
@@ -153,12 +158,16 @@ impl fmt::Display for Problem {
 /// What a watch or listing tells of our record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnRecord {
+    /// Our key.
+    pub subnets: Subnets,
     /// Everything up to here is included.
     pub seen: Revision,
     /// The record under our key, if there is one.
     pub record: Option<(LeaseAttrs, Revision, Option<Grant>)>,
-    /// A lease of another node that shares addresses with ours and is older.
-    pub overlapped_by: Option<Subnets>,
+    /// It comes from a listing, which shows also what a store has lost with its revisions.
+    pub listed: bool,
+    /// Leases of other nodes that share addresses with ours, with their revisions.
+    pub overlaps: Vec<(Subnets, Revision)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,7 +178,7 @@ enum Phase {
     Create(Subnets, CreateGuard),
     /// A record of ours is to be deleted, after which we read again.
     Delete(Subnets, Revision),
-    /// We hold a lease. Nothing is written before this time.
+    /// We hold a lease. It is not renewed before this time.
     Held(Duration),
 }
 
@@ -177,12 +186,15 @@ enum Phase {
 #[derive(Clone, Debug)]
 pub struct Claim {
     renew_margin: Duration,
-    chance: u64,
+    chance: Seed,
+    acquire: Backoff,
+    renew: Backoff,
     wanted: Option<LeaseAttrs>,
     wish: Option<Subnets>,
     own: Option<Holding>,
+    /// What an update without an answer may have written.
+    doubtful: Option<LeaseAttrs>,
     phase: Phase,
-    attempt: u32,
     problem: Option<Problem>,
 }
 
@@ -203,16 +215,19 @@ impl Claim {
             revision: Revision(0),
             grant: None,
             expires: None,
+            created: None,
             confirmed: false,
         });
         Self {
             renew_margin,
-            chance: seed,
+            chance: Seed::new(seed),
+            acquire: ACQUIRE.delays(seed),
+            renew: RENEW.delays(seed),
             wanted: None,
             wish,
             own,
+            doubtful: None,
             phase: Phase::Read(Duration::ZERO),
-            attempt: 0,
             problem: None,
         }
     }
@@ -231,6 +246,15 @@ impl Claim {
 
     /// Sets how we want to be reached.
     pub fn want(&mut self, attrs: LeaseAttrs) {
+        if let Some(Problem::DuplicateAddress { subnets, theirs }) = &self.problem
+            && !same_node(theirs, &attrs)
+        {
+            // With an address of our own again, the record is plainly the other node's.
+            self.problem = Some(Problem::Taken(*subnets));
+            self.own = None;
+            self.wish = None;
+            self.phase = Phase::Read(Duration::ZERO);
+        }
         self.wanted = Some(attrs);
     }
 
@@ -245,28 +269,26 @@ impl Claim {
                 Step::Create { subnets: *subnets, attrs: wanted.clone(), guard: *guard }
             }
             Phase::Delete(subnets, revision) => Step::Delete { subnets: *subnets, revision: *revision },
-            Phase::Held(not_before) => self.keep(wanted, *not_before, now),
+            Phase::Held(renew_from) => self.keep(wanted, *renew_from, now),
         }
     }
 
-    fn keep(&self, wanted: &LeaseAttrs, not_before: Duration, now: Duration) -> Step {
+    fn keep(&self, wanted: &LeaseAttrs, renew_from: Duration, now: Duration) -> Step {
         let Some(own) = &self.own else { return Step::List };
         if matches!(self.problem, Some(Problem::DuplicateAddress { .. })) {
             return Step::Wait(None);
         }
         let held = Held { revision: own.revision, grant: own.grant, remaining: None };
-        let renew_at = own.grant.map(|_| own.expires.map_or(Duration::ZERO, |end| self.renewal_before(end)));
-        let due = if own.attrs == *wanted { renew_at } else { Some(Duration::ZERO) };
-        match due.map(|due| due.max(not_before)) {
-            Some(due) if now < due => Step::Wait(Some(due)),
-            None => Step::Wait(None),
-            Some(_) if own.attrs == *wanted => Step::Renew { subnets: own.subnets, held },
-            Some(_) => Step::Update { subnets: own.subnets, attrs: wanted.clone(), held },
+        if own.attrs != *wanted {
+            return Step::Update { subnets: own.subnets, attrs: wanted.clone(), held };
         }
-    }
-
-    const fn renewal_before(&self, end: Duration) -> Duration {
-        end.saturating_sub(self.renew_margin)
+        if own.grant.is_none() {
+            return Step::Wait(None);
+        }
+        // Of an adopted lease the end is not known: the first renewal tells it.
+        let due = own.expires.map_or(Duration::ZERO, |end| end.saturating_sub(self.renew_margin));
+        let due = due.max(renew_from);
+        if now < due { Step::Wait(Some(due)) } else { Step::Renew { subnets: own.subnets, held } }
     }
 
     /// The store could not be listed.
@@ -291,8 +313,10 @@ impl Claim {
             return;
         }
         let wish = self.own.as_ref().map(|own| own.subnets).or(self.wish);
-        let taken: Vec<Subnets> = table.leases().keys().copied().collect();
-        match allocate::choose(&parsed, &taken, wish.as_ref(), self.draw()) {
+        // Keys of unreadable records count: they cannot be created.
+        let taken: Vec<Subnets> =
+            listing.records.iter().filter_map(|record| Subnets::parse_key(&record.key).ok()).collect();
+        match allocate::choose(&parsed, &taken, wish.as_ref(), self.chance.next_u64()) {
             Ok(subnets) => {
                 let dual = parsed.has(Family::V4) && parsed.has(Family::V6);
                 let guard =
@@ -306,13 +330,13 @@ impl Claim {
     /// Looks for a record that is ours: the next phase, or `None` if a subnet must be chosen.
     fn adopt(&mut self, table: &LeaseTable, config: &NetworkConfig, now: Duration) -> Option<Phase> {
         let wanted = self.wanted.clone()?;
-        let own = self.own.clone();
+        let (own, doubtful) = (self.own.clone(), self.doubtful.clone());
         let is_mine = |lease: &Lease| {
             same_node(&lease.attrs, &wanted)
                 || own.as_ref().is_some_and(|own| {
                     // A remembered lease is ours under another address only if the record is the very same.
                     if own.confirmed {
-                        same_node(&lease.attrs, &own.attrs)
+                        same_node(&lease.attrs, &own.attrs) || doubtful.as_ref() == Some(&lease.attrs)
                     } else {
                         lease.subnets == own.subnets && lease.attrs == own.attrs
                     }
@@ -328,14 +352,18 @@ impl Claim {
         let mine = || table.leases().values().filter(|entry| is_mine(&entry.lease));
         let preferred = self.own.as_ref().map(|own| own.subnets);
         let found = mine()
-            .filter(|entry| config.allows(&entry.lease.subnets))
+            // A running node is not moved because the config has changed: its pods would lose their addresses.
+            .filter(|entry| {
+                config.allows(&entry.lease.subnets)
+                    || own.as_ref().is_some_and(|own| own.confirmed && own.subnets == entry.lease.subnets)
+            })
             .max_by_key(|entry| (Some(entry.lease.subnets) == preferred, entry.grant.is_none()));
         if let Some(entry) = found {
             let lease = &entry.lease;
             let rewritten = self.own.as_ref().is_some_and(|own| {
                 own.confirmed && own.revision != lease.revision && own.attrs != lease.attrs
             });
-            if rewritten && lease.attrs != wanted {
+            if rewritten && lease.attrs != wanted && doubtful.as_ref() != Some(&lease.attrs) {
                 self.problem = Some(Problem::DuplicateAddress {
                     subnets: lease.subnets,
                     theirs: Box::new(lease.attrs.clone()),
@@ -348,6 +376,7 @@ impl Claim {
                 revision: lease.revision,
                 grant: entry.grant,
                 expires: None,
+                created: None,
                 confirmed: true,
             });
             return Some(Phase::Held(now));
@@ -360,22 +389,23 @@ impl Claim {
 
     fn hold(&mut self, own: Holding) {
         self.own = Some(own);
+        self.doubtful = None;
         self.problem = None;
-        self.attempt = 0;
+        self.acquire.reset();
     }
 
-    /// A record was to be created.
-    pub fn created(&mut self, outcome: Result<Held, Failure>, now: Duration) {
+    /// A record was to be created with `attrs`.
+    pub fn created(&mut self, attrs: LeaseAttrs, outcome: Result<Held, Failure>, now: Duration) {
         let Phase::Create(subnets, _) = self.phase else { return };
         match outcome {
             Ok(held) => {
-                let attrs = self.wanted.clone().unwrap_or_default();
                 self.hold(Holding {
                     subnets,
                     attrs,
                     revision: held.revision,
                     grant: held.grant,
                     expires: held.remaining.map(|left| now + left),
+                    created: Some(held.revision),
                     confirmed: true,
                 });
                 self.phase = Phase::Held(now);
@@ -393,10 +423,13 @@ impl Claim {
                 own.grant = held.grant;
                 own.expires = held.remaining.map(|left| now + left).or(own.expires);
                 self.problem = None;
-                self.attempt = 0;
+                self.acquire.reset();
             }
             (Ok(_), None) => {}
-            (Err(failure), _) => self.read_again(failure, now),
+            (Err(failure), _) => {
+                self.doubtful = matches!(failure, Failure::Unanswered(_)).then_some(attrs);
+                self.read_again(failure, now);
+            }
         }
     }
 
@@ -408,14 +441,14 @@ impl Claim {
                 // A grant that a Go daemon made may be shorter than our margin; without a pause we would spin.
                 let pause = held.remaining.unwrap_or_default() / 3;
                 self.problem = None;
-                self.attempt = 0;
+                self.renew.reset();
                 self.phase = Phase::Held(now + pause);
             }
             (Ok(_), None) => {}
             (Err(Failure::Raced), _) => self.read_again(Failure::Raced, now),
             (Err(Failure::Unanswered(reason)), _) => {
                 self.problem = Some(Problem::StoreAway(reason));
-                self.phase = Phase::Held(now + self.delay(RENEW_RETRY));
+                self.phase = Phase::Held(now + self.renew.delay());
             }
         }
     }
@@ -432,45 +465,47 @@ impl Claim {
         }
     }
 
-    /// Takes what the watch tells of our record.
+    /// Takes what a watch or listing tells of our record.
     pub fn seen(&mut self, view: &OwnRecord, now: Duration) {
         let (Phase::Held(_), Some(own)) = (&self.phase, &mut self.own) else { return };
-        if !own.confirmed || view.seen < own.revision {
+        let stale = view.seen < own.revision && !view.listed;
+        if !own.confirmed || view.subnets != own.subnets || stale {
             return;
         }
         let Some((attrs, revision, grant)) = &view.record else {
             self.phase = Phase::Read(now);
             return;
         };
-        if *revision == own.revision && *attrs == own.attrs {
-            if matches!(self.problem, Some(Problem::DuplicateAddress { .. })) {
-                self.problem = None;
-            }
-        } else if *attrs == own.attrs {
-            // An update of ours whose answer was lost, or a renewal in Go's way.
+        let ours = *attrs == own.attrs
+            || self.wanted.as_ref() == Some(attrs)
+            || self.doubtful.as_ref() == Some(attrs);
+        if ours {
+            // Our own write, one whose answer was lost, or a renewal in Go's way.
+            own.attrs = attrs.clone();
             own.revision = *revision;
             if own.grant != *grant {
                 own.grant = *grant;
                 own.expires = None;
+                self.phase = Phase::Held(now);
             }
             if matches!(self.problem, Some(Problem::DuplicateAddress { .. })) {
                 self.problem = None;
             }
         } else if same_node(attrs, &own.attrs) {
-            if self.wanted.as_ref() == Some(attrs) {
-                own.attrs = attrs.clone();
-                own.revision = *revision;
-                own.grant = *grant;
-            } else {
-                self.problem = Some(Problem::DuplicateAddress {
-                    subnets: own.subnets,
-                    theirs: Box::new(attrs.clone()),
-                });
-            }
+            self.problem =
+                Some(Problem::DuplicateAddress { subnets: own.subnets, theirs: Box::new(attrs.clone()) });
         } else {
             self.phase = Phase::Read(now);
         }
-        if let (Some(_), Phase::Held(_), Some(own)) = (view.overlapped_by, &self.phase, &self.own) {
+        self.yield_to_older(&view.overlaps);
+    }
+
+    /// Gives up a lease that we created although an older one overlaps it: a daemon that does not guard its writes came
+    /// between our listing and our creation. The younger lease goes.
+    fn yield_to_older(&mut self, overlaps: &[(Subnets, Revision)]) {
+        let (Phase::Held(_), Some(own)) = (&self.phase, &self.own) else { return };
+        let older = |revision: Revision| own.created.is_some_and(|created| revision < created);
+        if overlaps.iter().any(|(_, revision)| older(*revision)) {
             self.phase = Phase::Delete(own.subnets, own.revision);
         }
     }
@@ -495,24 +530,7 @@ impl Claim {
     }
 
     fn read_later(&mut self, now: Duration) {
-        let wait = self.delay(RETRY.1);
-        self.phase = Phase::Read(now + wait);
-    }
-
-    /// The next wait: doubles with every attempt in a row up to `longest`, and a random part of it.
-    fn delay(&mut self, longest: Duration) -> Duration {
-        let whole = RETRY.0.saturating_mul(1 << self.attempt.min(20)).min(longest);
-        self.attempt = self.attempt.saturating_add(1);
-        let thousandths = u32::try_from(self.draw() % 1000).unwrap_or_default();
-        whole / 4 + (whole * 3 / 4) * thousandths / 1000
-    }
-
-    /// A number of the sequence that the seed gives (SplitMix64, Steele et al. 2014).
-    fn draw(&mut self) -> u64 {
-        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.chance ^ (self.chance >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.phase = Phase::Read(now + self.acquire.delay());
     }
 }
 

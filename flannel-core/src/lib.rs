@@ -7,6 +7,7 @@
 
 pub mod allocate;
 pub mod backoff;
+pub mod claim;
 pub mod cluster;
 pub mod config;
 pub mod dataplane;

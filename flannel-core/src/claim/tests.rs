@@ -1,0 +1,525 @@
+use super::*;
+use crate::store::{ConfigRecord, Record};
+use std::collections::BTreeMap;
+
+const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+const MARGIN: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A store as far as one claim sees it.
+struct Model {
+    config: Option<String>,
+    config_revision: i64,
+    revision: i64,
+    records: BTreeMap<String, Record>,
+    lifetime: Duration,
+}
+
+impl Model {
+    fn new(config: &str) -> Self {
+        Self {
+            config: Some(config.to_owned()),
+            config_revision: 1,
+            revision: 1,
+            records: BTreeMap::new(),
+            lifetime: DAY,
+        }
+    }
+
+    fn put(&mut self, key: &str, attrs: &LeaseAttrs, grant: Option<i64>) -> Revision {
+        self.revision += 1;
+        let revision = Revision(self.revision);
+        let record = Record {
+            key: key.to_owned(),
+            value: attrs.to_json().into_bytes(),
+            revision,
+            grant: grant.map(Grant),
+        };
+        self.records.insert(key.to_owned(), record);
+        revision
+    }
+
+    fn set_config(&mut self, config: &str) {
+        self.revision += 1;
+        self.config = Some(config.to_owned());
+        self.config_revision = self.revision;
+    }
+
+    fn listing(&self) -> Listing {
+        Listing {
+            revision: Revision(self.revision),
+            config: self
+                .config
+                .clone()
+                .map(|text| ConfigRecord { text, revision: Revision(self.config_revision) }),
+            records: self.records.values().cloned().collect(),
+        }
+    }
+
+    fn held(&self, key: &str) -> Held {
+        let record = &self.records[key];
+        Held {
+            revision: record.revision,
+            grant: record.grant,
+            remaining: record.grant.map(|_| self.lifetime),
+        }
+    }
+
+    /// Does one step as a store would, and reports it. Answers with what was done.
+    fn perform(&mut self, claim: &mut Claim, now: Duration) -> Step {
+        let step = claim.next(now);
+        match step.clone() {
+            Step::Wait(_) => {}
+            Step::List => claim.listed(&self.listing(), now),
+            Step::Create { subnets, attrs, guard } => {
+                let key = subnets.to_string();
+                let unchanged = guard.config == Revision(self.config_revision)
+                    && guard
+                        .records
+                        .is_none_or(|seen| self.records.values().all(|record| record.revision <= seen));
+                if unchanged && !self.records.contains_key(&key) {
+                    self.put(&key, &attrs, Some(7));
+                    claim.created(attrs, Ok(self.held(&key)), now);
+                } else {
+                    claim.created(attrs, Err(Failure::Raced), now);
+                }
+            }
+            Step::Update { subnets, attrs, held } => {
+                let key = subnets.to_string();
+                if self.records.get(&key).is_some_and(|record| record.revision == held.revision) {
+                    self.put(&key, &attrs, held.grant.map(|grant| grant.0));
+                    let outcome = Ok(Held { remaining: None, ..self.held(&key) });
+                    claim.updated(attrs, outcome, now);
+                } else {
+                    claim.updated(attrs, Err(Failure::Raced), now);
+                }
+            }
+            Step::Renew { subnets, .. } => {
+                let key = subnets.to_string();
+                let outcome =
+                    if self.records.contains_key(&key) { Ok(self.held(&key)) } else { Err(Failure::Raced) };
+                claim.renewed(outcome, now);
+            }
+            Step::Delete { subnets, revision } => {
+                let key = subnets.to_string();
+                let matches = self.records.get(&key).is_some_and(|record| record.revision == revision);
+                if matches {
+                    self.revision += 1;
+                    self.records.remove(&key);
+                }
+                claim.deleted(if matches { Ok(()) } else { Err(Failure::Raced) }, now);
+            }
+        }
+        step
+    }
+
+    /// Goes on until the claim waits for something, letting short waits pass; answers with the steps.
+    fn settle(&mut self, claim: &mut Claim, now: &mut Duration) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for _ in 0..200 {
+            match self.perform(claim, *now) {
+                Step::Wait(Some(until)) if until <= *now + Duration::from_secs(10) => *now = until,
+                Step::Wait(_) => return steps,
+                step => steps.push(step),
+            }
+        }
+        panic!("the claim does not settle: {claim:?}");
+    }
+
+    fn tell(&self, claim: &mut Claim, key: &str, now: Duration) {
+        let record = self
+            .records
+            .get(key)
+            .map(|record| (LeaseAttrs::parse(&record.value).unwrap(), record.revision, record.grant));
+        let view = OwnRecord {
+            subnets: Subnets::parse_key(key).unwrap(),
+            seen: Revision(self.revision),
+            record,
+            listed: false,
+            overlaps: Vec::new(),
+        };
+        claim.seen(&view, now);
+    }
+}
+
+fn attrs(public_ip: &str) -> LeaseAttrs {
+    LeaseAttrs {
+        public_ip: Some(public_ip.parse().unwrap()),
+        backend_type: "host-gw".to_owned(),
+        ..LeaseAttrs::default()
+    }
+}
+
+fn claim(public_ip: &str, wish: Option<&str>) -> Claim {
+    let mut claim = Claim::new(MARGIN, wish.map(|key| Subnets::parse_key(key).unwrap()), None, 42);
+    claim.want(attrs(public_ip));
+    claim
+}
+
+fn own(claim: &Claim) -> String {
+    claim.own().map_or("-".to_owned(), |own| own.subnets.to_string())
+}
+
+#[test]
+fn waits_until_it_knows_how_the_node_is_reached() {
+    let claim = Claim::new(MARGIN, None, None, 1);
+    assert_eq!(claim.next(Duration::ZERO), Step::Wait(None));
+}
+
+#[test]
+fn takes_a_free_subnet_and_renews_before_its_end() {
+    let mut store = Model::new(CONFIG);
+    let mut claim = claim("1.1.1.1", Some("10.5.9.0-24"));
+    let mut now = Duration::ZERO;
+    store.settle(&mut claim, &mut now);
+    assert_eq!(own(&claim), "10.5.9.0-24");
+    assert_eq!(claim.next(now), Step::Wait(Some(now + DAY - MARGIN)));
+    now += DAY - MARGIN;
+    assert!(matches!(store.perform(&mut claim, now), Step::Renew { .. }));
+    assert_eq!(claim.next(now), Step::Wait(Some(now + DAY - MARGIN)));
+}
+
+#[test]
+fn a_restart_keeps_the_subnet_and_writes_nothing_when_nothing_changed() {
+    let mut store = Model::new(CONFIG);
+    store.put("10.5.3.0-24", &attrs("1.1.1.1"), Some(7));
+    let mut claim = claim("1.1.1.1", None);
+    let steps = store.settle(&mut claim, &mut Duration::from_secs(1));
+    assert!(matches!(steps[..], [Step::List, Step::Renew { .. }]), "{steps:?}");
+    assert_eq!(own(&claim), "10.5.3.0-24");
+}
+
+#[test]
+fn a_changed_record_is_updated_under_the_same_subnet_and_grant() {
+    let mut store = Model::new(CONFIG);
+    let old = LeaseAttrs { backend_type: "vxlan".to_owned(), ..attrs("1.1.1.1") };
+    store.put("10.5.3.0-24", &old, Some(99));
+    let mut claim = claim("1.1.1.1", None);
+    let mut now = Duration::ZERO;
+    store.settle(&mut claim, &mut now);
+    assert_eq!(store.records["10.5.3.0-24"].value, attrs("1.1.1.1").to_json().into_bytes());
+    assert_eq!(store.records["10.5.3.0-24"].grant, Some(Grant(99)));
+    // The address of the node changes while it runs.
+    claim.want(attrs("1.1.1.77"));
+    let steps = store.settle(&mut claim, &mut now);
+    assert!(matches!(steps[..], [Step::Update { .. }]), "{steps:?}");
+    assert_eq!(own(&claim), "10.5.3.0-24");
+}
+
+#[test]
+fn a_reservation_stays_one_and_is_never_renewed() {
+    let mut store = Model::new(CONFIG);
+    let reserved = LeaseAttrs { backend_type: String::new(), ..attrs("1.1.1.1") };
+    store.put("10.5.3.0-24", &reserved, None);
+    let mut claim = claim("1.1.1.1", Some("10.5.8.0-24"));
+    let mut now = Duration::ZERO;
+    let steps = store.settle(&mut claim, &mut now);
+    assert!(matches!(steps[..], [Step::List, Step::Update { .. }]), "{steps:?}");
+    assert_eq!(store.records["10.5.3.0-24"].grant, None);
+    assert_eq!(claim.next(now), Step::Wait(None));
+}
+
+#[test]
+fn a_lost_race_is_tried_again_until_it_is_won() {
+    let mut store = Model::new(r#"{"Network":"10.5.0.0/22"}"#);
+    let mut claim = claim("1.1.1.1", Some("10.5.1.0-24"));
+    let mut now = Duration::ZERO;
+    assert_eq!(store.perform(&mut claim, now), Step::List);
+    store.put("10.5.1.0-24", &attrs("2.2.2.2"), Some(1));
+    store.settle(&mut claim, &mut now);
+    assert!(["10.5.2.0-24", "10.5.3.0-24"].contains(&own(&claim).as_str()), "{}", own(&claim));
+}
+
+#[test]
+fn a_changed_config_makes_a_choice_void() {
+    let mut store = Model::new(CONFIG);
+    let mut claim = claim("1.1.1.1", None);
+    let mut now = Duration::ZERO;
+    assert_eq!(store.perform(&mut claim, now), Step::List);
+    store.set_config(r#"{"Network":"10.9.0.0/16","SubnetLen":26}"#);
+    store.settle(&mut claim, &mut now);
+    let own = own(&claim);
+    assert!(own.starts_with("10.9.") && own.ends_with("-26"), "{own}");
+}
+
+#[test]
+fn an_expired_lease_that_is_free_is_taken_again() {
+    let mut store = Model::new(CONFIG);
+    let mut claim = claim("1.1.1.1", None);
+    let mut now = Duration::ZERO;
+    store.settle(&mut claim, &mut now);
+    let before = own(&claim);
+    store.records.clear();
+    store.revision += 1;
+    store.tell(&mut claim, &before, now);
+    store.settle(&mut claim, &mut now);
+    assert_eq!(own(&claim), before);
+    assert!(store.records.contains_key(&before));
+}
+
+#[test]
+fn an_expired_lease_that_was_taken_is_replaced_by_another() {
+    let mut store = Model::new(CONFIG);
+    let mut claim = claim("1.1.1.1", None);
+    let mut now = Duration::ZERO;
+    store.settle(&mut claim, &mut now);
+    let before = own(&claim);
+    store.put(&before, &attrs("2.2.2.2"), Some(3));
+    store.tell(&mut claim, &before, now);
+    store.perform(&mut claim, now);
+    assert_eq!(claim.problem(), Some(&Problem::Taken(Subnets::parse_key(&before).unwrap())));
+    store.settle(&mut claim, &mut now);
+    assert_ne!(own(&claim), before);
+    assert_eq!(claim.problem(), None);
+    let theirs = LeaseAttrs::parse(&store.records[&before].value).unwrap();
+    assert_eq!(theirs, attrs("2.2.2.2"));
+}
+
+#[test]
+fn a_duplicate_address_is_named_and_not_fought() {
+    let mut store = Model::new(CONFIG);
+    let mut claim = claim("1.1.1.1", None);
+    let mut now = Duration::ZERO;
+    store.settle(&mut claim, &mut now);
+    let key = own(&claim);
+    let theirs = LeaseAttrs { backend_type: "vxlan".to_owned(), ..attrs("1.1.1.1") };
+    store.put(&key, &theirs, Some(3));
+    store.tell(&mut claim, &key, now);
+    assert_eq!(claim.next(now), Step::Wait(None));
+    assert_eq!(own(&claim), key);
+    let said = claim.problem().unwrap().to_string();
+    assert!(said.contains("another node uses our public address 1.1.1.1"), "{said}");
+    // The other node is mended and writes what we had: all is well again.
+    store.put(&key, &attrs("1.1.1.1"), Some(3));
+    store.tell(&mut claim, &key, now);
+    assert_eq!(claim.problem(), None);
+    store.settle(&mut claim, &mut now);
+    assert_eq!(own(&claim), key);
+}
+
+#[test]
+fn a_renewal_in_the_way_of_go_is_followed() {
+    let mut store = Model::new(CONFIG);
+    let mut claim = claim("1.1.1.1", None);
+    let mut now = Duration::ZERO;
+    store.settle(&mut claim, &mut now);
+    let key = own(&claim);
+    store.put(&key, &attrs("1.1.1.1"), Some(1234));
+    store.tell(&mut claim, &key, now);
+    let steps = store.settle(&mut claim, &mut now);
+    assert!(
+        matches!(steps[..], [Step::Renew { held: Held { grant: Some(Grant(1234)), .. }, .. }]),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn a_lease_of_another_range_is_replaced_and_a_reservation_is_not() {
+    for (grant, deleted) in [(Some(5), true), (None, false)] {
+        let mut store = Model::new(CONFIG);
+        store.put("10.9.3.0-24", &attrs("1.1.1.1"), grant);
+        let mut claim = claim("1.1.1.1", Some("10.9.3.0-24"));
+        store.settle(&mut claim, &mut Duration::from_secs(1));
+        assert!(own(&claim).starts_with("10.5."), "{}", own(&claim));
+        assert_eq!(!store.records.contains_key("10.9.3.0-24"), deleted);
+    }
+}
+
+#[test]
+fn says_what_it_waits_for_and_goes_on_when_it_is_there() {
+    let mut store = Model::new(r#"{"Network":"10.5.0.0/24","SubnetLen":26,"SubnetMax":"10.5.0.64"}"#);
+    store.put("10.5.0.64-26", &attrs("2.2.2.2"), Some(1));
+    let mut claim = claim("1.1.1.1", None);
+    let now = Duration::ZERO;
+    store.perform(&mut claim, now);
+    assert!(matches!(claim.problem(), Some(Problem::Full(_))), "{:?}", claim.problem());
+    let config = store.config.take();
+    claim.stir(now);
+    store.perform(&mut claim, now);
+    assert_eq!(claim.problem(), Some(&Problem::NoConfig));
+    store.config = Some("{".to_owned());
+    claim.stir(now);
+    store.perform(&mut claim, now);
+    assert!(matches!(claim.problem(), Some(Problem::BadConfig(_))), "{:?}", claim.problem());
+    store.config = config;
+    store.records.clear();
+    claim.stir(now);
+    store.settle(&mut claim, &mut Duration::from_secs(1));
+    assert_eq!(own(&claim), "10.5.0.64-26");
+    assert_eq!(claim.problem(), None);
+}
+
+#[test]
+fn a_remembered_lease_serves_while_the_store_is_away_and_only_then() {
+    let mut store = Model::new(CONFIG);
+    let subnets = Subnets::parse_key("10.5.4.0-24").unwrap();
+    let mut claim = Claim::new(MARGIN, None, Some((subnets, attrs("1.1.1.1"))), 42);
+    claim.want(attrs("1.1.1.1"));
+    assert_eq!(own(&claim), "-");
+    claim.failed("connection refused".to_owned(), Duration::ZERO);
+    assert_eq!(own(&claim), "10.5.4.0-24");
+    // The store is back, without our record: it is taken again.
+    let mut now = Duration::ZERO;
+    store.settle(&mut claim, &mut now);
+    assert_eq!(own(&claim), "10.5.4.0-24");
+    assert!(claim.own().unwrap().confirmed);
+}
+
+#[test]
+fn a_remembered_lease_is_found_again_although_the_address_of_the_node_changed() {
+    let mut store = Model::new(CONFIG);
+    store.put("10.5.4.0-24", &attrs("1.1.1.1"), Some(7));
+    let subnets = Subnets::parse_key("10.5.4.0-24").unwrap();
+    let mut claim = Claim::new(MARGIN, None, Some((subnets, attrs("1.1.1.1"))), 42);
+    claim.want(attrs("1.1.1.2"));
+    store.settle(&mut claim, &mut Duration::from_secs(1));
+    assert_eq!(own(&claim), "10.5.4.0-24");
+    assert_eq!(store.records["10.5.4.0-24"].value, attrs("1.1.1.2").to_json().into_bytes());
+}
+
+#[test]
+fn an_answer_that_got_lost_is_found_in_the_store() {
+    let mut store = Model::new(CONFIG);
+    let mut claim = claim("1.1.1.1", None);
+    let mut now = Duration::ZERO;
+    store.perform(&mut claim, now);
+    let Step::Create { subnets, attrs, .. } = claim.next(now) else { panic!("{claim:?}") };
+    store.put(&subnets.to_string(), &attrs, Some(7));
+    claim.created(attrs.clone(), Err(Failure::Unanswered("timed out".to_owned())), now);
+    store.settle(&mut claim, &mut now);
+    assert_eq!(own(&claim), subnets.to_string());
+    assert_eq!(store.records.len(), 1);
+}
+
+#[test]
+fn an_older_lease_that_overlaps_makes_us_move() {
+    let mut store = Model::new(CONFIG);
+    let mut claim = claim("1.1.1.1", None);
+    let mut now = Duration::ZERO;
+    store.settle(&mut claim, &mut now);
+    let key = own(&claim);
+    let subnets = Subnets::parse_key(&key).unwrap();
+    let larger =
+        Subnets { v4: Some(ipnet::Ipv4Net::new_assert(subnets.v4.unwrap().network(), 20).trunc()), v6: None };
+    store.put(&larger.to_string(), &attrs("2.2.2.2"), Some(2));
+    // What came later yields to us; what came before our creation does not.
+    for (revision, step) in [(store.revision, "Wait"), (1, "Delete")] {
+        let record = store.records.get(&key).map(|record| (attrs("1.1.1.1"), record.revision, record.grant));
+        let view = OwnRecord {
+            subnets,
+            seen: Revision(store.revision),
+            record,
+            listed: false,
+            overlaps: vec![(larger, Revision(revision))],
+        };
+        claim.seen(&view, now);
+        let next = format!("{:?}", claim.next(now));
+        assert!(next.starts_with(step), "{next}");
+    }
+    store.settle(&mut claim, &mut now);
+    assert!(!claim.own().unwrap().subnets.overlap(&larger), "{}", own(&claim));
+    assert!(!store.records.contains_key(&key));
+}
+
+#[test]
+fn a_lease_that_a_wiped_store_has_lost_is_taken_again() {
+    let mut store = Model::new(CONFIG);
+    store.revision = 1000;
+    let mut claim = claim("1.1.1.1", None);
+    let mut now = Duration::ZERO;
+    store.settle(&mut claim, &mut now);
+    let key = own(&claim);
+    // Another store under the same address: it counts from the start.
+    let mut store = Model::new(CONFIG);
+    let view = OwnRecord {
+        subnets: Subnets::parse_key(&key).unwrap(),
+        seen: Revision(1),
+        record: None,
+        listed: true,
+        overlaps: Vec::new(),
+    };
+    claim.seen(&view, now);
+    store.settle(&mut claim, &mut now);
+    assert_eq!(own(&claim), key);
+    assert!(store.records.contains_key(&key));
+}
+
+#[test]
+fn a_running_node_is_not_moved_by_a_config() {
+    let mut store = Model::new(CONFIG);
+    let mut claim = claim("1.1.1.1", None);
+    let mut now = Duration::ZERO;
+    store.settle(&mut claim, &mut now);
+    let key = own(&claim);
+    store.set_config(r#"{"Network":"10.9.0.0/16"}"#);
+    claim.renewed(Err(Failure::Raced), now);
+    store.settle(&mut claim, &mut now);
+    assert_eq!(own(&claim), key);
+    assert!(store.records.contains_key(&key));
+}
+
+#[test]
+fn an_update_without_an_answer_is_not_taken_for_another_node() {
+    let mut store = Model::new(CONFIG);
+    let mut claim = claim("1.1.1.1", None);
+    let mut now = Duration::ZERO;
+    store.settle(&mut claim, &mut now);
+    let key = own(&claim);
+    claim.want(attrs("1.1.1.2"));
+    let Step::Update { attrs: written, .. } = claim.next(now) else { panic!("{claim:?}") };
+    store.put(&key, &written, Some(7));
+    claim.updated(written, Err(Failure::Unanswered("timed out".to_owned())), now);
+    claim.want(attrs("1.1.1.3"));
+    store.settle(&mut claim, &mut now);
+    assert_eq!(own(&claim), key);
+    assert_eq!(store.records[&key].value, attrs("1.1.1.3").to_json().into_bytes());
+    assert_eq!(claim.problem(), None);
+}
+
+#[test]
+fn a_duplicate_address_ends_with_an_address_of_our_own() {
+    let mut store = Model::new(CONFIG);
+    let mut claim = claim("1.1.1.1", None);
+    let mut now = Duration::ZERO;
+    store.settle(&mut claim, &mut now);
+    let key = own(&claim);
+    store.put(&key, &LeaseAttrs { backend_type: "vxlan".to_owned(), ..attrs("1.1.1.1") }, Some(3));
+    store.tell(&mut claim, &key, now);
+    claim.want(attrs("1.1.1.2"));
+    store.settle(&mut claim, &mut now);
+    assert_ne!(own(&claim), key);
+    assert_eq!(claim.problem(), None);
+    assert_eq!(store.records.len(), 2);
+}
+
+#[test]
+fn simultaneous_starters_get_subnets_of_their_own() {
+    for config in [
+        r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.60.0"}"#,
+        r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.60.0",
+            "EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetMax":"fc00:0:0:3c::"}"#,
+    ] {
+        let mut store = Model::new(config);
+        let mut claims: Vec<Claim> = (1..=48_u8)
+            .map(|node| {
+                let mut claim = Claim::new(MARGIN, None, None, u64::from(node));
+                claim.want(attrs(&format!("1.1.1.{node}")));
+                claim
+            })
+            .collect();
+        // Every step of every node falls between the steps of the others.
+        let mut now = Duration::ZERO;
+        while claims.iter().any(|claim| claim.own().is_none()) {
+            for claim in &mut claims {
+                store.perform(claim, now);
+            }
+            now += Duration::from_millis(7);
+            assert!(now < Duration::from_secs(120), "no end of the race");
+        }
+        let owned: Vec<Subnets> = claims.iter().map(|claim| claim.own().unwrap().subnets).collect();
+        for (at, one) in owned.iter().enumerate() {
+            assert!(!owned[at + 1..].iter().any(|other| one.overlap(other)), "{owned:?}");
+        }
+        assert_eq!(store.records.len(), 48);
+    }
+}
