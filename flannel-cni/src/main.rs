@@ -6,11 +6,13 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod args;
 mod delegate;
 mod environment;
 mod error;
 mod flannel;
 mod invoke;
+mod native;
 mod netconf;
 mod netns;
 mod plugin;

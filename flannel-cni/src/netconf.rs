@@ -192,7 +192,7 @@ fn typed<T>(
 }
 
 /// The list under its name of today or its historic one. A list that is `null` is an empty list.
-fn attachments(config: &Object) -> Result<ValidAttachments, TypeError> {
+pub(crate) fn attachments(config: &Object) -> Result<ValidAttachments, TypeError> {
     let mut known = ValidAttachments::Unknown;
     for name in ["cni.dev/attachments", "cni.dev/valid-attachments"] {
         let path = format!("NetConf.{name}");

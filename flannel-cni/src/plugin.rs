@@ -10,7 +10,7 @@ use std::io::Read;
 use crate::environment::{Command, Environment, Refusal};
 use crate::error::{CniError, Code, errno_text};
 use crate::version::{self, Version};
-use crate::{flannel, netconf, netns};
+use crate::{flannel, native, netconf, netns};
 
 /// Does one command; answers with what goes to stdout.
 pub(crate) type Handler = fn(&Request) -> Result<String, CniError>;
@@ -42,8 +42,11 @@ pub(crate) struct Outcome {
 
 impl Plugin {
     /// The plugin of a program's name. Every name that is not one of a delegate's is flannel's: installers append versions.
-    pub(crate) fn named(_program: &str) -> &'static Self {
-        &flannel::PLUGIN
+    pub(crate) fn named(program: &str) -> &'static Self {
+        match program {
+            "host-local" => &native::host_local::PLUGIN,
+            _ => &flannel::PLUGIN,
+        }
     }
 
     /// Runs one operation.

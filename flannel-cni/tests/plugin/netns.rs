@@ -1,48 +1,9 @@
 //! The plugin with Debian's Go delegates (`containernetworking-plugins`) on a node that is a network namespace.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
-const GO_PLUGINS: &str = "/usr/lib/cni";
-
-/// A namespace with a name of its own; gone when dropped, also by a panic.
-struct Netns(String);
-
-impl Netns {
-    fn new(name: &str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let netns = Self(format!("flannel-cni-{}-{count}-{name}", std::process::id()));
-        sh(&["ip", "netns", "add", &netns.0]);
-        netns
-    }
-
-    fn path(&self) -> String {
-        format!("/run/netns/{}", self.0)
-    }
-
-    /// Runs a command inside; answers with its stdout.
-    fn sh(&self, command: &[&str]) -> String {
-        sh(&[&["ip", "netns", "exec", &self.0], command].concat())
-    }
-}
-
-impl Drop for Netns {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
-    }
-}
-
-fn sh(command: &[&str]) -> String {
-    let output = Command::new(command[0]).args(&command[1..]).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{command:?}: {}{}", text(&output.stdout), text(&output.stderr));
-    text(&output.stdout)
-}
+use crate::support::{Call, Netns, OURS};
 
 /// A node: namespace, state directories, config.
 struct Node {
@@ -77,28 +38,7 @@ impl Node {
     }
 
     fn run(&self, command: &str, id: &str, pod: &str, config: &str) -> Result<String, String> {
-        let mut child = Command::new("ip")
-            .args(["netns", "exec", &self.netns.0, env!("CARGO_BIN_EXE_flannel")])
-            .envs([
-                ("CNI_COMMAND", command),
-                ("CNI_CONTAINERID", id),
-                ("CNI_NETNS", pod),
-                ("CNI_IFNAME", "eth0"),
-                ("CNI_PATH", GO_PLUGINS),
-            ])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(config.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        let stdout = String::from_utf8(output.stdout).unwrap();
-        if output.status.success() {
-            Ok(stdout)
-        } else {
-            Err(format!("{stdout}{}", String::from_utf8_lossy(&output.stderr)))
-        }
+        Call { program: OURS, node: Some(&self.netns), command, id, netns: pod, args: "", config }.run()
     }
 
     fn files(&self, directory: &str) -> Vec<String> {

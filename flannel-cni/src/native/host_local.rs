@@ -1,0 +1,274 @@
+//! host-local: gives out addresses of the node's ranges, with the files of Go's plugin.
+//!
+//! Mended against it: one lock over all sets; an ADD that fails leaves no address and no moved cursor; addresses whose
+//! containers are gone are taken back before a range counts as full; DEL works with a config that is wrong elsewhere; GC.
+
+use flannel_core::json::Object;
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::environment::Environment;
+use crate::error::{CniError, PathError};
+use crate::netconf::{self, Attachment, ValidAttachments};
+use crate::plugin::{Plugin, Request};
+use crate::result::{CniResult, Dns, Ip};
+use crate::version;
+
+mod config;
+mod owner;
+mod range;
+mod store;
+
+use config::Config;
+use owner::Owner;
+use range::{Range, RangeSet};
+use store::{Holder, Reservation, Store};
+
+/// The host-local plugin.
+pub(crate) const PLUGIN: Plugin = Plugin {
+    name: "host-local",
+    add: |request| {
+        let result = add(&request.config, &request.environment)?;
+        Ok(result.to_value(version::of_config(&request.config)?)?.to_pretty())
+    },
+    del: |request| del(&request.config, &request.environment).map(|()| String::new()),
+    check: |request| check(&request.config, &request.environment).map(|()| String::new()),
+    gc: |request: &Request| gc(&request.config).map(|()| String::new()),
+    status: |request| status(&request.config).map(|()| String::new()),
+};
+
+/// Why there is no address.
+#[derive(Debug, thiserror::Error)]
+enum AllocateError {
+    #[error("failed to allocate for range {0}: {1}")]
+    Set(usize, SetError),
+    #[error("failed to allocate all requested IPs: {0}")]
+    Requested(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum SetError {
+    #[error("no IP addresses available in range set: {0}")]
+    Full(RangeSet),
+    #[error("{0} has been allocated to {1}, duplicate allocation is not allowed")]
+    Duplicate(IpAddr, String),
+    #[error("requested IP address {0} is not available in range set {1}")]
+    Taken(IpAddr, RangeSet),
+    #[error("requested ip {0} is subnet's gateway")]
+    Gateway(IpAddr),
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("host-local: Failed to find address added by container {0}")]
+struct NotAddedError(String);
+
+/// Takes an address of each set.
+pub(crate) fn add(config: &Object, environment: &Environment) -> Result<CniResult, CniError> {
+    let config = Config::parse(config, &environment.args, version::of_config(config)?)?;
+    let dns = config.resolv_conf.as_deref().map(resolv_conf).transpose()?.unwrap_or_default();
+    let store = Store::open(&config.directory)?;
+    let allocation = Allocation {
+        store: &store,
+        config: &config,
+        attachment: attachment(environment),
+        owner: Owner::of(&environment.netns),
+        used: BTreeSet::new(),
+        reservations: store.reservations()?,
+        taken: Vec::new(),
+    };
+    let ips = allocation.run()?;
+    Ok(CniResult { ips, routes: config.routes.clone(), dns, ..CniResult::default() })
+}
+
+/// Gives back the addresses of an interface. Its container's old files count only where it has none of its own.
+pub(crate) fn del(config: &Object, environment: &Environment) -> Result<(), CniError> {
+    let Some(store) = Store::open_existing(&config::directory(config))? else { return Ok(()) };
+    let attachment = attachment(environment);
+    let reservations = store.reservations()?;
+    let own = |reservation: &&Reservation| reservation.holder == Holder::Attachment(attachment.clone());
+    let old =
+        |reservation: &&Reservation| reservation.holder == Holder::Container(attachment.container_id.clone());
+    let mut released: Vec<&Reservation> = reservations.iter().filter(own).collect();
+    if released.is_empty() {
+        released = reservations.iter().filter(old).collect();
+    }
+    for reservation in released {
+        store.release(reservation)?;
+    }
+    Ok(())
+}
+
+/// The interface has an address.
+pub(crate) fn check(config: &Object, environment: &Environment) -> Result<(), CniError> {
+    let parsed = Config::parse(config, &environment.args, version::of_config(config)?)?;
+    let attachment = attachment(environment);
+    let reservations = match Store::open_existing(&parsed.directory)? {
+        Some(store) => store.reservations()?,
+        None => Vec::new(),
+    };
+    if reservations.iter().any(|reservation| reservation.holder.is(&attachment)) {
+        return Ok(());
+    }
+    Err(NotAddedError(attachment.container_id).into())
+}
+
+/// Gives back the addresses of all interfaces that the list of the runtime does not hold.
+pub(crate) fn gc(config: &Object) -> Result<(), CniError> {
+    let ValidAttachments::Only(valid) = netconf::attachments(config)? else { return Ok(()) };
+    let Some(store) = Store::open_existing(&config::directory(config))? else { return Ok(()) };
+    for reservation in store.reservations()? {
+        let stale = match &reservation.holder {
+            Holder::Attachment(holder) => !valid.contains(holder),
+            Holder::Container(id) => !id.is_empty() && !valid.iter().any(|one| one.container_id == *id),
+            // Under the lock nobody is about to write it.
+            Holder::Nobody => true,
+        };
+        if stale {
+            store.release(&reservation)?;
+        }
+    }
+    Ok(())
+}
+
+/// The config is one that an ADD could work with.
+pub(crate) fn status(config: &Object) -> Result<(), CniError> {
+    Config::parse(config, "", version::of_config(config)?)?;
+    Ok(())
+}
+
+fn attachment(environment: &Environment) -> Attachment {
+    Attachment { container_id: environment.container_id.clone(), ifname: environment.ifname.clone() }
+}
+
+/// One ADD, under the lock.
+struct Allocation<'a> {
+    store: &'a Store,
+    config: &'a Config,
+    attachment: Attachment,
+    owner: Option<Owner>,
+    reservations: Vec<Reservation>,
+    /// Their addresses.
+    used: BTreeSet<IpAddr>,
+    /// What this ADD has taken, by set.
+    taken: Vec<(IpAddr, &'a Range)>,
+}
+
+impl<'a> Allocation<'a> {
+    fn run(mut self) -> Result<Vec<Ip>, CniError> {
+        let result = self.take_all();
+        if result.is_err() {
+            for (ip, _) in &self.taken {
+                // What matters is the first error; DEL finds what is left.
+                let _ = self.store.release_ip(*ip);
+            }
+        }
+        result?;
+        let ip = |(ip, range): &(IpAddr, &Range)| Ip {
+            interface: None,
+            address: ipnet::IpNet::new_assert(*ip, range.subnet.prefix_len()),
+            gateway: Some(range.gateway),
+        };
+        Ok(self.taken.iter().map(ip).collect())
+    }
+
+    fn take_all(&mut self) -> Result<(), CniError> {
+        let config = self.config;
+        let mut requested = config.requested.clone();
+        for (at, set) in config.sets.iter().enumerate() {
+            let wished = requested.iter().position(|ip| set.range_of(*ip).is_some());
+            let wished = wished.map(|position| requested.remove(position));
+            let taken = match wished {
+                Some(ip) => self.take_requested(set, ip),
+                None => self.take_next(at, set),
+            };
+            self.taken.push(taken.map_err(|error| AllocateError::Set(at, error))?);
+        }
+        if !requested.is_empty() {
+            let texts: Vec<_> = requested.iter().map(ToString::to_string).collect();
+            return Err(AllocateError::Requested(texts.join(" ")).into());
+        }
+        // Last: an ADD that failed has not moved them.
+        for (at, (ip, _)) in self.taken.iter().enumerate() {
+            self.store.set_last(at, *ip)?;
+        }
+        Ok(())
+    }
+
+    fn take_requested(&mut self, set: &'a RangeSet, ip: IpAddr) -> Result<(IpAddr, &'a Range), SetError> {
+        let unavailable = || SetError::Taken(ip, set.clone());
+        let range = set.range_of(ip).ok_or_else(unavailable)?;
+        if range.gateway == ip {
+            return Err(SetError::Gateway(ip));
+        }
+        if self.reserve(ip)? || (self.take_back(set)? && self.reserve(ip)?) {
+            return Ok((ip, range));
+        }
+        Err(unavailable())
+    }
+
+    fn take_next(&mut self, at: usize, set: &'a RangeSet) -> Result<(IpAddr, &'a Range), SetError> {
+        let duplicate = self.reservations.iter().find(|reservation| {
+            reservation.holder.is(&self.attachment) && set.range_of(reservation.ip).is_some()
+        });
+        if let Some(duplicate) = duplicate {
+            return Err(SetError::Duplicate(duplicate.ip, self.attachment.container_id.clone()));
+        }
+        loop {
+            self.used = self.reservations.iter().map(|reservation| reservation.ip).collect();
+            for (ip, range) in set.candidates(self.store.last(at)) {
+                if !self.used.contains(&ip) && self.reserve(ip)? {
+                    return Ok((ip, range));
+                }
+            }
+            if !self.take_back(set)? {
+                return Err(SetError::Full(set.clone()));
+            }
+        }
+    }
+
+    fn reserve(&self, ip: IpAddr) -> Result<bool, PathError> {
+        self.store.reserve(ip, &self.attachment, self.owner.as_ref())
+    }
+
+    /// Gives back the addresses of a set whose containers are gone; answers whether there were any.
+    fn take_back(&mut self, set: &RangeSet) -> Result<bool, PathError> {
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.reservations).into_iter().partition(|one| {
+                set.range_of(one.ip).is_some() && owner::is_abandoned(self.store, one, &self.config.network)
+            });
+        self.reservations = kept;
+        for reservation in &gone {
+            eprintln!("took back {}: its container is gone", reservation.ip);
+            self.store.release(reservation)?;
+        }
+        Ok(!gone.is_empty())
+    }
+}
+
+/// Name resolution from a file in the form of `/etc/resolv.conf`.
+fn resolv_conf(path: &Path) -> Result<Dns, PathError> {
+    let text = fs::read(path).map_err(|error| PathError::new("open", path, error))?;
+    let mut dns = Dns::default();
+    for line in String::from_utf8_lossy(&text).lines().map(str::trim) {
+        if line.starts_with(['#', ';']) {
+            continue;
+        }
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let (Some(keyword), Some(first)) = (words.next(), words.next()) else { continue };
+        match keyword.as_str() {
+            "nameserver" => dns.nameservers.get_or_insert_default().push(first),
+            "domain" => dns.domain = first,
+            "search" => dns.search.get_or_insert_default().extend([first].into_iter().chain(words)),
+            "options" => dns.options.get_or_insert_default().extend([first].into_iter().chain(words)),
+            _ => {}
+        }
+    }
+    Ok(dns)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! Ranges of addresses, and the order in which they are given out.
+
+use flannel_core::family::Family;
+use ipnet::IpNet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Addresses of a subnet that may be given out, both ends included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) subnet: IpNet,
+    start: u128,
+    end: u128,
+    pub(crate) gateway: IpAddr,
+}
+
+/// A range as the config has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RangeConf {
+    pub(crate) subnet: Option<IpNet>,
+    pub(crate) start: Option<IpAddr>,
+    pub(crate) end: Option<IpAddr>,
+    pub(crate) gateway: Option<IpAddr>,
+}
+
+/// Ranges of one family; an interface gets one address of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RangeSet(Vec<Range>);
+
+/// Ranges that cannot be used. The texts are those of Go's plugin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RangeError {
+    #[error("empty range set")]
+    Empty,
+    #[error("IP <nil> not v4 nor v6: a range needs a subnet, such as 10.1.2.0/24")]
+    NoSubnet,
+    #[error("Network {0} too small to allocate from")]
+    TooSmall(IpNet),
+    #[error("Network has host bits set. For a subnet mask of length {} the network address is {}", .0.prefix_len(), .0.network())]
+    HostBits(IpNet),
+    #[error("{end} {address} not in network {subnet}")]
+    Outside { end: &'static str, address: IpAddr, subnet: IpNet },
+    #[error("mixed address families")]
+    MixedFamilies,
+    #[error("subnets {0} and {1} overlap")]
+    Overlap(String, String),
+}
+
+/// An address as a number; the same for both families, which never meet.
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.into(),
+    }
+}
+
+impl Range {
+    /// Fills in what the config leaves open.
+    pub(crate) fn new(conf: &RangeConf) -> Result<Self, RangeError> {
+        let subnet = conf.subnet.ok_or(RangeError::NoSubnet)?;
+        // Network, gateway, broadcast and one address to give out.
+        if subnet.prefix_len() + 2 > Family::of_net(subnet).bits() {
+            return Err(RangeError::TooSmall(subnet));
+        }
+        if subnet.trunc() != subnet {
+            return Err(RangeError::HostBits(subnet));
+        }
+        let first = number(subnet.network()) + 1;
+        // IPv6 has no broadcast address.
+        let last = number(subnet.broadcast()) - u128::from(Family::of_net(subnet) == Family::V4);
+        let mut range =
+            Self { subnet, start: first, end: last, gateway: conf.gateway.unwrap_or(subnet.network()) };
+        if conf.gateway.is_none() {
+            range.gateway = range.address(first);
+        }
+        if let Some(start) = conf.start {
+            if !subnet.contains(&start) {
+                return Err(RangeError::Outside { end: "RangeStart", address: start, subnet });
+            }
+            range.start = number(start);
+        }
+        if let Some(end) = conf.end {
+            if !subnet.contains(&end) || number(end) < range.start {
+                return Err(RangeError::Outside { end: "RangeEnd", address: end, subnet });
+            }
+            range.end = number(end);
+        }
+        Ok(range)
+    }
+
+    fn address(&self, number: u128) -> IpAddr {
+        match self.subnet {
+            // An IPv4 range holds no larger numbers.
+            IpNet::V4(_) => Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX)).into(),
+            IpNet::V6(_) => Ipv6Addr::from(number).into(),
+        }
+    }
+
+    fn family(&self) -> Family {
+        Family::of_net(self.subnet)
+    }
+
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        Family::of(address) == self.family() && (self.start..=self.end).contains(&number(address))
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.family() == other.family() && self.start <= other.end && other.start <= self.end
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.address(self.start), self.address(self.end))
+    }
+}
+
+impl RangeSet {
+    pub(crate) fn new(confs: &[RangeConf]) -> Result<Self, RangeError> {
+        let ranges = confs.iter().map(Range::new).collect::<Result<Vec<_>, _>>()?;
+        let first = ranges.first().ok_or(RangeError::Empty)?;
+        if ranges.iter().any(|range| range.family() != first.family()) {
+            return Err(RangeError::MixedFamilies);
+        }
+        for (at, range) in ranges.iter().enumerate() {
+            if let Some(other) = ranges[at + 1..].iter().find(|other| range.overlaps(other)) {
+                return Err(RangeError::Overlap(range.to_string(), other.to_string()));
+            }
+        }
+        Ok(Self(ranges))
+    }
+
+    pub(crate) fn family(&self) -> Option<Family> {
+        self.0.first().map(Range::family)
+    }
+
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        self.0.iter().any(|range| other.0.iter().any(|other| range.overlaps(other)))
+    }
+
+    /// The range that holds an address.
+    pub(crate) fn range_of(&self, address: IpAddr) -> Option<&Range> {
+        self.0.iter().find(|range| range.contains(address))
+    }
+
+    /// All addresses but gateways, each once, with their ranges: round robin behind the one given out last.
+    pub(crate) fn candidates(&self, last: Option<IpAddr>) -> impl Iterator<Item = (IpAddr, &Range)> {
+        let at = last.and_then(|last| self.0.iter().position(|range| range.contains(last)));
+        let (first, from) = match (at, last) {
+            (Some(at), Some(last)) => (at, number(last) + 1),
+            _ => (0, self.0.first().map_or(0, |range| range.start)),
+        };
+        let count = self.0.len();
+        // The range of the last address comes twice: its end first, its beginning at last.
+        let spans = (0..=count).map(move |step| {
+            let range = &self.0[(first + step) % count];
+            let start = if step == 0 { from } else { range.start };
+            let end = if step == count { from.saturating_sub(1).min(range.end) } else { range.end };
+            (range, start, end)
+        });
+        spans.flat_map(|(range, start, end)| {
+            let gateway = range.gateway;
+            (start..=end)
+                .map(move |number| range.address(number))
+                .filter(move |address| *address != gateway)
+                .map(move |address| (address, range))
+        })
+    }
+}
+
+impl fmt::Display for RangeSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&texts.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! The addresses in use, one file each, as Go's host-local keeps them: `<dataDir>/<network>/<address>` holds
+//! `<container>\r\n<interface>`. All who change them hold `lock`.
+
+use nix::fcntl::{Flock, FlockArg, RenameFlags, renameat2};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::owner::Owner;
+use crate::error::PathError;
+use crate::netconf::Attachment;
+
+/// Where a file is written before it gets its name, so that none is ever seen half-written.
+const TEMPORARY: &str = ".tmp";
+
+/// The locked directory of a network.
+#[derive(Debug)]
+pub(crate) struct Store {
+    directory: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// An address in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reservation {
+    pub(crate) ip: IpAddr,
+    pub(crate) holder: Holder,
+    file_name: String,
+}
+
+/// Who uses an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    Attachment(Attachment),
+    /// Compatibility: old plugins wrote the container alone.
+    Container(String),
+    /// The file is empty: power was lost before its content was on disk.
+    Nobody,
+}
+
+impl Holder {
+    fn parse(text: &str) -> Self {
+        let text = text.trim();
+        match text.split_once("\r\n") {
+            _ if text.is_empty() => Self::Nobody,
+            None => Self::Container(text.to_owned()),
+            Some((container_id, ifname)) => Self::Attachment(Attachment {
+                container_id: container_id.to_owned(),
+                ifname: ifname.to_owned(),
+            }),
+        }
+    }
+
+    /// Go's plugin prefers the full form and takes the old one for any interface of the container.
+    pub(crate) fn is(&self, attachment: &Attachment) -> bool {
+        match self {
+            Self::Attachment(holder) => holder == attachment,
+            Self::Container(id) => *id == attachment.container_id,
+            Self::Nobody => false,
+        }
+    }
+}
+
+impl Store {
+    /// Opens and locks the directory; makes it if it is not there.
+    pub(crate) fn open(directory: &Path) -> Result<Self, PathError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(directory)
+            .map_err(|error| PathError::new("mkdir", directory, error))?;
+        Self::lock(directory)
+    }
+
+    /// The same, but a directory that is not there stays so: nothing is in use.
+    pub(crate) fn open_existing(directory: &Path) -> Result<Option<Self>, PathError> {
+        if directory.is_dir() { Self::lock(directory).map(Some) } else { Ok(None) }
+    }
+
+    fn lock(directory: &Path) -> Result<Self, PathError> {
+        let path = directory.join("lock");
+        let error = |error| PathError::new("open", &path, error);
+        let file = match File::open(&path) {
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => OpenOptions::new()
+                .read(true)
+                .append(true)
+                .create(true)
+                .mode(0o750)
+                .open(&path)
+                .map_err(error)?,
+            other => other.map_err(error)?,
+        };
+        let lock = Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| PathError::new("flock", &path, errno.into()))?;
+        Ok(Self { directory: directory.to_owned(), _lock: lock })
+    }
+
+    /// All addresses in use. A file that cannot be read holds its address for nobody knows whom.
+    pub(crate) fn reservations(&self) -> Result<Vec<Reservation>, PathError> {
+        let error = |error| PathError::new("open", &self.directory, error);
+        let mut reservations = Vec::new();
+        for file in fs::read_dir(&self.directory).map_err(error)? {
+            let Ok(file_name) = file.map_err(error)?.file_name().into_string() else { continue };
+            let Ok(ip) = file_name.parse::<IpAddr>() else { continue };
+            let holder = match fs::read(self.directory.join(&file_name)) {
+                Ok(text) => Holder::parse(&String::from_utf8_lossy(&text)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(_) => Holder::Container(String::new()),
+            };
+            reservations.push(Reservation { ip, holder, file_name });
+        }
+        Ok(reservations)
+    }
+
+    /// Takes an address; answers false if it is taken already.
+    ///
+    /// Nothing is flushed: what a power loss takes is an address of a container that it took as well.
+    pub(crate) fn reserve(
+        &self,
+        ip: IpAddr,
+        attachment: &Attachment,
+        owner: Option<&Owner>,
+    ) -> Result<bool, PathError> {
+        let (temporary, path) = (self.directory.join(TEMPORARY), self.directory.join(ip.to_string()));
+        let written = remove(&temporary).and_then(|()| {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            write!(file, "{}\r\n{}", attachment.container_id, attachment.ifname)?;
+            if let Some(owner) = owner {
+                owner.mark(&file);
+            }
+            rename_new(&temporary, &path)
+        });
+        match written {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                // What matters is the first error.
+                let _ = fs::remove_file(&temporary);
+                if error.kind() == io::ErrorKind::AlreadyExists {
+                    Ok(false)
+                } else {
+                    Err(PathError::new("open", &path, error))
+                }
+            }
+        }
+    }
+
+    /// Gives an address back.
+    pub(crate) fn release(&self, reservation: &Reservation) -> Result<(), PathError> {
+        let path = self.directory.join(&reservation.file_name);
+        remove(&path).map_err(|error| PathError::new("remove", &path, error))
+    }
+
+    /// Gives back an address that this process took.
+    pub(crate) fn release_ip(&self, ip: IpAddr) -> Result<(), PathError> {
+        let path = self.directory.join(ip.to_string());
+        remove(&path).map_err(|error| PathError::new("remove", &path, error))
+    }
+
+    /// The file of an address, for what is known of it beside its content.
+    pub(crate) fn path_of(&self, reservation: &Reservation) -> PathBuf {
+        self.directory.join(&reservation.file_name)
+    }
+
+    /// When an address was taken.
+    pub(crate) fn taken_at(&self, reservation: &Reservation) -> Option<SystemTime> {
+        fs::symlink_metadata(self.path_of(reservation)).and_then(|metadata| metadata.modified()).ok()
+    }
+
+    /// The address of a set that was given out last.
+    pub(crate) fn last(&self, set: usize) -> Option<IpAddr> {
+        fs::read_to_string(self.cursor_file(set)).ok()?.parse().ok()
+    }
+
+    pub(crate) fn set_last(&self, set: usize, ip: IpAddr) -> Result<(), PathError> {
+        let path = self.cursor_file(set);
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| write!(file, "{ip}"))
+            .map_err(|error| PathError::new("open", &path, error))
+    }
+
+    fn cursor_file(&self, set: usize) -> PathBuf {
+        self.directory.join(format!("last_reserved_ip.{set}"))
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a file a name that nobody has.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    use nix::errno::Errno;
+    let here = nix::fcntl::AT_FDCWD;
+    match renameat2(here, from, here, to, RenameFlags::RENAME_NOREPLACE) {
+        // The file system cannot do that; the lock keeps others from coming between.
+        Err(Errno::EINVAL | Errno::ENOSYS) if to.symlink_metadata().is_err() => fs::rename(from, to),
+        Err(Errno::EINVAL | Errno::ENOSYS) => Err(io::ErrorKind::AlreadyExists.into()),
+        other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+mod tests;

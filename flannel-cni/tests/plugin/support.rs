@@ -1,0 +1,93 @@
+//! What the tests share: namespaces and running plugins as a runtime does.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub(crate) const OURS: &str = env!("CARGO_BIN_EXE_flannel");
+/// Where Debian's `containernetworking-plugins` are.
+pub(crate) const GO_PLUGINS: &str = "/usr/lib/cni";
+
+/// A namespace with a name of its own; gone when dropped, also by a panic.
+pub(crate) struct Netns(pub(crate) String);
+
+impl Netns {
+    pub(crate) fn new(name: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let netns = Self(format!("flannel-cni-{}-{count}-{name}", std::process::id()));
+        sh(&["ip", "netns", "add", &netns.0]);
+        netns
+    }
+
+    pub(crate) fn path(&self) -> String {
+        format!("/run/netns/{}", self.0)
+    }
+
+    /// Runs a command inside; answers with its stdout.
+    pub(crate) fn sh(&self, command: &[&str]) -> String {
+        sh(&[&["ip", "netns", "exec", &self.0], command].concat())
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+pub(crate) fn sh(command: &[&str]) -> String {
+    let output = Command::new(command[0]).args(&command[1..]).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{command:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// One call of a plugin.
+pub(crate) struct Call<'a> {
+    pub(crate) program: &'a str,
+    /// The namespace of the node; `None` is where the test runs.
+    pub(crate) node: Option<&'a Netns>,
+    pub(crate) command: &'a str,
+    pub(crate) id: &'a str,
+    pub(crate) netns: &'a str,
+    pub(crate) args: &'a str,
+    pub(crate) config: &'a str,
+}
+
+impl Call<'_> {
+    /// Runs it; an error is what it printed.
+    pub(crate) fn run(&self) -> Result<String, String> {
+        let mut command = match self.node {
+            Some(node) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", &node.0, self.program]);
+                command
+            }
+            None => Command::new(self.program),
+        };
+        let mut child = command
+            .envs([
+                ("CNI_COMMAND", self.command),
+                ("CNI_CONTAINERID", self.id),
+                ("CNI_NETNS", self.netns),
+                ("CNI_IFNAME", "eth0"),
+                ("CNI_ARGS", self.args),
+                ("CNI_PATH", GO_PLUGINS),
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A plugin may fail before it reads.
+        let _ = child.stdin.take().unwrap().write_all(self.config.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        if output.status.success() {
+            Ok(stdout)
+        } else {
+            Err(format!("{stdout}{}", String::from_utf8_lossy(&output.stderr)))
+        }
+    }
+}
