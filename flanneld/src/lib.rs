@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+#[cfg(test)]
+mod fake;
 pub mod healthz;
 pub mod host;
 pub mod kernel;

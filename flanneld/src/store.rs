@@ -3,15 +3,18 @@
 //! Writes are always guarded: a record is created only while its key is absent and the network
 //! config is unchanged, and changed or deleted only at the revision that the writer knows.
 
+mod any;
 pub mod dir;
 mod encode;
 mod error;
 pub mod etcd;
 mod stats;
+pub mod watch;
 
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use std::time::Duration;
 
+pub use any::{AnyStore, AnyWatch};
 pub use error::{Cause, StoreError, TlsProblem};
 pub use stats::{Operation, OperationStats, StoreStats};
 

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::dir::DirStore;
 use super::etcd::{EtcdOptions, EtcdStore};
 use super::{Change, LeaseStore, LeaseWatch, StoreError, WatchEvent};
+use crate::fake::store::MemoryStore;
 use server::Server;
 
 pub(super) const PREFIX: &str = "/coreos.com/network";
@@ -138,8 +139,50 @@ pub(super) fn options(endpoints: &str) -> EtcdOptions {
     EtcdOptions { endpoints: endpoints.to_owned(), prefix: PREFIX.to_owned(), ..EtcdOptions::default() }
 }
 
+#[derive(Default)]
+struct MemoryBench {
+    store: MemoryStore,
+}
+
+impl Bench for MemoryBench {
+    type Store = MemoryStore;
+
+    fn store(&self) -> MemoryStore {
+        self.store.clone()
+    }
+
+    async fn lay_out(&self, key: &str, value: &str, lifetime: Option<Duration>) {
+        self.store.put(key, value, lifetime);
+    }
+
+    async fn remove(&self, key: &str) {
+        self.store.remove(key);
+    }
+
+    async fn put_config(&self, text: &str) {
+        self.store.set_config(Some(text));
+    }
+
+    async fn remove_config(&self) {
+        self.store.set_config(None);
+    }
+
+    async fn forget_history(&self) {
+        self.store.compact();
+    }
+}
+
 macro_rules! contract {
     ($($case:ident)*) => {
+        mod memory {
+            $(
+                #[tokio::test(start_paused = true)]
+                async fn $case() {
+                    super::cases::$case(&super::MemoryBench::default()).await;
+                }
+            )*
+        }
+
         mod directory {
             $(
                 #[tokio::test]
