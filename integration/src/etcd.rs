@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::base64;
 use crate::netns::{Netns, stdout_of};
 use crate::topology::{DIRECTORY, Lab, Nic, Segment};
 use crate::wait;
@@ -496,26 +497,6 @@ impl Certificates {
 
 /// The text in a field of etcd's JSON, where bytes are base64 and an empty value is left out.
 fn text_of(field: &Value) -> Result<String> {
-    let bytes = base64(field.as_str().unwrap_or_default())?;
+    let bytes = base64::decode(field.as_str().unwrap_or_default())?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
-
-/// Decodes base64 (RFC 4648 section 4).
-fn base64(text: &str) -> Result<Vec<u8>> {
-    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
-    let (mut collected, mut bits) = (0_u32, 0);
-    for letter in text.bytes().filter(|letter| *letter != b'=') {
-        let value = ALPHABET.iter().position(|known| *known == letter).context("not base64")?;
-        collected = (collected << 6) | u32::try_from(value).context("not base64")?;
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push(u8::try_from((collected >> bits) & 0xff).context("not base64")?);
-        }
-    }
-    Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests;

@@ -25,12 +25,16 @@
 //! - Nothing waits for a fixed time: see [`wait`].
 #![forbid(unsafe_code)]
 
+mod base64;
 pub mod cni;
 mod collect;
 pub mod etcd;
 pub mod feature;
+pub mod gateway;
+pub mod golden;
 pub mod http;
 pub mod kernel_state;
+pub mod monitor;
 pub mod netns;
 pub mod node;
 pub mod topology;

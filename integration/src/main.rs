@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "the report on stdout is what it is for")]
 
+mod bench;
+mod demo;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use integration::{Feature, Netns};
@@ -18,11 +21,17 @@ struct Arguments {
 enum Task {
     /// Say which features this machine has
     Probe,
+    /// Show a small cluster at work
+    Demo(demo::Options),
+    /// Measure the daemon with a large cluster in etcd
+    BenchControl(bench::Options),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Probe => probe(),
+        Task::Demo(options) => demo::run(&options),
+        Task::BenchControl(options) => bench::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,4 +51,15 @@ fn probe() -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Arguments;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
 }

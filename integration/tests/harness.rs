@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use integration::etcd::PREFIX;
+use integration::gateway::Gateway;
+use integration::monitor::Monitor;
 use integration::traffic::{Connection, Datagrams};
 use integration::{Conflist, Etcd, EtcdOptions, Feature, lab, wait};
 use serde_json::json;
@@ -146,6 +148,41 @@ fn etcd_keeps_history_over_compaction() {
         etcd.wipe()?;
         ensure!(etcd.revision()? < before, "wiping kept the revision");
         Ok(())
+    });
+}
+
+#[test]
+fn gateway_writes_many_keys() {
+    lab(|lab| {
+        lab.require(&[Feature::Etcd])?;
+        let cluster = lab.cluster(1)?;
+        let etcd = cluster.etcd(lab)?;
+        let mut gateway = Gateway::connect(cluster.nodes[0].netns(), etcd.members[0].address())?;
+        let lease = gateway.grant(60)?;
+        let records: Vec<(String, String)> =
+            (0..300).map(|number| (format!("{PREFIX}/subnets/{number:03}"), "{}".to_owned())).collect();
+        gateway.put_all(&records, &lease)?;
+        gateway.put(&records[0].0, "changed", &lease)?;
+        gateway.delete(&records[1].0)?;
+        let leases = etcd.leases()?;
+        ensure!(leases.len() == 299, "{} leases", leases.len());
+        ensure!(leases[0] == ("000".to_owned(), "changed".to_owned()), "{:?}", leases[0]);
+        Ok(())
+    });
+}
+
+#[test]
+fn monitors_tell_of_changes() {
+    lab(|lab| {
+        let cluster = lab.cluster(1)?;
+        let node = cluster.nodes[0].netns();
+        let routes = Monitor::start(node)?;
+        node.ip("route add 10.42.2.0/24 via 192.168.50.2")?;
+        node.ip("route del 10.42.2.0/24")?;
+        let came = routes.find(|text| text.starts_with("10.42.2.0/24 via 192.168.50.2"))?;
+        let went = routes.find(|text| text.starts_with("Deleted 10.42.2.0/24"))?;
+        ensure!(came.at < went.at, "{came:?} {went:?}");
+        routes.stop()
     });
 }
 

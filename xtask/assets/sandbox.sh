@@ -1,11 +1,15 @@
-# First process of a sandbox: `unshare --net --mount --pid --fork --kill-child --mount-proc` starts it as
-# PID 1 with the command to run as arguments. Everything that the command makes (namespaces, links,
+# First process of a sandbox: `unshare --net --mount --pid --fork --kill-child` starts it as PID 1 with the
+# command to run as arguments. Everything that the command makes (namespaces, links,
 # processes, files below /run, /etc and /var/lib) disappears with it, whatever kills it.
 set -eu
 
 mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p /run/lock /run/netns /run/flannel /run/lab/log /run/lab/tmp
+mkdir -p /run/lock /run/netns /run/flannel /run/lab/log /run/lab/tmp /run/lab/outer-proc
 chmod 1777 /run/lab/tmp
+
+# The process numbers in here, and beside them those outside, which a person needs to enter the sandbox.
+mount --rbind /proc /run/lab/outer-proc
+mount -t proc proc /proc
 
 # Named namespaces are bind mounts; shared propagation makes those that come later visible in the mount
 # namespaces of the nodes (as `ip netns add` does).

@@ -20,7 +20,7 @@ use crate::tally::Tally;
 use crate::{packages, sandbox};
 
 #[derive(Args, Clone)]
-pub(crate) struct Options {
+pub(crate) struct E2eOptions {
     /// Only tests whose name (`file::test`) contains one of these
     filters: Vec<String>,
     /// How many tests run at once
@@ -45,7 +45,7 @@ const SHOWN_LINES: usize = 120;
 /// How long a test may take to collect artifacts after its time is up.
 const GRACE: Duration = Duration::from_secs(20);
 
-pub(crate) fn run(options: &Options) -> Result<bool> {
+pub(crate) fn run(options: &E2eOptions) -> Result<bool> {
     sandbox::possible("e2e")?;
     packages::install_for_tests()?;
     let tally = tally(options)?;
@@ -56,7 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 }
 
 /// Builds and runs the tests.
-pub(crate) fn tally(options: &Options) -> Result<Tally> {
+pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
     let directory = programs(Profile::Dev)?;
     let cases = cases(&options.filters)?;
     let mut tally = Tally::default();
@@ -165,7 +165,7 @@ impl Case {
         format!("{}::{}", self.file, self.test)
     }
 
-    fn run(&self, options: &Options) -> Result<Finished> {
+    fn run(&self, options: &E2eOptions) -> Result<Finished> {
         let directory = target().join("e2e").join(&self.file).join(self.test.replace("::", "."));
         if directory.exists() {
             fs::remove_dir_all(&directory)
@@ -180,6 +180,8 @@ impl Case {
             .env("FLANNEL_E2E_DIR", &directory)
             .env("FLANNEL_E2E_TIMEOUT", options.timeout.to_string())
             .env("FLANNEL_E2E_REQUIRE", options.require.join(","))
+            // Errors say where they came from; the backtrace of each would hide that.
+            .env("RUST_LIB_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(output.try_clone().context("could not share output.txt")?)
             .stderr(output)

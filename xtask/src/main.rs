@@ -9,6 +9,7 @@
 mod build;
 mod check;
 mod e2e;
+mod lab;
 mod packages;
 mod process;
 mod sandbox;
@@ -29,10 +30,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Show a small cluster at work: nodes as namespaces, pods, and a route that heals
+    Demo(lab::DemoOptions),
     /// Run everything: format, lints, unit, contract and end-to-end tests
-    Test(test::Options),
+    Test(test::TestOptions),
     /// Run the end-to-end tests
-    E2e(e2e::Options),
+    E2e(e2e::E2eOptions),
+    /// Measure
+    #[command(subcommand)]
+    Bench(lab::Bench),
     /// Run the gates that need no privilege: format, lints, rules of the code base
     Check,
 }
@@ -51,8 +57,21 @@ fn main() -> ExitCode {
 /// Runs a task; `false` means that it did its work and found failures, which it has reported.
 fn run(task: Task) -> Result<bool> {
     match task {
+        Task::Demo(options) => lab::demo(&options),
         Task::Test(options) => test::run(&options),
+        Task::Bench(bench) => lab::bench(&bench),
         Task::E2e(options) => e2e::run(&options),
         Task::Check => check::run(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Arguments;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Arguments::command().debug_assert();
     }
 }

@@ -34,6 +34,10 @@ const TESTS: [Package; 14] = [
     package("procps", "ps", "reports of failed tests"),
 ];
 
+/// What the demonstration needs.
+const DEMO: [&str; 6] =
+    ["util-linux", "iproute2", "iputils-ping", "containernetworking-plugins", "etcd-server", "etcd-client"];
+
 impl Package {
     fn present(&self) -> bool {
         if self.shows.starts_with('/') { Path::new(self.shows).exists() } else { find(self.shows).is_some() }
@@ -44,6 +48,13 @@ impl Package {
 /// end, what stays missing.
 pub(crate) fn install_for_tests() -> Result<()> {
     install(&TESTS.iter().collect::<Vec<_>>())
+}
+
+/// Installs what the demonstration needs.
+pub(crate) fn install_for_demo(etcd: bool) -> Result<()> {
+    let needed =
+        |package: &&Package| DEMO.contains(&package.name) && (etcd || !package.name.starts_with("etcd"));
+    install(&TESTS.iter().filter(needed).collect::<Vec<_>>())
 }
 
 fn install(packages: &[&Package]) -> Result<()> {

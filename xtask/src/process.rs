@@ -54,7 +54,8 @@ pub(crate) fn must_succeed(command: &mut Command) -> Result<()> {
     bail!("`{}` failed", text(command))
 }
 
-/// Runs a command, passes its stdout on line by line and calls `look` with each; `false` if it failed.
+/// Runs a test program and calls `look` with each line of its stdout; `false` if it failed. What passed
+/// is not shown line by line.
 pub(crate) fn watched(command: &mut Command, mut look: impl FnMut(&str)) -> Result<bool> {
     let mut child = command
         .stdout(Stdio::piped())
@@ -63,7 +64,11 @@ pub(crate) fn watched(command: &mut Command, mut look: impl FnMut(&str)) -> Resu
     let stdout = child.stdout.take().expect("stdout was asked for as a pipe");
     for line in BufReader::new(stdout).lines() {
         let line = line.context("could not read what the command says")?;
-        println!("{line}");
+        let passed =
+            line.starts_with("test ") && (line.ends_with(" ... ok") || line.contains(" ... ignored"));
+        if !passed && !line.is_empty() && !line.starts_with("running ") {
+            println!("{line}");
+        }
         look(&line);
     }
     Ok(child.wait().context("could not wait for the command")?.success())

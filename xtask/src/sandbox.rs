@@ -31,7 +31,7 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "unshare"])
-        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["--net", "--mount", "--pid", "--fork", "--kill-child"])
         .args(["--", "sh", "-c", SCRIPT, "sandbox"])
         .arg(program);
     command

@@ -9,15 +9,15 @@ use crate::tally::Tally;
 use crate::{check, e2e, packages, sandbox};
 
 #[derive(Args)]
-pub(crate) struct Options {
+pub(crate) struct TestOptions {
     /// Do not install missing packages
     #[arg(long)]
     no_install: bool,
     #[command(flatten)]
-    e2e: e2e::Options,
+    e2e: e2e::E2eOptions,
 }
 
-pub(crate) fn run(options: &Options) -> Result<bool> {
+pub(crate) fn run(options: &TestOptions) -> Result<bool> {
     if !options.no_install {
         packages::install_for_tests()?;
     }
