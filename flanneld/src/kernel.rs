@@ -5,6 +5,19 @@ use flannel_core::facts::HostFacts;
 use flannel_core::link::LinkName;
 use std::collections::BTreeSet;
 
+mod conn;
+mod dump;
+mod error;
+mod monitor;
+mod netlink;
+
+#[cfg(test)]
+pub(crate) mod contract;
+
+pub use error::{KernelError, Refused};
+pub use monitor::{Inbox, Monitor};
+pub use netlink::NetlinkKernel;
+
 /// Everything that one look at the kernel found, foreign objects included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observation {
@@ -16,7 +29,8 @@ pub struct Observation {
 
 /// A kernel, real or fake.
 pub trait Kernel: Send + 'static {
-    /// Reads the whole state. `tunnels` names the devices whose neighbours and FDB entries are wanted.
+    /// Reads the whole state. `tunnels` names the devices whose neighbours and FDB entries are wanted;
+    /// those that do not exist have none.
     fn observe(
         &mut self,
         tunnels: &BTreeSet<LinkName>,
@@ -25,12 +39,4 @@ pub trait Kernel: Send + 'static {
     /// Runs the ops in order, in as few system calls as possible. The result has one entry per op;
     /// a failed op does not stop those after it.
     fn apply(&mut self, ops: &[Op]) -> impl Future<Output = Vec<Result<(), KernelError>>> + Send;
-}
-
-/// A request that the kernel refused or that did not get through.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {
-    /// The placeholder of a seam that is being filled.
-    #[error("not connected")]
-    NotConnected,
 }

@@ -14,7 +14,7 @@ use crate::dataplane::{Link, LinkChange, LinkKind, Vxlan};
 use crate::facts::LinkFacts;
 use crate::link::{IfIndex, LinkName, Mac, Vni};
 
-/// Settings of an existing link; `None` leaves one as it is. All go in one message.
+/// Settings that every kind of link has; `None` leaves one as it is. All go in one message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkSettings {
     /// New name; the link must be down on kernels before 6.2.
@@ -31,17 +31,8 @@ pub struct LinkSettings {
     pub master: Option<Option<IfIndex>>,
     /// Open file of the network namespace to move to.
     pub netns: Option<RawFd>,
-    /// Learning of a VXLAN device.
-    pub learning: Option<bool>,
     /// Frames may leave a bridge port where they came in. The link must be a port already.
     pub hairpin: Option<bool>,
-}
-
-impl From<&LinkChange> for LinkSettings {
-    fn from(change: &LinkChange) -> Self {
-        let LinkChange { mtu, mac, up, alias, learning } = change.clone();
-        Self { mtu, mac, up, alias, learning, ..Self::default() }
-    }
 }
 
 /// A pair of virtual Ethernet links to create.
@@ -189,20 +180,39 @@ pub fn set(index: IfIndex, settings: &LinkSettings) -> Request {
     attributes
         .extend(settings.master.map(|master| LinkAttribute::Controller(master.map_or(0, |index| index.0))));
     attributes.extend(settings.netns.map(LinkAttribute::NetNsFd));
-    let mut info = Vec::new();
-    if let Some(learning) = settings.learning {
-        info.push(LinkInfo::Kind(InfoKind::Vxlan));
-        info.push(LinkInfo::Data(InfoData::Vxlan(vec![InfoVxlan::Learning(learning)])));
-    }
     if let Some(hairpin) = settings.hairpin {
-        info.push(LinkInfo::PortKind(InfoPortKind::Bridge));
-        info.push(LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(hairpin)])));
-    }
-    if !info.is_empty() {
-        attributes.push(LinkAttribute::LinkInfo(info));
+        attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(hairpin)])),
+        ]));
     }
     let mut message = message(index.0, attributes);
     set_up(&mut message, settings.up);
+    Request::change(RouteNetlinkMessage::NewLink(message), 0)
+}
+
+/// Changes a link as a plan says: one message, or two, because the VXLAN driver takes an MTU beside its own
+/// parameters as one of them and refuses it.
+#[must_use]
+pub fn change(index: IfIndex, change: &LinkChange) -> Vec<Request> {
+    let LinkChange { mtu, mac, up, alias, learning } = change.clone();
+    let settings = LinkSettings { mtu, mac, up, alias, ..LinkSettings::default() };
+    let mut requests = Vec::new();
+    if settings != LinkSettings::default() {
+        requests.push(set(index, &settings));
+    }
+    requests.extend(learning.map(|learning| set_learning(index, learning)));
+    requests
+}
+
+/// Turns the learning of a VXLAN device on or off.
+#[must_use]
+pub fn set_learning(index: IfIndex, learning: bool) -> Request {
+    let info = vec![
+        LinkInfo::Kind(InfoKind::Vxlan),
+        LinkInfo::Data(InfoData::Vxlan(vec![InfoVxlan::Learning(learning)])),
+    ];
+    let message = message(index.0, vec![LinkAttribute::LinkInfo(info)]);
     Request::change(RouteNetlinkMessage::NewLink(message), 0)
 }
 

@@ -1,7 +1,6 @@
 //! Complete dumps put together: numbers become names, and records become facts and objects.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use super::address::AddressRecord;
 use super::fdb::FdbRecord;
@@ -9,7 +8,7 @@ use super::link::LinkRecord;
 use super::neighbour::NeighbourRecord;
 use super::route::RouteRecord;
 use crate::dataplane::{
-    Address, AddressKey, Dataplane, FdbEntry, FdbKey, Link, LinkKind, NeighbourKey, Route, RouteTarget,
+    Address, AddressKey, Dataplane, FdbEntry, FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey,
 };
 use crate::facts::HostFacts;
 use crate::link::{IfIndex, LinkName};
@@ -78,24 +77,12 @@ impl Snapshot {
                 .or_insert_with(|| FdbEntry { destinations: Vec::new(), permanent: record.permanent });
             entry.destinations.extend(record.destination);
         }
+        let mut routes: BTreeMap<RouteKey, Vec<Route>> = BTreeMap::new();
         for (key, route) in self.routes.iter().filter_map(|route| route.object(&names)) {
-            match dataplane.routes.entry(key) {
-                Entry::Vacant(place) => {
-                    place.insert(route);
-                }
-                Entry::Occupied(mut place) => {
-                    let found = place.get_mut();
-                    match &mut found.target {
-                        RouteTarget::Several(routes) => routes.push(route),
-                        _ => {
-                            let protocol = found.protocol;
-                            let target = RouteTarget::Several(vec![found.clone(), route]);
-                            *found = Route { target, protocol };
-                        }
-                    }
-                }
-            }
+            routes.entry(key).or_default().push(route);
         }
+        let routes = routes.into_iter().filter_map(|(key, routes)| Some((key, Route::several(routes)?)));
+        dataplane.routes = routes.collect();
         dataplane
     }
 }

@@ -200,7 +200,6 @@ fn links_are_changed_and_read() {
         alias: Some("x".to_owned()),
         master: Some(None),
         netns: Some(8),
-        learning: Some(true),
         hairpin: Some(true),
         ..link::LinkSettings::default()
     };
@@ -211,13 +210,24 @@ fn links_are_changed_and_read() {
       10 00000000
       28 08000000
       18
-        1 76786c616e00
-        2
-          7 01
         4 62726964676500
         5
           4 01
     ");
+    let change = LinkChange { mtu: Some(1400), learning: Some(true), ..LinkChange::default() };
+    let [settings, learning] = link::change(IfIndex(4), &change).try_into().unwrap();
+    assert_snapshot!(render(&settings, 16), @"
+    type 16 flags 0x5 00000000040000000000000000000000
+      4 78050000
+    ");
+    assert_snapshot!(render(&learning, 16), @"
+    type 16 flags 0x5 00000000040000000000000000000000
+      18
+        1 76786c616e00
+        2
+          7 01
+    ");
+    assert_eq!(link::change(IfIndex(4), &LinkChange::default()), []);
     let down = link::LinkSettings { up: Some(false), ..link::LinkSettings::default() };
     assert_snapshot!(render(&link::set(IfIndex(4), &down), 16), @"type 16 flags 0x5 00000000040000000000000001000000");
     assert_snapshot!(render(&link::delete(IfIndex(4)), 16), @"type 17 flags 0x5 00000000040000000000000000000000");
