@@ -5,7 +5,6 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use integration::monitor::Monitor;
 use integration::traffic::Datagrams;
-use integration::wait;
 use integration::{Cluster, Feature, Flanneld, Lab, Node, Pod};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -69,7 +68,12 @@ fn show_nodes(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
     println!("  {:<6}{:<18}{:<18}POD", "NODE", "ADDRESS", "SUBNET");
     for (number, (node, pod)) in cluster.nodes.iter().zip(pods).enumerate() {
         let address = format!("192.168.50.{}", number + 1);
-        println!("  {:<6}{address:<18}{:<18}{}", node.name(), node.subnet(true)?, pod.address(true)?);
+        println!(
+            "  {:<6}{address:<18}{:<18}{}",
+            node.name(),
+            node.subnet(true)?.to_string(),
+            pod.address(true)?
+        );
     }
     Ok(())
 }
@@ -128,14 +132,12 @@ fn show_healing(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
     let monitor = Monitor::start(node.netns())?;
     let interval = Duration::from_millis(1);
     let flow = Datagrams::start(&pods[0].netns, &pods[1].netns, pods[1].address(true)?, interval)?;
+    flow.wait_answered(50)?;
     node.netns().ip(&format!("route del {subnet}"))?;
     let subnet = subnet.to_string();
     let gone = monitor.find(|text| text.starts_with("Deleted") && text.contains(&subnet))?;
     let back = monitor.find(|text| text.starts_with(&subnet))?;
-    wait::until("the pods talk again", wait::LONG, || {
-        ensure!(pods[0].netns.ping(pods[1].address(true)?, 1)?.received == 1, "no reply");
-        Ok(())
-    })?;
+    flow.wait_answered(50)?;
     monitor.stop()?;
     let report = flow.stop()?;
     println!(

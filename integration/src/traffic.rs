@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -89,6 +89,7 @@ pub struct Datagrams {
     stop: Arc<AtomicBool>,
     stop_echo: Arc<AtomicBool>,
     waiting: Arc<Mutex<BTreeMap<u64, Instant>>>,
+    answered: Arc<AtomicU64>,
     sender: JoinHandle<Result<u64>>,
     started: Instant,
 }
@@ -132,17 +133,29 @@ impl Datagrams {
         let stop = Arc::new(AtomicBool::new(false));
         let waiting = Arc::new(Mutex::new(BTreeMap::new()));
         let receiving = socket.try_clone().context("could not share a socket")?;
-        let (waiting_there, stop_there) = (Arc::clone(&waiting), Arc::clone(&stop_echo));
-        thread::spawn(move || receive_replies(&receiving, &waiting_there, &stop_there));
+        let answered = Arc::new(AtomicU64::new(0));
+        let (waiting_there, answered_there) = (Arc::clone(&waiting), Arc::clone(&answered));
+        let stop_there = Arc::clone(&stop_echo);
+        thread::spawn(move || receive_replies(&receiving, &waiting_there, &answered_there, &stop_there));
         let (waiting_there, stop_there) = (Arc::clone(&waiting), Arc::clone(&stop));
         let sender = thread::spawn(move || send_datagrams(&socket, &waiting_there, &stop_there, interval));
-        Ok(Self { stop, stop_echo, waiting, sender, started: Instant::now() })
+        Ok(Self { stop, stop_echo, waiting, answered, sender, started: Instant::now() })
     }
 
     /// How many are unanswered at the moment.
     #[must_use]
     pub fn unanswered(&self) -> usize {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Waits until this many more have been answered.
+    pub fn wait_answered(&self, more: u64) -> Result<()> {
+        let goal = self.answered.load(Ordering::Relaxed) + more;
+        wait::until(format!("{more} datagrams are answered"), wait::LONG, || {
+            let answered = self.answered.load(Ordering::Relaxed);
+            ensure!(answered >= goal, "{} missing", goal - answered);
+            Ok(())
+        })
     }
 
     /// Stops and waits for late replies.
@@ -200,11 +213,19 @@ fn send_datagrams(
     Ok(number)
 }
 
-fn receive_replies(socket: &UdpSocket, waiting: &Mutex<BTreeMap<u64, Instant>>, stop: &AtomicBool) {
+fn receive_replies(
+    socket: &UdpSocket,
+    waiting: &Mutex<BTreeMap<u64, Instant>>,
+    answered: &AtomicU64,
+    stop: &AtomicBool,
+) {
     let mut buffer = [0; 8];
     while !stop.load(Ordering::Relaxed) {
         if let Ok(8) = socket.recv(&mut buffer) {
-            waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&u64::from_be_bytes(buffer));
+            let number = u64::from_be_bytes(buffer);
+            if waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&number).is_some() {
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -5,10 +5,7 @@ use anyhow::{Result, bail};
 use std::ffi::OsStr;
 use std::process::Command;
 
-use crate::process::{find, is_root};
-
-/// What runs first inside.
-const SCRIPT: &str = include_str!("../assets/sandbox.sh");
+use crate::process::{find, is_root, root};
 
 /// Says what is missing for a sandbox, with the mend.
 pub(crate) fn possible(task: &str) -> Result<()> {
@@ -23,7 +20,7 @@ pub(crate) fn possible(task: &str) -> Result<()> {
     Ok(())
 }
 
-/// A command that runs `program` in a new sandbox.
+/// A command that runs `program` in a new sandbox; a script prepares it.
 ///
 /// `setpriv` makes the kernel kill `unshare` when the thread that started it dies, however that
 /// happens, and `--kill-child` does the same to everything below.
@@ -32,7 +29,8 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     command
         .args(["--pdeathsig", "KILL", "unshare"])
         .args(["--net", "--mount", "--pid", "--fork", "--kill-child"])
-        .args(["--", "sh", "-c", SCRIPT, "sandbox"])
+        .args(["--", "sh"])
+        .arg(root().join("xtask/assets/sandbox.sh"))
         .arg(program);
     command
 }
