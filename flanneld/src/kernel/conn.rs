@@ -126,3 +126,6 @@ fn set_buffers(socket: &Socket, room: usize) {
         debug!(room, %error, "netlink send buffer keeps its size");
     }
 }
+
+#[cfg(test)]
+mod tests;

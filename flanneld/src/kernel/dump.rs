@@ -106,9 +106,12 @@ impl<T> Listing<T> {
 
 impl End {
     /// A table that nobody has used yet has no routes: with policy routing, the kernel makes even the main
-    /// table only when its first route is set, and says so with `ENOENT`.
+    /// table only when its first route is set, and says so with `ENOENT`. A link that has gone has nothing.
     fn of(refused: Refused) -> Self {
-        if refused.errno == Errno::ENOENT { Self::Done } else { Self::Refused(refused) }
+        match refused.errno {
+            Errno::ENOENT | Errno::ENODEV => Self::Done,
+            _ => Self::Refused(refused),
+        }
     }
 }
 

@@ -61,8 +61,9 @@ fn a_listing_that_fails_is_not_an_empty_one() {
 }
 
 #[test]
-fn a_table_that_nobody_used_is_empty() {
+fn a_table_that_nobody_used_and_a_link_that_has_gone_are_empty() {
     assert_eq!(read(&[done(-2)]).unwrap(), (vec![], Some(End::Done), false));
+    assert_eq!(read(&[done(-19)]).unwrap(), (vec![], Some(End::Done), false));
 }
 
 #[test]

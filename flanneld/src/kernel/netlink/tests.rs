@@ -15,7 +15,7 @@ use super::super::contract::{
 };
 use super::*;
 
-async fn apply(kernel: &mut NetlinkKernel, ops: &[Op]) {
+async fn apply_all(kernel: &mut NetlinkKernel, ops: &[Op]) {
     for (op, result) in ops.iter().zip(kernel.apply(ops).await) {
         result.unwrap_or_else(|error| panic!("{op:?}: {error:?}"));
     }
@@ -23,6 +23,21 @@ async fn apply(kernel: &mut NetlinkKernel, ops: &[Op]) {
 
 async fn observe(kernel: &mut NetlinkKernel) -> Observation {
     kernel.observe(&BTreeSet::from([name("flannel.1"), name("flannel-v6.1")])).await.unwrap()
+}
+
+/// When the connection breaks, what was answered counts, and no op is taken for done that was not.
+#[test]
+fn ops_without_an_answer_failed() {
+    let ops = &tunnel()[..3];
+    let cause = std::io::ErrorKind::TimedOut.into();
+    let error = KernelError::Socket { action: "read from", cause };
+    let results = apply::give_up(ops, vec![Some(Ok(())), None, None], error);
+    let [Ok(()), Err(first), Err(second)] = results.as_slice() else { panic!("{results:?}") };
+    assert!(matches!(first, KernelError::Socket { .. }), "{first:?}");
+    assert!(matches!(second, KernelError::Unanswered { op } if *op == ops[2].to_string()), "{second:?}");
+    let error = KernelError::Unsteady { what: "links", attempts: 1 };
+    let nothing_sent = apply::give_up(ops, Vec::new(), error);
+    assert!(nothing_sent.len() == 3 && nothing_sent.iter().all(Result::is_err), "{nothing_sent:?}");
 }
 
 /// What iproute2 prints is what it prints about a node of Go flannel, but for the marks of ownership (alias
@@ -33,7 +48,7 @@ fn iproute2_shows_the_golden_state() {
     in_namespace(|| async {
         set_up_host();
         let mut kernel = NetlinkKernel::open().unwrap();
-        apply(&mut kernel, &tunnel()).await;
+        apply_all(&mut kernel, &tunnel()).await;
         let v6 = "flannel-v6.1";
         let ops = [
             Op::CreateLink(name(v6), vxlan_v6()),
@@ -43,7 +58,7 @@ fn iproute2_shows_the_golden_state() {
             Op::SetRoute(key("fd00:10:244:2::/64"), via("fd00:10:244:2::", v6, true)),
             Op::SetRoute(key("10.42.3.0/24"), via("192.168.50.3", "eth0", false)),
         ];
-        apply(&mut kernel, &ops).await;
+        apply_all(&mut kernel, &ops).await;
 
         let link = run("ip -d link show dev flannel.1");
         assert!(
@@ -125,7 +140,7 @@ fn what_go_flannel_left_reads_as_what_we_want() {
         let Observation { facts, dataplane: before } = observe(&mut kernel).await;
         assert_eq!(before.links[&name("flannel.1")], Link { alias: None, ..vxlan() });
         assert_eq!(before.routes[&key("10.42.2.0/24")].protocol, 3);
-        apply(&mut kernel, &tunnel()).await;
+        apply_all(&mut kernel, &tunnel()).await;
         let Observation { facts: later, dataplane: after } = observe(&mut kernel).await;
         assert_eq!(index(&later), index(&facts), "the device is kept");
         assert_eq!(after.links[&name("flannel.1")], vxlan());
@@ -140,7 +155,7 @@ fn a_route_hidden_behind_another_is_brought_forward() {
     in_namespace(|| async {
         set_up_host();
         let mut kernel = NetlinkKernel::open().unwrap();
-        apply(&mut kernel, &tunnel()).await;
+        apply_all(&mut kernel, &tunnel()).await;
         run("ip route del 10.42.2.0/24
              ip route add 10.42.2.0/24 via 192.168.50.9 dev eth0
              ip route append 10.42.2.0/24 via 10.42.2.0 dev flannel.1 onlink proto 241");
@@ -148,7 +163,7 @@ fn a_route_hidden_behind_another_is_brought_forward() {
         let foreign = Route { protocol: PROTOCOL_BOOT, ..via("192.168.50.9", "eth0", false) };
         let ours = via("10.42.2.0", "flannel.1", true);
         assert_eq!(found.target, RouteTarget::Several(vec![foreign, ours.clone()]));
-        apply(&mut kernel, &tunnel()[4..]).await;
+        apply_all(&mut kernel, &tunnel()[4..]).await;
         let found = observe(&mut kernel).await.dataplane.routes[&key("10.42.2.0/24")].clone();
         assert_eq!(found, ours);
         assert_eq!(run("ip route show 10.42.2.0/24").lines().count(), 1);
@@ -173,7 +188,7 @@ fn routes_of_other_forms_read_as_such_and_go() {
             ops.push(Op::DeleteRoute(key(destination), route));
         }
         assert!(!routes.contains_key(&key("10.42.6.0/24")), "another table");
-        apply(&mut kernel, &ops).await;
+        apply_all(&mut kernel, &ops).await;
         let left = observe(&mut kernel).await.dataplane.routes;
         assert!(left.values().all(|route| route.protocol != PROTOCOL), "{left:?}");
     });
@@ -198,7 +213,7 @@ fn answers_belong_to_their_ops_across_batches() {
     in_namespace(|| async {
         set_up_host();
         let mut kernel = NetlinkKernel::open().unwrap();
-        apply(&mut kernel, &tunnel()[..1]).await;
+        apply_all(&mut kernel, &tunnel()[..1]).await;
         let ops: Vec<Op> = (0..1000u32)
             .map(|number| {
                 let destination = Ipv4Addr::from(0x0a30_0000 + (number << 8));
@@ -229,7 +244,7 @@ fn numbers_follow_a_link_that_is_made_anew() {
         let mut ops = tunnel();
         ops.push(Op::DeleteLink(name("flannel.1")));
         ops.extend(tunnel());
-        apply(&mut kernel, &ops).await;
+        apply_all(&mut kernel, &ops).await;
         let dataplane = observe(&mut kernel).await.dataplane;
         assert_eq!(dataplane.routes[&key("10.42.2.0/24")], via("10.42.2.0", "flannel.1", true));
         assert_eq!((dataplane.neighbours.len(), dataplane.fdb.len()), (1, 1));
@@ -258,7 +273,7 @@ fn five_thousand_peers_stand_as_asked() {
     in_namespace(|| async {
         set_up_host();
         let mut kernel = NetlinkKernel::open().unwrap();
-        apply(&mut kernel, &tunnel()[..2]).await;
+        apply_all(&mut kernel, &tunnel()[..2]).await;
         let link = name("flannel.1");
         let mut ops = Vec::new();
         for number in 0..PEERS {
@@ -275,7 +290,7 @@ fn five_thousand_peers_stand_as_asked() {
             ]);
         }
         let start = Instant::now();
-        apply(&mut kernel, &ops).await;
+        apply_all(&mut kernel, &ops).await;
         let applied = start.elapsed();
         let found = observe(&mut kernel).await.dataplane;
         println!("applied {} ops in {applied:?}, observed in {:?}", ops.len(), start.elapsed() - applied);
