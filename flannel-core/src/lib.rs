@@ -22,5 +22,6 @@ pub mod owned;
 pub mod plan;
 pub mod ruleset;
 pub mod seed;
+pub mod select;
 pub mod store;
 pub mod subnet_env;

@@ -11,10 +11,11 @@ mod table;
 mod tests;
 
 use crate::store::etcd::EtcdOptions;
+use flannel_core::select::InterfaceOptions;
 use go_flags::{Setting, Words};
 use reader::Reader;
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use table::FLAGS;
@@ -92,22 +93,6 @@ impl StoreOptions {
         }
         scope
     }
-}
-
-/// How the external interface is found. The rules are those of interface selection; here only the
-/// addresses are checked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InterfaceOptions {
-    /// Names or addresses, tried in order. An empty one means the default route.
-    pub names: Vec<String>,
-    /// Expressions on addresses and names, tried next.
-    pub regexes: Vec<String>,
-    /// An address whose route tells the interface, tried last.
-    pub can_reach: Option<IpAddr>,
-    /// The address that other nodes send to.
-    pub public_ip: Option<Ipv4Addr>,
-    /// The same for IPv6.
-    pub public_ipv6: Option<Ipv6Addr>,
 }
 
 /// How much is logged, and in which form.
