@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::family::{DualStack, Family};
 use crate::lease::Subnets;
+use crate::message::nftables::{Message, TableFamily};
 
 pub mod bridge;
 pub mod iptables;
@@ -37,6 +38,26 @@ impl Mode {
         match self {
             Self::Nftables => Self::Iptables,
             Self::Iptables => Self::Nftables,
+        }
+    }
+
+    /// Whether a notification of nf_tables may be about our rules. (iptables works on nf_tables as well, except
+    /// for its legacy variant; its rules show as compatibility expressions.)
+    #[must_use]
+    pub fn concerns(self, message: &Message) -> bool {
+        let (family, table, chain) = match message {
+            Message::Table(table) | Message::TableGone(table) => (table.family, &table.name, None),
+            Message::Chain(chain) | Message::ChainGone(chain) => {
+                (chain.family, &chain.table, Some(&chain.name))
+            }
+            Message::Rule(rule) | Message::RuleGone(rule) => (rule.family, &rule.table, Some(&rule.chain)),
+            Message::Generation(_) | Message::Other(_) => return false,
+        };
+        match self {
+            Self::Nftables => nft::concerns(family, table),
+            Self::Iptables => {
+                matches!(family, TableFamily::IP | TableFamily::IP6) && iptables::concerns(table, chain)
+            }
         }
     }
 }

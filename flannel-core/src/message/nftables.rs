@@ -5,6 +5,7 @@
 //! was sent gives equal values; an expression that it does not know is kept as bytes.
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST};
+use std::fmt;
 
 use super::Frame;
 use crate::family::Family;
@@ -66,8 +67,8 @@ impl From<Family> for TableFamily {
     }
 }
 
-impl std::fmt::Display for TableFamily {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for TableFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::INET => f.write_str("inet"),
             Self::IP => f.write_str("ip"),
@@ -185,6 +186,30 @@ pub enum Command {
     DeleteRule(TableFamily, String, String, u64),
 }
 
+/// As the command of nft would begin.
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddTable(Table { family, name, .. }) => write!(f, "add table {family} {name}"),
+            Self::DeleteTable(family, name) => write!(f, "delete table {family} {name}"),
+            Self::AddChain(Chain { family, table, name, .. }) => {
+                write!(f, "add chain {family} {table} {name}")
+            }
+            Self::DeleteChain(family, table, chain) => write!(f, "delete chain {family} {table} {chain}"),
+            Self::AppendRule(Rule { family, table, chain, .. }) => {
+                write!(f, "add rule {family} {table} {chain}")
+            }
+            Self::InsertRule(Rule { family, table, chain, .. }) => {
+                write!(f, "insert rule {family} {table} {chain}")
+            }
+            Self::FlushChain(family, table, chain) => write!(f, "flush chain {family} {table} {chain}"),
+            Self::DeleteRule(family, table, chain, handle) => {
+                write!(f, "delete rule {family} {table} {chain} handle {handle}")
+            }
+        }
+    }
+}
+
 /// A request for information. All but [`Query::Table`] and [`Query::Generation`] are answered by a dump.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
@@ -198,6 +223,18 @@ pub enum Query {
     Rules(TableFamily, String),
     /// The number of the current generation, which grows by one with every transaction.
     Generation,
+}
+
+impl fmt::Display for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tables(family) => write!(f, "list tables {family}"),
+            Self::Table(family, name) => write!(f, "list table {family} {name}"),
+            Self::Chains(family) => write!(f, "list chains {family}"),
+            Self::Rules(family, table) => write!(f, "list rules of {family} {table}"),
+            Self::Generation => f.write_str("read the generation"),
+        }
+    }
 }
 
 /// What the kernel tells, as an answer or a notification.

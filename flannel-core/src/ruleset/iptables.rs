@@ -28,13 +28,13 @@ const fn place(kind: ChainKind) -> Place {
     }
 }
 
-/// A chain of a table of iptables whose changes may concern us: one of ours, or one that jumps to ours.
+/// Whether a change of a chain, or of the table as such, may concern our rules: they are in two chains, and two
+/// others jump there.
 #[must_use]
-pub fn concerns(table: &str, chain: &str) -> bool {
-    ChainKind::ALL
-        .map(place)
-        .iter()
-        .any(|place| table == place.table && (chain == place.chain || chain == place.parent))
+pub fn concerns(table: &str, chain: Option<&String>) -> bool {
+    ChainKind::ALL.map(place).iter().any(|place| {
+        table == place.table && chain.is_none_or(|chain| chain == place.chain || chain == place.parent)
+    })
 }
 
 /// The text of `rule` after `-A CHAIN`.

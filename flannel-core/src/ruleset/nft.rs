@@ -111,12 +111,12 @@ impl Content {
     }
 }
 
-/// The transaction that makes our tables hold `ruleset` and nothing else, for both families at once.
-/// The old tables serve until the kernel switches to the new ones.
+/// The transaction that makes our tables of `families` hold their part of `ruleset` and nothing else. The old
+/// tables serve until the kernel switches to the new ones.
 #[must_use]
-pub fn replacement(ruleset: &Ruleset) -> Vec<Command> {
+pub fn replacement(ruleset: &Ruleset, families: &[Family]) -> Vec<Command> {
     let mut commands = Vec::new();
-    for family in Family::ALL {
+    for family in families.iter().copied() {
         let name = table_name(family).to_owned();
         // Deleting what does not exist fails, so it is made first. (A command for "delete if there" came with
         // Linux 6.3.)
@@ -253,9 +253,9 @@ fn chain_text(family: Family, kind: ChainKind, rules: &[Rule]) -> String {
 
 /// The transaction of [`replacement`] as input of `nft -f`, one line for each command.
 #[must_use]
-pub fn script(ruleset: &Ruleset) -> String {
+pub fn script(ruleset: &Ruleset, families: &[Family]) -> String {
     let mut lines = Vec::new();
-    for family in Family::ALL {
+    for family in families.iter().copied() {
         let table = table(family);
         let name = format!("{} {}", table.family, table.name);
         let add = format!("add table {name} {{ comment \"{}\" ; }}", table.comment.unwrap_or_default());

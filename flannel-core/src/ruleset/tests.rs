@@ -6,7 +6,7 @@ use super::iptables::{self, Observed, ReconcileError, Variant, Version};
 use super::{Inputs, Mode, Ruleset, nft};
 use crate::family::{DualStack, Family};
 use crate::lease::Subnets;
-use crate::message::nftables::{Command, Expr, Table, TableFamily};
+use crate::message::nftables::{Chain, Command, Expr, Message, Rule, Table, TableFamily};
 
 const CLUSTER_V4: &str = "10.42.0.0/16";
 const CLUSTER_V6: &str = "fd00:10:244::/56";
@@ -302,22 +302,40 @@ fn versions() {
 }
 
 #[test]
-fn chains_that_concern_us() {
-    for (table, chain, ours) in [
-        ("nat", "FLANNEL-POSTRTG", true),
-        ("nat", "POSTROUTING", true),
-        ("filter", "FORWARD", true),
-        ("filter", "FLANNEL-FWD", true),
-        ("filter", "POSTROUTING", false),
-        ("nat", "KUBE-SERVICES", false),
-        ("mangle", "FORWARD", false),
+fn notifications_that_concern_us() {
+    let chain = |family, table: &str, name: &str| {
+        let (table, name) = (table.to_owned(), name.to_owned());
+        Message::ChainGone(Chain { family, table, name, hook: None, comment: None })
+    };
+    let rule = |family, table: &str, chain: &str| {
+        let (table, chain) = (table.to_owned(), chain.to_owned());
+        Message::Rule(Rule { family, table, chain, handle: None, expressions: Vec::new(), comment: None })
+    };
+    let table = |family, name: &str| {
+        Message::TableGone(Table { family, name: name.to_owned(), flags: 0, comment: None })
+    };
+    use TableFamily as F;
+    for (message, nftables, iptables) in [
+        (chain(F::IP, "nat", "FLANNEL-POSTRTG"), false, true),
+        (rule(F::IP, "nat", "POSTROUTING"), false, true),
+        (rule(F::IP6, "filter", "FORWARD"), false, true),
+        (rule(F::IP6, "filter", "FLANNEL-FWD"), false, true),
+        (table(F::IP, "nat"), false, true),
+        (table(F::IP, "mangle"), false, false),
+        (rule(F::IP, "filter", "POSTROUTING"), false, false),
+        (rule(F::IP, "nat", "KUBE-SERVICES"), false, false),
+        (rule(F::IP, "mangle", "FORWARD"), false, false),
+        (rule(F::INET, "filter", "FORWARD"), false, false),
+        (rule(F::IP, "flannel-ipv4", "anything"), true, false),
+        (chain(F::IP6, "flannel-ipv6", "postrtg"), true, false),
+        (table(F::IP, "flannel-ipv4"), true, false),
+        (table(F::IP6, "flannel-ipv4"), false, false),
+        (Message::Generation(3), false, false),
+        (Message::Other(0xa09), false, false),
     ] {
-        assert_eq!(iptables::concerns(table, chain), ours, "{table} {chain}");
+        assert_eq!(Mode::Nftables.concerns(&message), nftables, "{message:?}");
+        assert_eq!(Mode::Iptables.concerns(&message), iptables, "{message:?}");
     }
-    assert!(
-        nft::concerns(TableFamily::IP, "flannel-ipv4") && nft::concerns(TableFamily::IP6, "flannel-ipv6")
-    );
-    assert!(!nft::concerns(TableFamily::IP6, "flannel-ipv4") && !nft::concerns(TableFamily::INET, "filter"));
 }
 
 #[test]
@@ -368,7 +386,7 @@ fn nft_listing_is_that_of_go_with_the_meaning_of_iptables() {
 
 #[test]
 fn nft_transaction() {
-    assert_snapshot!(nft::script(&v4().without_fully_random(Family::V4)), @r#"
+    assert_snapshot!(nft::script(&v4().without_fully_random(Family::V4), &Family::ALL), @r#"
     add table ip flannel-ipv4 { comment "rules for flannel-ipv4" ; }
     delete table ip flannel-ipv4
     add table ip flannel-ipv4 { comment "rules for flannel-ipv4" ; }
@@ -386,14 +404,17 @@ fn nft_transaction() {
     delete table ip6 flannel-ipv6
     "#);
     for ruleset in [Ruleset::default(), v4(), dual()] {
-        assert_eq!(nft::script(&ruleset).lines().count(), nft::replacement(&ruleset).len());
+        for families in [Family::ALL.as_slice(), &[Family::V4], &[Family::V6], &[]] {
+            let lines = nft::script(&ruleset, families).lines().count();
+            assert_eq!(lines, nft::replacement(&ruleset, families).len());
+        }
     }
 }
 
 /// The last two commands in a family without rules: its table goes.
 #[test]
 fn nft_transaction_removes_the_table_of_a_disabled_family() {
-    let commands = nft::replacement(&v4());
+    let commands = nft::replacement(&v4(), &Family::ALL);
     let [.., Command::AddTable(Table { name, .. }), Command::DeleteTable(TableFamily::IP6, deleted)] =
         commands.as_slice()
     else {
