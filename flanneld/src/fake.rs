@@ -1,4 +1,5 @@
 //! Doubles of the outside world: small models that can fail.
 
+pub(crate) mod firewall;
 pub(crate) mod kernel;
 pub(crate) mod store;

@@ -5,7 +5,7 @@ use flannel_core::facts::HostFacts;
 use flannel_core::link::LinkName;
 use std::collections::BTreeSet;
 
-mod conn;
+pub(crate) mod conn;
 mod dump;
 mod error;
 mod monitor;

@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod exec;
 #[cfg(test)]
 mod fake;
+pub mod firewall;
 pub mod healthz;
 pub mod host;
 pub mod kernel;

@@ -35,6 +35,11 @@ impl Default for Sysctl {
 }
 
 impl Sysctl {
+    #[cfg(test)]
+    pub(crate) fn below(root: &std::path::Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
     /// Reads a setting such as `net.ipv4.ip_forward`, without its line end. Interface names go in
     /// as a path component of `name`, so they must not contain a dot: use [`Sysctl::read_path`] for those.
     pub fn read(&self, name: &str) -> io::Result<String> {
@@ -74,30 +79,6 @@ impl Sysctl {
             Err(error) if error.kind() == ErrorKind::NotFound => Some(Condition {
                 problem: format!("{name} does not exist: the kernel has no {family}"),
                 mend: format!("start the kernel with {family}, or switch it off in the network config"),
-            }),
-            Err(error) => Some(unreadable(name, &error)),
-        }
-    }
-
-    /// What keeps iptables rules from seeing bridged packets of these families. Only whether the
-    /// setting exists counts, as for the Go daemon: its value is the administrator's.
-    #[must_use]
-    pub fn bridge_netfilter(&self, families: &[Family]) -> Vec<Condition> {
-        families.iter().filter_map(|family| self.bridge_netfilter_of(*family)).collect()
-    }
-
-    fn bridge_netfilter_of(&self, family: Family) -> Option<Condition> {
-        let name = match family {
-            Family::V4 => "net.bridge.bridge-nf-call-iptables",
-            Family::V6 => "net.bridge.bridge-nf-call-ip6tables",
-        };
-        match self.read(name) {
-            Ok(_) => None,
-            Err(error) if error.kind() == ErrorKind::NotFound => Some(Condition {
-                problem: format!(
-                    "{name} does not exist: firewall rules do not see traffic inside the pods' bridge"
-                ),
-                mend: "modprobe br_netfilter".to_owned(),
             }),
             Err(error) => Some(unreadable(name, &error)),
         }

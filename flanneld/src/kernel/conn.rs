@@ -18,18 +18,23 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// The kernel fills up to 32 KiB at a time (`NLMSG_GOODSIZE`), and single messages are smaller.
 const BUFFER_LEN: usize = 64 * 1024;
 
-/// A connection to the rtnetlink part of the kernel, in the namespace of the thread that opened it.
-pub(super) struct Connection {
+/// A connection to the kernel, in the namespace of the thread that opened it.
+pub(crate) struct Connection {
     socket: TokioSocket,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
 impl Connection {
-    /// Opens a connection with room for `room` bytes of messages that were not read yet.
+    /// Opens a connection to the rtnetlink part with room for `room` bytes of messages that were not read yet.
     pub(super) fn open(groups: &[u32], room: usize) -> Result<Self, KernelError> {
+        Self::open_protocol(NETLINK_ROUTE, groups, room)
+    }
+
+    /// The same to another part (`NETLINK_*`).
+    pub(crate) fn open_protocol(protocol: isize, groups: &[u32], room: usize) -> Result<Self, KernelError> {
         let failed = |action| move |cause| KernelError::Socket { action, cause };
-        let mut asynchronous = TokioSocket::new(NETLINK_ROUTE).map_err(failed("open"))?;
+        let mut asynchronous = TokioSocket::new(protocol).map_err(failed("open"))?;
         let socket = asynchronous.socket_mut();
         socket.bind_auto().map_err(failed("bind"))?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(failed("connect"))?;
@@ -52,7 +57,7 @@ impl Connection {
     }
 
     /// The number for the next request. Never 0, which notifications have.
-    pub(super) const fn next_sequence(&mut self) -> u32 {
+    pub(crate) const fn next_sequence(&mut self) -> u32 {
         self.sequence = match self.sequence.checked_add(1) {
             Some(next) => next,
             None => 1,
@@ -61,7 +66,7 @@ impl Connection {
     }
 
     /// Sends messages to the kernel.
-    pub(super) async fn send(&self, bytes: &[u8]) -> Result<(), KernelError> {
+    pub(crate) async fn send(&self, bytes: &[u8]) -> Result<(), KernelError> {
         let send = poll_fn(|context| self.socket.poll_send(context, bytes));
         match time::timeout(ANSWER_LIMIT, send).await {
             Ok(Ok(_)) => Ok(()),
@@ -71,7 +76,7 @@ impl Connection {
     }
 
     /// Waits for what answers a request.
-    pub(super) async fn answer(&mut self) -> Result<&[u8], KernelError> {
+    pub(crate) async fn answer(&mut self) -> Result<&[u8], KernelError> {
         match time::timeout(ANSWER_LIMIT, self.receive()).await {
             Ok(Ok(length)) => Ok(&self.buffer[..length]),
             Ok(Err(cause)) => Err(KernelError::Socket { action: "read from", cause }),
@@ -80,7 +85,7 @@ impl Connection {
     }
 
     /// Waits for a notification, however long. Cancel-safe.
-    pub(super) async fn notification(&mut self) -> io::Result<&[u8]> {
+    pub(crate) async fn notification(&mut self) -> io::Result<&[u8]> {
         let length = self.receive().await?;
         Ok(&self.buffer[..length])
     }
