@@ -17,7 +17,7 @@ pub enum StoreError {
 
     /// No connection, or it broke. A write may or may not have happened.
     #[error(
-        "could not reach etcd at {endpoint}; check that it runs there and that --etcd-endpoints is right"
+        "could not reach etcd at {endpoint}; check that it runs there and that --etcd-endpoints is right (host, port, http or https)"
     )]
     Unreachable {
         /// The endpoint.
@@ -183,6 +183,7 @@ impl StoreError {
             | Self::TimedOut { .. }
             | Self::Unavailable { .. }
             | Self::WatchEnded { .. }
+            | Self::Tls { problem: TlsProblem::Closed { .. }, .. }
             | Self::Locked { .. } => true,
             Self::NoEndpoint { attempts } => attempts.iter().any(Self::is_transient),
             Self::Tls { .. }
@@ -247,7 +248,7 @@ pub enum TlsProblem {
     #[error("its certificate is expired or not valid yet; renew it, or set the clock of this host")]
     OutOfTime,
     /// The server wants a client certificate.
-    #[error("it wants a client certificate; give one with --etcd-certfile and --etcd-keyfile")]
+    #[error("it wants a client certificate (give --etcd-certfile and --etcd-keyfile)")]
     ClientCertificateNeeded,
     /// The server does not take the client certificate.
     #[error(
@@ -257,6 +258,19 @@ pub enum TlsProblem {
     /// Something else answers on that port.
     #[error("it does not speak TLS on that port; use http:// if that is meant")]
     NotTls,
+    /// The server hung up, which is how etcd says several things.
+    #[error(
+        "it closed the connection without an answer; {}, or does not speak TLS on that port (then use http://)",
+        if *.certificate {
+            "perhaps it does not accept the client certificate of --etcd-certfile"
+        } else {
+            "perhaps it wants a client certificate (give --etcd-certfile and --etcd-keyfile)"
+        }
+    )]
+    Closed {
+        /// A client certificate was offered.
+        certificate: bool,
+    },
     /// Anything else.
     #[error("the handshake failed")]
     Other,

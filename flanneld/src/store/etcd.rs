@@ -18,7 +18,7 @@ use etcd_client::{
     Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -158,7 +158,10 @@ impl EtcdStore {
                     self.forget(&connection).await;
                     continue;
                 }
-                Ok(Ok(answer)) => Ok(answer),
+                Ok(Ok(answer)) => {
+                    connection.proven.store(true, Ordering::Relaxed);
+                    Ok(answer)
+                }
                 Ok(Err(error)) => Err(self.failed(&connection, operation, error).await),
                 Err(_) => {
                     self.forget(&connection).await;
@@ -205,15 +208,16 @@ impl EtcdStore {
         if is_not_found(&error) {
             return StoreError::Raced;
         }
-        let error = classify(error, &self.failure(&connection.url, operation));
+        let error = classify(error, &self.failure(connection, operation));
         if !matches!(error, StoreError::PermissionDenied { .. } | StoreError::Rejected { .. }) {
             self.forget(connection).await;
         }
         error
     }
 
-    fn failure<'a>(&'a self, endpoint: &'a str, operation: Operation) -> Failure<'a> {
-        Failure { target: &self.shared.target, endpoint, operation }
+    fn failure<'a>(&'a self, connection: &'a Connection, operation: Operation) -> Failure<'a> {
+        let fresh = !connection.proven.load(Ordering::Relaxed);
+        Failure { target: &self.shared.target, endpoint: &connection.url, fresh, operation }
     }
 
     fn timed_out(&self, endpoint: String, operation: Operation) -> StoreError {
@@ -372,3 +376,6 @@ fn record(kv: &KeyValue, stem: &str) -> Record {
 fn landmark(kv: &KeyValue) -> Landmark {
     Landmark { key: kv.key().to_vec(), revision: kv.mod_revision(), lease: kv.lease() }
 }
+
+#[cfg(test)]
+mod tests;

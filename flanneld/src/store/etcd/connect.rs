@@ -10,6 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -43,6 +44,8 @@ pub(super) struct Connection {
     pub(super) url: Arc<str>,
     /// Distinguishes it from the ones before and after it.
     pub(super) generation: u64,
+    /// It has given an answer.
+    pub(super) proven: Arc<AtomicBool>,
 }
 
 /// Makes connections.
@@ -133,6 +136,7 @@ async fn open(
         at,
         url: endpoint.url.as_str().into(),
         generation,
+        proven: Arc::new(AtomicBool::new(target.login.is_some() || target.endpoints.len() > 1)),
     })
 }
 
@@ -148,7 +152,7 @@ async fn open_client(target: &Target, endpoint: &Endpoint) -> Result<Client, Sto
     if endpoint.tls {
         options = options.with_tls(tls_options(target).await?);
     }
-    let failure = Failure { target, endpoint: &endpoint.url, operation: Operation::Connect };
+    let failure = Failure { target, endpoint: &endpoint.url, fresh: true, operation: Operation::Connect };
     let mut client = Client::connect([&endpoint.url], Some(options))
         .await
         .map_err(|error| unusable_files(target, error).unwrap_or_else(|error| classify(error, &failure)))?;
@@ -206,7 +210,8 @@ async fn authenticate(
         Err(error) if answer(&error) == Some(FAILED_PRECONDITION) => return Ok(()),
         Err(error) => error,
     };
-    let failure = Failure { target, endpoint: &endpoint.url, operation: Operation::Authenticate };
+    let failure =
+        Failure { target, endpoint: &endpoint.url, fresh: true, operation: Operation::Authenticate };
     Err(match classify(error, &failure) {
         StoreError::UserNeeded { endpoint, cause } => {
             StoreError::AuthenticationFailed { endpoint, user: login.0.clone(), cause }

@@ -5,6 +5,7 @@
 
 use rustls::{AlertDescription, CertificateError};
 use std::error::Error;
+use std::io;
 
 use super::options::Target;
 use crate::store::error::{Cause, StoreError, TlsProblem, inner};
@@ -14,6 +15,8 @@ use crate::store::stats::Operation;
 pub(super) struct Failure<'a> {
     pub(super) target: &'a Target,
     pub(super) endpoint: &'a str,
+    /// The connection has not given any answer yet.
+    pub(super) fresh: bool,
     pub(super) operation: Operation,
 }
 
@@ -87,16 +90,34 @@ pub(super) fn denied(failure: &Failure<'_>) -> StoreError {
 fn broken(error: &(dyn Error + 'static), failure: &Failure<'_>) -> StoreError {
     let endpoint = failure.endpoint.to_owned();
     let cause = Cause::innermost(error);
-    match tls_error(error) {
-        Some(error) => StoreError::Tls { endpoint, problem: tls_problem(error, failure), cause },
-        None => StoreError::Unreachable { endpoint, cause },
-    }
+    let tls =
+        failure.target.endpoints.iter().any(|endpoint| endpoint.url == failure.endpoint && endpoint.tls);
+    let problem = match find::<rustls::Error>(error) {
+        Some(error) => tls_problem(error, failure),
+        None if tls && failure.fresh && is_hangup(error) => {
+            TlsProblem::Closed { certificate: failure.target.identity.is_some() }
+        }
+        None => return StoreError::Unreachable { endpoint, cause },
+    };
+    StoreError::Tls { endpoint, problem, cause }
 }
 
-fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+/// The other side took the connection and ended it: during the TLS handshake, or in HTTP after it.
+fn is_hangup(error: &(dyn Error + 'static)) -> bool {
+    find::<hyper::Error>(error).is_some()
+        || find::<io::Error>(error).is_some_and(|error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            )
+        })
+}
+
+/// The first error of a type in a chain.
+fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        if let Some(error) = error.downcast_ref() {
             return Some(error);
         }
         next = inner(error);

@@ -83,7 +83,7 @@ impl EtcdWatch {
                 }
                 Err(Refusal::Denied) if !narrow => narrow = true,
                 Err(Refusal::Denied) => {
-                    return Err(denied(&store.failure(&connection.url, Operation::Watch)));
+                    return Err(denied(&store.failure(&connection, Operation::Watch)));
                 }
                 Err(Refusal::Failed(error)) => {
                     store.forget(&connection).await;

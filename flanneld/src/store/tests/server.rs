@@ -84,6 +84,12 @@ impl Server {
         eventually("etcd serves", async || client.get("x", None).await.is_ok()).await;
     }
 
+    /// Sends it a signal by name (`STOP`, `CONT`).
+    pub(in crate::store) fn signal(&self, name: &str) {
+        let id = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+
     /// Kills it.
     pub(in crate::store) fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
