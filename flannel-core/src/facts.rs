@@ -3,7 +3,12 @@
 use ipnet::IpNet;
 use std::net::IpAddr;
 
+use crate::family::Family;
 use crate::link::{IfIndex, LinkName, Mac};
+
+pub use lookup::RouteLookup;
+
+mod lookup;
 
 /// Interfaces, addresses and main-table routes of a host at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,4 +62,59 @@ pub struct RouteFacts {
     pub source: Option<IpAddr>,
     /// Metric: lower is preferred.
     pub metric: u32,
+}
+
+impl HostFacts {
+    /// The interface with this number.
+    #[must_use]
+    pub fn link(&self, index: IfIndex) -> Option<&LinkFacts> {
+        self.links.iter().find(|link| link.index == index)
+    }
+
+    /// The first interface that has this address.
+    #[must_use]
+    pub fn owner(&self, address: IpAddr) -> Option<&LinkFacts> {
+        self.links.iter().find(|link| link.has(address))
+    }
+}
+
+impl LinkFacts {
+    /// Whether the interface has this address.
+    #[must_use]
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|found| found.net.addr() == address)
+    }
+
+    /// The addresses of `family` that other nodes can be told, best first: global before link-local, set by hand
+    /// before given for a time, lasting before temporary, then in the kernel's order.
+    #[must_use]
+    pub fn usable(&self, family: Family) -> Vec<IpAddr> {
+        let mut found: Vec<&AddressFacts> = self
+            .addresses
+            .iter()
+            .filter(|found| Family::of_net(found.net) == family && found.is_usable())
+            .collect();
+        found.sort_by_key(|found| (is_link_local(found.net.addr()), !found.permanent, found.temporary));
+        found.into_iter().map(|found| found.net.addr()).collect()
+    }
+}
+
+impl AddressFacts {
+    /// Global in Go's sense (private and unique local addresses too) or link-local, and not deprecated.
+    fn is_usable(&self) -> bool {
+        let address = self.net.addr();
+        let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
+        !(self.deprecated
+            || broadcast
+            || address.is_unspecified()
+            || address.is_loopback()
+            || address.is_multicast())
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
 }

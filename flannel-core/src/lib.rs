@@ -11,6 +11,7 @@ pub mod claim;
 pub mod cluster;
 pub mod config;
 pub mod dataplane;
+pub mod desired;
 pub mod facts;
 pub mod family;
 pub mod hint;

@@ -1,23 +1,45 @@
 //! Choice of the external interface: the one that carries traffic between nodes.
+//!
+//! Without a wish it is the owner of the public address, or the interface of the default route. With
+//! wishes, the first that can be fulfilled counts: names in order, expressions in order, the address to reach.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::family::DualStack;
+use crate::config::NetworkConfig;
+use crate::facts::{HostFacts, LinkFacts, RouteFacts, RouteLookup};
+use crate::family::{DualStack, Family};
 use crate::link::{IfIndex, LinkName};
+
+use error::quoted;
+pub use error::{Attempt, LookupError, SelectError};
+
+mod error;
 
 /// What the administrator asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InterfaceOptions {
-    /// `--iface`: names or addresses, tried in order. An empty one means the default route.
+pub struct Wish {
+    /// `--iface`: names or addresses. An empty one means the default route.
     pub names: Vec<String>,
-    /// `--iface-regex`: expressions on addresses and names, tried next. An empty one means the default route.
+    /// `--iface-regex`: expressions on addresses and names.
     pub regexes: Vec<String>,
-    /// `--iface-can-reach`: an address whose route tells the interface, tried last.
+    /// `--iface-can-reach`: an address whose route tells the interface.
     pub can_reach: Option<IpAddr>,
     /// `--public-ip`: the address that other nodes send to.
     pub public_ip: Option<Ipv4Addr>,
     /// `--public-ipv6`: the same for IPv6.
     pub public_ipv6: Option<Ipv6Addr>,
+}
+
+/// Families that the cluster uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stack {
+    /// IPv4 alone.
+    V4,
+    /// IPv6 alone.
+    V6,
+    /// Both.
+    Dual,
 }
 
 /// The interface that carries traffic between nodes.
@@ -29,10 +51,323 @@ pub struct ExternalInterface {
     pub index: IfIndex,
     /// Its MTU in bytes.
     pub mtu: u32,
-    /// Its own address, in each family of the network.
+    /// Its own address, in each family of the cluster.
     pub address: DualStack<IpAddr>,
-    /// The address that other nodes send to: as asked for, otherwise the own one.
+    /// The address that other nodes send to: as wished, otherwise the own one.
     pub public: DualStack<IpAddr>,
-    /// What led to it, and what was tried before, for the log.
-    pub why: String,
+    /// What led to it.
+    pub way: Way,
 }
+
+/// A way to find the interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It owns `--public-ip` or `--public-ipv6`.
+    PublicAddress(IpAddr),
+    /// It is, or owns, what `--iface` names.
+    Name(String),
+    /// An address or the name matches `--iface-regex`.
+    Regex(String),
+    /// The route to `--iface-can-reach` leads through it.
+    CanReach(IpAddr),
+    /// The default route leads through it.
+    DefaultRoute,
+}
+
+/// The choice, and the wishes before it that could not be fulfilled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// The interface.
+    pub external: ExternalInterface,
+    /// For the log.
+    pub failed: Vec<Attempt>,
+}
+
+impl Stack {
+    /// The families of a config; `None` if both are off.
+    #[must_use]
+    pub const fn of(config: &NetworkConfig) -> Option<Self> {
+        match (config.has(Family::V4), config.has(Family::V6)) {
+            (true, false) => Some(Self::V4),
+            (false, true) => Some(Self::V6),
+            (true, true) => Some(Self::Dual),
+            (false, false) => None,
+        }
+    }
+
+    /// Whether `family` is used.
+    #[must_use]
+    pub const fn has(self, family: Family) -> bool {
+        matches!((self, family), (Self::Dual, _) | (Self::V4, Family::V4) | (Self::V6, Family::V6))
+    }
+
+    fn families(self) -> impl Iterator<Item = Family> {
+        Family::ALL.into_iter().filter(move |family| self.has(*family))
+    }
+}
+
+impl fmt::Display for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+            Self::Dual => "IPv4 and IPv6",
+        })
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PublicAddress(address @ IpAddr::V4(_)) => write!(f, "--public-ip={address}"),
+            Self::PublicAddress(address @ IpAddr::V6(_)) => write!(f, "--public-ipv6={address}"),
+            Self::Name(name) => write!(f, "--iface={}", quoted(name)),
+            Self::Regex(pattern) => write!(f, "--iface-regex={}", quoted(pattern)),
+            Self::CanReach(address) => write!(f, "--iface-can-reach={address}"),
+            Self::DefaultRoute => f.write_str("the default route"),
+        }
+    }
+}
+
+impl Wish {
+    /// The ways in the order in which they are tried.
+    fn ways(&self, stack: Stack) -> Vec<Way> {
+        let names = self.names.iter().cloned().map(Way::Name);
+        let regexes = self.regexes.iter().cloned().map(Way::Regex);
+        let ways: Vec<Way> = names.chain(regexes).chain(self.can_reach.map(Way::CanReach)).collect();
+        if !ways.is_empty() {
+            return ways;
+        }
+        let public = stack.families().find_map(|family| self.public(family));
+        vec![public.map_or(Way::DefaultRoute, Way::PublicAddress)]
+    }
+
+    fn public(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.public_ip.map(IpAddr::V4),
+            Family::V6 => self.public_ipv6.map(IpAddr::V6),
+        }
+    }
+}
+
+/// Chooses the external interface.
+///
+/// # Errors
+/// If no way leads to an interface with an address in each family of the cluster.
+pub fn select(wish: &Wish, stack: Stack, facts: &HostFacts) -> Result<Selection, SelectError> {
+    let host = Host { wish, stack, facts, routes: RouteLookup::new(&facts.routes) };
+    let mut failed = Vec::new();
+    for way in wish.ways(stack) {
+        match host.find(&way).and_then(|found| host.complete(found, &way)) {
+            Ok(external) => return Ok(Selection { external, failed }),
+            Err(error) => failed.push(Attempt { way, error }),
+        }
+    }
+    Err(SelectError { attempts: failed })
+}
+
+/// An interface, and its addresses as far as the way to it tells which.
+struct Found<'a> {
+    link: &'a LinkFacts,
+    address: DualStack<IpAddr>,
+}
+
+impl<'a> Found<'a> {
+    fn new(link: &'a LinkFacts) -> Self {
+        Self { link, address: DualStack::default() }
+    }
+
+    fn with(mut self, address: IpAddr) -> Self {
+        *self.address.slot(Family::of(address)) = Some(address);
+        self
+    }
+}
+
+struct Host<'a> {
+    wish: &'a Wish,
+    stack: Stack,
+    facts: &'a HostFacts,
+    routes: RouteLookup,
+}
+
+impl<'a> Host<'a> {
+    fn find(&self, way: &Way) -> Result<Found<'a>, LookupError> {
+        match way {
+            Way::PublicAddress(address) => self.by_address(*address),
+            Way::Name(name) if name.is_empty() => self.by_default_route(),
+            Way::Name(name) => match name.parse() {
+                Ok(address) => self.by_address(address),
+                Err(_) => self.by_name(name),
+            },
+            Way::Regex(pattern) => self.by_regex(pattern),
+            Way::CanReach(address) => self.by_route(*address),
+            Way::DefaultRoute => self.by_default_route(),
+        }
+    }
+
+    /// Fills in what the way left open.
+    fn complete(&self, found: Found<'a>, way: &Way) -> Result<ExternalInterface, LookupError> {
+        let Found { link, address: fixed } = found;
+        let (mut address, mut public) = (DualStack::default(), DualStack::default());
+        for family in Family::ALL {
+            if self.stack.has(family) {
+                let chosen = fixed.get(family).copied().or_else(|| link.usable(family).first().copied());
+                let missing = || LookupError::NoUsableAddress { link: link.name.clone(), family };
+                *address.slot(family) = Some(chosen.ok_or_else(missing)?);
+            }
+            *public.slot(family) = self.wish.public(family).or(address.get(family).copied());
+        }
+        if link.mtu == 0 {
+            return Err(LookupError::NoMtu(link.name.clone()));
+        }
+        Ok(ExternalInterface {
+            name: link.name.clone(),
+            index: link.index,
+            mtu: link.mtu,
+            address,
+            public,
+            way: way.clone(),
+        })
+    }
+
+    fn by_name(&self, name: &str) -> Result<Found<'a>, LookupError> {
+        let link = self.facts.links.iter().find(|link| link.name.as_str() == name);
+        link.map(Found::new).ok_or_else(|| LookupError::NoLink {
+            name: name.to_owned(),
+            there: self.facts.links.iter().map(|link| link.name.clone()).collect(),
+        })
+    }
+
+    fn owner(&self, address: IpAddr) -> Result<&'a LinkFacts, LookupError> {
+        self.facts.owner(address).ok_or(LookupError::NoOwner(address))
+    }
+
+    fn by_address(&self, address: IpAddr) -> Result<Found<'a>, LookupError> {
+        let family = Family::of(address);
+        if !self.stack.has(family) {
+            return Err(LookupError::WrongFamily { address, stack: self.stack });
+        }
+        if self.stack != Stack::Dual {
+            return Ok(Found::new(self.owner(address)?).with(address));
+        }
+        let public_v6 = self.wish.public(Family::V6);
+        match (family, public_v6) {
+            (Family::V4, Some(public_v6)) => {
+                let (link, other) = (self.owner(address)?, self.owner(public_v6)?);
+                if link.name != other.name {
+                    return Err(LookupError::OwnersDiffer {
+                        first: (address, link.name.clone()),
+                        second: (public_v6, other.name.clone()),
+                    });
+                }
+                Ok(Found::new(link).with(address).with(public_v6))
+            }
+            (Family::V6, Some(public_v6)) if self.facts.owner(public_v6).is_some() => {
+                Ok(Found::new(self.owner(public_v6)?).with(public_v6))
+            }
+            _ => Ok(Found::new(self.owner(address)?).with(address)),
+        }
+    }
+
+    fn by_regex(&self, pattern: &str) -> Result<Found<'a>, LookupError> {
+        let regex = regex::Regex::new(pattern).map_err(|error| LookupError::Regex(reason(&error)))?;
+        // The devices that flannel makes bear addresses of the cluster, which many expressions match.
+        let mut links: Vec<&LinkFacts> =
+            self.facts.links.iter().filter(|link| !is_tunnel(link.name.as_str())).collect();
+        links.sort_by_key(|link| link.index);
+        let by_address = links.iter().find_map(|link| {
+            self.stack.families().try_fold(Found::new(link), |found, family| {
+                let matching =
+                    link.usable(family).into_iter().find(|address| regex.is_match(&address.to_string()));
+                Some(found.with(matching?))
+            })
+        });
+        let by_name =
+            || links.iter().find(|link| regex.is_match(link.name.as_str())).map(|link| Found::new(link));
+        by_address.or_else(by_name).ok_or(LookupError::NoMatch)
+    }
+
+    fn by_route(&self, target: IpAddr) -> Result<Found<'a>, LookupError> {
+        if let Some(link) = self.facts.owner(target) {
+            return Ok(Found::new(link).with(target));
+        }
+        let route = self.routes.find(target).ok_or(LookupError::NoRoute(target))?;
+        let link = self.outgoing(route).ok_or(LookupError::NoRoute(target))?;
+        Ok(match source(route, link) {
+            Some(source) => Found::new(link).with(source),
+            None => Found::new(link),
+        })
+    }
+
+    fn outgoing(&self, route: &RouteFacts) -> Option<&'a LinkFacts> {
+        self.facts.link(route.link?)
+    }
+
+    fn by_default_route(&self) -> Result<Found<'a>, LookupError> {
+        let mut found: Option<(&'a LinkFacts, Family)> = None;
+        for family in self.stack.families() {
+            let link = self.default_link(family).ok_or(LookupError::NoDefaultRoute(family))?;
+            match found {
+                Some((other, _)) if other.index != link.index => {
+                    return Err(LookupError::DefaultRoutesDiffer {
+                        v4: other.name.clone(),
+                        v6: link.name.clone(),
+                    });
+                }
+                _ => found = Some((link, family)),
+            }
+        }
+        let (link, _) = found.ok_or(LookupError::NoDefaultRoute(Family::V4))?;
+        Ok(Found::new(link))
+    }
+
+    /// The first of the default routes with the lowest metric that has an interface.
+    fn default_link(&self, family: Family) -> Option<&'a LinkFacts> {
+        self.facts
+            .routes
+            .iter()
+            .filter(|route| {
+                route.destination.prefix_len() == 0 && Family::of_net(route.destination) == family
+            })
+            .filter_map(|route| Some((route.metric, self.outgoing(route)?)))
+            .min_by_key(|(metric, _)| *metric)
+            .map(|(_, link)| link)
+    }
+}
+
+/// The source address that the kernel gives to packets along a route. For IPv4, where the route names none: the
+/// first address whose network holds the next hop, otherwise the first (`inet_select_addr` in net/ipv4/devinet.c).
+/// IPv6 chooses for each destination (RFC 6724), so the order of preference decides.
+fn source(route: &RouteFacts, link: &LinkFacts) -> Option<IpAddr> {
+    if let Some(source) = route.source.filter(|source| link.has(*source)) {
+        return Some(source);
+    }
+    let of_family = || link.addresses.iter().filter(|found| Family::of_net(found.net) == Family::V4);
+    match Family::of_net(route.destination) {
+        Family::V4 => {
+            let beside =
+                route.gateway.and_then(|gateway| of_family().find(|found| found.net.contains(&gateway)));
+            beside.or_else(|| of_family().next()).map(|found| found.net.addr())
+        }
+        Family::V6 => None,
+    }
+}
+
+/// What is wrong with an expression: the last line of a picture that points to the place.
+fn reason(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().next_back().unwrap_or_default();
+    last.strip_prefix("error: ").unwrap_or(last).to_owned()
+}
+
+/// Names that flannel gives to its own devices, in all backends.
+fn is_tunnel(name: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    matches!(name, "flannel.ipip" | "flannel-wg" | "flannel-wg-v6")
+        || ["flannel.", "flannel-v6.", "flannel"]
+            .iter()
+            .any(|stem| name.strip_prefix(stem).is_some_and(number))
+}
+
+#[cfg(test)]
+mod tests;

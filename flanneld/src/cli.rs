@@ -11,7 +11,7 @@ mod table;
 mod tests;
 
 use crate::store::etcd::EtcdOptions;
-use flannel_core::select::InterfaceOptions;
+use flannel_core::select::Wish;
 use go_flags::{Setting, Words};
 use reader::Reader;
 use std::ffi::OsString;
@@ -38,7 +38,7 @@ pub struct Options {
     /// Where leases are kept.
     pub store: StoreOptions,
     /// How the external interface is found.
-    pub interface: InterfaceOptions,
+    pub interface: Wish,
     /// `subnet.env`, for the CNI plugin.
     pub subnet_file: PathBuf,
     /// What must survive a restart.

@@ -42,8 +42,8 @@ pub enum BackendConfig {
 pub struct VxlanConfig {
     /// Network identifier, part of the device's name.
     pub vni: Vni,
-    /// UDP port.
-    pub port: u16,
+    /// UDP port; `None` takes that of a device that is there already, otherwise [`VxlanConfig::DEFAULT_PORT`].
+    pub port: Option<u16>,
     /// MTU of the underlay, instead of that of the external interface.
     pub mtu: Option<u32>,
     /// Group based policy extension.
@@ -168,8 +168,7 @@ impl fmt::Debug for WireguardKey {
 
 impl Default for VxlanConfig {
     fn default() -> Self {
-        let (vni, port) = (Vni::DEFAULT, Self::DEFAULT_PORT);
-        Self { vni, port, mtu: None, gbp: false, learning: false, direct_routing: false }
+        Self { vni: Vni::DEFAULT, port: None, mtu: None, gbp: false, learning: false, direct_routing: false }
     }
 }
 
@@ -184,7 +183,7 @@ impl VxlanConfig {
         let vni = number(fields, "VNI", 1, (1 << 24) - 1)?;
         Ok(Self {
             vni: vni.and_then(|vni| Vni::new(vni as u32)).unwrap_or(Vni::DEFAULT),
-            port: port_or_zero(fields, "Port")?.unwrap_or(Self::DEFAULT_PORT),
+            port: port_or_zero(fields, "Port")?,
             mtu: mtu(fields, Self::OVERHEAD_V6, has_v6)?,
             gbp: fields.bool("GBP")?.unwrap_or(false),
             learning: fields.bool("Learning")?.unwrap_or(false),

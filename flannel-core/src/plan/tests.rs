@@ -291,9 +291,7 @@ fn leftover_device_of_another_vni() {
     vxlan.vni = Vni::new(2).unwrap();
     let mut new = Dataplane::default();
     new.links.insert(name("flannel.2"), link);
-    assert_snapshot!(render(&round(&mut kernel.clone(), &new, Prune::Keep)), @r#"
-    link add flannel.2 mtu 1450 address 0a:00:00:00:00:01 up alias "flannel 10.42.0.0/16 fd00:42::/48" type vxlan id 2 local 192.168.50.1 dev eth0 dstport 8472 nolearning
-    "#);
+    assert_snapshot!(render(&round(&mut kernel.clone(), &new, Prune::Keep)), @r#"link add flannel.2 mtu 1450 address 0a:00:00:00:00:01 up alias "flannel 10.42.0.0/16 fd00:42::/48" type vxlan id 2 local 192.168.50.1 dev eth0 dstport 8472 nolearning"#);
     assert_snapshot!(render(&round(&mut kernel, &new, Prune::Surplus)), @r#"
     link add flannel.2 mtu 1450 address 0a:00:00:00:00:01 up alias "flannel 10.42.0.0/16 fd00:42::/48" type vxlan id 2 local 192.168.50.1 dev eth0 dstport 8472 nolearning
     route del 10.42.3.0/24 via 192.168.50.3 dev eth0

@@ -2,7 +2,7 @@
 
 use super::go_flags::{Given, HIDDEN, Origin, Setting};
 use super::table::FLAGS;
-use super::{CliError, InterfaceOptions, LogFormat, LogOptions, Options, StoreOptions, Warning};
+use super::{CliError, LogFormat, LogOptions, Options, StoreOptions, Warning, Wish};
 use crate::store::etcd::EtcdOptions;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -154,7 +154,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn interface(&self) -> Result<InterfaceOptions, CliError> {
+    fn interface(&self) -> Result<Wish, CliError> {
         let texts = |name| self.given.all(name).iter().map(|setting| setting.text.clone()).collect();
         let can_reach = match self.optional("iface-can-reach") {
             Some(setting) => Some(
@@ -162,7 +162,7 @@ impl<'a> Reader<'a> {
             ),
             None => None,
         };
-        Ok(InterfaceOptions {
+        Ok(Wish {
             names: texts("iface"),
             regexes: texts("iface-regex"),
             can_reach,

@@ -26,7 +26,7 @@ fn defaults() {
         })
         .collect();
     assert_snapshot!(lines.join("\n"), @r#"
-    Vxlan(VxlanConfig { vni: Vni(1), port: 8472, mtu: None, gbp: false, learning: false, direct_routing: false }) publishes "vxlan"
+    Vxlan(VxlanConfig { vni: Vni(1), port: None, mtu: None, gbp: false, learning: false, direct_routing: false }) publishes "vxlan"
     HostGw publishes "host-gw"
     Wireguard(WireguardConfig { listen_port: 51820, listen_port_v6: 51821, mtu: None, psk: None, persistent_keepalive_secs: 0, mode: Separate }) publishes "wireguard"
     Udp(UdpConfig { port: 8285 }) publishes ""
@@ -62,8 +62,8 @@ fn all_options_in_any_case() {
     ];
     let lines: Vec<_> = backends.into_iter().map(|backend| format!("{:?}", backend.unwrap())).collect();
     assert_snapshot!(lines.join("\n"), @r#"
-    Vxlan(VxlanConfig { vni: Vni(4096), port: 4789, mtu: Some(1400), gbp: true, learning: true, direct_routing: true })
-    Vxlan(VxlanConfig { vni: Vni(1), port: 8472, mtu: None, gbp: false, learning: false, direct_routing: false })
+    Vxlan(VxlanConfig { vni: Vni(4096), port: Some(4789), mtu: Some(1400), gbp: true, learning: true, direct_routing: true })
+    Vxlan(VxlanConfig { vni: Vni(1), port: None, mtu: None, gbp: false, learning: false, direct_routing: false })
     Wireguard(WireguardConfig { listen_port: 1, listen_port_v6: 2, mtu: Some(9000), psk: Some(WireguardKey(…)), persistent_keepalive_secs: 25, mode: Auto })
     Udp(UdpConfig { port: 7890 })
     Ipip(IpipConfig { direct_routing: true })

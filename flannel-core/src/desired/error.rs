@@ -1,0 +1,153 @@
+//! What can be wrong with our own part and with the leases of peers.
+
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+use crate::family::Family;
+use crate::json::FieldError;
+use crate::link::{LinkName, Mac, Vni};
+
+/// Config, lease and host do not fit together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DesiredError {
+    /// This build cannot run the backend.
+    #[error("the backend {0:?} is not there yet: set Backend.Type to vxlan, host-gw or alloc")]
+    Backend(&'static str),
+    /// Our lease has no subnet of a family that is on.
+    #[error(
+        "{0} is on, but the lease of this node has no {0} subnet: release the lease, so that a new one is taken"
+    )]
+    NoSubnet(Family),
+    /// The external interface has no address of a family that is on.
+    #[error(
+        "{link} has no {family} address, but {family} is on: add one, or choose another interface with --iface"
+    )]
+    NoAddress {
+        /// The family.
+        family: Family,
+        /// The external interface.
+        link: LinkName,
+    },
+    /// No MAC was given for a family that is on.
+    #[error("there is no MAC address for the {0} tunnel")]
+    NoEndpoint(Family),
+    /// The underlay's packets are too small for the tunnel.
+    #[error(
+        "the MTU of the underlay is {mtu}, but an {family} tunnel needs {least}: raise it, or Backend.MTU where that is the smaller one"
+    )]
+    MtuTooSmall {
+        /// Family of the tunnel.
+        family: Family,
+        /// What is left.
+        mtu: u32,
+        /// The least that would do.
+        least: u32,
+    },
+    /// The VNI makes the name of the device too long.
+    #[error(
+        "Backend.VNI is {vni}, but the device name {name} would be longer than 15 bytes: must be at most {largest}"
+    )]
+    NameTooLong {
+        /// As configured.
+        vni: Vni,
+        /// The name.
+        name: String,
+        /// What would do.
+        largest: u32,
+    },
+    /// host-gw with a public address that no peer could use as next hop.
+    #[error(
+        "the public address {public} is not on {link} (which has {own}), so host-gw cannot route through it: leave --public-ip out, or use vxlan"
+    )]
+    PublicAddressElsewhere {
+        /// As wished.
+        public: IpAddr,
+        /// The interface's own.
+        own: IpAddr,
+        /// The external interface.
+        link: LinkName,
+    },
+}
+
+/// Why a peer cannot be reached, or not in one family.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// The peer runs another backend. Not a fault: clusters may be mixed on purpose.
+    #[error("the node runs the backend {found:?}, this one {ours:?}")]
+    OtherBackend {
+        /// As published.
+        found: String,
+        /// Ours.
+        ours: &'static str,
+    },
+    /// The subnet is not one of this cluster.
+    #[error("the subnet {subnet} is not inside of the network {network}")]
+    OutsideNetwork {
+        /// As leased.
+        subnet: IpNet,
+        /// The cluster's network.
+        network: IpNet,
+    },
+    /// The subnet is ours.
+    #[error("the subnet {subnet} overlaps the subnet {own} of this node")]
+    OwnSubnet {
+        /// As leased.
+        subnet: IpNet,
+        /// Ours.
+        own: IpNet,
+    },
+    /// The record has no address to send to.
+    #[error("the lease has no {0} address that could be sent to")]
+    NoPublicAddress(Family),
+    /// The record has our own address.
+    #[error(
+        "the node publishes {0}, which is the address of this node: one of the two needs another --public-ip or --iface"
+    )]
+    OwnAddress(IpAddr),
+    /// The record has no data of the backend.
+    #[error("the lease has no {0} tunnel data")]
+    NoData(Family),
+    /// The data cannot be read.
+    #[error("the {family} tunnel data of the lease cannot be used")]
+    BadData {
+        /// The family.
+        family: Family,
+        /// What is wrong.
+        #[source]
+        source: FieldError,
+    },
+    /// The MAC is not that of one interface.
+    #[error("the lease has the {family} VTEP MAC {mac}, which is not the address of one interface")]
+    BadMac {
+        /// The family.
+        family: Family,
+        /// As published.
+        mac: Mac,
+    },
+    /// Two nodes publish one MAC with different addresses.
+    #[error(
+        "the {family} VTEP MAC {mac} is that of another node too: give one of them a new one (machines cloned with their state directory?)"
+    )]
+    DuplicateMac {
+        /// The family.
+        family: Family,
+        /// As published.
+        mac: Mac,
+    },
+    /// host-gw to a node on another link.
+    #[error("{gateway} is not on the link of {link}: host-gw needs nodes on one link, vxlan does not")]
+    NotOnLink {
+        /// The node's address.
+        gateway: IpAddr,
+        /// The external interface.
+        link: LinkName,
+    },
+}
+
+impl PeerError {
+    /// Whether it is as intended and no fault.
+    #[must_use]
+    pub const fn is_expected(&self) -> bool {
+        matches!(self, Self::OtherBackend { .. })
+    }
+}
