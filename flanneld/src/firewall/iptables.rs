@@ -58,12 +58,26 @@ pub struct Iptables {
     nft: Nft,
 }
 
-/// What is known of the programs of one family.
+/// What is known of the programs of one family. An error of a program forgets it: they may have been exchanged.
 #[derive(Debug, Default)]
 struct Seen {
-    version: Option<Version>,
+    programs: Option<Programs>,
     /// It has been said that an unwanted family cannot be read.
     warned: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Programs {
+    Missing,
+    /// They tell no version: taken as old.
+    Unknown,
+    Known(Version),
+}
+
+impl Programs {
+    fn is(self, capable: impl FnOnce(&Version) -> bool) -> bool {
+        matches!(self, Self::Known(version) if capable(&version))
+    }
 }
 
 impl Iptables {
@@ -82,17 +96,16 @@ impl Iptables {
 
     /// What `iptables-restore` must read to put `family` right; `None` if it is right.
     async fn payload(&mut self, family: Family, desired: &Ruleset) -> Result<Option<String>, FirewallError> {
-        let result = self.payload_or_error(family, desired).await;
-        if result.is_err() {
-            // The programs may be replaced by others: ask for their version again.
-            self.seen(family).version = None;
-        }
-        match result {
+        match self.payload_or_error(family, desired).await {
             Err(error) if desired.family(family).is_empty() => {
                 self.unwanted_and_unreadable(family, &error);
                 Ok(None)
             }
-            result => result,
+            Err(error) => {
+                self.seen(family).programs = None;
+                Err(error)
+            }
+            payload => payload,
         }
     }
 
@@ -121,35 +134,43 @@ impl Iptables {
     /// The rules as far as the programs know their options.
     async fn supported(&mut self, family: Family, desired: &Ruleset) -> Result<FamilyRuleset, FirewallError> {
         let rules = desired.family(family);
-        if rules.is_fully_random() && !self.version(family).await?.is_some_and(|v| v.has_random_fully()) {
+        if rules.is_fully_random() && !self.programs(family).await?.is(Version::has_random_fully) {
             return Ok(desired.clone().without_fully_random(family).family(family).clone());
         }
         Ok(rules.clone())
     }
 
-    /// The version, asked for once; `None` if what the program says is no version.
-    async fn version(&mut self, family: Family) -> Result<Option<Version>, FirewallError> {
-        if self.seen(family).version.is_none() {
-            let output = self.tools.program(family, "").argument("--version").run().await;
-            let output = output.map_err(|source| tool_error(family, "ask for the version of", source))?;
-            let version = Version::parse(&output);
-            match &version {
-                Some(version) => debug!(%family, %version, "using iptables"),
-                None => warn!(%family, output = output.trim(), "iptables tells no version, taken as old"),
-            }
-            self.seen(family).version = version;
+    /// What the programs are, asked for once.
+    async fn programs(&mut self, family: Family) -> Result<Programs, FirewallError> {
+        if let Some(programs) = self.seen(family).programs {
+            return Ok(programs);
         }
-        Ok(self.seen(family).version)
+        let programs = match self.tools.program(family, "").argument("--version").run().await {
+            Ok(output) => match Version::parse(&output) {
+                Some(version) => {
+                    debug!(%family, %version, "using iptables");
+                    Programs::Known(version)
+                }
+                None => {
+                    warn!(%family, output = output.trim(), "iptables tells no version, taken as old");
+                    Programs::Unknown
+                }
+            },
+            Err(ExecError::NotFound { .. }) => Programs::Missing,
+            Err(source) => return Err(tool_error(family, "ask for the version of what sets", source)),
+        };
+        self.seen(family).programs = Some(programs);
+        Ok(programs)
     }
 
     async fn restore(&mut self, family: Family, payload: &str) -> Result<(), FirewallError> {
         let mut program = self.tools.program(family, "-restore").argument("--noflush");
-        if self.version(family).await?.is_some_and(|version| version.has_restore_wait()) {
+        if self.programs(family).await?.is(Version::has_restore_wait) {
             program = program.argument("--wait");
         }
         let result = program.stdin(payload).run().await;
         if result.is_err() {
-            self.seen(family).version = None;
+            self.seen(family).programs = None;
         }
         result.map(drop).map_err(|source| tool_error(family, "set", source))
     }
@@ -190,10 +211,9 @@ impl Firewall for Iptables {
 
     async fn generation(&mut self) -> Option<u32> {
         for family in Family::ALL {
-            match self.version(family).await {
-                Ok(Some(Version { variant: Variant::Nftables, .. }))
-                | Err(FirewallError::ToolMissing { .. }) => {}
-                Ok(_) | Err(_) => return None,
+            match self.programs(family).await.ok()? {
+                Programs::Known(Version { variant: Variant::Nftables, .. }) | Programs::Missing => {}
+                Programs::Known(_) | Programs::Unknown => return None,
             }
         }
         self.nft.generation().await

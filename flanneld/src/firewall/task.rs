@@ -4,6 +4,7 @@
 //! back at once, and an idle daemon does nothing but ask for a number once a minute. The legacy variant of
 //! iptables tells nobody, so it is read every `--iptables-resync`.
 
+use flannel_core::backoff::{Backoff, BackoffPolicy};
 use flannel_core::ruleset::{Mode, Ruleset};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -23,8 +24,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 const QUARREL: Duration = Duration::from_secs(10);
 /// Quick repairs before the pause between them grows.
 const PATIENCE: u32 = 5;
-const RETRY_FIRST: Duration = Duration::from_millis(500);
-const RETRY_MOST: Duration = Duration::from_secs(30);
+const RETRIES: BackoffPolicy =
+    BackoffPolicy { first: Duration::from_millis(500), cap: Duration::from_secs(30) };
 
 /// What the firewall must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,7 +136,9 @@ pub(super) struct Task<F> {
     verified: Option<u32>,
     /// The mode whose counterpart was seen without rules of ours.
     cleaned_for: Option<Mode>,
-    failures: u32,
+    retries: Backoff,
+    /// The last round failed.
+    failed: bool,
     last_repair: Option<Instant>,
     quick_repairs: u32,
 }
@@ -166,7 +169,8 @@ impl<F: Firewall> Task<F> {
             installed: None,
             verified: None,
             cleaned_for: None,
-            failures: 0,
+            retries: RETRIES.delays(RandomState::new().hash_one(())),
+            failed: false,
             last_repair: None,
             quick_repairs: 0,
         }
@@ -255,11 +259,11 @@ impl<F: Firewall> Task<F> {
             cleaned = self.clean(target.mode).await;
         }
         self.publish(target.mode, result.as_ref().err(), cleaned.as_ref().err());
-        if result.is_err() || cleaned.is_err() {
-            self.failures = self.failures.saturating_add(1);
-            return retry_pause(self.failures);
+        self.failed = result.is_err() || cleaned.is_err();
+        if self.failed {
+            return self.retries.delay();
         }
-        self.failures = 0;
+        self.retries.reset();
         self.pause()
     }
 
@@ -273,7 +277,7 @@ impl<F: Firewall> Task<F> {
 
     /// Everything was right, and nothing at all has changed in nf_tables since.
     async fn nothing_happened(&mut self, target: &Desired) -> bool {
-        let right = self.installed.as_ref() == Some(target) && self.failures == 0;
+        let right = self.installed.as_ref() == Some(target) && !self.failed;
         match self.verified {
             Some(verified) if right => self.active(target.mode).generation().await == Some(verified),
             _ => false,
@@ -373,13 +377,6 @@ impl<F: Firewall> Task<F> {
             self.status.send_replace(after);
         }
     }
-}
-
-/// Longer after each failure, and never the same for all nodes.
-fn retry_pause(failures: u32) -> Duration {
-    let pause = RETRY_FIRST.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(RETRY_MOST);
-    let chance = RandomState::new().hash_one(failures) % 1000;
-    pause.mul_f64(0.75 + 0.0005 * f64::from(u32::try_from(chance).unwrap_or_default()))
 }
 
 /// The error and its causes on one line.

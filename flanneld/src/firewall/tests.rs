@@ -290,7 +290,7 @@ async fn missing_programs_are_an_error_only_where_rules_are_wanted() {
     assert!(matches!(error, FirewallError::ToolMissing { .. }));
     assert_eq!(
         error.to_string(),
-        "ip6tables-of-nobody was not found in PATH, but the firewall rules of IPv6 need it: install the package \
+        "ip6tables-of-nobody-save was not found in PATH, but the firewall rules of IPv6 need it: install the package \
          iptables, or set EnableNFTables to true in the network config"
     );
 }
@@ -413,4 +413,127 @@ fn bridge_traffic_is_judged_by_what_the_kernel_says() {
     std::fs::write(bridge.join("bridge-nf-call-iptables"), "1\n").unwrap();
     std::fs::write(bridge.join("bridge-nf-call-ip6tables"), "0\n").unwrap();
     assert_eq!(fatal(Mode::Iptables), [(Family::V6, false)]);
+}
+
+/// A peer in a namespace of its own, which answers each packet with the address that it came from.
+struct Peer {
+    stop: std::sync::mpsc::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+const PEER: &str = "192.0.2.2:4242";
+
+impl Peer {
+    /// Joins a new namespace to this one by a veth pair, 192.0.2.1 here and 192.0.2.2 there.
+    fn start() -> Self {
+        let (tid_sender, tid) = std::sync::mpsc::channel();
+        let (joined, is_joined) = std::sync::mpsc::channel();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let (stop, is_stopped) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            tid_sender.send(nix::unistd::gettid()).unwrap();
+            is_joined.recv().unwrap();
+            ip(
+                "link set lo up\naddr add 192.0.2.2/24 dev peer\nlink set peer up\nroute add default via 192.0.2.1",
+            );
+            let socket = std::net::UdpSocket::bind(PEER).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            ready.send(()).unwrap();
+            while is_stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                if let Ok((_, source)) = socket.recv_from(&mut [0; 64]) {
+                    socket.send_to(source.ip().to_string().as_bytes(), source).unwrap();
+                }
+            }
+        });
+        let tid = tid.recv().unwrap();
+        ip(&format!(
+            "link add here type veth peer name peer netns {tid}\naddr add 192.0.2.1/24 dev here\n\
+             link set lo up\nlink set here up\naddr add 10.42.1.1/24 dev lo"
+        ));
+        joined.send(()).unwrap();
+        is_ready.recv().unwrap();
+        Self { stop, thread }
+    }
+
+    fn end(self) {
+        self.stop.send(()).unwrap();
+        self.thread.join().unwrap();
+    }
+}
+
+fn ip(commands: &str) {
+    crate::kernel::contract::run(&commands.lines().map(|line| format!("ip {line}\n")).collect::<String>());
+}
+
+/// Sends from an address of a pod, as a new flow, and returns the source that the peer saw.
+fn source_seen_by_peer() -> String {
+    let socket = std::net::UdpSocket::bind("10.42.1.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.send_to(b"?", PEER).unwrap();
+    let mut answer = [0; 64];
+    let length = socket.recv(&mut answer).expect("an answer");
+    String::from_utf8_lossy(&answer[..length]).into_owned()
+}
+
+/// New flows of pods leave with the address of the node at every moment, while the rules are replaced all the time.
+async fn masquerades_without_a_gap(mut firewall: impl Firewall) {
+    let peer = Peer::start();
+    assert_eq!(source_seen_by_peer(), "10.42.1.1", "without rules");
+    firewall.replace(&rules(true, true)).await.unwrap();
+    let (stop, is_stopped) = std::sync::mpsc::channel();
+    let sender = std::thread::spawn(move || {
+        let mut flows = 0;
+        while is_stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            assert_eq!(source_seen_by_peer(), "192.0.2.1", "flow {flows}");
+            flows += 1;
+        }
+        flows
+    });
+    for round in 0..30 {
+        let mut inputs = inputs(true, round % 2 == 0);
+        inputs.subnet.v4 = Some(format!("10.42.{}.0/24", 1 + round).parse().unwrap());
+        firewall.replace(&Ruleset::new(&inputs)).await.unwrap();
+    }
+    stop.send(()).unwrap();
+    let flows = sender.join().unwrap();
+    assert!(flows > 30, "{flows} flows in 30 replacements show nothing");
+    peer.end();
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn nftables_masquerades_without_a_gap() {
+    in_namespace(|| masquerades_without_a_gap(Nft::default()));
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn iptables_masquerades_without_a_gap() {
+    in_namespace(|| masquerades_without_a_gap(Iptables::new(Tools::default())));
+}
+
+/// kube-proxy's mark is a bit among others, and traffic within the overlay keeps its source.
+#[test]
+#[ignore = "needs netns"]
+fn marked_packets_are_left_to_others_in_both_modes() {
+    in_namespace(|| async {
+        let peer = Peer::start();
+        nft_file("table ip marks {\nchain set_mark {\ntype route hook output priority mangle;\nmeta mark set 0x4001\n}\n}\n")
+            .await;
+        let (mut nftables, mut iptables) = (Nft::default(), Iptables::new(Tools::default()));
+        nftables.replace(&rules(true, false)).await.unwrap();
+        assert_eq!(source_seen_by_peer(), "10.42.1.1");
+        nftables.replace(&Ruleset::default()).await.unwrap();
+        iptables.replace(&rules(true, false)).await.unwrap();
+        assert_eq!(source_seen_by_peer(), "10.42.1.1");
+        tool("nft delete table ip marks").await;
+        assert_eq!(source_seen_by_peer(), "192.0.2.1");
+        let mut wide = inputs(true, false);
+        wide.cluster.v4 = Some("0.0.0.0/0".parse().unwrap());
+        wide.subnet.v4 = Some("192.0.2.0/24".parse().unwrap());
+        iptables.replace(&Ruleset::new(&wide)).await.unwrap();
+        assert_eq!(source_seen_by_peer(), "10.42.1.1", "to a pod of this node");
+        peer.end();
+    });
 }

@@ -5,7 +5,7 @@ use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Desired, FULL_CHECK, FirewallStatus, Hint, Hints, PATIENCE, RETRY_MOST, Task, retry_pause};
+use super::{Desired, FULL_CHECK, FirewallStatus, Hint, Hints, PATIENCE, Task};
 use crate::fake::firewall::FakeHost;
 use crate::firewall::tests::rules;
 
@@ -188,7 +188,7 @@ async fn failures_are_shown_and_tried_again() {
     assert!(!status.correct);
     let (status, took) = daemon.until("correct", |status| status.correct).await;
     assert_eq!((status.last_error, status.installs, host.state().writes), (None, 1, 4));
-    assert!(took > Duration::from_secs(2) && took < Duration::from_secs(6), "{took:?}");
+    assert!(took > Duration::from_secs(1) && took < Duration::from_secs(4), "{took:?}");
 }
 
 /// A read that fails says nothing about the rules: they were right and nobody is told otherwise.
@@ -264,19 +264,4 @@ async fn ends_when_told_and_when_nobody_wants_anything_any_more() {
     let Daemon { desired, mut tasks, .. } = Daemon::start(&host);
     drop(desired);
     tasks.join_next().await.unwrap().unwrap();
-}
-
-#[test]
-fn retries_grow_to_a_limit() {
-    for (failures, least, most) in [(1, 375, 625), (2, 750, 1250), (5, 6000, 10_000), (1000, 22_500, 37_500)]
-    {
-        for _ in 0..100 {
-            let pause = retry_pause(failures);
-            assert!(pause >= Duration::from_millis(least), "{failures}: {pause:?}");
-            assert!(
-                pause <= Duration::from_millis(most).min(RETRY_MOST.mul_f64(1.25)),
-                "{failures}: {pause:?}"
-            );
-        }
-    }
 }
