@@ -10,6 +10,7 @@ use std::io;
 pub(crate) enum Code {
     Unknown = 0,
     IncompatibleVersion = 1,
+    UnsupportedField = 2,
     InvalidEnvironment = 4,
     IoFailure = 5,
     DecodingFailure = 6,

@@ -6,6 +6,7 @@ use crate::delegate;
 use crate::environment::{Command, Environment};
 use crate::error::{CniError, Code, chain};
 use crate::invoke::{Call, CallError};
+use crate::native::bridge;
 use crate::netconf::{self, Attachment, NetConf, NetConfError};
 use crate::plugin::{Plugin, Request};
 use crate::result::{CniResult, ResultError};
@@ -154,15 +155,27 @@ fn run_delegate(
     command: &Command,
     delegate: &DelegateConf,
     environment: &Environment,
-    _native: bool,
+    native: bool,
 ) -> Result<Option<CniResult>, CallError> {
+    if native
+        && delegate::kind(&delegate.object) == "bridge"
+        && bridge::check_supported(&delegate.object).is_ok()
+    {
+        return run_bridge(command, delegate, environment).map_err(CallError::Failed);
+    }
     let call = Call {
         command: command.clone(),
         program: delegate::kind(&delegate.object),
         netconf: &delegate.text,
         environment,
     };
-    let stdout = call.run()?;
+    let stdout = match call.run() {
+        // Nobody is there to undo the rest: at least the interface and the addresses go.
+        Err(CallError::Find(_)) if *command == Command::Del && native && call.program == "bridge" => {
+            return run_bridge(command, delegate, environment).map_err(CallError::Failed);
+        }
+        other => other?,
+    };
     if *command != Command::Add {
         return Ok(None);
     }
@@ -172,6 +185,25 @@ fn run_delegate(
             CallError::Failed(failed.into())
         })?;
     Ok(Some(result))
+}
+
+/// The delegate of nearly all clusters, without a process.
+fn run_bridge(
+    command: &Command,
+    delegate: &DelegateConf,
+    environment: &Environment,
+) -> Result<Option<CniResult>, CniError> {
+    let config = &delegate.object;
+    match command {
+        Command::Add => return bridge::add(config, environment).map(Some),
+        Command::Del => bridge::del(config, environment)?,
+        Command::Check => bridge::check(config, environment)?,
+        Command::Gc => bridge::gc(config)?,
+        Command::Status => bridge::status(config)?,
+        // Nothing else is ever forwarded.
+        Command::Version | Command::Unknown(_) => {}
+    }
+    Ok(None)
 }
 
 /// Prints in the version of the config that the delegate had, whatever version it answered in.

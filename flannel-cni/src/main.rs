@@ -12,6 +12,7 @@ mod environment;
 mod error;
 mod flannel;
 mod invoke;
+mod kernel;
 mod native;
 mod netconf;
 mod netns;
@@ -19,6 +20,7 @@ mod plugin;
 mod result;
 mod scratch;
 mod subnet_env;
+mod sysctl;
 mod version;
 
 use std::io::Write;

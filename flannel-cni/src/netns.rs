@@ -1,14 +1,83 @@
 //! Network namespaces.
 
-use std::fs;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{FsType, fstatfs};
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::environment::Environment;
-use crate::error::{CniError, Code};
+use crate::error::{CniError, Code, PathError};
 
 /// The namespace of this thread. `/proc/self` would be that of the main thread.
 const OWN: &str = "/proc/thread-self/ns/net";
+/// File systems whose files may be namespaces: nsfs, and procfs of kernels before 3.19.
+const NSFS: i64 = 0x6e73_6673;
+const PROCFS: i64 = 0x9fa0;
+
+/// A namespace, held open.
+#[derive(Debug)]
+pub(crate) struct Netns(File);
+
+/// A path that is no namespace, or one that cannot be entered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NetnsError {
+    #[error("failed to open netns {path:?}: {reason}")]
+    Open { path: String, reason: PathError },
+    #[error("unknown FS magic on {path:?}: {magic:x}")]
+    NoNamespace { path: String, magic: i64 },
+    #[error("failed to switch to netns: {0}")]
+    Enter(nix::Error),
+    #[error("failed to switch back to the host's netns: {0}")]
+    Leave(nix::Error),
+}
+
+impl NetnsError {
+    /// There is no such namespace any more. What is at the path may be a left-over of its mount.
+    pub(crate) fn is_gone(&self) -> bool {
+        match self {
+            Self::Open { reason, .. } => {
+                matches!(reason.error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+            }
+            Self::NoNamespace { .. } => true,
+            Self::Enter(_) | Self::Leave(_) => false,
+        }
+    }
+}
+
+impl Netns {
+    /// Opens the namespace at a path.
+    pub(crate) fn open(path: &Path) -> Result<Self, NetnsError> {
+        let text = || path.display().to_string();
+        let file = open(path)?;
+        let FsType(magic) = fstatfs(&file).map_or(FsType(0), |statfs| statfs.filesystem_type());
+        if magic != NSFS && magic != PROCFS {
+            return Err(NetnsError::NoNamespace { path: text(), magic });
+        }
+        Ok(Self(file))
+    }
+
+    pub(crate) const fn file(&self) -> &File {
+        &self.0
+    }
+
+    /// Runs something inside, on this thread: nothing else may run on it meanwhile.
+    pub(crate) fn enter<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
+        let own = open(Path::new(OWN))?;
+        setns(&self.0, CloneFlags::CLONE_NEWNET).map_err(NetnsError::Enter)?;
+        let result = work();
+        setns(&own, CloneFlags::CLONE_NEWNET).map_err(NetnsError::Leave)?;
+        Ok(result)
+    }
+}
+
+fn open(path: &Path) -> Result<File, NetnsError> {
+    File::open(path).map_err(|error| NetnsError::Open {
+        path: path.display().to_string(),
+        reason: PathError::new("open", path, error),
+    })
+}
 
 /// Refuses to work in the namespace that we run in: a runtime that asks for it would cut off the host.
 pub(crate) fn guard(environment: &Environment) -> Result<(), CniError> {

@@ -111,7 +111,6 @@ impl CniResult {
     }
 
     /// Reads `prevResult`, which must have a version of the same shape as the config.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the plugins that stand behind others in a chain"))]
     pub(crate) fn from_prev_result(object: &Object, config: Version) -> Result<Self, ResultError> {
         let found = match object.fields("cniVersion").last() {
             None | Some(Value::Null) => config.as_str(),

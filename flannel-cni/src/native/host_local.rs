@@ -4,6 +4,7 @@
 //! containers are gone are taken back before a range counts as full; DEL works with a config that is wrong elsewhere; GC.
 
 use flannel_core::json::Object;
+use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
@@ -140,6 +141,16 @@ pub(crate) fn status(config: &Object) -> Result<(), CniError> {
     Ok(())
 }
 
+/// True if an address of a subnet is given out. In doubt it is.
+pub(crate) fn is_in_use(config: &Object, subnet: IpNet) -> bool {
+    match Store::open_existing(&config::directory(config))
+        .and_then(|store| store.map_or_else(|| Ok(Vec::new()), |store| store.reservations()))
+    {
+        Ok(reservations) => reservations.iter().any(|reservation| subnet.contains(&reservation.ip)),
+        Err(_) => true,
+    }
+}
+
 fn attachment(environment: &Environment) -> Attachment {
     Attachment { container_id: environment.container_id.clone(), ifname: environment.ifname.clone() }
 }
@@ -169,7 +180,7 @@ impl<'a> Allocation<'a> {
         result?;
         let ip = |(ip, range): &(IpAddr, &Range)| Ip {
             interface: None,
-            address: ipnet::IpNet::new_assert(*ip, range.subnet.prefix_len()),
+            address: IpNet::new_assert(*ip, range.subnet.prefix_len()),
             gateway: Some(range.gateway),
         };
         Ok(self.taken.iter().map(ip).collect())

@@ -38,7 +38,18 @@ impl Host {
             r#"{{"cniVersion":"0.4.0","name":"net","type":"x","ipam":{{"type":"host-local","dataDir":"{}",{members}}}}}"#,
             root.display()
         );
-        Call { program, node: None, command, id, netns: "/nowhere/pod", args, config: &config }.run()
+        Call {
+            program,
+            node: None,
+            command,
+            id,
+            ifname: "eth0",
+            netns: "/nowhere/pod",
+            args,
+            path: GO_PLUGINS,
+            config: &config,
+        }
+        .run()
     }
 
     fn files(&self) -> Vec<(String, String)> {

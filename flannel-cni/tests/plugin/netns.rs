@@ -2,18 +2,25 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use crate::support::{Call, Netns, OURS};
+use crate::support::{Call, GO_PLUGINS, Netns, OURS};
+
+/// Nothing is there, so that nothing can be started.
+const NATIVE: &str = "/nowhere";
 
 /// A node: namespace, state directories, config.
 struct Node {
     netns: Netns,
+    /// Go's, or a directory without any, where all is done in one process.
+    delegates: &'static str,
     directory: tempfile::TempDir,
 }
 
 impl Node {
-    fn new(ip_masq: bool) -> Self {
-        let node = Self { netns: Netns::new("node"), directory: tempfile::tempdir().unwrap() };
+    fn new(ip_masq: bool, delegates: &'static str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Self { netns: Netns::new("node"), delegates, directory };
         node.netns.sh(&["ip", "link", "set", "lo", "up"]);
         let env = format!(
             "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n\
@@ -29,16 +36,28 @@ impl Node {
     }
 
     fn config(&self, version: &str, members: &str) -> String {
+        let native = self.delegates == NATIVE;
         let [env, state, networks] =
             ["subnet.env", "state", "networks"].map(|name| self.path(name).display().to_string());
         format!(
-            r#"{{"cniVersion":"{version}","name":"cbr0","type":"flannel","subnetFile":"{env}","dataDir":"{state}",
+            r#"{{"cniVersion":"{version}","name":"cbr0","type":"flannel","native":{native},"subnetFile":"{env}","dataDir":"{state}",
                 "ipam":{{"dataDir":"{networks}"}},"delegate":{{"hairpinMode":true,"isDefaultGateway":true}}{members}}}"#
         )
     }
 
     fn run(&self, command: &str, id: &str, pod: &str, config: &str) -> Result<String, String> {
-        Call { program: OURS, node: Some(&self.netns), command, id, netns: pod, args: "", config }.run()
+        Call {
+            program: OURS,
+            node: Some(&self.netns),
+            command,
+            id,
+            ifname: "eth0",
+            netns: pod,
+            args: "",
+            path: self.delegates,
+            config,
+        }
+        .run()
     }
 
     fn files(&self, directory: &str) -> Vec<String> {
@@ -51,8 +70,15 @@ impl Node {
 
     /// Nothing of a pod is left: no link, no reservation, no saved config, no rule.
     fn assert_clean(&self) {
-        let links = self.netns.sh(&["ip", "-o", "link"]);
-        assert!(!links.contains("veth"), "{links}");
+        // A link goes with its namespace, which the kernel clears away in the background.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let links = self.netns.sh(&["ip", "-o", "link"]);
+            if !links.contains("veth") {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{links}");
+        }
         assert_eq!(self.files("state"), [""; 0]);
         assert_eq!(
             self.files("networks/cbr0"),
@@ -69,8 +95,8 @@ impl Node {
 #[test]
 #[ignore = "needs netns"]
 fn pods_reach_each_other_and_leave_nothing() {
-    for ip_masq in [true, false] {
-        let node = Node::new(ip_masq);
+    for (ip_masq, delegates) in [(true, GO_PLUGINS), (false, GO_PLUGINS), (true, NATIVE)] {
+        let node = Node::new(ip_masq, delegates);
         let config = node.config("1.0.0", "");
         let pods = [Netns::new("a"), Netns::new("b")];
         for (pod, id) in pods.iter().zip(["a", "b"]) {
@@ -103,29 +129,98 @@ fn pods_reach_each_other_and_leave_nothing() {
 #[test]
 #[ignore = "needs netns"]
 fn a_pod_whose_saved_config_is_lost_leaves_nothing() {
-    let node = Node::new(false);
-    let config = node.config("0.3.1", "");
-    let pod = Netns::new("a");
-    node.run("ADD", "a", &pod.path(), &config).unwrap();
-    fs::remove_dir_all(node.path("state")).unwrap();
-    fs::remove_file(node.path("subnet.env")).unwrap();
-    node.run("DEL", "a", &pod.path(), &config).unwrap();
-    node.assert_clean();
+    for (ip_masq, delegates) in [(false, GO_PLUGINS), (true, NATIVE)] {
+        let node = Node::new(ip_masq, delegates);
+        let config = node.config("0.3.1", "");
+        let pod = Netns::new("a");
+        node.run("ADD", "a", &pod.path(), &config).unwrap();
+        fs::remove_dir_all(node.path("state")).unwrap();
+        fs::remove_file(node.path("subnet.env")).unwrap();
+        node.run("DEL", "a", &pod.path(), &config).unwrap();
+        node.assert_clean();
+    }
 }
 
 #[test]
 #[ignore = "needs netns"]
 fn a_failed_add_leaves_nothing_but_its_config() {
-    let node = Node::new(true);
-    let pod = Netns::new("a");
-    // The bridge's address belongs to another network: the delegate finds out after it has made the pod's interface.
-    node.netns.sh(&["ip", "link", "add", "cni0", "type", "bridge"]);
-    node.netns.sh(&["ip", "addr", "add", "10.9.9.1/24", "dev", "cni0"]);
-    let config = node.config("0.3.1", "");
-    let error = node.run("ADD", "a", &pod.path(), &config).unwrap_err();
-    assert!(error.contains("already has an IP address different from"), "{error}");
+    for delegates in [GO_PLUGINS, NATIVE] {
+        let node = Node::new(true, delegates);
+        let pod = Netns::new("a");
+        // The bridge's address belongs to another network: that shows after the pod's interface has been made.
+        node.netns.sh(&["ip", "link", "add", "cni0", "type", "bridge"]);
+        node.netns.sh(&["ip", "addr", "add", "10.9.9.1/24", "dev", "cni0"]);
+        let config = node.config("0.3.1", "");
+        let error = node.run("ADD", "a", &pod.path(), &config).unwrap_err();
+        assert!(error.contains("already has an IP address different from 10.244.1.1/24"), "{error}");
+        assert_eq!(node.files("state"), ["a", "a.eth0"]);
+        assert!(!pod.sh(&["ip", "-o", "link"]).contains("eth0"));
+        node.run("DEL", "a", &pod.path(), &config).unwrap();
+        node.assert_clean();
+    }
+}
+
+/// The node has got another subnet. The pods that run keep their gateway as long as they run.
+#[test]
+#[ignore = "needs netns"]
+fn a_new_subnet_of_the_node_stands_beside_the_old_one() {
+    let node = Node::new(true, NATIVE);
+    let config = node.config("1.0.0", "");
+    let [old, new, newer] = [Netns::new("old"), Netns::new("new"), Netns::new("newer")];
+    node.run("ADD", "old", &old.path(), &config).unwrap();
+    let env = fs::read_to_string(node.path("subnet.env")).unwrap();
+    let env = env.replace("10.244.1.1/24", "10.244.9.1/24").replace("42:1::1/64", "42:9::1/64");
+    fs::write(node.path("subnet.env"), env).unwrap();
+
+    let addresses = || node.netns.sh(&["ip", "-o", "addr", "show", "dev", "cni0", "scope", "global"]);
+    node.run("ADD", "new", &new.path(), &config).unwrap();
+    old.sh(&["ping", "-c1", "-W5", "10.244.1.1"]);
+    new.sh(&["ping", "-c1", "-W5", "10.244.9.1"]);
+    old.sh(&["ping", "-c1", "-W5", "10.244.9.2"]);
+    assert!(addresses().contains("10.244.1.1/24"), "{}", addresses());
+
+    node.run("DEL", "old", &old.path(), &config).unwrap();
+    node.run("ADD", "newer", &newer.path(), &config).unwrap();
+    assert!(!addresses().contains("10.244.1.1/24"), "{}", addresses());
+    for (id, pod) in [("new", &new), ("newer", &newer)] {
+        node.run("DEL", id, &pod.path(), &config).unwrap();
+    }
+    node.assert_clean();
+}
+
+/// Namespaces go without a DEL; the addresses are there again when they are needed.
+#[test]
+#[ignore = "needs netns"]
+fn addresses_of_lost_pods_come_back() {
+    let node = Node::new(true, NATIVE);
+    let env = fs::read_to_string(node.path("subnet.env")).unwrap();
+    fs::write(node.path("subnet.env"), env.replace("10.244.1.1/24", "10.244.1.1/29")).unwrap();
+    let config = node.config("1.0.0", "");
+    for round in 0..3 {
+        let pods: Vec<_> = (0..5).map(|_| Netns::new("lost")).collect();
+        for (at, pod) in pods.iter().enumerate() {
+            node.run("ADD", &format!("pod{round}-{at}"), &pod.path(), &config).unwrap();
+        }
+    }
+}
+
+/// What the runtime does not list any more is collected.
+#[test]
+#[ignore = "needs netns"]
+fn gc_gives_everything_back() {
+    let node = Node::new(true, NATIVE);
+    let config = node.config("1.1.0", "");
+    let [a, b] = [Netns::new("a"), Netns::new("b")];
+    node.run("ADD", "a", &a.path(), &config).unwrap();
+    node.run("ADD", "b", &b.path(), &config).unwrap();
+    drop(b);
+    let list = r#","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]"#;
+    node.run("GC", "x", "", &node.config("1.1.0", list)).unwrap();
     assert_eq!(node.files("state"), ["a", "a.eth0"]);
-    assert!(!pod.sh(&["ip", "-o", "link"]).contains("eth0"));
-    node.run("DEL", "a", &pod.path(), &config).unwrap();
+    let addresses = node.files("networks/cbr0");
+    assert!(addresses.contains(&"10.244.1.2".to_owned()) && !addresses.contains(&"10.244.1.3".to_owned()));
+    node.run("STATUS", "x", "", &config).unwrap();
+    node.run("GC", "x", "", &node.config("1.1.0", r#","cni.dev/valid-attachments":[]"#)).unwrap();
+    node.run("DEL", "a", &a.path(), &config).unwrap();
     node.assert_clean();
 }

@@ -50,8 +50,11 @@ pub(crate) struct Call<'a> {
     pub(crate) node: Option<&'a Netns>,
     pub(crate) command: &'a str,
     pub(crate) id: &'a str,
+    pub(crate) ifname: &'a str,
     pub(crate) netns: &'a str,
     pub(crate) args: &'a str,
+    /// Where delegates are looked for.
+    pub(crate) path: &'a str,
     pub(crate) config: &'a str,
 }
 
@@ -71,9 +74,9 @@ impl Call<'_> {
                 ("CNI_COMMAND", self.command),
                 ("CNI_CONTAINERID", self.id),
                 ("CNI_NETNS", self.netns),
-                ("CNI_IFNAME", "eth0"),
+                ("CNI_IFNAME", self.ifname),
                 ("CNI_ARGS", self.args),
-                ("CNI_PATH", GO_PLUGINS),
+                ("CNI_PATH", self.path),
             ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -48,6 +48,8 @@ pub struct NewVeth {
     pub up: bool,
     /// MTU of both ends.
     pub mtu: Option<u32>,
+    /// Length of the transmit queue of this end; the kernel's default if there is none.
+    pub queue_length: Option<u32>,
     /// Name of the other end.
     pub peer: LinkName,
     /// Hardware address of the other end.
@@ -145,6 +147,7 @@ pub fn create_veth(veth: &NewVeth) -> Request {
     let mut peer = end(&veth.peer, veth.peer_mac);
     peer.extend(veth.peer_netns.map(LinkAttribute::NetNsFd));
     let mut attributes = end(&veth.name, veth.mac);
+    attributes.extend(veth.queue_length.map(LinkAttribute::TxQueueLen));
     attributes.extend(veth.master.map(|master| LinkAttribute::Controller(master.0)));
     attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::Kind(InfoKind::Veth),

@@ -1,6 +1,7 @@
 //! Routes: `RTM_NEWROUTE`, `RTM_DELROUTE`, `RTM_GETROUTE`.
 
 use ipnet::IpNet;
+use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteVia,
@@ -143,6 +144,13 @@ impl NewRoute {
 #[must_use]
 pub fn add(route: &NewRoute) -> Request {
     Request::create(RouteNetlinkMessage::NewRoute(route.message()))
+}
+
+/// Adds a route; fails only if the same one is there. IPv4 puts it before others with the same destination and
+/// metric, IPv6 makes one route of several ways of them.
+#[must_use]
+pub fn add_beside(route: &NewRoute) -> Request {
+    Request::change(RouteNetlinkMessage::NewRoute(route.message()), NLM_F_CREATE)
 }
 
 /// Sets a route in place of the first one with the same destination and metric, without a moment

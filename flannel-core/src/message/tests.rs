@@ -164,6 +164,7 @@ fn other_links_are_created() {
         master: Some(IfIndex(6)),
         up: true,
         mtu: Some(1450),
+        queue_length: Some(0),
         peer: name("eth0"),
         peer_mac: Some(mac("0a:58:0a:2a:01:02")),
         peer_netns: Some(9),
@@ -172,6 +173,7 @@ fn other_links_are_created() {
     type 16 flags 0x605 00000000000000000100000001000000
       3 766574683100
       4 aa050000
+      13 00000000
       10 06000000
       18
         1 7665746800

@@ -71,6 +71,7 @@ fn a_pod_is_wired_to_a_bridge() {
             master: Some(cni0),
             up: true,
             mtu: Some(1450),
+            queue_length: Some(0),
             peer: name("eth0"),
             peer_mac: Some(mac("0a:58:0a:2a:01:02")),
             peer_netns: Some(pod.as_raw_fd()),

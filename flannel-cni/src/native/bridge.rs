@@ -1,0 +1,293 @@
+//! bridge: connects a container to a bridge by a veth pair and gives the bridge the gateway's address.
+//!
+//! Names, addresses, routes and settings are those of Go's plugin. Mended against it: the bridge has its hardware address from
+//! the start, so that it never takes over a port's; IPv6 addresses are usable when ADD returns; nothing sleeps; an ADD
+//! that fails takes back the pair and the addresses; a path that is no namespace any more is no error for DEL.
+
+use flannel_core::json::Object;
+use flannel_core::link::{LinkName, Mac};
+use flannel_core::message::link::{self, LinkSettings, NewVeth};
+use nix::errno::Errno;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use super::host_local;
+use crate::environment::Environment;
+use crate::error::CniError;
+use crate::kernel::{Found, Kernel, KernelError};
+use crate::netns::Netns;
+use crate::plugin::{Plugin, Request};
+use crate::result::{CniResult, Interface};
+use crate::{sysctl, version};
+
+mod check;
+mod config;
+mod gateway;
+mod pod;
+
+pub(crate) use config::check_supported;
+
+use config::Config;
+
+/// The bridge plugin.
+pub(crate) const PLUGIN: Plugin = Plugin {
+    name: "bridge",
+    add: |request| {
+        supported(request)?;
+        let result = add(&request.config, &request.environment)?;
+        Ok(result.to_value(version::of_config(&request.config)?)?.to_pretty())
+    },
+    // Not refused: what can be undone is undone.
+    del: |request| del(&request.config, &request.environment).map(|()| String::new()),
+    check: |request| {
+        supported(request)?;
+        check(&request.config, &request.environment).map(|()| String::new())
+    },
+    gc: |request| gc(&request.config).map(|()| String::new()),
+    status: |request| {
+        supported(request)?;
+        status(&request.config).map(|()| String::new())
+    },
+};
+
+/// How often another random name is tried.
+const NAME_ATTEMPTS: u32 = 10;
+/// How long a port may take to come up; both ends are up by then, so this is the kernel's own delay.
+const PORT_PATIENCE: Duration = Duration::from_millis(2550);
+
+/// What could not be set up on the host.
+#[derive(Debug, thiserror::Error)]
+enum BridgeError {
+    #[error("failed to create bridge {0:?}: could not add {0:?}")]
+    Create(String, #[source] KernelError),
+    #[error("failed to create bridge {0:?}: {0:?} already exists but is not a bridge")]
+    NoBridge(String),
+    #[error("failed to create bridge {0:?}: it went away while it was set up")]
+    Vanished(String),
+    #[error("failed to make veth pair")]
+    Veth(#[source] KernelError),
+    #[error("container veth name ({0:?}) peer provided ({1:?}) already exists")]
+    Exists(String, String),
+    #[error("failed to set up {0:?}")]
+    Link(String, #[source] KernelError),
+    #[error("bridge port {0:?} did not come up within {1:?}")]
+    Port(String, Duration),
+    #[error("IPAM plugin returned missing IP config")]
+    NoAddress,
+    #[error("no randomness: {0}")]
+    Random(rustix::io::Errno),
+}
+
+fn supported(request: &Request) -> Result<(), CniError> {
+    check_supported(&request.config).map_err(|error| error.as_cni_error())
+}
+
+/// Connects a container.
+pub(crate) fn add(object: &Object, environment: &Environment) -> Result<CniResult, CniError> {
+    let config = Config::parse(object, &environment.args)?;
+    let mut host = Kernel::open()?;
+    let bridge = ensure_bridge(&mut host, &config)?;
+    let netns = Netns::open(&environment.netns)?;
+    let veth = create_veth(&mut host, &config, &bridge, &netns, &environment.ifname)?;
+    let mut steps = Steps { object, environment, config: &config, host: &mut host, bridge, veth, netns };
+    steps.run().inspect_err(|_| steps.undo())
+}
+
+/// Disconnects a container: its interface with its pair, and its addresses.
+pub(crate) fn del(object: &Object, environment: &Environment) -> Result<(), CniError> {
+    if !environment.netns.as_os_str().is_empty() {
+        match Netns::open(&environment.netns) {
+            Ok(netns) => delete_link(&netns, &environment.ifname)?,
+            // The interface went with its namespace.
+            Err(error) if error.is_gone() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if config::is_layer3(object) { host_local::del(object, environment) } else { Ok(()) }
+}
+
+/// Compares the container's connection with the result of ADD.
+pub(crate) fn check(object: &Object, environment: &Environment) -> Result<(), CniError> {
+    if config::is_layer3(object) {
+        host_local::check(object, environment)?;
+    }
+    check::check(object, environment)
+}
+
+/// Collects the addresses of containers that are gone; all else went with their namespaces.
+pub(crate) fn gc(object: &Object) -> Result<(), CniError> {
+    if config::is_layer3(object) { host_local::gc(object) } else { Ok(()) }
+}
+
+/// The config is one that an ADD could work with.
+pub(crate) fn status(object: &Object) -> Result<(), CniError> {
+    Config::parse(object, "")?;
+    if config::is_layer3(object) { host_local::status(object) } else { Ok(()) }
+}
+
+/// The bridge, up; made if it is not there. One that is there keeps its MTU.
+fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<Found, CniError> {
+    let name = || config.bridge.to_string();
+    if host.link(&config.bridge)?.is_none() {
+        let new = link::NewBridge {
+            name: config.bridge.clone(),
+            mtu: config.mtu,
+            // A bridge with an address keeps its hardware address, whatever ports come and go.
+            mac: if config.gateway { Some(Mac::from_seed(random()?)) } else { None },
+            vlan_filtering: false,
+        };
+        match host.change_one(&link::create_bridge(&new)) {
+            // Another ADD was faster.
+            Err(error) if error.is(Errno::EEXIST) => {}
+            other => other.map_err(|error| BridgeError::Create(name(), error))?,
+        }
+    }
+    let bridge = host.link(&config.bridge)?.ok_or_else(|| BridgeError::Vanished(name()))?;
+    if !is_kind(&bridge.record, "bridge") {
+        return Err(BridgeError::NoBridge(name()).into());
+    }
+    sysctl::try_set(&format!("ipv6/conf/{}/accept_ra", config.bridge), "0");
+    if !bridge.record.link.up {
+        let up = LinkSettings { up: Some(true), ..LinkSettings::default() };
+        host.change_one(&link::set(bridge.record.index, &up))
+            .map_err(|error| BridgeError::Link(name(), error))?;
+    }
+    Ok(bridge)
+}
+
+/// The pair: one end in the container, the other a port of the bridge and up.
+fn create_veth(
+    host: &mut Kernel,
+    config: &Config,
+    bridge: &Found,
+    netns: &Netns,
+    ifname: &str,
+) -> Result<Found, CniError> {
+    let peer: LinkName = ifname.parse()?;
+    let mut attempt = 1;
+    let name = loop {
+        let name: LinkName = format!("veth{:08x}", u32::from_ne_bytes(random()?)).parse()?;
+        let veth = NewVeth {
+            name: name.clone(),
+            mac: None,
+            master: Some(bridge.record.index),
+            up: true,
+            mtu: config.mtu,
+            // Compatibility: that is what the Go plugin's library sends for this end.
+            queue_length: Some(0),
+            peer: peer.clone(),
+            peer_mac: config.mac,
+            peer_netns: Some(netns.file().as_raw_fd()),
+        };
+        match host.change_one(&link::create_veth(&veth)) {
+            Ok(()) => break name,
+            Err(error) if error.is(Errno::EEXIST) => {
+                if attempt == NAME_ATTEMPTS || host.link(&name)?.is_none() {
+                    return Err(BridgeError::Exists(ifname.to_owned(), name.to_string()).into());
+                }
+                attempt += 1;
+            }
+            Err(error) => return Err(BridgeError::Veth(error).into()),
+        }
+    };
+    Ok(host.link(&name)?.ok_or_else(|| BridgeError::Vanished(name.to_string()))?)
+}
+
+/// An ADD from where the pair stands, so that all before it has nothing to undo.
+struct Steps<'a> {
+    object: &'a Object,
+    environment: &'a Environment,
+    config: &'a Config,
+    host: &'a mut Kernel,
+    bridge: Found,
+    veth: Found,
+    netns: Netns,
+}
+
+impl Steps<'_> {
+    fn run(&mut self) -> Result<CniResult, CniError> {
+        let veth = self.veth.record.name.clone();
+        sysctl::try_set(&format!("ipv6/conf/{veth}/accept_ra"), "0");
+        if self.config.hairpin {
+            let hairpin = LinkSettings { hairpin: Some(true), ..LinkSettings::default() };
+            self.host
+                .change_one(&link::set(self.veth.record.index, &hairpin))
+                .map_err(|error| BridgeError::Link(veth.to_string(), error))?;
+        }
+        let mut result = CniResult::default();
+        if self.config.layer3 {
+            result = host_local::add(self.object, self.environment)?;
+            if result.ips.is_empty() {
+                return Err(BridgeError::NoAddress.into());
+            }
+            gateway::complete(self.config, &mut result);
+        }
+        let container = pod::configure(&self.netns, &self.environment.ifname, &result)?;
+        if self.config.layer3 && self.config.gateway {
+            gateway::ensure(self.host, self.config, &self.bridge, &result, self.object)?;
+        }
+        if !self.host.wait_running(&veth, PORT_PATIENCE)? {
+            return Err(BridgeError::Port(veth.to_string(), PORT_PATIENCE).into());
+        }
+        // A bridge without an address has that of a port, which may be the new one.
+        if !self.config.gateway
+            && let Some(bridge) = self.host.link(&self.config.bridge)?
+        {
+            self.bridge = bridge;
+        }
+        let mac = |found: &Found| found.record.link.mac.map_or_else(String::new, |mac| mac.to_string());
+        result.interfaces = vec![
+            Interface {
+                name: self.config.bridge.to_string(),
+                mac: mac(&self.bridge),
+                ..Interface::default()
+            },
+            Interface { name: veth.to_string(), mac: mac(&self.veth), ..Interface::default() },
+            Interface {
+                name: self.environment.ifname.clone(),
+                mac: mac(&container),
+                sandbox: self.environment.netns.display().to_string(),
+                ..Interface::default()
+            },
+        ];
+        if let Some(dns) = &self.config.dns {
+            result.dns = dns.clone();
+        }
+        Ok(result)
+    }
+
+    /// Takes back what is of this container alone. The error of the ADD is what is told.
+    fn undo(&mut self) {
+        if let Err(error) = self.host.change_one(&link::delete(self.veth.record.index)) {
+            eprintln!("could not take back {}: {error}", self.veth.record.name);
+        }
+        if self.config.layer3
+            && let Err(error) = host_local::del(self.object, self.environment)
+        {
+            eprintln!("could not take back the addresses: {}", error.msg);
+        }
+    }
+}
+
+fn delete_link(netns: &Netns, ifname: &str) -> Result<(), CniError> {
+    let name: LinkName = ifname.parse()?;
+    let mut pod = netns.enter(Kernel::open)??;
+    let Some(found) = pod.link(&name)? else { return Ok(()) };
+    match pod.change_one(&link::delete(found.record.index)) {
+        // Its other end was deleted meanwhile.
+        Err(error) if error.is(Errno::ENODEV) => Ok(()),
+        other => Ok(other.map_err(|error| BridgeError::Link(name.to_string(), error))?),
+    }
+}
+
+fn is_kind(record: &link::LinkRecord, kind: &str) -> bool {
+    matches!(&record.link.kind, flannel_core::dataplane::LinkKind::Other(other) if other == kind)
+}
+
+fn random<const N: usize>() -> Result<[u8; N], BridgeError> {
+    let mut bytes = [0; N];
+    // The kernel gives up to 256 bytes at once.
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(BridgeError::Random)?;
+    Ok(bytes)
+}

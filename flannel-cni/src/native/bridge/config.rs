@@ -1,0 +1,208 @@
+//! The config of the bridge plugin, and which configs are done here.
+
+use flannel_core::json::{Object, TypeError, Value};
+use flannel_core::link::{LinkName, Mac, ParseLinkNameError};
+
+use crate::args::{self, ArgsError};
+use crate::error::{CniError, Code};
+use crate::result::Dns;
+
+const BRIDGE: &str = "cni0";
+
+/// What the bridge plugin is asked to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    pub(crate) bridge: LinkName,
+    /// The bridge has the gateway's address. Implied by `default_gateway`.
+    pub(crate) gateway: bool,
+    pub(crate) default_gateway: bool,
+    /// An address of the bridge that is in the way is removed.
+    pub(crate) force_address: bool,
+    pub(crate) mtu: Option<u32>,
+    pub(crate) hairpin: bool,
+    /// With addresses, from host-local.
+    pub(crate) layer3: bool,
+    /// Hardware address of the container's interface.
+    pub(crate) mac: Option<Mac>,
+    /// Takes the place of what the address management says.
+    pub(crate) dns: Option<Dns>,
+}
+
+/// A config that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("failed to load netconf")]
+    Type(#[from] TypeError),
+    #[error(transparent)]
+    Args(#[from] ArgsError),
+    #[error("failed to make veth pair: address {0}: invalid MAC address")]
+    Mac(String),
+    #[error("failed to create bridge {0:?}")]
+    Bridge(String, #[source] ParseLinkNameError),
+}
+
+/// A key, or a value of one, that is not done here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the bridge plugin in flannel does not do {key:?} with the value {value}: {rule}")]
+pub(crate) struct UnsupportedError {
+    pub(crate) key: String,
+    pub(crate) value: String,
+    pub(crate) rule: &'static str,
+}
+
+impl UnsupportedError {
+    /// The error where this process is the bridge plugin itself, so that nobody else can do it.
+    pub(crate) fn as_cni_error(&self) -> CniError {
+        CniError::new(Code::UnsupportedField, self.to_string())
+            .with_details("install the bridge plugin of containernetworking-plugins for it")
+    }
+}
+
+/// What a key may hold to be done here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    Any,
+    Text,
+    Flag,
+    Mtu,
+    Off,
+    Absent,
+}
+
+/// Names folded, as they are compared.
+const KEYS: [(&str, Rule); 27] = [
+    ("cniversion", Rule::Text),
+    ("name", Rule::Text),
+    ("type", Rule::Text),
+    ("capabilities", Rule::Any),
+    ("prevresult", Rule::Any),
+    ("runtimeconfig", Rule::Any),
+    ("args", Rule::Any),
+    ("dns", Rule::Any),
+    ("ipam", Rule::Any),
+    ("cni.dev/attachments", Rule::Any),
+    ("cni.dev/valid-attachments", Rule::Any),
+    ("bridge", Rule::Text),
+    ("isgateway", Rule::Flag),
+    ("isdefaultgateway", Rule::Flag),
+    ("forceaddress", Rule::Flag),
+    ("hairpinmode", Rule::Flag),
+    ("mtu", Rule::Mtu),
+    // Means something only with masquerading.
+    ("ipmasqbackend", Rule::Text),
+    ("ipmasq", Rule::Off),
+    ("promiscmode", Rule::Off),
+    // Means something only with a VLAN.
+    ("preservedefaultvlan", Rule::Flag),
+    ("vlan", Rule::Off),
+    ("vlantrunk", Rule::Absent),
+    ("macspoofchk", Rule::Off),
+    ("enabledad", Rule::Off),
+    ("disablecontainerinterface", Rule::Off),
+    ("portisolation", Rule::Off),
+];
+
+const IPAM_KEYS: [&str; 9] =
+    ["type", "ranges", "subnet", "rangestart", "rangeend", "gateway", "routes", "datadir", "resolvconf"];
+
+impl Rule {
+    /// What is wrong with a value, if anything is.
+    fn refuse(self, value: &Value) -> Option<&'static str> {
+        let zero = matches!(value, Value::Number(number) if number.literal() == "0");
+        let positive =
+            matches!(value, Value::Number(number) if number.as_integer::<u32>().is_some_and(|mtu| mtu > 0));
+        let (allowed, rule) = match self {
+            Self::Any => (true, ""),
+            Self::Text => (value.as_str().is_some(), "it must be a string"),
+            Self::Flag => (matches!(value, Value::Bool(_)), "it must be true or false"),
+            Self::Mtu => (zero || positive, "it must be a number of bytes"),
+            Self::Off => (zero || *value == Value::Bool(false), "it must be off"),
+            Self::Absent => (false, "it must not be there"),
+        };
+        (!allowed && *value != Value::Null).then_some(rule)
+    }
+}
+
+/// Nothing, if a config can be done here to the last key. What is not understood is never ignored.
+pub(crate) fn check_supported(config: &Object) -> Result<(), UnsupportedError> {
+    let refuse = |key: &str, value: &Value, rule| {
+        Err(UnsupportedError { key: key.to_owned(), value: value.to_compact(), rule })
+    };
+    for (key, value) in config.iter() {
+        let known = KEYS.iter().find(|(known, _)| *known == key.to_lowercase());
+        let Some((_, rule)) = known else { return refuse(key, value, "the key is not known") };
+        if let Some(rule) = rule.refuse(value) {
+            return refuse(key, value, rule);
+        }
+    }
+    let Some(ipam) = config.field("ipam") else { return Ok(()) };
+    let Some(ipam) = ipam.as_object() else { return refuse("ipam", ipam, "it must be an object") };
+    let kind = ipam.field("type");
+    if let Some(kind) = kind.filter(|kind| !matches!(kind.as_str(), Some("host-local" | ""))) {
+        return refuse("ipam.type", kind, "only host-local is done here");
+    }
+    if kind.is_none_or(|kind| kind.as_str() == Some("")) {
+        return Ok(());
+    }
+    for (key, value) in ipam.iter() {
+        if !IPAM_KEYS.contains(&key.to_lowercase().as_str()) {
+            return refuse(&format!("ipam.{key}"), value, "the key is not known");
+        }
+    }
+    Ok(())
+}
+
+/// With addresses. What DEL needs to know, also of a config that is wrong elsewhere.
+pub(crate) fn is_layer3(config: &Object) -> bool {
+    let ipam = config.field("ipam").and_then(Value::as_object);
+    ipam.and_then(|ipam| ipam.field("type")).and_then(Value::as_str).is_some_and(|kind| !kind.is_empty())
+}
+
+impl Config {
+    /// Reads a config that is supported.
+    pub(crate) fn parse(config: &Object, args: &str) -> Result<Self, ConfigError> {
+        let flag = |name| config.field(name) == Some(&Value::Bool(true));
+        let bridge = config.field("bridge").and_then(Value::as_str).unwrap_or(BRIDGE);
+        let dns = config.field("dns").map(|dns| Dns::parse(dns, "NetConf.dns")).transpose()?;
+        Ok(Self {
+            bridge: bridge.parse().map_err(|error| ConfigError::Bridge(bridge.to_owned(), error))?,
+            gateway: flag("isGateway") || flag("isDefaultGateway"),
+            default_gateway: flag("isDefaultGateway"),
+            force_address: flag("forceAddress"),
+            mtu: match config.field("mtu") {
+                Some(Value::Number(mtu)) => mtu.as_integer().filter(|mtu| *mtu > 0),
+                _ => None,
+            },
+            hairpin: flag("hairpinMode"),
+            layer3: is_layer3(config),
+            mac: mac(config, args)?,
+            dns: dns.filter(|dns| {
+                let lists = [&dns.nameservers, &dns.search, &dns.options];
+                !dns.domain.is_empty() || lists.into_iter().any(Option::is_some)
+            }),
+        })
+    }
+}
+
+/// From `runtimeConfig.mac`, `args.cni.mac` or `CNI_ARGS`, in this order.
+fn mac(config: &Object, args: &str) -> Result<Option<Mac>, ConfigError> {
+    let in_args = args::value(args, "MAC")?;
+    let text = |object: Option<&Value>, path: &str| -> Result<Option<String>, TypeError> {
+        match object.and_then(Value::as_object).and_then(|object| object.field("mac")) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(other) => Err(other.type_error(path, "string")),
+        }
+    };
+    let cni = config.field("args").and_then(Value::as_object).and_then(|args| args.field("cni"));
+    let texts = [
+        text(config.field("runtimeConfig"), "NetConf.runtimeConfig.mac")?,
+        text(cni, "NetConf.args.cni.mac")?,
+        in_args.map(str::to_owned),
+    ];
+    let Some(text) = texts.into_iter().flatten().find(|text| !text.is_empty()) else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| ConfigError::Mac(text))
+}
+
+#[cfg(test)]
+mod tests;

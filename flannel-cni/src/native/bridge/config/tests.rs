@@ -1,0 +1,93 @@
+use super::*;
+use crate::error::chain;
+
+fn object(members: &str) -> Object {
+    let text = format!(r#"{{"cniVersion":"1.0.0","name":"n","type":"bridge"{members}}}"#);
+    Value::parse(text.as_bytes()).unwrap().as_object().unwrap().clone()
+}
+
+#[test]
+fn flannels_config_is_supported() {
+    let stock = r#"{"cniVersion":"0.3.1","hairpinMode":true,"ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.244.1.0/24"}]],"routes":[{"dst":"10.244.0.0/16"}],"type":"host-local"},"isDefaultGateway":true,"isGateway":true,"mtu":1450,"name":"cbr0","type":"bridge"}"#;
+    let stock = Value::parse(stock.as_bytes()).unwrap();
+    let stock = stock.as_object().unwrap();
+    assert_eq!(check_supported(stock), Ok(()));
+    let config = Config::parse(stock, "").unwrap();
+    assert_eq!(
+        config,
+        Config {
+            bridge: "cni0".parse().unwrap(),
+            gateway: true,
+            default_gateway: true,
+            force_address: false,
+            mtu: Some(1450),
+            hairpin: true,
+            layer3: true,
+            mac: None,
+            dns: None
+        }
+    );
+}
+
+#[test]
+fn what_is_not_done_here_is_never_ignored() {
+    for (members, supported) in [
+        ("", true),
+        (r#","Bridge":"br1","VLAN":0,"vlanTrunk":null,"mtu":null,"promiscMode":false"#, true),
+        (
+            r#","runtimeConfig":{"portMappings":[]},"capabilities":{"mac":true},"cni.dev/attachments":[]"#,
+            true,
+        ),
+        (r#","ipam":{}"#, true),
+        (r#","ipam":{"type":"host-local","DataDir":"/x"}"#, true),
+        (r#","ipMasq":true"#, false),
+        (r#","vlan":5"#, false),
+        (r#","vlanTrunk":[]"#, false),
+        (r#","promiscMode":true"#, false),
+        (r#","macspoofchk":true"#, false),
+        (r#","hairpinMode":"true""#, false),
+        (r#","mtu":-1"#, false),
+        (r#","vendor":1"#, false),
+        (r#","ipam":{"type":"dhcp"}"#, false),
+        (r#","ipam":{"type":"host-local","vendor":1}"#, false),
+        (r#","ipam":[]"#, false),
+    ] {
+        assert_eq!(check_supported(&object(members)).is_ok(), supported, "{members}");
+    }
+    let error = check_supported(&object(r#","vlan":5"#)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the bridge plugin in flannel does not do \"vlan\" with the value 5: it must be off"
+    );
+    assert_eq!(error.as_cni_error().code, 2);
+}
+
+#[test]
+fn the_hardware_address_comes_from_three_places() {
+    let mac = |members: &str, args: &str| {
+        Config::parse(&object(members), args)
+            .map(|config| config.mac.map(|mac| mac.to_string()))
+            .map_err(|error| chain(&error))
+    };
+    let runtime = r#","runtimeConfig":{"Mac":"0a:00:00:00:00:01"}"#;
+    let args = r#","args":{"cni":{"mac":"0a:00:00:00:00:02"}}"#;
+    let all = format!("{runtime}{args}");
+    let given = "IgnoreUnknown=1;K8S_POD_NAME=x;MAC=0a:00:00:00:00:03";
+    assert_eq!(mac(&all, given), Ok(Some("0a:00:00:00:00:01".to_owned())));
+    assert_eq!(mac(args, given), Ok(Some("0a:00:00:00:00:02".to_owned())));
+    assert_eq!(mac("", given), Ok(Some("0a:00:00:00:00:03".to_owned())));
+    assert_eq!(mac("", ""), Ok(None));
+    assert_eq!(
+        mac("", "MAC=zz"),
+        Err("failed to make veth pair: address zz: invalid MAC address".to_owned())
+    );
+    assert_eq!(mac("", "IP=1.2.3.4"), Err("ARGS: unknown args [\"IP=1.2.3.4\"]".to_owned()));
+}
+
+#[test]
+fn dns_counts_if_anything_is_there() {
+    let dns = |members: &str| Config::parse(&object(members), "").unwrap().dns.is_some();
+    assert!(!dns(r#","dns":{}"#));
+    assert!(dns(r#","dns":{"search":[]}"#));
+    assert!(dns(r#","dns":{"domain":"x"}"#));
+}

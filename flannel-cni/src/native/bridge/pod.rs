@@ -1,0 +1,135 @@
+//! The container's side: settings, addresses, routes.
+
+use flannel_core::dataplane::PROTOCOL_BOOT;
+use flannel_core::family::Family;
+use flannel_core::link::{IfIndex, LinkName};
+use flannel_core::message::address::{self, NewAddress};
+use flannel_core::message::link::{self, LinkSettings};
+use flannel_core::message::route::{self, NewRoute};
+use flannel_core::message::{Request, Scope};
+use ipnet::IpNet;
+use nix::errno::Errno;
+use std::net::IpAddr;
+
+use crate::error::CniError;
+use crate::kernel::{Found, Kernel, KernelError};
+use crate::netns::Netns;
+use crate::result::{CniResult, Route};
+use crate::sysctl;
+
+/// What could not be set up in the container.
+#[derive(Debug, thiserror::Error)]
+enum PodError {
+    #[error("{0:?} went away while it was set up")]
+    Vanished(String),
+    #[error("failed to add IP addr {0} to {1:?}")]
+    Address(IpNet, String, #[source] KernelError),
+    #[error("failed to set {0:?} UP")]
+    Up(String, #[source] KernelError),
+    #[error("failed to add route '{0}'")]
+    Route(String, #[source] KernelError),
+}
+
+/// Gives the interface its addresses and routes and sets it up, with all requests in one call.
+pub(super) fn configure(netns: &Netns, ifname: &str, result: &CniResult) -> Result<Found, CniError> {
+    let with_v6 = result.ips.iter().any(|ip| Family::of_net(ip.address) == Family::V6);
+    let mut pod = netns.enter(|| -> Result<Kernel, CniError> {
+        settings(ifname, with_v6)?;
+        Ok(Kernel::open()?)
+    })??;
+    let name: LinkName = ifname.parse()?;
+    let found = pod.link(&name)?.ok_or_else(|| PodError::Vanished(ifname.to_owned()))?;
+
+    let (requests, subjects) = plan(found.record.index, result);
+    for (outcome, subject) in pod.change(&requests)?.into_iter().zip(subjects) {
+        let Err(error) = outcome else { continue };
+        let name = ifname.to_owned();
+        return Err(match subject {
+            Subject::Address(net) => PodError::Address(net, name, error),
+            Subject::Up => PodError::Up(name, error),
+            // The same one is there already.
+            Subject::Route(_) if error.is(Errno::EEXIST) => continue,
+            Subject::Route(text) => PodError::Route(format!("{text} dev {ifname}"), error),
+        }
+        .into());
+    }
+    Ok(found)
+}
+
+/// What takes effect when the interface goes up, or is needed for its addresses.
+fn settings(ifname: &str, with_v6: bool) -> Result<(), CniError> {
+    sysctl::try_set(&format!("ipv6/conf/{ifname}/accept_dad"), "0");
+    // Neighbours that knew another owner of the address hear of the new one at once.
+    sysctl::try_set(&format!("ipv4/conf/{ifname}/arp_notify"), "1");
+    sysctl::try_set(&format!("ipv6/conf/{ifname}/ndisc_notify"), "1");
+    if with_v6 {
+        for name in ["lo", ifname] {
+            let disabled = format!("ipv6/conf/{name}/disable_ipv6");
+            // A kernel without IPv6 says so when the address is added.
+            if sysctl::get(&disabled).is_some_and(|value| value != "0") {
+                sysctl::set(&disabled, "0")?;
+            }
+        }
+        sysctl::set(&format!("ipv6/conf/{ifname}/keep_addr_on_down"), "1")?;
+    }
+    Ok(())
+}
+
+/// What a request is about.
+enum Subject {
+    Address(IpNet),
+    Up,
+    Route(String),
+}
+
+fn plan(index: IfIndex, result: &CniResult) -> (Vec<Request>, Vec<Subject>) {
+    let mut planned = Vec::new();
+    for ip in &result.ips {
+        planned.push((address::add(&with_broadcast(index, ip.address)), Subject::Address(ip.address)));
+    }
+    let up = LinkSettings { up: Some(true), ..LinkSettings::default() };
+    planned.push((link::set(index, &up), Subject::Up));
+    for route in &result.routes {
+        let gateway = route.gw.or_else(|| gateway_of(result, Family::of_net(route.dst)));
+        let text = match gateway {
+            Some(gateway) => format!("{} via {gateway}", route.dst),
+            None => route.dst.to_string(),
+        };
+        planned.push((route::add_beside(&new_route(index, route, gateway)), Subject::Route(text)));
+    }
+    planned.into_iter().unzip()
+}
+
+/// The gateway of the first address of a family.
+fn gateway_of(result: &CniResult, family: Family) -> Option<IpAddr> {
+    let mut gateways = result.ips.iter().filter_map(|ip| ip.gateway);
+    gateways.find(|gateway| Family::of(*gateway) == family)
+}
+
+fn new_route(index: IfIndex, route: &Route, gateway: Option<IpAddr>) -> NewRoute {
+    let number = |number: i64| u32::try_from(number).ok().filter(|number| *number > 0);
+    let mut new = NewRoute::new(route.dst, PROTOCOL_BOOT);
+    new.index = Some(index);
+    new.gateway = gateway;
+    new.metric = number(route.priority).unwrap_or(0);
+    new.mtu = number(route.mtu);
+    new.advmss = number(route.advmss);
+    if let Some(table) = route.table.and_then(number) {
+        new.table = table;
+    }
+    if let Some(scope) = route.scope.and_then(|scope| u8::try_from(scope).ok()) {
+        new.scope = Scope(scope);
+    }
+    new
+}
+
+/// An address as the kernel and Go's library set it: IPv4 with a broadcast address where there is one.
+pub(super) fn with_broadcast(index: IfIndex, net: IpNet) -> NewAddress {
+    let mut new = NewAddress::new(index, net);
+    if let IpNet::V4(net) = net
+        && net.prefix_len() < 31
+    {
+        new.broadcast = Some(net.broadcast());
+    }
+    new
+}
