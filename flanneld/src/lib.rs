@@ -1,7 +1,9 @@
 //! The flannel daemon. [`store`] and [`kernel`] are public for flannelctl, the rest for `main.rs` only.
 #![forbid(unsafe_code)]
 
+pub mod claim;
 pub mod cli;
+pub mod error;
 pub mod exec;
 #[cfg(test)]
 mod fake;

@@ -1,0 +1,191 @@
+//! Drives core's claim machine against the store: asks it for the next step, does it, tells the outcome.
+
+use flannel_core::claim::{Claim, Failure, OwnRecord, Problem, Step};
+use flannel_core::lease::{LeaseAttrs, Subnets};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::error::chain;
+use crate::store::{Held, LeaseStore, Listing, StoreError};
+
+/// What the claim has reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClaimState {
+    /// The lease that we hold.
+    pub own: Option<Own>,
+    /// A subnet that now belongs to another node while we have no new one yet.
+    pub lost: Option<Subnets>,
+    /// What is in the way, for people.
+    pub problem: Option<String>,
+}
+
+/// The lease that we hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// What is held.
+    pub subnets: Subnets,
+    /// As published.
+    pub attrs: LeaseAttrs,
+    /// When it ends unless renewed.
+    pub expires: Option<Instant>,
+    /// The store has confirmed it since the start.
+    pub confirmed: bool,
+}
+
+/// What the claim listens to and speaks to.
+pub struct Ports<S> {
+    /// Where the leases are.
+    pub store: S,
+    /// Life of a new lease.
+    pub lease_time: Duration,
+    /// How we want to be reached; `None` until it is known.
+    pub attrs: watch::Receiver<Option<LeaseAttrs>>,
+    /// Our record as the watch sees it.
+    pub record: watch::Receiver<Option<OwnRecord>>,
+    /// Counts what may end a wait: a new config, a freed subnet.
+    pub stirs: watch::Receiver<u64>,
+    /// Where it is told what has been reached.
+    pub state: watch::Sender<ClaimState>,
+}
+
+/// Gets a lease and keeps it until told to stop. The lease stays in the store.
+pub async fn run<S: LeaseStore>(mut claim: Claim, mut ports: Ports<S>, stop: CancellationToken) {
+    let start = Instant::now();
+    loop {
+        if let Some(attrs) = ports.attrs.borrow_and_update().clone() {
+            claim.want(attrs);
+        }
+        publish(&claim, &ports.state, start);
+        let step = claim.next(start.elapsed());
+        if !matches!(step, Step::Wait(_)) {
+            debug!(step = ?step, "claim step");
+        }
+        let done = tokio::select! {
+            () = stop.cancelled() => return,
+            done = perform(step, &mut ports, start) => done,
+        };
+        let record = ports.record.borrow_and_update().clone();
+        tell(&mut claim, done, start.elapsed(), record);
+    }
+}
+
+/// What came of a step.
+enum Done {
+    /// Something arrived, or a wait is over.
+    Waited,
+    Listed(Result<Listing, StoreError>),
+    Created(LeaseAttrs, Result<Held, StoreError>),
+    Updated(LeaseAttrs, Result<Held, StoreError>),
+    Renewed(Result<Held, StoreError>),
+    Deleted(Result<(), StoreError>),
+}
+
+async fn perform<S: LeaseStore>(step: Step, ports: &mut Ports<S>, start: Instant) -> Done {
+    let store = &ports.store;
+    match step {
+        Step::Wait(until) => {
+            let sleep = async {
+                match until {
+                    Some(until) => tokio::time::sleep_until(start + until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // A sender that is gone means that the daemon stops: then only the token wakes us.
+            tokio::select! {
+                () = sleep => {}
+                Ok(()) = ports.attrs.changed() => {}
+                Ok(()) = ports.record.changed() => {}
+                Ok(()) = ports.stirs.changed() => {}
+                else => std::future::pending().await,
+            }
+            Done::Waited
+        }
+        Step::List => Done::Listed(store.list().await),
+        Step::Create { subnets, attrs, guard } => {
+            let outcome = store.create(&subnets, &attrs, guard, Some(ports.lease_time)).await;
+            Done::Created(attrs, outcome)
+        }
+        Step::Update { subnets, attrs, held } => {
+            let outcome = store.update(&subnets, &attrs, &held).await;
+            Done::Updated(attrs, outcome)
+        }
+        Step::Renew { subnets, held } => Done::Renewed(store.renew(&subnets, &held).await),
+        Step::Delete { subnets, revision } => Done::Deleted(store.delete(&subnets, revision).await),
+    }
+}
+
+fn tell(claim: &mut Claim, done: Done, now: Duration, record: Option<OwnRecord>) {
+    match done {
+        Done::Waited => {
+            claim.stir(now);
+            if let Some(record) = record {
+                claim.seen(&record, now);
+            }
+        }
+        Done::Listed(Ok(listing)) => claim.listed(&listing, now),
+        Done::Listed(Err(error)) => claim.failed(chain(&error), now),
+        Done::Created(attrs, outcome) => claim.created(attrs, outcome.map_err(failure), now),
+        Done::Updated(attrs, outcome) => claim.updated(attrs, outcome.map_err(failure), now),
+        Done::Renewed(outcome) => claim.renewed(outcome.map_err(failure), now),
+        Done::Deleted(outcome) => claim.deleted(outcome.map_err(failure), now),
+    }
+}
+
+fn failure(error: StoreError) -> Failure {
+    match error {
+        StoreError::Raced => Failure::Raced,
+        other => Failure::Unanswered(chain(&other)),
+    }
+}
+
+/// Publishes what has changed, and logs it once.
+fn publish(claim: &Claim, state: &watch::Sender<ClaimState>, start: Instant) {
+    let own = claim.own().map(|own| Own {
+        subnets: own.subnets,
+        attrs: own.attrs.clone(),
+        expires: own.expires.map(|expires| start + expires),
+        confirmed: own.confirmed,
+    });
+    state.send_if_modified(|old| {
+        let lost = match (claim.problem(), &own) {
+            (Some(Problem::Taken(subnets)), None) => Some(*subnets),
+            (_, None) => old.lost,
+            (_, Some(_)) => None,
+        };
+        let new = ClaimState { own, lost, problem: claim.problem().map(ToString::to_string) };
+        if *old == new {
+            return false;
+        }
+        log_change(old, &new);
+        *old = new;
+        true
+    });
+}
+
+fn log_change(old: &ClaimState, new: &ClaimState) {
+    let subnets = |state: &ClaimState| state.own.as_ref().map(|own| (own.subnets, own.confirmed));
+    if subnets(old) != subnets(new)
+        && let Some(own) = &new.own
+    {
+        match &old.own {
+            Some(before) if before.subnets != own.subnets => warn!(
+                subnet = %own.subnets,
+                before = %before.subnets,
+                "node has moved to another subnet: pods with addresses of the old one must be replaced"
+            ),
+            _ if own.confirmed => info!(subnet = %own.subnets, "lease is held"),
+            _ => {
+                warn!(subnet = %own.subnets, "store does not answer, going on with the lease of the last run")
+            }
+        }
+    }
+    if old.problem != new.problem {
+        match &new.problem {
+            Some(problem) => warn!(reason = problem, "lease has a problem"),
+            None => info!("lease has no problem any more"),
+        }
+    }
+}
