@@ -5,10 +5,12 @@
 //! them back within seconds, and until then their pods must stay reachable. So a peer that vanishes
 //! together with our own lease, which cannot have ended, is kept until it is back or the grace period is over.
 
+use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::family::Family;
 use crate::lease::table::{LeaseTable, PeerChange};
 use crate::lease::{Lease, Subnets};
 use crate::store::{Change, Record};
@@ -66,6 +68,31 @@ impl Cluster {
     /// Every lease that counts, in no order between the store's and the kept ones.
     pub fn leases(&self) -> impl Iterator<Item = &Arc<Lease>> {
         self.table.leases().values().map(|entry| &entry.lease).chain(self.lingering.values())
+    }
+
+    /// The leases that count where some share addresses, which a race of daemons that do not guard their writes or an
+    /// edit by hand can cause: of two the older one does. Also the losers, each with a winner.
+    #[must_use]
+    pub fn settled(&self) -> (Vec<Arc<Lease>>, Vec<(Subnets, Subnets)>) {
+        let mut losers: BTreeMap<Subnets, Subnets> = BTreeMap::new();
+        for family in Family::ALL {
+            let mut nets: Vec<(IpNet, &Arc<Lease>)> =
+                self.leases().filter_map(|lease| Some((lease.subnets.get(family)?.trunc(), lease))).collect();
+            // Prefixes nest or are apart, so those that contain one stand right before it on a stack.
+            nets.sort_by_key(|(net, lease)| (net.network(), net.prefix_len(), lease.revision));
+            let mut around: Vec<(IpNet, &Arc<Lease>)> = Vec::new();
+            for (net, lease) in nets {
+                around.retain(|(outer, _)| outer.contains(&net));
+                for (_, outer) in &around {
+                    let (older, younger) =
+                        if outer.revision <= lease.revision { (*outer, lease) } else { (lease, *outer) };
+                    losers.insert(younger.subnets, older.subnets);
+                }
+                around.push((net, lease));
+            }
+        }
+        let winners = self.leases().filter(|lease| !losers.contains_key(&lease.subnets)).cloned().collect();
+        (winners, losers.into_iter().collect())
     }
 
     /// Starts with the records of the last run, until the store answers.

@@ -75,6 +75,15 @@ pub enum StoreOptions {
 }
 
 impl StoreOptions {
+    /// Where the network config is, for messages.
+    #[must_use]
+    pub fn config_place(&self) -> String {
+        match self {
+            Self::Etcd(etcd) => format!("the etcd key {}/config", etcd.prefix.trim_end_matches('/')),
+            Self::Directory(path) => format!("the file {}", path.join("config").display()),
+        }
+    }
+
     /// A file name that tells this store from others of the same host: several daemons may run
     /// side by side with prefixes of their own.
     #[must_use]

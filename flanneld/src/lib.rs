@@ -3,6 +3,7 @@
 
 pub mod claim;
 pub mod cli;
+pub mod daemon;
 pub mod error;
 pub mod exec;
 #[cfg(test)]
@@ -12,7 +13,11 @@ pub mod healthz;
 pub mod host;
 pub mod kernel;
 pub mod logging;
+mod node;
 pub mod notify;
+mod publish;
+mod reconcile;
 pub mod replace_file;
 pub mod state;
+mod status;
 pub mod store;

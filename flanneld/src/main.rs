@@ -1,1 +1,63 @@
-fn main() {}
+//! flanneld: arguments, logging, runtime, exit code. Everything else is in the library.
+//!
+//! Exit codes: 0 after a signal, `--help` and `--version`; 1 if it cannot start or a task failed; 2 if a
+//! flag or a variable is wrong.
+#![forbid(unsafe_code)]
+
+use flanneld::cli::{Options, Parsed};
+use flanneld::{daemon, logging};
+use std::env;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::runtime;
+use tracing::error;
+
+fn main() -> ExitCode {
+    let env = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    match Options::parse(env::args_os().skip(1), env) {
+        Ok(Parsed::Run(options)) => run(*options),
+        Ok(Parsed::Help(text)) => {
+            say(&text);
+            ExitCode::SUCCESS
+        }
+        Ok(Parsed::Version) => {
+            say(concat!("v", env!("CARGO_PKG_VERSION"), "\n"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(&format!("flanneld: {error}\n"));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(options: Options) -> ExitCode {
+    logging::init(options.log);
+    options.log();
+    // One thread: the daemon mostly waits, and stacks and arenas of more would be half of its memory.
+    let runtime = match runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "could not start the runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(daemon::run(options));
+    // A write that hangs on a dead disk must not delay the end.
+    runtime.shutdown_timeout(FILE_GRACE);
+    match outcome {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!(error = format!("{error:#}"), "flanneld ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+const FILE_GRACE: Duration = Duration::from_millis(200);
+
+/// Compatibility: on stderr, as all texts of the Go daemon. A closed stderr is no reason to panic.
+fn say(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}

@@ -97,3 +97,33 @@ fn remembered_records_serve_until_the_store_answers() {
     cluster.remember(&three());
     assert_eq!(keys(&cluster).len(), 2);
 }
+
+#[test]
+fn of_leases_that_overlap_the_older_counts() {
+    let mut cluster = Cluster::default();
+    let at = |key: &str, revision| Record { revision: Revision(revision), ..record(key, "1.1.1.1") };
+    cluster.listing(
+        &[
+            at("10.5.0.0-20", 5),
+            at("10.5.1.0-24", 3),
+            at("10.5.2.0-24", 7),
+            at("10.5.16.0-24", 1),
+            at("10.5.32.0-24&fc00:0:0:1::-64", 2),
+            at("10.5.33.0-24&fc00:0:0:1::-64", 4),
+        ],
+        None,
+        NOW,
+    );
+    let (winners, losers) = cluster.settled();
+    let winners: Vec<String> = winners.iter().map(|lease| lease.subnets.to_string()).collect();
+    assert_eq!(winners, ["10.5.1.0-24", "10.5.16.0-24", "10.5.32.0-24&fc00:0:0:1::-64"]);
+    let losers: Vec<String> = losers.iter().map(|(loser, winner)| format!("{loser} < {winner}")).collect();
+    assert_eq!(
+        losers,
+        [
+            "10.5.0.0-20 < 10.5.1.0-24",
+            "10.5.2.0-24 < 10.5.0.0-20",
+            "10.5.33.0-24&fc00:0:0:1::-64 < 10.5.32.0-24&fc00:0:0:1::-64"
+        ]
+    );
+}

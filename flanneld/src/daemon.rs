@@ -1,0 +1,359 @@
+//! Starts the tasks of the daemon and ends them.
+//!
+//! | task | listens to | tells |
+//! |---|---|---|
+//! | health ([`crate::healthz`]) | readiness | `/healthz`, `/readyz` |
+//! | follow ([`crate::store::watch`]) | the store | listings and changes → reconcile |
+//! | claim ([`crate::claim`]) | wanted attributes, our record | our lease → reconcile, publish, remember |
+//! | monitor ([`crate::kernel`]) | netlink multicast | hints → reconcile |
+//! | reconcile ([`crate::reconcile`]) | listings, our lease, hints | the kernel; rules → firewall; `subnet.env` → publish |
+//! | firewall ([`crate::firewall`]) | rules, notifications | the rules in the kernel |
+//! | publish ([`crate::publish`]) | all of the above | `subnet.env`, readiness, service manager |
+//! | remember ([`crate::publish`]) | leases, config | the state directory |
+//!
+//! A task that ends before the daemon is told to stop ends the daemon: the service manager starts it anew,
+//! and a start is just another round.
+
+use anyhow::{Context as _, anyhow, bail};
+use flannel_core::claim::Claim;
+use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
+use flannel_core::ruleset::Mode;
+use flannel_core::store::Record;
+use flannel_core::subnet_env::PreviousEnv;
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::claim::{self, ClaimState};
+use crate::cli::Options;
+use crate::error::chain;
+use crate::firewall::{self, FirewallStatus};
+use crate::healthz::{Healthz, Readiness};
+use crate::host::subnet_file;
+use crate::host::sysctl::Sysctl;
+use crate::kernel::{Inbox, Kernel as _, Monitor, NetlinkKernel};
+use crate::node::{Node, NodeError, NodeOptions};
+use crate::notify::Notifier;
+use crate::publish::{self, Publisher};
+use crate::reconcile::{self, Memory, Outputs, Reconciler};
+use crate::state::{Remembered, StateDir};
+use crate::store::AnyStore;
+use crate::store::watch::{self as store_watch, Update, WatchCounters};
+
+/// How long tasks may take to end. All of them end at their next wait; only a blocked disk takes longer.
+const GRACE: Duration = Duration::from_millis(700);
+
+/// How long a start waits for the store before it goes on with what the state directory has.
+const STORE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Runs the daemon until a signal or the end of a task.
+///
+/// # Errors
+///
+/// Fails if the daemon cannot start with what it was given, or if a task failed.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
+    let outcome = tokio::select! {
+        _ = interrupt.recv() => Ok("SIGINT"),
+        _ = terminate.recv() => Ok("SIGTERM"),
+        outcome = start_and_watch(options, &mut tasks, stop.clone()) => Err(outcome),
+    };
+    stop.cancel();
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, ended).await.is_err() {
+        warn!("a task did not end in time and is aborted");
+    }
+    match outcome {
+        Ok(signal) => {
+            info!(signal, "stopped: devices, routes, rules, subnet file and lease stay");
+            Ok(())
+        }
+        Err(Ok(never)) => match never {},
+        Err(Err(error)) => Err(error),
+    }
+}
+
+/// Starts everything, then waits for a task to end, which none should.
+async fn start_and_watch(
+    options: Options,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: CancellationToken,
+) -> anyhow::Result<std::convert::Infallible> {
+    let readiness = watch::Sender::new(Readiness::NotReady { reasons: vec!["starting".to_owned()] });
+    if let Some(address) = options.healthz {
+        let healthz = Healthz::bind(address)?;
+        let (readiness, stop) = (readiness.subscribe(), stop.clone());
+        tasks.spawn(async move {
+            healthz.serve(readiness, stop).await;
+            Ok(())
+        });
+    }
+    let starting = start(options, tasks, readiness, stop);
+    starting.await?;
+    match tasks.join_next().await {
+        Some(Ok(Ok(()))) => bail!("a task ended although nothing told it to"),
+        Some(Ok(Err(error))) => Err(error),
+        Some(Err(error)) => Err(anyhow!(error).context("a task failed")),
+        None => bail!("all tasks have ended"),
+    }
+}
+
+/// What the last run left.
+struct Past {
+    state: Option<StateDir>,
+    remembered: Remembered,
+    /// The subnets of `subnet.env`.
+    previous: Option<Subnets>,
+}
+
+impl Past {
+    fn load(options: &Options) -> Self {
+        let (state, remembered) = match StateDir::open(&options.state_dir, &options.store.scope()) {
+            Ok(mut state) => {
+                let remembered = state.load();
+                (Some(state), remembered)
+            }
+            Err(error) => {
+                warn!(
+                    error = %chain(&error),
+                    "going on without the state directory: a start while the store is away will find nothing"
+                );
+                (None, Remembered::default())
+            }
+        };
+        let previous = match subnet_file::read(&options.subnet_file) {
+            Ok(text) => text.map(|text| PreviousEnv::parse(&text).subnets).filter(|nets| !nets.is_empty()),
+            Err(error) => {
+                warn!(error = %chain(&error), "could not read the subnet file of the last run");
+                None
+            }
+        };
+        Self { state, remembered, previous }
+    }
+
+    /// The lease of the last run.
+    fn lease(&self) -> Option<(Subnets, LeaseAttrs)> {
+        let lease = self.remembered.lease.as_ref()?;
+        Some((Subnets::parse_key(&lease.key).ok()?, LeaseAttrs::parse(&lease.value).ok()?))
+    }
+
+    /// The leases of the last run, as records.
+    fn records(&self) -> Vec<Record> {
+        let records = self.remembered.records.iter().map(|(key, value)| Record {
+            key: key.clone(),
+            value: value.clone(),
+            revision: Revision::default(),
+            grant: None,
+        });
+        records.collect()
+    }
+}
+
+async fn start(
+    options: Options,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    readiness: watch::Sender<Readiness>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let past = Past::load(&options);
+    let store = AnyStore::new(options.store.clone())?;
+    let (sender, mut updates) = store_watch::channel();
+    let follow = store_watch::follow(
+        store.clone(),
+        sender,
+        Arc::new(WatchCounters::default()),
+        chance(),
+        stop.clone(),
+    );
+    tasks.spawn(async move {
+        follow.await;
+        Ok(())
+    });
+
+    // Hints before the first look, so that nothing falls between the two.
+    let monitor = Monitor::open()?;
+    let hints = Inbox::new();
+    let inbox = hints.clone();
+    let stopped = stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = stopped.cancelled() => Ok(()),
+            outcome = monitor.run(inbox) => match outcome {
+                Ok(never) => match never {},
+                Err(error) => Err(error.into()),
+            },
+        }
+    });
+
+    let mut kernel = NetlinkKernel::open()?;
+    let (node, seen) = first_config(&options, &past, &mut kernel, &mut updates).await?;
+    check_bridge(&node)?;
+    let external = node.external();
+    info!(
+        link = %external.name,
+        why = %external.way,
+        mtu_bytes = external.mtu,
+        public = ?external.public,
+        backend = node.config().backend.name(),
+        "external interface chosen"
+    );
+    spawn_rest(options, past, store, kernel, node, (seen, updates), hints, readiness, tasks, &stop);
+    Ok(())
+}
+
+/// Waits for a config that can be used: that of the store, or that of the last run while the store is away. Returns
+/// also what the store has told meanwhile.
+async fn first_config(
+    options: &Options,
+    past: &Past,
+    kernel: &mut NetlinkKernel,
+    updates: &mut mpsc::Receiver<Update>,
+) -> anyhow::Result<(Node, Vec<Update>)> {
+    let node_options = NodeOptions {
+        interface: options.interface.clone(),
+        ip_masq: options.ip_masq,
+        fully_random: options.masquerade_fully_random,
+        forward_rules: options.forward_rules,
+        blackhole_route: options.blackhole_route,
+    };
+    let patience = tokio::time::sleep(STORE_PATIENCE);
+    tokio::pin!(patience);
+    let mut seen = Vec::new();
+    let mut complaint = None;
+    loop {
+        let update = tokio::select! {
+            update = updates.recv() => Some(update.context("the store is not followed any more")?),
+            () = &mut patience, if past.remembered.config.is_some() => None,
+        };
+        let text = match &update {
+            Some(Update::Listing(listing)) => {
+                seen.clear();
+                Some(listing.config.as_ref().map(|config| config.text.clone()))
+            }
+            Some(Update::Changes { changes, .. }) => changes.iter().rev().find_map(|change| match change {
+                flannel_core::store::Change::Config(config) => {
+                    Some(config.as_ref().map(|config| config.text.clone()))
+                }
+                _ => None,
+            }),
+            Some(Update::Down(_)) | None => {
+                past.remembered.config.as_ref().map(|config| Some(config.text.clone()))
+            }
+            Some(Update::Up) => None,
+        };
+        seen.extend(update);
+        let problem = match text {
+            None => continue,
+            Some(None) => {
+                format!("the store has no network config: write one to {}", options.store.config_place())
+            }
+            Some(Some(text)) => {
+                let facts = kernel.observe(&BTreeSet::new()).await?.facts;
+                match Node::new(node_options.clone(), &text, &facts) {
+                    Ok(node) => return Ok((node, seen)),
+                    Err(error @ NodeError::Config(_)) => chain(&error),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        };
+        // Said once: the store tells when it changes.
+        if complaint.as_ref() != Some(&problem) {
+            warn!(reason = %problem, "waiting for a network config");
+            complaint = Some(problem);
+        }
+    }
+}
+
+/// Refuses to start where iptables rules could not see bridged pod traffic.
+fn check_bridge(node: &Node) -> anyhow::Result<()> {
+    let mode = if node.config().enable_nftables { Mode::Nftables } else { Mode::Iptables };
+    for finding in firewall::bridge::findings(&Sysctl::default(), mode, &node.families()) {
+        if finding.fatal {
+            bail!("{finding}");
+        }
+        warn!(reason = %finding, "bridged pod traffic does not pass the firewall");
+    }
+    Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call that moves every part to its task")]
+fn spawn_rest(
+    options: Options,
+    past: Past,
+    store: AnyStore,
+    kernel: NetlinkKernel,
+    node: Node,
+    (seen, updates): (Vec<Update>, mpsc::Receiver<Update>),
+    hints: Inbox,
+    readiness: watch::Sender<Readiness>,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) {
+    let families = node.families();
+    let outputs = Outputs::default();
+    let claim_state = watch::Sender::new(ClaimState::default());
+    let firewall_status = watch::Sender::new(FirewallStatus::default());
+    let publisher = Publisher {
+        inputs: publish::Inputs {
+            claim: claim_state.subscribe(),
+            report: outputs.report.subscribe(),
+            firewall: firewall_status.subscribe(),
+            subnet_env: outputs.subnet_env.subscribe(),
+        },
+        subnet_file: options.subnet_file.clone(),
+        families,
+        readiness,
+        notifier: Notifier::from_env(|name| std::env::var_os(name), std::process::id()),
+        written: false,
+        converged: false,
+    };
+    let ports = claim::Ports {
+        store,
+        lease_time: options.lease_time,
+        attrs: outputs.attrs.subscribe(),
+        record: outputs.record.subscribe(),
+        stirs: outputs.stirs.subscribe(),
+        state: claim_state.clone(),
+    };
+    let records = past.records();
+    let claim = Claim::new(options.renew_margin, past.previous, past.lease(), chance());
+    let inputs = reconcile::Inputs { seen, store: updates, claim: claim_state.subscribe(), hints };
+    let firewall =
+        firewall::run(outputs.firewall.subscribe(), options.firewall_resync, firewall_status, stop.clone());
+    let memory: watch::Receiver<Memory> = outputs.memory.subscribe();
+    if let Some(state) = past.state {
+        spawn(tasks, publish::remember(state, memory, claim_state.subscribe(), stop.clone()));
+    }
+    let macs = past.remembered.vtep_macs;
+    let reconciler = Reconciler::new(kernel, node, (&records, macs), outputs, chance_mac);
+    spawn(tasks, claim::run(claim, ports, stop.clone()));
+    spawn(tasks, firewall);
+    spawn(tasks, publisher.run(stop.clone()));
+    spawn(tasks, reconciler.run(inputs, stop.clone()));
+}
+
+fn spawn(tasks: &mut JoinSet<anyhow::Result<()>>, task: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        task.await;
+        Ok(())
+    });
+}
+
+/// A number that differs between processes: std seeds its hasher from the system's randomness.
+fn chance() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
+
+fn chance_mac() -> [u8; 6] {
+    let [a, b, c, d, e, f, ..] = chance().to_ne_bytes();
+    [a, b, c, d, e, f]
+}

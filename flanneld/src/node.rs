@@ -1,0 +1,266 @@
+//! What this node is: the config in force, its external interface, its VTEP addresses. From these follow
+//! what it publishes and what its kernel should hold.
+
+use flannel_core::config::{BackendConfig, NetworkConfig, ParseConfigError};
+use flannel_core::dataplane::Dataplane;
+use flannel_core::desired::{self, Desired, DesiredError, Endpoint, vxlan};
+use flannel_core::facts::HostFacts;
+use flannel_core::family::{DualStack, Family};
+use flannel_core::lease::vxlan::VxlanData;
+use flannel_core::lease::{LeaseAttrs, Subnets};
+use flannel_core::link::{LinkName, Mac};
+use flannel_core::ruleset::{Inputs, Mode, Ruleset};
+use flannel_core::select::{self, ExternalInterface, SelectError, Stack, Wish};
+use flannel_core::subnet_env::{MissingSubnetError, SubnetEnv};
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use tracing::warn;
+
+use crate::firewall;
+
+/// What the command line says of this node.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeOptions {
+    pub(crate) interface: Wish,
+    pub(crate) ip_masq: bool,
+    pub(crate) fully_random: bool,
+    pub(crate) forward_rules: bool,
+    pub(crate) blackhole_route: bool,
+}
+
+/// Why a node cannot start with what it is given.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NodeError {
+    #[error("the network config cannot be used")]
+    Config(#[from] ParseConfigError),
+    #[error("the network config turns both families off: set EnableIPv4 or EnableIPv6 to true in it")]
+    NoFamily,
+    #[error(
+        "the backend {0} is not in this version of flanneld: set Backend in the network config to vxlan, host-gw or alloc"
+    )]
+    Backend(&'static str),
+    #[error("no external interface")]
+    Interface(#[from] SelectError),
+}
+
+/// What became of a config that was offered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// It is in force from now on.
+    Taken,
+    /// It is the one in force.
+    Same,
+    /// The one in force stays, for this reason.
+    Refused(String),
+}
+
+/// This node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    options: NodeOptions,
+    config: NetworkConfig,
+    external: ExternalInterface,
+    endpoints: DualStack<Endpoint>,
+    /// Networks of configs that were in force before: objects of theirs are still ours to remove.
+    former: BTreeSet<IpNet>,
+}
+
+impl Node {
+    /// Starts with a config on a host.
+    pub(crate) fn new(options: NodeOptions, config: &str, facts: &HostFacts) -> Result<Self, NodeError> {
+        let config = NetworkConfig::parse(config)?;
+        supported(&config)?;
+        let stack = Stack::of(&config).ok_or(NodeError::NoFamily)?;
+        let selection = select::select(&options.interface, stack, facts)?;
+        for attempt in &selection.failed {
+            warn!(way = %attempt.way, error = %attempt.error, "wish for the external interface cannot be fulfilled, trying the next");
+        }
+        let external = selection.external;
+        Ok(Self { options, config, external, endpoints: DualStack::default(), former: BTreeSet::new() })
+    }
+
+    /// The config in force.
+    pub(crate) const fn config(&self) -> &NetworkConfig {
+        &self.config
+    }
+
+    /// The external interface.
+    pub(crate) const fn external(&self) -> &ExternalInterface {
+        &self.external
+    }
+
+    /// The families that are on.
+    pub(crate) fn families(&self) -> Vec<Family> {
+        families(&self.config)
+    }
+
+    /// Takes a config where that can be done while pods run: the subnet must stay valid and the tunnel the same.
+    /// Anything else waits for a restart, node by node, which the administrator controls.
+    pub(crate) fn offer(&mut self, text: &str, own: Option<&Subnets>) -> Offer {
+        let config = match NetworkConfig::parse(text) {
+            Ok(config) => config,
+            Err(error) => return Offer::Refused(crate::error::chain(&error)),
+        };
+        if config == self.config {
+            return Offer::Same;
+        }
+        if let Err(error) = supported(&config) {
+            return Offer::Refused(error.to_string());
+        }
+        let moved = own.is_none_or(|own| config.allows(own) && !self.config.allows(own));
+        let obstacles = if moved { Vec::new() } else { self.obstacles(&config, own) };
+        if !obstacles.is_empty() {
+            return Offer::Refused(format!(
+                "the network config in the store cannot be taken while pods run ({}); restart flanneld to take it",
+                obstacles.join(", ")
+            ));
+        }
+        self.former.extend(Family::ALL.into_iter().filter_map(|family| self.config.network(family)));
+        self.config = config;
+        Offer::Taken
+    }
+
+    /// What keeps a config from being taken while pods run.
+    fn obstacles(&self, config: &NetworkConfig, own: Option<&Subnets>) -> Vec<String> {
+        let mut obstacles = Vec::new();
+        for family in Family::ALL {
+            if config.network(family) != self.config.network(family) {
+                let show = |config: &NetworkConfig| {
+                    config.network(family).map_or_else(|| "off".to_owned(), |network| network.to_string())
+                };
+                obstacles.push(format!("{family} network {} -> {}", show(&self.config), show(config)));
+            }
+        }
+        if let Some(own) = own.filter(|own| obstacles.is_empty() && !config.allows(own)) {
+            obstacles.push(format!("our subnet {own} is not one that it gives out"));
+        }
+        match (&self.config.backend, &config.backend) {
+            (BackendConfig::Vxlan(old), BackendConfig::Vxlan(new))
+                if (old.vni, old.port, old.gbp) != (new.vni, new.port, new.gbp) =>
+            {
+                obstacles.push("VNI, Port or GBP of the vxlan backend".to_owned());
+            }
+            (old, new) if old.name() != new.name() => {
+                obstacles.push(format!("backend {} -> {}", old.name(), new.name()));
+            }
+            _ => {}
+        }
+        obstacles
+    }
+
+    /// Looks at the host again. An interface that cannot be found any more stays the one in use, with the reason.
+    pub(crate) fn look(&mut self, facts: &HostFacts) -> Result<bool, SelectError> {
+        let Some(stack) = Stack::of(&self.config) else { return Ok(false) };
+        let external = select::select(&self.options.interface, stack, facts)?.external;
+        let changed = external != self.external;
+        self.external = external;
+        Ok(changed)
+    }
+
+    /// Settles the addresses of our tunnel devices, once. The order: the address that the device has and
+    /// the store knows, that of the state directory, that of the store, that of the device, a new one. Returns what
+    /// has to be remembered.
+    pub(crate) fn settle_endpoints(
+        &mut self,
+        actual: &Dataplane,
+        remembered: &BTreeMap<LinkName, Mac>,
+        published: Option<&LeaseAttrs>,
+        mut chance: impl FnMut() -> [u8; 6],
+    ) -> Vec<(LinkName, Mac)> {
+        let BackendConfig::Vxlan(options) = &self.config.backend else { return Vec::new() };
+        let existing = vxlan::existing(options, actual);
+        let mut settled = Vec::new();
+        for family in families(&self.config) {
+            let Ok(name) = vxlan::device_name(options.vni, family) else { continue };
+            if self.endpoints.get(family).is_some() {
+                continue;
+            }
+            let device = existing.get(family);
+            let found = device.map(|device| device.mac);
+            let stored = published
+                .and_then(|attrs| attrs.backend_data(family))
+                .and_then(|data| VxlanData::parse(data).ok())
+                .map(|data| data.vtep_mac);
+            let mac = found
+                .filter(|mac| Some(*mac) == stored)
+                .or_else(|| remembered.get(&name).copied())
+                .or(stored)
+                .or(found)
+                .unwrap_or_else(|| Mac::from_seed(chance()));
+            let port = device.and_then(|device| device.port);
+            *self.endpoints.slot(family) = Some(Endpoint { mac, port });
+            settled.push((name, mac));
+        }
+        settled
+    }
+
+    /// What we publish.
+    pub(crate) fn attrs(&self) -> Result<LeaseAttrs, DesiredError> {
+        desired::attrs(&self.config, &self.external, &self.endpoints)
+    }
+
+    /// What the kernel should hold while we own `own`.
+    pub(crate) fn desired(&self, own: &Subnets, facts: &HostFacts) -> Result<Desired, DesiredError> {
+        let node = desired::Node {
+            subnets: *own,
+            external: self.external.clone(),
+            endpoints: self.endpoints,
+            blackhole: self.options.blackhole_route,
+        };
+        Desired::new(&self.config, &node, facts)
+    }
+
+    /// The networks that objects of ours can be in.
+    pub(crate) fn networks(&self) -> Vec<IpNet> {
+        let current = Family::ALL.into_iter().filter_map(|family| self.config.network(family));
+        current.chain(self.former.iter().copied()).collect()
+    }
+
+    /// The devices whose neighbours and FDB entries may be ours.
+    pub(crate) fn tunnels(&self) -> BTreeSet<LinkName> {
+        let BackendConfig::Vxlan(options) = &self.config.backend else { return BTreeSet::new() };
+        Family::ALL.into_iter().filter_map(|family| vxlan::device_name(options.vni, family).ok()).collect()
+    }
+
+    /// The firewall rules while we own `own`.
+    pub(crate) fn firewall(&self, own: &Subnets) -> firewall::Desired {
+        let mode = if self.config.enable_nftables { Mode::Nftables } else { Mode::Iptables };
+        let ruleset = Ruleset::new(&Inputs {
+            cluster: DualStack { v4: self.config.network(Family::V4), v6: self.config.network(Family::V6) },
+            subnet: *own,
+            ip_masq: self.options.ip_masq,
+            fully_random: self.options.fully_random,
+            forward_rules: self.options.forward_rules,
+        });
+        firewall::Desired { mode, ruleset }
+    }
+
+    /// What the CNI plugin is told while we own `own`.
+    pub(crate) fn subnet_env(&self, own: &Subnets) -> Result<SubnetEnv, SubnetEnvError> {
+        let mtu = desired::mtu(&self.config, self.external.mtu)?;
+        Ok(SubnetEnv::new(&self.config, own, mtu, self.options.ip_masq)?)
+    }
+}
+
+/// Why the CNI plugin cannot be told anything.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SubnetEnvError {
+    #[error(transparent)]
+    Mtu(#[from] DesiredError),
+    #[error(transparent)]
+    Subnet(#[from] MissingSubnetError),
+}
+
+fn families(config: &NetworkConfig) -> Vec<Family> {
+    Family::ALL.into_iter().filter(|family| config.has(*family)).collect()
+}
+
+fn supported(config: &NetworkConfig) -> Result<(), NodeError> {
+    if families(config).is_empty() {
+        return Err(NodeError::NoFamily);
+    }
+    match &config.backend {
+        BackendConfig::Vxlan(_) | BackendConfig::HostGw | BackendConfig::Alloc => Ok(()),
+        other => Err(NodeError::Backend(other.name())),
+    }
+}

@@ -1,0 +1,268 @@
+//! Turns what the other tasks have reached into what others rely on: `subnet.env`, readiness, messages to the
+//! service manager, and what is kept for the next start.
+
+use flannel_core::lease::Subnets;
+use flannel_core::subnet_env::{PreviousEnv, SubnetEnv};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::claim::ClaimState;
+use crate::error::chain;
+use crate::firewall::FirewallStatus;
+use crate::healthz::Readiness;
+use crate::host::subnet_file::{self, Written};
+use crate::host::sysctl::Sysctl;
+use crate::notify::Notifier;
+use crate::reconcile::Memory;
+use crate::state::{RememberedLease, StateDir};
+use crate::status::Report;
+
+/// A failed write of `subnet.env` is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Settings of the host that nothing notifies of are looked at this often.
+const HOST_CHECK: Duration = Duration::from_secs(60);
+
+/// What the publisher listens to.
+pub(crate) struct Inputs {
+    pub(crate) claim: watch::Receiver<ClaimState>,
+    pub(crate) report: watch::Receiver<Report>,
+    pub(crate) firewall: watch::Receiver<FirewallStatus>,
+    pub(crate) subnet_env: watch::Receiver<Option<SubnetEnv>>,
+}
+
+/// Publishes until told to stop. `subnet.env` stays then, so that pods can start while we are away.
+pub(crate) struct Publisher {
+    pub(crate) inputs: Inputs,
+    pub(crate) subnet_file: PathBuf,
+    pub(crate) families: Vec<flannel_core::family::Family>,
+    pub(crate) readiness: watch::Sender<Readiness>,
+    pub(crate) notifier: Notifier,
+    /// The content of `subnet.env` is what we want.
+    pub(crate) written: bool,
+    /// The kernel has matched the leases once.
+    pub(crate) converged: bool,
+}
+
+impl Publisher {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let sysctl = Sysctl::default();
+        let mut host_problems = Vec::new();
+        let mut host_check = Instant::now();
+        let mut ping = self.notifier.ping_interval().map(tokio::time::interval);
+        loop {
+            if host_check <= Instant::now() {
+                host_problems = check_host(&sysctl, &self.families, &host_problems);
+                host_check = Instant::now() + HOST_CHECK;
+            }
+            let retry = self.publish();
+            let wake = retry.map_or(host_check, |retry| retry.min(host_check));
+            let pinged = async {
+                match &mut ping {
+                    Some(ping) => drop(ping.tick().await),
+                    None => std::future::pending().await,
+                }
+            };
+            let inputs = &mut self.inputs;
+            let ping_due = tokio::select! {
+                () = stop.cancelled() => break,
+                Ok(()) = inputs.claim.changed() => false,
+                Ok(()) = inputs.report.changed() => false,
+                Ok(()) = inputs.firewall.changed() => false,
+                Ok(()) = inputs.subnet_env.changed() => false,
+                () = pinged => true,
+                () = tokio::time::sleep_until(wake) => false,
+            };
+            if ping_due {
+                self.notifier.ping();
+            }
+        }
+        self.notifier.stopping();
+    }
+
+    /// Brings everything up to date; answers with when to try again what failed.
+    fn publish(&mut self) -> Option<Instant> {
+        let claim = self.inputs.claim.borrow_and_update().clone();
+        let env = *self.inputs.subnet_env.borrow_and_update();
+        let retry = match (&claim.own, env) {
+            (None, _) => {
+                if let Some(lost) = claim.lost {
+                    self.withdraw(&lost);
+                }
+                None
+            }
+            (Some(_), None) => None,
+            (Some(_), Some(env)) => self.write(&env),
+        };
+        let report = self.inputs.report.borrow_and_update().clone();
+        self.converged |= report.converged && report.peers_known;
+        let firewall = self.inputs.firewall.borrow_and_update().clone();
+        self.tell(&claim, &report, &firewall);
+        retry
+    }
+
+    fn write(&mut self, env: &SubnetEnv) -> Option<Instant> {
+        match subnet_file::write(&self.subnet_file, &env.to_string()) {
+            Ok(written) => {
+                if written == Written::Changed {
+                    info!(path = %self.subnet_file.display(), "subnet file written");
+                }
+                self.written = true;
+                None
+            }
+            Err(error) => {
+                if self.written || self.readiness.borrow().clone() == Readiness::Ready {
+                    warn!(error = %chain(&error), "could not write the subnet file, will retry");
+                }
+                self.written = false;
+                Some(Instant::now() + RETRY)
+            }
+        }
+    }
+
+    /// Takes back a subnet that belongs to another node now: a pod that started with it would get that node's traffic.
+    fn withdraw(&mut self, lost: &Subnets) {
+        let Ok(Some(text)) = subnet_file::read(&self.subnet_file) else { return };
+        if PreviousEnv::parse(&text).subnets.overlap(lost) {
+            match std::fs::remove_file(&self.subnet_file) {
+                Ok(()) => {
+                    warn!(subnet = %lost, "subnet file withdrawn: no pod can start until there is a new lease")
+                }
+                Err(error) => {
+                    warn!(%error, path = %self.subnet_file.display(), "could not withdraw the subnet file")
+                }
+            }
+        }
+        self.written = false;
+    }
+
+    fn tell(&mut self, claim: &ClaimState, report: &Report, firewall: &FirewallStatus) {
+        let mut reasons = Vec::new();
+        if claim.own.is_none() {
+            reasons.push(claim.problem.clone().unwrap_or_else(|| "no lease yet".to_owned()));
+        }
+        if !self.converged {
+            reasons.push("routes are not in place yet".to_owned());
+        }
+        if !firewall.correct {
+            reasons.push(
+                firewall
+                    .last_error
+                    .clone()
+                    .unwrap_or_else(|| "firewall rules are not in place yet".to_owned()),
+            );
+        }
+        if !self.written {
+            reasons.push(format!("{} is not written", self.subnet_file.display()));
+        }
+        let text = match &claim.own {
+            Some(own) => format!("subnet {}, {} peers", own.subnets, report.peers),
+            None => "waiting for a lease".to_owned(),
+        };
+        self.notifier.status(&text);
+        let ready = reasons.is_empty();
+        let readiness = if ready { Readiness::Ready } else { Readiness::NotReady { reasons } };
+        let changed = self.readiness.send_if_modified(|old| {
+            let changed = *old != readiness;
+            *old = readiness.clone();
+            changed
+        });
+        if changed {
+            match readiness {
+                Readiness::Ready => {
+                    info!(peers = report.peers, "ready");
+                    self.notifier.ready();
+                }
+                Readiness::NotReady { reasons } => info!(reason = reasons.join("; "), "not ready"),
+            }
+        }
+    }
+}
+
+/// Looks at the settings that pods need and that are not ours to change; logs what is new.
+fn check_host(sysctl: &Sysctl, families: &[flannel_core::family::Family], known: &[String]) -> Vec<String> {
+    let problems: Vec<String> = sysctl
+        .forwarding(families)
+        .into_iter()
+        .map(|condition| format!("{}: {}", condition.problem, condition.mend))
+        .collect();
+    for problem in problems.iter().filter(|problem| !known.contains(problem)) {
+        warn!(reason = %problem, "host setting keeps pods from each other");
+    }
+    problems
+}
+
+/// Changes of the cluster are written down at most this often: 5,000 leases are a megabyte.
+const SAVE_PAUSE: Duration = Duration::from_secs(2);
+
+/// Keeps the state directory up to date until told to stop, and once more then.
+pub(crate) async fn remember(
+    mut state: StateDir,
+    mut memory: watch::Receiver<Memory>,
+    mut claim: watch::Receiver<ClaimState>,
+    stop: CancellationToken,
+) {
+    let mut failed = false;
+    loop {
+        let stopping = tokio::select! {
+            () = stop.cancelled() => true,
+            Ok(()) = memory.changed() => false,
+            Ok(()) = claim.changed() => false,
+        };
+        let now = memory.borrow_and_update().clone();
+        let lease = claim.borrow_and_update().own.as_ref().filter(|own| own.confirmed).map(|own| {
+            RememberedLease { key: own.subnets.to_string(), value: own.attrs.to_json().into_bytes() }
+        });
+        let saved = tokio::task::spawn_blocking(move || {
+            let outcome = save(&mut state, &now, lease.as_ref());
+            (state, outcome)
+        })
+        .await;
+        let Ok((back, outcome)) = saved else { return };
+        state = back;
+        match outcome {
+            Ok(()) => failed = false,
+            Err(error) => {
+                if !failed {
+                    warn!(
+                        %error,
+                        "could not write the state directory: a start while the store is away would find nothing"
+                    );
+                }
+                failed = true;
+            }
+        }
+        if stopping {
+            return;
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(SAVE_PAUSE) => {}
+        }
+    }
+}
+
+fn save(state: &mut StateDir, memory: &Memory, lease: Option<&RememberedLease>) -> Result<(), String> {
+    let text = |error: crate::replace_file::ReplaceFileError| chain(&error);
+    // The address of a tunnel device first: peers send to it as soon as it is published.
+    for (link, mac) in &memory.macs {
+        state.save_vtep_mac(link, *mac).map_err(text)?;
+    }
+    if lease.is_some() {
+        state.save_lease(lease).map_err(text)?;
+    }
+    if memory.config.is_some() {
+        state.save_config(memory.config.as_ref()).map_err(text)?;
+    }
+    if let Some(leases) = &memory.leases {
+        let records: Vec<(String, String)> =
+            leases.iter().map(|lease| (lease.subnets.to_string(), lease.attrs.to_json())).collect();
+        let records = records.iter().map(|(key, value)| (key.as_str(), value.as_bytes()));
+        state.save_records(records).map_err(text)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,577 @@
+//! The loop that makes the kernel match the leases: wait, observe, plan, apply, report.
+//!
+//! A full round reads everything and plans from what it read; it follows a start, a hint of the kernel, a failed
+//! operation, and a slow interval. A change of a lease costs only what differs: the plan is made from
+//! what the lease wanted before and wants now.
+
+use flannel_core::claim::OwnRecord;
+use flannel_core::cluster::{Cluster, Source};
+use flannel_core::dataplane::{Dataplane, Op};
+use flannel_core::desired::{Assembly, PeerError};
+use flannel_core::facts::HostFacts;
+use flannel_core::family::Family;
+use flannel_core::hint::{Hint, Interest};
+use flannel_core::lease::table::PeerChange;
+use flannel_core::lease::{Lease, LeaseAttrs, Revision, Subnets};
+use flannel_core::link::{LinkName, Mac};
+use flannel_core::owned::{Scope, owned};
+use flannel_core::plan::{Prune, plan};
+use flannel_core::subnet_env::SubnetEnv;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::claim::ClaimState;
+use crate::error::chain;
+use crate::firewall;
+use crate::kernel::{Inbox, Kernel};
+use crate::node::{Node, Offer};
+use crate::status::Report;
+use crate::store::watch::Update;
+use crate::store::{Change, ConfigRecord, Record};
+use pace::Pace;
+
+pub(crate) use pace::Reason;
+
+mod pace;
+
+/// Conditions that are not about one lease or object.
+mod condition {
+    pub(super) const CONFIG: &str = "config";
+    pub(super) const INTERFACE: &str = "interface";
+    pub(super) const KERNEL: &str = "kernel";
+    pub(super) const NODE: &str = "node";
+    pub(super) const ATTRS: &str = "public address";
+    pub(super) const SUBNET_ENV: &str = "subnet.env";
+    pub(super) const ALL: [&str; 6] = [CONFIG, INTERFACE, KERNEL, NODE, ATTRS, SUBNET_ENV];
+}
+
+/// What the loop listens to.
+pub(crate) struct Inputs {
+    /// What the store told before the loop started.
+    pub(crate) seen: Vec<Update>,
+    pub(crate) store: mpsc::Receiver<Update>,
+    pub(crate) claim: watch::Receiver<ClaimState>,
+    pub(crate) hints: Inbox,
+}
+
+/// What the loop tells the other tasks.
+#[derive(Default)]
+pub(crate) struct Outputs {
+    /// How we want to be reached.
+    pub(crate) attrs: watch::Sender<Option<LeaseAttrs>>,
+    /// Our record as the store shows it.
+    pub(crate) record: watch::Sender<Option<OwnRecord>>,
+    /// Counts what may end a wait of the claim.
+    pub(crate) stirs: watch::Sender<u64>,
+    pub(crate) firewall: watch::Sender<Option<firewall::Desired>>,
+    /// What the CNI plugin is to be told.
+    pub(crate) subnet_env: watch::Sender<Option<SubnetEnv>>,
+    pub(crate) report: watch::Sender<Report>,
+    /// What is worth keeping over a restart.
+    pub(crate) memory: watch::Sender<Memory>,
+}
+
+/// What is worth keeping over a restart.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Memory {
+    pub(crate) config: Option<ConfigRecord>,
+    pub(crate) macs: BTreeMap<LinkName, Mac>,
+    /// The leases of the store, if they come from there.
+    pub(crate) leases: Option<Vec<Arc<Lease>>>,
+}
+
+/// The state of the loop.
+pub(crate) struct Reconciler<K> {
+    kernel: K,
+    node: Node,
+    cluster: Cluster,
+    /// The config of the store, in force or not.
+    offered: Option<ConfigRecord>,
+    macs: BTreeMap<LinkName, Mac>,
+    /// What the last full round saw, and what the kernel should hold since.
+    facts: HostFacts,
+    assembly: Option<Assembly>,
+    own: Option<Subnets>,
+    revision: Revision,
+    pace: Pace,
+    start: Instant,
+    outputs: Outputs,
+    report: Report,
+    chance: fn() -> [u8; 6],
+}
+
+/// What ended a wait.
+enum Wake {
+    Store(Option<Update>),
+    Claim,
+    Hints,
+    Timer,
+}
+
+impl<K: Kernel> Reconciler<K> {
+    /// A loop for `node`. `remembered` are the records and MAC addresses of the last run.
+    pub(crate) fn new(
+        kernel: K,
+        node: Node,
+        remembered: (&[Record], BTreeMap<LinkName, Mac>),
+        outputs: Outputs,
+        chance: fn() -> [u8; 6],
+    ) -> Self {
+        let mut cluster = Cluster::default();
+        if !remembered.0.is_empty() {
+            cluster.remember(remembered.0);
+        }
+        let start = Instant::now();
+        Self {
+            kernel,
+            node,
+            cluster,
+            offered: None,
+            macs: remembered.1,
+            facts: HostFacts::default(),
+            assembly: None,
+            own: None,
+            revision: Revision::default(),
+            pace: Pace::new(start),
+            start,
+            outputs,
+            report: Report::default(),
+            chance,
+        }
+    }
+
+    /// Runs until told to stop. Everything stays in the kernel then, so that pods do not notice.
+    pub(crate) async fn run(mut self, mut inputs: Inputs, stop: CancellationToken) {
+        self.take_updates(std::mem::take(&mut inputs.seen)).await;
+        loop {
+            let (due, _) = self.pace.next();
+            let grace = self.cluster.next_tick().map(|at| self.start + at);
+            let due = grace.map_or(due, |grace| grace.min(due));
+            let wake = tokio::select! {
+                () = stop.cancelled() => return,
+                update = inputs.store.recv() => Wake::Store(update),
+                Ok(()) = inputs.claim.changed() => Wake::Claim,
+                () = inputs.hints.filled() => Wake::Hints,
+                () = tokio::time::sleep_until(due) => Wake::Timer,
+            };
+            match wake {
+                Wake::Store(None) => return,
+                Wake::Store(Some(update)) => {
+                    let mut updates = vec![update];
+                    while let Ok(update) = inputs.store.try_recv() {
+                        updates.push(update);
+                    }
+                    self.take_updates(updates).await;
+                }
+                Wake::Claim => self.take_claim(&inputs.claim.borrow_and_update().clone()),
+                Wake::Hints => self.take_hints(&inputs.hints),
+                Wake::Timer => self.take_timer().await,
+            }
+            self.publish();
+        }
+    }
+
+    async fn take_updates(&mut self, updates: Vec<Update>) {
+        let mut changes = Vec::new();
+        for update in updates {
+            match update {
+                Update::Listing(listing) => {
+                    self.revision = listing.revision;
+                    self.take_config(listing.config);
+                    let now = self.start.elapsed();
+                    self.cluster.listing(&listing.records, self.own.as_ref(), now);
+                    changes.clear();
+                    self.tell_claim(true, true);
+                    self.pace.request(Reason::Listing, Instant::now());
+                }
+                Update::Changes { revision, changes: seen } => {
+                    self.revision = revision;
+                    for change in &seen {
+                        if let Change::Config(config) = change {
+                            self.take_config(config.clone());
+                        }
+                    }
+                    let stirs = seen.iter().any(|change| !matches!(change, Change::Put(_)));
+                    let now = self.start.elapsed();
+                    changes.extend(self.cluster.changes(&seen, self.own.as_ref(), now));
+                    self.tell_claim(false, stirs);
+                }
+                Update::Down(_) | Update::Up => {}
+            }
+        }
+        self.apply_changes(changes).await;
+    }
+
+    /// Takes a config of the store, if it can be taken while pods run.
+    fn take_config(&mut self, config: Option<ConfigRecord>) {
+        let Some(record) = config else { return };
+        if self.offered.as_ref() == Some(&record) {
+            return;
+        }
+        self.offered = Some(record.clone());
+        let outcome = self.node.offer(&record.text, self.own.as_ref());
+        let reason = match &outcome {
+            Offer::Taken => {
+                info!(revision = record.revision.0, "network config taken from the store");
+                self.pace.request(Reason::Config, Instant::now());
+                None
+            }
+            Offer::Same => None,
+            Offer::Refused(reason) => Some(reason.clone()),
+        };
+        self.set_condition(condition::CONFIG, reason);
+    }
+
+    /// Tells the claim what the store shows of our record.
+    fn tell_claim(&mut self, listed: bool, stirs: bool) {
+        if stirs {
+            self.outputs.stirs.send_modify(|stirs| *stirs += 1);
+        }
+        let Some(own) = self.own else { return };
+        let table = self.cluster.table();
+        let record = table
+            .leases()
+            .get(&own)
+            .map(|entry| (entry.lease.attrs.clone(), entry.lease.revision, entry.grant));
+        let overlaps = table.overlapping(&own).map(|lease| (lease.subnets, lease.revision)).collect();
+        let view = OwnRecord { subnets: own, seen: self.revision, record, listed, overlaps };
+        self.outputs.record.send_if_modified(|old| {
+            // The revision alone moves with every change of the cluster and is no news.
+            let news = listed
+                || old.as_ref().is_none_or(|old| {
+                    (old.subnets, &old.record, &old.overlaps) != (view.subnets, &view.record, &view.overlaps)
+                });
+            if news {
+                *old = Some(view);
+            }
+            news
+        });
+    }
+
+    /// Applies what changed for single leases: the difference of what they wanted and want.
+    async fn apply_changes(&mut self, changes: Vec<PeerChange>) {
+        let (Some(own), Some(assembly)) = (self.own, &mut self.assembly) else { return };
+        let mut ops = Vec::new();
+        let (mut touched, mut contested) = (BTreeSet::new(), false);
+        for change in changes.into_iter().filter(|change| change.subnets != own) {
+            touched.insert(change.subnets);
+            let difference = match change.after {
+                Some(lease) => {
+                    contested |= self.cluster.table().overlapping(&change.subnets).next().is_some();
+                    assembly.set(lease)
+                }
+                None => assembly.remove(&change.subnets),
+            };
+            ops.extend(difference.plan());
+        }
+        if touched.is_empty() {
+            return;
+        }
+        if contested {
+            // Who of two has an address depends on both: only a full round looks at all.
+            self.pace.request(Reason::Overlap, Instant::now());
+            return;
+        }
+        let failed = self.apply(&ops).await;
+        info!(changes = touched.len(), applied = ops.len() - failed, failed, "leases changed");
+        if failed > 0 {
+            self.pace.failed(Instant::now());
+        }
+        for subnets in touched {
+            self.report_peer(subnets);
+        }
+        self.report.peers = self.assembly.as_ref().map_or(0, |assembly| assembly.leases().len());
+        self.remember_leases();
+    }
+
+    /// Brings the condition of one peer up to date.
+    fn report_peer(&mut self, subnets: Subnets) {
+        let errors = self.assembly.as_ref().and_then(|assembly| assembly.errors().get(&subnets));
+        let reason = errors.and_then(|errors| peer_condition(errors));
+        self.set_condition(&subnets.to_string(), reason);
+    }
+
+    fn take_claim(&mut self, claim: &ClaimState) {
+        let own = claim.own.as_ref().map(|own| own.subnets);
+        if own.is_some() && own != self.own {
+            self.own = own;
+            // A config that waited for a restart is in force with a lease that was chosen from it.
+            self.offered.take().into_iter().for_each(|config| self.take_config(Some(config)));
+            self.tell_claim(false, false);
+            self.pace.request(Reason::Claim, Instant::now());
+        }
+    }
+
+    fn take_hints(&mut self, inbox: &Inbox) {
+        let now = Instant::now();
+        let hints = inbox.take();
+        let Some(assembly) = &self.assembly else {
+            // Nothing is ours yet; what happens to the host decides what can be.
+            self.pace.request_settled(Reason::Hint, now);
+            return;
+        };
+        let interest = Interest {
+            desired: assembly.dataplane(),
+            facts: &self.facts,
+            external: Some(&self.node.external().name),
+            underlay_routes: assembly.desired().depends_on_routes(),
+        };
+        match hints.reason(&interest) {
+            Some(Hint::Overrun) => self.pace.request_settled(Reason::Overrun, now),
+            Some(hint) => {
+                debug!(hint = ?hint, "kernel changed");
+                self.pace.request_settled(Reason::Hint, now);
+            }
+            None => {}
+        }
+    }
+
+    async fn take_timer(&mut self) {
+        let now = self.start.elapsed();
+        if !self.cluster.tick(now).is_empty() {
+            warn!("peers that a wiped store has lost did not come back and are given up");
+            self.pace.request(Reason::Grace, Instant::now());
+        }
+        let (due, reason) = self.pace.next();
+        if due <= Instant::now() {
+            self.full_round(reason).await;
+        }
+    }
+
+    async fn full_round(&mut self, reason: Reason) {
+        let started = Instant::now();
+        let outcome = self.observe_and_apply().await;
+        let finished = Instant::now();
+        let (applied, failed) = match &outcome {
+            Ok(counts) => *counts,
+            Err(()) => (0, 1),
+        };
+        self.pace.finished(started, finished, failed > 0);
+        let took = finished - started;
+        if applied > 0 || failed > 0 {
+            info!(reason = %reason, applied, failed, elapsed_ms = took.as_millis(), "round");
+        } else {
+            debug!(reason = %reason, elapsed_ms = took.as_millis(), "round without changes");
+        }
+        self.report.converged = failed == 0 && self.own.is_some();
+        self.report.peers_known = self.cluster.source() != Source::Nothing;
+        self.remember_leases();
+    }
+
+    /// One full round: the number of operations that were applied and that failed.
+    async fn observe_and_apply(&mut self) -> Result<(usize, usize), ()> {
+        let observed = match self.kernel.observe(&self.node.tunnels()).await {
+            Ok(observed) => observed,
+            Err(error) => {
+                self.set_condition(condition::KERNEL, Some(chain(&error)));
+                return Err(());
+            }
+        };
+        self.set_condition(condition::KERNEL, None);
+        self.facts = observed.facts;
+        self.look_at_host(&observed.dataplane);
+        let Some(own) = self.own else { return Ok((0, 0)) };
+
+        let desired = match self.node.desired(&own, &self.facts) {
+            Ok(desired) => desired,
+            Err(error) => {
+                self.set_condition(condition::NODE, Some(chain(&error)));
+                return Err(());
+            }
+        };
+        self.set_condition(condition::NODE, None);
+        let (peers, losers) = self.cluster.settled();
+        let peers = peers.into_iter().filter(|lease| lease.subnets != own);
+        let assembly = Assembly::new(desired, peers);
+        let networks = self.node.networks();
+        let scope = Scope { desired: assembly.dataplane(), networks: &networks };
+        let actual = owned(&observed.dataplane, &scope);
+        let prune = match self.cluster.source() {
+            Source::Nothing => Prune::Keep,
+            Source::Remembered | Source::Store => Prune::Surplus,
+        };
+        let ops = plan(assembly.dataplane(), &actual, prune);
+        self.report.peers = assembly.leases().len();
+        self.set_peer_conditions(assembly.errors(), &losers);
+        self.assembly = Some(assembly);
+        let failed = self.apply(&ops).await;
+        self.offer_services(&own);
+        Ok((ops.len() - failed, failed))
+    }
+
+    /// Follows the host: its external interface and, at first, the addresses of the tunnel devices.
+    fn look_at_host(&mut self, actual: &Dataplane) {
+        match self.node.look(&self.facts) {
+            Ok(changed) => {
+                if changed {
+                    let external = self.node.external();
+                    info!(
+                        link = %external.name,
+                        mtu_bytes = external.mtu,
+                        public = ?external.public,
+                        "external interface changed"
+                    );
+                }
+                self.set_condition(condition::INTERFACE, None);
+            }
+            Err(error) => self.set_condition(condition::INTERFACE, Some(chain(&error))),
+        }
+        let public = self.node.external().public;
+        let published = self
+            .cluster
+            .leases()
+            .find(|lease| match public.v4 {
+                Some(address) => lease.attrs.public_address(Family::V4) == Some(address),
+                None => public.v6.is_some() && lease.attrs.public_address(Family::V6) == public.v6,
+            })
+            .map(|lease| lease.attrs.clone());
+        let settled = self.node.settle_endpoints(actual, &self.macs, published.as_ref(), self.chance);
+        if !settled.is_empty() {
+            self.macs.extend(settled);
+            let macs = self.macs.clone();
+            self.outputs.memory.send_modify(|memory| memory.macs = macs);
+        }
+        let attrs = match self.node.attrs() {
+            Ok(attrs) => attrs,
+            Err(error) => return self.set_condition(condition::ATTRS, Some(chain(&error))),
+        };
+        self.set_condition(condition::ATTRS, None);
+        self.outputs.attrs.send_if_modified(|old| {
+            let news = old.as_ref() != Some(&attrs);
+            if news {
+                *old = Some(attrs);
+            }
+            news
+        });
+    }
+
+    /// Hands the firewall and the CNI plugin what follows from our lease.
+    fn offer_services(&mut self, own: &Subnets) {
+        let firewall = Some(self.node.firewall(own));
+        self.outputs.firewall.send_if_modified(|old| {
+            let news = *old != firewall;
+            if news {
+                *old = firewall;
+            }
+            news
+        });
+        match self.node.subnet_env(own) {
+            Ok(env) => {
+                self.set_condition(condition::SUBNET_ENV, None);
+                self.outputs.subnet_env.send_if_modified(|old| {
+                    let news = old.as_ref() != Some(&env);
+                    if news {
+                        *old = Some(env);
+                    }
+                    news
+                });
+            }
+            Err(error) => self.set_condition(condition::SUBNET_ENV, Some(chain(&error))),
+        }
+    }
+
+    /// Runs operations; answers with how many failed.
+    async fn apply(&mut self, ops: &[Op]) -> usize {
+        if ops.is_empty() {
+            return 0;
+        }
+        let mut failed = 0;
+        let results = self.kernel.apply(ops).await;
+        for (op, result) in ops.iter().zip(results) {
+            match result {
+                Ok(()) => debug!(op = %op, "op applied"),
+                Err(error) => {
+                    failed += 1;
+                    // The first few tell what is wrong; thousands would hide it.
+                    if failed <= 5 {
+                        warn!(op = %op, error = %chain(&error), "op failed, will retry");
+                    }
+                }
+            }
+        }
+        failed
+    }
+
+    fn set_peer_conditions(
+        &mut self,
+        errors: &BTreeMap<Subnets, Vec<PeerError>>,
+        losers: &[(Subnets, Subnets)],
+    ) {
+        let mut conditions: BTreeMap<String, String> = errors
+            .iter()
+            .filter_map(|(subnets, errors)| Some((subnets.to_string(), peer_condition(errors)?)))
+            .collect();
+        for (key, reason) in self.cluster.table().rejected() {
+            conditions.insert(key.clone(), format!("the record cannot be used: {reason}"));
+        }
+        for (loser, winner) in losers {
+            conditions.insert(
+                loser.to_string(),
+                format!("the lease overlaps the older lease {winner} and is ignored: release one of the two"),
+            );
+        }
+        let stale: Vec<String> = self
+            .report
+            .conditions
+            .keys()
+            .filter(|id| !condition::ALL.contains(&id.as_str()) && !conditions.contains_key(*id))
+            .cloned()
+            .collect();
+        for id in stale {
+            self.set_condition(&id, None);
+        }
+        for (id, reason) in conditions {
+            self.set_condition(&id, Some(reason));
+        }
+    }
+
+    /// Sets or clears what is wrong with something, and logs it when it changes.
+    fn set_condition(&mut self, id: &str, reason: Option<String>) {
+        let old = self.report.conditions.get(id);
+        if old == reason.as_ref() {
+            return;
+        }
+        match reason {
+            Some(reason) => {
+                warn!(about = id, reason = %reason, "something is wrong");
+                self.report.conditions.insert(id.to_owned(), reason);
+            }
+            None => {
+                info!(about = id, "all right again");
+                self.report.conditions.remove(id);
+            }
+        }
+    }
+
+    fn remember_leases(&self) {
+        if self.cluster.source() != Source::Store {
+            return;
+        }
+        let leases = self.cluster.leases().cloned().collect();
+        let config = self.offered.clone();
+        self.outputs.memory.send_modify(|memory| {
+            memory.leases = Some(leases);
+            memory.config = config.or_else(|| memory.config.take());
+        });
+    }
+
+    fn publish(&self) {
+        self.outputs.report.send_if_modified(|old| {
+            let news = *old != self.report;
+            if news {
+                old.clone_from(&self.report);
+            }
+            news
+        });
+    }
+}
+
+/// What is wrong with a peer, if anything is: another backend is as somebody wished.
+fn peer_condition(errors: &[PeerError]) -> Option<String> {
+    let wrong: Vec<String> = errors.iter().filter(|error| !error.is_expected()).map(|e| chain(e)).collect();
+    (!wrong.is_empty()).then(|| wrong.join("; "))
+}
