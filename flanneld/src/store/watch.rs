@@ -14,7 +14,6 @@
 use flannel_core::backoff::{Backoff, BackoffPolicy};
 use flannel_core::lease::Revision;
 use flannel_core::store::{Change, Listing};
-use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,6 +24,7 @@ use tracing::{debug, error, info, warn};
 
 use super::error::StoreError;
 use super::{LeaseStore, LeaseWatch, WatchEvent};
+use crate::error::chain;
 
 /// What the consumer is told.
 #[derive(Debug)]
@@ -211,7 +211,7 @@ impl<S: LeaseStore> Follower<S> {
                 if self.failures > 0 {
                     self.down(error).await?;
                 } else {
-                    debug!(error = %reason(&error), revision = after.0, "watch ended, resuming");
+                    debug!(error = %chain(&error), revision = after.0, "watch ended, resuming");
                 }
                 self.wait().await;
                 Ok(State::Opening { after })
@@ -254,7 +254,7 @@ impl<S: LeaseStore> Follower<S> {
     }
 
     async fn down(&mut self, error: StoreError) -> Result<(), ConsumerGone> {
-        let reason = reason(&error);
+        let reason = chain(&error);
         if self.down.as_ref() == Some(&reason) {
             return Ok(());
         }
@@ -274,17 +274,6 @@ impl<S: LeaseStore> Follower<S> {
 
 fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
-}
-
-/// An error with its sources, in one line.
-fn reason(error: &StoreError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

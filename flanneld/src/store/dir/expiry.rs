@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// What Go's flannel grants; used where the file names no other.
-const DEFAULT_LIFETIME: Duration = Duration::from_secs(86_400);
+pub(super) const DEFAULT_LIFETIME: Duration = Duration::from_secs(86_400);
 
 /// Content of an expiry file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

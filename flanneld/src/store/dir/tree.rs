@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::NamedTempFile;
 use tracing::debug;
 
-use super::expiry::Expiry;
+use super::expiry::{DEFAULT_LIFETIME, Expiry};
 use super::index::{Entry, Index, Lease, Seen, Stamp, Touched, hash};
 use crate::store::error::StoreError;
 
@@ -27,8 +27,9 @@ pub(super) struct Tree {
     index: PathBuf,
 }
 
-/// How long to wait for the lock. Holders keep it for some milliseconds, mostly for flushing to the disk.
-const LOCK_LIMIT: Duration = Duration::from_secs(5);
+/// How long to wait for the lock. Holders keep it for some milliseconds, mostly for flushing to the disk; a machine
+/// with a hundred daemons that start at once needs a second or two.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// Much more than a record has. A larger file is not read to its end.
 const FILE_LIMIT: u64 = 1 << 20;
@@ -159,13 +160,16 @@ impl Locked<'_> {
         // The expiry file goes first: a crash in between must not leave a record that lives for ever.
         let lease = self.tree.leases.join(key);
         match lifetime {
-            Some(lifetime) => self.write_expiry(key, lifetime)?,
+            Some(lifetime) => {
+                self.write_expiry(key, lifetime)?;
+                sync_directory(&self.tree.leases)?;
+            }
             None => remove(&lease)?,
         }
-        let file = self.temporary(value.as_bytes())?;
+        let file = self.temporary(value.as_bytes(), true)?;
         let path = self.tree.subnets.join(key);
         match file.persist_noclobber(&path) {
-            Ok(_) => {}
+            Ok(_) => sync_directory(&self.tree.subnets)?,
             // Laid out by somebody who does not take the lock.
             Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(StoreError::Raced);
@@ -309,8 +313,7 @@ impl Locked<'_> {
         if expiry.is_none() {
             debug!(path = %path.display(), "expiry file holds no time, its record does not expire");
         }
-        let fallback = Expiry::parse("0").map_or(Duration::ZERO, |expiry| expiry.lifetime);
-        let lifetime = expiry.map_or(fallback, |expiry| expiry.lifetime);
+        let lifetime = expiry.map_or(DEFAULT_LIFETIME, |expiry| expiry.lifetime);
         let lifetime_millis = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
         Ok(Some(Lease { file, expires: expiry.map(|expiry| expiry.at_millis), lifetime_millis }))
     }
@@ -336,14 +339,15 @@ impl Locked<'_> {
     fn write_expiry(&self, key: &str, lifetime: Duration) -> Result<(), StoreError> {
         let now_millis = i64::try_from(since_1970().as_millis()).unwrap_or(i64::MAX);
         let text = Expiry::after(now_millis, lifetime).text();
-        self.write(&self.tree.leases.join(key), text.as_bytes())
+        self.replace(&self.tree.leases.join(key), self.temporary(text.as_bytes(), true)?)
     }
 
     fn save(&mut self) -> Result<(), StoreError> {
         if self.stale {
             let text = serde_json::to_vec(&self.index)
                 .map_err(|error| StoreError::file("write", &self.tree.index, io::Error::other(error)))?;
-            self.write(&self.tree.index, &text)?;
+            // Not flushed to the disk: one that is lost or old is made anew from the files.
+            self.replace(&self.tree.index, self.temporary(&text, false)?)?;
             self.stale = false;
         }
         Ok(())
@@ -351,19 +355,24 @@ impl Locked<'_> {
 
     /// Replaces a file at once and for good.
     fn write(&self, path: &Path, content: &[u8]) -> Result<(), StoreError> {
-        let file = self.temporary(content)?;
-        file.persist(path).map_err(|error| StoreError::file("write", path, error.error))?;
+        self.replace(path, self.temporary(content, true)?)?;
         path.parent().map_or(Ok(()), sync_directory)
     }
 
+    fn replace(&self, path: &Path, file: NamedTempFile) -> Result<(), StoreError> {
+        file.persist(path).map(drop).map_err(|error| StoreError::file("write", path, error.error))
+    }
+
     /// A file beside the others that is not one of them yet. Everybody may read it: nothing here is secret.
-    fn temporary(&self, content: &[u8]) -> Result<NamedTempFile, StoreError> {
+    fn temporary(&self, content: &[u8], durable: bool) -> Result<NamedTempFile, StoreError> {
         let root = &self.tree.root;
         let failed = |error| StoreError::file("write a file in", root, error);
         let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(root).map_err(failed)?;
         file.write_all(content).map_err(failed)?;
         file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed)?;
-        file.as_file().sync_all().map_err(failed)?;
+        if durable {
+            file.as_file().sync_all().map_err(failed)?;
+        }
         Ok(file)
     }
 }

@@ -3,13 +3,13 @@
 mod login;
 mod tls;
 
-use std::error::Error;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::error::chain;
 use crate::store::tests::server::{Server, eventually, free_port};
 use crate::store::tests::{PREFIX, options};
 use crate::store::watch::{Update, WatchCounters, channel, follow};
@@ -32,13 +32,9 @@ async fn lay_out(server: &Server, key: &str, value: &str) {
 
 /// Error and causes in one line, with the port replaced.
 fn show(error: &StoreError, server: &Server) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text.replace(&server.port.to_string(), "PORT").replace(server.directory.path().to_str().unwrap(), "DIR")
+    chain(error)
+        .replace(&server.port.to_string(), "PORT")
+        .replace(server.directory.path().to_str().unwrap(), "DIR")
 }
 
 async fn event(watch: &mut EtcdWatch) -> Result<WatchEvent, StoreError> {
