@@ -1,6 +1,7 @@
 //! The flannel plugin: makes the config of a delegate from `subnet.env` and lets the delegate work.
 
 use flannel_core::json::{Object, Value};
+use std::io::Write;
 
 use crate::delegate;
 use crate::environment::{Command, Environment};
@@ -64,7 +65,10 @@ fn add(request: &Request) -> Result<String, CniError> {
         .map_err(|error| subnet_env_error(&error, Code::TryAgainLater, Code::Internal))?;
     let delegate = DelegateConf::new(delegate::netconf(&conf, &env)?);
     Scratch::new(&conf.data_dir).save(&attachment(&request.environment), &delegate.text)?;
-    eprintln!("delegateAdd: netconf sent to delegate plugin:\n{}", String::from_utf8_lossy(&delegate.text));
+    // One call: stderr is not buffered. Nothing depends on it.
+    let text = String::from_utf8_lossy(&delegate.text);
+    let note = format!("delegateAdd: netconf sent to delegate plugin:\n{text}\n");
+    let _ = std::io::stderr().write_all(note.as_bytes());
 
     match run_delegate(&Command::Add, &delegate, &request.environment, conf.native) {
         Ok(result) => print(&result.unwrap_or_default(), delegate.member("cniVersion")),

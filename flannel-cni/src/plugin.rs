@@ -81,7 +81,7 @@ impl Plugin {
         if environment.command == Command::Version {
             return Ok(version::answer());
         }
-        let mut text = Vec::new();
+        let mut text = Vec::with_capacity(1 << 13);
         stdin.read_to_end(&mut text).map_err(|error| {
             CniError::new(Code::IoFailure, format!("error reading from stdin: {}", errno_text(&error)))
         })?;

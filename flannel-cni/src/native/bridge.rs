@@ -128,7 +128,8 @@ pub(crate) fn status(object: &Object) -> Result<(), CniError> {
 /// The bridge, up; made if it is not there. One that is there keeps its MTU.
 fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<Found, CniError> {
     let name = || config.bridge.to_string();
-    if host.link(&config.bridge)?.is_none() {
+    let mut bridge = host.link(&config.bridge)?;
+    if bridge.is_none() {
         let new = link::NewBridge {
             name: config.bridge.clone(),
             mtu: config.mtu,
@@ -141,8 +142,9 @@ fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<Found, CniError> 
             Err(error) if error.is(Errno::EEXIST) => {}
             other => other.map_err(|error| BridgeError::Create(name(), error))?,
         }
+        bridge = host.link(&config.bridge)?;
     }
-    let bridge = host.link(&config.bridge)?.ok_or_else(|| BridgeError::Vanished(name()))?;
+    let bridge = bridge.ok_or_else(|| BridgeError::Vanished(name()))?;
     if !is_kind(&bridge.record, "bridge") {
         return Err(BridgeError::NoBridge(name()).into());
     }

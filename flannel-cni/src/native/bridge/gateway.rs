@@ -71,13 +71,14 @@ pub(super) fn ensure(
         if wanted.is_empty() {
             continue;
         }
-        let present: Vec<IpNet> = present
-            .iter()
-            .map(|record| record.facts.net)
-            .filter(|net| Family::of_net(*net) == family && !wanted.contains(net))
-            .collect();
+        let of_family = present.iter().map(|record| record.facts.net);
+        let present: Vec<IpNet> = of_family.filter(|net| Family::of_net(*net) == family).collect();
+        let others: Vec<IpNet> = present.iter().filter(|net| !wanted.contains(net)).copied().collect();
         for net in &wanted {
-            make_room(host, config, index, *net, &present, object)?;
+            make_room(host, config, index, *net, &others, object)?;
+            if present.contains(net) {
+                continue;
+            }
             match host.change_one(&address::add(&with_broadcast(index, *net))) {
                 Err(error) if error.is(Errno::EEXIST) => {}
                 Err(source) => return Err(GatewayError { verb: "add", net: *net, source }.into()),

@@ -127,7 +127,8 @@ impl Store {
         let (temporary, path) = (self.directory.join(TEMPORARY), self.directory.join(ip.to_string()));
         let written = remove(&temporary).and_then(|()| {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            write!(file, "{}\r\n{}", attachment.container_id, attachment.ifname)?;
+            // In one call: `write!` makes one of each part.
+            file.write_all(format!("{}\r\n{}", attachment.container_id, attachment.ifname).as_bytes())?;
             if let Some(owner) = owner {
                 owner.mark(&file);
             }
@@ -176,13 +177,19 @@ impl Store {
 
     pub(crate) fn set_last(&self, set: usize, ip: IpAddr) -> Result<(), PathError> {
         let path = self.cursor_file(set);
+        let text = ip.to_string();
+        // Not truncated first: ext4 flushes a file that was emptied and written anew, which takes milliseconds.
         OpenOptions::new()
             .write(true)
             .create(true)
-            .truncate(true)
+            .truncate(false)
             .mode(0o600)
             .open(&path)
-            .and_then(|mut file| write!(file, "{ip}"))
+            .and_then(|mut file| {
+                file.write_all(text.as_bytes())?;
+                let length = text.len() as u64;
+                if file.metadata()?.len() > length { file.set_len(length) } else { Ok(()) }
+            })
             .map_err(|error| PathError::new("open", &path, error))
     }
 

@@ -191,6 +191,11 @@ fn a_cursor_that_cannot_be_read_starts_anew() {
         fs::create_dir_all(net.path("")).unwrap();
         fs::write(net.path("last_reserved_ip.0"), cursor).unwrap();
         assert_eq!(net.address(&format!("c{}", expected.replace('.', "-"))), expected, "{cursor:?}");
+        assert_eq!(
+            fs::read_to_string(net.path("last_reserved_ip.0")).unwrap(),
+            expected,
+            "nothing of a longer one"
+        );
     }
 }
 
