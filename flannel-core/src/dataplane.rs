@@ -245,12 +245,6 @@ impl Dataplane {
         }
     }
 
-    /// Whether both have an object under one key.
-    #[must_use]
-    pub fn collides(&self, other: &Self) -> bool {
-        !other.restricted_to(self).is_empty()
-    }
-
     /// Whether nothing is in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {

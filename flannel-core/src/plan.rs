@@ -3,7 +3,8 @@
 //! Order and its reasons: what traffic needs comes before what sends traffic, removal is the mirror.
 //!
 //! 1. links: nothing else exists without them;
-//! 2. addresses: the source of the host's own packets;
+//! 2. addresses: the source of the host's own packets. A wrong one goes only after the right one is there: the last
+//!    IPv4 address of an interface takes its routes and neighbours along;
 //! 3. FDB entries, then neighbours, then routes: a packet that finds a route must find the rest. A peer with
 //!    a new MAC is reachable throughout, because its new entry stands before a neighbour points to it;
 //! 4. removal of routes, neighbours, FDB entries, addresses, links.

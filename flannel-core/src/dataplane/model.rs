@@ -5,11 +5,13 @@
 //! their interface, a new MAC takes the neighbours along, a VXLAN device cannot outgrow its underlay. It does not
 //! make the addresses and routes that a kernel makes by itself.
 
+use ipnet::IpNet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{
-    Address, Dataplane, FdbEntry, Link, LinkChange, LinkKind, Neighbour, Op, Route, RouteKey, RouteTarget,
-    Vxlan,
+    Address, AddressKey, Dataplane, FdbEntry, Link, LinkChange, LinkKind, Neighbour, Op, Route, RouteKey,
+    RouteTarget, Vxlan,
 };
 use crate::family::Family;
 use crate::link::{LinkName, Mac};
@@ -50,9 +52,7 @@ pub fn apply(state: &mut Dataplane, op: &Op) -> Result<(), Refusal> {
             require(state, &key.link)?;
             state.addresses.insert(key.clone(), Address);
         }
-        Op::DeleteAddress(key) => {
-            state.addresses.remove(key);
-        }
+        Op::DeleteAddress(key) => delete_address(state, key),
         Op::SetNeighbour(key, mac) => {
             require(state, &key.link)?;
             state.neighbours.insert(key.clone(), Neighbour { mac: Some(*mac), permanent: true });
@@ -179,6 +179,23 @@ fn drop_routes(state: &mut Dataplane, name: &LinkName) {
             Some((key, Route::several(rest)?))
         })
         .collect();
+}
+
+/// The last IPv4 address of an interface takes all IPv4 routes and neighbours along (`fib_disable_ip` in
+/// net/ipv4/fib_frontend.c).
+fn delete_address(state: &mut Dataplane, key: &AddressKey) {
+    let was_there = state.addresses.remove(key).is_some();
+    let is_v4 = |net: IpNet| Family::of_net(net) == Family::V4;
+    let mut others = state.addresses.keys().filter(|other| other.link == key.link && is_v4(other.net));
+    if !was_there || !is_v4(key.net) || others.next().is_some() {
+        return;
+    }
+    state.neighbours.retain(|other, _| other.link != key.link || other.address.is_ipv6());
+    let (v4, rest) =
+        std::mem::take(&mut state.routes).into_iter().partition(|(route, _)| is_v4(route.destination));
+    state.routes = v4;
+    drop_routes(state, &key.link);
+    state.routes.extend::<BTreeMap<RouteKey, Route>>(rest);
 }
 
 /// A unicast MAC has one destination; others collect them.

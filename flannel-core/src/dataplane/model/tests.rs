@@ -45,7 +45,7 @@ fn via(gateway: &str, link: &str, onlink: bool) -> Route {
 }
 
 fn route(destination: &str, route: Route) -> Op {
-    let destination: ipnet::IpNet = destination.parse().unwrap();
+    let destination: IpNet = destination.parse().unwrap();
     let metric = if Family::of_net(destination) == Family::V4 { 0 } else { 1024 };
     Op::SetRoute(RouteKey { destination, metric }, route)
 }
@@ -88,6 +88,28 @@ fn side_effects_of_a_link() {
     apply(&mut state, &set(LinkChange { up: Some(false), ..LinkChange::default() })).unwrap();
     assert_eq!(state.routes.len(), 0);
     assert_eq!(apply(&mut state, &tunnel), Err(Refusal::Down));
+}
+
+#[test]
+fn the_last_address_takes_routes_and_neighbours_along() {
+    let mut state = host();
+    let link = name("flannel.1");
+    apply(&mut state, &Op::CreateLink(link.clone(), vxlan(1, "192.168.50.1", 1450))).unwrap();
+    let address = |text: &str| AddressKey { link: link.clone(), net: text.parse().unwrap() };
+    for text in ["10.42.1.0/32", "10.42.9.0/32", "fd00:42:0:1::/128"] {
+        apply(&mut state, &Op::AddAddress(address(text))).unwrap();
+    }
+    for subnet in ["10.42.2.0", "fd00:42:0:2::"] {
+        let key = NeighbourKey { link: link.clone(), address: subnet.parse().unwrap() };
+        apply(&mut state, &Op::SetNeighbour(key, mac(2))).unwrap();
+        let net = if subnet.contains('.') { format!("{subnet}/24") } else { format!("{subnet}/64") };
+        apply(&mut state, &route(&net, via(subnet, "flannel.1", true))).unwrap();
+    }
+    apply(&mut state, &Op::DeleteAddress(address("10.42.9.0/32"))).unwrap();
+    assert_eq!((state.routes.len(), state.neighbours.len()), (2, 2));
+    apply(&mut state, &Op::DeleteAddress(address("10.42.1.0/32"))).unwrap();
+    let left: Vec<bool> = state.routes.keys().map(|key| key.destination.addr().is_ipv6()).collect();
+    assert_eq!((left.as_slice(), state.neighbours.len()), ([true].as_slice(), 1));
 }
 
 #[test]
