@@ -10,18 +10,24 @@
 //! * Losing the lease means taking the same subnet again if it is free, another one if not.
 //! * A record of ours that another node with our public address rewrites is left as it is: two nodes
 //!   that take turns would help nobody. The conflict is named instead.
+//! * A write without an answer may have happened, or may yet happen: what it would leave is known as ours.
 
-use std::fmt;
 use std::time::Duration;
 
-use crate::allocate::{self, AllocateError};
+use crate::allocate;
 use crate::backoff::{Backoff, BackoffPolicy};
-use crate::config::{NetworkConfig, ParseConfigError};
+use crate::config::NetworkConfig;
 use crate::family::Family;
-use crate::lease::table::LeaseTable;
+use crate::lease::table::{LeaseTable, TableEntry};
 use crate::lease::{Lease, LeaseAttrs, Revision, Subnets};
 use crate::seed::Seed;
 use crate::store::{CreateGuard, Grant, Held, Listing};
+
+pub use problem::Problem;
+pub use step::{Failure, Step};
+
+mod problem;
+mod step;
 
 /// Attempts to get a lease. Short at first: simultaneous starters lose races that are over in milliseconds.
 const ACQUIRE: BackoffPolicy =
@@ -30,55 +36,8 @@ const ACQUIRE: BackoffPolicy =
 /// Attempts to renew one, which starts long before its end.
 const RENEW: BackoffPolicy = BackoffPolicy { first: Duration::from_secs(1), cap: Duration::from_secs(60) };
 
-/// What the caller does next, and then reports.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Nothing until an input arrives, or until this time since the start.
-    Wait(Option<Duration>),
-    /// List the store; report with [`Claim::listed`] or [`Claim::failed`].
-    List,
-    /// Create a record; report with [`Claim::created`].
-    Create {
-        /// Its key.
-        subnets: Subnets,
-        /// Its value.
-        attrs: LeaseAttrs,
-        /// What must still hold.
-        guard: CreateGuard,
-    },
-    /// Change our record; report with [`Claim::updated`].
-    Update {
-        /// Its key.
-        subnets: Subnets,
-        /// Its new value.
-        attrs: LeaseAttrs,
-        /// What is known of it.
-        held: Held,
-    },
-    /// Prolong our record; report with [`Claim::renewed`].
-    Renew {
-        /// Its key.
-        subnets: Subnets,
-        /// What is known of it.
-        held: Held,
-    },
-    /// Delete a record of ours that cannot be used; report with [`Claim::deleted`].
-    Delete {
-        /// Its key.
-        subnets: Subnets,
-        /// Its revision.
-        revision: Revision,
-    },
-}
-
-/// Why a write did not succeed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// A guard did not hold, or what should be renewed is gone. Nothing was written.
-    Raced,
-    /// No answer, or the store refused: what happened is unknown. With the reason.
-    Unanswered(String),
-}
+/// Renewals are never closer than this, however little time a lease has.
+const RENEW_PAUSE: Duration = Duration::from_millis(250);
 
 /// A lease that we hold, as far as we know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,62 +58,6 @@ pub struct Holding {
     pub confirmed: bool,
 }
 
-/// What is in the way of a healthy lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Problem {
-    /// The store does not answer, or refuses.
-    StoreAway(String),
-    /// There is no network config.
-    NoConfig,
-    /// The network config cannot be used.
-    BadConfig(ParseConfigError),
-    /// There is no free subnet.
-    Full(AllocateError),
-    /// Another node took our subnet while our lease had ended.
-    Taken(Subnets),
-    /// A node with our public address has rewritten our record.
-    DuplicateAddress {
-        /// The subnet in question.
-        subnets: Subnets,
-        /// What the other node published.
-        theirs: Box<LeaseAttrs>,
-    },
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::StoreAway(reason) => write!(f, "the store does not serve us: {reason}"),
-            Self::NoConfig => f.write_str(
-                "the store has no network config: write one to <prefix>/config, such as {\"Network\":\"10.5.0.0/16\"}",
-            ),
-            Self::BadConfig(error) => {
-                write!(f, "{error}")?;
-                let mut source = std::error::Error::source(error);
-                while let Some(error) = source {
-                    write!(f, ": {error}")?;
-                    source = error.source();
-                }
-                Ok(())
-            }
-            Self::Full(error) => error.fmt(f),
-            Self::Taken(subnets) => write!(
-                f,
-                "subnet {subnets} belongs to another node since our lease ended: pods with its addresses must be replaced"
-            ),
-            Self::DuplicateAddress { subnets, theirs } => write!(
-                f,
-                "another node uses our public address {}: it has rewritten our record of {subnets}; \
-                 give each node its own address (--public-ip, --iface) and restart this one",
-                Family::ALL
-                    .into_iter()
-                    .find_map(|family| theirs.public_address(family))
-                    .map_or_else(String::new, |address| address.to_string()),
-            ),
-        }
-    }
-}
-
 /// What a watch or listing tells of our record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnRecord {
@@ -168,6 +71,16 @@ pub struct OwnRecord {
     pub listed: bool,
     /// Leases of other nodes that share addresses with ours, with their revisions.
     pub overlaps: Vec<(Subnets, Revision)>,
+}
+
+impl OwnRecord {
+    /// Whether a claim that knows `before` has to be told this. The revision moves with every change of the cluster; alone it
+    /// is no news, unless our record is missing: the claim may have written one since, which is gone again.
+    #[must_use]
+    pub fn is_news(&self, before: Option<&Self>) -> bool {
+        let parts = |view: &Self| (view.subnets, view.record.clone(), view.overlaps.clone());
+        self.listed || self.record.is_none() || before.is_none_or(|before| parts(before) != parts(self))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,8 +105,13 @@ pub struct Claim {
     wanted: Option<LeaseAttrs>,
     wish: Option<Subnets>,
     own: Option<Holding>,
-    /// What an update without an answer may have written.
-    doubtful: Option<LeaseAttrs>,
+    /// The store has failed to answer, so that a remembered lease serves.
+    fallback: bool,
+    /// What updates without an answer may have written, or may yet write: for as long as our record has the revision that
+    /// they are guarded by.
+    doubtful: Vec<LeaseAttrs>,
+    /// Our record cannot be read: it has to be written anew.
+    damaged: bool,
     phase: Phase,
     problem: Option<Problem>,
 }
@@ -226,7 +144,9 @@ impl Claim {
             wanted: None,
             wish,
             own,
-            doubtful: None,
+            fallback: false,
+            doubtful: Vec::new(),
+            damaged: false,
             phase: Phase::Read(Duration::ZERO),
             problem: None,
         }
@@ -235,7 +155,7 @@ impl Claim {
     /// The lease that we hold. Remembered ones count only once the store has failed to answer.
     #[must_use]
     pub fn own(&self) -> Option<&Holding> {
-        self.own.as_ref().filter(|own| own.confirmed || matches!(self.problem, Some(Problem::StoreAway(_))))
+        self.own.as_ref().filter(|own| own.confirmed || self.fallback)
     }
 
     /// What is in the way.
@@ -279,48 +199,54 @@ impl Claim {
             return Step::Wait(None);
         }
         let held = Held { revision: own.revision, grant: own.grant, remaining: None };
-        if own.attrs != *wanted {
+        // Of an adopted lease the end is not known: the first renewal tells it.
+        let due = own.grant.map(|_| {
+            let due = own.expires.map_or(Duration::ZERO, |end| end.saturating_sub(self.renew_margin));
+            due.max(renew_from)
+        });
+        // Renewal comes first: a store that takes no writes, but renews, must not cost us the lease.
+        if due.is_some_and(|due| due <= now) {
+            return Step::Renew { subnets: own.subnets, held };
+        }
+        if self.damaged || own.attrs != *wanted {
             return Step::Update { subnets: own.subnets, attrs: wanted.clone(), held };
         }
-        if own.grant.is_none() {
-            return Step::Wait(None);
-        }
-        // Of an adopted lease the end is not known: the first renewal tells it.
-        let due = own.expires.map_or(Duration::ZERO, |end| end.saturating_sub(self.renew_margin));
-        let due = due.max(renew_from);
-        if now < due { Step::Wait(Some(due)) } else { Step::Renew { subnets: own.subnets, held } }
+        Step::Wait(due)
     }
 
     /// The store could not be listed.
     pub fn failed(&mut self, reason: String, now: Duration) {
         self.problem = Some(Problem::StoreAway(reason));
+        self.fallback = true;
         self.read_later(now);
     }
 
     /// The store was listed.
     pub fn listed(&mut self, listing: &Listing, now: Duration) {
-        let Some(config) = &listing.config else {
-            return self.wait_for(Problem::NoConfig, now);
+        let config = match &listing.config {
+            None => Err(Problem::NoConfig),
+            Some(record) => match NetworkConfig::parse(&record.text) {
+                Ok(config) => Ok((config, record.revision)),
+                Err(error) => Err(Problem::BadConfig(error)),
+            },
         };
-        let parsed = match NetworkConfig::parse(&config.text) {
-            Ok(parsed) => parsed,
-            Err(error) => return self.wait_for(Problem::BadConfig(error), now),
-        };
-        let mut table = LeaseTable::default();
-        table.replace(&listing.records);
-        if let Some(phase) = self.adopt(&table, &parsed, now) {
+        let usable = config.as_ref().ok().map(|(config, _)| config);
+        if let Some(phase) = self.adopt(listing, usable, now) {
             self.phase = phase;
             return;
         }
+        let (config, revision) = match config {
+            Ok(config) => config,
+            Err(problem) => return self.wait_for(problem, now),
+        };
         let wish = self.own.as_ref().map(|own| own.subnets).or(self.wish);
         // Keys of unreadable records count: they cannot be created.
         let taken: Vec<Subnets> =
             listing.records.iter().filter_map(|record| Subnets::parse_key(&record.key).ok()).collect();
-        match allocate::choose(&parsed, &taken, wish.as_ref(), self.chance.next_u64()) {
+        match allocate::choose(&config, &taken, wish.as_ref(), self.chance.next_u64()) {
             Ok(subnets) => {
-                let dual = parsed.has(Family::V4) && parsed.has(Family::V6);
-                let guard =
-                    CreateGuard { config: config.revision, records: dual.then_some(listing.revision) };
+                let dual = config.has(Family::V4) && config.has(Family::V6);
+                let guard = CreateGuard { config: revision, records: dual.then_some(listing.revision) };
                 self.phase = Phase::Create(subnets, guard);
             }
             Err(error) => self.wait_for(Problem::Full(error), now),
@@ -328,70 +254,101 @@ impl Claim {
     }
 
     /// Looks for a record that is ours: the next phase, or `None` if a subnet must be chosen.
-    fn adopt(&mut self, table: &LeaseTable, config: &NetworkConfig, now: Duration) -> Option<Phase> {
+    fn adopt(&mut self, listing: &Listing, config: Option<&NetworkConfig>, now: Duration) -> Option<Phase> {
         let wanted = self.wanted.clone()?;
-        let (own, doubtful) = (self.own.clone(), self.doubtful.clone());
-        let is_mine = |lease: &Lease| {
-            same_node(&lease.attrs, &wanted)
-                || own.as_ref().is_some_and(|own| {
-                    // A remembered lease is ours under another address only if the record is the very same.
-                    if own.confirmed {
-                        same_node(&lease.attrs, &own.attrs) || doubtful.as_ref() == Some(&lease.attrs)
-                    } else {
-                        lease.subnets == own.subnets && lease.attrs == own.attrs
-                    }
-                })
-        };
-        if let Some(own) = &self.own
-            && table.leases().get(&own.subnets).is_some_and(|entry| !is_mine(&entry.lease))
+        let mut table = LeaseTable::default();
+        table.replace(&listing.records);
+        let (before, doubtful) = (self.own.clone(), self.doubtful.clone());
+        let is_mine = |lease: &Lease| is_ours(lease, &wanted, before.as_ref(), &doubtful);
+        if let Some(own) = &before
+            && is_lost(own, &table, is_mine)
         {
             self.problem = Some(Problem::Taken(own.subnets));
             self.wish = None;
             self.own = None;
+        } else if let Some(own) = before.as_ref().filter(|own| own.confirmed)
+            && let Some(phase) = self.mend(own, listing, &table, now)
+        {
+            return Some(phase);
         }
-        let mine = || table.leases().values().filter(|entry| is_mine(&entry.lease));
-        let preferred = self.own.as_ref().map(|own| own.subnets);
-        let found = mine()
-            // A running node is not moved because the config has changed: its pods would lose their addresses.
+        let is_allowed =
+            |entry: &TableEntry| config.is_some_and(|config| config.allows(&entry.lease.subnets));
+        let held = self.own.as_ref().map(|own| own.subnets);
+        // The pods of a running node keep their addresses, whatever the config says now and whatever else is ours. Only the
+        // administrator can move them, by deleting our record where there is a reservation.
+        let keeps = self.own.as_ref().is_some_and(|own| own.confirmed);
+        let mine = table.leases().values().filter(|entry| is_mine(&entry.lease));
+        let found = mine
+            .clone()
             .filter(|entry| {
-                config.allows(&entry.lease.subnets)
-                    || own.as_ref().is_some_and(|own| own.confirmed && own.subnets == entry.lease.subnets)
+                let same = Some(entry.lease.subnets) == held;
+                keeps && same || is_allowed(entry) && (!keeps || entry.grant.is_none())
             })
-            .max_by_key(|entry| (Some(entry.lease.subnets) == preferred, entry.grant.is_none()));
-        if let Some(entry) = found {
-            let lease = &entry.lease;
-            let rewritten = self.own.as_ref().is_some_and(|own| {
-                own.confirmed && own.revision != lease.revision && own.attrs != lease.attrs
+            .max_by_key(|entry| {
+                let subnets = Some(entry.lease.subnets);
+                (subnets == held, entry.grant.is_none(), subnets == self.wish)
             });
-            if rewritten && lease.attrs != wanted && doubtful.as_ref() != Some(&lease.attrs) {
+        if let Some(entry) = found {
+            return Some(self.take(entry, &wanted, &table, now));
+        }
+        // Of another range or length: Go's daemon replaces it too. Reservations are the administrator's.
+        config?;
+        mine.filter(|entry| entry.grant.is_some() && !is_allowed(entry))
+            .map(|entry| Phase::Delete(entry.lease.subnets, entry.lease.revision))
+            .next()
+    }
+
+    /// Our record cannot be read, by us or any other node. Nobody else has a use for it.
+    fn mend(&mut self, own: &Holding, listing: &Listing, table: &LeaseTable, now: Duration) -> Option<Phase> {
+        let key = own.subnets.to_string();
+        table.rejected().get(&key)?;
+        let record = listing.records.iter().find(|record| record.key == key)?;
+        let expires = own.expires.filter(|_| record.grant == own.grant);
+        self.hold(Holding { revision: record.revision, grant: record.grant, expires, ..own.clone() });
+        self.damaged = true;
+        Some(Phase::Held(now))
+    }
+
+    /// Takes over a record that is ours.
+    fn take(&mut self, entry: &TableEntry, wanted: &LeaseAttrs, table: &LeaseTable, now: Duration) -> Phase {
+        let lease = &entry.lease;
+        let before = self.own.clone().filter(|own| own.confirmed && own.subnets == lease.subnets);
+        if let Some(own) = &before {
+            let known = [&own.attrs, wanted].contains(&&lease.attrs) || self.doubtful.contains(&lease.attrs);
+            // A lower revision is that of a store restored from a backup.
+            if lease.revision > own.revision && !known {
                 self.problem = Some(Problem::DuplicateAddress {
                     subnets: lease.subnets,
                     theirs: Box::new(lease.attrs.clone()),
                 });
-                return Some(Phase::Held(now));
+                return Phase::Held(now);
             }
-            self.hold(Holding {
-                subnets: lease.subnets,
-                attrs: lease.attrs.clone(),
-                revision: lease.revision,
-                grant: entry.grant,
-                expires: None,
-                created: None,
-                confirmed: true,
-            });
-            return Some(Phase::Held(now));
+            let overlaps = table.overlapping(&own.subnets).map(|lease| lease.revision);
+            if overlaps.into_iter().any(|revision| own.is_younger_than(revision)) {
+                return Phase::Delete(lease.subnets, lease.revision);
+            }
         }
-        // Of another range or length: Go's daemon replaces it too. Reservations are the administrator's.
-        mine()
-            .find(|entry| entry.grant.is_some())
-            .map(|entry| Phase::Delete(entry.lease.subnets, entry.lease.revision))
+        let same_grant = before.as_ref().filter(|own| own.grant == entry.grant);
+        let same_store = before.as_ref().filter(|own| own.revision <= lease.revision);
+        self.hold(Holding {
+            subnets: lease.subnets,
+            attrs: lease.attrs.clone(),
+            revision: lease.revision,
+            grant: entry.grant,
+            expires: same_grant.and_then(|own| own.expires),
+            created: same_store.and_then(|own| own.created),
+            confirmed: true,
+        });
+        Phase::Held(now)
     }
 
     fn hold(&mut self, own: Holding) {
+        if self.own.as_ref().is_none_or(|before| before.revision != own.revision) {
+            self.doubtful.clear();
+        }
         self.own = Some(own);
-        self.doubtful = None;
+        self.damaged = false;
         self.problem = None;
-        self.acquire.reset();
     }
 
     /// A record was to be created with `attrs`.
@@ -408,9 +365,16 @@ impl Claim {
                     created: Some(held.revision),
                     confirmed: true,
                 });
+                self.acquire.reset();
                 self.phase = Phase::Held(now);
             }
-            Err(failure) => self.read_again(failure, now),
+            Err(failure) => {
+                if matches!(failure, Failure::Unanswered(_)) {
+                    // It may yet be created. Whoever tries the same key again cannot end up with two.
+                    self.wish = Some(subnets);
+                }
+                self.read_again(failure, now);
+            }
         }
     }
 
@@ -422,12 +386,18 @@ impl Claim {
                 own.revision = held.revision;
                 own.grant = held.grant;
                 own.expires = held.remaining.map(|left| now + left).or(own.expires);
+                self.doubtful.clear();
                 self.problem = None;
-                self.acquire.reset();
+                // Whoever damages a record again and again is not answered at once each time.
+                if !std::mem::take(&mut self.damaged) {
+                    self.acquire.reset();
+                }
             }
             (Ok(_), None) => {}
             (Err(failure), _) => {
-                self.doubtful = matches!(failure, Failure::Unanswered(_)).then_some(attrs);
+                if matches!(failure, Failure::Unanswered(_)) && !self.doubtful.contains(&attrs) {
+                    self.doubtful.push(attrs);
+                }
                 self.read_again(failure, now);
             }
         }
@@ -439,16 +409,26 @@ impl Claim {
             (Ok(held), Some(own)) => {
                 own.expires = held.remaining.map(|left| now + left);
                 // A grant that a Go daemon made may be shorter than our margin; without a pause we would spin.
-                let pause = held.remaining.unwrap_or_default() / 3;
-                self.problem = None;
+                let pause = held.remaining.unwrap_or(RENEW.cap) / 3;
+                if matches!(self.problem, Some(Problem::StoreAway(_))) {
+                    self.problem = None;
+                }
                 self.renew.reset();
-                self.phase = Phase::Held(now + pause);
+                self.acquire.reset();
+                self.phase = Phase::Held(now + pause.max(RENEW_PAUSE));
             }
             (Ok(_), None) => {}
             (Err(Failure::Raced), _) => self.read_again(Failure::Raced, now),
-            (Err(Failure::Unanswered(reason)), _) => {
+            (Err(Failure::Unanswered(reason)), own) => {
+                let delay = self.renew.delay();
+                // Several attempts also for a lease that is short, or nearly over.
+                let left = own.as_ref().and_then(|own| own.expires).map(|end| end.saturating_sub(now));
+                let delay = match left {
+                    Some(left) if !left.is_zero() => delay.min(left / 4).max(RENEW_PAUSE),
+                    _ => delay,
+                };
                 self.problem = Some(Problem::StoreAway(reason));
-                self.phase = Phase::Held(now + self.renew.delay());
+                self.phase = Phase::Held(now + delay);
             }
         }
     }
@@ -456,33 +436,46 @@ impl Claim {
     /// A record was to be deleted.
     pub fn deleted(&mut self, outcome: Result<(), Failure>, now: Duration) {
         let Phase::Delete(subnets, _) = self.phase else { return };
-        match outcome {
-            Ok(()) => {
-                self.own = self.own.take().filter(|own| own.subnets != subnets);
-                self.phase = Phase::Read(now);
+        if let Err(failure) = outcome {
+            return self.read_again(failure, now);
+        }
+        self.phase = Phase::Read(now);
+        match self.own.take_if(|own| own.subnets == subnets) {
+            Some(own) if own.confirmed => {
+                self.problem = Some(Problem::Taken(subnets));
+                self.wish = None;
             }
-            Err(failure) => self.read_again(failure, now),
+            // What the config still allows of it is kept: a node that gets IPv6 keeps its IPv4 subnet.
+            _ => drop(self.wish.get_or_insert(subnets)),
         }
     }
 
     /// Takes what a watch or listing tells of our record.
     pub fn seen(&mut self, view: &OwnRecord, now: Duration) {
         let (Phase::Held(_), Some(own)) = (&self.phase, &mut self.own) else { return };
-        let stale = view.seen < own.revision && !view.listed;
-        if !own.confirmed || view.subnets != own.subnets || stale {
+        if !own.confirmed || view.subnets != own.subnets {
+            return;
+        }
+        if view.seen < own.revision {
+            // Late, or of a store that has lost its content: only a reading of our own can tell.
+            if view.listed {
+                self.phase = Phase::Read(now);
+            }
             return;
         }
         let Some((attrs, revision, grant)) = &view.record else {
-            self.phase = Phase::Read(now);
-            return;
+            return self.read_later(now);
         };
-        let ours = *attrs == own.attrs
-            || self.wanted.as_ref() == Some(attrs)
-            || self.doubtful.as_ref() == Some(attrs);
-        if ours {
+        let known =
+            *attrs == own.attrs || self.wanted.as_ref() == Some(attrs) || self.doubtful.contains(attrs);
+        if known {
             // Our own write, one whose answer was lost, or a renewal in Go's way.
+            if own.revision != *revision {
+                self.doubtful.clear();
+            }
             own.attrs = attrs.clone();
             own.revision = *revision;
+            self.damaged = false;
             if own.grant != *grant {
                 own.grant = *grant;
                 own.expires = None;
@@ -504,8 +497,7 @@ impl Claim {
     /// between our listing and our creation. The younger lease goes.
     fn yield_to_older(&mut self, overlaps: &[(Subnets, Revision)]) {
         let (Phase::Held(_), Some(own)) = (&self.phase, &self.own) else { return };
-        let older = |revision: Revision| own.created.is_some_and(|created| revision < created);
-        if overlaps.iter().any(|(_, revision)| older(*revision)) {
+        if overlaps.iter().any(|(_, revision)| own.is_younger_than(*revision)) {
             self.phase = Phase::Delete(own.subnets, own.revision);
         }
     }
@@ -531,6 +523,30 @@ impl Claim {
 
     fn read_later(&mut self, now: Duration) {
         self.phase = Phase::Read(now + self.acquire.delay());
+    }
+}
+
+impl Holding {
+    fn is_younger_than(&self, other: Revision) -> bool {
+        self.created.is_some_and(|created| other < created)
+    }
+}
+
+/// Whether a lease is that of this node, which wants `wanted`, holds `own`, and may have written `doubtful`.
+fn is_ours(lease: &Lease, wanted: &LeaseAttrs, own: Option<&Holding>, doubtful: &[LeaseAttrs]) -> bool {
+    same_node(&lease.attrs, wanted)
+        || own.is_some_and(|own| match own.confirmed {
+            true => same_node(&lease.attrs, &own.attrs) || doubtful.contains(&lease.attrs),
+            // A remembered lease is ours under another address only if the record is the very same.
+            false => lease.subnets == own.subnets && lease.attrs == own.attrs,
+        })
+}
+
+/// Whether what we hold belongs to others now, under the same key or another one.
+fn is_lost(own: &Holding, table: &LeaseTable, is_mine: impl Fn(&Lease) -> bool) -> bool {
+    match table.leases().get(&own.subnets) {
+        Some(entry) => !is_mine(&entry.lease),
+        None => table.overlapping(&own.subnets).any(|lease| !is_mine(lease)),
     }
 }
 

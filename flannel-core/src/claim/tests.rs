@@ -523,3 +523,324 @@ fn simultaneous_starters_get_subnets_of_their_own() {
         assert_eq!(store.records.len(), 48);
     }
 }
+
+/// A store, and a claim that holds 10.5.9.0/24 in it.
+fn held() -> (Model, Claim, Duration) {
+    let mut store = Model::new(CONFIG);
+    let mut claim = claim("1.1.1.1", Some("10.5.9.0-24"));
+    let mut now = Duration::ZERO;
+    store.settle(&mut claim, &mut now);
+    assert_eq!(own(&claim), "10.5.9.0-24");
+    (store, claim, now)
+}
+
+fn value(store: &Model, key: &str) -> LeaseAttrs {
+    LeaseAttrs::parse(&store.records[key].value).unwrap()
+}
+
+#[test]
+fn a_store_that_refuses_writes_is_not_stormed_and_does_not_cost_the_lease() {
+    let (mut store, mut claim, mut now) = held();
+    claim.want(attrs("1.1.1.2"));
+    let (mut renewals, mut updates) = (0, 0);
+    let end = now + DAY;
+    while now < end {
+        match claim.next(now) {
+            Step::Wait(Some(until)) => now = until.max(now),
+            Step::Update { attrs, .. } => {
+                updates += 1;
+                claim.updated(attrs, Err(Failure::Unanswered("no space".to_owned())), now);
+            }
+            Step::Renew { .. } => {
+                renewals += 1;
+                store.perform(&mut claim, now);
+            }
+            _ => drop(store.perform(&mut claim, now)),
+        }
+        assert!(claim.own().unwrap().expires.unwrap() > now);
+    }
+    assert_eq!(renewals, 1);
+    let most = DAY.as_secs() / 3;
+    assert!(updates < most, "{updates}");
+}
+
+#[test]
+fn a_config_that_is_gone_or_broken_does_not_stop_a_running_node() {
+    for config in [None, Some("{")] {
+        let (mut store, mut claim, mut now) = held();
+        store.config = config.map(str::to_owned);
+        claim.want(attrs("1.1.1.2"));
+        claim.updated(attrs("1.1.1.2"), Err(Failure::Unanswered("timed out".to_owned())), now);
+        store.settle(&mut claim, &mut now);
+        assert_eq!(value(&store, "10.5.9.0-24"), attrs("1.1.1.2"));
+        assert!(matches!(claim.next(now), Step::Wait(Some(_))), "it is renewed in time");
+        // Without our record there is nothing to hold on to; the subnet is kept until there is a config again.
+        store.records.clear();
+        store.tell(&mut claim, "10.5.9.0-24", now);
+        for _ in 0..20 {
+            if let Step::Wait(Some(until)) = store.perform(&mut claim, now) {
+                now = until;
+            }
+        }
+        assert_eq!(own(&claim), "10.5.9.0-24");
+        assert!(matches!(claim.problem(), Some(Problem::NoConfig | Problem::BadConfig(_))));
+    }
+}
+
+#[test]
+fn a_subnet_that_another_lease_has_covered_is_lost() {
+    let (mut store, mut claim, mut now) = held();
+    store.records.clear();
+    store.put("10.5.8.0-23", &attrs("2.2.2.2"), Some(3));
+    store.tell(&mut claim, "10.5.9.0-24", now);
+    while claim.problem().is_none() {
+        if let Step::Wait(Some(until)) = store.perform(&mut claim, now) {
+            now = until;
+        }
+    }
+    assert_eq!(claim.problem(), Some(&Problem::Taken(Subnets::parse_key("10.5.9.0-24").unwrap())));
+    assert_eq!(claim.own(), None);
+    store.settle(&mut claim, &mut now);
+    let other = Subnets::parse_key("10.5.8.0-23").unwrap();
+    assert!(!claim.own().unwrap().subnets.overlap(&other), "{}", own(&claim));
+}
+
+#[test]
+fn an_update_that_happens_after_all_is_known_as_ours() {
+    let (mut store, mut claim, mut now) = held();
+    claim.want(attrs("1.1.1.2"));
+    claim.updated(attrs("1.1.1.2"), Err(Failure::Unanswered("timed out".to_owned())), now);
+    now += Duration::from_secs(1);
+    // The listing does not show it yet.
+    assert_eq!(store.perform(&mut claim, now), Step::List);
+    claim.want(attrs("1.1.1.3"));
+    store.put("10.5.9.0-24", &attrs("1.1.1.2"), Some(7));
+    store.tell(&mut claim, "10.5.9.0-24", now);
+    let steps = store.settle(&mut claim, &mut now);
+    assert!(matches!(steps[..], [Step::Update { .. }]), "{steps:?}");
+    assert_eq!((own(&claim).as_str(), claim.problem()), ("10.5.9.0-24", None));
+    assert_eq!(value(&store, "10.5.9.0-24"), attrs("1.1.1.3"));
+}
+
+#[test]
+fn a_creation_without_an_answer_is_tried_again_on_the_same_key() {
+    let mut store = Model::new(CONFIG);
+    let mut claim = claim("1.1.1.1", None);
+    let mut now = Duration::ZERO;
+    store.perform(&mut claim, now);
+    let Step::Create { subnets, attrs, .. } = claim.next(now) else { panic!("{claim:?}") };
+    claim.created(attrs.clone(), Err(Failure::Unanswered("timed out".to_owned())), now);
+    now += Duration::from_secs(1);
+    assert_eq!(store.perform(&mut claim, now), Step::List);
+    // It arrives only now.
+    store.put(&subnets.to_string(), &attrs, Some(9));
+    store.settle(&mut claim, &mut now);
+    assert_eq!(own(&claim), subnets.to_string());
+    assert_eq!(store.records.len(), 1);
+}
+
+#[test]
+fn a_late_listing_is_not_taken_for_another_node() {
+    let (mut store, mut claim, mut now) = held();
+    let before = store.listing();
+    claim.want(LeaseAttrs { backend_type: "vxlan".to_owned(), ..attrs("1.1.1.1") });
+    store.settle(&mut claim, &mut now);
+    let record = &before.records[0];
+    let view = OwnRecord {
+        subnets: Subnets::parse_key("10.5.9.0-24").unwrap(),
+        seen: before.revision,
+        record: Some((attrs("1.1.1.1"), record.revision, record.grant)),
+        listed: true,
+        overlaps: Vec::new(),
+    };
+    claim.seen(&view, now);
+    assert_eq!(claim.problem(), None);
+    let steps = store.settle(&mut claim, &mut now);
+    assert_eq!(steps, [Step::List]);
+    assert_eq!(claim.problem(), None);
+    // The same from a watch says nothing at all.
+    claim.seen(&OwnRecord { listed: false, ..view }, now);
+    assert!(matches!(claim.next(now), Step::Wait(_)));
+}
+
+#[test]
+fn a_store_restored_from_a_backup_gets_our_record_again() {
+    let mut store = Model::new(CONFIG);
+    store.put("10.5.9.0-24", &LeaseAttrs { backend_type: "vxlan".to_owned(), ..attrs("1.1.1.1") }, Some(7));
+    let backup = store.listing();
+    let mut claim = claim("1.1.1.1", None);
+    let mut now = Duration::ZERO;
+    store.revision = 1000;
+    store.settle(&mut claim, &mut now);
+    assert_eq!(value(&store, "10.5.9.0-24"), attrs("1.1.1.1"));
+    store.revision = backup.revision.0;
+    store.records = backup.records.into_iter().map(|record| (record.key.clone(), record)).collect();
+    claim.renewed(Err(Failure::Raced), now);
+    store.settle(&mut claim, &mut now);
+    assert_eq!((own(&claim).as_str(), claim.problem()), ("10.5.9.0-24", None));
+    assert_eq!(value(&store, "10.5.9.0-24"), attrs("1.1.1.1"));
+}
+
+#[test]
+fn a_record_of_ours_that_cannot_be_read_is_written_anew_but_not_fought_for() {
+    let (mut store, mut claim, mut now) = held();
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        store.put("10.5.9.0-24", &attrs("1.1.1.1"), Some(7));
+        store.records.get_mut("10.5.9.0-24").unwrap().value = b"{".to_vec();
+        let view = OwnRecord {
+            subnets: Subnets::parse_key("10.5.9.0-24").unwrap(),
+            seen: Revision(store.revision),
+            record: None,
+            listed: false,
+            overlaps: Vec::new(),
+        };
+        claim.seen(&view, now);
+        let damaged = now;
+        let steps = store.settle(&mut claim, &mut now);
+        assert!(matches!(steps[..], [Step::List, .., Step::Update { .. }]), "{steps:?}");
+        assert_eq!(value(&store, "10.5.9.0-24"), attrs("1.1.1.1"));
+        assert_eq!(own(&claim), "10.5.9.0-24");
+        store.tell(&mut claim, "10.5.9.0-24", now);
+        waits.push(now - damaged);
+    }
+    assert!(waits[5] > waits[1] * 4, "{waits:?}");
+}
+
+#[test]
+fn an_older_overlap_is_also_seen_in_a_listing() {
+    let (mut store, mut claim, mut now) = held();
+    let overlap = Subnets::parse_key("10.5.8.0-23").unwrap();
+    store.put("10.5.8.0-23", &attrs("2.2.2.2"), Some(3));
+    store.records.get_mut("10.5.8.0-23").unwrap().revision = Revision(1);
+    let view = OwnRecord {
+        subnets: Subnets::parse_key("10.5.9.0-24").unwrap(),
+        seen: Revision(store.revision),
+        record: Some((attrs("1.1.1.1"), store.records["10.5.9.0-24"].revision, Some(Grant(7)))),
+        listed: false,
+        overlaps: vec![(overlap, Revision(1))],
+    };
+    claim.seen(&view, now);
+    assert!(matches!(claim.next(now), Step::Delete { .. }));
+    claim.deleted(Err(Failure::Unanswered("timed out".to_owned())), now);
+    store.settle(&mut claim, &mut now);
+    assert!(!claim.own().unwrap().subnets.overlap(&overlap), "{}", own(&claim));
+    assert!(!store.records.contains_key("10.5.9.0-24"));
+}
+
+#[test]
+fn a_node_whose_record_is_deleted_moves_to_a_reservation_only() {
+    for (grant, expected) in [(None, "10.5.20.0-24"), (Some(3), "10.5.9.0-24")] {
+        let (mut store, mut claim, mut now) = held();
+        store.put("10.5.20.0-24", &attrs("1.1.1.1"), grant);
+        store.settle(&mut claim, &mut now);
+        assert_eq!(own(&claim), "10.5.9.0-24");
+        store.records.remove("10.5.9.0-24");
+        store.revision += 1;
+        store.tell(&mut claim, "10.5.9.0-24", now);
+        store.settle(&mut claim, &mut now);
+        assert_eq!(own(&claim), expected);
+        assert_eq!(claim.problem(), None);
+        assert!(store.records.contains_key("10.5.20.0-24"));
+    }
+}
+
+#[test]
+fn a_node_that_gets_a_second_family_keeps_the_subnet_of_the_first() {
+    let mut store = Model::new(
+        r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48","Backend":{"Type":"vxlan"}}"#,
+    );
+    store.put("10.5.77.0-24", &attrs("1.1.1.1"), Some(7));
+    let mut claim = claim("1.1.1.1", None);
+    store.settle(&mut claim, &mut Duration::from_secs(1));
+    assert!(own(&claim).starts_with("10.5.77.0-24&fc00:"), "{}", own(&claim));
+    assert_eq!(store.records.len(), 1);
+}
+
+#[test]
+fn a_remembered_lease_serves_on_when_the_store_comes_back_without_a_config() {
+    let mut store = Model::new(CONFIG);
+    let subnets = Subnets::parse_key("10.5.4.0-24").unwrap();
+    let mut claim = Claim::new(MARGIN, None, Some((subnets, attrs("1.1.1.1"))), 42);
+    claim.want(attrs("1.1.1.1"));
+    claim.failed("connection refused".to_owned(), Duration::ZERO);
+    store.config = None;
+    store.perform(&mut claim, Duration::from_secs(10));
+    assert_eq!(claim.problem(), Some(&Problem::NoConfig));
+    assert_eq!(own(&claim), "10.5.4.0-24");
+    // Of its new owner it is lost, config or not.
+    store.put("10.5.4.0-24", &attrs("2.2.2.2"), Some(7));
+    store.perform(&mut claim, Duration::from_secs(20));
+    assert_eq!(own(&claim), "-");
+}
+
+#[test]
+fn a_short_lease_is_renewed_in_time_although_attempts_fail() {
+    let mut store = Model::new(CONFIG);
+    store.lifetime = Duration::from_secs(20);
+    let mut claim = claim("1.1.1.1", None);
+    let mut now = Duration::ZERO;
+    assert_eq!(store.perform(&mut claim, now), Step::List);
+    assert!(matches!(store.perform(&mut claim, now), Step::Create { .. }));
+    let mut attempts = 0;
+    loop {
+        match claim.next(now) {
+            Step::Wait(Some(until)) => now = until,
+            Step::Renew { .. } if now > Duration::from_secs(1) => {
+                attempts += 1;
+                claim.renewed(Err(Failure::Unanswered("timed out".to_owned())), now);
+            }
+            _ => drop(store.perform(&mut claim, now)),
+        }
+        if claim.own().unwrap().expires.unwrap() <= now {
+            break;
+        }
+    }
+    assert!(attempts > 5, "{attempts}");
+    // After its end it is no longer urgent.
+    let mut later = 0;
+    let end = now + Duration::from_secs(600);
+    while now < end {
+        match claim.next(now) {
+            Step::Wait(Some(until)) => now = until,
+            _ => {
+                later += 1;
+                claim.renewed(Err(Failure::Unanswered("timed out".to_owned())), now);
+            }
+        }
+    }
+    assert!(later < 40, "{later}");
+}
+
+#[test]
+fn a_view_is_news_when_it_says_something() {
+    let base = OwnRecord {
+        subnets: Subnets::parse_key("10.5.9.0-24").unwrap(),
+        seen: Revision(5),
+        record: Some((attrs("1.1.1.1"), Revision(4), Some(Grant(7)))),
+        listed: false,
+        overlaps: Vec::new(),
+    };
+    let change = |change: fn(&mut OwnRecord)| {
+        let mut view = base.clone();
+        change(&mut view);
+        view
+    };
+    let revision: fn(&mut OwnRecord) = |view| view.seen = Revision(9);
+    assert!(!change(revision).is_news(Some(&base)));
+    assert!(change(revision).is_news(None));
+    let news: [fn(&mut OwnRecord); 5] = [
+        |view| view.listed = true,
+        |view| view.record = None,
+        |view| view.record.as_mut().unwrap().1 = Revision(5),
+        |view| view.record.as_mut().unwrap().2 = None,
+        |view| view.overlaps.push((view.subnets, Revision(3))),
+    ];
+    for news in news {
+        assert!(change(news).is_news(Some(&base)), "{:?}", change(news));
+    }
+    // Ours may have come and gone between the two.
+    let missing = change(|view| view.record = None);
+    let later = OwnRecord { seen: Revision(6), ..missing.clone() };
+    assert!(later.is_news(Some(&missing)));
+}
