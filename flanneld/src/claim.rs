@@ -43,7 +43,7 @@ pub struct Ports<S> {
     pub lease_time: Duration,
     /// How we want to be reached; `None` until it is known.
     pub attrs: watch::Receiver<Option<LeaseAttrs>>,
-    /// Our record as the watch sees it.
+    /// Our record as the watch sees it: what is news by [`OwnRecord::is_news`].
     pub record: watch::Receiver<Option<OwnRecord>>,
     /// Counts what may end a wait: a new config, a freed subnet.
     pub stirs: watch::Receiver<u64>,
@@ -67,8 +67,8 @@ pub async fn run<S: LeaseStore>(mut claim: Claim, mut ports: Ports<S>, stop: Can
             () = stop.cancelled() => return,
             done = perform(step, &mut ports, start) => done,
         };
-        let record = ports.record.borrow_and_update().clone();
-        tell(&mut claim, done, start.elapsed(), record);
+        tell(&mut claim, done, start.elapsed());
+        hear(&mut claim, &mut ports, start.elapsed());
     }
 }
 
@@ -94,12 +94,12 @@ async fn perform<S: LeaseStore>(step: Step, ports: &mut Ports<S>, start: Instant
                 }
             };
             // A sender that is gone means that the daemon stops: then only the token wakes us.
+            // What has changed stays marked, so that it is heard like what changes during any other step.
             tokio::select! {
                 () = sleep => {}
-                Ok(()) = ports.attrs.changed() => {}
-                Ok(()) = ports.record.changed() => {}
-                Ok(()) = ports.stirs.changed() => {}
-                else => std::future::pending().await,
+                Ok(()) = ports.attrs.changed() => ports.attrs.mark_changed(),
+                Ok(()) = ports.record.changed() => ports.record.mark_changed(),
+                Ok(()) = ports.stirs.changed() => ports.stirs.mark_changed(),
             }
             Done::Waited
         }
@@ -117,14 +117,9 @@ async fn perform<S: LeaseStore>(step: Step, ports: &mut Ports<S>, start: Instant
     }
 }
 
-fn tell(claim: &mut Claim, done: Done, now: Duration, record: Option<OwnRecord>) {
+fn tell(claim: &mut Claim, done: Done, now: Duration) {
     match done {
-        Done::Waited => {
-            claim.stir(now);
-            if let Some(record) = record {
-                claim.seen(&record, now);
-            }
-        }
+        Done::Waited => {}
         Done::Listed(Ok(listing)) => claim.listed(&listing, now),
         Done::Listed(Err(error)) => claim.failed(chain(&error), now),
         Done::Created(attrs, outcome) => claim.created(attrs, outcome.map_err(failure), now),
@@ -132,6 +127,21 @@ fn tell(claim: &mut Claim, done: Done, now: Duration, record: Option<OwnRecord>)
         Done::Renewed(outcome) => claim.renewed(outcome.map_err(failure), now),
         Done::Deleted(outcome) => claim.deleted(outcome.map_err(failure), now),
     }
+}
+
+/// Hands over what has arrived since the last time, also while a step was under way: once, since what was true then need not
+/// be true any more.
+fn hear<S>(claim: &mut Claim, ports: &mut Ports<S>, now: Duration) {
+    if let Some(view) = news(&mut ports.record).flatten() {
+        claim.seen(&view, now);
+    }
+    if news(&mut ports.stirs).is_some() {
+        claim.stir(now);
+    }
+}
+
+fn news<T: Clone>(port: &mut watch::Receiver<T>) -> Option<T> {
+    port.has_changed().unwrap_or(false).then(|| port.borrow_and_update().clone())
 }
 
 fn failure(error: StoreError) -> Failure {
