@@ -211,6 +211,18 @@ impl Pod {
     }
 }
 
+/// Fails unless every pod reaches every other, with packets as large as given, too.
+pub fn all_reach_all(pods: &[Pod], v4: bool, mtu_bytes: u32) -> Result<()> {
+    for from in pods {
+        for to in pods.iter().filter(|to| to.name != from.name) {
+            let address = to.address(v4)?;
+            from.netns.wait_ping(address)?;
+            from.netns.ping_full(address, mtu_bytes).with_context(|| format!("from {}", from.name))?;
+        }
+    }
+    Ok(())
+}
+
 /// The addresses in a result, IPv4 first.
 fn addresses(result: &Value) -> Result<Vec<IpNet>> {
     let mut found = Vec::new();

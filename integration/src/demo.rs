@@ -6,7 +6,6 @@ use clap::Args;
 use integration::monitor::Monitor;
 use integration::traffic::Datagrams;
 use integration::{Cluster, Feature, Flanneld, Lab, Node, Pod};
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -36,7 +35,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let cluster = lab.cluster(usize::from(options.nodes))?;
     let flanneld = prepare_store(&lab, &cluster, options)?;
     cluster.start_all(&flanneld)?;
-    let pods = cluster.nodes.iter().map(|node| node.add_pod("pod")).collect::<Result<Vec<_>>>()?;
+    let pods = cluster.pods("pod")?;
     show_nodes(&cluster, &pods)?;
     show_reach(&pods)?;
     show_healing(&cluster, &pods)?;
@@ -59,9 +58,7 @@ fn prepare_store(lab: &Lab, cluster: &Cluster, options: &Options) -> Result<Flan
         etcd.set_config(&config)?;
         return Ok(Flanneld::on_etcd(&etcd));
     }
-    let leases = lab.directory("directory/leases")?;
-    fs::write(leases.join("config"), config).context("could not write the network config")?;
-    Ok(Flanneld::on_directory(&leases))
+    Ok(Flanneld::on_directory(&lab.lease_directory(&config)?))
 }
 
 fn show_nodes(cluster: &Cluster, pods: &[Pod]) -> Result<()> {

@@ -10,6 +10,95 @@ use crate::netns::Netns;
 use crate::node::Node;
 use crate::wait;
 
+/// Which families a network has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stack {
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+    /// Both.
+    Dual,
+}
+
+impl Stack {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::V4, Self::V6, Self::Dual];
+
+    /// The families, `true` for IPv4.
+    #[must_use]
+    pub const fn families(self) -> &'static [bool] {
+        match self {
+            Self::V4 => &[true],
+            Self::V6 => &[false],
+            Self::Dual => &[true, false],
+        }
+    }
+
+    /// A network config; `backend` is the JSON of its `Backend`.
+    #[must_use]
+    pub fn config(self, backend: &str) -> String {
+        let networks = match self {
+            Self::V4 => r#""Network":"10.42.0.0/16""#,
+            Self::V6 => r#""EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd42::/48""#,
+            Self::Dual => r#""EnableIPv6":true,"Network":"10.42.0.0/16","IPv6Network":"fd42::/48""#,
+        };
+        format!(r#"{{{networks},"Backend":{backend}}}"#)
+    }
+}
+
+/// A node as its record shows it.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// IPv4.
+    pub v4: Option<Peer>,
+    /// IPv6.
+    pub v6: Option<Peer>,
+}
+
+impl Known {
+    /// Looks at a node of a [`crate::Cluster`].
+    pub fn of(node: &Node, stack: Stack) -> Result<Self> {
+        let peer = |v4| stack.families().contains(&v4).then(|| Peer::of(node, v4)).transpose();
+        Ok(Self { v4: peer(true)?, v6: peer(false)? })
+    }
+
+    /// The key of its record (spec: subnet key grammar).
+    #[must_use]
+    pub fn key(&self) -> String {
+        let part = |peer: &Peer| peer.subnet.to_string().replace('/', "-");
+        let v4 = self.v4.as_ref().map_or_else(|| "0.0.0.0-0".to_owned(), part);
+        self.v6.as_ref().map_or_else(|| v4.clone(), |peer| format!("{v4}&{}", part(peer)))
+    }
+
+    /// The value of its record (spec: golden lease values).
+    #[must_use]
+    pub fn record(&self, backend: &str) -> String {
+        let v4 = self.v4.as_ref().map_or_else(|| "0.0.0.0".to_owned(), |peer| peer.public.to_string());
+        let v6 = self.v6.as_ref().map_or_else(|| "null".to_owned(), |peer| format!("\"{}\"", peer.public));
+        let data = |name: &str, peer: &Option<Peer>| {
+            let mac = peer.as_ref().and_then(|peer| peer.mac.as_deref());
+            mac.map(|mac| format!(r#","{name}":{{"VNI":1,"VtepMAC":"{mac}"}}"#)).unwrap_or_default()
+        };
+        let (data, data_v6) = (data("BackendData", &self.v4), data("BackendV6Data", &self.v6));
+        format!(r#"{{"PublicIP":"{v4}","PublicIPv6":{v6},"BackendType":"{backend}"{data}{data_v6}}}"#)
+    }
+
+    /// The text of `subnet.env`.
+    #[must_use]
+    pub fn subnet_env(&self, mtu_bytes: u32) -> String {
+        let mut text = String::new();
+        for (prefix, network, peer) in [("", "10.42.0.0/16", &self.v4), ("IPV6_", "fd42::/48", &self.v6)] {
+            if let Some(Peer { subnet, .. }) = peer {
+                let first = subnet.hosts().find(|host| *host != subnet.addr()).unwrap_or(subnet.addr());
+                text += &format!("FLANNEL_{prefix}NETWORK={network}\n");
+                text += &format!("FLANNEL_{prefix}SUBNET={first}/{}\n", subnet.prefix_len());
+            }
+        }
+        text + &format!("FLANNEL_MTU={mtu_bytes}\nFLANNEL_IPMASQ=false\n")
+    }
+}
+
 /// What the others know of a node, for one family.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -68,7 +157,7 @@ pub fn vxlan(own: &Peer, peers: &[Peer], mtu_bytes: u32) -> Vec<String> {
         let zero = peer.subnet.addr();
         let mac = peer.mac.as_deref().unwrap_or("?");
         lines.push(route(v4, peer.subnet, zero, device, " onlink"));
-        lines.push(format!("neigh {zero} lladdr {mac} PERMANENT"));
+        lines.push(format!("neigh {zero} lladdr {mac} PERMANENT proto {PROTOCOL}"));
         lines.push(format!("fdb {mac} dst {} self permanent", peer.public));
     }
     lines.sort();
@@ -77,10 +166,9 @@ pub fn vxlan(own: &Peer, peers: &[Peer], mtu_bytes: u32) -> Vec<String> {
 
 /// The state that host-gw needs: a route per peer.
 #[must_use]
-pub fn host_gw(own: &Peer, peers: &[Peer]) -> Vec<String> {
-    let v4 = own.public.is_ipv4();
-    let mut lines: Vec<String> =
-        peers.iter().map(|peer| route(v4, peer.subnet, peer.public, "eth0", "")).collect();
+pub fn host_gw(peers: &[Peer]) -> Vec<String> {
+    let line = |peer: &Peer| route(peer.public.is_ipv4(), peer.subnet, peer.public, "eth0", "");
+    let mut lines: Vec<String> = peers.iter().map(line).collect();
     lines.sort();
     lines
 }
@@ -90,13 +178,12 @@ fn route(v4: bool, subnet: IpNet, via: IpAddr, device: &str, flags: &str) -> Str
     format!("route {subnet} via {via} dev {device} proto {PROTOCOL}{}", rest.trim_end())
 }
 
-/// Reads what [`vxlan`] and [`host_gw`] describe: all routes but those of the underlay and the pods' bridge,
-/// and all that belongs to the VXLAN device.
+/// Reads what [`vxlan`] and [`host_gw`] describe: all routes but the default ones and those that the kernel
+/// makes for addresses, and all that belongs to the VXLAN device.
 pub fn actual(netns: &Netns, v4: bool) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for line in kernel_state::routes(netns, v4, "")? {
-        let foreign = ["default ", "192.168.", "fd50::/64", "fe80::", "ff00::"];
-        if !foreign.iter().any(|start| line.starts_with(start)) && !line.contains(" dev cni0") {
+        if !line.starts_with("default ") && !line.contains(" proto kernel ") {
             lines.push(format!("route {line}"));
         }
     }

@@ -8,8 +8,7 @@
 //!
 //! lab(|lab| {
 //!     let cluster = lab.cluster(2)?;
-//!     let leases = lab.directory("directory/leases")?;
-//!     std::fs::write(leases.join("config"), r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}"#)?;
+//!     let leases = lab.lease_directory(r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}"#)?;
 //!     cluster.start_all(&Flanneld::on_directory(&leases))?;
 //!     let (a, b) = (cluster.nodes[0].add_pod("a")?, cluster.nodes[1].add_pod("b")?);
 //!     a.netns.wait_ping(b.address(true)?)

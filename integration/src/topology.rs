@@ -9,9 +9,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use crate::cni::Pod;
 use crate::etcd::{Etcd, EtcdOptions};
 use crate::netns::Netns;
-use crate::node::{Flanneld, Node};
+use crate::node::{Daemon, Flanneld, Node};
 use crate::wait;
 
 /// Everything of one test: its namespaces and files.
@@ -48,6 +49,14 @@ impl Lab {
         let path = Path::new(DIRECTORY).join(name);
         fs::create_dir_all(&path).with_context(|| format!("could not create {}", path.display()))?;
         Ok(path)
+    }
+
+    /// A directory store with this network config.
+    pub fn lease_directory(&self, config: &str) -> Result<PathBuf> {
+        let leases = self.directory("directory/leases")?;
+        let file = leases.join("config");
+        fs::write(&file, config).with_context(|| format!("could not write {}", file.display()))?;
+        Ok(leases)
     }
 
     fn fabric(&self) -> Result<Rc<Fabric>> {
@@ -139,8 +148,13 @@ impl Cluster {
         Etcd::start(lab, &self.lan, &EtcdOptions::default())
     }
 
+    /// A pod of the same name on every node.
+    pub fn pods(&self, name: &str) -> Result<Vec<Pod>> {
+        self.nodes.iter().map(|node| node.add_pod(name)).collect()
+    }
+
     /// Starts a daemon on every node, and waits until all are ready.
-    pub fn start_all(&self, flanneld: &Flanneld) -> Result<Vec<crate::Daemon>> {
+    pub fn start_all(&self, flanneld: &Flanneld) -> Result<Vec<Daemon>> {
         let mut daemons = self.nodes.iter().map(|node| node.start(flanneld)).collect::<Result<Vec<_>>>()?;
         for daemon in &mut daemons {
             daemon.wait_ready()?;

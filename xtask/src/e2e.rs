@@ -180,8 +180,8 @@ impl Case {
             .env("FLANNEL_E2E_DIR", &directory)
             .env("FLANNEL_E2E_TIMEOUT", options.timeout.to_string())
             .env("FLANNEL_E2E_REQUIRE", options.require.join(","))
-            // Errors say where they came from; the backtrace of each would hide that.
-            .env("RUST_LIB_BACKTRACE", "0")
+            // Errors say where they came from; backtraces would hide that.
+            .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(output.try_clone().context("could not share output.txt")?)
             .stderr(output)
