@@ -71,10 +71,10 @@ impl HostFacts {
         self.links.iter().find(|link| link.index == index)
     }
 
-    /// The first interface that has this address.
+    /// The oldest interface that has this address.
     #[must_use]
     pub fn owner(&self, address: IpAddr) -> Option<&LinkFacts> {
-        self.links.iter().find(|link| link.has(address))
+        self.links.iter().filter(|link| link.has(address)).min_by_key(|link| link.index)
     }
 }
 
@@ -112,7 +112,7 @@ impl AddressFacts {
     }
 }
 
-fn is_link_local(address: IpAddr) -> bool {
+pub(crate) fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),

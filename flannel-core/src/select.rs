@@ -2,12 +2,20 @@
 //!
 //! Without a wish it is the owner of the public address, or the interface of the default route. With
 //! wishes, the first that can be fulfilled counts: names in order, expressions in order, the address to reach.
+//!
+//! The choice is made anew in every round. It follows from the facts alone, and what pods and the daemon itself add
+//! to the host changes nothing: devices that flannel makes are not found by expressions and routes.
+//!
+//! Compatibility: names and addresses of `--iface` and `--public-ip` may name such a device, as in Go flannel, which
+//! takes them in expressions and routes too.
 
+use regex::Regex;
+use std::cmp::Reverse;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::config::NetworkConfig;
-use crate::facts::{HostFacts, LinkFacts, RouteFacts, RouteLookup};
+use crate::facts::{HostFacts, LinkFacts, RouteFacts, is_link_local};
 use crate::family::{DualStack, Family};
 use crate::link::{IfIndex, LinkName};
 
@@ -21,7 +29,7 @@ mod error;
 pub struct Wish {
     /// `--iface`: names or addresses. An empty one means the default route.
     pub names: Vec<String>,
-    /// `--iface-regex`: expressions on addresses and names.
+    /// `--iface-regex`: expressions on addresses and names. An empty one means the default route.
     pub regexes: Vec<String>,
     /// `--iface-can-reach`: an address whose route tells the interface.
     pub can_reach: Option<IpAddr>,
@@ -155,7 +163,7 @@ impl Wish {
 /// # Errors
 /// If no way leads to an interface with an address in each family of the cluster.
 pub fn select(wish: &Wish, stack: Stack, facts: &HostFacts) -> Result<Selection, SelectError> {
-    let host = Host { wish, stack, facts, routes: RouteLookup::new(&facts.routes) };
+    let host = Host { wish, stack, facts };
     let mut failed = Vec::new();
     for way in wish.ways(stack) {
         match host.find(&way).and_then(|found| host.complete(found, &way)) {
@@ -163,7 +171,7 @@ pub fn select(wish: &Wish, stack: Stack, facts: &HostFacts) -> Result<Selection,
             Err(error) => failed.push(Attempt { way, error }),
         }
     }
-    Err(SelectError { attempts: failed })
+    Err(SelectError { attempts: failed, there: host.there() })
 }
 
 /// An interface, and its addresses as far as the way to it tells which.
@@ -187,20 +195,19 @@ struct Host<'a> {
     wish: &'a Wish,
     stack: Stack,
     facts: &'a HostFacts,
-    routes: RouteLookup,
 }
 
 impl<'a> Host<'a> {
     fn find(&self, way: &Way) -> Result<Found<'a>, LookupError> {
         match way {
-            Way::PublicAddress(address) => self.by_address(*address),
-            Way::Name(name) if name.is_empty() => self.by_default_route(),
-            Way::Name(name) => match name.parse() {
-                Ok(address) => self.by_address(address),
+            Way::PublicAddress(address) => self.by_address(*address, true),
+            Way::Name(wish) | Way::Regex(wish) if wish.is_empty() => self.by_default_route(),
+            Way::Name(name) => match name.parse::<IpAddr>() {
+                Ok(address) => self.by_address(address.to_canonical(), false),
                 Err(_) => self.by_name(name),
             },
             Way::Regex(pattern) => self.by_regex(pattern),
-            Way::CanReach(address) => self.by_route(*address),
+            Way::CanReach(address) => self.by_route(address.to_canonical()),
             Way::DefaultRoute => self.by_default_route(),
         }
     }
@@ -232,75 +239,108 @@ impl<'a> Host<'a> {
 
     fn by_name(&self, name: &str) -> Result<Found<'a>, LookupError> {
         let link = self.facts.links.iter().find(|link| link.name.as_str() == name);
-        link.map(Found::new).ok_or_else(|| LookupError::NoLink {
-            name: name.to_owned(),
-            there: self.facts.links.iter().map(|link| link.name.clone()).collect(),
-        })
+        link.map(Found::new).ok_or_else(|| LookupError::NoLink(name.to_owned()))
     }
 
     fn owner(&self, address: IpAddr) -> Result<&'a LinkFacts, LookupError> {
         self.facts.owner(address).ok_or(LookupError::NoOwner(address))
     }
 
-    fn by_address(&self, address: IpAddr) -> Result<Found<'a>, LookupError> {
+    /// The interface that has `address`. Where both families are on, the public IPv6 address has a say: it must be
+    /// on the interface of an IPv4 address, and goes before another IPv6 address. One that is translated elsewhere is
+    /// fine if the interface is named otherwise.
+    fn by_address(&self, address: IpAddr, is_public: bool) -> Result<Found<'a>, LookupError> {
         let family = Family::of(address);
         if !self.stack.has(family) {
             return Err(LookupError::WrongFamily { address, stack: self.stack });
         }
-        if self.stack != Stack::Dual {
-            return Ok(Found::new(self.owner(address)?).with(address));
-        }
-        let public_v6 = self.wish.public(Family::V6);
-        match (family, public_v6) {
-            (Family::V4, Some(public_v6)) => {
-                let (link, other) = (self.owner(address)?, self.owner(public_v6)?);
-                if link.name != other.name {
+        let public_v6 = self.wish.public(Family::V6).filter(|_| self.stack == Stack::Dual);
+        let second = public_v6.and_then(|public_v6| Some((public_v6, self.facts.owner(public_v6)?)));
+        match (family, public_v6, second) {
+            (Family::V6, _, Some((public_v6, link))) => Ok(Found::new(link).with(public_v6)),
+            (Family::V4, _, Some((public_v6, second))) => {
+                let first = self.owner(address)?;
+                if first.index != second.index {
                     return Err(LookupError::OwnersDiffer {
-                        first: (address, link.name.clone()),
-                        second: (public_v6, other.name.clone()),
+                        first: (address, first.name.clone()),
+                        second: (public_v6, second.name.clone()),
                     });
                 }
-                Ok(Found::new(link).with(address).with(public_v6))
+                Ok(Found::new(first).with(address).with(public_v6))
             }
-            (Family::V6, Some(public_v6)) if self.facts.owner(public_v6).is_some() => {
-                Ok(Found::new(self.owner(public_v6)?).with(public_v6))
+            (Family::V4, Some(public_v6), None) if is_public => {
+                self.owner(address).and(Err(LookupError::NoOwner(public_v6)))
             }
             _ => Ok(Found::new(self.owner(address)?).with(address)),
         }
     }
 
+    /// The first interface with a matching address of each family, otherwise the first with a matching name.
     fn by_regex(&self, pattern: &str) -> Result<Found<'a>, LookupError> {
-        let regex = regex::Regex::new(pattern).map_err(|error| LookupError::Regex(reason(&error)))?;
-        // The devices that flannel makes bear addresses of the cluster, which many expressions match.
-        let mut links: Vec<&LinkFacts> =
-            self.facts.links.iter().filter(|link| !is_tunnel(link.name.as_str())).collect();
-        links.sort_by_key(|link| link.index);
-        let by_address = links.iter().find_map(|link| {
-            self.stack.families().try_fold(Found::new(link), |found, family| {
-                let matching =
-                    link.usable(family).into_iter().find(|address| regex.is_match(&address.to_string()));
-                Some(found.with(matching?))
-            })
-        });
-        let by_name =
-            || links.iter().find(|link| regex.is_match(link.name.as_str())).map(|link| Found::new(link));
-        by_address.or_else(by_name).ok_or(LookupError::NoMatch)
+        let regex = Regex::new(pattern).map_err(|error| LookupError::Regex(reason(&error)))?;
+        let links = self.foreign_links();
+        let mut half = None;
+        for link in &links {
+            let matching =
+                |family| link.usable(family).into_iter().find(|address| regex.is_match(&address.to_string()));
+            let (mut found, mut missing) = (DualStack::default(), None);
+            for family in self.stack.families() {
+                *found.slot(family) = matching(family);
+                missing = missing.or(found.get(family).is_none().then_some(family));
+            }
+            let Some(missing) = missing else { return Ok(Found { link, address: found }) };
+            if let Some((_, address)) = found.iter().next() {
+                half.get_or_insert(LookupError::HalfMatch {
+                    link: link.name.clone(),
+                    address: *address,
+                    missing,
+                });
+            }
+        }
+        let by_name = links.into_iter().find(|link| regex.is_match(link.name.as_str()));
+        by_name.map(Found::new).ok_or(half.unwrap_or(LookupError::NoMatch))
     }
 
+    /// The interface that packets to `target` leave through. The kernel names `lo` for an address of this host; here it
+    /// is the interface that has it.
     fn by_route(&self, target: IpAddr) -> Result<Found<'a>, LookupError> {
-        if let Some(link) = self.facts.owner(target) {
+        if let Some(link) = self.facts.owner(target).filter(|link| !is_ours(&link.name)) {
             return Ok(Found::new(link).with(target));
         }
-        let route = self.routes.find(target).ok_or(LookupError::NoRoute(target))?;
-        let link = self.outgoing(route).ok_or(LookupError::NoRoute(target))?;
+        let routes = self.facts.routes.iter().filter(|route| route.destination.contains(&target));
+        let (route, link) = routes
+            .filter_map(|route| Some((route, self.outgoing(route)?)))
+            .min_by_key(|(route, _)| (Reverse(route.destination.prefix_len()), route.metric))
+            .ok_or(LookupError::NoRoute(target))?;
         Ok(match source(route, link) {
             Some(source) => Found::new(link).with(source),
             None => Found::new(link),
         })
     }
 
+    /// The interface of a route. Routes of our own must not lead to another choice after a restart.
     fn outgoing(&self, route: &RouteFacts) -> Option<&'a LinkFacts> {
-        self.facts.link(route.link?)
+        self.facts.link(route.link?).filter(|link| !is_ours(&link.name))
+    }
+
+    /// Interfaces that flannel did not make, in the kernel's order.
+    fn foreign_links(&self) -> Vec<&'a LinkFacts> {
+        let mut links: Vec<&LinkFacts> =
+            self.facts.links.iter().filter(|link| !is_ours(&link.name)).collect();
+        links.sort_by_key(|link| link.index);
+        links
+    }
+
+    /// Interfaces that could be named, with the address of each family that would be taken.
+    fn there(&self) -> Vec<(LinkName, Vec<IpAddr>)> {
+        let best =
+            |link: &LinkFacts, family| link.usable(family).first().copied().filter(|a| !is_link_local(*a));
+        let links = self.foreign_links().into_iter().map(|link| {
+            let addresses: Vec<IpAddr> =
+                self.stack.families().filter_map(|family| best(link, family)).collect();
+            (link.name.clone(), addresses)
+        });
+        links.filter(|(_, addresses)| !addresses.is_empty()).collect()
     }
 
     fn by_default_route(&self) -> Result<Found<'a>, LookupError> {
@@ -335,35 +375,33 @@ impl<'a> Host<'a> {
     }
 }
 
-/// The source address that the kernel gives to packets along a route. For IPv4, where the route names none: the
-/// first address whose network holds the next hop, otherwise the first (`inet_select_addr` in net/ipv4/devinet.c).
-/// IPv6 chooses for each destination (RFC 6724), so the order of preference decides.
+/// The source address that the kernel gives to packets along an IPv4 route. Where the route names none: the first
+/// address whose network holds the next hop, otherwise the first (`inet_select_addr` in net/ipv4/devinet.c). One that
+/// it names may be on another interface, such as `lo` of a host that speaks BGP. Compatibility: for IPv6 the order of
+/// preference decides, as in Go flannel.
 fn source(route: &RouteFacts, link: &LinkFacts) -> Option<IpAddr> {
-    if let Some(source) = route.source.filter(|source| link.has(*source)) {
-        return Some(source);
+    if Family::of_net(route.destination) == Family::V6 {
+        return None;
     }
-    let of_family = || link.addresses.iter().filter(|found| Family::of_net(found.net) == Family::V4);
-    match Family::of_net(route.destination) {
-        Family::V4 => {
-            let beside =
-                route.gateway.and_then(|gateway| of_family().find(|found| found.net.contains(&gateway)));
-            beside.or_else(|| of_family().next()).map(|found| found.net.addr())
-        }
-        Family::V6 => None,
-    }
+    let addresses = || link.addresses.iter().filter(|found| Family::of_net(found.net) == Family::V4);
+    let beside =
+        || addresses().find(|found| route.gateway.is_some_and(|next_hop| found.net.contains(&next_hop)));
+    route.source.or_else(|| beside().or_else(|| addresses().next()).map(|found| found.net.addr()))
 }
 
 /// What is wrong with an expression: the last line of a picture that points to the place.
 fn reason(error: &regex::Error) -> String {
     let text = error.to_string();
     let last = text.lines().next_back().unwrap_or_default();
-    last.strip_prefix("error: ").unwrap_or(last).to_owned()
+    last.strip_prefix("error: ").unwrap_or(last).trim_end_matches('.').to_owned()
 }
 
-/// Names that flannel gives to its own devices, in all backends.
-fn is_tunnel(name: &str) -> bool {
+/// Whether flannel makes a device of this name, in any backend or as the bridge of the pods. Its addresses are of the
+/// cluster's network, which many expressions match.
+fn is_ours(name: &LinkName) -> bool {
+    let name = name.as_str();
     let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    matches!(name, "flannel.ipip" | "flannel-wg" | "flannel-wg-v6")
+    matches!(name, "cni0" | "flannel.ipip" | "flannel-wg" | "flannel-wg-v6")
         || ["flannel.", "flannel-v6.", "flannel"]
             .iter()
             .any(|stem| name.strip_prefix(stem).is_some_and(number))

@@ -21,24 +21,21 @@ pub struct Attempt {
 pub struct SelectError {
     /// All that was tried, in order.
     pub attempts: Vec<Attempt>,
+    /// Interfaces that could be named, and their addresses.
+    pub there: Vec<(LinkName, Vec<IpAddr>)>,
 }
 
-/// Why a way led to no interface.
+/// Why a way led to no interface. The texts hold nothing that changes while pods come and go.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
     /// No interface has this name.
-    #[error("there is no such interface (there are {})", list(.there))]
-    NoLink {
-        /// As wished.
-        name: String,
-        /// What there is.
-        there: Vec<LinkName>,
-    },
+    #[error("there is no such interface{}", if .0.contains(',') { LIST_HINT } else { "" })]
+    NoLink(String),
     /// No interface has this address.
     #[error("no interface has the address {0}")]
     NoOwner(IpAddr),
     /// The address is of a family that the cluster does not use.
-    #[error("{address} is no address of the cluster, which uses {stack}")]
+    #[error("it is an {} address, but the network uses {stack}", Family::of(*.address))]
     WrongFamily {
         /// As wished.
         address: IpAddr,
@@ -59,6 +56,18 @@ pub enum LookupError {
     /// No address and no name matches the expression.
     #[error("no address or name of an interface matches")]
     NoMatch,
+    /// Addresses of one family match, but of no interface those of both.
+    #[error(
+        "{address} on {link} matches, but no {missing} address there, and the network uses both families: write an expression that matches one of each, or the name"
+    )]
+    HalfMatch {
+        /// The first interface with a matching address.
+        link: LinkName,
+        /// What matches.
+        address: IpAddr,
+        /// The family without a match.
+        missing: Family,
+    },
     /// No route leads to the address.
     #[error("there is no route to {0}")]
     NoRoute(IpAddr),
@@ -76,7 +85,7 @@ pub enum LookupError {
         v6: LinkName,
     },
     /// The interface has no address of a family that the cluster uses.
-    #[error("{link} has no {family} address that other nodes could send to")]
+    #[error("{link} has no {family} address that other nodes could send to, but the network uses {family}")]
     NoUsableAddress {
         /// The interface.
         link: LinkName,
@@ -84,31 +93,54 @@ pub enum LookupError {
         family: Family,
     },
     /// The interface has the MTU 0.
-    #[error("{0} has the MTU 0")]
+    #[error("{0} has the MTU 0: give it another one (ip link set {0} mtu 1500)")]
     NoMtu(LinkName),
+}
+
+/// Compatibility: as in Go flannel, a comma in `--iface` or `FLANNELD_IFACE` separates nothing.
+const LIST_HINT: &str = " (a comma does not separate names: give --iface once for each)";
+
+/// So many interfaces are shown at most.
+const SHOWN: usize = 8;
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.way, self.error)
+    }
 }
 
 impl fmt::Display for SelectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no interface for traffic between nodes was found: ")?;
-        for (place, Attempt { way, error }) in self.attempts.iter().enumerate() {
-            let separator = if place > 0 { "; " } else { "" };
-            write!(f, "{separator}{way}: {error}")?;
+        let attempts = joined(&self.attempts, "; ");
+        write!(f, "no interface for traffic between nodes was found: {attempts}. {}", mend(&self.attempts))?;
+        if self.there.is_empty() {
+            return f.write_str(" (no interface of this host has a suitable address now)");
         }
-        let only_public = matches!(
-            self.attempts.as_slice(),
-            [Attempt { way: Way::PublicAddress(_), error: LookupError::NoOwner(_) }]
-        );
-        f.write_str(if only_public {
-            ". If the public address is translated to one of this host, name the interface too: --iface=NAME"
-        } else {
-            ". Name an interface or an address of this host: --iface=NAME"
-        })
+        let there: Vec<String> = self
+            .there
+            .iter()
+            .take(SHOWN)
+            .map(|(link, addresses)| format!("{link} with {}", joined(addresses, " and ")))
+            .collect();
+        write!(f, " (there are {}", there.join(", "))?;
+        match self.there.len().saturating_sub(SHOWN) {
+            0 => f.write_str(")"),
+            more => write!(f, ", and {more} more)"),
+        }
     }
 }
 
-fn list(names: &[LinkName]) -> String {
-    names.iter().map(LinkName::as_str).collect::<Vec<_>>().join(", ")
+fn mend(attempts: &[Attempt]) -> &'static str {
+    match attempts {
+        [Attempt { way: Way::PublicAddress(_), error: LookupError::NoOwner(_) }] => {
+            "If that address is translated to one of this host, name the interface too: --iface=NAME"
+        }
+        _ => "Name an interface or an address of this host: --iface=NAME",
+    }
+}
+
+fn joined(values: &[impl ToString], separator: &str) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
 }
 
 /// A text as it can be typed, in quotes only where something could hide in it.
