@@ -106,7 +106,7 @@ pub(crate) struct Reconciler<K> {
 
 /// What ended a wait.
 enum Wake {
-    Store(Option<Update>),
+    Store(Update),
     Claim,
     Hints,
     Timer,
@@ -153,25 +153,35 @@ impl<K: Kernel> Reconciler<K> {
             let due = grace.map_or(due, |grace| grace.min(due));
             let wake = tokio::select! {
                 () = stop.cancelled() => return,
-                update = inputs.store.recv() => Wake::Store(update),
+                Some(update) = inputs.store.recv() => Wake::Store(update),
                 Ok(()) = inputs.claim.changed() => Wake::Claim,
                 () = inputs.hints.filled() => Wake::Hints,
                 () = tokio::time::sleep_until(due) => Wake::Timer,
             };
-            match wake {
-                Wake::Store(None) => return,
-                Wake::Store(Some(update)) => {
-                    let mut updates = vec![update];
-                    while let Ok(update) = inputs.store.try_recv() {
-                        updates.push(update);
-                    }
-                    self.take_updates(updates).await;
-                }
-                Wake::Claim => self.take_claim(&inputs.claim.borrow_and_update().clone()),
-                Wake::Hints => self.take_hints(&inputs.hints),
-                Wake::Timer => self.take_timer().await,
+            // A stop does not wait for a kernel that does not answer: every round can be cut off, the next start mends.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.take(wake, &mut inputs) => {}
             }
             self.publish();
+        }
+    }
+
+    async fn take(&mut self, wake: Wake, inputs: &mut Inputs) {
+        match wake {
+            Wake::Store(update) => {
+                let mut updates = vec![update];
+                while let Ok(update) = inputs.store.try_recv() {
+                    updates.push(update);
+                }
+                self.take_updates(updates).await;
+            }
+            Wake::Claim => {
+                let claim = inputs.claim.borrow_and_update().clone();
+                self.take_claim(&claim);
+            }
+            Wake::Hints => self.take_hints(&inputs.hints),
+            Wake::Timer => self.take_timer().await,
         }
     }
 
@@ -240,11 +250,7 @@ impl<K: Kernel> Reconciler<K> {
         let overlaps = table.overlapping(&own).map(|lease| (lease.subnets, lease.revision)).collect();
         let view = OwnRecord { subnets: own, seen: self.revision, record, listed, overlaps };
         self.outputs.record.send_if_modified(|old| {
-            // The revision alone moves with every change of the cluster and is no news.
-            let news = listed
-                || old.as_ref().is_none_or(|old| {
-                    (old.subnets, &old.record, &old.overlaps) != (view.subnets, &view.record, &view.overlaps)
-                });
+            let news = view.is_news(old.as_ref());
             if news {
                 *old = Some(view);
             }
@@ -575,3 +581,6 @@ fn peer_condition(errors: &[PeerError]) -> Option<String> {
     let wrong: Vec<String> = errors.iter().filter(|error| !error.is_expected()).map(|e| chain(e)).collect();
     (!wrong.is_empty()).then(|| wrong.join("; "))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,395 @@
+//! The loop on a fake kernel: what it does when leases change, operations fail and others meddle.
+
+use super::*;
+use crate::claim::Own;
+use crate::fake::kernel::FakeKernel;
+use crate::kernel::contract;
+use crate::node::NodeOptions;
+use crate::store::watch::channel as store_channel;
+use flannel_core::dataplane::RouteTarget;
+use flannel_core::select::Wish;
+use flannel_core::store::{Grant, Listing};
+use nix::errno::Errno;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+const CONFIG: &str = r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}"#;
+
+/// A running loop and the other ends of its channels.
+struct Lab {
+    kernel: FakeKernel,
+    store: mpsc::Sender<Update>,
+    claim: watch::Sender<ClaimState>,
+    attrs: watch::Receiver<Option<LeaseAttrs>>,
+    record: watch::Receiver<Option<OwnRecord>>,
+    report: watch::Receiver<Report>,
+    firewall: watch::Receiver<Option<firewall::Desired>>,
+    env: watch::Receiver<Option<SubnetEnv>>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    revision: i64,
+}
+
+impl Lab {
+    fn start(kernel: &FakeKernel, config: &str, remembered: &[Record]) -> Self {
+        let facts = {
+            let mut kernel = kernel.clone();
+            futures_lite(kernel.observe(&BTreeSet::new())).unwrap().facts
+        };
+        let options = NodeOptions {
+            interface: Wish { names: vec!["eth0".to_owned()], ..Wish::default() },
+            ip_masq: true,
+            fully_random: true,
+            forward_rules: true,
+            blackhole_route: false,
+        };
+        let node = Node::new(options, config, &facts).unwrap();
+        let outputs = Outputs::default();
+        let (store, updates) = store_channel();
+        let claim = watch::Sender::new(ClaimState::default());
+        let inputs =
+            Inputs { seen: Vec::new(), store: updates, claim: claim.subscribe(), hints: kernel.inbox() };
+        let stop = CancellationToken::new();
+        let (attrs, record) = (outputs.attrs.subscribe(), outputs.record.subscribe());
+        let (report, firewall) = (outputs.report.subscribe(), outputs.firewall.subscribe());
+        let env = outputs.subnet_env.subscribe();
+        let reconciler =
+            Reconciler::new(kernel.clone(), node, (remembered, BTreeMap::new()), outputs, || {
+                [0x1a, 0x2b, 0x3c, 0x4d, 0x5e, 0x6f]
+            });
+        #[expect(clippy::disallowed_methods, reason = "a test has no JoinSet of the daemon")]
+        let task = tokio::spawn(reconciler.run(inputs, stop.clone()));
+        Self {
+            kernel: kernel.clone(),
+            store,
+            claim,
+            attrs,
+            record,
+            report,
+            firewall,
+            env,
+            stop,
+            task,
+            revision: 10,
+        }
+    }
+
+    /// A loop that owns 10.42.1.0/24 and has two peers.
+    async fn settled() -> Self {
+        let mut lab = Self::start(&FakeKernel::new(contract::host()), CONFIG, &[]);
+        lab.list(&[own(), peer(2), peer(3)]).await;
+        lab.hold("10.42.1.0-24");
+        lab.until("both peers are reachable", |plane| routes(plane) == ["10.42.2.0/24", "10.42.3.0/24"])
+            .await;
+        lab.quiet().await;
+        lab.kernel.take_log();
+        lab
+    }
+
+    async fn list(&mut self, records: &[Record]) {
+        self.revision += 1;
+        let config = ConfigRecord { text: CONFIG.to_owned(), revision: Revision(1) };
+        let listing =
+            Listing { revision: Revision(self.revision), config: Some(config), records: records.to_vec() };
+        self.store.send(Update::Listing(listing)).await.unwrap();
+    }
+
+    async fn change(&mut self, changes: Vec<Change>) {
+        self.revision += 1;
+        self.store.send(Update::Changes { revision: Revision(self.revision), changes }).await.unwrap();
+    }
+
+    fn hold(&self, key: &str) {
+        let own = Own {
+            subnets: Subnets::parse_key(key).unwrap(),
+            attrs: LeaseAttrs::default(),
+            expires: None,
+            confirmed: true,
+        };
+        self.claim.send_replace(ClaimState { own: Some(own), ..ClaimState::default() });
+    }
+
+    /// Waits until the kernel is as wished.
+    async fn until(&self, what: &str, wished: impl Fn(&Dataplane) -> bool) {
+        let reached = async {
+            while !wished(&self.kernel.dataplane()) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        if timeout(Duration::from_secs(30), reached).await.is_err() {
+            panic!("not reached: {what}; the kernel has {:#?}", self.kernel.dataplane());
+        }
+    }
+
+    /// Lets everything that is under way end: time passes only when nothing can run.
+    async fn quiet(&self) {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        timeout(Duration::from_secs(1), self.task).await.expect("the loop stops at once").unwrap();
+    }
+}
+
+/// Runs a future of the fake kernel that never waits.
+fn futures_lite<T>(future: impl Future<Output = T>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(value) => value,
+        std::task::Poll::Pending => panic!("the fake kernel waits"),
+    }
+}
+
+fn record(key: &str, public_ip: &str, mac: &str) -> Record {
+    let value = format!(
+        r#"{{"PublicIP":"{public_ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+    );
+    Record { key: key.to_owned(), value: value.into_bytes(), revision: Revision(5), grant: Some(Grant(1)) }
+}
+
+fn own() -> Record {
+    record("10.42.1.0-24", "192.168.50.1", "1a:2b:3c:4d:5e:6f")
+}
+
+fn peer(number: u8) -> Record {
+    record(
+        &format!("10.42.{number}.0-24"),
+        &format!("192.168.50.{number}"),
+        &format!("aa:aa:aa:aa:aa:{number:02x}"),
+    )
+}
+
+fn delete(key: &str) -> Change {
+    Change::Delete { key: key.to_owned() }
+}
+
+/// Destinations that go through the tunnel.
+fn routes(plane: &Dataplane) -> Vec<String> {
+    plane
+        .routes
+        .iter()
+        .filter(|(_, route)| matches!(&route.target, RouteTarget::Via { .. }))
+        .map(|(key, _)| key.destination.to_string())
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_publishes_first_and_programs_with_the_lease() {
+    let kernel = FakeKernel::new(contract::host());
+    let mut lab = Lab::start(&kernel, CONFIG, &[]);
+    lab.list(&[peer(2)]).await;
+    let attrs = lab.attrs.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    assert_eq!(
+        attrs.to_json(),
+        String::from_utf8(own().value).unwrap(),
+        "the address of the new device is published before it is there"
+    );
+    lab.quiet().await;
+    assert!(kernel.take_log().is_empty(), "nothing is done without a lease");
+    lab.hold("10.42.1.0-24");
+    lab.until("the peer is reachable", |plane| routes(plane) == ["10.42.2.0/24"]).await;
+    lab.report.wait_for(|report| report.converged && report.peers == 1).await.unwrap();
+    assert!(lab.firewall.borrow().is_some());
+    let env = lab.env.borrow().unwrap().to_string();
+    assert!(env.contains("FLANNEL_SUBNET=10.42.1.1/24\n") && env.contains("FLANNEL_MTU=1450\n"), "{env}");
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_change_costs_its_own_operations_only() {
+    let mut lab = Lab::settled().await;
+    lab.kernel.fail_observations(1000);
+    lab.change(vec![Change::Put(peer(4))]).await;
+    lab.until("the new peer is reachable", |plane| routes(plane).contains(&"10.42.4.0/24".to_owned())).await;
+    let log = lab.kernel.take_log();
+    assert_eq!(log.len(), 3, "neighbour, FDB entry and route: {log:#?}");
+    // Its address moves: only the FDB entry changes.
+    lab.change(vec![Change::Put(record("10.42.4.0-24", "192.168.50.44", "aa:aa:aa:aa:aa:04"))]).await;
+    lab.quiet().await;
+    let log = lab.kernel.take_log();
+    assert!(log.iter().all(|op| op.starts_with("fdb ")), "{log:#?}");
+    let entry = lab.kernel.dataplane().fdb[&contract::fdb("flannel.1", "aa:aa:aa:aa:aa:04")].clone();
+    assert_eq!(entry.destinations, [contract::ip("192.168.50.44")]);
+    lab.change(vec![delete("10.42.4.0-24")]).await;
+    lab.quiet().await;
+    assert_eq!(routes(&lab.kernel.dataplane()), ["10.42.2.0/24", "10.42.3.0/24"]);
+    assert_eq!(lab.kernel.take_log().len(), 3);
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_take_away_or_leave_behind_is_put_right() {
+    let lab = Lab::settled().await;
+    let right = lab.kernel.dataplane();
+    lab.kernel.meddle(|plane| {
+        plane.routes.remove(&contract::key("10.42.2.0/24"));
+        plane.fdb.clear();
+        plane.routes.insert(contract::key("10.42.99.0/24"), contract::via("10.42.99.0", "flannel.1", true));
+    });
+    lab.until("all is as before", |plane| *plane == right).await;
+    // The device goes, and all that is on it.
+    lab.kernel.meddle(|plane| {
+        plane.links.remove(&contract::name("flannel.1"));
+        plane.addresses.retain(|key, _| key.link != contract::name("flannel.1"));
+        plane.neighbours.clear();
+        plane.fdb.clear();
+        plane.routes.retain(|_, route| route.target.link() != Some(&contract::name("flannel.1")));
+    });
+    lab.until("all is as before", |plane| *plane == right).await;
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_operation_is_retried_and_stops_no_other() {
+    let mut lab = Lab::settled().await;
+    lab.kernel.fail_op(0, Errno::ENOBUFS);
+    lab.change(vec![Change::Put(peer(4)), Change::Put(peer(5))]).await;
+    let all = ["10.42.2.0/24", "10.42.3.0/24", "10.42.4.0/24", "10.42.5.0/24"];
+    lab.until("both new peers are reachable", |plane| routes(plane) == all && plane.neighbours.len() == 4)
+        .await;
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kernel_that_cannot_be_read_is_a_condition_until_it_can() {
+    let mut lab = Lab::settled().await;
+    lab.kernel.fail_observations(3);
+    lab.kernel.meddle(|plane| plane.fdb.clear());
+    lab.report.wait_for(|report| report.conditions.contains_key("kernel")).await.unwrap();
+    lab.until("the entries are back", |plane| plane.fdb.len() == 2).await;
+    lab.report.wait_for(|report| report.conditions.is_empty() && report.converged).await.unwrap();
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn peers_of_a_wiped_store_stay_until_they_are_back_or_given_up() {
+    let mut lab = Lab::settled().await;
+    lab.list(&[]).await;
+    lab.quiet().await;
+    assert_eq!(routes(&lab.kernel.dataplane()), ["10.42.2.0/24", "10.42.3.0/24"]);
+    let told = lab.record.borrow_and_update().clone().unwrap();
+    assert_eq!((told.record, told.listed), (None, true), "the claim learns that its record is gone");
+    lab.change(vec![Change::Put(own()), Change::Put(peer(2))]).await;
+    tokio::time::sleep(flannel_core::cluster::GRACE).await;
+    lab.until("the peer that did not come back is gone", |plane| routes(plane) == ["10.42.2.0/24"]).await;
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_record_is_named_and_hurts_nobody_else() {
+    let mut lab = Lab::settled().await;
+    let mut bad = peer(4);
+    bad.value =
+        br#"{"PublicIP":"192.168.50.4","BackendType":"vxlan","BackendData":{"VtepMAC":"x"}}"#.to_vec();
+    lab.change(vec![Change::Put(bad), Change::Put(peer(5))]).await;
+    lab.report.wait_for(|report| report.conditions.contains_key("10.42.4.0-24")).await.unwrap();
+    assert!(routes(&lab.kernel.dataplane()).contains(&"10.42.5.0/24".to_owned()));
+    lab.change(vec![Change::Put(peer(4))]).await;
+    lab.report.wait_for(|report| report.conditions.is_empty()).await.unwrap();
+    assert!(routes(&lab.kernel.dataplane()).contains(&"10.42.4.0/24".to_owned()));
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_config_is_taken_as_far_as_pods_allow() {
+    let mut lab = Lab::settled().await;
+    let config = |text: &str, revision| {
+        Change::Config(Some(ConfigRecord { text: text.to_owned(), revision: Revision(revision) }))
+    };
+    let smaller = r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan","MTU":1400}}"#;
+    lab.change(vec![config(smaller, 20)]).await;
+    lab.until("the device has the new MTU", |plane| plane.links[&contract::name("flannel.1")].mtu == 1350)
+        .await;
+    lab.env.wait_for(|env| env.is_some_and(|env| env.mtu == 1350)).await.unwrap();
+    for refused in [
+        r#"{"Network":"10.43.0.0/16","Backend":{"Type":"vxlan"}}"#,
+        r#"{"Network":"10.42.0.0/16","Backend":{"Type":"host-gw"}}"#,
+        r#"{"Network":"10.42.0.0/16","Backend":{"Type":"wireguard"}}"#,
+        r#"{"Network":"10.42.0.0/16","SubnetLen":26,"Backend":{"Type":"vxlan"}}"#,
+        r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan","VNI":7}}"#,
+        "{",
+    ] {
+        let revision = lab.revision + 100;
+        lab.change(vec![config(refused, revision)]).await;
+        lab.report.wait_for(|report| report.conditions.contains_key("config")).await.unwrap();
+        assert_eq!(routes(&lab.kernel.dataplane()), ["10.42.2.0/24", "10.42.3.0/24"], "{refused}");
+        lab.change(vec![config(smaller, revision + 1)]).await;
+        lab.report.wait_for(|report| report.conditions.is_empty()).await.unwrap();
+    }
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_move_to_another_subnet_leaves_nothing_of_the_old_one() {
+    let mut lab = Lab::settled().await;
+    let mut moved = own();
+    moved.key = "10.42.7.0-24".to_owned();
+    let taken = record("10.42.1.0-24", "192.168.50.9", "aa:aa:aa:aa:aa:09");
+    lab.change(vec![Change::Put(taken), Change::Put(moved)]).await;
+    lab.hold("10.42.7.0-24");
+    lab.until("the old subnet is a peer's", |plane| {
+        routes(plane) == ["10.42.1.0/24", "10.42.2.0/24", "10.42.3.0/24"]
+            && plane.addresses.contains_key(&contract::address("flannel.1", "10.42.7.0/32"))
+            && !plane.addresses.contains_key(&contract::address("flannel.1", "10.42.1.0/32"))
+    })
+    .await;
+    lab.env
+        .wait_for(|env| env.is_some_and(|env| env.to_string().contains("FLANNEL_SUBNET=10.42.7.1/24")))
+        .await
+        .unwrap();
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_without_a_store_works_with_what_is_remembered() {
+    let kernel = FakeKernel::new(contract::host());
+    let remembered: Vec<Record> = [own(), peer(2), peer(3)].into();
+    let mut lab = Lab::start(&kernel, CONFIG, &remembered);
+    lab.hold("10.42.1.0-24");
+    lab.until("remembered peers are reachable", |plane| routes(plane) == ["10.42.2.0/24", "10.42.3.0/24"])
+        .await;
+    lab.report.wait_for(|report| report.converged && report.peers_known).await.unwrap();
+    // The store is back, and one peer has left meanwhile.
+    lab.list(&[own(), peer(2)]).await;
+    lab.until("the peer that left is gone", |plane| routes(plane) == ["10.42.2.0/24"]).await;
+    lab.end().await;
+}
+
+/// Whatever the moment of a crash, the next start gets everything right.
+#[tokio::test(start_paused = true)]
+async fn a_crash_after_any_operation_is_mended_by_the_next_start() {
+    let whole = Lab::settled().await;
+    let right = whole.kernel.dataplane();
+    whole.end().await;
+    for done in 0..9 {
+        let kernel = FakeKernel::new(contract::host());
+        for nth in done..40 {
+            kernel.fail_op(nth, Errno::ENOBUFS);
+        }
+        let mut lab = Lab::start(&kernel, CONFIG, &[]);
+        lab.list(&[own(), peer(2), peer(3)]).await;
+        lab.hold("10.42.1.0-24");
+        while kernel.take_log().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        lab.end().await;
+
+        let after = FakeKernel::new(kernel.dataplane());
+        let mut lab = Lab::start(&after, CONFIG, &[]);
+        lab.list(&[own(), peer(2), peer(3)]).await;
+        lab.hold("10.42.1.0-24");
+        lab.until("all is right", |plane| *plane == right).await;
+        lab.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_the_loop_even_in_the_middle_of_a_round() {
+    let lab = Lab::settled().await;
+    lab.kernel.hang(true);
+    lab.kernel.meddle(|plane| plane.fdb.clear());
+    lab.quiet().await;
+    lab.end().await;
+}
