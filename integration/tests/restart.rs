@@ -90,17 +90,17 @@ fn restart_under_traffic(cluster: &Cluster, mut daemons: Vec<Daemon>) -> Result<
         slowest_start = slowest_start.max(started.elapsed());
         flows.iter().try_for_each(|flow| flow.wait_answered(2))?;
     }
-    println!(
+    eprintln!(
         "{RESTARTS} restarts of two daemons: slowest end {slowest_end:?}, slowest start {slowest_start:?}"
     );
     ensure!(slowest_end <= END_LIMIT, "SIGTERM took {slowest_end:?}");
 
     let report = connection.stop()?;
-    println!("TCP: {report:?}");
+    eprintln!("TCP: {report:?}");
     ensure!(report.bytes > 0, "the connection carried nothing");
     for flow in flows {
         let report = flow.stop()?;
-        println!("{} datagrams, {} lost", report.sent, report.lost.len());
+        eprintln!("{} datagrams, {} lost", report.sent, report.lost.len());
         report.expect_none_lost()?;
     }
     for (node, monitor) in cluster.nodes.iter().zip(monitors) {
