@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod config;
 pub mod dataplane;
 pub mod desired;
+pub mod error;
 pub mod facts;
 pub mod family;
 pub mod hint;

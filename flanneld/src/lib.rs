@@ -4,7 +4,7 @@
 pub mod claim;
 pub mod cli;
 pub mod daemon;
-pub mod error;
+mod error;
 pub mod exec;
 #[cfg(test)]
 mod fake;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::error::chain;
 use crate::lease::{Lease, LeaseAttrs, Subnets};
 use crate::store::{Change, Grant, Record};
 
@@ -128,11 +129,11 @@ impl LeaseTable {
 
 /// Reads a record.
 fn read(record: &Record) -> Result<(Subnets, LeaseAttrs), String> {
-    let subnets = Subnets::parse_key(&record.key).map_err(|error| error.to_string())?;
+    let subnets = Subnets::parse_key(&record.key).map_err(|error| chain(&error))?;
     if subnets.v4.is_none() && subnets.v6.is_none() {
         return Err("the key names no subnet".to_owned());
     }
-    let attrs = LeaseAttrs::parse(&record.value).map_err(|error| error.to_string())?;
+    let attrs = LeaseAttrs::parse(&record.value).map_err(|error| chain(&error))?;
     Ok((subnets, attrs))
 }
 

@@ -1,0 +1,4 @@
+//! What the commands do: read, call core, hand over to output.
+
+pub(crate) mod config;
+pub(crate) mod lease;
