@@ -125,7 +125,7 @@ impl Site {
     /// Does one damage after another; each must be repaired, and nothing else changed, before the next.
     fn damage_and_watch(mut self, mut damages: Vec<Damage>) -> Result<()> {
         let seed = seed()?;
-        println!("seed {seed}");
+        eprintln!("seed {seed}");
         shuffle(&mut damages, seed);
         self.damaged().ip("rule add from 203.0.113.0/24 lookup 100 pref 1000")?;
         self.damaged().ip("link add vx9 type vxlan id 9 dstport 4790 local 192.168.50.1")?;
@@ -153,12 +153,12 @@ impl Site {
         }
         times.sort();
         for (took, name) in &times {
-            println!("{:>7.1} ms  {name}", took.as_secs_f64() * 1000.0);
+            eprintln!("{:>7.1} ms  {name}", took.as_secs_f64() * 1000.0);
         }
-        println!("TCP: {:?}", connection.stop()?);
+        eprintln!("TCP: {:?}", connection.stop()?);
         for flow in flows {
             let report = flow.stop()?;
-            println!("{} datagrams, {} lost", report.sent, report.lost.len());
+            eprintln!("{} datagrams, {} lost", report.sent, report.lost.len());
         }
         ensure!(self.daemons[0].running()? && self.daemons[0].pid()? == pid, "the daemon was restarted");
         let (took, name) = times.last().context("no damage was done")?;
