@@ -129,15 +129,7 @@ struct Memory {
 
 impl Memory {
     fn of(daemon: &Daemon) -> Result<Self> {
-        let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid()?))
-            .context("could not read the status of the daemon")?;
-        let field = |name: &str| {
-            status
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
-                .with_context(|| format!("no {name} in the status of the daemon"))
-        };
-        Ok(Self { now: field("VmRSS:")?, peak: field("VmHWM:")? })
+        Ok(Self { now: daemon.resident_kb()?, peak: daemon.peak_resident_kb()? })
     }
 }
 
@@ -166,7 +158,7 @@ fn start(node: &Node, etcd: &Etcd, leases: u32) -> Result<(Daemon, Start)> {
         *count -= before.get(method).copied().unwrap_or_default();
     }
     requests.retain(|_, count| *count > 0);
-    let processor = processor_time(&daemon)?;
+    let processor = daemon.processor_time()?;
     let memory = Memory::of(&daemon)?;
     Ok((daemon, Start { last_route, ready, processor, memory, requests }))
 }
@@ -194,24 +186,11 @@ fn now() -> Duration {
     Duration::new(since.as_secs() % 86_400, since.subsec_nanos())
 }
 
-/// Processor time of all threads so far.
-fn processor_time(daemon: &Daemon) -> Result<Duration> {
-    let mut nanos = 0;
-    let tasks = format!("/proc/{}/task", daemon.pid()?);
-    for task in fs::read_dir(&tasks).with_context(|| format!("could not list {tasks}"))? {
-        let path = task.context("could not list threads")?.path().join("schedstat");
-        // A thread may end while we look.
-        let stat = fs::read_to_string(path).unwrap_or_default();
-        nanos += stat.split_whitespace().next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
-    }
-    Ok(Duration::from_nanos(nanos))
-}
-
 /// The share of one processor that the daemon takes during some work, in percent.
 fn share_of_processor(daemon: &Daemon, work: impl FnOnce() -> Result<()>) -> Result<f64> {
-    let (started, before) = (Instant::now(), processor_time(daemon)?);
+    let (started, before) = (Instant::now(), daemon.processor_time()?);
     work()?;
-    let spent = processor_time(daemon)?.saturating_sub(before);
+    let spent = daemon.processor_time()?.saturating_sub(before);
     Ok(spent.as_secs_f64() / started.elapsed().as_secs_f64() * 100.0)
 }
 

@@ -212,6 +212,38 @@ impl Daemon {
         Ok(self.child.as_ref().context("the daemon is not running")?.id())
     }
 
+    /// Processor time of all its threads so far.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let tasks = format!("/proc/{}/task", self.pid()?);
+        let mut nanos = 0;
+        for task in fs::read_dir(&tasks).with_context(|| format!("could not list {tasks}"))? {
+            let path = task.context("could not list threads")?.path().join("schedstat");
+            // A thread may end while we look.
+            let stat = fs::read_to_string(path).unwrap_or_default();
+            nanos += stat.split_whitespace().next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        }
+        Ok(Duration::from_nanos(nanos))
+    }
+
+    /// Its resident memory.
+    pub fn resident_kb(&self) -> Result<u64> {
+        self.memory_kb("VmRSS:")
+    }
+
+    /// Its resident memory at the most.
+    pub fn peak_resident_kb(&self) -> Result<u64> {
+        self.memory_kb("VmHWM:")
+    }
+
+    fn memory_kb(&self, field: &str) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?))
+            .context("could not read the status of the daemon")?;
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.split_whitespace().next()?.parse().ok())
+            .with_context(|| format!("no {field} in the status of the daemon"))
+    }
+
     /// What it has logged, over all its lives.
     pub fn log(&self) -> Result<String> {
         fs::read_to_string(&self.log).with_context(|| format!("could not read {}", self.log.display()))

@@ -158,7 +158,7 @@ impl Site {
             }
         }
         flows.iter().try_for_each(|flow| flow.wait_answered(20))?;
-        println!("TCP: {:?}", connection.stop()?);
+        eprintln!("TCP: {:?}", connection.stop()?);
         for flow in flows {
             flow.stop()?.expect_none_lost()?;
         }
