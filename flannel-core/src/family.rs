@@ -62,6 +62,18 @@ pub struct DualStack<T> {
     pub v6: Option<T>,
 }
 
+impl<T: fmt::Display> fmt::Display for DualStack<T> {
+    /// The values that are there, IPv4 first.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.v4, &self.v6) {
+            (Some(v4), Some(v6)) => write!(f, "{v4} {v6}"),
+            (Some(v4), None) => v4.fmt(f),
+            (None, Some(v6)) => v6.fmt(f),
+            (None, None) => f.write_str("none"),
+        }
+    }
+}
+
 impl<T> Default for DualStack<T> {
     fn default() -> Self {
         Self { v4: None, v6: None }

@@ -202,7 +202,7 @@ async fn start(
         link = %external.name,
         why = %external.way,
         mtu_bytes = external.mtu,
-        public = ?external.public,
+        public = %external.public,
         backend = node.config().backend.name(),
         "external interface chosen"
     );

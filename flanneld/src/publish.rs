@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::claim::ClaimState;
 use crate::error::chain;
@@ -164,21 +164,22 @@ impl Publisher {
             None => "waiting for a lease".to_owned(),
         };
         self.notifier.status(&text);
-        let ready = reasons.is_empty();
-        let readiness = if ready { Readiness::Ready } else { Readiness::NotReady { reasons } };
-        let changed = self.readiness.send_if_modified(|old| {
-            let changed = *old != readiness;
-            *old = readiness.clone();
-            changed
-        });
-        if changed {
-            match readiness {
-                Readiness::Ready => {
-                    info!(peers = report.peers, "ready");
-                    self.notifier.ready();
-                }
-                Readiness::NotReady { reasons } => info!(reason = reasons.join("; "), "not ready"),
+        let readiness = if reasons.is_empty() { Readiness::Ready } else { Readiness::NotReady { reasons } };
+        let was = self.readiness.send_replace(readiness.clone());
+        match (was, readiness) {
+            (Readiness::Ready, Readiness::NotReady { reasons }) => {
+                warn!(reason = reasons.join("; "), "not ready any more");
             }
+            (Readiness::NotReady { .. }, Readiness::Ready) => {
+                info!(peers = report.peers, "ready");
+                self.notifier.ready();
+            }
+            (Readiness::NotReady { reasons: before }, Readiness::NotReady { reasons })
+                if before != reasons =>
+            {
+                debug!(reason = reasons.join("; "), "not ready yet");
+            }
+            _ => {}
         }
     }
 }

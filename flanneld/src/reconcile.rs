@@ -418,7 +418,7 @@ impl<K: Kernel> Reconciler<K> {
                     info!(
                         link = %external.name,
                         mtu_bytes = external.mtu,
-                        public = ?external.public,
+                        public = %external.public,
                         "external interface changed"
                     );
                 }
