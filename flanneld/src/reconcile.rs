@@ -7,7 +7,7 @@
 use flannel_core::claim::OwnRecord;
 use flannel_core::cluster::{Cluster, Source};
 use flannel_core::dataplane::{Dataplane, Op};
-use flannel_core::desired::{Assembly, PeerError};
+use flannel_core::desired::Assembly;
 use flannel_core::facts::HostFacts;
 use flannel_core::family::Family;
 use flannel_core::hint::{Hint, Interest};
@@ -32,22 +32,13 @@ use crate::node::{Node, Offer};
 use crate::status::Report;
 use crate::store::watch::Update;
 use crate::store::{Change, ConfigRecord, Record};
+use conditions::id as condition;
 use pace::Pace;
 
 pub(crate) use pace::Reason;
 
+mod conditions;
 mod pace;
-
-/// Conditions that are not about one lease or object.
-mod condition {
-    pub(super) const CONFIG: &str = "config";
-    pub(super) const INTERFACE: &str = "interface";
-    pub(super) const KERNEL: &str = "kernel";
-    pub(super) const NODE: &str = "node";
-    pub(super) const ATTRS: &str = "public address";
-    pub(super) const SUBNET_ENV: &str = "subnet.env";
-    pub(super) const ALL: [&str; 6] = [CONFIG, INTERFACE, KERNEL, NODE, ATTRS, SUBNET_ENV];
-}
 
 /// What the loop listens to.
 pub(crate) struct Inputs {
@@ -208,6 +199,7 @@ impl<K: Kernel> Reconciler<K> {
                     let stirs = seen.iter().any(|change| !matches!(change, Change::Put(_)));
                     let now = self.start.elapsed();
                     changes.extend(self.cluster.changes(&seen, self.own.as_ref(), now));
+                    self.report_records(&seen);
                     self.tell_claim(false, stirs);
                 }
                 Update::Down(_) | Update::Up => {}
@@ -292,13 +284,6 @@ impl<K: Kernel> Reconciler<K> {
         }
         self.report.peers = self.assembly.as_ref().map_or(0, |assembly| assembly.leases().len());
         self.remember_leases();
-    }
-
-    /// Brings the condition of one peer up to date.
-    fn report_peer(&mut self, subnets: Subnets) {
-        let errors = self.assembly.as_ref().and_then(|assembly| assembly.errors().get(&subnets));
-        let reason = errors.and_then(|errors| peer_condition(errors));
-        self.set_condition(&subnets.to_string(), reason);
     }
 
     fn take_claim(&mut self, claim: &ClaimState) {
@@ -502,57 +487,6 @@ impl<K: Kernel> Reconciler<K> {
         failed
     }
 
-    fn set_peer_conditions(
-        &mut self,
-        errors: &BTreeMap<Subnets, Vec<PeerError>>,
-        losers: &[(Subnets, Subnets)],
-    ) {
-        let mut conditions: BTreeMap<String, String> = errors
-            .iter()
-            .filter_map(|(subnets, errors)| Some((subnets.to_string(), peer_condition(errors)?)))
-            .collect();
-        for (key, reason) in self.cluster.table().rejected() {
-            conditions.insert(key.clone(), format!("the record cannot be used: {reason}"));
-        }
-        for (loser, winner) in losers {
-            conditions.insert(
-                loser.to_string(),
-                format!("the lease overlaps the older lease {winner} and is ignored: release one of the two"),
-            );
-        }
-        let stale: Vec<String> = self
-            .report
-            .conditions
-            .keys()
-            .filter(|id| !condition::ALL.contains(&id.as_str()) && !conditions.contains_key(*id))
-            .cloned()
-            .collect();
-        for id in stale {
-            self.set_condition(&id, None);
-        }
-        for (id, reason) in conditions {
-            self.set_condition(&id, Some(reason));
-        }
-    }
-
-    /// Sets or clears what is wrong with something, and logs it when it changes.
-    fn set_condition(&mut self, id: &str, reason: Option<String>) {
-        let old = self.report.conditions.get(id);
-        if old == reason.as_ref() {
-            return;
-        }
-        match reason {
-            Some(reason) => {
-                warn!(about = id, reason = %reason, "something is wrong");
-                self.report.conditions.insert(id.to_owned(), reason);
-            }
-            None => {
-                info!(about = id, "all right again");
-                self.report.conditions.remove(id);
-            }
-        }
-    }
-
     fn remember_leases(&self) {
         if self.cluster.source() != Source::Store {
             return;
@@ -574,12 +508,6 @@ impl<K: Kernel> Reconciler<K> {
             news
         });
     }
-}
-
-/// What is wrong with a peer, if anything is: another backend is as somebody wished.
-fn peer_condition(errors: &[PeerError]) -> Option<String> {
-    let wrong: Vec<String> = errors.iter().filter(|error| !error.is_expected()).map(|e| chain(e)).collect();
-    (!wrong.is_empty()).then(|| wrong.join("; "))
 }
 
 #[cfg(test)]

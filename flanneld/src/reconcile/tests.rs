@@ -242,6 +242,23 @@ async fn what_others_take_away_or_leave_behind_is_put_right() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bad_record_is_named_at_once() {
+    let mut lab = Lab::settled().await;
+    lab.kernel.fail_observations(1000);
+    let broken = Record { value: b"{".to_vec(), ..peer(3) };
+    lab.change(vec![Change::Put(record("rubbish", "192.168.50.9", "")), Change::Put(broken)]).await;
+    lab.until("only the readable peer is reachable", |plane| routes(plane) == ["10.42.2.0/24"]).await;
+    let named = |report: &Report, id| report.conditions.contains_key(id);
+    let before = Instant::now();
+    lab.report.wait_for(|report| named(report, "rubbish") && named(report, "10.42.3.0-24")).await.unwrap();
+    assert!(before.elapsed() < Duration::from_secs(1), "no full round may be needed");
+    lab.change(vec![delete("rubbish"), Change::Put(peer(3))]).await;
+    lab.report.wait_for(|report| !named(report, "rubbish") && !named(report, "10.42.3.0-24")).await.unwrap();
+    assert!(before.elapsed() < Duration::from_secs(1), "no full round may be needed");
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_operation_is_retried_and_stops_no_other() {
     let mut lab = Lab::settled().await;
     lab.kernel.fail_op(0, Errno::ENOBUFS);

@@ -55,6 +55,8 @@ fn a_bad_record_is_named_and_hurts_nobody() {
     assert_eq!(shown(&changes), ["10.5.2.0-24: - -> 1.1.1.2"]);
     let rejected: Vec<&str> = table.rejected().keys().map(String::as_str).collect();
     assert_eq!(rejected, ["0.0.0.0-0", "10.5.1.0-24", "not-a-key"]);
+    let reason = &table.rejected()["10.5.1.0-24"];
+    assert!(reason.contains("cannot be read: ") && reason.contains("JSON"), "the cause is told: {reason}");
     // Once it is good, or gone, it is no longer named.
     table.apply(&Change::Put(record("10.5.1.0-24", "1.1.1.1", 3)));
     table.apply(&Change::Delete { key: "not-a-key".to_owned() });
