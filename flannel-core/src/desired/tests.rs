@@ -255,6 +255,10 @@ fn an_existing_device_keeps_mac_and_port() {
     assert_eq!(port(&config("4", VXLAN)), 4789, "the config names none");
     assert_eq!(port(&config("4", r#"{"Type": "vxlan", "Port": 8472}"#)), 8472);
     assert_eq!(vxlan::existing(&options, &Dataplane::default()), DualStack::default());
+    let other = desired("4", r#"{"Type": "vxlan", "VNI": 3, "Port": 4789}"#);
+    let link = other.base().links.values().next().unwrap().clone();
+    let impostor = Dataplane { links: [(name("flannel.1"), link)].into(), ..Dataplane::default() };
+    assert_eq!(vxlan::existing(&options, &impostor), DualStack::default(), "it will be replaced");
 }
 
 #[test]

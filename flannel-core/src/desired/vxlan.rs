@@ -48,6 +48,8 @@ pub fn existing(options: &VxlanConfig, observed: &Dataplane) -> DualStack<Endpoi
         let link = device_name(options.vni, family).ok().and_then(|name| observed.links.get(&name));
         if let Some(Link { kind: LinkKind::Vxlan(vxlan), mac: Some(mac), .. }) = link
             && mac.is_unicast()
+            // Anything else goes as soon as we start ([`crate::plan::mismatch`]), and its port with it.
+            && (vxlan.vni, vxlan.gbp, vxlan.group, vxlan.l2miss) == (options.vni, options.gbp, None, false)
         {
             let port = Some(vxlan.port).filter(|port| *port > 0);
             *endpoints.slot(family) = Some(Endpoint { mac: *mac, port });
