@@ -83,7 +83,7 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
         println!("  {feature}");
     }
     let queue: Mutex<VecDeque<Case>> =
-        Mutex::new(std::iter::repeat_n(cases, options.repeat.max(1)).flatten().collect());
+        Mutex::new((0..options.repeat.max(1)).flat_map(|repeat| repeated(&cases, repeat)).collect());
     let jobs = options.jobs.unwrap_or_else(|| {
         thread::available_parallelism().map_or(2, |processors| processors.get().clamp(2, 4))
     });
@@ -99,6 +99,10 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
         }
     });
     Ok(tally)
+}
+
+fn repeated(cases: &[Case], repeat: usize) -> impl Iterator<Item = Case> {
+    cases.iter().map(move |case| Case { repeat, ..case.clone() })
 }
 
 fn pop(queue: &Mutex<VecDeque<Case>>) -> Option<Case> {
@@ -132,13 +136,15 @@ struct Case {
     file: String,
     test: String,
     program: PathBuf,
+    /// How many times the same test was queued before: both may run at once.
+    repeat: usize,
 }
 
 fn cases(filters: &[String]) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for program in test_programs(&["--package", "integration"])? {
         for test in program.tests(false)? {
-            let case = Case { file: program.name.clone(), test, program: program.file.clone() };
+            let case = Case { file: program.name.clone(), test, program: program.file.clone(), repeat: 0 };
             if filters.is_empty() || filters.iter().any(|filter| case.name().contains(filter.as_str())) {
                 cases.push(case);
             }
@@ -166,7 +172,10 @@ impl Case {
     }
 
     fn run(&self, options: &E2eOptions) -> Result<Finished> {
-        let directory = target().join("e2e").join(&self.file).join(self.test.replace("::", "."));
+        let mut directory = target().join("e2e").join(&self.file).join(self.test.replace("::", "."));
+        if self.repeat > 0 {
+            directory.add_extension(self.repeat.to_string());
+        }
         if directory.exists() {
             fs::remove_dir_all(&directory)
                 .with_context(|| format!("could not remove {}", directory.display()))?;
