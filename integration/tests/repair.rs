@@ -65,6 +65,72 @@ fn host_gw(v4: bool) {
     });
 }
 
+/// Damage that is done while no daemon runs is repaired by the time that the next one says it is ready.
+#[test]
+fn while_nobody_looks() {
+    lab(|lab| {
+        lab.require(&[Feature::Vxlan, Feature::Nft, Feature::CniPlugins])?;
+        let mut site = Site::build(lab, "vxlan")?;
+        let mut damages = Vec::new();
+        for v4 in [true, false] {
+            let (own, peer) = site.ends(v4)?;
+            damages.extend(on_device(v4, &own, &peer)?);
+            damages.extend(on_route(v4, &own, &peer, vxlan_device(v4)));
+            damages.extend(on_firewall(v4));
+        }
+        // With any other damage to the same device nothing shows any more whose it was.
+        damages.retain(|damage| !["alias changed", "device renamed"].contains(&damage.name.as_str()));
+        let seed = seed()?;
+        eprintln!("seed {seed}");
+        let before = site.prepare()?;
+        for round in 0..8 {
+            shuffle(&mut damages, seed.wrapping_add(round));
+            site.daemons[0].kill()?;
+            let mut done = Vec::new();
+            for damage in &damages[..10] {
+                for line in &damage.commands {
+                    // Some cannot be done after others.
+                    if site.damaged().run(line).is_ok() {
+                        done.push(line.as_str());
+                    }
+                }
+            }
+            site.daemons[0].start()?;
+            site.daemons[0].wait_ready()?;
+            let after = state(site.damaged())?;
+            ensure!(after == before, "after {}:{}", done.join("; "), difference(&before, &after));
+        }
+        Ok(())
+    });
+}
+
+/// Thousands of stale objects at once go, and no packet of those that talk is lost over it.
+#[test]
+fn storm() {
+    lab(|lab| {
+        lab.require(&[Feature::Vxlan, Feature::Nft, Feature::CniPlugins])?;
+        let site = Site::build(lab, "vxlan")?;
+        let before = site.prepare()?;
+        let (mut ip, mut bridge) = (String::new(), String::new());
+        for number in 0..3000_u32 {
+            let [_, _, high, low] = number.to_be_bytes();
+            let (address, mac) =
+                (format!("172.20.{high}.{low}"), format!("0a:00:00:00:{high:02x}:{low:02x}"));
+            ip += &format!("route add {address}/32 via {address} dev flannel.1 onlink\n");
+            ip += &format!("neigh add {address} lladdr {mac} dev flannel.1 nud permanent\n");
+            bridge += &format!("fdb add {mac} dev flannel.1 dst {address} self permanent\n");
+        }
+        let (from, to) = (&site.pods[0].netns, &site.pods[1]);
+        let flow = Datagrams::start(from, &to.netns, to.address(true)?, INTERVAL)?;
+        // Some go while others come: that is as it should be.
+        site.damaged().ip_batch(&ip)?;
+        site.damaged().feed(&["bridge", "-batch", "-"], &bridge)?;
+        let took = site.wait_repaired("storm", &before)?;
+        eprintln!("the last one of 9000 was gone {took:?} after it came");
+        flow.stop()?.expect_none_lost()
+    });
+}
+
 /// ```text
 ///   pod ── n1 ── lan ── n2 ── pod
 ///          └ damaged
@@ -122,33 +188,45 @@ impl Site {
         Ok((Peer::of(&self.cluster.nodes[0], v4)?, Peer::of(&self.cluster.nodes[1], v4)?))
     }
 
+    /// Sets objects of others, and waits until pods reach each other; answers with the state that must stay.
+    fn prepare(&self) -> Result<Vec<String>> {
+        self.damaged().ip("rule add from 203.0.113.0/24 lookup 100 pref 1000")?;
+        self.damaged().ip("link add vx9 type vxlan id 9 dstport 4790 local 192.168.50.1")?;
+        self.set_others()?;
+        for v4 in [true, false] {
+            self.pods[0].netns.wait_ping(self.pods[1].address(v4)?)?;
+        }
+        state(self.damaged())
+    }
+
+    /// Waits until everything is as before; how long that took.
+    fn wait_repaired(&self, what: &str, before: &[String]) -> Result<Duration> {
+        let started = Instant::now();
+        wait::until(format!("`{what}` is repaired"), wait::LONG, || {
+            let now = state(self.damaged())?;
+            ensure!(now == before, "{}", difference(before, &now));
+            Ok(())
+        })?;
+        Ok(started.elapsed())
+    }
+
     /// Does one damage after another; each must be repaired, and nothing else changed, before the next.
     fn damage_and_watch(mut self, mut damages: Vec<Damage>) -> Result<()> {
         let seed = seed()?;
         eprintln!("seed {seed}");
         shuffle(&mut damages, seed);
-        self.damaged().ip("rule add from 203.0.113.0/24 lookup 100 pref 1000")?;
-        self.damaged().ip("link add vx9 type vxlan id 9 dstport 4790 local 192.168.50.1")?;
-        self.set_others()?;
+        let before = self.prepare()?;
         let (from, to) = (&self.pods[0], &self.pods[1]);
         let mut flows = Vec::new();
         for v4 in [true, false] {
-            from.netns.wait_ping(to.address(v4)?)?;
             flows.push(Datagrams::start(&from.netns, &to.netns, to.address(v4)?, INTERVAL)?);
         }
         let connection = Connection::start(&from.netns, &to.netns, to.address(true)?)?;
-        let before = state(self.damaged())?;
         let pid = self.daemons[0].pid()?;
         let mut times = Vec::new();
         for damage in &damages {
             self.inflict(damage).with_context(|| damage.name.clone())?;
-            let started = Instant::now();
-            wait::until(format!("`{}` is repaired", damage.name), wait::LONG, || {
-                let now = state(self.damaged())?;
-                ensure!(now == before, "{}", difference(&before, &now));
-                Ok(())
-            })?;
-            times.push((started.elapsed(), &damage.name));
+            times.push((self.wait_repaired(&damage.name, &before)?, &damage.name));
             flows.iter().try_for_each(|flow| flow.wait_answered(1)).with_context(|| damage.name.clone())?;
         }
         times.sort();
