@@ -243,6 +243,25 @@ pub fn mtu(config: &NetworkConfig, external_mtu: u32) -> Result<u32, DesiredErro
     }
 }
 
+/// Whether `config` can work on this host at all: what shows before there is a lease, and no pod should wait for.
+///
+/// # Errors
+/// If the VNI makes a device name too long, or host-gw has a public address that is not on the interface.
+pub fn check(
+    config: &NetworkConfig,
+    external: &ExternalInterface,
+    facts: &HostFacts,
+) -> Result<(), DesiredError> {
+    let mut families = Family::ALL.into_iter().filter(|family| config.has(*family));
+    match &config.backend {
+        BackendConfig::Vxlan(options) => {
+            families.try_for_each(|family| vxlan::device_name(options.vni, family).map(drop))
+        }
+        BackendConfig::HostGw if config.has(Family::V4) => host_gw::check(external, facts),
+        _ => Ok(()),
+    }
+}
+
 /// What our lease tells other nodes.
 ///
 /// # Errors

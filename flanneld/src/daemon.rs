@@ -16,6 +16,7 @@
 
 use anyhow::{Context as _, anyhow, bail};
 use flannel_core::claim::Claim;
+use flannel_core::desired::DesiredError;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::ruleset::Mode;
 use flannel_core::store::Record;
@@ -260,7 +261,11 @@ async fn first_config(
                 let facts = kernel.observe(&BTreeSet::new()).await?.facts;
                 match Node::new(node_options.clone(), &text, &facts) {
                     Ok(node) => return Ok((node, seen)),
-                    Err(error @ NodeError::Config(_)) => chain(&error),
+                    Err(
+                        error @ (NodeError::Config(_)
+                        | NodeError::NoFamily
+                        | NodeError::Host(DesiredError::NameTooLong { .. })),
+                    ) => chain(&error),
                     Err(error) => return Err(error.into()),
                 }
             }

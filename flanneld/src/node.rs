@@ -41,6 +41,8 @@ pub(crate) enum NodeError {
     Backend(&'static str),
     #[error("no external interface")]
     Interface(#[from] SelectError),
+    #[error("the network config cannot work on this host")]
+    Host(#[source] DesiredError),
 }
 
 /// What became of a config that was offered.
@@ -76,6 +78,7 @@ impl Node {
             warn!(way = %attempt.way, error = %attempt.error, "wish for the external interface cannot be fulfilled, trying the next");
         }
         let external = selection.external;
+        desired::check(&config, &external, facts).map_err(NodeError::Host)?;
         Ok(Self { options, config, external, endpoints: DualStack::default(), former: BTreeSet::new() })
     }
 

@@ -9,6 +9,7 @@ use crate::dataplane::Dataplane;
 use crate::facts::{HostFacts, RouteLookup};
 use crate::family::{DualStack, Family};
 use crate::link::LinkName;
+use crate::select::ExternalInterface;
 
 /// What is needed to reach peers.
 #[derive(Clone, Debug)]
@@ -21,6 +22,17 @@ pub(super) struct Gateways {
     standing: BTreeSet<(IpNet, IpAddr)>,
 }
 
+/// A node that is reached through translation is on no link with its peers.
+pub(super) fn check(external: &ExternalInterface, facts: &HostFacts) -> Result<(), DesiredError> {
+    if let (Some(public), Some(own)) = (external.public.v4, external.address.v4)
+        && public != own
+        && !facts.link(external.index).is_some_and(|link| link.has(public))
+    {
+        return Err(DesiredError::PublicAddressElsewhere { public, own, link: external.name.clone() });
+    }
+    Ok(())
+}
+
 impl Gateways {
     pub(super) fn new(
         networks: DualStack<IpNet>,
@@ -28,12 +40,8 @@ impl Gateways {
         facts: &HostFacts,
     ) -> Result<Self, DesiredError> {
         let external = &node.external;
-        // A node that is reached through translation is on no link with its peers.
-        if let (Some(_), Some(public), Some(own)) = (networks.v4, external.public.v4, external.address.v4)
-            && public != own
-            && !facts.link(external.index).is_some_and(|link| link.has(public))
-        {
-            return Err(DesiredError::PublicAddressElsewhere { public, own, link: external.name.clone() });
+        if networks.v4.is_some() {
+            check(external, facts)?;
         }
         let through: Vec<_> =
             facts.routes.iter().filter(|route| route.link == Some(external.index)).collect();

@@ -602,3 +602,26 @@ fn neighbours_are_keyed_by_the_zero_address() {
     let key = NeighbourKey { link: name("flannel-v6.1"), address: ip("fd00:10:244:2::") };
     assert!(peer.dataplane.neighbours.contains_key(&key));
 }
+
+#[test]
+fn what_cannot_work_shows_before_there_is_a_lease() {
+    let facts = HostFacts::default();
+    let translated = ExternalInterface { public: dual(ip("203.0.113.9"), ip("2001:db8::9")), ..external() };
+    let outcome = |families, backend, external: &ExternalInterface| {
+        check(&config(families, backend), external, &facts).map_err(|error| error.to_string())
+    };
+    let host_gw = r#"{"Type": "host-gw"}"#;
+    assert_eq!(outcome("46", host_gw, &external()), Ok(()));
+    assert_eq!(outcome("6", host_gw, &translated), Ok(()));
+    assert_eq!(outcome("4", r#"{"Type": "vxlan"}"#, &translated), Ok(()));
+    assert_snapshot!(
+        outcome("4", host_gw, &translated).unwrap_err(),
+        @"the public address 203.0.113.9 is not on eth0 (which has 192.168.50.1), so host-gw cannot route through it: leave --public-ip out, or use vxlan"
+    );
+    let long = r#"{"Type": "vxlan", "VNI": 10000}"#;
+    assert_eq!(outcome("4", long, &external()), Ok(()));
+    assert_snapshot!(
+        outcome("46", long, &external()).unwrap_err(),
+        @"Backend.VNI is 10000, but the device name flannel-v6.10000 would be longer than 15 bytes: must be at most 9999"
+    );
+}
