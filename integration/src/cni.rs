@@ -211,13 +211,17 @@ impl Pod {
     }
 }
 
-/// Fails unless every pod reaches every other, with packets as large as given, too.
+/// Fails unless every pod reaches every other, also with packets of this size, and if one byte more
+/// is refused.
 pub fn all_reach_all(pods: &[Pod], v4: bool, mtu_bytes: u32) -> Result<()> {
     for from in pods {
         for to in pods.iter().filter(|to| to.name != from.name) {
             let address = to.address(v4)?;
             from.netns.wait_ping(address)?;
             from.netns.ping_full(address, mtu_bytes).with_context(|| format!("from {}", from.name))?;
+            if from.name == pods[0].name {
+                from.netns.ping_too_large(address, mtu_bytes)?;
+            }
         }
     }
     Ok(())

@@ -27,6 +27,7 @@
 mod base64;
 pub mod cni;
 mod collect;
+pub mod directory;
 pub mod etcd;
 pub mod feature;
 pub mod gateway;
@@ -41,8 +42,10 @@ pub mod traffic;
 pub mod wait;
 
 pub use cni::{Conflist, Pod};
+pub use directory::LeaseDirectory;
 pub use etcd::{Etcd, EtcdOptions};
 pub use feature::Feature;
+pub use golden::Stack;
 pub use netns::Netns;
 pub use node::{Daemon, Flanneld, Node};
 pub use topology::{Cluster, Lab, Nic, Segment};

@@ -39,6 +39,30 @@ impl Netns {
         Ok(())
     }
 
+    /// Sends a packet of one byte more than `mtu` that may not be fragmented. Fails unless it is refused
+    /// because of exactly this MTU.
+    pub fn ping_too_large(&self, to: IpAddr, mtu_bytes: u32) -> Result<()> {
+        let headers = if to.is_ipv4() { 20 + 8 } else { 40 + 8 };
+        let line = format!("ping -n -M do -W 0.2 -c 1 -s {} {to}", mtu_bytes + 1 - headers);
+        wait::until(
+            format!("{} refuses more than {mtu_bytes} bytes to {to}", self.name()),
+            wait::LONG,
+            || {
+                let mut command = Command::new("ping");
+                command.env("LC_ALL", "C").args(line.split(' ').skip(1)).stdin(Stdio::null());
+                let output = self.output(&mut command)?;
+                let text = [output.stdout, output.stderr].concat();
+                let text = String::from_utf8_lossy(&text);
+                let refused = [format!("mtu={mtu_bytes}"), format!("mtu: {mtu_bytes}")];
+                ensure!(
+                    !output.status.success() && refused.iter().any(|words| text.contains(words.as_str())),
+                    "{line}: {text}"
+                );
+                Ok(())
+            },
+        )
+    }
+
     /// Waits until an echo request is answered.
     pub fn wait_ping(&self, to: IpAddr) -> Result<()> {
         wait::until(format!("{} reaches {to}", self.name()), wait::LONG, || {

@@ -2,17 +2,19 @@
 
 use anyhow::ensure;
 use integration::cni::all_reach_all;
+use integration::directory::{all_reach, expect_log, wait_log};
 use integration::golden::{self, Known, Peer, Stack};
-use integration::{Feature, Flanneld, lab};
+use integration::{Feature, Flanneld, LeaseDirectory, kernel_state, lab};
 use std::fs;
 
+const HOST_GW: &str = r#"{"Type":"host-gw"}"#;
 const UNDERLAY_MTU: u32 = 1500;
 
 fn three_nodes(stack: Stack) {
     lab(|lab| {
         lab.require(&[Feature::CniPlugins])?;
         let cluster = lab.cluster(3)?;
-        let leases = lab.lease_directory(&stack.config(r#"{"Type":"host-gw"}"#))?;
+        let leases = lab.lease_directory(&stack.config(HOST_GW))?;
         cluster.start_all(&Flanneld::on_directory(&leases))?;
         for node in &cluster.nodes {
             for &v4 in stack.families() {
@@ -46,4 +48,67 @@ fn ipv6() {
 #[test]
 fn dual_stack() {
     three_nodes(Stack::Dual);
+}
+
+/// The backend is changed in the store and the daemons are restarted one after the other: pods go on, and nothing
+/// of the old backend is left.
+#[test]
+fn takes_over_from_vxlan() {
+    lab(|lab| {
+        lab.require(&[Feature::CniPlugins])?;
+        let cluster = lab.cluster(2)?;
+        let (leases, mut daemons) =
+            cluster.start_on_directory(lab, &Stack::Dual.config(r#"{"Type":"vxlan","MTU":1500}"#))?;
+        let pods = cluster.pods("a")?;
+        all_reach(&pods, Stack::Dual)?;
+        leases.set_config(&Stack::Dual.config(HOST_GW))?;
+        for daemon in &mut daemons {
+            wait_log(daemon, &["vxlan -> host-gw", "restart flanneld"])?;
+        }
+        for daemon in &mut daemons {
+            daemon.restart()?;
+        }
+        all_reach(&pods, Stack::Dual)?;
+        for node in &cluster.nodes {
+            for v4 in [true, false] {
+                let peers = Peer::others(&cluster.nodes, node, v4)?;
+                golden::expect(node.netns(), v4, &golden::host_gw(&peers))?;
+            }
+        }
+        Ok(())
+    });
+}
+
+/// ```text
+///   n1 ── lan 192.168.50.0/24 ── fabric (router) ── far 192.168.60.0/24 ── n3
+/// ```
+#[test]
+fn names_a_node_on_another_link() {
+    lab(|lab| {
+        let mut cluster = lab.cluster(1)?;
+        let far = lab.segment("far", &["192.168.60.254/24".parse()?])?;
+        let n3 = lab.node("n3")?;
+        far.default_routes(&far.attach(n3.netns(), "eth0", &["192.168.60.3/24".parse()?])?)?;
+        cluster.nodes.push(n3);
+        let (_leases, daemons) = cluster.start_on_directory(lab, &Stack::V4.config(HOST_GW))?;
+        wait_log(&daemons[0], &["192.168.60.3 is not on the link of eth0", "vxlan does not"])?;
+        let routes = kernel_state::routes(cluster.nodes[0].netns(), true, "10.42.")?;
+        ensure!(routes.is_empty(), "{routes:?}");
+        Ok(())
+    });
+}
+
+/// host-gw cannot work with an address that is translated on the way.
+#[test]
+fn refuses_a_public_address_that_is_elsewhere() {
+    lab(|lab| {
+        let cluster = lab.cluster(1)?;
+        let leases = LeaseDirectory::new(lab, &Stack::V4.config(HOST_GW))?;
+        let flanneld =
+            Flanneld::on_directory(leases.path()).arguments("--iface=eth0 --public-ip=203.0.113.9");
+        let mut daemon = cluster.nodes[0].start(&flanneld)?;
+        let status = daemon.wait_end()?;
+        ensure!(status.code() == Some(1), "{status}");
+        expect_log(&daemon, &["203.0.113.9 is not on eth0", "192.168.50.1", "leave --public-ip out"])
+    });
 }

@@ -2,8 +2,10 @@
 
 use anyhow::{Result, ensure};
 use integration::cni::all_reach_all;
+use integration::directory::fragments_made;
 use integration::golden::{self, Known, Peer, Stack};
-use integration::{Cluster, Feature, Flanneld, kernel_state, lab};
+use integration::traffic::Connection;
+use integration::{Cluster, Feature, Flanneld, LeaseDirectory, kernel_state, lab, wait};
 use std::fs;
 
 const VXLAN: &str = r#"{"Type":"vxlan"}"#;
@@ -47,6 +49,10 @@ fn on_a_directory(stack: Stack) {
         let pods = cluster.pods("a")?;
         for &v4 in stack.families() {
             all_reach_all(&pods, v4, tunnel_mtu(v4))?;
+        }
+        for node in &cluster.nodes {
+            let fragments = fragments_made(node.netns())?;
+            ensure!(fragments == 0, "{} made {fragments} fragments", node.name());
         }
         let mtu = kernel_state::device(&pods[0].netns, "eth0")?["mtu"].as_u64();
         ensure!(mtu == Some(reported_mtu(stack).into()), "the pod's MTU is {mtu:?}");
@@ -128,5 +134,68 @@ fn direct_routing_over_two_subnets_and_a_router() {
             golden::expect(node.netns(), true, &expected)?;
         }
         all_reach_all(&cluster.pods("a")?, true, tunnel_mtu(true))
+    });
+}
+
+/// A pod of a dual-stack cluster has the MTU of the IPv4 tunnel; the IPv6 one is 20 bytes smaller, and the
+/// node says so to who sends larger packets.
+#[test]
+fn ipv6_of_dual_stack_finds_its_mtu() {
+    lab(|lab| {
+        lab.require(&[Feature::CniPlugins])?;
+        let cluster = lab.cluster(2)?;
+        let _daemons = cluster.start_on_directory(lab, &Stack::Dual.config(r#"{"Type":"vxlan"}"#))?;
+        let pods = cluster.pods("a")?;
+        let to = pods[1].address(false)?;
+        let connection = Connection::start(&pods[0].netns, &pods[1].netns, to)?;
+        wait::until("the pod knows the MTU of the path", wait::LONG, || {
+            let route = pods[0].netns.ip(&format!("-6 route get {to}"))?;
+            ensure!(route.contains("mtu 1430"), "{}", route.trim());
+            Ok(())
+        })?;
+        ensure!(connection.stop()?.bytes > 0, "the connection carried nothing");
+        Ok(())
+    });
+}
+
+/// Options of the config that the device must show.
+#[test]
+fn options_reach_the_device() {
+    lab(|lab| {
+        lab.require(&[Feature::CniPlugins])?;
+        let cluster = lab.cluster(2)?;
+        let backend = r#"{"Type":"vxlan","VNI":42,"Port":4789,"GBP":true,"Learning":true,"MTU":1400}"#;
+        let _daemons = cluster.start_on_directory(lab, &Stack::V4.config(backend))?;
+        let device = kernel_state::device(cluster.nodes[0].netns(), "flannel.42")?;
+        let data = &device["linkinfo"]["info_data"];
+        ensure!(
+            data["id"] == 42 && data["port"] == 4789 && data["gbp"] == true && data["learning"] == true,
+            "{data}"
+        );
+        ensure!(device["mtu"] == 1350, "{device}");
+        ensure!(cluster.nodes[0].subnet_env()?["FLANNEL_MTU"] == "1350");
+        let pods = cluster.pods("a")?;
+        all_reach_all(&pods, true, 1350)
+    });
+}
+
+/// A node whose public address is not its own (translated on the way): peers send to the public one, the tunnel
+/// starts from the interface's.
+#[test]
+fn public_address_elsewhere_is_published() {
+    lab(|lab| {
+        let cluster = lab.cluster(1)?;
+        let leases = LeaseDirectory::new(lab, &Stack::V4.config(r#"{"Type":"vxlan"}"#))?;
+        let flanneld =
+            Flanneld::on_directory(leases.path()).arguments("--iface=eth0 --public-ip=203.0.113.9");
+        cluster.nodes[0].start(&flanneld)?.wait_ready()?;
+        wait::until("the public address is published", wait::LONG, || {
+            let (key, record) = leases.only_record()?;
+            ensure!(record["PublicIP"] == "203.0.113.9", "{key}: {record}");
+            Ok(())
+        })?;
+        let device = kernel_state::device(cluster.nodes[0].netns(), "flannel.1")?;
+        ensure!(device["linkinfo"]["info_data"]["local"] == "192.168.50.1", "{device}");
+        Ok(())
     });
 }
