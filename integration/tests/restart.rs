@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use integration::monitor::Monitor;
 use integration::traffic::{Connection, Datagrams};
-use integration::{Cluster, Daemon, Feature, Flanneld, Lab, lab};
+use integration::{Cluster, Daemon, Feature, Flanneld, Lab, lab, wait};
+use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 
 const RESTARTS: usize = 20;
@@ -42,6 +43,43 @@ fn nobody_notices_with_host_gw_and_directory() {
         let daemons = start(&cluster, &flanneld)?;
         restart_under_traffic(&cluster, daemons)
     });
+}
+
+/// Whatever it waits for, the daemon ends when it is told to.
+#[test]
+fn ends_while_etcd_is_silent() {
+    lab(|lab| {
+        lab.require(&[Feature::Vxlan, Feature::Etcd])?;
+        let cluster = lab.cluster(1)?;
+        let etcd = cluster.etcd(lab)?;
+        etcd.set_config(&config("vxlan"))?;
+        let mut daemon = cluster.nodes[0].start(&Flanneld::on_etcd(&etcd))?;
+        daemon.wait_ready()?;
+        etcd.members[0].nic.cut_off()?;
+        end(&mut daemon, Signal::SIGTERM)?;
+
+        // It cannot reach the store, and goes on with what it knows only after a while.
+        daemon.start()?;
+        wait::until("the daemon has begun", wait::LONG, || daemon.get("/healthz").map(drop))?;
+        end(&mut daemon, Signal::SIGINT)?;
+
+        // It knows nothing, and waits for the store.
+        cluster.nodes[0].netns().run("find /var/lib/flannel /run/flannel -mindepth 1 -delete")?;
+        daemon.start()?;
+        wait::until("the daemon has begun", wait::LONG, || daemon.get("/healthz").map(drop))?;
+        end(&mut daemon, Signal::SIGTERM)
+    });
+}
+
+fn end(daemon: &mut Daemon, signal: Signal) -> Result<()> {
+    let asked = Instant::now();
+    daemon.signal(signal)?;
+    let status = daemon.wait_end()?;
+    let took = asked.elapsed();
+    eprintln!("{signal}: ended after {took:?}");
+    ensure!(status.success(), "{signal} ended the daemon with {status}");
+    ensure!(took <= END_LIMIT, "{signal} took {took:?}");
+    Ok(())
 }
 
 fn on_directory(lab: &Lab, backend: &str) -> Result<Flanneld> {
