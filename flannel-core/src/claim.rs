@@ -114,6 +114,8 @@ pub struct Claim {
     damaged: bool,
     phase: Phase,
     problem: Option<Problem>,
+    /// A subnet of ours that belongs to another node now, until we hold a new one.
+    lost: Option<Subnets>,
 }
 
 impl Claim {
@@ -149,6 +151,7 @@ impl Claim {
             damaged: false,
             phase: Phase::Read(Duration::ZERO),
             problem: None,
+            lost: None,
         }
     }
 
@@ -164,15 +167,20 @@ impl Claim {
         self.problem.as_ref()
     }
 
+    /// A subnet of ours that belongs to another node now, until we hold a new one: whatever else is in the way
+    /// meanwhile, no pod may be started with it.
+    #[must_use]
+    pub const fn lost(&self) -> Option<Subnets> {
+        self.lost
+    }
+
     /// Sets how we want to be reached.
     pub fn want(&mut self, attrs: LeaseAttrs) {
         if let Some(Problem::DuplicateAddress { subnets, theirs }) = &self.problem
             && !same_node(theirs, &attrs)
         {
             // With an address of our own again, the record is plainly the other node's.
-            self.problem = Some(Problem::Taken(*subnets));
-            self.own = None;
-            self.wish = None;
+            self.lose(*subnets);
             self.phase = Phase::Read(Duration::ZERO);
         }
         self.wanted = Some(attrs);
@@ -263,9 +271,15 @@ impl Claim {
         if let Some(own) = &before
             && is_lost(own, &table, is_mine)
         {
-            self.problem = Some(Problem::Taken(own.subnets));
-            self.wish = None;
-            self.own = None;
+            self.lose(own.subnets);
+        } else if let Some(wish) = self.wish.filter(|_| before.is_none())
+            && table
+                .leases()
+                .values()
+                .any(|entry| entry.lease.subnets.overlap(&wish) && !is_mine(&entry.lease))
+        {
+            // The CNI plugin may have been told of it by an earlier run.
+            self.lost = Some(wish);
         } else if let Some(own) = before.as_ref().filter(|own| own.confirmed)
             && let Some(phase) = self.mend(own, listing, &table, now)
         {
@@ -349,6 +363,14 @@ impl Claim {
         self.own = Some(own);
         self.damaged = false;
         self.problem = None;
+        self.lost = None;
+    }
+
+    fn lose(&mut self, subnets: Subnets) {
+        self.problem = Some(Problem::Taken(subnets));
+        self.lost = Some(subnets);
+        self.own = None;
+        self.wish = None;
     }
 
     /// A record was to be created with `attrs`.
@@ -441,10 +463,7 @@ impl Claim {
         }
         self.phase = Phase::Read(now);
         match self.own.take_if(|own| own.subnets == subnets) {
-            Some(own) if own.confirmed => {
-                self.problem = Some(Problem::Taken(subnets));
-                self.wish = None;
-            }
+            Some(own) if own.confirmed => self.lose(subnets),
             // What the config still allows of it is kept: a node that gets IPv6 keeps its IPv4 subnet.
             _ => drop(self.wish.get_or_insert(subnets)),
         }

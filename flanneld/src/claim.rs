@@ -1,6 +1,6 @@
 //! Drives core's claim machine against the store: asks it for the next step, does it, tells the outcome.
 
-use flannel_core::claim::{Claim, Failure, OwnRecord, Problem, Step};
+use flannel_core::claim::{Claim, Failure, OwnRecord, Step};
 use flannel_core::lease::{LeaseAttrs, Subnets};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -160,11 +160,7 @@ fn publish(claim: &Claim, state: &watch::Sender<ClaimState>, start: Instant) {
         confirmed: own.confirmed,
     });
     state.send_if_modified(|old| {
-        let lost = match (claim.problem(), &own) {
-            (Some(Problem::Taken(subnets)), None) => Some(*subnets),
-            (_, None) => old.lost,
-            (_, Some(_)) => None,
-        };
+        let lost = claim.lost();
         let new = ClaimState { own, lost, problem: claim.problem().map(ToString::to_string) };
         if *old == new {
             return false;
@@ -191,6 +187,9 @@ fn log_change(old: &ClaimState, new: &ClaimState) {
                 warn!(subnet = %own.subnets, "store does not answer, going on with the lease of the last run")
             }
         }
+    }
+    if let Some(lost) = new.lost.filter(|_| new.lost != old.lost) {
+        warn!(subnet = %lost, "subnet is lost to another node: pods with its addresses must be replaced");
     }
     if old.problem != new.problem {
         match &new.problem {

@@ -268,11 +268,37 @@ fn an_expired_lease_that_was_taken_is_replaced_by_another() {
     store.tell(&mut claim, &before, now);
     store.perform(&mut claim, now);
     assert_eq!(claim.problem(), Some(&Problem::Taken(Subnets::parse_key(&before).unwrap())));
+    assert_eq!(claim.lost(), Some(Subnets::parse_key(&before).unwrap()));
     store.settle(&mut claim, &mut now);
     assert_ne!(own(&claim), before);
-    assert_eq!(claim.problem(), None);
+    assert_eq!((claim.problem(), claim.lost()), (None, None));
     let theirs = LeaseAttrs::parse(&store.records[&before].value).unwrap();
     assert_eq!(theirs, attrs("2.2.2.2"));
+}
+
+#[test]
+fn a_subnet_is_lost_also_while_there_is_no_other() {
+    const ONE: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.9.0","SubnetMax":"10.5.9.0","Backend":{"Type":"vxlan"}}"#;
+    let key = "10.5.9.0-24";
+    let lost = Some(Subnets::parse_key(key).unwrap());
+    for restarted in [false, true] {
+        let mut store = Model::new(ONE);
+        let mut claim = claim("1.1.1.1", restarted.then_some(key));
+        let mut now = Duration::ZERO;
+        if !restarted {
+            store.settle(&mut claim, &mut now);
+            assert_eq!((own(&claim).as_str(), claim.lost()), (key, None));
+        }
+        store.put(key, &attrs("2.2.2.2"), Some(3));
+        store.tell(&mut claim, key, now);
+        store.perform(&mut claim, now);
+        assert!(matches!(claim.problem(), Some(Problem::Full(_))), "{:?}", claim.problem());
+        assert_eq!((claim.own(), claim.lost()), (None, lost));
+        store.records.clear();
+        now += Duration::from_secs(10);
+        store.settle(&mut claim, &mut now);
+        assert_eq!((own(&claim).as_str(), claim.lost()), (key, None));
+    }
 }
 
 #[test]
