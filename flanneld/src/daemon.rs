@@ -17,6 +17,7 @@
 use anyhow::{Context as _, anyhow, bail};
 use flannel_core::claim::Claim;
 use flannel_core::desired::DesiredError;
+use flannel_core::family::Family;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::ruleset::Mode;
 use flannel_core::store::Record;
@@ -145,6 +146,23 @@ impl Past {
     fn lease(&self) -> Option<(Subnets, LeaseAttrs)> {
         let lease = self.remembered.lease.as_ref()?;
         Some((Subnets::parse_key(&lease.key).ok()?, LeaseAttrs::parse(&lease.value).ok()?))
+    }
+
+    /// Forgets what belongs to another node: the disk of this one is a copy of its disk. A node whose address has
+    /// changed keeps its interface, and one whose interface was exchanged keeps its address.
+    fn forget_if_cloned(&mut self, node: &Node) {
+        let Some((subnets, attrs)) = self.lease() else { return };
+        let before = self.remembered.lease.as_ref().and_then(|lease| lease.hardware);
+        let public = node.external().public;
+        let moved = Family::ALL
+            .into_iter()
+            .find_map(|family| Some((attrs.public_address(family)?, public.get(family)?)))
+            .is_some_and(|(before, now)| before != *now);
+        if moved && before.is_some() && node.hardware().is_some() && before != node.hardware() {
+            warn!(subnet = %subnets, "state directory is that of another node: its lease and tunnel address are left to it");
+            self.remembered.lease = None;
+            self.remembered.vtep_macs.clear();
+        }
     }
 
     /// The leases of the last run, as records.
@@ -293,7 +311,7 @@ fn check_bridge(node: &Node) -> anyhow::Result<()> {
 #[expect(clippy::too_many_arguments, reason = "one call that moves every part to its task")]
 fn spawn_rest(
     options: Options,
-    past: Past,
+    mut past: Past,
     store: AnyStore,
     kernel: NetlinkKernel,
     node: Node,
@@ -303,6 +321,7 @@ fn spawn_rest(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) {
+    past.forget_if_cloned(&node);
     let families = node.families();
     let outputs = Outputs::default();
     let claim_state = watch::Sender::new(ClaimState::default());

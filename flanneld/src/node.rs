@@ -63,6 +63,8 @@ pub(crate) struct Node {
     config: NetworkConfig,
     external: ExternalInterface,
     endpoints: DualStack<Endpoint>,
+    /// Hardware address of the external interface.
+    hardware: Option<Mac>,
     /// Networks of configs that were in force before: objects of theirs are still ours to remove.
     former: BTreeSet<IpNet>,
 }
@@ -79,7 +81,9 @@ impl Node {
         }
         let external = selection.external;
         desired::check(&config, &external, facts).map_err(NodeError::Host)?;
-        Ok(Self { options, config, external, endpoints: DualStack::default(), former: BTreeSet::new() })
+        let hardware = hardware_of(&external, facts);
+        let (endpoints, former) = (DualStack::default(), BTreeSet::new());
+        Ok(Self { options, config, external, endpoints, hardware, former })
     }
 
     /// The config in force.
@@ -90,6 +94,11 @@ impl Node {
     /// The external interface.
     pub(crate) const fn external(&self) -> &ExternalInterface {
         &self.external
+    }
+
+    /// The hardware address of the external interface.
+    pub(crate) const fn hardware(&self) -> Option<Mac> {
+        self.hardware
     }
 
     /// The families that are on.
@@ -156,6 +165,7 @@ impl Node {
         let Some(stack) = Stack::of(&self.config) else { return Ok(false) };
         let external = select::select(&self.options.interface, stack, facts)?.external;
         let changed = external != self.external;
+        self.hardware = hardware_of(&external, facts);
         self.external = external;
         Ok(changed)
     }
@@ -252,6 +262,10 @@ pub(crate) enum SubnetEnvError {
     Mtu(#[from] DesiredError),
     #[error(transparent)]
     Subnet(#[from] MissingSubnetError),
+}
+
+fn hardware_of(external: &ExternalInterface, facts: &HostFacts) -> Option<Mac> {
+    facts.links.iter().find(|link| link.name == external.name)?.mac
 }
 
 fn families(config: &NetworkConfig) -> Vec<Family> {

@@ -215,9 +215,12 @@ pub(crate) async fn remember(
             Ok(()) = claim.changed() => false,
         };
         let now = memory.borrow_and_update().clone();
-        let lease = claim.borrow_and_update().own.as_ref().filter(|own| own.confirmed).map(|own| {
-            RememberedLease { key: own.subnets.to_string(), value: own.attrs.to_json().into_bytes() }
-        });
+        let lease =
+            claim.borrow_and_update().own.as_ref().filter(|own| own.confirmed).map(|own| RememberedLease {
+                key: own.subnets.to_string(),
+                value: own.attrs.to_json().into_bytes(),
+                hardware: now.hardware,
+            });
         let saved = tokio::task::spawn_blocking(move || {
             let outcome = save(&mut state, &now, lease.as_ref());
             (state, outcome)

@@ -71,6 +71,8 @@ pub(crate) struct Outputs {
 pub(crate) struct Memory {
     pub(crate) config: Option<ConfigRecord>,
     pub(crate) macs: BTreeMap<LinkName, Mac>,
+    /// The hardware address of the external interface.
+    pub(crate) hardware: Option<Mac>,
     /// The leases of the store, if they come from there.
     pub(crate) leases: Option<Vec<Arc<Lease>>>,
 }
@@ -411,6 +413,12 @@ impl<K: Kernel> Reconciler<K> {
             }
             Err(error) => self.set_condition(condition::INTERFACE, Some(chain(&error))),
         }
+        let hardware = self.node.hardware();
+        self.outputs.memory.send_if_modified(|memory| {
+            let news = memory.hardware != hardware;
+            memory.hardware = hardware;
+            news
+        });
         let public = self.node.external().public;
         let published = self
             .cluster

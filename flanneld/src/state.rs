@@ -50,6 +50,8 @@ pub struct RememberedLease {
     pub key: String,
     /// The value.
     pub value: Vec<u8>,
+    /// Hardware address of the external interface: by it a clone of the disk shows.
+    pub hardware: Option<Mac>,
 }
 
 /// The state directory cannot be used.
@@ -79,9 +81,10 @@ impl StateDir {
             text: text.into_owned(),
             revision: Revision(revision),
         });
-        let lease = self.read(&self.store.join(LEASE)).map(|LeaseFile { key, value }| RememberedLease {
-            key: key.into_owned(),
-            value: value.into_owned().into_bytes(),
+        let lease = self.read(&self.store.join(LEASE)).map(|file: LeaseFile<'_>| RememberedLease {
+            key: file.key.into_owned(),
+            value: file.value.into_owned().into_bytes(),
+            hardware: file.hardware.and_then(|text| text.parse().ok()),
         });
         let records =
             self.read(&self.store.join(RECORDS)).map_or_else(Vec::new, |RecordsFile { records }| {
@@ -124,6 +127,7 @@ impl StateDir {
         let content = lease.map(|lease| LeaseFile {
             key: Cow::Borrowed(lease.key.as_str()),
             value: String::from_utf8_lossy(&lease.value),
+            hardware: lease.hardware.map(|mac| Cow::Owned(mac.to_string())),
         });
         self.write(self.store.join(LEASE), content)
     }
@@ -241,6 +245,8 @@ struct ConfigFile<'a> {
 struct LeaseFile<'a> {
     key: Cow<'a, str>,
     value: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hardware: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -32,6 +32,7 @@ fn example() -> Remembered {
         lease: Some(RememberedLease {
             key: "10.5.1.0-24".into(),
             value: br#"{"PublicIP":"10.0.0.1"}"#.to_vec(),
+            hardware: Some(MAC),
         }),
         records: vec![
             ("10.5.1.0-24".into(), br#"{"PublicIP":"10.0.0.1"}"#.to_vec()),
@@ -92,8 +93,12 @@ fn the_format_is_fixed() {
     );
     assert_eq!(
         text(scoped(&root, LEASE)),
-        r#"{"version":1,"key":"10.5.1.0-24","value":"{\"PublicIP\":\"10.0.0.1\"}"}"#
+        r#"{"version":1,"key":"10.5.1.0-24","value":"{\"PublicIP\":\"10.0.0.1\"}","hardware":"02:00:00:00:00:01"}"#
     );
+    // As a version wrote it that did not know of the hardware address.
+    fs::write(scoped(&root, LEASE), r#"{"version":1,"key":"10.5.1.0-24","value":"{}"}"#).unwrap();
+    let lease = open(&root).load().lease.unwrap();
+    assert_eq!((lease.key.as_str(), lease.hardware), ("10.5.1.0-24", None));
     assert_eq!(text(file(&root, "vtep-flannel.1.json")), r#"{"version":1,"mac":"02:00:00:00:00:01"}"#);
 }
 
