@@ -173,6 +173,9 @@ impl Node {
     /// Settles the addresses of our tunnel devices, once. The order: the address that the device has and
     /// the store knows, that of the state directory, that of the store, that of the device, a new one. Returns what
     /// has to be remembered.
+    ///
+    /// Where there is neither a device nor a memory, that of the store may be the device of another node, which
+    /// has our public address: with one of our own the record tells us apart, so that the conflict can be named.
     pub(crate) fn settle_endpoints(
         &mut self,
         actual: &Dataplane,
@@ -197,7 +200,7 @@ impl Node {
             let mac = found
                 .filter(|mac| Some(*mac) == stored)
                 .or_else(|| remembered.get(&name).copied())
-                .or(stored)
+                .or(stored.filter(|_| found.is_some()))
                 .or(found)
                 .unwrap_or_else(|| Mac::from_seed(chance()));
             let port = device.and_then(|device| device.port);
