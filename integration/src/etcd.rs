@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::base64;
+use crate::http;
 use crate::netns::{Netns, stdout_of};
 use crate::topology::{DIRECTORY, Lab, Nic, Segment};
 use crate::wait;
@@ -251,6 +252,30 @@ impl Etcd {
         let answer: Value = serde_json::from_str(&answer).context("etcdctl did not answer JSON")?;
         let Some(value) = answer["kvs"][0].as_object() else { return Ok(None) };
         text_of(value.get("value").unwrap_or(&Value::Null)).map(Some)
+    }
+
+    /// The record of a key with its revisions and its etcd lease, as `etcdctl` tells it.
+    pub fn record_of(&self, key: &str) -> Result<Value> {
+        let answer = self.ctl(&["get", "--write-out=json", "--", key])?;
+        let mut answer: Value = serde_json::from_str(&answer).context("etcdctl did not answer JSON")?;
+        Ok(answer["kvs"][0].take())
+    }
+
+    /// How many requests clients have sent to the first member, those over streams included.
+    pub fn requests(&self) -> Result<u64> {
+        let member = &self.members[0];
+        let metrics = http::get(&member.netns, member.address, "/metrics")?;
+        let services = ["KV", "Lease", "Watch"].map(|name| format!("grpc_service=\"etcdserverpb.{name}\""));
+        let counts = metrics.body.lines().filter(|line| {
+            line.starts_with("grpc_server_msg_received_total{")
+                && services.iter().any(|service| line.contains(service))
+        });
+        counts
+            .map(|line| {
+                let count = line.rsplit(' ').next().unwrap_or_default();
+                count.parse::<u64>().with_context(|| format!("not a count: {line}"))
+            })
+            .sum()
     }
 
     /// Deletes a key.

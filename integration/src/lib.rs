@@ -37,6 +37,7 @@ pub mod kernel_state;
 pub mod monitor;
 pub mod netns;
 pub mod node;
+pub mod ownership;
 pub mod topology;
 pub mod traffic;
 pub mod wait;

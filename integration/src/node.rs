@@ -106,8 +106,25 @@ impl Node {
 
     /// Starts a daemon. It is ready only after [`Daemon::wait_ready`].
     pub fn start(&self, flanneld: &Flanneld) -> Result<Daemon> {
-        let log = Path::new(DIRECTORY).join("log").join(format!("{}.flanneld.log", self.name));
-        let mut daemon = Daemon { node: self.clone(), flanneld: flanneld.clone(), log, child: None };
+        self.start_logging(flanneld.clone(), &format!("{}.flanneld.log", self.name), HEALTH)
+    }
+
+    /// Starts one of several daemons that share the node, each with files and a port of its own. They
+    /// need different public addresses.
+    pub fn start_beside(&self, number: u16, flanneld: &Flanneld) -> Result<Daemon> {
+        let health = SocketAddr::new(HEALTH.ip(), HEALTH.port() + number);
+        // Of a flag that is given twice the second one counts.
+        let flanneld = flanneld
+            .clone()
+            .argument(format!("--healthz-port={}", health.port()))
+            .argument(format!("--subnet-file=/run/flannel/{number}/subnet.env"))
+            .argument(format!("--state-dir=/var/lib/flannel/{number}"));
+        self.start_logging(flanneld, &format!("{}.{number}.flanneld.log", self.name), health)
+    }
+
+    fn start_logging(&self, flanneld: Flanneld, log: &str, health: SocketAddr) -> Result<Daemon> {
+        let log = Path::new(DIRECTORY).join("log").join(log);
+        let mut daemon = Daemon { node: self.clone(), flanneld, log, health, child: None };
         daemon.start()?;
         Ok(daemon)
     }
@@ -179,6 +196,7 @@ pub struct Daemon {
     node: Node,
     flanneld: Flanneld,
     log: PathBuf,
+    health: SocketAddr,
     child: Option<Child>,
 }
 
@@ -249,6 +267,16 @@ impl Daemon {
         fs::read_to_string(&self.log).with_context(|| format!("could not read {}", self.log.display()))
     }
 
+    /// Waits until it has logged a line with all of these parts.
+    pub fn wait_log(&self, parts: &[&str]) -> Result<()> {
+        let what = format!("the daemon on {} logs {parts:?}", self.node.name);
+        wait::until(what, wait::LONG, || {
+            let found = self.log()?.lines().any(|line| parts.iter().all(|part| line.contains(part)));
+            ensure!(found, "{}", self.log_tail());
+            Ok(())
+        })
+    }
+
     /// Waits until `/readyz` says so. Fails at once if the daemon ends.
     pub fn wait_ready(&mut self) -> Result<()> {
         self.wait_ready_within(wait::LONG)
@@ -290,7 +318,7 @@ impl Daemon {
 
     /// Asks one of its health endpoints.
     pub fn get(&self, path: &str) -> Result<http::Response> {
-        http::get(&self.node.netns, HEALTH, path)
+        http::get(&self.node.netns, self.health, path)
     }
 
     /// Asks its status socket.

@@ -1,0 +1,442 @@
+//! One owner per subnet, always: real daemons and a real etcd, whose whole history is checked afterwards.
+
+use anyhow::{Context, Result, ensure};
+use integration::etcd::{History, PREFIX};
+use integration::golden::{self, Peer};
+use integration::{Cluster, Daemon, Etcd, Feature, Flanneld, Lab, Node, lab, ownership, wait};
+use nix::sys::signal::Signal;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+const STARTERS: u16 = 48;
+const DUAL: &str = r#""EnableIPv6":true,"IPv6Network":"fd00:42::/48","IPv6SubnetMin":"fd00:42:0:1::","IPv6SubnetMax":"fd00:42:0:3c::","#;
+/// No rules, so that a start costs little and daemons can share a node.
+const NO_RULES: &str = "--iptables-forward-rules=false";
+/// An etcd lease ends up to a second late.
+const SHORT: &str = "--lease-time=3s";
+
+fn config(more: &str, backend: &str) -> String {
+    format!(r#"{{"Network":"10.42.0.0/16","EnableNFTables":true,{more}"Backend":{{"Type":"{backend}"}}}}"#)
+}
+
+/// A network of this many /24 subnets, from 10.42.1.0 on.
+fn subnets(count: u8) -> String {
+    format!(r#""SubnetMin":"10.42.1.0","SubnetMax":"10.42.{count}.0","#)
+}
+
+fn subnet_key(key: &str) -> String {
+    format!("{PREFIX}/subnets/{key}")
+}
+
+/// The key of a node that has IPv4.
+fn key_of(node: &Node) -> Result<String> {
+    Ok(node.subnet(true)?.to_string().replace('/', "-"))
+}
+
+/// A cluster with etcd, whose history is kept from before the config on.
+fn start(lab: &Lab, nodes: usize, config: &str) -> Result<(Cluster, Etcd, History)> {
+    lab.require(&[Feature::Etcd, Feature::Vxlan])?;
+    let cluster = lab.cluster(nodes)?;
+    let etcd = cluster.etcd(lab)?;
+    let history = etcd.record()?;
+    etcd.set_config(config)?;
+    Ok((cluster, etcd, history))
+}
+
+/// Starts one daemon more on a node that they share.
+fn starter(node: &Node, flanneld: &Flanneld, number: u16) -> Result<Daemon> {
+    let flanneld = flanneld
+        .clone()
+        .argument(NO_RULES)
+        .argument("--iface=eth0")
+        .argument(format!("--public-ip=192.168.51.{number}"))
+        .argument(format!("--public-ipv6=fd51::{number:x}"));
+    node.start_beside(number, &flanneld)
+}
+
+/// The subnets that each of the daemons on a node tells the CNI plugin, as keys, by public address.
+fn told(node: &Node, count: u16) -> Result<BTreeMap<String, String>> {
+    let key = |number: u16| -> Result<String> {
+        let file = node.file(&format!("/run/flannel/{number}/subnet.env"))?;
+        let text = std::fs::read_to_string(file).context("no subnet.env")?;
+        let nets = ["FLANNEL_SUBNET=", "FLANNEL_IPV6_SUBNET="]
+            .map(|name| text.lines().find_map(|line| line.strip_prefix(name)?.parse::<ipnet::IpNet>().ok()));
+        let keys = nets.into_iter().flatten().map(|net| net.trunc().to_string().replace('/', "-"));
+        Ok(keys.collect::<Vec<_>>().join("&"))
+    };
+    (1..=count).map(|number| Ok((format!("192.168.51.{number}"), key(number)?))).collect()
+}
+
+/// All at once on a network of 60.
+fn simultaneous(lab: &Lab, more: &str) -> Result<()> {
+    let (cluster, etcd, history) = start(lab, 1, &config(&(subnets(60) + more), "alloc"))?;
+    let (node, flanneld) = (&cluster.nodes[0], Flanneld::on_etcd(&etcd));
+    let started = Instant::now();
+    let mut daemons =
+        (1..=STARTERS).map(|number| starter(node, &flanneld, number)).collect::<Result<Vec<_>>>()?;
+    daemons.iter_mut().try_for_each(Daemon::wait_ready)?;
+    eprintln!("{STARTERS} daemons are ready after {:?}", started.elapsed());
+
+    let events = history.events(&etcd)?;
+    let owners = ownership::check(&events)?;
+    let by_owner: BTreeMap<String, String> =
+        owners.iter().map(|(key, owner)| (owner.clone(), key.clone())).collect();
+    ensure!(by_owner == told(node, STARTERS)?, "etcd and subnet.env differ: {by_owner:?}");
+    ensure!(by_owner.len() == usize::from(STARTERS), "{by_owner:?}");
+    // One record written per daemon, whatever races were lost.
+    let writes = events.iter().filter(|event| event.key.contains("/subnets/")).count();
+    ensure!(writes == usize::from(STARTERS), "{writes} writes below subnets/");
+    Ok(())
+}
+
+#[test]
+fn simultaneous_starters_never_share() {
+    lab(|lab| simultaneous(lab, ""));
+}
+
+#[test]
+fn simultaneous_dual_stack_starters_never_share() {
+    lab(|lab| simultaneous(lab, DUAL));
+}
+
+#[test]
+fn simultaneous_starters_on_a_directory_never_share() {
+    const COUNT: u16 = 14;
+    lab(|lab| {
+        let cluster = lab.cluster(1)?;
+        let leases = lab.directory("directory/leases")?;
+        std::fs::write(leases.join("config"), config(&subnets(15), "alloc"))?;
+        let (node, flanneld) = (&cluster.nodes[0], Flanneld::on_directory(&leases));
+        let mut daemons =
+            (1..=COUNT).map(|number| starter(node, &flanneld, number)).collect::<Result<Vec<_>>>()?;
+        daemons.iter_mut().try_for_each(Daemon::wait_ready)?;
+        let told = told(node, COUNT)?;
+        ensure!(told.values().collect::<BTreeSet<_>>().len() == usize::from(COUNT), "{told:?}");
+        for (owner, key) in &told {
+            let record = std::fs::read_to_string(leases.join("subnets").join(key))?;
+            ensure!(record == format!(r#"{{"PublicIP":"{owner}","PublicIPv6":null}}"#), "{key}: {record}");
+        }
+        ensure!(std::fs::read_dir(leases.join("subnets"))?.count() == told.len(), "leases of nobody");
+        Ok(())
+    });
+}
+
+/// Puts this many leases of other nodes.
+fn peers(etcd: &Etcd, range: std::ops::Range<u32>) -> Result<()> {
+    let records: Vec<(String, String)> = range
+        .map(|number| {
+            let (high, low) = (number / 250, number % 250);
+            let key = subnet_key(&format!("10.42.{}.0-24", number + 1));
+            (key, format!(r#"{{"PublicIP":"172.16.{high}.{low}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"0a:00:00:00:{high:02x}:{low:02x}"}}}}"#))
+        })
+        .collect();
+    let mut gateway =
+        integration::gateway::Gateway::connect(&etcd.members[0].netns, etcd.members[0].address())?;
+    let lease = gateway.grant(3600)?;
+    gateway.put_all(&records, &lease)
+}
+
+#[test]
+fn restart_writes_nothing_and_asks_little() {
+    lab(|lab| {
+        let (cluster, etcd, _) = start(lab, 1, &config(r#""SubnetMin":"10.42.210.0","#, "vxlan"))?;
+        peers(&etcd, 0..2)?;
+        let node = &cluster.nodes[0];
+        let mut daemon = node.start(&Flanneld::on_etcd(&etcd).argument(NO_RULES))?;
+        daemon.wait_ready()?;
+        let env = node.subnet_env_text()?;
+        let mut restart = |count: usize| -> Result<u64> {
+            wait::until("all peers have routes", wait::LONG, || {
+                let routes = golden::actual(node.netns(), true)?;
+                let found = routes.iter().filter(|line| line.starts_with("route ")).count();
+                ensure!(found >= count, "{found} of {count}");
+                Ok(())
+            })?;
+            let (revision, before) = (etcd.revision()?, etcd.requests()?);
+            daemon.stop()?;
+            daemon.start()?;
+            daemon.wait_ready()?;
+            let requests = etcd.requests()? - before;
+            ensure!(etcd.revision()? == revision, "a restart wrote to etcd");
+            ensure!(node.subnet_env_text()? == env, "{env}\nbecame\n{}", node.subnet_env_text()?);
+            Ok(requests)
+        };
+        let few = restart(2)?;
+        peers(&etcd, 2..200)?;
+        let many = restart(200)?;
+        eprintln!("requests of a restart: {few} with 2 peers, {many} with 200");
+        ensure!(many <= few + 2 && many <= 12, "{few} requests with 2 peers, {many} with 200");
+        Ok(())
+    });
+}
+
+fn wait_gone(etcd: &Etcd, key: &str) -> Result<()> {
+    wait::until(format!("the lease {key} ends"), wait::LONG, || {
+        ensure!(etcd.get(&subnet_key(key))?.is_none(), "it is there");
+        Ok(())
+    })
+}
+
+fn wait_there(etcd: &Etcd, key: &str) -> Result<()> {
+    wait::until(format!("the lease {key} is there"), wait::LONG, || {
+        etcd.get(&subnet_key(key))?.context("it is not").map(drop)
+    })
+}
+
+#[test]
+fn expired_lease_that_is_free_is_taken_again() {
+    lab(|lab| {
+        let (cluster, etcd, history) = start(lab, 2, &config("", "vxlan"))?;
+        let flanneld = Flanneld::on_etcd(&etcd).argument(NO_RULES).argument(SHORT);
+        let mut daemons = cluster.start_all(&flanneld)?;
+        let node = &cluster.nodes[0];
+        let (key, env) = (key_of(node)?, node.subnet_env_text()?);
+
+        // Frozen, as a virtual machine that is suspended.
+        daemons[0].signal(Signal::SIGSTOP)?;
+        wait_gone(&etcd, &key)?;
+        daemons[0].signal(Signal::SIGCONT)?;
+        wait_there(&etcd, &key)?;
+
+        // Cut off from etcd.
+        let (own, server) = (&cluster.nics[0], &etcd.members[0].nic);
+        own.drop_towards(server)?;
+        server.drop_towards(own)?;
+        wait_gone(&etcd, &key)?;
+        ensure!(node.subnet_env_text()? == env, "pods must be able to start while etcd is away");
+        ensure!(daemons[0].get("/readyz")?.status == 200, "a node without etcd serves its pods");
+        lab.heal()?;
+        wait_there(&etcd, &key)?;
+
+        ensure!(node.subnet_env_text()? == env && daemons[0].running()?);
+        daemons[0].wait_ready()?;
+        let owners = ownership::check(&history.events(&etcd)?)?;
+        ensure!(owners.len() == 2, "{owners:?}");
+        let peers = Peer::others(&cluster.nodes, node, true)?;
+        golden::expect(node.netns(), true, &golden::vxlan(&Peer::of(node, true)?, &peers, 1450))
+    });
+}
+
+#[test]
+fn expired_lease_that_another_took_is_left_to_it() {
+    lab(|lab| {
+        let (cluster, etcd, history) = start(lab, 2, &config(&subnets(2), "vxlan"))?;
+        let flanneld = Flanneld::on_etcd(&etcd).argument(NO_RULES).argument(SHORT);
+        let (n1, n2) = (&cluster.nodes[0], &cluster.nodes[1]);
+        let mut first = n1.start(&flanneld)?;
+        first.wait_ready()?;
+        let lost = key_of(n1)?;
+        let spare = if lost == "10.42.1.0-24" { "10.42.2.0-24" } else { "10.42.1.0-24" };
+        let stranger = r#"{"PublicIP":"192.168.50.200","PublicIPv6":null}"#;
+        etcd.put(&subnet_key(spare), stranger)?;
+
+        first.signal(Signal::SIGSTOP)?;
+        wait_gone(&etcd, &lost)?;
+        let mut second = n2.start(&flanneld)?;
+        second.wait_ready()?;
+        ensure!(key_of(n2)? == lost, "the free subnet was not taken");
+        let record = etcd.record_of(&subnet_key(&lost))?;
+
+        // Nothing is free for it: no new pod may get an address of what is the other node's now.
+        first.signal(Signal::SIGCONT)?;
+        first.wait_log(&["lost to another node", &lost, "must be replaced"])?;
+        first.wait_log(&["no free IPv4 subnet"])?;
+        wait::until("subnet.env is withdrawn", wait::LONG, || {
+            ensure!(n1.subnet_env_text().is_err(), "it is there");
+            ensure!(first.get("/readyz")?.status == 503, "it is ready");
+            Ok(())
+        })?;
+
+        etcd.delete(&subnet_key(spare))?;
+        first.wait_ready()?;
+        ensure!(key_of(n1)? == spare, "{}", n1.subnet_env_text()?);
+        ensure!(etcd.record_of(&subnet_key(&lost))? == record, "the record of the new owner was touched");
+        ensure!(key_of(n2)? == lost && second.running()?);
+        for node in &cluster.nodes {
+            let peers = Peer::others(&cluster.nodes, node, true)?;
+            golden::expect(node.netns(), true, &golden::vxlan(&Peer::of(node, true)?, &peers, 1450))?;
+        }
+        let owners = ownership::check(&history.events(&etcd)?)?;
+        ensure!(owners.len() == 2, "{owners:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn clone_of_a_node_takes_a_subnet_of_its_own() {
+    lab(|lab| {
+        let (cluster, etcd, history) = start(lab, 2, &config("", "vxlan"))?;
+        let flanneld = Flanneld::on_etcd(&etcd).argument(NO_RULES);
+        let (n1, n2) = (&cluster.nodes[0], &cluster.nodes[1]);
+        let mut first = n1.start(&flanneld)?;
+        first.wait_ready()?;
+        let record = etcd.record_of(&subnet_key(&key_of(n1)?))?;
+        wait::until("the first node has written down its lease", wait::LONG, || {
+            let kept = n1.file("/var/lib/flannel")?;
+            let found = n1.netns().run(&format!("grep -rl {} {}", key_of(n1)?, kept.display()))?;
+            ensure!(!found.is_empty());
+            Ok(())
+        })?;
+        for directory in ["/var/lib/flannel", "/run/flannel"] {
+            let (from, to) = (n1.file(directory)?, n2.file(directory)?);
+            n1.netns().run(&format!("cp -a {}/. {}", from.display(), to.display()))?;
+        }
+        let mut second = n2.start(&flanneld)?;
+        second.wait_ready()?;
+        ensure!(key_of(n1)? != key_of(n2)?, "both have {}", key_of(n1)?);
+        let (one, other) = (Peer::of(n1, true)?, Peer::of(n2, true)?);
+        ensure!(one.mac != other.mac, "both have {:?}", one.mac);
+        ensure!(
+            etcd.record_of(&subnet_key(&key_of(n1)?))? == record,
+            "the record of the original was touched"
+        );
+        let owners = ownership::check(&history.events(&etcd)?)?;
+        ensure!(owners.len() == 2, "{owners:?}");
+        ensure!(first.running()?);
+        Ok(())
+    });
+}
+
+#[test]
+fn duplicate_public_address_is_named_and_not_fought_over() {
+    lab(|lab| {
+        let (cluster, etcd, _) = start(lab, 2, &config("", "vxlan"))?;
+        let flanneld = Flanneld::on_etcd(&etcd).argument(NO_RULES);
+        let (n1, n2) = (&cluster.nodes[0], &cluster.nodes[1]);
+        let mut first = n1.start(&flanneld)?;
+        first.wait_ready()?;
+        let env = n1.subnet_env_text()?;
+        let second = n2.start(&flanneld.arguments("--iface=eth0 --public-ip=192.168.50.1"))?;
+        first.wait_log(&[
+            "another node uses our public address 192.168.50.1",
+            &key_of(n1)?,
+            "--public-ip",
+        ])?;
+        let revision = etcd.revision()?;
+        wait::holds_for("nobody rewrites the record", Duration::from_secs(3), || {
+            let now = etcd.revision()?;
+            ensure!(now == revision, "revision {revision}, then {now}");
+            Ok(())
+        })?;
+        ensure!(first.running()? && n1.subnet_env_text()? == env);
+        drop(second);
+        Ok(())
+    });
+}
+
+#[test]
+fn leases_of_another_length_never_overlap() {
+    const COUNT: u16 = 12;
+    lab(|lab| {
+        // 14 subnets of /28 in all; a /26 takes up to four of them.
+        let network = |length: u8| {
+            format!(
+                r#"{{"Network":"10.42.0.0/24","SubnetLen":{length},"EnableNFTables":true,"Backend":{{"Type":"alloc"}}}}"#
+            )
+        };
+        let (cluster, etcd, history) = start(lab, 1, &network(26))?;
+        let (node, flanneld) = (&cluster.nodes[0], Flanneld::on_etcd(&etcd));
+        let mut old = starter(node, &flanneld, 1)?;
+        old.wait_ready()?;
+        let before = told(node, 1)?;
+        etcd.set_config(&network(28))?;
+        old.wait_log(&["cannot be taken while pods run", "our subnet", "restart"])?;
+        let mut daemons =
+            (2..COUNT).map(|number| starter(node, &flanneld, number)).collect::<Result<Vec<_>>>()?;
+        daemons.iter_mut().try_for_each(Daemon::wait_ready)?;
+        ensure!(told(node, 1)? == before, "the running node has moved");
+        let owners = ownership::check(&history.events(&etcd)?)?;
+        ensure!(owners.len() == daemons.len() + 1, "{owners:?}");
+
+        old.restart()?;
+        let after = told(node, 1)?;
+        ensure!(after["192.168.51.1"].ends_with("-28"), "{after:?} after a restart");
+        let owners = ownership::check(&history.events(&etcd)?)?;
+        ensure!(owners.len() == daemons.len() + 1, "{owners:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn younger_overlapping_record_is_ignored_and_named() {
+    lab(|lab| {
+        let (cluster, etcd, _) = start(lab, 2, &config("", "vxlan"))?;
+        let daemons = cluster.start_all(&Flanneld::on_etcd(&etcd).argument(NO_RULES))?;
+        let n1 = &cluster.nodes[0];
+        let peers = Peer::others(&cluster.nodes, n1, true)?;
+        let expected = golden::vxlan(&Peer::of(n1, true)?, &peers, 1450);
+        golden::expect(n1.netns(), true, &expected)?;
+        let theirs = key_of(&cluster.nodes[1])?;
+        let intruder = theirs.replace(".0-24", ".128-25");
+        let record = etcd.record_of(&subnet_key(&theirs))?;
+        etcd.put(
+            &subnet_key(&intruder),
+            r#"{"PublicIP":"192.168.50.77","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:00:00:00:00:77"}}"#,
+        )?;
+        daemons[0].wait_log(&["overlaps the older lease", &theirs, &intruder])?;
+        wait::holds_for("the older lease keeps its route", Duration::from_millis(500), || {
+            let found = golden::actual(n1.netns(), true)?;
+            ensure!(found == expected, "{found:?}");
+            Ok(())
+        })?;
+        ensure!(etcd.record_of(&subnet_key(&theirs))? == record, "the older record was touched");
+        etcd.delete(&subnet_key(&intruder))?;
+        daemons[0].wait_log(&["all right again", &intruder])?;
+        golden::expect(n1.netns(), true, &expected)
+    });
+}
+
+#[test]
+fn reservation_is_used_and_stays_one() {
+    lab(|lab| {
+        let (cluster, etcd, _) = start(lab, 1, &config("", "vxlan"))?;
+        let node = &cluster.nodes[0];
+        let key = subnet_key("10.42.77.0-24");
+        // As the documentation of flannel tells administrators to write one.
+        etcd.put(&key, r#"{"PublicIP":"192.168.50.1"}"#)?;
+        let mut daemon =
+            node.start(&Flanneld::on_etcd(&etcd).argument(NO_RULES).argument("--lease-time=2s"))?;
+        daemon.wait_ready()?;
+        ensure!(key_of(node)? == "10.42.77.0-24", "{}", node.subnet_env_text()?);
+        let mac = Peer::of(node, true)?.mac.context("no device")?;
+        let record = wait::until("the reservation tells how the node is reached", wait::LONG, || {
+            let found = etcd.get(&key)?.context("it is gone")?;
+            ensure!(found.contains(&mac), "{found}");
+            etcd.record_of(&key)
+        })?;
+        // etcd leaves out fields that are zero.
+        ensure!(record["lease"].as_i64().unwrap_or(0) == 0, "it has become a lease: {record}");
+        daemon.restart()?;
+        wait::holds_for("the reservation is left as it is", Duration::from_millis(2500), || {
+            let now = etcd.record_of(&key)?;
+            ensure!(now == record, "{now}");
+            Ok(())
+        })?;
+        ensure!(etcd.leases()?.len() == 1 && key_of(node)? == "10.42.77.0-24", "{:?}", etcd.leases()?);
+        Ok(())
+    });
+}
+
+#[test]
+fn full_network_is_told_and_a_freed_subnet_is_taken() {
+    lab(|lab| {
+        let (cluster, etcd, _) = start(lab, 1, &config(&subnets(2), "host-gw"))?;
+        let node = &cluster.nodes[0];
+        for number in [1, 2] {
+            let value = format!(r#"{{"PublicIP":"192.168.50.20{number}","PublicIPv6":null}}"#);
+            etcd.put_with_lease(&subnet_key(&format!("10.42.{number}.0-24")), &value, 600)?;
+        }
+        let mut daemon = node.start(&Flanneld::on_etcd(&etcd).argument(NO_RULES))?;
+        daemon.wait_log(&[
+            "no free IPv4 subnet: all 2 of length 24 from 10.42.1.0 to 10.42.2.0",
+            "by 2 leases",
+        ])?;
+        daemon.wait_log(&["not ready", "no free IPv4 subnet"])?;
+        ensure!(daemon.get("/readyz")?.status == 503, "ready without a subnet");
+        ensure!(node.subnet_env_text().is_err(), "subnet.env without a subnet");
+        etcd.delete(&subnet_key("10.42.2.0-24"))?;
+        daemon.wait_ready()?;
+        ensure!(key_of(node)? == "10.42.2.0-24");
+        Ok(())
+    });
+}
