@@ -8,11 +8,12 @@
 //! ```
 
 use anyhow::{Context, Result, ensure};
-use integration::etcd::PREFIX;
+use integration::etcd::{Member, PREFIX};
 use integration::kernel_state::routes;
 use integration::traffic::Datagrams;
 use integration::{Cluster, Daemon, Etcd, EtcdOptions, Feature, Flanneld, Lab, Node, Pod, lab, wait};
 use ipnet::IpNet;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const CONFIG: &str = r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}"#;
@@ -138,6 +139,18 @@ fn peer(host: u8) -> String {
 fn put_peer(etcd: &Etcd, third: u8) -> Result<String> {
     etcd.put_with_lease(&format!("{PREFIX}/subnets/10.42.{third}.0-24"), &peer(third), 3600)?;
     Ok(format!("10.42.{third}.0/24"))
+}
+
+/// Writes by asking one member: etcdctl gives those that are away seconds.
+fn put_through(member: &Member, third: u8) -> Result<()> {
+    let mut command = Command::new("etcdctl");
+    command.arg(format!("--endpoints=http://{}", member.address())).args([
+        "--command-timeout=2s",
+        "put",
+        &format!("{PREFIX}/subnets/10.42.{third}.0-24"),
+        &peer(third),
+    ]);
+    member.netns.checked(&mut command).map(drop)
 }
 
 /// etcd crashes. Meanwhile pods start, routes are mended, a daemon restarts, a node without any past waits,
@@ -321,7 +334,8 @@ fn members_of_etcd_come_and_go() {
         for (third, member) in (210..).zip(&f.etcd.members) {
             let killed = Instant::now();
             member.kill()?;
-            wait::until("two members take writes", wait::LONG, || put_peer(&f.etcd, third).map(drop))?;
+            let other = &f.etcd.members[usize::from(third - 209) % 3];
+            wait::until("two members take writes", wait::LONG, || put_through(other, third))?;
             let written = Instant::now();
             f.wait_route(&format!("10.42.{third}.0/24"), true)?;
             eprintln!("written after {:?}, seen {:?} later", written - killed, written.elapsed());
@@ -337,8 +351,33 @@ fn members_of_etcd_come_and_go() {
         f.all_say(&since, AWAY)?;
         f.all_ready()?;
         f.etcd.members[0].start()?;
-        wait::until("two members take writes", wait::LONG, || put_peer(&f.etcd, 220).map(drop))?;
+        wait::until("two members take writes", wait::LONG, || put_through(&f.etcd.members[2], 220))?;
         f.wait_route("10.42.220.0/24", true)?;
+        f.finish()
+    });
+}
+
+/// A member that lost the others but not the nodes knows nothing new: whoever watches there must go elsewhere.
+#[test]
+fn a_member_cut_off_from_the_others_misleads_nobody() {
+    lab(|lab| {
+        let options = EtcdOptions { members: 3, ..EtcdOptions::default() };
+        let f = Fixture::start(lab, 2, &options, |flanneld| flanneld)?;
+        let members = &f.etcd.members;
+        for (number, third) in (0..3).zip(240_u8..) {
+            let (cut, others) = (&members[number], [&members[(number + 1) % 3], &members[(number + 2) % 3]]);
+            for other in others {
+                cut.nic.drop_towards(&other.nic)?;
+                other.nic.drop_towards(&cut.nic)?;
+            }
+            wait::until("two members take writes", wait::LONG, || put_through(others[0], third))?;
+            let written = Instant::now();
+            f.wait_route(&format!("10.42.{third}.0/24"), true)?;
+            eprintln!("seen {:?} after it was written", written.elapsed());
+            lab.heal()?;
+            f.etcd.wait_healthy()?;
+        }
+        f.all_ready()?;
         f.finish()
     });
 }
