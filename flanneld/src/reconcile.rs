@@ -180,11 +180,13 @@ impl<K: Kernel> Reconciler<K> {
 
     async fn take_updates(&mut self, updates: Vec<Update>) {
         let mut changes = Vec::new();
+        // Only the last one counts: those before it may be what a start has waited out.
+        let mut config = None;
         for update in updates {
             match update {
                 Update::Listing(listing) => {
                     self.revision = listing.revision;
-                    self.take_config(listing.config);
+                    config = listing.config;
                     let now = self.start.elapsed();
                     self.cluster.listing(&listing.records, self.own.as_ref(), now);
                     changes.clear();
@@ -194,8 +196,8 @@ impl<K: Kernel> Reconciler<K> {
                 Update::Changes { revision, changes: seen } => {
                     self.revision = revision;
                     for change in &seen {
-                        if let Change::Config(config) = change {
-                            self.take_config(config.clone());
+                        if let Change::Config(changed) = change {
+                            config.clone_from(changed);
                         }
                     }
                     let stirs = seen.iter().any(|change| !matches!(change, Change::Put(_)));
@@ -207,6 +209,7 @@ impl<K: Kernel> Reconciler<K> {
                 Update::Down(_) | Update::Up => {}
             }
         }
+        self.take_config(config);
         self.apply_changes(changes).await;
     }
 

@@ -421,6 +421,7 @@ fn bad_records_are_named_and_hurt_nobody() {
         }
         etcd.set_config(CONFIG)?;
         daemons.iter_mut().try_for_each(Daemon::wait_ready)?;
+        ensure!(!daemons[0].log()?.contains("about=\"config\""), "a config that was waited out counts");
         let pods = cluster.nodes.iter().map(|node| node.add_pod("pod")).collect::<Result<Vec<_>>>()?;
         let (from, to) = (&pods[0], &pods[1]);
         from.netns.wait_ping(to.address(true)?)?;
