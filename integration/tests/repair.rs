@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 /// Promised is a second; the rest is for looking, and for a machine that is busy with other tests.
 const LIMIT: Duration = Duration::from_secs(4);
 const INTERVAL: Duration = Duration::from_millis(10);
+const VXLAN: &str = r#"{"Type":"vxlan"}"#;
 
 #[test]
 fn vxlan_v4() {
@@ -34,7 +35,7 @@ fn vxlan_v6() {
 fn vxlan(v4: bool) {
     lab(|lab| {
         lab.require(&[Feature::Vxlan, Feature::Nft, Feature::CniPlugins])?;
-        let site = Site::build(lab, "vxlan")?;
+        let site = Site::build(lab, VXLAN)?;
         let (own, peer) = site.ends(v4)?;
         let mut damages = on_device(v4, &own, &peer)?;
         damages.extend(on_route(v4, &own, &peer, vxlan_device(v4)));
@@ -57,10 +58,30 @@ fn host_gw_v6() {
 fn host_gw(v4: bool) {
     lab(|lab| {
         lab.require(&[Feature::Nft, Feature::CniPlugins])?;
-        let site = Site::build(lab, "host-gw")?;
+        let site = Site::build(lab, r#"{"Type":"host-gw"}"#)?;
         let (own, peer) = site.ends(v4)?;
         let mut damages = on_route(v4, &own, &peer, "eth0");
         damages.extend(on_host(v4));
+        site.damage_and_watch(damages)
+    });
+}
+
+/// The nodes are on one link: plain routes, beside a tunnel device that no peer needs.
+#[test]
+fn vxlan_with_direct_routing() {
+    lab(|lab| {
+        lab.require(&[Feature::Vxlan, Feature::Nft, Feature::CniPlugins])?;
+        let site = Site::build(lab, r#"{"Type":"vxlan","DirectRouting":true}"#)?;
+        let (own, peer) = site.ends(true)?;
+        let mut damages = on_device(true, &own, &peer)?;
+        for v4 in [true, false] {
+            let (own, peer) = site.ends(v4)?;
+            damages.extend(on_route(v4, &own, &peer, "eth0"));
+        }
+        damages.retain(|damage| {
+            let entry = ["neighbour", "FDB entry"].iter().any(|of_peer| damage.name.starts_with(of_peer));
+            !entry && !damage.name.starts_with("all ")
+        });
         site.damage_and_watch(damages)
     });
 }
@@ -70,7 +91,7 @@ fn host_gw(v4: bool) {
 fn while_nobody_looks() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan, Feature::Nft, Feature::CniPlugins])?;
-        let mut site = Site::build(lab, "vxlan")?;
+        let mut site = Site::build(lab, VXLAN)?;
         let mut damages = Vec::new();
         for v4 in [true, false] {
             let (own, peer) = site.ends(v4)?;
@@ -109,7 +130,7 @@ fn while_nobody_looks() {
 fn storm() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan, Feature::Nft, Feature::CniPlugins])?;
-        let site = Site::build(lab, "vxlan")?;
+        let site = Site::build(lab, VXLAN)?;
         let before = site.prepare()?;
         let (mut ip, mut bridge) = (String::new(), String::new());
         for number in 0..3000_u32 {
@@ -170,7 +191,7 @@ impl Site {
         let cluster = lab.cluster(2)?;
         let leases = lab.directory("directory/leases")?;
         let config = format!(
-            r#"{{"Network":"10.42.0.0/16","IPv6Network":"fd00:42::/48","EnableIPv6":true,"EnableNFTables":true,"Backend":{{"Type":"{backend}"}}}}"#
+            r#"{{"Network":"10.42.0.0/16","IPv6Network":"fd00:42::/48","EnableIPv6":true,"EnableNFTables":true,"Backend":{backend}}}"#
         );
         fs::write(leases.join("config"), config).context("could not write the network config")?;
         let flanneld = Flanneld::on_directory(&leases).arguments("--ip-masq --ip-blackhole-route");
