@@ -198,3 +198,6 @@ fn log_change(old: &ClaimState, new: &ClaimState) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

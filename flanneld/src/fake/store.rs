@@ -1,6 +1,7 @@
 //! A store in memory. It keeps the contract of [`LeaseStore`], on the clock of tokio, and fails when told to.
 
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
+use flannel_core::seed::Seed;
 use flannel_core::store::{Change, ConfigRecord, CreateGuard, Grant, Held, Listing, Record};
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -23,12 +24,44 @@ pub(crate) enum Mood {
     Hanging,
 }
 
-/// A store in memory. Cloning shares it.
+/// What goes wrong with one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It is refused and has no effect.
+    Refuse,
+    /// It takes effect, and the answer does not arrive.
+    LoseAnswer,
+    /// It runs into its time limit, and takes effect this long after it was sent.
+    Late(Duration),
+    /// It arrives this long after it was sent; nothing else goes wrong.
+    Slow(Duration),
+}
+
+/// A store in memory. A clone shares the store and the way to it.
 #[derive(Clone, Default)]
 pub(crate) struct MemoryStore {
     state: Arc<Mutex<State>>,
     changed: Arc<watch::Sender<()>>,
+    line: Arc<Mutex<Line>>,
 }
+
+/// A way to the store, as one node has it.
+#[derive(Default)]
+struct Line {
+    mood: Mood,
+    /// The longest time of a message, one way.
+    latency: Duration,
+    /// How many of a hundred calls go wrong by chance.
+    unreliable: u128,
+    chance: Option<Seed>,
+    faults: Vec<(Operation, u64, Fault)>,
+    calls: BTreeMap<Operation, u64>,
+}
+
+/// All changes of one incarnation of the store, with their revisions.
+pub(crate) type Ledger = Vec<(i64, Change)>;
+
+type Deed = Box<dyn FnOnce(&mut State) + Send>;
 
 struct State {
     mood: Mood,
@@ -36,10 +69,14 @@ struct State {
     compacted: i64,
     grants: i64,
     config: Option<ConfigRecord>,
-    records: BTreeMap<String, Life>,
-    history: Vec<(i64, Change)>,
-    /// Becomes another one when the store is wiped.
-    incarnation: u64,
+    records: BTreeMap<String, Record>,
+    /// A grant lives on when its record is deleted or put under another one, as in etcd.
+    lives: BTreeMap<Grant, Life>,
+    /// What was sent and has not arrived yet.
+    late: Vec<(Instant, Deed)>,
+    history: Ledger,
+    /// Histories of the incarnations before this one.
+    past: Vec<Ledger>,
     /// Watches opened so far break when this grows.
     breaks: u64,
     calls: u64,
@@ -55,32 +92,61 @@ impl Default for State {
             grants: 0,
             config: None,
             records: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            late: Vec::new(),
             history: Vec::new(),
-            incarnation: 0,
+            past: Vec::new(),
             breaks: 0,
             calls: 0,
         }
     }
 }
 
+#[derive(Clone, Copy)]
 struct Life {
-    record: Record,
-    lifetime: Option<Duration>,
-    expires: Option<Instant>,
+    lifetime: Duration,
+    expires: Instant,
 }
 
 /// A running watch of a [`MemoryStore`].
 pub(crate) struct MemoryWatch {
     store: MemoryStore,
     after: i64,
-    incarnation: u64,
+    incarnation: usize,
     breaks: u64,
+    /// When the changes that are there arrive.
+    arrival: Option<Instant>,
     changed: watch::Receiver<()>,
 }
 
 impl MemoryStore {
+    /// Another way to the same store, whose messages take up to `latency` each way.
+    pub(crate) fn line(&self, latency: Duration, seed: u64) -> Self {
+        let line = Line { latency, chance: Some(Seed::new(seed)), ..Line::default() };
+        Self { line: Arc::new(Mutex::new(line)), ..self.clone() }
+    }
+
     pub(crate) fn set_mood(&self, mood: Mood) {
         self.change(|state| state.mood = mood);
+    }
+
+    /// The same for this way to the store only.
+    pub(crate) fn set_line(&self, mood: Mood) {
+        self.with_line(|line| line.mood = mood);
+        self.changed.send_replace(());
+    }
+
+    /// Lets `percent` of the calls on this way go wrong, in any of the ways that calls can.
+    pub(crate) fn set_unreliable(&self, percent: u128) {
+        self.with_line(|line| line.unreliable = percent);
+    }
+
+    /// Lets the `nth` call from now on of a kind go wrong.
+    pub(crate) fn fail(&self, operation: Operation, nth: u64, fault: Fault) {
+        self.with_line(|line| {
+            let at = line.calls.get(&operation).copied().unwrap_or(0) + nth;
+            line.faults.push((operation, at, fault));
+        });
     }
 
     /// Ends all watches with an error.
@@ -88,26 +154,19 @@ impl MemoryStore {
         self.change(|state| state.breaks += 1);
     }
 
-    /// Forgets the history up to now.
+    /// Lets no watch start before now.
     pub(crate) fn compact(&self) {
-        self.change(|state| {
-            state.compacted = state.revision;
-            state.history.clear();
-        });
+        self.change(|state| state.compacted = state.revision);
     }
 
-    /// Starts as a new, empty store.
+    /// Starts as a new, empty store. What was sent to the old one is lost.
     pub(crate) fn wipe(&self) {
         self.change(|state| {
-            let fresh = State {
-                mood: state.mood,
-                incarnation: state.incarnation + 1,
-                grants: state.grants,
-                breaks: state.breaks,
-                calls: state.calls,
-                ..State::default()
-            };
-            *state = fresh;
+            let old = std::mem::take(state);
+            let mut past = old.past;
+            past.push(old.history);
+            let (mood, grants, breaks, calls) = (old.mood, old.grants, old.breaks, old.calls);
+            *state = State { mood, grants, breaks, calls, past, ..State::default() };
         });
     }
 
@@ -123,8 +182,8 @@ impl MemoryStore {
     /// Writes a record as another program would.
     pub(crate) fn put(&self, key: &str, value: &str, lifetime: Option<Duration>) {
         self.change(|state| {
-            let grant = lifetime.map(|_| state.grant());
-            state.put(key, value.as_bytes().to_vec(), grant, lifetime);
+            let grant = lifetime.map(|lifetime| state.grant(lifetime));
+            state.put(key, value.as_bytes().to_vec(), grant);
         });
     }
 
@@ -133,14 +192,30 @@ impl MemoryStore {
         self.change(|state| state.remove(key));
     }
 
+    /// What is in it now.
+    pub(crate) fn content(&self) -> Listing {
+        self.lock().listing()
+    }
+
     /// How many calls there were.
     pub(crate) fn calls(&self) -> u64 {
         self.lock().calls
     }
 
+    /// How many calls of a kind there were on this way.
+    pub(crate) fn calls_of(&self, operation: Operation) -> u64 {
+        self.with_line(|line| line.calls.get(&operation).copied().unwrap_or(0))
+    }
+
+    /// All that has ever happened, by incarnation.
+    pub(crate) fn ledgers(&self) -> Vec<Ledger> {
+        let state = self.lock();
+        state.past.iter().chain([&state.history]).cloned().collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap();
-        state.expire();
+        state.catch_up();
         state
     }
 
@@ -150,30 +225,106 @@ impl MemoryStore {
         result
     }
 
-    /// Counts a call and behaves as told.
-    async fn answer(&self) -> Result<(), StoreError> {
-        let mood = {
-            let mut state = self.lock();
-            state.calls += 1;
-            state.mood
-        };
-        match mood {
-            Mood::Well => Ok(()),
-            Mood::Down => Err(unreachable()),
-            Mood::Hanging => {
-                sleep(CALL_LIMIT).await;
-                let store = "memory".to_owned();
-                Err(StoreError::TimedOut { store, operation: Operation::List, limit: CALL_LIMIT })
+    fn with_line<T>(&self, change: impl FnOnce(&mut Line) -> T) -> T {
+        change(&mut self.line.lock().unwrap())
+    }
+
+    /// Counts a call; answers with the incarnation that it was sent to.
+    fn count(&self) -> usize {
+        let mut state = self.lock();
+        state.calls += 1;
+        state.past.len()
+    }
+
+    /// How the store seems to be from the end of this line.
+    fn mood(&self) -> Mood {
+        match self.lock().mood {
+            Mood::Well => self.with_line(|line| line.mood),
+            mood => mood,
+        }
+    }
+
+    /// One call: the way there, the deed, the way back.
+    async fn call<T>(
+        &self,
+        operation: Operation,
+        deed: impl FnOnce(&mut State) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let sent = Instant::now();
+        let incarnation = self.count();
+        let (fault, there, back) = self.with_line(|line| line.dial(operation));
+        let there = if let Some(Fault::Slow(time)) = fault { time } else { there };
+        pass(there).await;
+        match (self.mood(), fault) {
+            _ if self.lock().past.len() != incarnation => return Err(unreachable()),
+            (Mood::Down, _) | (_, Some(Fault::Refuse)) => return Err(unreachable()),
+            (Mood::Hanging, _) => return Err(timed_out(operation, sent).await),
+            (Mood::Well, Some(Fault::Late(after))) => {
+                self.change(|state| state.late.push((sent + after, Box::new(|state| drop(deed(state))))));
+                return Err(timed_out(operation, sent).await);
             }
+            (Mood::Well, _) => {}
+        }
+        let result = self.change(deed);
+        if fault == Some(Fault::LoseAnswer) {
+            return Err(timed_out(operation, sent).await);
+        }
+        pass(back).await;
+        match self.mood() {
+            Mood::Well => result,
+            Mood::Down => Err(unreachable()),
+            Mood::Hanging => Err(timed_out(operation, sent).await),
         }
     }
 }
 
 /// As the real stores have it.
-const CALL_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(5);
+
+async fn pass(time: Duration) {
+    if !time.is_zero() {
+        sleep(time).await;
+    }
+}
 
 fn unreachable() -> StoreError {
     StoreError::Unreachable { endpoint: "memory".to_owned(), cause: Cause("told to fail".to_owned()) }
+}
+
+async fn timed_out(operation: Operation, sent: Instant) -> StoreError {
+    sleep_until(sent + CALL_LIMIT).await;
+    StoreError::TimedOut { store: "memory".to_owned(), operation, limit: CALL_LIMIT }
+}
+
+impl Line {
+    /// What happens to a call: what goes wrong, and the times of its two messages.
+    fn dial(&mut self, operation: Operation) -> (Option<Fault>, Duration, Duration) {
+        let count = self.calls.entry(operation).or_default();
+        *count += 1;
+        let now = (operation, *count);
+        let planned = self.faults.iter().find(|(operation, nth, _)| (*operation, *nth) == now);
+        let fault = planned.map(|(_, _, fault)| *fault).or_else(|| self.bad_luck());
+        (fault, self.time(), self.time())
+    }
+
+    fn bad_luck(&mut self) -> Option<Fault> {
+        let chance = self.chance.as_mut().filter(|_| self.unreliable > 0)?;
+        if chance.below(100) >= self.unreliable {
+            return None;
+        }
+        Some(match chance.below(3) {
+            0 => Fault::Refuse,
+            1 => Fault::LoseAnswer,
+            _ => Fault::Late(Duration::from_millis(chance.next_u64() % 10_000)),
+        })
+    }
+
+    fn time(&mut self) -> Duration {
+        let most = self.latency.as_nanos();
+        let chance = self.chance.as_mut().filter(|_| most > 0);
+        let nanos = chance.map_or(0, |chance| chance.below(most));
+        Duration::from_nanos(u64::try_from(nanos).unwrap())
+    }
 }
 
 impl State {
@@ -182,27 +333,22 @@ impl State {
         Revision(self.revision)
     }
 
-    fn grant(&mut self) -> Grant {
+    fn grant(&mut self, lifetime: Duration) -> Grant {
         self.grants += 1;
-        Grant(self.grants)
+        let grant = Grant(self.grants);
+        self.lives.insert(grant, Life { lifetime, expires: Instant::now() + lifetime });
+        grant
     }
 
     fn log(&mut self, change: Change) {
         self.history.push((self.revision, change));
     }
 
-    fn put(
-        &mut self,
-        key: &str,
-        value: Vec<u8>,
-        grant: Option<Grant>,
-        lifetime: Option<Duration>,
-    ) -> Revision {
+    fn put(&mut self, key: &str, value: Vec<u8>, grant: Option<Grant>) -> Revision {
         let revision = self.advance();
         let record = Record { key: key.to_owned(), value, revision, grant };
         self.log(Change::Put(record.clone()));
-        let expires = lifetime.map(|lifetime| Instant::now() + lifetime);
-        self.records.insert(key.to_owned(), Life { record, lifetime, expires });
+        self.records.insert(key.to_owned(), record);
         revision
     }
 
@@ -213,19 +359,76 @@ impl State {
         }
     }
 
-    fn expire(&mut self) {
-        let now = Instant::now();
-        let over = |life: &Life| life.expires.is_some_and(|expires| expires <= now);
-        let expired: Vec<String> =
-            self.records.iter().filter(|(_, life)| over(life)).map(|(key, _)| key.clone()).collect();
-        for key in expired {
-            self.remove(&key);
+    /// When something happens by itself.
+    fn next_event(&self) -> Option<Instant> {
+        let expiries = self.lives.values().map(|life| life.expires);
+        expiries.chain(self.late.iter().map(|(at, _)| *at)).min()
+    }
+
+    /// Lets happen what was due meanwhile, in its order.
+    fn catch_up(&mut self) {
+        while let Some(at) = self.next_event().filter(|at| *at <= Instant::now()) {
+            if let Some((&grant, _)) = self.lives.iter().find(|(_, life)| life.expires == at) {
+                self.lives.remove(&grant);
+                let of_grant = |record: &&Record| record.grant == Some(grant);
+                let gone: Vec<String> =
+                    self.records.values().filter(of_grant).map(|record| record.key.clone()).collect();
+                gone.iter().for_each(|key| self.remove(key));
+            } else if let Some(next) = self.late.iter().position(|(due, _)| *due == at) {
+                let (_, deed) = self.late.remove(next);
+                deed(self);
+            }
         }
     }
 
-    fn at(&self, key: &str, revision: Revision) -> Result<&Life, StoreError> {
-        let life = self.records.get(key);
-        life.filter(|life| life.record.revision == revision).ok_or(StoreError::Raced)
+    fn listing(&self) -> Listing {
+        Listing {
+            revision: Revision(self.revision),
+            config: self.config.clone(),
+            records: self.records.values().cloned().collect(),
+        }
+    }
+
+    fn at(&self, key: &str, revision: Revision) -> Result<&Record, StoreError> {
+        let record = self.records.get(key);
+        record.filter(|record| record.revision == revision).ok_or(StoreError::Raced)
+    }
+
+    fn create(
+        &mut self,
+        key: &str,
+        value: Vec<u8>,
+        guard: CreateGuard,
+        lifetime: Option<Duration>,
+    ) -> Result<Held, StoreError> {
+        let same_config = self.config.as_ref().map(|config| config.revision) == Some(guard.config);
+        let newest = self.records.values().map(|record| record.revision).max().unwrap_or_default();
+        let same_records = guard.records.is_none_or(|records| newest <= records);
+        if self.records.contains_key(key) || !same_config || !same_records {
+            return Err(StoreError::Raced);
+        }
+        let grant = lifetime.map(|lifetime| self.grant(lifetime));
+        let revision = self.put(key, value, grant);
+        Ok(Held { revision, grant, remaining: lifetime })
+    }
+
+    fn update(&mut self, key: &str, value: Vec<u8>, held: Held) -> Result<Held, StoreError> {
+        let grant = self.at(key, held.revision)?.grant;
+        let revision = self.put(key, value, grant);
+        Ok(Held { revision, grant, ..held })
+    }
+
+    fn renew(&mut self, held: Held) -> Result<Held, StoreError> {
+        let Some(grant) = held.grant else { return Ok(Held { remaining: None, ..held }) };
+        let life = self.lives.get_mut(&grant).ok_or(StoreError::Raced)?;
+        life.expires = Instant::now() + life.lifetime;
+        Ok(Held { remaining: Some(life.lifetime), ..held })
+    }
+
+    fn delete(&mut self, key: &str, revision: Revision) -> Result<(), StoreError> {
+        self.at(key, revision)?;
+        self.remove(key);
+        Ok(())
     }
 }
 
@@ -233,22 +436,14 @@ impl LeaseStore for MemoryStore {
     type Watch = MemoryWatch;
 
     async fn list(&self) -> Result<Listing, StoreError> {
-        self.answer().await?;
-        let state = self.lock();
-        Ok(Listing {
-            revision: Revision(state.revision),
-            config: state.config.clone(),
-            records: state.records.values().map(|life| life.record.clone()).collect(),
-        })
+        self.call(Operation::List, |state| Ok(state.listing())).await
     }
 
     async fn watch(&self, after: Revision) -> Result<MemoryWatch, StoreError> {
-        self.answer().await?;
-        let state = self.lock();
-        let (incarnation, breaks) = (state.incarnation, state.breaks);
-        drop(state);
+        let (incarnation, breaks) =
+            self.call(Operation::Watch, |state| Ok((state.past.len(), state.breaks))).await?;
         let changed = self.changed.subscribe();
-        Ok(MemoryWatch { store: self.clone(), after: after.0, incarnation, breaks, changed })
+        Ok(MemoryWatch { store: self.clone(), after: after.0, incarnation, breaks, arrival: None, changed })
     }
 
     async fn create(
@@ -258,54 +453,56 @@ impl LeaseStore for MemoryStore {
         guard: CreateGuard,
         lifetime: Option<Duration>,
     ) -> Result<Held, StoreError> {
-        self.answer().await?;
-        self.change(|state| {
-            let key = subnets.to_string();
-            let same_config = state.config.as_ref().map(|config| config.revision) == Some(guard.config);
-            let newest = state.records.values().map(|life| life.record.revision).max().unwrap_or_default();
-            let same_records = guard.records.is_none_or(|records| newest <= records);
-            if state.records.contains_key(&key) || !same_config || !same_records {
-                return Err(StoreError::Raced);
-            }
-            let grant = lifetime.map(|_| state.grant());
-            let revision = state.put(&key, attrs.to_json().into_bytes(), grant, lifetime);
-            Ok(Held { revision, grant, remaining: lifetime })
-        })
+        let (key, value) = (subnets.to_string(), attrs.to_json().into_bytes());
+        self.call(Operation::Create, move |state| state.create(&key, value, guard, lifetime)).await
     }
 
     async fn update(&self, subnets: &Subnets, attrs: &LeaseAttrs, held: &Held) -> Result<Held, StoreError> {
-        self.answer().await?;
-        self.change(|state| {
-            let key = subnets.to_string();
-            let life = state.at(&key, held.revision)?;
-            let (grant, lifetime, expires) = (life.record.grant, life.lifetime, life.expires);
-            let revision = state.put(&key, attrs.to_json().into_bytes(), grant, lifetime);
-            state.records.get_mut(&key).expect("it was just put").expires = expires;
-            Ok(Held { revision, grant, ..*held })
-        })
+        let (key, value, held) = (subnets.to_string(), attrs.to_json().into_bytes(), *held);
+        self.call(Operation::Update, move |state| state.update(&key, value, held)).await
     }
 
-    async fn renew(&self, subnets: &Subnets, held: &Held) -> Result<Held, StoreError> {
-        self.answer().await?;
-        if held.grant.is_none() {
-            return Ok(Held { remaining: None, ..*held });
-        }
-        self.change(|state| {
-            let life = state.records.get_mut(&subnets.to_string());
-            let life = life.filter(|life| life.record.grant == held.grant).ok_or(StoreError::Raced)?;
-            life.expires = life.lifetime.map(|lifetime| Instant::now() + lifetime);
-            Ok(Held { remaining: life.lifetime, ..*held })
-        })
+    async fn renew(&self, _: &Subnets, held: &Held) -> Result<Held, StoreError> {
+        let held = *held;
+        self.call(Operation::Renew, move |state| state.renew(held)).await
     }
 
     async fn delete(&self, subnets: &Subnets, revision: Revision) -> Result<(), StoreError> {
-        self.answer().await?;
-        self.change(|state| {
-            let key = subnets.to_string();
-            state.at(&key, revision)?;
-            state.remove(&key);
-            Ok(())
-        })
+        let key = subnets.to_string();
+        self.call(Operation::Delete, move |state| state.delete(&key, revision)).await
+    }
+}
+
+impl MemoryWatch {
+    /// What there is to tell now; otherwise when to look again.
+    fn poll(&mut self) -> Result<Result<WatchEvent, StoreError>, Option<Instant>> {
+        let mood = self.store.mood();
+        let state = self.store.lock();
+        if mood == Mood::Down || mood == Mood::Well && state.breaks != self.breaks {
+            return Ok(Err(unreachable()));
+        }
+        let next_event = state.next_event();
+        if mood == Mood::Hanging {
+            return Err(next_event);
+        }
+        let outdated = state.past.len() != self.incarnation
+            || self.after < state.compacted
+            || self.after > state.revision;
+        if outdated {
+            return Ok(Ok(WatchEvent::Outdated));
+        }
+        let new = state.history.iter().filter(|(revision, _)| *revision > self.after);
+        let changes: Vec<Change> = new.map(|(_, change)| change.clone()).collect();
+        if changes.is_empty() {
+            return Err(next_event);
+        }
+        let arrival = *self.arrival.get_or_insert_with(|| Instant::now() + self.store.with_line(Line::time));
+        if arrival > Instant::now() {
+            return Err(Some(next_event.map_or(arrival, |event| event.min(arrival))));
+        }
+        self.arrival = None;
+        self.after = state.revision;
+        Ok(Ok(WatchEvent::Changes { revision: Revision(self.after), changes }))
     }
 }
 
@@ -313,36 +510,19 @@ impl LeaseWatch for MemoryWatch {
     async fn next(&mut self) -> Result<WatchEvent, StoreError> {
         loop {
             self.changed.borrow_and_update();
-            let next_expiry = {
-                let state = self.store.lock();
-                let outdated = state.incarnation != self.incarnation
-                    || self.after < state.compacted
-                    || self.after > state.revision;
-                match state.mood {
-                    Mood::Down => return Err(unreachable()),
-                    Mood::Well if state.breaks != self.breaks => return Err(unreachable()),
-                    Mood::Well if outdated => return Ok(WatchEvent::Outdated),
-                    Mood::Well => {
-                        let new = state.history.iter().filter(|(revision, _)| *revision > self.after);
-                        let changes: Vec<Change> = new.map(|(_, change)| change.clone()).collect();
-                        if !changes.is_empty() {
-                            self.after = state.revision;
-                            return Ok(WatchEvent::Changes { revision: Revision(self.after), changes });
-                        }
-                    }
-                    Mood::Hanging => {}
-                }
-                state.records.values().filter_map(|life| life.expires).min()
+            let look_again = match self.poll() {
+                Ok(event) => return event,
+                Err(look_again) => look_again,
             };
-            let expiry = async {
-                match next_expiry {
+            let timer = async {
+                match look_again {
                     Some(at) => sleep_until(at).await,
                     None => pending().await,
                 }
             };
             tokio::select! {
                 _ = self.changed.changed() => {}
-                () = expiry => {}
+                () = timer => {}
             }
         }
     }
