@@ -6,7 +6,7 @@
 //! together with our own lease, which cannot have ended, is kept until it is back or the grace period is over.
 
 use ipnet::IpNet;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,10 @@ use crate::store::{Change, Record};
 /// How long peers of a wiped store are kept. Long enough for daemons to find the store again at the
 /// slowest pace of their retries.
 pub const GRACE: Duration = Duration::from_secs(300);
+
+/// A wipe may arrive in pieces (keys deleted one by one): peers that vanished this long before our own lease, or
+/// vanish this long after it, belong to it.
+const WIPE: Duration = Duration::from_secs(5);
 
 /// Where the peers come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +42,10 @@ pub struct Cluster {
     source: Source,
     lingering: BTreeMap<Subnets, Arc<Lease>>,
     grace_ends: Option<Duration>,
+    /// Peers that vanished a moment ago.
+    recent: VecDeque<(Duration, Arc<Lease>)>,
+    /// When our own lease vanished, or the store was found wiped.
+    wiped: Option<Duration>,
 }
 
 impl Cluster {
@@ -103,8 +111,18 @@ impl Cluster {
         }
     }
 
-    /// Takes a listing. `own` is the lease that we hold and have not lost.
-    pub fn listing(&mut self, records: &[Record], own: Option<&Subnets>, now: Duration) -> Vec<PeerChange> {
+    /// Takes a listing. `own` is the lease that we hold and have not lost; `wiped` tells that the store is plainly not
+    /// what it was: it has no config, or counts its revisions anew.
+    pub fn listing(
+        &mut self,
+        records: &[Record],
+        own: Option<&Subnets>,
+        wiped: bool,
+        now: Duration,
+    ) -> Vec<PeerChange> {
+        if wiped {
+            self.wiped = Some(now);
+        }
         let changes = self.table.replace(records);
         self.source = Source::Store;
         self.settle(changes, own, now)
@@ -129,21 +147,28 @@ impl Cluster {
     }
 
     fn settle(&mut self, changes: Vec<PeerChange>, own: Option<&Subnets>, now: Duration) -> Vec<PeerChange> {
+        self.recent.retain(|(at, _)| *at + WIPE > now);
         let lost_ours = own
             .is_some_and(|own| changes.iter().any(|change| change.subnets == *own && change.after.is_none()));
         let mut settled = Vec::new();
+        if lost_ours {
+            self.wiped = Some(now);
+            settled.extend(self.revive(now));
+        }
+        let wiped = self.wiped.is_some_and(|at| now < at + WIPE);
         for change in changes {
             let Some(lease) = &change.after else {
-                if let Some(before) =
-                    change.before.as_ref().filter(|_| lost_ours && own != Some(&change.subnets))
-                {
-                    self.lingering.insert(change.subnets, Arc::clone(before));
-                    self.grace_ends = Some(now + GRACE);
-                } else {
-                    settled.push(change);
+                match change.before.as_ref().filter(|_| own != Some(&change.subnets)) {
+                    Some(before) if wiped => self.keep(Arc::clone(before), now),
+                    Some(before) => {
+                        self.recent.push_back((now, Arc::clone(before)));
+                        settled.push(change);
+                    }
+                    None => settled.push(change),
                 }
                 continue;
             };
+            self.recent.retain(|(_, recent)| !recent.subnets.overlap(&lease.subnets));
             settled.extend(self.displace(lease));
             let before = change.before.clone().or_else(|| self.lingering.remove(&change.subnets));
             if before.as_ref().is_none_or(|before| before.attrs != lease.attrs) {
@@ -154,6 +179,26 @@ impl Cluster {
             self.grace_ends = None;
         }
         settled
+    }
+
+    fn keep(&mut self, lease: Arc<Lease>, now: Duration) {
+        self.lingering.insert(lease.subnets, lease);
+        self.grace_ends = Some(now + GRACE);
+    }
+
+    /// Brings back the peers that vanished just before our own lease did.
+    fn revive(&mut self, now: Duration) -> Vec<PeerChange> {
+        let recent = std::mem::take(&mut self.recent);
+        let mut revived = Vec::new();
+        for (_, lease) in recent {
+            revived.push(PeerChange {
+                subnets: lease.subnets,
+                before: None,
+                after: Some(Arc::clone(&lease)),
+            });
+            self.keep(lease, now);
+        }
+        revived
     }
 
     /// A lease of the store ends the grace of every kept peer that it overlaps: the subnet has a new owner.

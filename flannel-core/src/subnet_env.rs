@@ -53,6 +53,12 @@ impl SubnetEnv {
         }
         Ok(Self { families, mtu, ip_masq })
     }
+
+    /// Whether it tells of these subnets, and not of those of another lease.
+    #[must_use]
+    pub fn is_for(&self, subnets: &Subnets) -> bool {
+        self.families.iter().all(|(family, (_, subnet))| subnets.get(family) == Some(*subnet))
+    }
 }
 
 impl fmt::Display for SubnetEnv {

@@ -20,7 +20,7 @@ use flannel_core::desired::DesiredError;
 use flannel_core::family::Family;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::ruleset::Mode;
-use flannel_core::store::Record;
+use flannel_core::store::{Change, Record};
 use flannel_core::subnet_env::PreviousEnv;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -246,53 +246,69 @@ async fn first_config(
     };
     let patience = tokio::time::sleep(STORE_PATIENCE);
     tokio::pin!(patience);
+    let mut remembered = past.remembered.config.as_ref().map(|config| config.text.clone());
     let mut seen = Vec::new();
     let mut complaint = None;
     loop {
         let update = tokio::select! {
             update = updates.recv() => Some(update.context("the store is not followed any more")?),
-            () = &mut patience, if past.remembered.config.is_some() => None,
+            () = &mut patience, if remembered.is_some() => None,
         };
-        let text = match &update {
+        let offered = match &update {
             Some(Update::Listing(listing)) => {
                 seen.clear();
                 Some(listing.config.as_ref().map(|config| config.text.clone()))
             }
             Some(Update::Changes { changes, .. }) => changes.iter().rev().find_map(|change| match change {
-                flannel_core::store::Change::Config(config) => {
-                    Some(config.as_ref().map(|config| config.text.clone()))
-                }
+                Change::Config(config) => Some(config.as_ref().map(|config| config.text.clone())),
                 _ => None,
             }),
-            Some(Update::Down(_)) | None => {
-                past.remembered.config.as_ref().map(|config| Some(config.text.clone()))
-            }
+            Some(Update::Down(_)) | None => Some(remembered.take()),
             Some(Update::Up) => None,
         };
+        let away = matches!(update, Some(Update::Down(_)) | None);
         seen.extend(update);
-        let problem = match text {
+        let problem = match offered {
             None => continue,
+            Some(None) if away => continue,
             Some(None) => {
                 format!("the store has no network config: write one to {}", options.store.config_place())
             }
-            Some(Some(text)) => {
-                let facts = kernel.observe(&BTreeSet::new()).await?.facts;
-                match Node::new(node_options.clone(), &text, &facts) {
-                    Ok(node) => return Ok((node, seen)),
-                    Err(
-                        error @ (NodeError::Config(_)
-                        | NodeError::NoFamily
-                        | NodeError::Host(DesiredError::NameTooLong { .. })),
-                    ) => chain(&error),
-                    Err(error) => return Err(error.into()),
-                }
-            }
+            Some(Some(text)) => match try_config(&node_options, &text, kernel).await? {
+                Ok(node) => return Ok((node, seen)),
+                Err(problem) => problem,
+            },
         };
         // Said once: the store tells when it changes.
         if complaint.as_ref() != Some(&problem) {
             warn!(reason = %problem, "waiting for a network config");
             complaint = Some(problem);
         }
+        // A store that has lost its config, or got a broken one, stops no node that had a good one.
+        if let Some(text) = remembered.take()
+            && let Ok(node) = try_config(&node_options, &text, kernel).await?
+        {
+            warn!("going on with the network config of the last run");
+            return Ok((node, seen));
+        }
+    }
+}
+
+/// A node by this config, or what is wrong with the config. Anything else that is wrong ends the start.
+async fn try_config(
+    options: &NodeOptions,
+    text: &str,
+    kernel: &mut NetlinkKernel,
+) -> anyhow::Result<Result<Node, String>> {
+    let facts = kernel.observe(&BTreeSet::new()).await?.facts;
+    match Node::new(options.clone(), text, &facts) {
+        Ok(node) => Ok(Ok(node)),
+        Err(
+            error @ (NodeError::Config(_)
+            | NodeError::NoFamily
+            | NodeError::Host(DesiredError::NameTooLong { .. })),
+        ) => Ok(Err(chain(&error))),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -338,6 +354,7 @@ fn spawn_rest(
         readiness,
         notifier: Notifier::from_env(|name| std::env::var_os(name), std::process::id()),
         written: false,
+        checked: None,
         converged: false,
     };
     let ports = claim::Ports {

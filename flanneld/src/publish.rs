@@ -2,6 +2,7 @@
 //! service manager, and what is kept for the next start.
 
 use flannel_core::lease::Subnets;
+use flannel_core::link::Mac;
 use flannel_core::subnet_env::{PreviousEnv, SubnetEnv};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub(crate) struct Publisher {
     pub(crate) notifier: Notifier,
     /// The content of `subnet.env` is what we want.
     pub(crate) written: bool,
+    /// The subnets that `subnet.env` was last held against.
+    pub(crate) checked: Option<Subnets>,
     /// The kernel has matched the leases once.
     pub(crate) converged: bool,
 }
@@ -88,15 +91,24 @@ impl Publisher {
     fn publish(&mut self) -> Option<Instant> {
         let claim = self.inputs.claim.borrow_and_update().clone();
         let env = *self.inputs.subnet_env.borrow_and_update();
-        let retry = match (&claim.own, env) {
+        let own = claim.own.as_ref().map(|own| own.subnets);
+        let retry = match (own, env) {
             (None, _) => {
                 if let Some(lost) = claim.lost {
-                    self.withdraw(&lost);
+                    self.withdraw(|subnets| subnets.overlap(&lost));
+                    self.checked = None;
                 }
                 None
             }
-            (Some(_), None) => None,
-            (Some(_), Some(env)) => self.write(&env),
+            (Some(own), Some(env)) if env.is_for(&own) => self.write(&env),
+            (Some(own), _) => {
+                // What is there is of the last run, or of a lease that we hold no more.
+                if self.checked != Some(own) {
+                    self.withdraw(|subnets| *subnets != own);
+                    self.checked = Some(own);
+                }
+                None
+            }
         };
         let report = self.inputs.report.borrow_and_update().clone();
         self.converged |= report.converged && report.peers_known;
@@ -124,20 +136,22 @@ impl Publisher {
         }
     }
 
-    /// Takes back a subnet that belongs to another node now: a pod that started with it would get that node's traffic.
-    fn withdraw(&mut self, lost: &Subnets) {
+    /// Takes back a subnet that may be another node's now: a pod that started with it would get that node's traffic.
+    fn withdraw(&mut self, is_foreign: impl Fn(&Subnets) -> bool) {
+        self.written = false;
         let Ok(Some(text)) = subnet_file::read(&self.subnet_file) else { return };
-        if PreviousEnv::parse(&text).subnets.overlap(lost) {
-            match std::fs::remove_file(&self.subnet_file) {
-                Ok(()) => {
-                    warn!(subnet = %lost, "subnet file withdrawn: no pod can start until there is a new lease")
-                }
-                Err(error) => {
-                    warn!(%error, path = %self.subnet_file.display(), "could not withdraw the subnet file")
-                }
+        let subnets = PreviousEnv::parse(&text).subnets;
+        if subnets.is_empty() || !is_foreign(&subnets) {
+            return;
+        }
+        match std::fs::remove_file(&self.subnet_file) {
+            Ok(()) => {
+                warn!(subnet = %subnets, "subnet file withdrawn: no pod can start until it is written anew");
+            }
+            Err(error) => {
+                warn!(%error, path = %self.subnet_file.display(), "could not withdraw the subnet file");
             }
         }
-        self.written = false;
     }
 
     fn tell(&mut self, claim: &ClaimState, report: &Report, firewall: &FirewallStatus) {
@@ -160,7 +174,13 @@ impl Publisher {
             reasons.push(format!("{} is not written", self.subnet_file.display()));
         }
         let text = match &claim.own {
-            Some(own) => format!("subnet {}, {} peers", own.subnets, report.peers),
+            Some(own) if report.conditions.is_empty() => {
+                format!("subnet {}, {} peers", own.subnets, report.peers)
+            }
+            Some(own) => {
+                let wrong: Vec<&str> = report.conditions.keys().map(String::as_str).take(5).collect();
+                format!("subnet {}, {} peers; wrong: {}", own.subnets, report.peers, wrong.join(", "))
+            }
             None => "waiting for a lease".to_owned(),
         };
         self.notifier.status(&text);
@@ -215,12 +235,7 @@ pub(crate) async fn remember(
             Ok(()) = claim.changed() => false,
         };
         let now = memory.borrow_and_update().clone();
-        let lease =
-            claim.borrow_and_update().own.as_ref().filter(|own| own.confirmed).map(|own| RememberedLease {
-                key: own.subnets.to_string(),
-                value: own.attrs.to_json().into_bytes(),
-                hardware: now.hardware,
-            });
+        let lease = lease_to_remember(&claim.borrow_and_update(), now.hardware);
         let saved = tokio::task::spawn_blocking(move || {
             let outcome = save(&mut state, &now, lease.as_ref());
             (state, outcome)
@@ -250,14 +265,32 @@ pub(crate) async fn remember(
     }
 }
 
-fn save(state: &mut StateDir, memory: &Memory, lease: Option<&RememberedLease>) -> Result<(), String> {
+/// What the next start may work with: `Some(None)` is that there is nothing, `None` that nothing is known yet.
+fn lease_to_remember(claim: &ClaimState, hardware: Option<Mac>) -> Option<Option<RememberedLease>> {
+    match &claim.own {
+        Some(own) if own.confirmed => Some(Some(RememberedLease {
+            key: own.subnets.to_string(),
+            value: own.attrs.to_json().into_bytes(),
+            hardware,
+        })),
+        Some(_) => None,
+        // A start while the store is away must not serve what another node owns.
+        None => claim.lost.map(|_| None),
+    }
+}
+
+fn save(
+    state: &mut StateDir,
+    memory: &Memory,
+    lease: Option<&Option<RememberedLease>>,
+) -> Result<(), String> {
     let text = |error: crate::replace_file::ReplaceFileError| chain(&error);
     // The address of a tunnel device first: peers send to it as soon as it is published.
     for (link, mac) in &memory.macs {
         state.save_vtep_mac(link, *mac).map_err(text)?;
     }
-    if lease.is_some() {
-        state.save_lease(lease).map_err(text)?;
+    if let Some(lease) = lease {
+        state.save_lease(lease.as_ref()).map_err(text)?;
     }
     if memory.config.is_some() {
         state.save_config(memory.config.as_ref()).map_err(text)?;
@@ -270,3 +303,6 @@ fn save(state: &mut StateDir, memory: &Memory, lease: Option<&RememberedLease>) 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,6 +84,8 @@ pub(crate) struct Reconciler<K> {
     cluster: Cluster,
     /// The config of the store, in force or not.
     offered: Option<ConfigRecord>,
+    /// The last config of the store that was taken: what a start without a store can work with.
+    in_force: Option<ConfigRecord>,
     macs: BTreeMap<LinkName, Mac>,
     /// What the last full round saw, and what the kernel should hold since.
     facts: HostFacts,
@@ -91,6 +93,10 @@ pub(crate) struct Reconciler<K> {
     own: Option<Subnets>,
     revision: Revision,
     pace: Pace,
+    /// Operations that failed when they were last tried, a few of them.
+    failing: BTreeSet<String>,
+    /// Full rounds since we hold the present lease.
+    rounds_as_owner: u32,
     start: Instant,
     outputs: Outputs,
     report: Report,
@@ -124,6 +130,9 @@ impl<K: Kernel> Reconciler<K> {
             node,
             cluster,
             offered: None,
+            in_force: None,
+            failing: BTreeSet::new(),
+            rounds_as_owner: 0,
             macs: remembered.1,
             facts: HostFacts::default(),
             assembly: None,
@@ -182,15 +191,18 @@ impl<K: Kernel> Reconciler<K> {
         let mut changes = Vec::new();
         // Only the last one counts: those before it may be what a start has waited out.
         let mut config = None;
+        let (mut listed, mut stirs) = (false, false);
         for update in updates {
             match update {
                 Update::Listing(listing) => {
+                    // A store that counts anew, or has lost even its config, is another one than before.
+                    let wiped = listing.config.is_none() || listing.revision < self.revision;
                     self.revision = listing.revision;
                     config = listing.config;
                     let now = self.start.elapsed();
-                    self.cluster.listing(&listing.records, self.own.as_ref(), now);
+                    self.cluster.listing(&listing.records, self.own.as_ref(), wiped, now);
                     changes.clear();
-                    self.tell_claim(true, true);
+                    (listed, stirs) = (true, true);
                     self.pace.request(Reason::Listing, Instant::now());
                 }
                 Update::Changes { revision, changes: seen } => {
@@ -200,16 +212,23 @@ impl<K: Kernel> Reconciler<K> {
                             config.clone_from(changed);
                         }
                     }
-                    let stirs = seen.iter().any(|change| !matches!(change, Change::Put(_)));
+                    stirs |= seen.iter().any(|change| !matches!(change, Change::Put(_)));
                     let now = self.start.elapsed();
                     changes.extend(self.cluster.changes(&seen, self.own.as_ref(), now));
                     self.report_records(&seen);
-                    self.tell_claim(false, stirs);
                 }
-                Update::Down(_) | Update::Up => {}
+                Update::Down(error) => {
+                    self.set_store_condition(Some(chain(&error)));
+                    continue;
+                }
+                Update::Up => {}
             }
+            self.set_store_condition(None);
         }
         self.take_config(config);
+        self.tell_claim(listed, stirs);
+        // The claim must see a listing before a later view takes its place in the channel.
+        tokio::task::yield_now().await;
         self.apply_changes(changes).await;
     }
 
@@ -225,9 +244,13 @@ impl<K: Kernel> Reconciler<K> {
             Offer::Taken => {
                 info!(revision = record.revision.0, "network config taken from the store");
                 self.pace.request(Reason::Config, Instant::now());
+                self.in_force = Some(record);
                 None
             }
-            Offer::Same => None,
+            Offer::Same => {
+                self.in_force = Some(record);
+                None
+            }
             Offer::Refused(reason) => Some(reason.clone()),
         };
         self.set_condition(condition::CONFIG, reason);
@@ -262,11 +285,9 @@ impl<K: Kernel> Reconciler<K> {
         let (mut touched, mut contested) = (BTreeSet::new(), false);
         for change in changes.into_iter().filter(|change| change.subnets != own) {
             touched.insert(change.subnets);
+            contested |= self.cluster.table().overlapping(&change.subnets).next().is_some();
             let difference = match change.after {
-                Some(lease) => {
-                    contested |= self.cluster.table().overlapping(&change.subnets).next().is_some();
-                    assembly.set(lease)
-                }
+                Some(lease) => assembly.set(lease),
                 None => assembly.remove(&change.subnets),
             };
             ops.extend(difference.plan());
@@ -279,7 +300,7 @@ impl<K: Kernel> Reconciler<K> {
             self.pace.request(Reason::Overlap, Instant::now());
             return;
         }
-        let failed = self.apply(&ops).await;
+        let failed = self.apply(&ops, Tried::Some).await.all;
         info!(changes = touched.len(), applied = ops.len() - failed, failed, "leases changed");
         if failed > 0 {
             self.pace.failed(Instant::now());
@@ -295,6 +316,7 @@ impl<K: Kernel> Reconciler<K> {
         let own = claim.own.as_ref().map(|own| own.subnets);
         if own.is_some() && own != self.own {
             self.own = own;
+            self.rounds_as_owner = 0;
             // A config that waited for a restart is in force with a lease that was chosen from it.
             self.offered.take().into_iter().for_each(|config| self.take_config(Some(config)));
             self.tell_claim(false, false);
@@ -313,7 +335,9 @@ impl<K: Kernel> Reconciler<K> {
         let interest = Interest {
             desired: assembly.dataplane(),
             facts: &self.facts,
-            external: Some(&self.node.external().name),
+            // While none is found, any interface may become the one.
+            external: (!self.report.conditions.contains_key(condition::INTERFACE))
+                .then_some(&self.node.external().name),
             underlay_routes: assembly.desired().depends_on_routes(),
         };
         match hints.reason(&interest) {
@@ -343,7 +367,7 @@ impl<K: Kernel> Reconciler<K> {
         let outcome = self.observe_and_apply().await;
         let finished = Instant::now();
         let (applied, failed) = match &outcome {
-            Ok(counts) => *counts,
+            Ok((applied, failed)) => (*applied, failed.all),
             Err(()) => (0, 1),
         };
         self.pace.finished(started, finished, failed > 0);
@@ -353,13 +377,20 @@ impl<K: Kernel> Reconciler<K> {
         } else {
             debug!(reason = %reason, elapsed_ms = took.as_millis(), "round without changes");
         }
-        self.report.converged = failed == 0 && self.own.is_some();
+        self.report.converged = match outcome {
+            Ok((_, failed)) if self.own.is_some() => {
+                self.rounds_as_owner = self.rounds_as_owner.saturating_add(1);
+                // What the kernel refuses for one peer, even again, must not keep the pods of the others from starting.
+                failed.all == 0 || failed.own == 0 && self.rounds_as_owner > 1
+            }
+            _ => false,
+        };
         self.report.peers_known = self.cluster.source() != Source::Nothing;
         self.remember_leases();
     }
 
-    /// One full round: the number of operations that were applied and that failed.
-    async fn observe_and_apply(&mut self) -> Result<(usize, usize), ()> {
+    /// One full round: the number of operations that were applied, and those that failed.
+    async fn observe_and_apply(&mut self) -> Result<(usize, Failed), ()> {
         let observed = match self.kernel.observe(&self.node.tunnels()).await {
             Ok(observed) => observed,
             Err(error) => {
@@ -370,7 +401,7 @@ impl<K: Kernel> Reconciler<K> {
         self.set_condition(condition::KERNEL, None);
         self.facts = observed.facts;
         self.look_at_host(&observed.dataplane);
-        let Some(own) = self.own else { return Ok((0, 0)) };
+        let Some(own) = self.own else { return Ok((0, Failed::default())) };
 
         let desired = match self.node.desired(&own, &self.facts) {
             Ok(desired) => desired,
@@ -387,16 +418,17 @@ impl<K: Kernel> Reconciler<K> {
         let scope = Scope { desired: assembly.dataplane(), networks: &networks };
         let actual = owned(&observed.dataplane, &scope);
         let prune = match self.cluster.source() {
-            Source::Nothing => Prune::Keep,
-            Source::Remembered | Source::Store => Prune::Surplus,
+            // What is remembered may be older than the kernel: a peer that joined in the last moment must not go.
+            Source::Nothing | Source::Remembered => Prune::Keep,
+            Source::Store => Prune::Surplus,
         };
         let ops = plan(assembly.dataplane(), &actual, prune);
         self.report.peers = assembly.leases().len();
         self.set_peer_conditions(assembly.errors(), &losers);
         self.assembly = Some(assembly);
-        let failed = self.apply(&ops).await;
+        let failed = self.apply(&ops, Tried::All).await;
         self.offer_services(&own);
-        Ok((ops.len() - failed, failed))
+        Ok((ops.len() - failed.all, failed))
     }
 
     /// Follows the host: its external interface and, at first, the addresses of the tunnel devices.
@@ -476,24 +508,33 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// Runs operations; answers with how many failed.
-    async fn apply(&mut self, ops: &[Op]) -> usize {
-        if ops.is_empty() {
-            return 0;
-        }
-        let mut failed = 0;
-        let results = self.kernel.apply(ops).await;
-        for (op, result) in ops.iter().zip(results) {
-            match result {
-                Ok(()) => debug!(op = %op, "op applied"),
-                Err(error) => {
-                    failed += 1;
-                    // The first few tell what is wrong; thousands would hide it.
-                    if failed <= 5 {
+    /// Runs operations; answers with how many failed. A failure is logged when it is new, not at every attempt.
+    async fn apply(&mut self, ops: &[Op], tried: Tried) -> Failed {
+        // Some tell what is wrong; thousands would hide it.
+        const SHOWN: usize = 5;
+        let mut failed = Failed::default();
+        let mut failing = BTreeSet::new();
+        if !ops.is_empty() {
+            let results = self.kernel.apply(ops).await;
+            for (op, result) in ops.iter().zip(results) {
+                let Err(error) = result else {
+                    debug!(op = %op, "op applied");
+                    continue;
+                };
+                failed.all += 1;
+                failed.own += usize::from(is_own(op));
+                if failing.len() < SHOWN {
+                    let text = op.to_string();
+                    if !self.failing.contains(&text) {
                         warn!(op = %op, error = %chain(&error), "op failed, will retry");
                     }
+                    failing.insert(text);
                 }
             }
+        }
+        match tried {
+            Tried::All => self.failing = failing,
+            Tried::Some => self.failing.extend(failing),
         }
         failed
     }
@@ -503,7 +544,7 @@ impl<K: Kernel> Reconciler<K> {
             return;
         }
         let leases = self.cluster.leases().cloned().collect();
-        let config = self.offered.clone();
+        let config = self.in_force.clone();
         self.outputs.memory.send_modify(|memory| {
             memory.leases = Some(leases);
             memory.config = config.or_else(|| memory.config.take());
@@ -519,6 +560,28 @@ impl<K: Kernel> Reconciler<K> {
             news
         });
     }
+}
+
+/// Whether operations are all that is wanted at present.
+#[derive(Clone, Copy)]
+enum Tried {
+    All,
+    Some,
+}
+
+/// How many operations failed.
+#[derive(Clone, Copy, Default)]
+struct Failed {
+    all: usize,
+    /// Those of our own device and its addresses, which every peer needs.
+    own: usize,
+}
+
+fn is_own(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::CreateLink(..) | Op::SetLink(..) | Op::DeleteLink(_) | Op::AddAddress(_) | Op::DeleteAddress(_)
+    )
 }
 
 #[cfg(test)]

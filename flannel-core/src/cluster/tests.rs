@@ -33,7 +33,7 @@ fn own() -> Subnets {
 
 fn listed() -> Cluster {
     let mut cluster = Cluster::default();
-    cluster.listing(&three(), Some(&own()), NOW);
+    cluster.listing(&three(), Some(&own()), false, NOW);
     cluster
 }
 
@@ -47,15 +47,27 @@ fn a_peer_that_is_deleted_goes_at_once() {
 
 #[test]
 fn peers_of_a_wiped_store_are_kept_until_they_are_back() {
-    for wipe_by_events in [true, false] {
+    for way in ["all at once", "one by one", "listing", "our record is back already"] {
         let mut cluster = listed();
-        let changes = if wipe_by_events {
-            let all = [delete("10.5.1.0-24"), delete("10.5.2.0-24"), delete("10.5.3.0-24")];
-            cluster.changes(&all, Some(&own()), NOW)
-        } else {
-            cluster.listing(&[], Some(&own()), NOW)
-        };
-        assert_eq!(changes.iter().map(|change| change.subnets).collect::<Vec<_>>(), [own()]);
+        match way {
+            "all at once" => {
+                let all = [delete("10.5.1.0-24"), delete("10.5.2.0-24"), delete("10.5.3.0-24")];
+                let changes = cluster.changes(&all, Some(&own()), NOW);
+                assert_eq!(changes.iter().map(|change| change.subnets).collect::<Vec<_>>(), [own()]);
+            }
+            "one by one" => {
+                let gone = cluster.changes(&[delete("10.5.2.0-24")], Some(&own()), NOW);
+                assert!(gone[0].after.is_none());
+                let back = cluster.changes(&[delete("10.5.1.0-24")], Some(&own()), NOW);
+                assert!(back[0].after.is_some(), "the peer that went before us is back: {back:?}");
+                assert_eq!(cluster.changes(&[delete("10.5.3.0-24")], Some(&own()), NOW), []);
+            }
+            "listing" => drop(cluster.listing(&[], Some(&own()), false, NOW)),
+            _ => drop(cluster.listing(&three()[..1], Some(&own()), true, NOW)),
+        }
+        if way == "our record is back already" {
+            cluster.changes(&[delete("10.5.1.0-24")], Some(&own()), NOW);
+        }
         assert_eq!(keys(&cluster), ["10.5.2.0-24", "10.5.3.0-24"]);
         // Back as it was: nothing to do for the kernel. Back with another address: a change.
         let back = cluster.changes(&[Change::Put(record("10.5.2.0-24", "1.1.1.2"))], Some(&own()), NOW);
@@ -69,7 +81,7 @@ fn peers_of_a_wiped_store_are_kept_until_they_are_back() {
 #[test]
 fn the_grace_ends() {
     let mut cluster = listed();
-    cluster.listing(&[], Some(&own()), NOW);
+    cluster.listing(&[], Some(&own()), false, NOW);
     assert_eq!(cluster.tick(NOW), []);
     let ends = cluster.next_tick().unwrap();
     assert_eq!(cluster.tick(ends).len(), 2);
@@ -79,7 +91,7 @@ fn the_grace_ends() {
 #[test]
 fn a_new_owner_ends_the_grace_of_the_old_one() {
     let mut cluster = listed();
-    cluster.listing(&[], Some(&own()), NOW);
+    cluster.listing(&[], Some(&own()), false, NOW);
     let changes = cluster.changes(&[Change::Put(record("10.5.2.0-25", "4.4.4.4"))], Some(&own()), NOW);
     let shown: Vec<(String, bool)> =
         changes.iter().map(|change| (change.subnets.to_string(), change.after.is_some())).collect();
@@ -91,7 +103,7 @@ fn remembered_records_serve_until_the_store_answers() {
     let mut cluster = Cluster::default();
     cluster.remember(&three());
     assert_eq!(cluster.source(), Source::Remembered);
-    let changes = cluster.listing(&three()[..2], Some(&own()), NOW);
+    let changes = cluster.listing(&three()[..2], Some(&own()), false, NOW);
     assert_eq!(cluster.source(), Source::Store);
     assert_eq!(changes.len(), 1);
     cluster.remember(&three());
@@ -112,6 +124,7 @@ fn of_leases_that_overlap_the_older_counts() {
             at("10.5.33.0-24&fc00:0:0:1::-64", 4),
         ],
         None,
+        false,
         NOW,
     );
     let (winners, losers) = cluster.settled();

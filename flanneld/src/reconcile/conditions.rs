@@ -18,7 +18,9 @@ pub(super) mod id {
     pub(in crate::reconcile) const NODE: &str = "node";
     pub(in crate::reconcile) const ATTRS: &str = "public address";
     pub(in crate::reconcile) const SUBNET_ENV: &str = "subnet.env";
-    pub(in crate::reconcile) const ALL: [&str; 6] = [CONFIG, INTERFACE, KERNEL, NODE, ATTRS, SUBNET_ENV];
+    pub(in crate::reconcile) const STORE: &str = "store";
+    pub(in crate::reconcile) const ALL: [&str; 7] =
+        [CONFIG, INTERFACE, KERNEL, NODE, ATTRS, SUBNET_ENV, STORE];
 }
 
 /// How the condition of a record begins that cannot be read.
@@ -84,6 +86,14 @@ impl<K: Kernel> Reconciler<K> {
         }
         for (id, reason) in conditions {
             self.set_condition(&id, Some(reason));
+        }
+    }
+
+    /// The store is away or back; who follows it has logged that.
+    pub(super) fn set_store_condition(&mut self, reason: Option<String>) {
+        match reason {
+            Some(reason) => drop(self.report.conditions.insert(id::STORE.to_owned(), reason)),
+            None => drop(self.report.conditions.remove(id::STORE)),
         }
     }
 

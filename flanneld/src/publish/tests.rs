@@ -1,0 +1,156 @@
+use super::*;
+use crate::claim::Own;
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::LeaseAttrs;
+use std::fs;
+use std::path::Path;
+use tempfile::TempDir;
+
+/// A publisher and the other ends of its channels.
+struct Lab {
+    claim: watch::Sender<ClaimState>,
+    report: watch::Sender<Report>,
+    firewall: watch::Sender<FirewallStatus>,
+    env: watch::Sender<Option<SubnetEnv>>,
+    publisher: Publisher,
+    home: TempDir,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let (claim, report) = (watch::Sender::default(), watch::Sender::default());
+        let (firewall, env) = (watch::Sender::default(), watch::Sender::default());
+        let publisher = Publisher {
+            inputs: Inputs {
+                claim: claim.subscribe(),
+                report: report.subscribe(),
+                firewall: firewall.subscribe(),
+                subnet_env: env.subscribe(),
+            },
+            subnet_file: home.path().join("subnet.env"),
+            families: Vec::new(),
+            readiness: watch::Sender::new(Readiness::NotReady { reasons: Vec::new() }),
+            notifier: Notifier::from_env(|_| None, 1),
+            written: false,
+            checked: None,
+            converged: false,
+        };
+        Self { claim, report, firewall, env, publisher, home }
+    }
+
+    fn hold(&self, key: &str) {
+        let own = Own {
+            subnets: Subnets::parse_key(key).unwrap(),
+            attrs: LeaseAttrs::default(),
+            expires: None,
+            confirmed: true,
+        };
+        self.claim.send_replace(ClaimState { own: Some(own), ..ClaimState::default() });
+    }
+
+    fn lose(&self, key: &str) {
+        let lost = Some(Subnets::parse_key(key).unwrap());
+        self.claim.send_replace(ClaimState { lost, ..ClaimState::default() });
+    }
+
+    fn offer(&self, key: &str) {
+        self.env.send_replace(Some(env(key)));
+    }
+
+    /// Publishes; the subnet in the file afterwards.
+    fn publish(&mut self) -> Option<String> {
+        self.publisher.publish();
+        written(self.home.path())
+    }
+
+    fn is_ready(&self) -> bool {
+        *self.publisher.readiness.borrow() == Readiness::Ready
+    }
+}
+
+fn env(key: &str) -> SubnetEnv {
+    let config = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
+    SubnetEnv::new(&config, &Subnets::parse_key(key).unwrap(), 1450, true).unwrap()
+}
+
+fn written(home: &Path) -> Option<String> {
+    let text = fs::read_to_string(home.join("subnet.env")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("FLANNEL_SUBNET=")).map(str::to_owned)
+}
+
+#[test]
+fn ready_means_lease_routes_rules_and_file() {
+    let mut lab = Lab::new();
+    assert_eq!(lab.publish(), None);
+    lab.hold("10.5.1.0-24");
+    lab.offer("10.5.1.0-24");
+    assert_eq!(lab.publish().as_deref(), Some("10.5.1.1/24"));
+    assert!(!lab.is_ready());
+    lab.report.send_replace(Report { converged: true, peers_known: true, ..Report::default() });
+    lab.publish();
+    assert!(!lab.is_ready(), "rules are missing");
+    lab.firewall.send_replace(FirewallStatus { correct: true, ..FirewallStatus::default() });
+    lab.publish();
+    assert!(lab.is_ready());
+    // A later round with failures does not take it back: pods can start.
+    lab.report.send_replace(Report { converged: false, peers_known: true, ..Report::default() });
+    lab.publish();
+    assert!(lab.is_ready());
+}
+
+#[test]
+fn a_subnet_that_was_lost_is_never_told_again() {
+    for says_lost in [true, false] {
+        let mut lab = Lab::new();
+        lab.hold("10.5.1.0-24");
+        lab.offer("10.5.1.0-24");
+        assert_eq!(lab.publish().as_deref(), Some("10.5.1.1/24"));
+        if says_lost {
+            lab.lose("10.5.1.0-24");
+            assert_eq!(lab.publish(), None);
+        }
+        // The new lease is there, what follows from it is not yet.
+        lab.hold("10.5.7.0-24");
+        assert_eq!(lab.publish(), None);
+        assert!(!lab.is_ready());
+        lab.offer("10.5.7.0-24");
+        assert_eq!(lab.publish().as_deref(), Some("10.5.7.1/24"));
+    }
+}
+
+#[test]
+fn the_file_of_the_last_run_stays_until_something_speaks_against_it() {
+    let mut lab = Lab::new();
+    fs::write(lab.home.path().join("subnet.env"), env("10.5.1.0-24").to_string()).unwrap();
+    assert_eq!(lab.publish().as_deref(), Some("10.5.1.1/24"));
+    lab.hold("10.5.1.0-24");
+    assert_eq!(lab.publish().as_deref(), Some("10.5.1.1/24"));
+    lab.hold("10.5.2.0-24");
+    assert_eq!(lab.publish(), None);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_tried_again() {
+    let mut lab = Lab::new();
+    lab.publisher.subnet_file = lab.home.path().join("file/subnet.env");
+    fs::write(lab.home.path().join("file"), "not a directory").unwrap();
+    lab.hold("10.5.1.0-24");
+    lab.offer("10.5.1.0-24");
+    assert!(lab.publisher.publish().is_some());
+    fs::remove_file(lab.home.path().join("file")).unwrap();
+    assert!(lab.publisher.publish().is_none());
+    assert!(lab.publisher.written);
+}
+
+#[test]
+fn only_what_we_own_is_remembered() {
+    let lab = Lab::new();
+    let remembered =
+        || lease_to_remember(&lab.claim.borrow(), None).map(|lease| lease.map(|lease| lease.key));
+    assert_eq!(remembered(), None);
+    lab.hold("10.5.1.0-24");
+    assert_eq!(remembered(), Some(Some("10.5.1.0-24".to_owned())));
+    lab.lose("10.5.1.0-24");
+    assert_eq!(remembered(), Some(None));
+}
