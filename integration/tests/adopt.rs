@@ -1,5 +1,5 @@
 //! An upgrade in place: our daemon starts on a node where a Go flanneld has run, and nobody notices. The same node
-//! then keeps its subnet and its hardware address through the loss of the device, a reboot, and the loss of its files.
+//! then keeps its subnet and its hardware address through the loss of the device, a reboot, or the loss of its files.
 //!
 //! What Go leaves is made by hand, after the tables of its behaviour: devices without an alias, random hardware
 //! addresses, protocol `boot`, entries of peers that went while it was down, iptables rules.
@@ -55,13 +55,34 @@ fn vxlan() {
         site.expect_vxlan(false)?;
         site.expect_reached("after")?;
 
+        let devices = [device(&node, true)?, device(&node, false)?];
         daemon.kill()?;
-        reboot(&node)?;
-        node.netns().run("find /var/lib/flannel -mindepth 1 -delete")?;
+        forget(&node)?;
         daemon.start()?;
         daemon.wait_ready()?;
         site.expect_vxlan(false)?;
-        site.expect_reached("last")
+        ensure!(
+            devices == [device(&node, true)?, device(&node, false)?],
+            "a device was made anew or changed"
+        );
+
+        // Neither device nor memory: the record could be that of another node with our address, so the hardware
+        // address is a new one, which peers can tell from the old one. The subnet is the same.
+        daemon.kill()?;
+        reboot(&node)?;
+        forget(&node)?;
+        daemon.start()?;
+        daemon.wait_ready()?;
+        let subnet_env = node.subnet_env_text()?;
+        ensure!(subnet_env == site.subnet_env, "{} became {subnet_env}", site.subnet_env);
+        wait::until("the record names the device", wait::LONG, || {
+            let record = entry_value(&site.etcd)?;
+            for v4 in [true, false] {
+                let mac = kernel_state::mac(node.netns(), vxlan_device(v4))?;
+                ensure!(record.contains(&mac), "{record} does not name {mac}");
+            }
+            Ok(())
+        })
     });
 }
 
@@ -83,6 +104,39 @@ fn host_gw() {
         let rules = rules(node.netns())?;
         site.take_over()?;
         ensure!(rules == self::rules(node.netns())?, "right firewall rules were written again");
+        Ok(())
+    });
+}
+
+/// After a reboot while the store is away, the hardware address can only come from the state directory; peers still
+/// send to it.
+#[test]
+fn mac_survives_a_reboot_without_a_store() {
+    lab(|lab| {
+        lab.require(&[Feature::Vxlan, Feature::Etcd, Feature::CniPlugins])?;
+        let cluster = lab.cluster(2)?;
+        let etcd = cluster.etcd(lab)?;
+        etcd.set_config(r#"{"Network":"10.42.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#)?;
+        let mut daemons = cluster.start_all(&Flanneld::on_etcd(&etcd))?;
+        let [node, other] = [&cluster.nodes[0], &cluster.nodes[1]];
+        let pod = other.add_pod("pod")?;
+        let own = Peer::of(node, true)?;
+        let expected = golden::vxlan(&own, &[Peer::of(other, true)?], FLANNEL_MTU);
+        golden::expect(node.netns(), true, &expected)?;
+
+        daemons[0].stop()?;
+        etcd.kill()?;
+        reboot(node)?;
+        daemons[0].start()?;
+        daemons[0].wait_ready()?;
+        golden::expect(node.netns(), true, &expected)?;
+        node.add_pod("after")?.netns.wait_ping(pod.address(true)?)?;
+
+        let before = etcd.restart().and_then(|()| etcd.leases())?;
+        daemons[0].restart()?;
+        golden::expect(node.netns(), true, &expected)?;
+        let after = etcd.leases()?;
+        ensure!(before == after, "{before:?} became {after:?}");
         Ok(())
     });
 }
@@ -303,15 +357,25 @@ fn entry(etcd: &Etcd) -> Result<String> {
     Ok(answer["kvs"][0].to_string())
 }
 
+fn entry_value(etcd: &Etcd) -> Result<String> {
+    etcd.get(&key(1))?.context("the record is gone")
+}
+
+/// Somebody removes the state directory.
+fn forget(node: &Node) -> Result<()> {
+    node.netns().run("find /var/lib/flannel -mindepth 1 -delete").map(drop)
+}
+
 /// What a reboot does to a node: the kernel forgets everything, and `/run` is empty. The host's own network is there
 /// again when the daemon starts.
 fn reboot(node: &Node) -> Result<()> {
     let netns = node.netns();
     netns.run("find /run/flannel -mindepth 1 -delete")?;
-    for v4 in [true, false] {
-        netns.ip(&format!("link del {}", vxlan_device(v4)))?;
+    for device in [vxlan_device(true), vxlan_device(false), "cni0"] {
+        if kernel_state::device(netns, device).is_ok() {
+            netns.ip(&format!("link del {device}"))?;
+        }
     }
-    netns.ip("link del cni0")?;
     netns.run("nft flush ruleset")?;
     wait::until("nothing of ours is left", wait::LONG, || {
         for v4 in [true, false] {
