@@ -55,7 +55,7 @@ fn dual_stack() {
 #[test]
 fn takes_over_from_vxlan() {
     lab(|lab| {
-        lab.require(&[Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan, Feature::CniPlugins])?;
         let cluster = lab.cluster(2)?;
         let (leases, mut daemons) =
             cluster.start_on_directory(lab, &Stack::Dual.config(r#"{"Type":"vxlan","MTU":1500}"#))?;

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use integration::golden::vxlan_device;
-use integration::{Cluster, Lab, Netns, kernel_state, lab, wait};
+use integration::{Cluster, Feature, Lab, Netns, kernel_state, lab, wait};
 use std::fs;
 
 /// Three nodes that get the subnets of the examples, because their last run had them.
@@ -23,6 +23,7 @@ fn start(lab: &Lab, backend: &str) -> Result<Cluster> {
 #[test]
 fn vxlan() {
     lab(|lab| {
+        lab.require(&[Feature::Vxlan])?;
         let cluster = start(lab, "vxlan")?;
         let n1 = cluster.nodes[0].netns();
         let mac = |node: usize, v4| kernel_state::mac(cluster.nodes[node].netns(), vxlan_device(v4));

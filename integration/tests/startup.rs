@@ -100,6 +100,7 @@ fn mends(daemon: &mut Daemon, place: &str, set_config: impl Fn(&str) -> Result<(
 #[test]
 fn bad_config_in_a_directory_is_waited_out() {
     lab(|lab| {
+        lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(1)?;
         let leases = LeaseDirectory::empty(lab)?;
         let mut daemon = cluster.nodes[0].start(&Flanneld::on_directory(leases.path()))?;
@@ -110,7 +111,7 @@ fn bad_config_in_a_directory_is_waited_out() {
 #[test]
 fn bad_config_in_etcd_is_waited_out() {
     lab(|lab| {
-        lab.require(&[Feature::Etcd])?;
+        lab.require(&[Feature::Vxlan, Feature::Etcd])?;
         let cluster = lab.cluster(1)?;
         let etcd = cluster.etcd(lab)?;
         let mut daemon = cluster.nodes[0].start(&Flanneld::on_etcd(&etcd))?;
@@ -123,6 +124,7 @@ fn bad_config_in_etcd_is_waited_out() {
 #[test]
 fn bad_config_later_changes_nothing() {
     lab(|lab| {
+        lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(1)?;
         let (node, good) = (&cluster.nodes[0], Stack::V4.config(r#"{"Type":"vxlan"}"#));
         let (leases, mut daemons) = cluster.start_on_directory(lab, &good)?;
@@ -161,6 +163,7 @@ fn bad_config_later_changes_nothing() {
 #[test]
 fn subnet_env_is_as_specified() {
     lab(|lab| {
+        lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(1)?;
         let node = &cluster.nodes[0];
         let file = node.file("/run/flannel/subnet.env")?;

@@ -142,7 +142,7 @@ fn direct_routing_over_two_subnets_and_a_router() {
 #[test]
 fn ipv6_of_dual_stack_finds_its_mtu() {
     lab(|lab| {
-        lab.require(&[Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan, Feature::CniPlugins])?;
         let cluster = lab.cluster(2)?;
         let _daemons = cluster.start_on_directory(lab, &Stack::Dual.config(r#"{"Type":"vxlan"}"#))?;
         let pods = cluster.pods("a")?;
@@ -162,7 +162,7 @@ fn ipv6_of_dual_stack_finds_its_mtu() {
 #[test]
 fn options_reach_the_device() {
     lab(|lab| {
-        lab.require(&[Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan, Feature::CniPlugins])?;
         let cluster = lab.cluster(2)?;
         let backend = r#"{"Type":"vxlan","VNI":42,"Port":4789,"GBP":true,"Learning":true,"MTU":1400}"#;
         let _daemons = cluster.start_on_directory(lab, &Stack::V4.config(backend))?;
@@ -184,6 +184,7 @@ fn options_reach_the_device() {
 #[test]
 fn public_address_elsewhere_is_published() {
     lab(|lab| {
+        lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(1)?;
         let leases = LeaseDirectory::new(lab, &Stack::V4.config(r#"{"Type":"vxlan"}"#))?;
         let flanneld =
