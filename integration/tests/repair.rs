@@ -190,8 +190,11 @@ impl Site {
     fn build(lab: &integration::Lab, backend: &str) -> Result<Self> {
         let cluster = lab.cluster(2)?;
         let leases = lab.directory("directory/leases")?;
+        // Objects of others and wrong ones are in what is left of the networks.
         let config = format!(
-            r#"{{"Network":"10.42.0.0/16","IPv6Network":"fd00:42::/48","EnableIPv6":true,"EnableNFTables":true,"Backend":{backend}}}"#
+            r#"{{"Network":"10.42.0.0/16","SubnetMin":"10.42.100.0","SubnetMax":"10.42.199.0",
+                "IPv6Network":"fd00:42::/48","IPv6SubnetMin":"fd00:42:0:1000::","IPv6SubnetMax":"fd00:42:0:ff00::",
+                "EnableIPv6":true,"EnableNFTables":true,"Backend":{backend}}}"#
         );
         fs::write(leases.join("config"), config).context("could not write the network config")?;
         let flanneld = Flanneld::on_directory(&leases).arguments("--ip-masq --ip-blackhole-route");
