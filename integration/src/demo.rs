@@ -28,7 +28,9 @@ const NETWORK: &str = "10.42.0.0/16";
 pub(crate) fn run(options: &Options) -> Result<()> {
     let started = Instant::now();
     let lab = Lab::new()?;
-    lab.require(&[Feature::CniPlugins])?;
+    if options.backend == "vxlan" {
+        lab.require(&[Feature::Vxlan])?;
+    }
     let store = if options.store == "etcd" { "etcd" } else { "a directory" };
     println!("\n{} nodes on one network, backend {}, leases in {store}\n", options.nodes, options.backend);
 
@@ -51,7 +53,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 fn prepare_store(lab: &Lab, cluster: &Cluster, options: &Options) -> Result<Flanneld> {
-    let config = format!(r#"{{"Network":"{NETWORK}","Backend":{{"Type":"{}"}}}}"#, options.backend);
+    let config = format!(
+        r#"{{"Network":"{NETWORK}","EnableNFTables":true,"Backend":{{"Type":"{}"}}}}"#,
+        options.backend
+    );
     if options.store == "etcd" {
         lab.require(&[Feature::Etcd])?;
         let etcd = cluster.etcd(lab)?;

@@ -35,8 +35,7 @@ const TESTS: [Package; 14] = [
 ];
 
 /// What the demonstration needs.
-const DEMO: [&str; 6] =
-    ["util-linux", "iproute2", "iputils-ping", "containernetworking-plugins", "etcd-server", "etcd-client"];
+const DEMO: [&str; 5] = ["util-linux", "iproute2", "iputils-ping", "etcd-server", "etcd-client"];
 
 impl Package {
     fn present(&self) -> bool {
