@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use integration::etcd::{History, PREFIX};
 use integration::golden::{self, Peer};
+use integration::kernel_state;
 use integration::{Cluster, Daemon, Etcd, Feature, Flanneld, Lab, Node, lab, ownership, wait};
 use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
@@ -437,6 +438,123 @@ fn full_network_is_told_and_a_freed_subnet_is_taken() {
         etcd.delete(&subnet_key("10.42.2.0-24"))?;
         daemon.wait_ready()?;
         ensure!(key_of(node)? == "10.42.2.0-24");
+        Ok(())
+    });
+}
+
+#[test]
+fn changed_config_is_taken_live_or_with_a_restart() {
+    lab(|lab| {
+        let offer = |network: &str, options: &str| {
+            format!(
+                r#"{{"Network":"{network}","EnableNFTables":true,"Backend":{{"Type":"vxlan"{options}}}}}"#
+            )
+        };
+        let (cluster, etcd, history) = start(lab, 2, &offer("10.42.0.0/16", ""))?;
+        let mut daemons = cluster.start_all(&Flanneld::on_etcd(&etcd).argument(NO_RULES))?;
+        let expect = |direct: bool, mtu: u32| -> Result<()> {
+            for node in &cluster.nodes {
+                let (own, peers) = (Peer::of(node, true)?, Peer::others(&cluster.nodes, node, true)?);
+                let mut lines = golden::vxlan(&own, if direct { &[] } else { &peers }, mtu);
+                if direct {
+                    lines.extend(golden::host_gw(&peers));
+                    lines.sort();
+                }
+                golden::expect(node.netns(), true, &lines)?;
+                wait::until("pods get the new MTU", wait::LONG, || {
+                    let env = node.subnet_env()?;
+                    ensure!(env["FLANNEL_MTU"] == mtu.to_string(), "{env:?}");
+                    Ok(())
+                })?;
+            }
+            Ok(())
+        };
+        expect(false, 1450)?;
+        let device = || kernel_state::device(cluster.nodes[0].netns(), "flannel.1");
+        let index = device()?["ifindex"].clone();
+        etcd.set_config(&offer("10.42.0.0/16", r#","MTU":1400"#))?;
+        expect(false, 1350)?;
+        etcd.set_config(&offer("10.42.0.0/16", r#","MTU":1400,"DirectRouting":true"#))?;
+        expect(true, 1350)?;
+        ensure!(device()?["ifindex"] == index, "the device was made anew");
+
+        etcd.set_config(&offer("10.43.0.0/16", ""))?;
+        for daemon in &daemons {
+            daemon.wait_log(&[
+                "cannot be taken while pods run",
+                "IPv4 network 10.42.0.0/16 -> 10.43.0.0/16",
+                "restart flanneld",
+            ])?;
+        }
+        expect(true, 1350)?;
+        daemons.iter_mut().try_for_each(Daemon::restart)?;
+        for node in &cluster.nodes {
+            ensure!(key_of(node)?.starts_with("10.43."), "{}", node.subnet_env_text()?);
+        }
+        expect(false, 1450)?;
+        let owners = ownership::check(&history.events(&etcd)?)?;
+        ensure!(owners.len() == 2, "old leases stay: {owners:?}");
+        Ok(())
+    });
+}
+
+/// Byte for byte what Go's daemon writes, and what Go's daemon wrote is used.
+#[test]
+fn records_are_those_of_go() {
+    const GO: &str = r#"{"PublicIP":"192.168.50.64","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#;
+    lab(|lab| {
+        let (cluster, etcd, _) = start(lab, 1, &config("", "vxlan"))?;
+        let node = &cluster.nodes[0];
+        let (v4, v6) = (r#""PublicIP":"192.168.50.1""#, r#""PublicIPv6":"fd50::1""#);
+        let (no_v4, no_v6) = (r#""PublicIP":"0.0.0.0""#, r#""PublicIPv6":null"#);
+        let only_v6 = r#""EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:42::/48","#;
+        let vxlan = r#","BackendType":"vxlan""#;
+        let host_gw = r#","BackendType":"host-gw""#;
+        let (data, data_v6) =
+            (r#","BackendData":{"VNI":1,"VtepMAC":"V4"}"#, r#","BackendV6Data":{"VNI":1,"VtepMAC":"V6"}"#);
+        let cases = [
+            ("", "vxlan", format!("{{{v4},{no_v6}{vxlan}{data}}}")),
+            (DUAL, "vxlan", format!("{{{v4},{v6}{vxlan}{data}{data_v6}}}")),
+            (only_v6, "vxlan", format!("{{{no_v4},{v6}{vxlan}{data_v6}}}")),
+            ("", "host-gw", format!("{{{v4},{no_v6}{host_gw}}}")),
+            (DUAL, "host-gw", format!("{{{v4},{v6}{host_gw}}}")),
+            (only_v6, "host-gw", format!("{{{no_v4},{v6}{host_gw}}}")),
+            ("", "alloc", format!("{{{v4},{no_v6}}}")),
+        ];
+        for (number, (more, backend, expected)) in cases.iter().enumerate() {
+            let prefix = format!("/case/{number}");
+            etcd.put(&format!("{prefix}/config"), &config(more, backend))?;
+            etcd.put_with_lease(&format!("{prefix}/subnets/10.42.200.0-24"), GO, 600)?;
+            let flanneld =
+                Flanneld::on_etcd(&etcd).argument(NO_RULES).argument(format!("--etcd-prefix={prefix}"));
+            let mut daemon = node.start(&flanneld)?;
+            daemon.wait_ready()?;
+            let mut expected = expected.clone();
+            for (name, v4) in [("V4", true), ("V6", false)] {
+                if !expected.contains(name) {
+                    continue;
+                }
+                let mac = kernel_state::mac(node.netns(), golden::vxlan_device(v4))?;
+                expected = expected.replace(&format!(r#""{name}""#), &format!("{mac:?}"));
+            }
+            let records = etcd.list(&format!("{prefix}/subnets/"))?;
+            let values: Vec<&str> = records.iter().filter_map(|record| record.value.as_deref()).collect();
+            ensure!(values.contains(&expected.as_str()), "{more}{backend}: {values:?}, not {expected}");
+            ensure!(values.contains(&GO) && values.len() == 2, "{values:?}");
+            if *backend == "vxlan" && *more != only_v6 {
+                let mut found = golden::actual(node.netns(), true)?;
+                found.retain(|line| line.contains("10.42.200.0") || line.contains("192.168.50.64"));
+                let peer = Peer {
+                    public: "192.168.50.64".parse()?,
+                    subnet: "10.42.200.0/24".parse()?,
+                    mac: Some("c6:d2:32:6f:8f:44".to_owned()),
+                };
+                let mut expected = golden::vxlan(&Peer::of(node, true)?, &[peer], 1450);
+                expected.retain(|line| line.contains("10.42.200.0") || line.contains("192.168.50.64"));
+                ensure!(found == expected, "{found:?}");
+            }
+            daemon.stop()?;
+        }
         Ok(())
     });
 }
