@@ -113,8 +113,8 @@ async fn start_and_watch(
 struct Past {
     state: Option<StateDir>,
     remembered: Remembered,
-    /// The subnets of `subnet.env`.
-    previous: Option<Subnets>,
+    /// What `subnet.env` says.
+    previous: Option<PreviousEnv>,
 }
 
 impl Past {
@@ -133,7 +133,7 @@ impl Past {
             }
         };
         let previous = match subnet_file::read(&options.subnet_file) {
-            Ok(text) => text.map(|text| PreviousEnv::parse(&text).subnets).filter(|nets| !nets.is_empty()),
+            Ok(text) => text.map(|text| PreviousEnv::parse(&text)).filter(|env| !env.subnets.is_empty()),
             Err(error) => {
                 warn!(error = %chain(&error), "could not read the subnet file of the last run");
                 None
@@ -330,7 +330,7 @@ fn spawn_rest(
     mut past: Past,
     store: AnyStore,
     kernel: NetlinkKernel,
-    node: Node,
+    mut node: Node,
     (seen, updates): (Vec<Update>, mpsc::Receiver<Update>),
     hints: Inbox,
     readiness: watch::Sender<Readiness>,
@@ -338,6 +338,10 @@ fn spawn_rest(
     stop: &CancellationToken,
 ) {
     past.forget_if_cloned(&node);
+    if let Some(previous) = &past.previous {
+        node.inherit(previous.networks.iter());
+    }
+    let wish = past.previous.map(|previous| previous.subnets);
     let families = node.families();
     let outputs = Outputs::default();
     let claim_state = watch::Sender::new(ClaimState::default());
@@ -366,7 +370,7 @@ fn spawn_rest(
         state: claim_state.clone(),
     };
     let records = past.records();
-    let claim = Claim::new(options.renew_margin, past.previous, past.lease(), chance());
+    let claim = Claim::new(options.renew_margin, wish, past.lease(), chance());
     let inputs = reconcile::Inputs { seen, store: updates, claim: claim_state.subscribe(), hints };
     let firewall =
         firewall::run(outputs.firewall.subscribe(), options.firewall_resync, firewall_status, stop.clone());

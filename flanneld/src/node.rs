@@ -101,6 +101,12 @@ impl Node {
         self.hardware
     }
 
+    /// Takes over networks of the last run, whose config may have been another one: what it left in the kernel goes.
+    pub(crate) fn inherit(&mut self, networks: impl Iterator<Item = IpNet>) {
+        // Everything is in a network of length 0, which no config has.
+        self.former.extend(networks.filter(|network| network.prefix_len() > 0));
+    }
+
     /// The families that are on.
     pub(crate) fn families(&self) -> Vec<Family> {
         families(&self.config)
