@@ -324,6 +324,19 @@ fn a_duplicate_address_is_named_and_not_fought() {
 }
 
 #[test]
+fn a_duplicate_address_is_also_seen_in_a_listing() {
+    let (mut store, mut claim, mut now) = held();
+    let twin = |data: &str| LeaseAttrs { backend_type: data.to_owned(), ..attrs("1.1.1.1") };
+    // Our own change comes second, and its race is lost before a watch tells.
+    store.put("10.5.9.0-24", &twin("vxlan"), Some(7));
+    claim.want(twin("ipip"));
+    let steps = store.settle(&mut claim, &mut now);
+    assert!(matches!(steps[..], [Step::Update { .. }, Step::List]), "{steps:?}");
+    assert!(matches!(claim.problem(), Some(Problem::DuplicateAddress { .. })), "{:?}", claim.problem());
+    assert_eq!((own(&claim).as_str(), value(&store, "10.5.9.0-24")), ("10.5.9.0-24", twin("vxlan")));
+}
+
+#[test]
 fn a_renewal_in_the_way_of_go_is_followed() {
     let mut store = Model::new(CONFIG);
     let mut claim = claim("1.1.1.1", None);

@@ -426,6 +426,20 @@ async fn a_config_changes_while_nodes_run() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_config_that_changes_between_choice_and_creation_makes_the_choice_void() {
+    let store = configured();
+    let line = store.line(Duration::from_millis(20), 1);
+    line.fail(Operation::Create, 1, Fault::Slow(2 * SECOND));
+    let mut node = Node::start(line, Start::new(attrs(1)));
+    sleep(SECOND).await;
+    store.set_config(Some(r#"{"Network":"10.9.0.0/16","SubnetLen":26}"#));
+    let own = node.holds().await.to_string();
+    assert!(own.starts_with("10.9.") && own.ends_with("-26"), "{own}");
+    assert_eq!((writes(&store), node.store.calls_of(Operation::Create)), (1, 2));
+    node.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_network_is_waited_for() {
     let store = MemoryStore::default();
     store.set_config(Some(r#"{"Network":"10.5.0.0/24","SubnetLen":26,"SubnetMax":"10.5.0.64"}"#));
