@@ -62,6 +62,15 @@ impl LeaseDirectory {
         Ok(records)
     }
 
+    /// Removes all records.
+    pub fn clear(&self) -> Result<()> {
+        for (key, _) in self.records()? {
+            let path = self.path.join("subnets").join(key);
+            fs::remove_file(&path).with_context(|| format!("could not remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+
     /// The only record.
     pub fn only_record(&self) -> Result<(String, Value)> {
         let mut records = self.records()?;

@@ -51,7 +51,9 @@ impl Host {
             ensure!(*written == mtu_bytes.to_string(), "the MTU is {written}");
             Ok(())
         })?;
-        daemon.stop().map(drop)
+        daemon.stop()?;
+        // With another interface and address the next one is another node to the store, and takes a lease of its own.
+        self.leases.clear()
     }
 
     /// A daemon with these flags ends with exit code 1 and says all of these.
