@@ -67,8 +67,9 @@ pub struct OwnRecord {
     pub seen: Revision,
     /// The record under our key, if there is one.
     pub record: Option<(LeaseAttrs, Revision, Option<Grant>)>,
-    /// It comes from a listing, which shows also what a store has lost with its revisions.
-    pub listed: bool,
+    /// How many listings there have been. A new one shows also what a store has lost with its revisions; as a number it is
+    /// not missed by who sees only the latest view.
+    pub listings: u64,
     /// Leases of other nodes that share addresses with ours, with their revisions.
     pub overlaps: Vec<(Subnets, Revision)>,
 }
@@ -78,8 +79,8 @@ impl OwnRecord {
     /// is no news, unless our record is missing: the claim may have written one since, which is gone again.
     #[must_use]
     pub fn is_news(&self, before: Option<&Self>) -> bool {
-        let parts = |view: &Self| (view.subnets, view.record.clone(), view.overlaps.clone());
-        self.listed || self.record.is_none() || before.is_none_or(|before| parts(before) != parts(self))
+        let parts = |view: &Self| (view.subnets, view.listings, view.record.clone(), view.overlaps.clone());
+        self.record.is_none() || before.is_none_or(|before| parts(before) != parts(self))
     }
 }
 
@@ -112,6 +113,8 @@ pub struct Claim {
     doubtful: Vec<LeaseAttrs>,
     /// Our record cannot be read: it has to be written anew.
     damaged: bool,
+    /// Listings that the last view counted.
+    listings: Option<u64>,
     phase: Phase,
     problem: Option<Problem>,
     /// A subnet of ours that belongs to another node now, until we hold a new one.
@@ -149,6 +152,7 @@ impl Claim {
             fallback: false,
             doubtful: Vec::new(),
             damaged: false,
+            listings: None,
             phase: Phase::Read(Duration::ZERO),
             problem: None,
             lost: None,
@@ -471,13 +475,14 @@ impl Claim {
 
     /// Takes what a watch or listing tells of our record.
     pub fn seen(&mut self, view: &OwnRecord, now: Duration) {
+        let listed = self.listings.replace(view.listings).is_some_and(|before| before != view.listings);
         let (Phase::Held(_), Some(own)) = (&self.phase, &mut self.own) else { return };
         if !own.confirmed || view.subnets != own.subnets {
             return;
         }
         if view.seen < own.revision {
             // Late, or of a store that has lost its content: only a reading of our own can tell.
-            if view.listed {
+            if listed {
                 self.phase = Phase::Read(now);
             }
             return;

@@ -92,6 +92,8 @@ pub(crate) struct Reconciler<K> {
     assembly: Option<Assembly>,
     own: Option<Subnets>,
     revision: Revision,
+    /// How many listings the store has given.
+    listings: u64,
     pace: Pace,
     /// Operations that failed when they were last tried, a few of them.
     failing: BTreeSet<String>,
@@ -138,6 +140,7 @@ impl<K: Kernel> Reconciler<K> {
             assembly: None,
             own: None,
             revision: Revision::default(),
+            listings: 0,
             pace: Pace::new(start),
             start,
             outputs,
@@ -191,7 +194,7 @@ impl<K: Kernel> Reconciler<K> {
         let mut changes = Vec::new();
         // Only the last one counts: those before it may be what a start has waited out.
         let mut config = None;
-        let (mut listed, mut stirs) = (false, false);
+        let mut stirs = false;
         for update in updates {
             match update {
                 Update::Listing(listing) => {
@@ -202,7 +205,8 @@ impl<K: Kernel> Reconciler<K> {
                     let now = self.start.elapsed();
                     self.cluster.listing(&listing.records, self.own.as_ref(), wiped, now);
                     changes.clear();
-                    (listed, stirs) = (true, true);
+                    self.listings += 1;
+                    stirs = true;
                     self.pace.request(Reason::Listing, Instant::now());
                 }
                 Update::Changes { revision, changes: seen } => {
@@ -226,9 +230,7 @@ impl<K: Kernel> Reconciler<K> {
             self.set_store_condition(None);
         }
         self.take_config(config);
-        self.tell_claim(listed, stirs);
-        // The claim must see a listing before a later view takes its place in the channel.
-        tokio::task::yield_now().await;
+        self.tell_claim(stirs);
         self.apply_changes(changes).await;
     }
 
@@ -257,7 +259,7 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Tells the claim what the store shows of our record.
-    fn tell_claim(&mut self, listed: bool, stirs: bool) {
+    fn tell_claim(&mut self, stirs: bool) {
         if stirs {
             self.outputs.stirs.send_modify(|stirs| *stirs += 1);
         }
@@ -268,7 +270,8 @@ impl<K: Kernel> Reconciler<K> {
             .get(&own)
             .map(|entry| (entry.lease.attrs.clone(), entry.lease.revision, entry.grant));
         let overlaps = table.overlapping(&own).map(|lease| (lease.subnets, lease.revision)).collect();
-        let view = OwnRecord { subnets: own, seen: self.revision, record, listed, overlaps };
+        let (seen, listings) = (self.revision, self.listings);
+        let view = OwnRecord { subnets: own, seen, record, listings, overlaps };
         self.outputs.record.send_if_modified(|old| {
             let news = view.is_news(old.as_ref());
             if news {
@@ -319,7 +322,7 @@ impl<K: Kernel> Reconciler<K> {
             self.rounds_as_owner = 0;
             // A config that waited for a restart is in force with a lease that was chosen from it.
             self.offered.take().into_iter().for_each(|config| self.take_config(Some(config)));
-            self.tell_claim(false, false);
+            self.tell_claim(false);
             self.pace.request(Reason::Claim, Instant::now());
         }
     }

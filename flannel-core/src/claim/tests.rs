@@ -135,7 +135,7 @@ impl Model {
             subnets: Subnets::parse_key(key).unwrap(),
             seen: Revision(self.revision),
             record,
-            listed: false,
+            listings: 1,
             overlaps: Vec::new(),
         };
         claim.seen(&view, now);
@@ -448,7 +448,7 @@ fn an_older_lease_that_overlaps_makes_us_move() {
             subnets,
             seen: Revision(store.revision),
             record,
-            listed: false,
+            listings: 1,
             overlaps: vec![(larger, Revision(revision))],
         };
         claim.seen(&view, now);
@@ -468,16 +468,18 @@ fn a_lease_that_a_wiped_store_has_lost_is_taken_again() {
     let mut now = Duration::ZERO;
     store.settle(&mut claim, &mut now);
     let key = own(&claim);
+    store.tell(&mut claim, &key, now);
     // Another store under the same address: it counts from the start.
     let mut store = Model::new(CONFIG);
     let view = OwnRecord {
         subnets: Subnets::parse_key(&key).unwrap(),
         seen: Revision(1),
         record: None,
-        listed: true,
+        listings: 2,
         overlaps: Vec::new(),
     };
-    claim.seen(&view, now);
+    // The view of the listing itself may have been replaced by a later one.
+    claim.seen(&OwnRecord { seen: Revision(7), ..view }, now);
     store.settle(&mut claim, &mut now);
     assert_eq!(own(&claim), key);
     assert!(store.records.contains_key(&key));
@@ -682,6 +684,7 @@ fn a_creation_without_an_answer_is_tried_again_on_the_same_key() {
 fn a_late_listing_is_not_taken_for_another_node() {
     let (mut store, mut claim, mut now) = held();
     let before = store.listing();
+    store.tell(&mut claim, "10.5.9.0-24", now);
     claim.want(LeaseAttrs { backend_type: "vxlan".to_owned(), ..attrs("1.1.1.1") });
     store.settle(&mut claim, &mut now);
     let record = &before.records[0];
@@ -689,7 +692,7 @@ fn a_late_listing_is_not_taken_for_another_node() {
         subnets: Subnets::parse_key("10.5.9.0-24").unwrap(),
         seen: before.revision,
         record: Some((attrs("1.1.1.1"), record.revision, record.grant)),
-        listed: true,
+        listings: 2,
         overlaps: Vec::new(),
     };
     claim.seen(&view, now);
@@ -697,8 +700,8 @@ fn a_late_listing_is_not_taken_for_another_node() {
     let steps = store.settle(&mut claim, &mut now);
     assert_eq!(steps, [Step::List]);
     assert_eq!(claim.problem(), None);
-    // The same from a watch says nothing at all.
-    claim.seen(&OwnRecord { listed: false, ..view }, now);
+    // The same once more says nothing at all.
+    claim.seen(&view, now);
     assert!(matches!(claim.next(now), Step::Wait(_)));
 }
 
@@ -731,7 +734,7 @@ fn a_record_of_ours_that_cannot_be_read_is_written_anew_but_not_fought_for() {
             subnets: Subnets::parse_key("10.5.9.0-24").unwrap(),
             seen: Revision(store.revision),
             record: None,
-            listed: false,
+            listings: 1,
             overlaps: Vec::new(),
         };
         claim.seen(&view, now);
@@ -756,7 +759,7 @@ fn an_older_overlap_is_also_seen_in_a_listing() {
         subnets: Subnets::parse_key("10.5.9.0-24").unwrap(),
         seen: Revision(store.revision),
         record: Some((attrs("1.1.1.1"), store.records["10.5.9.0-24"].revision, Some(Grant(7)))),
-        listed: false,
+        listings: 1,
         overlaps: vec![(overlap, Revision(1))],
     };
     claim.seen(&view, now);
@@ -857,7 +860,7 @@ fn a_view_is_news_when_it_says_something() {
         subnets: Subnets::parse_key("10.5.9.0-24").unwrap(),
         seen: Revision(5),
         record: Some((attrs("1.1.1.1"), Revision(4), Some(Grant(7)))),
-        listed: false,
+        listings: 1,
         overlaps: Vec::new(),
     };
     let change = |change: fn(&mut OwnRecord)| {
@@ -869,7 +872,7 @@ fn a_view_is_news_when_it_says_something() {
     assert!(!change(revision).is_news(Some(&base)));
     assert!(change(revision).is_news(None));
     let news: [fn(&mut OwnRecord); 5] = [
-        |view| view.listed = true,
+        |view| view.listings = 2,
         |view| view.record = None,
         |view| view.record.as_mut().unwrap().1 = Revision(5),
         |view| view.record.as_mut().unwrap().2 = None,

@@ -88,7 +88,14 @@ impl Node {
             state: state.clone(),
         };
         let claim = Claim::new(start.margin, start.wish, start.remembered, start.seed);
-        let view = View { table: LeaseTable::default(), revision: Revision(0), own: None, record, stirs };
+        let view = View {
+            table: LeaseTable::default(),
+            revision: Revision(0),
+            listings: 0,
+            own: None,
+            record,
+            stirs,
+        };
         let mut tasks = JoinSet::new();
         tasks.spawn(run(claim, ports, stop.clone()));
         tasks.spawn(view.follow(store.clone(), state.subscribe(), start.seed, stop.clone()));
@@ -136,6 +143,7 @@ impl Node {
 struct View {
     table: LeaseTable,
     revision: Revision,
+    listings: u64,
     own: Option<Subnets>,
     record: watch::Sender<Option<OwnRecord>>,
     stirs: watch::Sender<u64>,
@@ -159,7 +167,7 @@ impl View {
                     let own = state.borrow_and_update().own.as_ref().map(|own| own.subnets);
                     if own.is_some() && own != self.own {
                         self.own = own;
-                        self.tell(false);
+                        self.tell();
                     }
                 }
             }
@@ -170,9 +178,10 @@ impl View {
         match update {
             Update::Listing(listing) => {
                 self.revision = listing.revision;
+                self.listings += 1;
                 self.table.replace(&listing.records);
                 self.stirs.send_modify(|stirs| *stirs += 1);
-                self.tell(true);
+                self.tell();
             }
             Update::Changes { revision, changes } => {
                 self.revision = revision;
@@ -182,18 +191,18 @@ impl View {
                 if changes.iter().any(|change| !matches!(change, Change::Put(_))) {
                     self.stirs.send_modify(|stirs| *stirs += 1);
                 }
-                self.tell(false);
+                self.tell();
             }
             Update::Down(_) | Update::Up => {}
         }
     }
 
-    fn tell(&self, listed: bool) {
+    fn tell(&self) {
         let Some(own) = self.own else { return };
         let record = self.table.leases().get(&own);
         let record = record.map(|entry| (entry.lease.attrs.clone(), entry.lease.revision, entry.grant));
         let overlaps = self.table.overlapping(&own).map(|lease| (lease.subnets, lease.revision)).collect();
-        let view = OwnRecord { subnets: own, seen: self.revision, record, listed, overlaps };
+        let view = OwnRecord { subnets: own, seen: self.revision, record, listings: self.listings, overlaps };
         self.record.send_if_modified(|old| {
             let news = view.is_news(old.as_ref());
             if news {
