@@ -198,8 +198,9 @@ impl<K: Kernel> Reconciler<K> {
         for update in updates {
             match update {
                 Update::Listing(listing) => {
-                    // A store that counts anew, or has lost even its config, is another one than before.
-                    let wiped = listing.config.is_none() || listing.revision < self.revision;
+                    // A store that counts anew, or has lost the config that it had, is another one than before.
+                    let had_config = self.offered.is_some() || self.cluster.source() == Source::Remembered;
+                    let wiped = had_config && listing.config.is_none() || listing.revision < self.revision;
                     self.revision = listing.revision;
                     config = listing.config;
                     let now = self.start.elapsed();

@@ -342,6 +342,21 @@ async fn a_bad_record_is_named_and_hurts_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_waits_for_its_config_is_not_a_wiped_one() {
+    let kernel = FakeKernel::new(contract::host());
+    let mut lab = Lab::start(&kernel, CONFIG, &[]);
+    let empty = Listing { revision: Revision(1), config: None, records: Vec::new() };
+    lab.store.send(Update::Listing(empty)).await.unwrap();
+    let config = ConfigRecord { text: CONFIG.to_owned(), revision: Revision(2) };
+    lab.change(vec![Change::Config(Some(config)), Change::Put(own()), Change::Put(peer(2))]).await;
+    lab.hold("10.42.1.0-24");
+    lab.until("the peer is reachable", |plane| routes(plane) == ["10.42.2.0/24"]).await;
+    lab.change(vec![delete("10.42.2.0-24")]).await;
+    lab.until("the peer that left is gone", |plane| routes(plane) == [""; 0]).await;
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_config_is_taken_as_far_as_pods_allow() {
     let mut lab = Lab::settled().await;
     let config = |text: &str, revision| {
