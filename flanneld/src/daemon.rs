@@ -30,7 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{Instrument as _, info, info_span, warn};
 
 use crate::claim::{self, ClaimState};
 use crate::cli::Options;
@@ -194,7 +194,7 @@ async fn start(
         stop.clone(),
     );
     tasks.spawn(async move {
-        follow.await;
+        follow.instrument(info_span!("watch")).await;
         Ok(())
     });
 
@@ -380,7 +380,7 @@ fn spawn_rest(
     }
     let macs = past.remembered.vtep_macs;
     let reconciler = Reconciler::new(kernel, node, (&records, macs), outputs, chance_mac);
-    spawn(tasks, claim::run(claim, ports, stop.clone()));
+    spawn(tasks, claim::run(claim, ports, stop.clone()).instrument(info_span!("claim")));
     spawn(tasks, firewall);
     spawn(tasks, publisher.run(stop.clone()));
     spawn(tasks, reconciler.run(inputs, stop.clone()));

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use crate::claim::ClaimState;
 use crate::error::chain;
@@ -368,7 +368,7 @@ impl<K: Kernel> Reconciler<K> {
 
     async fn full_round(&mut self, reason: Reason) {
         let started = Instant::now();
-        let outcome = self.observe_and_apply().await;
+        let outcome = self.observe_and_apply().instrument(info_span!("round", reason = %reason)).await;
         let finished = Instant::now();
         let (applied, failed) = match &outcome {
             Ok((applied, failed)) => (*applied, failed.all),
