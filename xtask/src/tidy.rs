@@ -21,7 +21,7 @@ const CORE_DEPENDENCIES: [&str; 9] = [
 ];
 
 /// Keys of `[package]` that are set once, for the whole workspace.
-const INHERITED: [&str; 6] = ["version", "edition", "rust-version", "license", "repository", "publish"];
+const INHERITED: [&str; 5] = ["version", "edition", "rust-version", "license", "publish"];
 
 const LONG_FILE: usize = 600;
 /// A comment with this text and a reason in the first lines keeps a long file from being reported.

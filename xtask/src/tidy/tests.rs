@@ -23,7 +23,6 @@ version.workspace = true
 edition.workspace = true
 rust-version.workspace = true
 license.workspace = true
-repository.workspace = true
 publish.workspace = true
 
 [lints]
@@ -46,7 +45,7 @@ fn manifests_inherit() {
     refused(
         "flannel-core/Cargo.toml",
         &MANIFEST.replace("ipnet.workspace = true", "ipnet = \"2\""),
-        "Cargo.toml:14: the version of ipnet belongs in the root",
+        "Cargo.toml:13: the version of ipnet belongs in the root",
     );
 }
 
