@@ -6,6 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+mod documents;
+
 /// All that flannel-core may depend on: nothing that does input or output.
 const CORE_DEPENDENCIES: [&str; 9] = [
     "ipnet",
@@ -45,6 +47,9 @@ pub(crate) fn findings(root: &Path) -> Result<Findings> {
         // A file that is deleted but not yet committed, or not text, has nothing to say.
         let Ok(text) = fs::read_to_string(root.join(&name)) else { continue };
         look_at(&name, &text, &mut findings);
+        if name.ends_with(".md") {
+            documents::look_at(&name, &text, |file| fs::read_to_string(root.join(file)).ok(), &mut findings);
+        }
     }
     Ok(findings)
 }

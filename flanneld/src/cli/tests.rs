@@ -464,3 +464,12 @@ fn words_that_are_not_text_are_refused() {
         assert!(!error.to_string().contains("s3cret"), "{error}");
     }
 }
+
+#[test]
+fn every_flag_is_in_the_documents() {
+    let text = include_str!("../../../docs/configuration.md");
+    for flag in FLAGS {
+        let name = flag.dashed();
+        assert!(text.contains(&format!("`{name}`")), "docs/configuration.md lacks {name}");
+    }
+}

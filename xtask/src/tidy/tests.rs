@@ -1,4 +1,6 @@
-use super::{Findings, look_at};
+use std::path::Path;
+
+use super::{Findings, documents, look_at};
 
 fn check(name: &str, text: &str) -> Findings {
     let mut findings = Findings::default();
@@ -84,4 +86,23 @@ fn long_files_need_a_reason() {
     assert_eq!(check("a/src/b.rs", &long).warnings.len(), 1);
     assert_eq!(check("a/src/b/tests.rs", &long).warnings.len(), 0);
     assert_eq!(check("a/src/b.rs", &format!("// long file: one table\n{long}")).warnings.len(), 0);
+}
+
+#[test]
+fn documents_lead_somewhere() {
+    let read = |path: &Path| match path.to_str()? {
+        "docs/b.md" => Some("# Title\n\n## What happens, when\n".to_owned()),
+        "integration/tests/repair.rs" => Some("#[test]\nfn storm() {\n".to_owned()),
+        _ => None,
+    };
+    let errors = |text: &str| {
+        let mut findings = Findings::default();
+        documents::look_at("docs/a.md", text, read, &mut findings);
+        findings.errors
+    };
+    let good = "# A\n[b](b.md) [w](b.md#what-happens-when) [a](#a) [x](https://example.org/x)\n`repair::storm` `core::fmt`\n";
+    assert_eq!(errors(good), Vec::<String>::new());
+    assert_eq!(errors("[c](c.md)\n"), ["docs/a.md:1: the link to c.md is broken: no such file"]);
+    assert_eq!(errors("[b](b.md#else)\n"), ["docs/a.md:1: the link to b.md#else is broken: no such heading"]);
+    assert_eq!(errors("\n`repair::calm`\n"), ["docs/a.md:2: there is no test repair::calm"]);
 }
