@@ -13,8 +13,10 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 
 mod attribute;
+mod nfnetlink;
 
 pub mod address;
+pub mod conntrack;
 pub mod fdb;
 pub mod link;
 pub mod neighbour;

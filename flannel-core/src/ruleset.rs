@@ -127,7 +127,7 @@ pub struct Rule {
     pub verdict: Verdict,
 }
 
-/// A condition on an address. The prefix has no host bits and is not the whole address space.
+/// A condition on an address. The prefix has no host bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressMatch {
     /// The condition holds outside the prefix.

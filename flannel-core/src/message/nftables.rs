@@ -11,15 +11,17 @@ use super::Frame;
 use crate::family::Family;
 
 mod expr;
-mod wire;
 
 #[cfg(test)]
 mod tests;
 
-pub use expr::{CmpOp, Expr, MASQUERADE_FULLY_RANDOM, META_MARK, PayloadBase, REGISTER_1, Verdict};
-pub use wire::DecodeError;
+pub use super::nfnetlink::DecodeError;
+pub use expr::{
+    CT_STATUS, CmpOp, DESTINATION_NAT, Expr, LOCAL_ADDRESS, MASQUERADE_FULLY_RANDOM, META_L4PROTO, META_MARK,
+    META_NFPROTO, PayloadBase, REGISTER_1, REGISTER_2, Verdict,
+};
 
-use wire::{Attributes, Writer, text};
+use super::nfnetlink::{self as wire, Attributes, Writer, text};
 
 /// The multicast group of all changes of tables, chains and rules (`NFNLGRP_NFTABLES`).
 pub const MULTICAST_GROUP: u32 = 7;
@@ -210,7 +212,8 @@ impl fmt::Display for Command {
     }
 }
 
-/// A request for information. All but [`Query::Table`] and [`Query::Generation`] are answered by a dump.
+/// A request for information. All but [`Query::Table`], [`Query::Chain`] and [`Query::Generation`] are answered
+/// by a dump.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
     /// All tables.
@@ -219,8 +222,12 @@ pub enum Query {
     Table(TableFamily, String),
     /// All chains of a family; the kernel has no filter by table.
     Chains(TableFamily),
+    /// One chain: family, table, chain.
+    Chain(TableFamily, String, String),
     /// The rules of a table.
     Rules(TableFamily, String),
+    /// The rules of a chain: family, table, chain.
+    ChainRules(TableFamily, String, String),
     /// The number of the current generation, which grows by one with every transaction.
     Generation,
 }
@@ -231,7 +238,9 @@ impl fmt::Display for Query {
             Self::Tables(family) => write!(f, "list tables {family}"),
             Self::Table(family, name) => write!(f, "list table {family} {name}"),
             Self::Chains(family) => write!(f, "list chains {family}"),
+            Self::Chain(family, table, chain) => write!(f, "list chain {family} {table} {chain}"),
             Self::Rules(family, table) => write!(f, "list rules of {family} {table}"),
+            Self::ChainRules(family, table, chain) => write!(f, "list rules of {family} {table} {chain}"),
             Self::Generation => f.write_str("read the generation"),
         }
     }
@@ -365,12 +374,21 @@ impl Query {
             Self::Tables(family) => (kind::GET_TABLE, NLM_F_DUMP, *family),
             Self::Table(family, _) => (kind::GET_TABLE, 0, *family),
             Self::Chains(family) => (kind::GET_CHAIN, NLM_F_DUMP, *family),
-            Self::Rules(family, _) => (kind::GET_RULE, NLM_F_DUMP, *family),
+            Self::Chain(family, ..) => (kind::GET_CHAIN, 0, *family),
+            Self::Rules(family, _) | Self::ChainRules(family, ..) => (kind::GET_RULE, NLM_F_DUMP, *family),
             Self::Generation => (kind::GET_GENERATION, 0, TableFamily::ANY),
         };
         writer.message(message_type(kind), flags | NLM_F_REQUEST, sequence, family.0, 0, |w| match self {
-            // The attribute of the table's name is 1 in all three.
+            // The attribute of the table's name is 1 in all of them.
             Self::Table(_, table) | Self::Rules(_, table) => w.text(1, table),
+            Self::Chain(_, table, chain) => {
+                w.text(1, table);
+                w.text(3, chain);
+            }
+            Self::ChainRules(_, table, chain) => {
+                w.text(1, table);
+                w.text(2, chain);
+            }
             _ => {}
         });
         writer.0
@@ -379,7 +397,7 @@ impl Query {
     /// The answer is a series of messages up to [`super::Reply::Done`].
     #[must_use]
     pub const fn is_dump(&self) -> bool {
-        matches!(self, Self::Tables(_) | Self::Chains(_) | Self::Rules(..))
+        matches!(self, Self::Tables(_) | Self::Chains(_) | Self::Rules(..) | Self::ChainRules(..))
     }
 }
 

@@ -189,6 +189,17 @@ pub fn dump(family: Family, table: u32) -> Request {
     Request::dump(RouteNetlinkMessage::GetRoute(message))
 }
 
+/// Asks which route a packet to an address takes.
+#[must_use]
+pub fn get(destination: IpAddr) -> Request {
+    let mut message = RouteMessage::default();
+    let family = Family::of(destination);
+    message.header.address_family = attribute::family_number(family).into();
+    message.header.destination_prefix_length = family.bits();
+    message.attributes.push(RouteAttribute::Destination(RouteAddress::from(destination)));
+    Request::get(RouteNetlinkMessage::GetRoute(message))
+}
+
 fn header(destination: IpNet, table: u32, metric: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = attribute::family_number(Family::of_net(destination)).into();

@@ -146,11 +146,7 @@ fn expressions(family: Family, rule: &Rule) -> Vec<Expr> {
             Expr::Cmp { op: CmpOp::Equal, register: REGISTER_1, data: mark },
         ]);
     }
-    // Offsets in the headers of RFC 791 and RFC 8200.
-    let (source, destination) = match family {
-        Family::V4 => (12, 16),
-        Family::V6 => (8, 24),
-    };
+    let (source, destination) = address_offsets(family);
     for (offset, condition) in [(source, rule.source), (destination, rule.destination)] {
         if let Some(condition) = condition {
             expressions.extend(address_expressions(offset, condition));
@@ -166,21 +162,36 @@ fn expressions(family: Family, rule: &Rule) -> Vec<Expr> {
     expressions
 }
 
-/// As nft does it: a prefix of whole bytes is compared as these bytes, others behind a mask.
-fn address_expressions(offset: u32, condition: AddressMatch) -> Vec<Expr> {
+/// Where the source and the destination are in the headers of RFC 791 and RFC 8200.
+#[must_use]
+pub const fn address_offsets(family: Family) -> (u32, u32) {
+    match family {
+        Family::V4 => (12, 16),
+        Family::V6 => (8, 24),
+    }
+}
+
+/// The comparison of an address that lies at `offset` of the header. As nft does it: a prefix of whole bytes is compared
+/// as these bytes, others behind a mask.
+///
+/// # Panics
+/// Never: an address has at most 16 bytes.
+#[must_use]
+pub fn address_expressions(offset: u32, condition: AddressMatch) -> Vec<Expr> {
     let octets = |address: std::net::IpAddr| match address {
         std::net::IpAddr::V4(address) => address.octets().to_vec(),
         std::net::IpAddr::V6(address) => address.octets().to_vec(),
     };
     let (mut data, mask) = (octets(condition.net.network()), octets(condition.net.netmask()));
     let prefix = usize::from(condition.net.prefix_len());
-    if prefix.is_multiple_of(8) {
+    let whole_bytes = prefix > 0 && prefix.is_multiple_of(8);
+    if whole_bytes {
         data.truncate(prefix / 8);
     }
     let len = u32::try_from(data.len()).expect("an address has at most 16 bytes");
     let mut expressions =
         vec![Expr::Payload { base: PayloadBase::Network, offset, len, register: REGISTER_1 }];
-    if !prefix.is_multiple_of(8) {
+    if !whole_bytes {
         let xor = vec![0; mask.len()];
         expressions.push(Expr::Bitwise { source: REGISTER_1, destination: REGISTER_1, mask, xor });
     }

@@ -1,14 +1,33 @@
 //! Expressions: what the rules of nf_tables are made of.
 
-use super::wire::{Attributes, DecodeError, Writer, text};
+use crate::message::nfnetlink::{Attributes, DecodeError, Writer, text};
 
 /// The first of the 16-byte registers (`NFT_REG_1`).
 pub const REGISTER_1: u32 = 1;
+/// The second one.
+pub const REGISTER_2: u32 = 2;
 /// The register that takes verdicts (`NFT_REG_VERDICT`).
 const REGISTER_VERDICT: u32 = 0;
 
 /// The packet mark (`NFT_META_MARK`), four bytes in host order.
 pub const META_MARK: u32 = 3;
+
+/// The address family of the packet (`NFT_META_NFPROTO`), one byte: the number of a [`super::TableFamily`].
+pub const META_NFPROTO: u32 = 15;
+/// The protocol in the packet (`NFT_META_L4PROTO`), one byte.
+pub const META_L4PROTO: u32 = 16;
+/// The state of the connection (`NFT_CT_STATUS`), four bytes in host order.
+pub const CT_STATUS: u32 = 2;
+/// In [`CT_STATUS`]: the destination was translated (`IPS_DST_NAT`).
+pub const DESTINATION_NAT: u32 = 1 << 5;
+/// What [`Expr::DestinationType`] loads for an address of this host (`RTN_LOCAL`).
+pub const LOCAL_ADDRESS: u32 = 2;
+/// `NFT_FIB_RESULT_ADDRTYPE` and `NFTA_FIB_F_DADDR`.
+const FIB_ADDRESS_TYPE: u32 = 3;
+const FIB_DESTINATION: u32 = 2;
+/// `NFT_NAT_DNAT`; the flags for "address" and "port given", which the kernel sets where they are missing.
+const NAT_DESTINATION: u32 = 1;
+const NAT_RANGE: u32 = 3;
 
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 pub const MASQUERADE_FULLY_RANDOM: u32 = 0x10;
@@ -31,6 +50,18 @@ pub enum Expr {
     Meta {
         /// Which.
         key: u32,
+        /// Destination.
+        register: u32,
+    },
+    /// Loads a property of the connection (`NFT_CT_*`).
+    Connection {
+        /// Which.
+        key: u32,
+        /// Destination.
+        register: u32,
+    },
+    /// Loads what kind of address the destination is (`RTN_*`), four bytes in host order.
+    DestinationType {
         /// Destination.
         register: u32,
     },
@@ -67,6 +98,15 @@ pub enum Expr {
     Masquerade {
         /// `NF_NAT_RANGE_*`.
         flags: u32,
+    },
+    /// Sends the connection to another address and port, which accepts as well.
+    DestinationNat {
+        /// `NFPROTO_*` of the address.
+        family: u8,
+        /// Register of the address.
+        address: u32,
+        /// Register of the port, two bytes in network order.
+        port: u32,
     },
     /// Anything else: its name and its attributes as bytes.
     Other {
@@ -169,6 +209,25 @@ impl Expr {
                     w.be32(1, *flags);
                 }
             }),
+            Self::Connection { key, register } => ("ct", &|w| {
+                w.be32(1, *register);
+                w.be32(2, *key);
+            }),
+            Self::DestinationType { register } => ("fib", &|w| {
+                w.be32(1, *register);
+                w.be32(2, FIB_ADDRESS_TYPE);
+                w.be32(3, FIB_DESTINATION);
+            }),
+            Self::DestinationNat { family, address, port } => ("nat", &|w| {
+                w.be32(1, NAT_DESTINATION);
+                w.be32(2, u32::from(*family));
+                // The ends of the ranges are where they begin.
+                w.be32(3, *address);
+                w.be32(4, *address);
+                w.be32(5, *port);
+                w.be32(6, *port);
+                w.be32(7, NAT_RANGE);
+            }),
             Self::Other { name, data } => {
                 writer.text(1, name);
                 writer.nested_bytes(2, data);
@@ -233,6 +292,22 @@ impl<'a> Fields<'a> {
                 &[1, 2, 3, 4],
             ),
             "meta" => (Expr::Meta { register: self.number(1)?, key: self.number(2)? }, &[1, 2]),
+            "ct" => (Expr::Connection { register: self.number(1)?, key: self.number(2)? }, &[1, 2]),
+            "fib" if self.number(2)? == FIB_ADDRESS_TYPE && self.number(3)? == FIB_DESTINATION => {
+                (Expr::DestinationType { register: self.number(1)? }, &[1, 2, 3])
+            }
+            "nat"
+                if self.number(1)? == NAT_DESTINATION
+                    && self.0[3] == self.0[4]
+                    && self.0[5] == self.0[6]
+                    && self.number(7)? == NAT_RANGE =>
+            {
+                let family = u8::try_from(self.number(2)?).ok()?;
+                (
+                    Expr::DestinationNat { family, address: self.number(3)?, port: self.number(5)? },
+                    &[1, 2, 3, 4, 5, 6, 7],
+                )
+            }
             "bitwise" => (
                 Expr::Bitwise {
                     source: self.number(1)?,

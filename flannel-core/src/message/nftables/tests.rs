@@ -49,6 +49,13 @@ fn expr() -> impl Strategy<Value = Expr> {
             register
         }),
         (0..20_u32, register()).prop_map(|(key, register)| Expr::Meta { key, register }),
+        (0..20_u32, register()).prop_map(|(key, register)| Expr::Connection { key, register }),
+        register().prop_map(|register| Expr::DestinationType { register }),
+        (any::<u8>(), register(), register()).prop_map(|(family, address, port)| Expr::DestinationNat {
+            family,
+            address,
+            port
+        }),
         (register(), register(), vec((any::<u8>(), any::<u8>()), 1..=16)).prop_map(
             |(source, destination, bits)| {
                 let (mask, xor) = bits.into_iter().unzip();

@@ -1,11 +1,11 @@
-//! Attributes, read and written.
+//! What the subsystems of netfilter's netlink share: the header and attributes, which are big-endian.
 
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 0x8000;
 /// What is left of an attribute's type without `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
 const TYPE_MASK: u16 = 0x3fff;
 
-/// Bytes that are no message of nf_tables.
+/// Bytes that are no message of netfilter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// It ends too early, or a length in it points beyond its end.

@@ -1,0 +1,151 @@
+//! Messages of connection tracking (`NETLINK_NETFILTER`, subsystem 1): UDP entries by the port that they were
+//! sent to, to bytes and back.
+//!
+//! The layout is that of the kernel's include/uapi/linux/netfilter/nfnetlink_conntrack.h.
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::Frame;
+use super::attribute::family_number;
+use super::nfnetlink::{Attributes, DecodeError, Writer};
+use crate::family::Family;
+
+#[cfg(test)]
+mod tests;
+
+const SUBSYSTEM: u16 = 1;
+/// `IPCTNL_MSG_CT_*`.
+const NEW: u16 = 0;
+const GET: u16 = 1;
+const DELETE: u16 = 2;
+
+const UDP: u8 = 17;
+
+/// `CTA_*`.
+const TUPLE_ORIGINAL: u16 = 1;
+const ID: u16 = 12;
+const ZONE: u16 = 18;
+const FILTER: u16 = 25;
+/// What of the tuple a filter compares: bits of the kernel's nf_internals.h.
+const FILTER_PROTOCOL: u32 = 1 << 3;
+const FILTER_DESTINATION_PORT: u32 = 1 << 5;
+
+/// A UDP connection, as its first packet was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    family: Family,
+    /// Address that the first packet was sent to, before any translation.
+    pub destination: IpAddr,
+    /// Port that it was sent to.
+    pub port: u16,
+    /// `CTA_TUPLE_ORIG` as it came: the key of the entry, with its zone.
+    tuple: Vec<u8>,
+    zone: Option<Vec<u8>>,
+    /// Tells it from a later one with the same key.
+    id: Option<Vec<u8>>,
+}
+
+/// Asks for the UDP entries of a family. With a port, kernels from 5.8 on tell those that were sent to it alone; older
+/// ones tell all, also of other protocols.
+#[must_use]
+pub fn dump(family: Family, port: Option<u16>, sequence: u32) -> Vec<u8> {
+    message(GET, NLM_F_DUMP, family, sequence, |w| {
+        w.nested(TUPLE_ORIGINAL, |w| {
+            w.nested(2, |w| {
+                w.bytes(1, &[UDP]);
+                if let Some(port) = port {
+                    w.bytes(3, &port.to_be_bytes());
+                }
+            });
+        });
+        let port = if port.is_some() { FILTER_DESTINATION_PORT } else { 0 };
+        w.nested(FILTER, |w| {
+            // In host order, unlike all else.
+            w.bytes(1, &(FILTER_PROTOCOL | port).to_ne_bytes());
+            w.bytes(2, &0_u32.to_ne_bytes());
+        });
+    })
+}
+
+/// Deletes one entry.
+#[must_use]
+pub fn delete(entry: &Entry, sequence: u32) -> Vec<u8> {
+    message(DELETE, NLM_F_ACK, entry.family, sequence, |w| {
+        w.nested_bytes(TUPLE_ORIGINAL, &entry.tuple);
+        for (kind, value) in [(ZONE, &entry.zone), (ID, &entry.id)] {
+            if let Some(value) = value {
+                w.bytes(kind, value);
+            }
+        }
+    })
+}
+
+fn message(
+    kind: u16,
+    flags: u16,
+    family: Family,
+    sequence: u32,
+    attributes: impl FnOnce(&mut Writer),
+) -> Vec<u8> {
+    let mut writer = Writer::default();
+    let kind = SUBSYSTEM << 8 | kind;
+    writer.message(kind, flags | NLM_F_REQUEST, sequence, family_number(family), 0, attributes);
+    writer.0
+}
+
+/// Reads an entry; `None` if it is not of UDP over IP.
+///
+/// # Errors
+/// If the message is cut off.
+pub fn decode(frame: &Frame<'_>) -> Result<Option<Entry>, DecodeError> {
+    let &[family, _version, _, _, ref attributes @ ..] = frame.payload else {
+        return Err(DecodeError::Truncated("nfgenmsg"));
+    };
+    if frame.kind != SUBSYSTEM << 8 | NEW {
+        return Ok(None);
+    }
+    let Some(family) = Family::ALL.into_iter().find(|one| family_number(*one) == family) else {
+        return Ok(None);
+    };
+    let (mut tuple, mut zone, mut id) = (None, None, None);
+    for attribute in Attributes(attributes) {
+        let attribute = attribute?;
+        match attribute.kind {
+            TUPLE_ORIGINAL => tuple = Some(attribute.value),
+            ZONE => zone = Some(attribute.value.to_owned()),
+            ID => id = Some(attribute.value.to_owned()),
+            _ => {}
+        }
+    }
+    let Some(tuple) = tuple else { return Ok(None) };
+    let Some((destination, port)) = destination(Attributes(tuple))? else { return Ok(None) };
+    Ok(Some(Entry { family, destination, port, tuple: tuple.to_owned(), zone, id }))
+}
+
+/// Destination address and port in a tuple of UDP.
+fn destination(tuple: Attributes<'_>) -> Result<Option<(IpAddr, u16)>, DecodeError> {
+    let (mut address, mut port, mut protocol) = (None, None, 0);
+    for part in tuple {
+        let part = part?;
+        for attribute in Attributes(part.value) {
+            let attribute = attribute?;
+            match (part.kind, attribute.kind) {
+                // CTA_TUPLE_IP: CTA_IP_V4_DST and CTA_IP_V6_DST.
+                (1, 2) => {
+                    address =
+                        attribute.value.first_chunk::<4>().map(|bytes| IpAddr::V4(Ipv4Addr::from(*bytes)));
+                }
+                (1, 4) => {
+                    address =
+                        attribute.value.first_chunk::<16>().map(|bytes| IpAddr::V6(Ipv6Addr::from(*bytes)));
+                }
+                // CTA_TUPLE_PROTO: CTA_PROTO_NUM and CTA_PROTO_DST_PORT.
+                (2, 1) => protocol = attribute.value.first().copied().unwrap_or_default(),
+                (2, 3) => port = attribute.value.first_chunk().map(|bytes| u16::from_be_bytes(*bytes)),
+                _ => {}
+            }
+        }
+    }
+    Ok(if protocol == UDP { address.zip(port) } else { None })
+}
