@@ -1,25 +1,47 @@
-//! The command line, in kubectl's manner: noun, then verb.
+//! The command line, in kubectl's manner: noun, then verb. Flags of a command stand beside it in `command`.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
 use flanneld::cli::StoreOptions;
 use flanneld::store::etcd::EtcdOptions;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-/// Shows and changes what flannel keeps in its store.
+use crate::command::{config, lease};
+use crate::failure::{Failure, Kind};
+use crate::output::{Form, Output};
+
+/// Shows and changes what a flannel network is made of.
 #[derive(Debug, Parser)]
-#[command(version, about, arg_required_else_help = true)]
+#[command(version, arg_required_else_help = true, max_term_width = 100)]
 pub(crate) struct Cli {
+    /// Form of the output
+    #[arg(short, long, global = true, value_enum, default_value_t = Form::Table, value_name = "FORM")]
+    pub(crate) output: Form,
     #[command(flatten)]
     pub(crate) store: StoreFlags,
+    #[command(flatten)]
+    pub(crate) node: NodeFlags,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Who holds which subnet
+    #[command(subcommand)]
+    Lease(lease::LeaseCommand),
+    /// The network config
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+}
+
 /// Where the store is; the same flags and variables as flanneld's.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Store")]
 pub(crate) struct StoreFlags {
     /// Directory of leases, instead of etcd
-    #[arg(long, global = true, env = "FLANNELD_LEASE_DIR", value_name = "PATH")]
+    #[arg(long, global = true, env = "FLANNELD_LEASE_DIR", value_name = "PATH", hide_short_help = true)]
     lease_dir: Option<PathBuf>,
     /// etcd servers, separated by commas
     #[arg(
@@ -27,7 +49,8 @@ pub(crate) struct StoreFlags {
         global = true,
         env = "FLANNELD_ETCD_ENDPOINTS",
         default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379",
-        value_name = "LIST"
+        value_name = "LIST",
+        hide_short_help = true
     )]
     etcd_endpoints: String,
     /// etcd key below which config and leases are
@@ -36,20 +59,21 @@ pub(crate) struct StoreFlags {
         global = true,
         env = "FLANNELD_ETCD_PREFIX",
         default_value = "/coreos.com/network",
-        value_name = "KEY"
+        value_name = "KEY",
+        hide_short_help = true
     )]
     etcd_prefix: String,
     /// Certificates of the authorities that etcd is checked against
-    #[arg(long, global = true, env = "FLANNELD_ETCD_CAFILE", value_name = "FILE")]
+    #[arg(long, global = true, env = "FLANNELD_ETCD_CAFILE", value_name = "FILE", hide_short_help = true)]
     etcd_cafile: Option<PathBuf>,
     /// Client certificate for etcd
-    #[arg(long, global = true, env = "FLANNELD_ETCD_CERTFILE", value_name = "FILE")]
+    #[arg(long, global = true, env = "FLANNELD_ETCD_CERTFILE", value_name = "FILE", hide_short_help = true)]
     etcd_certfile: Option<PathBuf>,
     /// Private key of the client certificate
-    #[arg(long, global = true, env = "FLANNELD_ETCD_KEYFILE", value_name = "FILE")]
+    #[arg(long, global = true, env = "FLANNELD_ETCD_KEYFILE", value_name = "FILE", hide_short_help = true)]
     etcd_keyfile: Option<PathBuf>,
     /// etcd user
-    #[arg(long, global = true, env = "FLANNELD_ETCD_USERNAME", value_name = "NAME")]
+    #[arg(long, global = true, env = "FLANNELD_ETCD_USERNAME", value_name = "NAME", hide_short_help = true)]
     etcd_username: Option<String>,
     /// Password of the etcd user
     #[arg(
@@ -57,82 +81,110 @@ pub(crate) struct StoreFlags {
         global = true,
         env = "FLANNELD_ETCD_PASSWORD",
         hide_env_values = true,
-        value_name = "PASSWORD"
+        value_name = "PASSWORD",
+        hide_short_help = true
     )]
     etcd_password: Option<String>,
 }
 
 impl StoreFlags {
     /// The store that is meant.
-    pub(crate) fn options(self) -> StoreOptions {
+    pub(crate) fn options(&self) -> StoreOptions {
         // As the daemon has it: an empty value is one that is not given.
-        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
-        let file = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
-        match file(self.lease_dir) {
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let file = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        match file(&self.lease_dir) {
             Some(path) => StoreOptions::Directory(path),
             None => StoreOptions::Etcd(EtcdOptions {
-                endpoints: self.etcd_endpoints,
-                prefix: self.etcd_prefix,
-                cafile: file(self.etcd_cafile),
-                certfile: file(self.etcd_certfile),
-                keyfile: file(self.etcd_keyfile),
-                username: given(self.etcd_username),
-                password: given(self.etcd_password),
+                endpoints: self.etcd_endpoints.clone(),
+                prefix: self.etcd_prefix.clone(),
+                cafile: file(&self.etcd_cafile),
+                certfile: file(&self.etcd_certfile),
+                keyfile: file(&self.etcd_keyfile),
+                username: given(&self.etcd_username),
+                password: given(&self.etcd_password),
             }),
         }
     }
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Subnet leases of nodes
-    Lease {
-        #[command(subcommand)]
-        command: LeaseCommand,
-    },
-    /// The network config
-    Config {
-        #[command(subcommand)]
-        command: ConfigCommand,
-    },
+/// What the daemon of this node leaves here; the same flags and variables as flanneld's.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "This node")]
+pub(crate) struct NodeFlags {
+    /// What flanneld tells the CNI plugin
+    #[arg(
+        long,
+        global = true,
+        env = "FLANNELD_SUBNET_FILE",
+        default_value = "/run/flannel/subnet.env",
+        value_name = "FILE",
+        hide_short_help = true
+    )]
+    pub(crate) subnet_file: PathBuf,
+    /// What flanneld keeps over a restart
+    #[arg(
+        long,
+        global = true,
+        env = "FLANNELD_STATE_DIR",
+        default_value = "/var/lib/flannel",
+        value_name = "PATH",
+        hide_short_help = true
+    )]
+    pub(crate) state_dir: PathBuf,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum LeaseCommand {
-    /// Who holds which subnet
-    List {
-        /// Form of the output
-        #[arg(short, long, value_enum, default_value_t = Output::Table)]
-        output: Output,
-    },
+/// Of every command that changes something.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct DryRun {
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum ConfigCommand {
-    /// Print the config as it is in the store
-    Get,
-    /// Check a config and write it, unless somebody else writes at the same time
-    Set {
-        /// File with the config, or - for standard input
-        file: PathBuf,
-        /// Check and compare only
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// Check a config and print what follows from it
-    Validate {
-        /// File with the config, or - for standard input
-        file: PathBuf,
-    },
+/// Of every command whose result changes by itself.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Watch {
+    /// Go on and show what changes
+    #[arg(short, long)]
+    pub(crate) watch: bool,
 }
 
-/// Form of the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    /// Columns for people
-    Table,
-    /// One JSON array
-    Json,
-    /// Keys alone, one on a line
-    Name,
+/// Ends for a command line that cannot be read, or that asks for help.
+pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // Help and version. Whoever closed stdout has read enough.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let form = asked_form();
+    if matches!(form, Form::Json | Form::Yaml)
+        && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    {
+        let text = error.render().to_string();
+        // The paragraphs after the first are usage and tips.
+        let first =
+            text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ");
+        let message = first.strip_prefix("error: ").unwrap_or(&first);
+        let failure =
+            Failure::new(Kind::Usage, message, "see flannelctl --help, or --help behind the command");
+        Output::new(form).failure(&failure);
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(2)
+}
+
+/// The form that a command line asks for that cannot be read otherwise.
+fn asked_form() -> Form {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let named = words.iter().enumerate().find_map(|(at, word)| match word.as_str() {
+        "-o" | "--output" => words.get(at + 1).map(String::as_str),
+        word => word.strip_prefix("--output=").or_else(|| word.strip_prefix("-o")),
+    });
+    match named.map(|name| name.trim_start_matches('=')) {
+        Some("json") => Form::Json,
+        Some("yaml") => Form::Yaml,
+        _ => Form::Table,
+    }
 }

@@ -1,4 +1,38 @@
-//! What the commands do: read, call core, hand over to output.
+//! What the commands do: read, call core, hand over to output. Each file has its part of the command line too.
 
 pub(crate) mod config;
 pub(crate) mod lease;
+
+use flanneld::store::AnyStore;
+
+use crate::Outcome;
+use crate::cli::{Cli, Command, NodeFlags, StoreFlags};
+use crate::output::Output;
+
+/// What every command is given.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    /// Where the store is.
+    pub(crate) store: StoreFlags,
+    /// Where the daemon of this node keeps its files.
+    #[expect(dead_code, reason = "for commands that look at this node")]
+    pub(crate) node: NodeFlags,
+    /// Where results go.
+    pub(crate) output: Output,
+}
+
+impl Session {
+    /// The store that the flags name. Nothing is connected or read yet.
+    pub(crate) fn store(&self) -> anyhow::Result<AnyStore> {
+        Ok(AnyStore::new(self.store.options())?)
+    }
+}
+
+/// Runs the command of a command line.
+pub(crate) async fn run(cli: Cli, output: Output) -> anyhow::Result<Outcome> {
+    let session = Session { store: cli.store, node: cli.node, output };
+    match cli.command {
+        Command::Lease(command) => lease::run(&session, command).await,
+        Command::Config(command) => config::run(&session, command).await,
+    }
+}

@@ -1,46 +1,50 @@
-//! flannelctl: shows and changes what the store holds, on etcd or on a directory.
+//! flannelctl: shows and changes what a flannel network is made of, on etcd or on a directory.
 //!
-//! Results go to stdout, messages to stderr. Exit codes: 0 fine, 1 error, 2 usage, 4 the store cannot be reached.
+//! Results go to stdout, messages to stderr. Exit codes: 0 fine, 1 error, 2 usage, 3 findings (what was looked at is
+//! not as it must be), 4 something cannot be reached or did not answer in time.
+//!
+//! Invariants: only `output` writes; a command never changes anything in a dry run, and never writes to the store
+//! without the revision that it has read.
 #![forbid(unsafe_code)]
 
 mod cli;
 mod command;
+mod failure;
+#[expect(dead_code, reason = "commands that use all of it come one by one")]
 mod output;
 
 use clap::Parser as _;
-use cli::{Cli, Command, ConfigCommand, LeaseCommand};
-use flanneld::store::{AnyStore, StoreError};
+use cli::Cli;
+use failure::Failure;
+use output::Output;
 use std::process::ExitCode;
 
-/// The store did not answer.
-const UNREACHABLE: u8 = 4;
+/// What a command found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// All is well.
+    Fine,
+    /// Something is not as it must be: exit code 3.
+    #[expect(dead_code, reason = "for commands that check")]
+    Findings,
+}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return cli::refuse(&error),
+    };
+    let output = Output::new(cli.output);
+    match command::run(cli, output).await {
+        Ok(Outcome::Fine) => ExitCode::SUCCESS,
+        Ok(Outcome::Findings) => ExitCode::from(3),
+        // Whoever reads our results has enough of them, as head does.
+        Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = output::message(&format!("flannelctl: {error:#}"));
-            let away = error.downcast_ref::<StoreError>().is_some_and(StoreError::is_transient);
-            if away { ExitCode::from(UNREACHABLE) } else { ExitCode::FAILURE }
+            let failure = Failure::of(&error);
+            output.failure(&failure);
+            ExitCode::from(failure.exit_code())
         }
-    }
-}
-
-async fn run(cli: Cli) -> anyhow::Result<()> {
-    if let Command::Config { command: ConfigCommand::Validate { file } } = &cli.command {
-        return command::config::validate(file);
-    }
-    let store = AnyStore::new(cli.store.options())?;
-    match cli.command {
-        Command::Lease { command: LeaseCommand::List { output } } => {
-            command::lease::list(&store, output).await
-        }
-        Command::Config { command } => match command {
-            ConfigCommand::Get => command::config::get(&store).await,
-            ConfigCommand::Set { file, dry_run } => command::config::set(&store, &file, dry_run).await,
-            ConfigCommand::Validate { file } => command::config::validate(&file),
-        },
     }
 }

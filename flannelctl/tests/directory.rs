@@ -41,7 +41,8 @@ fn a_config_is_checked_written_and_shown() {
     assert_snapshot!(shown(&directory, &["config", "get"]), @r"
     1
     ---
-    flannelctl: [dir] has no network config: write one with flannelctl config set FILE
+    flannelctl: [dir] has no network config
+      write one with flannelctl config set FILE
     ");
     assert_snapshot!(shown(&directory, &["config", "set", file, "--dry-run"]), @r"
     0
@@ -67,6 +68,9 @@ fn a_config_is_checked_written_and_shown() {
     "#);
     assert_snapshot!(shown(&directory, &["config", "set", file]), @r"
     0
+    IPv4: 10.5.0.0/16, 255 subnets of length 24, 10.5.1.0 to 10.5.255.0
+    backend: vxlan
+    firewall: nftables
     ---
     the store has this config already
     ");
@@ -106,9 +110,10 @@ fn leases_are_listed_and_bad_records_named() {
     record("10.5.3.0-24", "{");
     assert_snapshot!(shown(&directory, &["lease", "list"]), @r"
     0
-    SUBNET                       PUBLIC-IP             BACKEND  VTEP-MAC           KIND
-    10.5.1.0/24                  192.168.64.3          vxlan    c6:d2:32:6f:8f:44  reservation
-    10.5.2.0/24,fd00:12:13::/64  192.168.64.4,fd00::4  host-gw  -                  reservation
+    SUBNET           PUBLIC-IP     BACKEND  VTEP-MAC           KIND
+    10.5.1.0/24      192.168.64.3  vxlan    c6:d2:32:6f:8f:44  reservation
+    10.5.2.0/24      192.168.64.4  host-gw  -                  reservation
+    fd00:12:13::/64  fd00::4
     ---
     record 10.5.3.0-24 cannot be used: the lease record cannot be read: not valid JSON: EOF while parsing an object at line 1 column 1
     ");
@@ -124,6 +129,73 @@ fn leases_are_listed_and_bad_records_named() {
     assert_eq!(objects[0]["key"], "10.5.1.0-24");
     assert_eq!(objects[0]["record"]["BackendData"]["VtepMAC"], "c6:d2:32:6f:8f:44");
     assert_eq!(objects[0]["reservation"], true);
+}
+
+#[test]
+fn errors_are_objects_where_json_is_asked_for() {
+    let home = tempfile::tempdir().unwrap();
+    let directory = home.path().join("leases");
+    assert_snapshot!(shown(&directory, &["config", "get", "-o", "json"]), @r#"
+    1
+    {
+      "error": {
+        "kind": "not-found",
+        "mend": "write one with flannelctl config set FILE",
+        "message": "[dir] has no network config"
+      }
+    }
+    ---
+    flannelctl: [dir] has no network config
+      write one with flannelctl config set FILE
+    "#);
+    assert_snapshot!(shown(&directory, &["config", "get", "-o", "yaml"]), @r#"
+    1
+    error:
+      kind: not-found
+      mend: "write one with flannelctl config set FILE"
+      message: "[dir] has no network config"
+    ---
+    flannelctl: [dir] has no network config
+      write one with flannelctl config set FILE
+    "#);
+    assert_snapshot!(shown(&directory, &["config", "gett", "-ojson"]), @r#"
+    2
+    {
+      "error": {
+        "kind": "usage",
+        "mend": "see flannelctl --help, or --help behind the command",
+        "message": "unrecognized subcommand 'gett'"
+      }
+    }
+    ---
+    flannelctl: unrecognized subcommand 'gett'
+      see flannelctl --help, or --help behind the command
+    "#);
+    assert_snapshot!(shown(&directory, &["config", "validate", "/nowhere", "--output=name"]), @r"
+    1
+    ---
+    flannelctl: could not read /nowhere: No such file or directory (os error 2)
+    ");
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_error() {
+    let home = tempfile::tempdir().unwrap();
+    let directory = home.path().join("leases");
+    for arguments in [&["lease", "list"][..], &["--help"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_flannelctl"))
+            .arg("--lease-dir")
+            .arg(&directory)
+            .args(arguments)
+            .env_clear()
+            .stdout(writer)
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+        assert_eq!(output.status.code(), Some(0));
+    }
 }
 
 #[test]

@@ -1,0 +1,60 @@
+//! A result in all of its forms.
+
+use serde_json::Value;
+
+use super::table::Table;
+
+/// A result: a value for programs, a text for people, and names where it has any.
+#[derive(Debug)]
+pub(crate) struct Page {
+    value: Value,
+    text: Text,
+    names: Option<Vec<String>>,
+}
+
+#[derive(Debug)]
+enum Text {
+    Table(Table),
+    Lines(String),
+}
+
+impl Page {
+    /// A table and what it says as a value.
+    pub(crate) const fn table(value: Value, table: Table) -> Self {
+        Self { value, text: Text::Table(table), names: None }
+    }
+
+    /// Lines of text and what they say as a value.
+    pub(crate) fn lines(value: Value, lines: impl Into<String>) -> Self {
+        Self { value, text: Text::Lines(lines.into()), names: None }
+    }
+
+    /// With names for `-o name`.
+    #[must_use]
+    pub(crate) fn named(self, names: Vec<String>) -> Self {
+        Self { names: Some(names), ..self }
+    }
+
+    pub(super) const fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// The text for people, with the end of its last line.
+    pub(super) fn text(&self, wide: bool, colour: bool) -> String {
+        match &self.text {
+            Text::Table(table) => table.render(wide, colour),
+            Text::Lines(lines) => ended(lines),
+        }
+    }
+
+    pub(super) fn names(&self) -> Option<String> {
+        Some(ended(&self.names.as_ref()?.join("\n")))
+    }
+}
+
+fn ended(text: &str) -> String {
+    match text.trim_end_matches('\n') {
+        "" => String::new(),
+        text => format!("{text}\n"),
+    }
+}
