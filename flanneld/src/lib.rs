@@ -1,5 +1,5 @@
 //! The flannel daemon. [`store`] and [`kernel`] are public for flannelctl, the rest for `main.rs` only.
-#![forbid(unsafe_code)]
+//! `unsafe` is in [`sys`] alone.
 
 pub mod claim;
 pub mod cli;
@@ -21,3 +21,4 @@ pub mod replace_file;
 pub mod state;
 mod status;
 pub mod store;
+pub mod sys;

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use flanneld::cli::{Options, Parsed};
-use flanneld::{daemon, logging};
+use flanneld::{daemon, logging, sys};
 use std::env;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> ExitCode {
+    sys::share_heap();
     logging::init(options.log);
     options.log();
     // One thread: the daemon mostly waits, and stacks and arenas of more would be half of its memory.

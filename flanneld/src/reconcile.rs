@@ -32,6 +32,7 @@ use crate::node::{Node, Offer};
 use crate::status::Report;
 use crate::store::watch::Update;
 use crate::store::{Change, ConfigRecord, Record};
+use crate::sys;
 use conditions::id as condition;
 use pace::Pace;
 
@@ -391,6 +392,7 @@ impl<K: Kernel> Reconciler<K> {
         };
         self.report.peers_known = self.cluster.source() != Source::Nothing;
         self.remember_leases();
+        sys::release_memory();
     }
 
     /// One full round: the number of operations that were applied, and those that failed.
