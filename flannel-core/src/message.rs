@@ -16,6 +16,7 @@ mod attribute;
 mod nfnetlink;
 
 pub mod address;
+pub mod bridge;
 pub mod conntrack;
 pub mod fdb;
 pub mod link;
@@ -24,6 +25,7 @@ pub mod nftables;
 pub mod notification;
 pub mod route;
 pub mod snapshot;
+pub mod traffic;
 
 #[cfg(test)]
 mod tests;

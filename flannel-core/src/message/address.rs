@@ -79,6 +79,8 @@ pub struct AddressRecord {
     pub scope: Scope,
     /// Duplicate address detection is still running, or found another owner (IPv6).
     pub unusable: bool,
+    /// It found another owner.
+    pub duplicate: bool,
     /// The address.
     pub facts: AddressFacts,
 }
@@ -126,5 +128,6 @@ pub fn decode(payload: &[u8]) -> Result<Option<AddressRecord>, DecodeError> {
         temporary: family == Family::V6 && flags & IFA_F_TEMPORARY != 0,
     };
     let unusable = flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED) != 0;
-    Ok(Some(AddressRecord { index: IfIndex(index), scope, unusable, facts }))
+    let duplicate = flags & IFA_F_DADFAILED != 0;
+    Ok(Some(AddressRecord { index: IfIndex(index), scope, unusable, duplicate, facts }))
 }

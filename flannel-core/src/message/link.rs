@@ -33,6 +33,12 @@ pub struct LinkSettings {
     pub netns: Option<RawFd>,
     /// Frames may leave a bridge port where they came in. The link must be a port already.
     pub hairpin: Option<bool>,
+    /// A bridge port that exchanges no frames with other such ports. The link must be a port already.
+    pub isolated: Option<bool>,
+    /// Take in frames for any hardware address.
+    pub promiscuous: Option<bool>,
+    /// Heed VLANs. The link must be a bridge.
+    pub vlan_filtering: Option<bool>,
 }
 
 /// A pair of virtual Ethernet links to create.
@@ -154,7 +160,7 @@ pub fn create_veth(veth: &NewVeth) -> Request {
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(message(0, peer)))),
     ]));
     let mut message = message(0, attributes);
-    set_up(&mut message, veth.up.then_some(true));
+    set_flag(&mut message, LinkFlags::Up, veth.up.then_some(true));
     Request::create(RouteNetlinkMessage::NewLink(message))
 }
 
@@ -183,14 +189,23 @@ pub fn set(index: IfIndex, settings: &LinkSettings) -> Request {
     attributes
         .extend(settings.master.map(|master| LinkAttribute::Controller(master.map_or(0, |index| index.0))));
     attributes.extend(settings.netns.map(LinkAttribute::NetNsFd));
-    if let Some(hairpin) = settings.hairpin {
-        attributes.push(LinkAttribute::LinkInfo(vec![
-            LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(hairpin)])),
-        ]));
+    let mut info = Vec::new();
+    if let Some(filtering) = settings.vlan_filtering {
+        info.push(LinkInfo::Kind(InfoKind::Bridge));
+        info.push(LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(filtering)])));
+    }
+    let mut port: Vec<_> = settings.hairpin.map(InfoBridgePort::HairpinMode).into_iter().collect();
+    port.extend(settings.isolated.map(InfoBridgePort::Isolated));
+    if !port.is_empty() {
+        info.push(LinkInfo::PortKind(InfoPortKind::Bridge));
+        info.push(LinkInfo::PortData(InfoPortData::BridgePort(port)));
+    }
+    if !info.is_empty() {
+        attributes.push(LinkAttribute::LinkInfo(info));
     }
     let mut message = message(index.0, attributes);
-    set_up(&mut message, settings.up);
+    set_flag(&mut message, LinkFlags::Up, settings.up);
+    set_flag(&mut message, LinkFlags::Promisc, settings.promiscuous);
     Request::change(RouteNetlinkMessage::NewLink(message), 0)
 }
 
@@ -250,10 +265,10 @@ fn message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
     message
 }
 
-fn set_up(message: &mut LinkMessage, up: Option<bool>) {
-    if let Some(up) = up {
-        message.header.change_mask = LinkFlags::Up;
-        message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+fn set_flag(message: &mut LinkMessage, flag: LinkFlags, value: Option<bool>) {
+    if let Some(value) = value {
+        message.header.change_mask |= flag;
+        message.header.flags.set(flag, value);
     }
 }
 
@@ -274,6 +289,8 @@ pub struct LinkRecord {
     pub peer: Option<IfIndex>,
     /// A port of a bridge with hairpin mode on.
     pub hairpin: bool,
+    /// A bridge that heeds VLANs.
+    pub vlan_filtering: bool,
     /// Carrier (`IFF_LOWER_UP`).
     pub carrier: bool,
 }
@@ -307,6 +324,7 @@ const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_VXLAN_GROUP: u16 = 2;
 const IFLA_VXLAN_LINK: u16 = 3;
@@ -341,7 +359,8 @@ pub fn decode(payload: &[u8]) -> Result<Option<LinkRecord>, DecodeError> {
         up: flags & IFF_UP != 0,
         alias: None,
     };
-    let (mut underlay, mut master, mut peer, mut elsewhere, mut hairpin) = (None, None, None, false, false);
+    let (mut underlay, mut master, mut peer, mut elsewhere) = (None, None, None, false);
+    let (mut hairpin, mut vlan_filtering) = (false, false);
     for attribute in attribute::of(OBJECT, payload, 16)? {
         match attribute.kind {
             IFLA_ADDRESS => link.mac = attribute.value.try_into().ok().map(Mac),
@@ -351,7 +370,10 @@ pub fn decode(payload: &[u8]) -> Result<Option<LinkRecord>, DecodeError> {
             IFLA_MASTER => master = index_of(attribute)?,
             IFLA_IFALIAS => link.alias = Some(attribute::text(attribute.value)),
             IFLA_LINK_NETNSID => elsewhere = true,
-            IFLA_LINKINFO => (link.kind, underlay, hairpin) = kind(attribute.value)?,
+            IFLA_LINKINFO => {
+                (link.kind, underlay, hairpin) = kind(attribute.value)?;
+                vlan_filtering = heeds_vlans(attribute.value);
+            }
             _ => {}
         }
     }
@@ -360,7 +382,7 @@ pub fn decode(payload: &[u8]) -> Result<Option<LinkRecord>, DecodeError> {
     let underlay = underlay.filter(|_| !elsewhere);
     let carrier = flags & IFF_LOWER_UP != 0;
     let index = IfIndex(index);
-    Ok(Some(LinkRecord { index, name, link, underlay, master, peer, hairpin, carrier }))
+    Ok(Some(LinkRecord { index, name, link, underlay, master, peer, hairpin, vlan_filtering, carrier }))
 }
 
 fn index_of(attribute: Attribute<'_>) -> Result<Option<IfIndex>, DecodeError> {
@@ -388,6 +410,14 @@ fn kind(info: &[u8]) -> Result<(LinkKind, Option<IfIndex>, bool), DecodeError> {
         return Ok((LinkKind::Vxlan(vxlan), underlay, hairpin));
     }
     Ok((LinkKind::Other(name), None, hairpin))
+}
+
+/// VLAN filtering of a bridge, from `IFLA_LINKINFO`.
+fn heeds_vlans(info: &[u8]) -> bool {
+    let value = |wanted: u16| attribute::attributes(info).find(|(kind, _)| *kind == wanted);
+    value(IFLA_INFO_KIND).is_some_and(|(_, name)| attribute::text(name) == "bridge")
+        && attribute::attributes(value(IFLA_INFO_DATA).map_or(&[], |(_, data)| data))
+            .any(|(kind, value)| kind == IFLA_BR_VLAN_FILTERING && value.first().is_some_and(|on| *on != 0))
 }
 
 /// `None` for a device without an identifier (`external`): it is none of ours.

@@ -56,6 +56,8 @@ impl TableFamily {
     pub const INET: Self = Self(1);
     /// `ip`.
     pub const IP: Self = Self(2);
+    /// `bridge`.
+    pub const BRIDGE: Self = Self(7);
     /// `ip6`.
     pub const IP6: Self = Self(10);
 }
@@ -74,6 +76,7 @@ impl fmt::Display for TableFamily {
         match *self {
             Self::INET => f.write_str("inet"),
             Self::IP => f.write_str("ip"),
+            Self::BRIDGE => f.write_str("bridge"),
             Self::IP6 => f.write_str("ip6"),
             Self(number) => write!(f, "family {number}"),
         }

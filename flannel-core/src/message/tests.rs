@@ -203,18 +203,25 @@ fn links_are_changed_and_read() {
         master: Some(None),
         netns: Some(8),
         hairpin: Some(true),
+        isolated: Some(false),
+        promiscuous: Some(true),
+        vlan_filtering: Some(true),
         ..link::LinkSettings::default()
     };
     assert_snapshot!(render(&link::set(IfIndex(4), &settings), 16), @"
-    type 16 flags 0x5 00000000040000000100000001000000
+    type 16 flags 0x5 00000000040000000101000001010000
       4 78050000
       20 7800
       10 00000000
       28 08000000
       18
+        1 62726964676500
+        2
+          7 01
         4 62726964676500
         5
           4 01
+          33 00
     ");
     let change = LinkChange { mtu: Some(1400), learning: Some(true), ..LinkChange::default() };
     let [settings, learning] = link::change(IfIndex(4), &change).try_into().unwrap();

@@ -1,0 +1,101 @@
+//! VLANs of bridge ports: link messages of the family `AF_BRIDGE`.
+
+use netlink_packet_route::link::{
+    AfSpecBridge, BridgeFlag, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute, LinkExtentMask, LinkMessage,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::attribute::{self, AF_BRIDGE, u32_at};
+use super::{DecodeError, Request};
+use crate::link::IfIndex;
+
+/// How a port takes part in a VLAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Membership {
+    /// Frames carry the VLAN's tag.
+    Tagged,
+    /// Frames without a tag are of this VLAN, and its frames leave without one. A port has one such VLAN.
+    Access,
+}
+
+/// Makes a port a member of a VLAN, or changes how it is one.
+#[must_use]
+pub fn add_vlan(port: IfIndex, vlan: u16, membership: Membership) -> Request {
+    let flags = match membership {
+        Membership::Tagged => BridgeVlanInfoFlags::empty(),
+        Membership::Access => BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged,
+    };
+    Request::change(RouteNetlinkMessage::SetLink(message(port, vlan, flags)), 0)
+}
+
+/// Takes a port out of a VLAN.
+#[must_use]
+pub fn delete_vlan(port: IfIndex, vlan: u16) -> Request {
+    Request::change(RouteNetlinkMessage::DelLink(message(port, vlan, BridgeVlanInfoFlags::empty())), 0)
+}
+
+/// Asks for the VLANs of all ports.
+#[must_use]
+pub fn dump_vlans() -> Request {
+    let mut message = LinkMessage::default();
+    message.header.interface_family = AddressFamily::Bridge;
+    message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::Brvlan])];
+    Request::dump(RouteNetlinkMessage::GetLink(message))
+}
+
+fn message(port: IfIndex, vlan: u16, flags: BridgeVlanInfoFlags) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.interface_family = AddressFamily::Bridge;
+    message.header.index = port.0;
+    message.attributes = vec![LinkAttribute::AfSpecBridge(vec![
+        // The port's, not those of a device that is a bridge in hardware.
+        AfSpecBridge::Flags(BridgeFlag::Controller),
+        AfSpecBridge::VlanInfo(BridgeVlanInfo { flags, vid: vlan }),
+    ])];
+    message
+}
+
+/// The VLANs of a port, or of the bridge itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortVlans {
+    /// The port.
+    pub port: IfIndex,
+    /// Its VLANs.
+    pub vlans: Vec<(u16, Membership)>,
+}
+
+const OBJECT: &str = "bridge port";
+const HEADER_LEN: usize = 16;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
+const VLAN_INFO_PVID: u16 = 1 << 1;
+
+/// Reads the payload of a link message of the family `AF_BRIDGE`; `None` for those of other families.
+///
+/// # Errors
+/// If it is cut off or an attribute is malformed.
+pub fn decode_vlans(payload: &[u8]) -> Result<Option<PortVlans>, DecodeError> {
+    let port = u32_at(payload, 4).ok_or(DecodeError::Header { object: OBJECT, length: payload.len() })?;
+    if payload[0] != AF_BRIDGE {
+        return Ok(None);
+    }
+    let mut vlans = Vec::new();
+    for attribute in attribute::of(OBJECT, payload, HEADER_LEN)? {
+        if attribute.kind != IFLA_AF_SPEC {
+            continue;
+        }
+        for inner in attribute::of(OBJECT, attribute.value, 0)? {
+            if inner.kind == IFLA_BRIDGE_VLAN_INFO
+                && let &[f0, f1, v0, v1] = inner.value
+            {
+                let access = u16::from_ne_bytes([f0, f1]) & VLAN_INFO_PVID != 0;
+                let membership = if access { Membership::Access } else { Membership::Tagged };
+                vlans.push((u16::from_ne_bytes([v0, v1]), membership));
+            }
+        }
+    }
+    Ok(Some(PortVlans { port: IfIndex(port), vlans }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,269 @@
+//! Traffic control: queueing disciplines and filters (`RTM_NEWQDISC`, `RTM_NEWTFILTER`).
+//!
+//! What the bandwidth plugin needs: a token bucket, and a redirection of all that comes in to another link. Layouts: the
+//! kernel's include/uapi/linux/{pkt_sched,pkt_cls,tc_act/tc_mirred}.h.
+
+use netlink_packet_core::{DefaultNla, Emitable};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
+
+use super::attribute::{self, u32_at};
+use super::{DecodeError, Request};
+use crate::link::IfIndex;
+
+/// The kernel counts time in units of 64 ns (`PSCHED_SHIFT`), on every machine: `/proc/net/psched` says so.
+const TICK_NANOS: u64 = 64;
+/// The longest time for which tokens can be saved: the kernel keeps it in 32 bits of nanoseconds.
+const BUFFER_TICKS_MAX: u64 = u32::MAX as u64 / TICK_NANOS;
+
+/// `TC_H_ROOT`: the place of the discipline of what a link sends.
+const ROOT: u32 = u32::MAX;
+/// `TC_H_INGRESS`: the place of the one of what a link receives.
+const INGRESS: u32 = 0xffff_fff1;
+/// The number `1:`.
+const BUCKET_HANDLE: u32 = 0x1_0000;
+/// The number `ffff:`.
+const INGRESS_HANDLE: u32 = 0xffff_0000;
+/// Priority 1, protocol `ETH_P_ALL` in network order.
+const FILTER_INFO: u32 = 1 << 16 | 3u16.to_be() as u32;
+
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_TBF_PARMS: u16 = 1;
+const TCA_TBF_RATE64: u16 = 4;
+const TCA_U32_CLASSID: u16 = 1;
+const TCA_U32_SEL: u16 = 5;
+const TCA_U32_ACT: u16 = 7;
+const TCA_ACT_KIND: u16 = 1;
+const TCA_ACT_OPTIONS: u16 = 2;
+const TCA_MIRRED_PARMS: u16 = 2;
+/// `TC_U32_TERMINAL`: a match ends the search.
+const U32_TERMINAL: u8 = 1;
+/// `TC_ACT_STOLEN`: the packet goes no further here.
+const ACTION_STOLEN: u32 = 4;
+/// `TCA_EGRESS_REDIR`.
+const EGRESS_REDIRECT: u32 = 1;
+
+/// A token bucket (`tbf`): how fast a link may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenBucket {
+    /// Bytes per second.
+    pub rate: u64,
+    /// Bytes that may wait.
+    pub limit: u32,
+    /// Time for which tokens are saved, in the kernel's ticks of 64 ns. At full rate, that time is a burst.
+    pub buffer: u32,
+}
+
+impl TokenBucket {
+    /// The bucket for a rate and a burst in bytes, in which nothing waits longer than `latency_micros`. What is more than the
+    /// kernel can count is as much as it can.
+    ///
+    /// Compatibility: whole microseconds first, then ticks, as Go's plugin computes it.
+    #[must_use]
+    pub fn new(rate: u64, burst: u64, latency_micros: u64) -> Self {
+        let million = 1_000_000;
+        let of_rate = u128::from(rate) * u128::from(latency_micros) / million;
+        let limit = of_rate + u128::from(burst);
+        let micros = u128::from(burst) * million / u128::from(rate.max(1));
+        let ticks = micros.saturating_mul(1000) / u128::from(TICK_NANOS);
+        Self {
+            rate,
+            limit: u32::try_from(limit).unwrap_or(u32::MAX),
+            buffer: u32::try_from(ticks.min(BUFFER_TICKS_MAX.into())).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// Sets the discipline of what a link sends, in place of one that is there.
+#[must_use]
+pub fn set_bucket(index: IfIndex, bucket: &TokenBucket) -> Request {
+    let mut parameters = [0; 36];
+    // `struct tc_ratespec` of 12 bytes, whose last member is the rate; the peak rate likewise; then limit and buffer.
+    let rate = u32::try_from(bucket.rate).unwrap_or(u32::MAX);
+    parameters[8..12].copy_from_slice(&rate.to_ne_bytes());
+    parameters[24..28].copy_from_slice(&bucket.limit.to_ne_bytes());
+    parameters[28..32].copy_from_slice(&bucket.buffer.to_ne_bytes());
+    let mut options = vec![(TCA_TBF_PARMS, parameters.to_vec())];
+    if rate == u32::MAX {
+        options.push((TCA_TBF_RATE64, bucket.rate.to_ne_bytes().to_vec()));
+    }
+    let message = message(index, BUCKET_HANDLE, ROOT, "tbf", options);
+    Request::replace(RouteNetlinkMessage::NewQueueDiscipline(message))
+}
+
+/// Gives a link the place where filters see what it receives; fails if it has one.
+#[must_use]
+pub fn add_ingress(index: IfIndex) -> Request {
+    let message = message(index, INGRESS_HANDLE, INGRESS, "ingress", Vec::new());
+    Request::create(RouteNetlinkMessage::NewQueueDiscipline(message))
+}
+
+/// Takes it away with all its filters.
+#[must_use]
+pub fn delete_ingress(index: IfIndex) -> Request {
+    let message = header(index, INGRESS_HANDLE, INGRESS);
+    Request::change(RouteNetlinkMessage::DelQueueDiscipline(message), 0)
+}
+
+/// Takes away the discipline of what a link sends.
+#[must_use]
+pub fn delete_bucket(index: IfIndex) -> Request {
+    Request::change(RouteNetlinkMessage::DelQueueDiscipline(header(index, BUCKET_HANDLE, ROOT)), 0)
+}
+
+/// All that a link receives goes out of another one.
+#[must_use]
+pub fn redirect(index: IfIndex, target: IfIndex) -> Request {
+    // `struct tc_u32_sel` of 16 bytes with one key of 16, whose mask is 0: everything matches.
+    let mut selector = vec![0; 32];
+    selector[0] = U32_TERMINAL;
+    selector[2] = 1;
+    // `struct tc_mirred`: index, capabilities, action, two counters, what to do, link.
+    let mirred = [0, 0, ACTION_STOLEN, 0, 0, EGRESS_REDIRECT, target.0];
+    let mirred: Vec<u8> = mirred.into_iter().flat_map(u32::to_ne_bytes).collect();
+    let action = nest(vec![
+        (TCA_ACT_KIND, b"mirred\0".to_vec()),
+        (TCA_ACT_OPTIONS, nest(vec![(TCA_MIRRED_PARMS, mirred)])),
+    ]);
+    let options = vec![
+        // Class 1:1, as in Go's plugin; an ingress discipline has no classes.
+        (TCA_U32_CLASSID, (BUCKET_HANDLE | 1).to_ne_bytes().to_vec()),
+        (TCA_U32_SEL, selector),
+        // Actions are numbered from 1.
+        (TCA_U32_ACT, nest(vec![(1, action)])),
+    ];
+    let mut message = message(index, 0, INGRESS_HANDLE, "u32", options);
+    message.header.info = FILTER_INFO;
+    Request::create(RouteNetlinkMessage::NewTrafficFilter(message))
+}
+
+/// Asks for the disciplines of all links.
+#[must_use]
+pub fn dump_disciplines() -> Request {
+    Request::dump(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()))
+}
+
+/// Asks for the filters of what a link receives.
+#[must_use]
+pub fn dump_filters(index: IfIndex) -> Request {
+    Request::dump(RouteNetlinkMessage::GetTrafficFilter(header(index, 0, INGRESS_HANDLE)))
+}
+
+fn header(index: IfIndex, handle: u32, parent: u32) -> TcMessage {
+    let mut message = TcMessage::default();
+    message.header.index = index.0.cast_signed();
+    message.header.handle = TcHandle::from(handle);
+    message.header.parent = TcHandle::from(parent);
+    message
+}
+
+fn message(index: IfIndex, handle: u32, parent: u32, kind: &str, options: Vec<(u16, Vec<u8>)>) -> TcMessage {
+    let mut message = header(index, handle, parent);
+    message.attributes.push(TcAttribute::Kind(kind.to_owned()));
+    if !options.is_empty() {
+        let options = options.into_iter().map(|(kind, value)| TcOption::Other(DefaultNla::new(kind, value)));
+        message.attributes.push(TcAttribute::Options(options.collect()));
+    }
+    message
+}
+
+/// Attributes as the value of another one.
+fn nest(attributes: Vec<(u16, Vec<u8>)>) -> Vec<u8> {
+    let attributes: Vec<_> =
+        attributes.into_iter().map(|(kind, value)| DefaultNla::new(kind, value)).collect();
+    let mut bytes = vec![0; attributes.as_slice().buffer_len()];
+    attributes.as_slice().emit(&mut bytes);
+    bytes
+}
+
+/// A discipline as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DisciplineRecord {
+    /// Its link.
+    pub index: IfIndex,
+    /// What the link sends goes through it first.
+    pub root: bool,
+    /// What kind it is: `tbf`, `ingress`, `noqueue`.
+    pub kind: String,
+    /// The parameters of a token bucket.
+    pub bucket: Option<TokenBucket>,
+}
+
+const OBJECT: &str = "queueing discipline";
+/// Length of `struct tcmsg`.
+const HEADER_LEN: usize = 20;
+
+/// Reads the payload of a message about a discipline.
+///
+/// # Errors
+/// If it is cut off or an attribute is malformed.
+pub fn decode_discipline(payload: &[u8]) -> Result<Option<DisciplineRecord>, DecodeError> {
+    let (index, attributes) = decode(payload)?;
+    let mut record = DisciplineRecord {
+        index,
+        root: u32_at(payload, 12) == Some(ROOT),
+        kind: String::new(),
+        bucket: None,
+    };
+    let mut options: &[u8] = &[];
+    for (kind, value) in attributes {
+        match kind {
+            TCA_KIND => record.kind = attribute::text(value),
+            TCA_OPTIONS => options = value,
+            _ => {}
+        }
+    }
+    if record.kind == "tbf" {
+        record.bucket = bucket(options)?;
+    }
+    Ok(Some(record))
+}
+
+fn bucket(options: &[u8]) -> Result<Option<TokenBucket>, DecodeError> {
+    let (mut bucket, mut rate64) = (None, None);
+    for attribute in attribute::of(OBJECT, options, 0)? {
+        match attribute.kind {
+            TCA_TBF_PARMS => {
+                let number = |offset| {
+                    u32_at(attribute.value, offset).ok_or(DecodeError::Attribute {
+                        object: OBJECT,
+                        attribute: TCA_TBF_PARMS,
+                        length: attribute.value.len(),
+                    })
+                };
+                bucket =
+                    Some(TokenBucket { rate: number(8)?.into(), limit: number(24)?, buffer: number(28)? });
+            }
+            TCA_TBF_RATE64 => rate64 = attribute.value.try_into().ok().map(u64::from_ne_bytes),
+            _ => {}
+        }
+    }
+    Ok(bucket.map(|bucket| TokenBucket { rate: rate64.unwrap_or(bucket.rate), ..bucket }))
+}
+
+/// The link that a filter of [`dump_filters`] sends packets to; `None` for one that does something else.
+///
+/// # Errors
+/// If it is cut off.
+pub fn decode_redirect(payload: &[u8]) -> Result<Option<IfIndex>, DecodeError> {
+    let (_, mut attributes) = decode(payload)?;
+    let inner = |bytes: &[u8], wanted: u16| -> Option<Vec<u8>> {
+        attribute::attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value.to_vec())
+    };
+    let target = attributes.find(|(kind, _)| *kind == TCA_OPTIONS).and_then(|(_, options)| {
+        let mirred = [TCA_U32_ACT, 1, TCA_ACT_OPTIONS, TCA_MIRRED_PARMS];
+        let mirred = mirred.into_iter().try_fold(options.to_vec(), |bytes, kind| inner(&bytes, kind))?;
+        u32_at(&mirred, 24)
+    });
+    Ok(target.filter(|index| *index != 0).map(IfIndex))
+}
+
+fn decode(payload: &[u8]) -> Result<(IfIndex, impl Iterator<Item = (u16, &[u8])>), DecodeError> {
+    let cut = DecodeError::Header { object: OBJECT, length: payload.len() };
+    let (Some(index), Some(rest)) = (u32_at(payload, 4), payload.get(HEADER_LEN..)) else { return Err(cut) };
+    Ok((IfIndex(index), attribute::attributes(rest)))
+}
+
+#[cfg(test)]
+mod tests;
