@@ -4,6 +4,7 @@
 use flannel_core::family::Family;
 use flannel_core::link::{IfIndex, LinkName};
 use flannel_core::message::address::{self, AddressRecord};
+use flannel_core::message::bridge::{self, Membership};
 use flannel_core::message::link::{self, LinkRecord};
 use flannel_core::message::route::{self, RouteRecord};
 use flannel_core::message::{DecodeError, Frame, NEW_LINK, Refusal, Reply, Request, frames};
@@ -17,6 +18,10 @@ use std::time::{Duration, Instant};
 
 /// Multicast group of link messages (`RTNLGRP_LINK`).
 const LINK_GROUP: u32 = 1;
+/// Multicast group of IPv6 addresses (`RTNLGRP_IPV6_IFADDR`).
+const IPV6_ADDRESS_GROUP: u32 = 9;
+/// `IFF_PROMISC`, as somebody has set it: sniffers do not show here.
+const PROMISCUOUS: u32 = 0x100;
 /// `IFF_RUNNING`: the operational state is up.
 const RUNNING: u32 = 0x40;
 /// Dumps that changed while they were read are read again, this often.
@@ -32,14 +37,21 @@ pub(crate) struct Kernel {
 /// A request that did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KernelError {
+    // Not a source: its text is already in ours.
     #[error("netlink: {}", crate::error::errno_text(.0))]
-    Socket(#[from] io::Error),
+    Socket(io::Error),
     #[error("{}", refusal_text(.0))]
     Refused(Refusal),
     #[error("netlink")]
     Decode(#[from] DecodeError),
     #[error("netlink: the kernel had messages for which there was no room")]
     Overrun,
+}
+
+impl From<io::Error> for KernelError {
+    fn from(error: io::Error) -> Self {
+        Self::Socket(error)
+    }
 }
 
 fn refusal_text(refusal: &Refusal) -> String {
@@ -71,8 +83,12 @@ impl Kernel {
         &mut self,
         requests: &[Request],
     ) -> Result<Vec<Result<(), KernelError>>, KernelError> {
-        let first = self.send(requests)?;
         let mut results = Vec::new();
+        // The kernel takes an empty message for an error.
+        if requests.is_empty() {
+            return Ok(results);
+        }
+        let first = self.send(requests)?;
         while results.len() < requests.len() {
             self.receive()?;
             for frame in frames(&self.buffer) {
@@ -143,6 +159,37 @@ impl Kernel {
             }
         }
         Ok(all)
+    }
+
+    /// The VLANs of a bridge port.
+    pub(crate) fn vlans(&mut self, port: IfIndex) -> Result<Vec<(u16, Membership)>, KernelError> {
+        let ports = self.dump(&bridge::dump_vlans(), |payload| Ok(bridge::decode_vlans(payload)?))?;
+        Ok(ports.into_iter().filter(|one| one.port == port).flat_map(|one| one.vlans).collect())
+    }
+
+    /// Waits until duplicate detection of IPv6 addresses is over; answers with the addresses of the link as they are then, or
+    /// at the deadline.
+    pub(crate) fn wait_usable(
+        &mut self,
+        index: IfIndex,
+        limit: Duration,
+    ) -> Result<Vec<AddressRecord>, KernelError> {
+        // Listening starts before the first look, so that no change is missed.
+        let mut events = Self::open()?;
+        events.socket.add_membership(IPV6_ADDRESS_GROUP)?;
+        let deadline = Instant::now() + limit;
+        loop {
+            let addresses = self.addresses(index)?;
+            let pending = addresses.iter().any(|address| address.unusable && !address.duplicate);
+            if !pending || !events.wait(deadline)? {
+                return Ok(addresses);
+            }
+            match events.receive() {
+                // Events were lost: what counts is the next look.
+                Err(KernelError::Socket(error)) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {}
+                other => other?,
+            }
+        }
     }
 
     /// Waits until the operational state of a link is up; answers false when the deadline comes first.
@@ -266,15 +313,22 @@ impl std::fmt::Debug for Kernel {
     }
 }
 
-/// A link and whether its operational state is up.
+/// A link with what its flags say beside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) record: LinkRecord,
+    /// Its operational state is up.
     pub(crate) running: bool,
+    /// It was told to take in frames for any hardware address.
+    pub(crate) promiscuous: bool,
 }
 
 fn found(payload: &[u8]) -> Result<Option<Found>, KernelError> {
     // `ifi_flags` of `struct ifinfomsg`.
     let flags = payload.get(8..12).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
-    Ok(link::decode(payload)?.map(|record| Found { record, running: flags & RUNNING != 0 }))
+    Ok(link::decode(payload)?.map(|record| Found {
+        record,
+        running: flags & RUNNING != 0,
+        promiscuous: flags & PROMISCUOUS != 0,
+    }))
 }

@@ -4,3 +4,11 @@
 pub(crate) mod bridge;
 pub(crate) mod host_local;
 pub(crate) mod loopback;
+
+use flannel_core::dataplane::LinkKind;
+use flannel_core::message::link::LinkRecord;
+
+/// A link is of a kind, by the kernel's name for it.
+fn is_kind(record: &LinkRecord, kind: &str) -> bool {
+    matches!(&record.link.kind, LinkKind::Other(other) if other == kind)
+}

@@ -1,5 +1,6 @@
 //! Network namespaces.
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, fstatfs};
 use std::fs::{self, File};
@@ -77,6 +78,23 @@ fn open(path: &Path) -> Result<File, NetnsError> {
         path: path.display().to_string(),
         reason: PathError::new("open", path, error),
     })
+}
+
+/// Keeps other processes of this plugin from setting up the same links: held for the namespace of this thread, by whoever
+/// changes what all its pods share. The kernel lets go of it when the process ends, however it ends, and nothing is left on disk.
+#[derive(Debug)]
+pub(crate) struct HostLock {
+    _lock: Flock<File>,
+}
+
+impl HostLock {
+    /// Waits for the lock.
+    pub(crate) fn take() -> Result<Self, CniError> {
+        let own = Path::new(OWN);
+        let lock = Flock::lock(open(own)?, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| PathError::new("flock", own, errno.into()))?;
+        Ok(Self { _lock: lock })
+    }
 }
 
 /// Refuses to work in the namespace that we run in: a runtime that asks for it would cut off the host.

@@ -11,11 +11,11 @@ use nix::errno::Errno;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use super::host_local;
+use super::{host_local, is_kind};
 use crate::environment::Environment;
 use crate::error::CniError;
 use crate::kernel::{Found, Kernel, KernelError};
-use crate::netns::Netns;
+use crate::netns::{HostLock, Netns};
 use crate::plugin::{Plugin, Request};
 use crate::result::{CniResult, Interface};
 use crate::{sysctl, version};
@@ -24,6 +24,7 @@ mod check;
 mod config;
 mod gateway;
 mod pod;
+mod vlan;
 
 pub(crate) use config::check_supported;
 
@@ -64,6 +65,8 @@ enum BridgeError {
     NoBridge(String),
     #[error("failed to create bridge {0:?}: it went away while it was set up")]
     Vanished(String),
+    #[error("failed to create bridge {0:?} with VLANs: the kernel has no CONFIG_BRIDGE_VLAN_FILTERING")]
+    NoVlans(String, #[source] KernelError),
     #[error("failed to make veth pair")]
     Veth(#[source] KernelError),
     #[error("container veth name ({0:?}) peer provided ({1:?}) already exists")]
@@ -85,9 +88,10 @@ fn supported(request: &Request) -> Result<(), CniError> {
 /// Connects a container.
 pub(crate) fn add(object: &Object, environment: &Environment) -> Result<CniResult, CniError> {
     let config = Config::parse(object, &environment.args)?;
+    config.check_conflicts()?;
     let mut host = Kernel::open()?;
-    let bridge = ensure_bridge(&mut host, &config)?;
     let netns = Netns::open(&environment.netns)?;
+    let bridge = ensure_bridge(&mut host, &config)?;
     let veth = create_veth(&mut host, &config, &bridge, &netns, &environment.ifname)?;
     let mut steps = Steps { object, environment, config: &config, host: &mut host, bridge, veth, netns };
     steps.run().inspect_err(|_| steps.undo())
@@ -125,8 +129,15 @@ pub(crate) fn status(object: &Object) -> Result<(), CniError> {
     if config::is_layer3(object) { host_local::status(object) } else { Ok(()) }
 }
 
-/// The bridge, up; made if it is not there. One that is there keeps its MTU.
+/// The bridge, up; made if it is not there.
 fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<Found, CniError> {
+    if let Some(bridge) = host.link(&config.bridge)?
+        && settings_to_mend(config, &bridge).is_none()
+    {
+        return checked(config, bridge);
+    }
+    // Only the first one makes it: a bridge that is half made is seen by nobody.
+    let _lock = HostLock::take()?;
     let name = || config.bridge.to_string();
     let mut bridge = host.link(&config.bridge)?;
     if bridge.is_none() {
@@ -135,26 +146,65 @@ fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<Found, CniError> 
             mtu: config.mtu,
             // A bridge with an address keeps its hardware address, whatever ports come and go.
             mac: if config.gateway { Some(Mac::from_seed(random()?)) } else { None },
-            vlan_filtering: false,
+            vlan_filtering: config.vlans.is_some(),
         };
         match host.change_one(&link::create_bridge(&new)) {
-            // Another ADD was faster.
+            // Another plugin was faster.
             Err(error) if error.is(Errno::EEXIST) => {}
+            Err(error) if config.vlans.is_some() && error.is(Errno::EOPNOTSUPP) => {
+                return Err(BridgeError::NoVlans(name(), error).into());
+            }
             other => other.map_err(|error| BridgeError::Create(name(), error))?,
         }
         bridge = host.link(&config.bridge)?;
     }
-    let bridge = bridge.ok_or_else(|| BridgeError::Vanished(name()))?;
-    if !is_kind(&bridge.record, "bridge") {
-        return Err(BridgeError::NoBridge(name()).into());
-    }
+    let bridge = checked(config, bridge.ok_or_else(|| BridgeError::Vanished(name()))?)?;
     sysctl::try_set(&format!("ipv6/conf/{}/accept_ra", config.bridge), "0");
-    if !bridge.record.link.up {
-        let up = LinkSettings { up: Some(true), ..LinkSettings::default() };
-        host.change_one(&link::set(bridge.record.index, &up))
-            .map_err(|error| BridgeError::Link(name(), error))?;
+    if let Some(settings) = settings_to_mend(config, &bridge) {
+        host.change_one(&link::set(bridge.record.index, &settings)).map_err(|error| {
+            if settings.vlan_filtering.is_some() && error.is(Errno::EOPNOTSUPP) {
+                BridgeError::NoVlans(name(), error)
+            } else {
+                BridgeError::Link(name(), error)
+            }
+        })?;
     }
     Ok(bridge)
+}
+
+fn checked(config: &Config, bridge: Found) -> Result<Found, CniError> {
+    if is_kind(&bridge.record, "bridge") {
+        return Ok(bridge);
+    }
+    Err(BridgeError::NoBridge(config.bridge.to_string()).into())
+}
+
+/// What a bridge lacks of what the config asks for; its MTU depends on its ports and has its turn later.
+fn settings_to_mend(config: &Config, bridge: &Found) -> Option<LinkSettings> {
+    let wanted = LinkSettings {
+        up: (!bridge.record.link.up).then_some(true),
+        promiscuous: (config.promiscuous && !bridge.promiscuous).then_some(true),
+        vlan_filtering: (config.vlans.is_some() && !bridge.record.vlan_filtering).then_some(true),
+        ..LinkSettings::default()
+    };
+    (wanted != LinkSettings::default()).then_some(wanted)
+}
+
+/// Gives a bridge the largest MTU that all its ports have. The kernel does so by itself until somebody sets one by hand.
+fn mend_mtu(host: &mut Kernel, config: &Config, bridge: &mut Found) -> Result<(), CniError> {
+    let Some(mtu) = config.mtu.filter(|mtu| bridge.record.link.mtu != *mtu) else { return Ok(()) };
+    let index = bridge.record.index;
+    let links = host.links()?;
+    let ports = links.iter().filter(|link| link.master == Some(index)).map(|link| link.link.mtu);
+    let wanted = ports.min().unwrap_or(mtu).min(mtu);
+    let Some(now) = links.iter().find(|link| link.index == index) else { return Ok(()) };
+    bridge.record.link.mtu = wanted;
+    if now.link.mtu == wanted {
+        return Ok(());
+    }
+    let settings = LinkSettings { mtu: Some(wanted), ..LinkSettings::default() };
+    let name = || config.bridge.to_string();
+    Ok(host.change_one(&link::set(index, &settings)).map_err(|error| BridgeError::Link(name(), error))?)
 }
 
 /// The pair: one end in the container, the other a port of the bridge and up.
@@ -208,14 +258,7 @@ struct Steps<'a> {
 
 impl Steps<'_> {
     fn run(&mut self) -> Result<CniResult, CniError> {
-        let veth = self.veth.record.name.clone();
-        sysctl::try_set(&format!("ipv6/conf/{veth}/accept_ra"), "0");
-        if self.config.hairpin {
-            let hairpin = LinkSettings { hairpin: Some(true), ..LinkSettings::default() };
-            self.host
-                .change_one(&link::set(self.veth.record.index, &hairpin))
-                .map_err(|error| BridgeError::Link(veth.to_string(), error))?;
-        }
+        self.configure_port()?;
         let mut result = CniResult::default();
         if self.config.layer3 {
             result = host_local::add(self.object, self.environment)?;
@@ -224,11 +267,17 @@ impl Steps<'_> {
             }
             gateway::complete(self.config, &mut result);
         }
-        let container = pod::configure(&self.netns, &self.environment.ifname, &result)?;
+        let container = pod::configure(&self.netns, &self.environment.ifname, &result, self.config)?;
+        let mut vlan_gateway = None;
         if self.config.layer3 && self.config.gateway {
-            gateway::ensure(self.host, self.config, &self.bridge, &result, self.object)?;
+            let vlan = self.config.vlans.as_ref().and_then(|vlans| vlans.access);
+            vlan_gateway =
+                vlan.map(|vlan| vlan::ensure_gateway(self.host, &self.bridge, vlan)).transpose()?;
+            let holder = vlan_gateway.as_ref().unwrap_or(&self.bridge);
+            gateway::ensure(self.host, self.config, holder, &result, self.object)?;
         }
-        if !self.host.wait_running(&veth, PORT_PATIENCE)? {
+        let veth = &self.veth.record.name;
+        if !self.config.container_down && !self.host.wait_running(veth, PORT_PATIENCE)? {
             return Err(BridgeError::Port(veth.to_string(), PORT_PATIENCE).into());
         }
         // A bridge without an address has that of a port, which may be the new one.
@@ -237,25 +286,41 @@ impl Steps<'_> {
         {
             self.bridge = bridge;
         }
-        let mac = |found: &Found| found.record.link.mac.map_or_else(String::new, |mac| mac.to_string());
-        result.interfaces = vec![
-            Interface {
-                name: self.config.bridge.to_string(),
-                mac: mac(&self.bridge),
-                ..Interface::default()
-            },
-            Interface { name: veth.to_string(), mac: mac(&self.veth), ..Interface::default() },
-            Interface {
-                name: self.environment.ifname.clone(),
-                mac: mac(&container),
-                sandbox: self.environment.netns.display().to_string(),
-                ..Interface::default()
-            },
-        ];
+        let interface = |found: &Found, sandbox: String| Interface {
+            name: found.record.name.to_string(),
+            mac: found.record.link.mac.map_or_else(String::new, |mac| mac.to_string()),
+            sandbox,
+            ..Interface::default()
+        };
+        let hosts = |found: &Found| interface(found, String::new());
+        let sandbox = self.environment.netns.display().to_string();
+        result.interfaces = vec![hosts(&self.bridge), hosts(&self.veth), interface(&container, sandbox)];
+        result.interfaces.extend(vlan_gateway.iter().map(hosts));
         if let Some(dns) = &self.config.dns {
             result.dns = dns.clone();
         }
         Ok(result)
+    }
+
+    /// What the port is beside a port.
+    fn configure_port(&mut self) -> Result<(), CniError> {
+        let veth = &self.veth.record.name;
+        sysctl::try_set(&format!("ipv6/conf/{veth}/accept_ra"), "0");
+        let settings = LinkSettings {
+            hairpin: self.config.hairpin.then_some(true),
+            isolated: self.config.isolated.then_some(true),
+            ..LinkSettings::default()
+        };
+        if settings != LinkSettings::default() {
+            self.host
+                .change_one(&link::set(self.veth.record.index, &settings))
+                .map_err(|error| BridgeError::Link(veth.to_string(), error))?;
+        }
+        mend_mtu(self.host, self.config, &mut self.bridge)?;
+        match &self.config.vlans {
+            Some(vlans) => vlans.apply(self.host, &self.veth),
+            None => Ok(()),
+        }
     }
 
     /// Takes back what is of this container alone. The error of the ADD is what is told.
@@ -280,10 +345,6 @@ fn delete_link(netns: &Netns, ifname: &str) -> Result<(), CniError> {
         Err(error) if error.is(Errno::ENODEV) => Ok(()),
         other => Ok(other.map_err(|error| BridgeError::Link(name.to_string(), error))?),
     }
-}
-
-fn is_kind(record: &link::LinkRecord, kind: &str) -> bool {
-    matches!(&record.link.kind, flannel_core::dataplane::LinkKind::Other(other) if other == kind)
 }
 
 fn random<const N: usize>() -> Result<[u8; N], BridgeError> {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bridge;
+mod bridge_keys;
 mod host_local;
 mod netns;
 mod process;

@@ -6,10 +6,10 @@ use flannel_core::message::link::LinkRecord;
 use flannel_core::message::route::RouteRecord;
 
 use super::config::Config;
-use super::is_kind;
 use crate::environment::Environment;
 use crate::error::CniError;
-use crate::kernel::Kernel;
+use crate::kernel::{Found, Kernel};
+use crate::native::is_kind;
 use crate::netns::Netns;
 use crate::result::{CniResult, Interface, Route};
 use crate::version;
@@ -29,6 +29,10 @@ enum Difference {
     Mac { name: String, found: String, expected: String },
     #[error("no interface of prevResult is the peer of {0:?} and a port of {1:?}")]
     NoPeer(String, String),
+    #[error("bridge {0:?} is not promiscuous")]
+    NotPromiscuous(String),
+    #[error("port {0:?} is not in its VLANs")]
+    Vlans(String),
     #[error("address {0} is missing on {1:?}")]
     Address(String, String),
     #[error("route {0} is missing")]
@@ -54,7 +58,11 @@ pub(super) fn check(object: &Object, environment: &Environment) -> Result<(), Cn
     let sandbox = environment.netns.display().to_string();
     let ifname = environment.ifname.as_str();
     let container = listed(&|one| one.name == ifname && one.sandbox == sandbox, ifname)?;
-    let container = find(&mut pod, container, "veth")?;
+    let container = find(&mut pod, container, "veth")?.record;
+    // Only what the config asks for: others may sniff.
+    if config.promiscuous && !bridge.promiscuous {
+        return Err(Difference::NotPromiscuous(bridge_name.to_owned()).into());
+    }
 
     let links = host.links()?;
     let port = |link: &&LinkRecord| {
@@ -64,10 +72,15 @@ pub(super) fn check(object: &Object, environment: &Environment) -> Result<(), Cn
         listed
             && link.peer == Some(container.index)
             && container.peer == Some(link.index)
-            && link.master == Some(bridge.index)
+            && link.master == Some(bridge.record.index)
     };
-    if !links.iter().any(|link| port(&link)) {
+    let Some(port) = links.iter().find(port) else {
         return Err(Difference::NoPeer(ifname.to_owned(), bridge_name.to_owned()).into());
+    };
+    if let Some(vlans) = &config.vlans
+        && !(bridge.record.vlan_filtering && vlans.are_of(&host.vlans(port.index)?))
+    {
+        return Err(Difference::Vlans(port.name.to_string()).into());
     }
 
     let addresses = pod.addresses(container.index)?;
@@ -92,14 +105,14 @@ fn is_there(route: &Route, record: &RouteRecord) -> bool {
             && route.gw.is_none_or(|gw| record.hops.iter().any(|hop| hop.gateway == Some(gw)))
 }
 
-fn find(kernel: &mut Kernel, interface: &Interface, kind: &'static str) -> Result<LinkRecord, CniError> {
+fn find(kernel: &mut Kernel, interface: &Interface, kind: &'static str) -> Result<Found, CniError> {
     let name: LinkName = interface.name.parse()?;
-    let found = kernel.link(&name)?.ok_or_else(|| Difference::Missing(interface.name.clone()))?.record;
-    if !is_kind(&found, kind) {
-        let text = format!("{:?}", found.link.kind);
+    let found = kernel.link(&name)?.ok_or_else(|| Difference::Missing(interface.name.clone()))?;
+    if !is_kind(&found.record, kind) {
+        let text = format!("{:?}", found.record.link.kind);
         return Err(Difference::Kind { name: interface.name.clone(), found: text, expected: kind }.into());
     }
-    check_mac(interface, &found)?;
+    check_mac(interface, &found.record)?;
     Ok(found)
 }
 

@@ -3,6 +3,7 @@
 use flannel_core::json::{Object, TypeError, Value};
 use flannel_core::link::{LinkName, Mac, ParseLinkNameError};
 
+use super::vlan::{VlanError, Vlans};
 use crate::args::{self, ArgsError};
 use crate::error::{CniError, Code};
 use crate::result::Dns;
@@ -20,6 +21,18 @@ pub(crate) struct Config {
     pub(crate) force_address: bool,
     pub(crate) mtu: Option<u32>,
     pub(crate) hairpin: bool,
+    /// The bridge takes in frames for any hardware address.
+    pub(crate) promiscuous: bool,
+    /// The port exchanges no frames with other such ports.
+    pub(crate) isolated: bool,
+    /// The bridge heeds VLANs, and this is what becomes of the port.
+    pub(crate) vlans: Option<Vlans>,
+    /// Frames with another source than the container's hardware address are dropped.
+    pub(crate) spoof_check: bool,
+    /// The container asks its network whether somebody else has its IPv6 addresses.
+    pub(crate) duplicate_detection: bool,
+    /// The container's interface stays down.
+    pub(crate) container_down: bool,
     /// With addresses, from host-local.
     pub(crate) layer3: bool,
     /// Hardware address of the container's interface.
@@ -39,6 +52,17 @@ pub(crate) enum ConfigError {
     Mac(String),
     #[error("failed to create bridge {0:?}")]
     Bridge(String, #[source] ParseLinkNameError),
+    #[error(transparent)]
+    Vlan(#[from] VlanError),
+}
+
+/// A config that can be read, but asks for things that exclude each other. Only an ADD minds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ConflictError {
+    #[error("cannot use IPAM when DisableContainerInterface flag is set")]
+    AddressesWhileDown,
+    #[error("cannot set hairpin mode and promiscuous mode at the same time")]
+    HairpinAndPromiscuous,
 }
 
 /// A key, or a value of one, that is not done here.
@@ -65,8 +89,9 @@ enum Rule {
     Text,
     Flag,
     Mtu,
+    Integer,
+    List,
     Off,
-    Absent,
 }
 
 /// Names folded, as they are compared.
@@ -91,15 +116,14 @@ const KEYS: [(&str, Rule); 27] = [
     // Means something only with masquerading.
     ("ipmasqbackend", Rule::Text),
     ("ipmasq", Rule::Off),
-    ("promiscmode", Rule::Off),
-    // Means something only with a VLAN.
+    ("promiscmode", Rule::Flag),
     ("preservedefaultvlan", Rule::Flag),
-    ("vlan", Rule::Off),
-    ("vlantrunk", Rule::Absent),
+    ("vlan", Rule::Integer),
+    ("vlantrunk", Rule::List),
     ("macspoofchk", Rule::Off),
-    ("enabledad", Rule::Off),
-    ("disablecontainerinterface", Rule::Off),
-    ("portisolation", Rule::Off),
+    ("enabledad", Rule::Flag),
+    ("disablecontainerinterface", Rule::Flag),
+    ("portisolation", Rule::Flag),
 ];
 
 const IPAM_KEYS: [&str; 9] =
@@ -116,8 +140,12 @@ impl Rule {
             Self::Text => (value.as_str().is_some(), "it must be a string"),
             Self::Flag => (matches!(value, Value::Bool(_)), "it must be true or false"),
             Self::Mtu => (zero || positive, "it must be a number of bytes"),
+            Self::Integer => {
+                let integer = matches!(value, Value::Number(number) if number.as_integer::<i64>().is_some());
+                (integer, "it must be a whole number")
+            }
+            Self::List => (value.as_array().is_some(), "it must be a list"),
             Self::Off => (zero || *value == Value::Bool(false), "it must be off"),
-            Self::Absent => (false, "it must not be there"),
         };
         (!allowed && *value != Value::Null).then_some(rule)
     }
@@ -163,7 +191,6 @@ impl Config {
     pub(crate) fn parse(config: &Object, args: &str) -> Result<Self, ConfigError> {
         let flag = |name| config.field(name) == Some(&Value::Bool(true));
         let bridge = config.field("bridge").and_then(Value::as_str).unwrap_or(BRIDGE);
-        let dns = config.field("dns").map(|dns| Dns::parse(dns, "NetConf.dns")).transpose()?;
         Ok(Self {
             bridge: bridge.parse().map_err(|error| ConfigError::Bridge(bridge.to_owned(), error))?,
             gateway: flag("isGateway") || flag("isDefaultGateway"),
@@ -174,14 +201,53 @@ impl Config {
                 _ => None,
             },
             hairpin: flag("hairpinMode"),
+            promiscuous: flag("promiscMode"),
+            isolated: flag("portIsolation"),
+            vlans: Vlans::parse(config)?,
+            spoof_check: flag("macspoofchk"),
+            duplicate_detection: flag("enabledad"),
+            container_down: flag("disableContainerInterface"),
             layer3: is_layer3(config),
             mac: mac(config, args)?,
-            dns: dns.filter(|dns| {
-                let lists = [&dns.nameservers, &dns.search, &dns.options];
-                !dns.domain.is_empty() || lists.into_iter().any(Option::is_some)
-            }),
+            dns: dns(config)?,
         })
     }
+
+    /// The same for an ADD, which minds what excludes each other.
+    pub(crate) fn check_conflicts(&self) -> Result<(), ConflictError> {
+        if self.container_down && self.layer3 {
+            return Err(ConflictError::AddressesWhileDown);
+        }
+        if self.hairpin && self.promiscuous {
+            return Err(ConflictError::HairpinAndPromiscuous);
+        }
+        Ok(())
+    }
+}
+
+/// Name resolution from the runtime (`runtimeConfig.dns`, by the names of the CNI conventions), else from the config.
+fn dns(config: &Object) -> Result<Option<Dns>, TypeError> {
+    let given = |dns: &Dns| {
+        let lists = [&dns.nameservers, &dns.search, &dns.options];
+        !dns.domain.is_empty() || lists.into_iter().any(Option::is_some)
+    };
+    let runtime = config.field("runtimeConfig").and_then(Value::as_object).and_then(|all| all.field("dns"));
+    if let Some(runtime) = runtime {
+        let renamed = runtime.as_object().map(|object| {
+            let name = |name: &str| match name.to_lowercase().as_str() {
+                "servers" => "nameservers".to_owned(),
+                "searches" => "search".to_owned(),
+                _ => name.to_owned(),
+            };
+            Value::Object(object.iter().map(|(key, value)| (name(key), value.clone())).collect())
+        });
+        let dns = Dns::parse(renamed.as_ref().unwrap_or(runtime), "NetConf.runtimeConfig.dns")?;
+        if given(&dns) {
+            return Ok(Some(dns));
+        }
+    }
+    let dns = config.field("dns").map(|dns| Dns::parse(dns, "NetConf.dns")).transpose()?;
+    Ok(dns.filter(given))
 }
 
 /// From `runtimeConfig.mac`, `args.cni.mac` or `CNI_ARGS`, in this order.

@@ -15,6 +15,7 @@ use crate::address::parse_cidr;
 use crate::error::{CniError, Code};
 use crate::kernel::{Found, Kernel, KernelError};
 use crate::native::host_local;
+use crate::netns::HostLock;
 use crate::result::{CniResult, Route};
 use crate::sysctl;
 
@@ -53,41 +54,60 @@ pub(super) fn complete(config: &Config, result: &mut CniResult) {
     }
 }
 
-/// Gives the bridge the gateways' addresses and lets the host forward packets of their families.
+/// Gives the bridge, or the interface of a VLAN, the gateways' addresses and lets the host forward packets of their families.
 pub(super) fn ensure(
     host: &mut Kernel,
     config: &Config,
-    bridge: &Found,
+    holder: &Found,
     result: &CniResult,
     object: &Object,
 ) -> Result<(), CniError> {
-    let index = bridge.record.index;
-    let present = host.addresses(index)?;
-    for (family, forwarding) in [(Family::V4, "ipv4/ip_forward"), (Family::V6, "ipv6/conf/all/forwarding")] {
-        let of_family = result.ips.iter().filter(|ip| Family::of_net(ip.address) == family);
-        let wanted: Vec<IpNet> = of_family
-            .filter_map(|ip| Some(IpNet::new_assert(ip.gateway?, ip.address.prefix_len())))
-            .collect();
-        if wanted.is_empty() {
-            continue;
-        }
-        let of_family = present.iter().map(|record| record.facts.net);
-        let present: Vec<IpNet> = of_family.filter(|net| Family::of_net(*net) == family).collect();
-        let others: Vec<IpNet> = present.iter().filter(|net| !wanted.contains(net)).copied().collect();
+    let index = holder.record.index;
+    let wanted: Vec<IpNet> = result
+        .ips
+        .iter()
+        .filter_map(|ip| Some(IpNet::new_assert(ip.gateway?, ip.address.prefix_len())))
+        .collect();
+    if !settled(&nets(host, index)?, &wanted) {
+        // What is there may be changed by another ADD, of this subnet or of the one that the node had before.
+        let _lock = HostLock::take()?;
+        let present = nets(host, index)?;
         for net in &wanted {
-            make_room(host, config, index, *net, &others, object)?;
+            make_room(host, config, holder, *net, &others(&present, &wanted, *net), object)?;
             if present.contains(net) {
                 continue;
             }
             match host.change_one(&address::add(&with_broadcast(index, *net))) {
                 Err(error) if error.is(Errno::EEXIST) => {}
                 Err(source) => return Err(GatewayError { verb: "add", net: *net, source }.into()),
-                Ok(()) => pin_mac(host, bridge)?,
+                Ok(()) => pin_mac(host, holder)?,
             }
         }
-        sysctl::set(forwarding, "1")?;
+    }
+    for (family, forwarding) in [(Family::V4, "ipv4/ip_forward"), (Family::V6, "ipv6/conf/all/forwarding")] {
+        if wanted.iter().any(|net| Family::of_net(*net) == family) {
+            sysctl::set(forwarding, "1")?;
+        }
     }
     Ok(())
+}
+
+fn nets(host: &mut Kernel, index: IfIndex) -> Result<Vec<IpNet>, CniError> {
+    Ok(host.addresses(index)?.iter().map(|record| record.facts.net).collect())
+}
+
+/// All is there, and nothing else that could be in the way.
+fn settled(present: &[IpNet], wanted: &[IpNet]) -> bool {
+    wanted.iter().all(|net| present.contains(net) && others(present, wanted, *net).is_empty())
+}
+
+/// Addresses that are in the way of `net`: of IPv4 every other one, of IPv6 those that it overlaps with.
+fn others(present: &[IpNet], wanted: &[IpNet], net: IpNet) -> Vec<IpNet> {
+    let in_the_way = |other: &&IpNet| {
+        let overlaps = other.contains(&net.network()) || net.contains(&other.network());
+        Family::of_net(**other) == Family::of_net(net) && (Family::of_net(net) == Family::V4 || overlaps)
+    };
+    present.iter().filter(|other| !wanted.contains(other)).filter(in_the_way).copied().collect()
 }
 
 /// From now on the bridge keeps its hardware address, which pods will have in their neighbour tables.
@@ -96,43 +116,55 @@ fn pin_mac(host: &mut Kernel, bridge: &Found) -> Result<(), CniError> {
     Ok(host.change_one(&link::set(bridge.record.index, &settings))?)
 }
 
-/// Deals with addresses of the bridge that are in the way of `net`.
+/// Deals with addresses that are in the way of `net`.
 fn make_room(
     host: &mut Kernel,
     config: &Config,
-    index: IfIndex,
+    holder: &Found,
     net: IpNet,
-    present: &[IpNet],
+    in_the_way: &[IpNet],
     object: &Object,
 ) -> Result<(), CniError> {
-    for other in present {
-        let overlaps = other.contains(&net.network()) || net.contains(&other.network());
-        let in_the_way = Family::of_net(net) == Family::V4 || overlaps;
-        if !in_the_way {
-            continue;
-        }
+    for other in in_the_way {
         if !config.force_address {
-            if !is_predecessor(*other, net, object) {
-                let msg = format!(
-                    "failed to set bridge addr: {:?} already has an IP address different from {net}",
-                    config.bridge.as_str()
-                );
-                let details =
-                    format!("it has {other}: remove it, or let \"forceAddress\": true in the config do it");
-                return Err(CniError::new(Code::Internal, msg).with_details(details));
-            }
-            // Pods of the node's subnet of before still have it as their gateway.
-            if host_local::is_in_use(object, *other) {
+            // The gateway of pods that run: of the node's subnet of before, or of another range.
+            if is_beside(*other, net) && host_local::is_in_use(object, *other) {
                 continue;
             }
+            if !is_predecessor(*other, net, object) {
+                return Err(conflict(config, holder, *other, net));
+            }
         }
-        match host.change_one(&address::delete(index, *other)) {
+        match host.change_one(&address::delete(holder.record.index, *other)) {
             Err(error) if error.is(Errno::EADDRNOTAVAIL) => {}
             Err(source) => return Err(GatewayError { verb: "remove", net: *other, source }.into()),
             Ok(()) => {}
         }
+        // An ADD that began under the old subnet may have taken an address of it and seen its gateway in between.
+        if !config.force_address && host_local::is_in_use(object, *other) {
+            // It may also have put it back itself.
+            let _ = host.change_one(&address::add(&with_broadcast(holder.record.index, *other)));
+        }
     }
     Ok(())
+}
+
+fn conflict(config: &Config, holder: &Found, other: IpNet, net: IpNet) -> CniError {
+    let name = holder.record.name.as_str();
+    let what = if name == config.bridge.as_str() {
+        "failed to set bridge addr"
+    } else {
+        "failed to set vlan interface for bridge with addr"
+    };
+    let msg = format!("{what}: {name:?} already has an IP address different from {net}");
+    let details = format!("it has {other}: remove it, or let \"forceAddress\": true in the config do it");
+    CniError::new(Code::Internal, msg).with_details(details)
+}
+
+/// True if `other` may be the gateway of a range apart from that of `net`.
+fn is_beside(other: IpNet, net: IpNet) -> bool {
+    let overlaps = other.contains(&net.network()) || net.contains(&other.network());
+    !overlaps && other.addr() == first_host(other)
 }
 
 /// True if `other` was the gateway of another subnet that this node had before: a subnet of the same size in a

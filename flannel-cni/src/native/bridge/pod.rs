@@ -3,14 +3,16 @@
 use flannel_core::dataplane::PROTOCOL_BOOT;
 use flannel_core::family::Family;
 use flannel_core::link::{IfIndex, LinkName};
-use flannel_core::message::address::{self, NewAddress};
+use flannel_core::message::address::{self, AddressRecord, NewAddress};
 use flannel_core::message::link::{self, LinkSettings};
 use flannel_core::message::route::{self, NewRoute};
 use flannel_core::message::{Request, Scope};
 use ipnet::IpNet;
 use nix::errno::Errno;
 use std::net::IpAddr;
+use std::time::Duration;
 
+use super::config::Config;
 use crate::error::CniError;
 use crate::kernel::{Found, Kernel, KernelError};
 use crate::netns::Netns;
@@ -28,19 +30,32 @@ enum PodError {
     Up(String, #[source] KernelError),
     #[error("failed to add route '{0}'")]
     Route(String, #[source] KernelError),
+    #[error("link {0} has address {1} in DADFAILED state: another interface of its network has it too")]
+    Duplicate(String, IpNet),
+    #[error("link {0} still has tentative address {1} after {2:?}")]
+    Tentative(String, IpNet, Duration),
 }
 
+/// How long duplicate detection may take; by default the kernel takes between one and two seconds.
+const DETECTION_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Gives the interface its addresses and routes and sets it up, with all requests in one call.
-pub(super) fn configure(netns: &Netns, ifname: &str, result: &CniResult) -> Result<Found, CniError> {
+pub(super) fn configure(
+    netns: &Netns,
+    ifname: &str,
+    result: &CniResult,
+    config: &Config,
+) -> Result<Found, CniError> {
     let with_v6 = result.ips.iter().any(|ip| Family::of_net(ip.address) == Family::V6);
     let mut pod = netns.enter(|| -> Result<Kernel, CniError> {
-        settings(ifname, with_v6)?;
+        settings(ifname, with_v6, config.duplicate_detection)?;
         Ok(Kernel::open()?)
     })??;
     let name: LinkName = ifname.parse()?;
     let found = pod.link(&name)?.ok_or_else(|| PodError::Vanished(ifname.to_owned()))?;
 
-    let (requests, subjects) = plan(found.record.index, result);
+    let index = found.record.index;
+    let (requests, subjects) = plan(index, result, config);
     for (outcome, subject) in pod.change(&requests)?.into_iter().zip(subjects) {
         let Err(error) = outcome else { continue };
         let name = ifname.to_owned();
@@ -53,12 +68,26 @@ pub(super) fn configure(netns: &Netns, ifname: &str, result: &CniResult) -> Resu
         }
         .into());
     }
+    if with_v6 && config.duplicate_detection {
+        let addresses = netns.enter(|| pod.wait_usable(index, DETECTION_PATIENCE))??;
+        let net = |found: Option<&AddressRecord>| found.map(|address| address.facts.net);
+        if let Some(net) = net(addresses.iter().find(|address| address.duplicate)) {
+            return Err(PodError::Duplicate(ifname.to_owned(), net).into());
+        }
+        if let Some(net) = net(addresses.iter().find(|address| address.unusable)) {
+            return Err(PodError::Tentative(ifname.to_owned(), net, DETECTION_PATIENCE).into());
+        }
+    }
     Ok(found)
 }
 
 /// What takes effect when the interface goes up, or is needed for its addresses.
-fn settings(ifname: &str, with_v6: bool) -> Result<(), CniError> {
-    sysctl::try_set(&format!("ipv6/conf/{ifname}/accept_dad"), "0");
+fn settings(ifname: &str, with_v6: bool, duplicate_detection: bool) -> Result<(), CniError> {
+    if duplicate_detection {
+        sysctl::try_set(&format!("ipv6/conf/{ifname}/enhanced_dad"), "1");
+    }
+    let accept_dad = if duplicate_detection { "1" } else { "0" };
+    sysctl::try_set(&format!("ipv6/conf/{ifname}/accept_dad"), accept_dad);
     // Neighbours that knew another owner of the address hear of the new one at once.
     sysctl::try_set(&format!("ipv4/conf/{ifname}/arp_notify"), "1");
     sysctl::try_set(&format!("ipv6/conf/{ifname}/ndisc_notify"), "1");
@@ -82,13 +111,17 @@ enum Subject {
     Route(String),
 }
 
-fn plan(index: IfIndex, result: &CniResult) -> (Vec<Request>, Vec<Subject>) {
+fn plan(index: IfIndex, result: &CniResult, config: &Config) -> (Vec<Request>, Vec<Subject>) {
     let mut planned = Vec::new();
     for ip in &result.ips {
-        planned.push((address::add(&with_broadcast(index, ip.address)), Subject::Address(ip.address)));
+        let mut address = with_broadcast(index, ip.address);
+        address.no_dad &= !config.duplicate_detection;
+        planned.push((address::add(&address), Subject::Address(ip.address)));
     }
-    let up = LinkSettings { up: Some(true), ..LinkSettings::default() };
-    planned.push((link::set(index, &up), Subject::Up));
+    if !config.container_down {
+        let up = LinkSettings { up: Some(true), ..LinkSettings::default() };
+        planned.push((link::set(index, &up), Subject::Up));
+    }
     for route in &result.routes {
         let gateway = route.gw.or_else(|| gateway_of(result, Family::of_net(route.dst)));
         let text = match gateway {

@@ -22,6 +22,12 @@ fn flannels_config_is_supported() {
             force_address: false,
             mtu: Some(1450),
             hairpin: true,
+            promiscuous: false,
+            isolated: false,
+            vlans: None,
+            spoof_check: false,
+            duplicate_detection: false,
+            container_down: false,
             layer3: true,
             mac: None,
             dns: None
@@ -41,9 +47,15 @@ fn what_is_not_done_here_is_never_ignored() {
         (r#","ipam":{}"#, true),
         (r#","ipam":{"type":"host-local","DataDir":"/x"}"#, true),
         (r#","ipMasq":true"#, false),
-        (r#","vlan":5"#, false),
-        (r#","vlanTrunk":[]"#, false),
-        (r#","promiscMode":true"#, false),
+        (r#","vlan":5,"vlanTrunk":[{"id":7}],"preserveDefaultVlan":true"#, true),
+        (r#","vlan":5000"#, true),
+        (r#","promiscMode":true,"portIsolation":true,"enabledad":true"#, true),
+        (r#","disableContainerInterface":true"#, true),
+        (r#","vlan":"5""#, false),
+        (r#","vlan":1.5"#, false),
+        (r#","vlanTrunk":{}"#, false),
+        (r#","promiscMode":1"#, false),
+        (r#","uplink":"eth0""#, false),
         (r#","macspoofchk":true"#, false),
         (r#","hairpinMode":"true""#, false),
         (r#","mtu":-1"#, false),
@@ -54,10 +66,10 @@ fn what_is_not_done_here_is_never_ignored() {
     ] {
         assert_eq!(check_supported(&object(members)).is_ok(), supported, "{members}");
     }
-    let error = check_supported(&object(r#","vlan":5"#)).unwrap_err();
+    let error = check_supported(&object(r#","vlan":"5""#)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the bridge plugin in flannel does not do \"vlan\" with the value 5: it must be off"
+        "the bridge plugin in flannel does not do \"vlan\" with the value \"5\": it must be a whole number"
     );
     assert_eq!(error.as_cni_error().code, 2);
 }
@@ -82,6 +94,37 @@ fn the_hardware_address_comes_from_three_places() {
         Err("failed to make veth pair: address zz: invalid MAC address".to_owned())
     );
     assert_eq!(mac("", "IP=1.2.3.4"), Err("ARGS: unknown args [\"IP=1.2.3.4\"]".to_owned()));
+}
+
+#[test]
+fn what_excludes_each_other_is_an_error_of_an_add() {
+    let conflict = |members: &str| {
+        let config = Config::parse(&object(members), "").unwrap();
+        config.check_conflicts().err().map(|error| error.to_string())
+    };
+    assert_eq!(conflict(r#","hairpinMode":true,"disableContainerInterface":true"#), None);
+    assert_eq!(
+        conflict(r#","disableContainerInterface":true,"ipam":{"type":"host-local"}"#),
+        Some("cannot use IPAM when DisableContainerInterface flag is set".to_owned())
+    );
+    assert_eq!(
+        conflict(r#","hairpinMode":true,"promiscMode":true"#),
+        Some("cannot set hairpin mode and promiscuous mode at the same time".to_owned())
+    );
+}
+
+#[test]
+fn name_resolution_of_the_runtime_comes_first() {
+    let members = r#","dns":{"domain":"x"},"runtimeConfig":{"dns":{"servers":["10.0.0.10"],"searches":["a","b"],"options":["ndots:5"]}}"#;
+    let dns = Config::parse(&object(members), "").unwrap().dns.unwrap();
+    assert_eq!(dns.nameservers, Some(vec!["10.0.0.10".to_owned()]));
+    assert_eq!(dns.search, Some(vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!(dns.options, Some(vec!["ndots:5".to_owned()]));
+    assert_eq!(dns.domain, "");
+    let members = r#","dns":{"domain":"x"},"runtimeConfig":{"dns":{}}"#;
+    assert_eq!(Config::parse(&object(members), "").unwrap().dns.unwrap().domain, "x");
+    let members = r#","runtimeConfig":{"dns":{"servers":"10.0.0.10"}}"#;
+    assert!(Config::parse(&object(members), "").is_err());
 }
 
 #[test]

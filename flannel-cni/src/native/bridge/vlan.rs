@@ -1,0 +1,222 @@
+//! VLANs: what becomes of the port, and the interface that holds the gateway of a VLAN.
+
+use flannel_core::json::{Object, TypeError, Value};
+use flannel_core::link::LinkName;
+use flannel_core::message::Request;
+use flannel_core::message::bridge::{self, Membership};
+use flannel_core::message::link::{self, LinkSettings, NewVeth};
+use std::collections::BTreeSet;
+
+use super::{BridgeError, random};
+use crate::error::CniError;
+use crate::kernel::{Found, Kernel, KernelError};
+use crate::netns::HostLock;
+use crate::sysctl;
+
+/// The VLAN of frames without a tag on a port that only has a trunk.
+const DEFAULT_VLAN: u16 = 1;
+const ACCESS_MAX: i64 = 4094;
+/// How many changes go to the kernel in one call.
+const REQUESTS_MAX: usize = 256;
+
+/// The VLANs of a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Vlans {
+    /// The one of frames without a tag.
+    pub(super) access: Option<u16>,
+    /// Those whose frames carry a tag, in order.
+    trunk: Vec<u16>,
+    /// The port stays in the VLAN that the bridge puts new ports in.
+    keep_default: bool,
+}
+
+/// VLANs that there cannot be. The texts are those of Go's plugin.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VlanError {
+    #[error("failed to load netconf")]
+    Type(#[from] TypeError),
+    #[error("invalid VLAN ID {0} (must be between 0 and 4094)")]
+    Access(i64),
+    #[error("incorrect trunk {0} parameter")]
+    Trunk(&'static str),
+    #[error("minID is greater than maxID in trunk parameter")]
+    Order,
+    #[error("minID and maxID should be configured simultaneously, {0} is missing")]
+    Half(&'static str),
+}
+
+/// VLANs that the kernel does not give a port.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to set the VLANs of {port}: {what}; it needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING")]
+struct PortError {
+    port: String,
+    what: &'static str,
+    source: KernelError,
+}
+
+impl Vlans {
+    /// `None` if the config has no VLANs, so that the bridge need not heed them.
+    pub(super) fn parse(config: &Object) -> Result<Option<Self>, VlanError> {
+        let access = integer(config, "vlan", "NetConf.vlan")?.unwrap_or(0);
+        if !(0..=ACCESS_MAX).contains(&access) {
+            return Err(VlanError::Access(access));
+        }
+        let access = u16::try_from(access).ok().filter(|vlan| *vlan != 0);
+        let trunk = match config.field("vlanTrunk") {
+            None => None,
+            Some(list) => {
+                let error = || list.type_error("NetConf.vlanTrunk", "[]*bridge.VlanTrunk");
+                Some(trunk(list.as_array().ok_or_else(error)?)?)
+            }
+        };
+        if access.is_none() && trunk.is_none() {
+            return Ok(None);
+        }
+        let keep_default = config.field("preserveDefaultVlan") == Some(&Value::Bool(true));
+        Ok(Some(Self { access, trunk: trunk.unwrap_or_default(), keep_default }))
+    }
+
+    /// What the port is a member of in the end, given what it is one of now.
+    fn wanted(&self, present: &[(u16, Membership)]) -> Vec<(u16, Membership)> {
+        let mut wanted = if self.is_empty() || self.keep_default { present.to_vec() } else { Vec::new() };
+        let untagged = self.access.or_else(|| (!self.trunk.is_empty()).then_some(DEFAULT_VLAN));
+        // One that is both is the one of frames without a tag.
+        let tagged = self.trunk.iter().filter(|vlan| untagged != Some(**vlan));
+        let tagged = tagged.map(|vlan| (*vlan, Membership::Tagged));
+        let added: Vec<_> =
+            untagged.map(|vlan| (vlan, Membership::Access)).into_iter().chain(tagged).collect();
+        wanted.retain(|(vlan, _)| !added.iter().any(|(other, _)| other == vlan));
+        wanted.extend(added);
+        wanted
+    }
+
+    fn is_empty(&self) -> bool {
+        self.access.is_none() && self.trunk.is_empty()
+    }
+
+    /// Puts a port into its VLANs and takes it out of others.
+    pub(super) fn apply(&self, host: &mut Kernel, port: &Found) -> Result<(), CniError> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let index = port.record.index;
+        let error = |what, source| PortError { port: port.record.name.to_string(), what, source };
+        let present = host.vlans(index).map_err(|source| error("could not read them", source))?;
+        let requests: Vec<Request> = plan(&present, &self.wanted(&present))
+            .into_iter()
+            .map(|step| match step {
+                Step::Delete(vlan) => bridge::delete_vlan(index, vlan),
+                Step::Add(vlan, membership) => bridge::add_vlan(index, vlan, membership),
+            })
+            .collect();
+        // A trunk may have thousands.
+        for chunk in requests.chunks(REQUESTS_MAX) {
+            for outcome in host.change(chunk)? {
+                outcome.map_err(|source| error("the kernel refuses", source))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a port is in all its VLANs.
+    pub(super) fn are_of(&self, present: &[(u16, Membership)]) -> bool {
+        self.wanted(present).iter().all(|vlan| present.contains(vlan))
+    }
+}
+
+/// A change of a port's VLANs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Delete(u16),
+    Add(u16, Membership),
+}
+
+/// Deletions first: a port has one VLAN for frames without a tag.
+fn plan(present: &[(u16, Membership)], wanted: &[(u16, Membership)]) -> Vec<Step> {
+    let gone = present.iter().filter(|(vlan, _)| !wanted.iter().any(|(other, _)| other == vlan));
+    let new = wanted.iter().filter(|vlan| !present.contains(vlan));
+    gone.map(|(vlan, _)| Step::Delete(*vlan))
+        .chain(new.map(|(vlan, membership)| Step::Add(*vlan, *membership)))
+        .collect()
+}
+
+/// The union of all ranges and single VLANs.
+fn trunk(list: &[Value]) -> Result<Vec<u16>, VlanError> {
+    let mut vlans = BTreeSet::new();
+    for entry in list {
+        let wrong_type = || entry.type_error("NetConf.vlanTrunk", "bridge.VlanTrunk");
+        let entry = entry.as_object().ok_or_else(wrong_type)?;
+        let id = |name: &'static str| -> Result<Option<u16>, VlanError> {
+            let Some(id) = integer(entry, name, "NetConf.vlanTrunk")? else { return Ok(None) };
+            let id = u16::try_from(id).ok().filter(|id| (1..=4094).contains(id));
+            id.map(Some).ok_or(VlanError::Trunk(name))
+        };
+        match (id("minID")?, id("maxID")?) {
+            (Some(min), Some(max)) if min > max => return Err(VlanError::Order),
+            (Some(min), Some(max)) => vlans.extend(min..=max),
+            (None, Some(_)) => return Err(VlanError::Half("minID")),
+            (Some(_), None) => return Err(VlanError::Half("maxID")),
+            (None, None) => {}
+        }
+        vlans.extend(id("id")?);
+    }
+    Ok(vlans.into_iter().collect())
+}
+
+fn integer(object: &Object, name: &str, path: &str) -> Result<Option<i64>, TypeError> {
+    let Some(value) = object.field(name) else { return Ok(None) };
+    let number = match value {
+        Value::Number(number) => number.as_integer(),
+        _ => None,
+    };
+    number.map(Some).ok_or_else(|| value.type_error(path, "int"))
+}
+
+/// The interface that holds the gateway's address of a VLAN, `<bridge>.<vlan>`: one end of a pair whose other end is a port of the
+/// bridge in that VLAN.
+pub(super) fn ensure_gateway(host: &mut Kernel, bridge: &Found, vlan: u16) -> Result<Found, CniError> {
+    let text = format!("{}.{vlan}", bridge.record.name);
+    let name: LinkName = text.parse()?;
+    if let Some(found) = host.link(&name)?.filter(|found| found.record.link.up) {
+        return Ok(found);
+    }
+    // Whoever comes second must not see a half-made one.
+    let _lock = HostLock::take()?;
+    let mut found = host.link(&name)?;
+    // Somebody was killed before it was done.
+    if let Some(half) = found.take_if(|found| !found.record.link.up) {
+        host.change_one(&link::delete(half.record.index))
+            .map_err(|error| BridgeError::Link(text.clone(), error))?;
+    }
+    if found.is_none() {
+        let port: LinkName = format!("veth{:08x}", u32::from_ne_bytes(random()?)).parse()?;
+        let veth = NewVeth {
+            name: port.clone(),
+            mac: None,
+            master: Some(bridge.record.index),
+            up: true,
+            mtu: Some(bridge.record.link.mtu),
+            queue_length: Some(0),
+            peer: name.clone(),
+            peer_mac: None,
+            peer_netns: None,
+        };
+        host.change_one(&link::create_veth(&veth)).map_err(BridgeError::Veth)?;
+        let port = host.link(&port)?.ok_or_else(|| BridgeError::Vanished(port.to_string()))?;
+        let vlans = Vlans { access: Some(vlan), trunk: Vec::new(), keep_default: false };
+        if let Err(error) = vlans.apply(host, &port) {
+            // Its other end goes with it, so that the next ADD begins anew.
+            let _ = host.change_one(&link::delete(port.record.index));
+            return Err(error);
+        }
+    }
+    let found = host.link(&name)?.ok_or_else(|| BridgeError::Vanished(text.clone()))?;
+    sysctl::try_set(&format!("ipv6/conf/{text}/accept_ra"), "0");
+    let up = LinkSettings { up: Some(true), ..LinkSettings::default() };
+    host.change_one(&link::set(found.record.index, &up))
+        .map_err(|error| BridgeError::Link(text.clone(), error))?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! The rarer keys of bridge, from outside; what the same kernel state is with Debian's Go plugin.
+
+use flannel_core::json::Value;
+
+use crate::bridge::{Node, Plugins, without_chance};
+use crate::support::{Call, Netns};
+
+fn layer2(members: &str) -> String {
+    format!(r#"{{"cniVersion":"1.0.0","name":"l2","type":"bridge","bridge":"br2"{members}}}"#)
+}
+
+fn with_result(config: &str, result: &str) -> String {
+    let result = Value::parse(result.as_bytes()).unwrap().to_compact();
+    let mut config = config.trim_end().to_owned();
+    config.pop();
+    format!(r#"{config},"prevResult":{result}}}"#)
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn promiscuous_and_isolated_as_go_sets_them() {
+    for members in [r#","promiscMode":true,"hairpinMode":false"#, r#","portIsolation":true"#] {
+        // Debian's plugin knows no portIsolation.
+        let plugins =
+            if members.contains("promisc") { &[Plugins::Go, Plugins::Ours][..] } else { &[Plugins::Ours] };
+        let states: Vec<String> = plugins
+            .iter()
+            .map(|plugins| {
+                let (node, pod) = (Node::new(), Netns::new("pod"));
+                // The later key counts.
+                let config = node.config(members);
+                let result = node.run(*plugins, "ADD", "a", &pod, &config).unwrap();
+                node.run(Plugins::Ours, "CHECK", "a", &pod, &with_result(&config, &result)).unwrap();
+                let text = node.netns.sh(&["ip", "-d", "-o", "link", "show"]);
+                assert_eq!(text.contains("PROMISC"), members.contains("promisc"), "{text}");
+                assert_eq!(text.contains("isolated on"), members.contains("Isolation"), "{text}");
+                if members.contains("promisc") {
+                    node.netns.sh(&["ip", "link", "set", "cni0", "promisc", "off"]);
+                    let checked = node.run(Plugins::Ours, "CHECK", "a", &pod, &with_result(&config, &result));
+                    assert!(checked.unwrap_err().contains("is not promiscuous"));
+                    // Drift is mended by the next ADD.
+                    node.run(Plugins::Ours, "ADD", "b", &Netns::new("other"), &config).unwrap();
+                    assert!(node.netns.sh(&["ip", "link", "show", "dev", "cni0"]).contains("PROMISC"));
+                }
+                without_chance(&text)
+            })
+            .collect();
+        assert!(states.iter().all(|state| *state == states[0]), "{states:#?}");
+    }
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn isolated_pods_reach_the_gateway_but_not_each_other() {
+    let node = Node::new();
+    let config = node.config(r#","portIsolation":true"#);
+    let pods = [Netns::new("a"), Netns::new("b")];
+    for (id, pod) in ["a", "b"].iter().zip(&pods) {
+        node.run(Plugins::Ours, "ADD", id, pod, &config).unwrap();
+    }
+    pods[0].sh(&["ping", "-c1", "-W5", "10.244.1.1"]);
+    pods[0].sh(&["sh", "-c", "! ping -c2 -i 0.2 -W1 10.244.1.3"]);
+}
+
+/// The pair is there, the container's end is down, and nothing waits for it.
+#[test]
+#[ignore = "needs netns"]
+fn a_container_interface_may_stay_down() {
+    let (node, pod) = (Node::new(), Netns::new("pod"));
+    let config = layer2(r#","disableContainerInterface":true"#);
+    let result = node.run(Plugins::Ours, "ADD", "a", &pod, &config).unwrap();
+    assert_eq!(result.matches("\"name\"").count(), 3, "{result}");
+    assert!(pod.sh(&["ip", "-o", "link", "show", "dev", "eth0"]).contains("state DOWN"));
+    node.run(Plugins::Ours, "CHECK", "a", &pod, &with_result(&config, &result)).unwrap();
+    node.run(Plugins::Ours, "DEL", "a", &pod, &config).unwrap();
+    let error = node
+        .run(Plugins::Ours, "ADD", "b", &pod, &node.config(r#","disableContainerInterface":true"#))
+        .unwrap_err();
+    assert!(error.contains("cannot use IPAM when DisableContainerInterface flag is set"), "{error}");
+    assert!(!pod.sh(&["ip", "-o", "link"]).contains("eth0"));
+}
+
+/// Two networks give out the same addresses on one bridge: the second container hears of the first.
+#[test]
+#[ignore = "needs netns"]
+fn duplicate_detection_finds_the_other_owner() {
+    let node = Node::new();
+    let members = r#","enabledad":true"#;
+    let first = node.config(members);
+    let pods = [Netns::new("a"), Netns::new("b")];
+    node.run(Plugins::Ours, "ADD", "a", &pods[0], &first).unwrap();
+    let address = pods[0].sh(&["ip", "-6", "addr", "show", "dev", "eth0", "scope", "global"]);
+    assert!(address.contains("2001:cafe:42:1::2/64") && !address.contains("tentative"), "{address}");
+    assert_eq!(pods[0].sh(&["sysctl", "-n", "net.ipv6.conf.eth0.accept_dad"]).trim(), "1");
+    let second = first.replace(r#""name":"cbr0""#, r#""name":"cbr1""#);
+    let error = node.run(Plugins::Ours, "ADD", "b", &pods[1], &second).unwrap_err();
+    assert!(error.contains("link eth0 has address 2001:cafe:42:1::2/64 in DADFAILED state"), "{error}");
+    assert!(!pods[1].sh(&["ip", "-o", "link"]).contains("eth0"));
+    assert!(!node.path("networks/cbr1/10.244.1.2").exists());
+    // Without detection nobody asks.
+    let quiet = second.replace(members, "");
+    node.run(Plugins::Ours, "ADD", "b", &pods[1], &quiet).unwrap();
+}
+
+/// The gateway answers a container's first packet, in both families: nothing is tentative.
+#[test]
+#[ignore = "needs netns"]
+fn gateways_are_usable_when_add_returns() {
+    let (node, pod) = (Node::new(), Netns::new("pod"));
+    node.run(Plugins::Ours, "ADD", "a", &pod, &node.config("")).unwrap();
+    let addresses = node.netns.sh(&["ip", "-6", "addr", "show", "dev", "cni0", "scope", "global"]);
+    assert!(addresses.contains("2001:cafe:42:1::1/64") && !addresses.contains("tentative"), "{addresses}");
+    pod.sh(&["ping", "-c1", "-W5", "2001:cafe:42:1::1"]);
+    for setting in ["net.ipv4.conf.eth0.arp_notify", "net.ipv6.conf.eth0.ndisc_notify"] {
+        assert_eq!(pod.sh(&["sysctl", "-n", setting]).trim(), "1", "{setting}");
+    }
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn the_runtime_chooses_addresses() {
+    let node = Node::new();
+    let members = r#","runtimeConfig":{"mac":"0a:00:00:00:00:07","ips":["10.244.1.77/24"],"ipRanges":[[{"subnet":"10.250.0.0/24"}]],"dns":{"servers":["10.96.0.10"],"searches":["cluster.local"]}},"args":{"cni":{"ips":["2001:cafe:42:1::77"]}}"#;
+    let pod = Netns::new("pod");
+    let result = node.run(Plugins::Ours, "ADD", "a", &pod, &node.config(members)).unwrap();
+    for wanted in ["10.250.0.2/24", "10.244.1.77/24", "2001:cafe:42:1::77/64", "10.96.0.10", "cluster.local"]
+    {
+        assert!(result.contains(wanted), "{wanted}: {result}");
+    }
+    assert!(pod.sh(&["ip", "-o", "link", "show", "dev", "eth0"]).contains("0a:00:00:00:00:07"));
+    // CNI_ARGS: each plugin of the chain reads its own keys and refuses others.
+    let bin = node.path("bin").display().to_string();
+    let other = Netns::new("other");
+    let call = |args: &str| {
+        let (path, config) = (other.path(), node.config(""));
+        let program = format!("{bin}/bridge");
+        let (node, id, ifname) = (Some(&node.netns), "b", "eth0");
+        let call = Call {
+            program: &program,
+            node,
+            command: "ADD",
+            id,
+            ifname,
+            netns: &path,
+            args,
+            path: &bin,
+            config: &config,
+        };
+        call.run()
+    };
+    let error = call("MAC=0a:00:00:00:00:08;IP=10.244.1.99").unwrap_err();
+    assert!(error.contains("ARGS: unknown args"), "{error}");
+    let result = call("IgnoreUnknown=1;MAC=0a:00:00:00:00:08;IP=10.244.1.99;K8S_POD_NAME=x").unwrap();
+    assert!(result.contains("10.244.1.99/24") && result.contains("0a:00:00:00:00:08"), "{result}");
+}
+
+/// Somebody has set the bridge's MTU by hand; a bridge never promises more than a port carries.
+#[test]
+#[ignore = "needs netns"]
+fn the_mtu_of_the_bridge_is_mended() {
+    let node = Node::new();
+    let mtu = || {
+        let text = node.netns.sh(&["ip", "-o", "link", "show", "dev", "cni0"]);
+        text.split("mtu ").nth(1).unwrap().split(' ').next().unwrap().to_owned()
+    };
+    let pods: Vec<_> = (0..4).map(|_| Netns::new("pod")).collect();
+    let add = |at: usize, config: &str| {
+        node.run(Plugins::Ours, "ADD", &format!("p{at}"), &pods[at], config).unwrap()
+    };
+    add(0, &node.config(""));
+    node.netns.sh(&["ip", "link", "set", "cni0", "mtu", "1300"]);
+    add(1, &node.config(""));
+    assert_eq!(mtu(), "1450");
+    // From now on the kernel leaves the MTU alone.
+    let smaller = node.config(r#","mtu":1400"#);
+    add(2, &smaller);
+    assert_eq!(mtu(), "1400");
+    add(3, &node.config(""));
+    assert_eq!(mtu(), "1400");
+    node.run(Plugins::Ours, "DEL", "p2", &pods[2], &smaller).unwrap();
+    node.run(Plugins::Ours, "DEL", "p3", &pods[3], &smaller).unwrap();
+    add(3, &node.config(""));
+    assert_eq!(mtu(), "1450");
+}
+
+/// The port is in its VLAN; or, on a kernel that cannot do it, an error says so and nothing is left.
+#[test]
+#[ignore = "needs netns"]
+fn vlans_work_or_the_kernel_is_named() {
+    let node = Node::new();
+    let probe =
+        "ip link add probe type bridge vlan_filtering 1 2>/dev/null && ip link del probe && echo yes || true";
+    let possible = node.netns.sh(&["sh", "-c", probe]).contains("yes");
+    let pod = Netns::new("pod");
+    for config in [layer2(r#","vlan":5"#), layer2(r#","vlanTrunk":[{"id":7}]"#), node.config(r#","vlan":5"#)]
+    {
+        match node.run(Plugins::Ours, "ADD", "a", &pod, &config) {
+            Ok(result) => {
+                assert!(possible, "{result}");
+                let vlans = node.netns.sh(&["bridge", "vlan", "show"]);
+                assert!(vlans.contains("5 PVID") || vlans.contains(" 7"), "{vlans}");
+                node.run(Plugins::Ours, "CHECK", "a", &pod, &with_result(&config, &result)).unwrap();
+                node.run(Plugins::Ours, "DEL", "a", &pod, &config).unwrap();
+            }
+            Err(error) => {
+                assert!(
+                    !possible && error.contains("the kernel has no CONFIG_BRIDGE_VLAN_FILTERING"),
+                    "{error}"
+                );
+                assert!(!node.netns.sh(&["ip", "-o", "link"]).contains("br2"));
+                assert!(!node.path("networks").exists());
+            }
+        }
+        assert!(!pod.sh(&["ip", "-o", "link"]).contains("eth0"));
+    }
+}
