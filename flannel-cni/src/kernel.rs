@@ -7,6 +7,7 @@ use flannel_core::message::address::{self, AddressRecord};
 use flannel_core::message::bridge::{self, Membership};
 use flannel_core::message::link::{self, LinkRecord};
 use flannel_core::message::route::{self, RouteRecord};
+use flannel_core::message::traffic::{self, DisciplineRecord};
 use flannel_core::message::{DecodeError, Frame, NEW_LINK, Refusal, Reply, Request, frames};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -165,6 +166,23 @@ impl Kernel {
     pub(crate) fn vlans(&mut self, port: IfIndex) -> Result<Vec<(u16, Membership)>, KernelError> {
         let ports = self.dump(&bridge::dump_vlans(), |payload| Ok(bridge::decode_vlans(payload)?))?;
         Ok(ports.into_iter().filter(|one| one.port == port).flat_map(|one| one.vlans).collect())
+    }
+
+    /// The queueing disciplines of a link.
+    pub(crate) fn disciplines(&mut self, index: IfIndex) -> Result<Vec<DisciplineRecord>, KernelError> {
+        let mut all =
+            self.dump(&traffic::dump_disciplines(), |payload| Ok(traffic::decode_discipline(payload)?))?;
+        all.retain(|record| record.index == index);
+        Ok(all)
+    }
+
+    /// The links that what a link receives is redirected to.
+    pub(crate) fn redirects(&mut self, index: IfIndex) -> Result<Vec<IfIndex>, KernelError> {
+        match self.dump(&traffic::dump_filters(index), |payload| Ok(traffic::decode_redirect(payload)?)) {
+            // There is nothing that could have filters.
+            Err(error) if error.is(Errno::EINVAL) || error.is(Errno::ENOENT) => Ok(Vec::new()),
+            other => other,
+        }
     }
 
     /// Waits until duplicate detection of IPv6 addresses is over; answers with the addresses of the link as they are then, or

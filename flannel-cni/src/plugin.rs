@@ -44,6 +44,7 @@ impl Plugin {
     /// The plugin of a program's name. Every name that is not one of a delegate's is flannel's: installers append versions.
     pub(crate) fn named(program: &str) -> &'static Self {
         match program {
+            "bandwidth" => &native::bandwidth::PLUGIN,
             "bridge" => &native::bridge::PLUGIN,
             "loopback" => &native::loopback::PLUGIN,
             "host-local" => &native::host_local::PLUGIN,

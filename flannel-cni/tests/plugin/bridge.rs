@@ -24,7 +24,7 @@ impl Node {
     pub(crate) fn new() -> Self {
         let node = Self { netns: Netns::new("node"), directory: tempfile::tempdir().unwrap() };
         fs::create_dir(node.path("bin")).unwrap();
-        for name in ["bridge", "host-local", "loopback"] {
+        for name in ["bandwidth", "bridge", "host-local", "loopback"] {
             std::os::unix::fs::symlink(OURS, node.path("bin").join(name)).unwrap();
         }
         // A new namespace has the setting of the host, which may be on.

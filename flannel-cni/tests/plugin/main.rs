@@ -1,6 +1,7 @@
 //! The plugin as runtimes see it: a process with an environment, stdin and stdout.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bandwidth;
 mod bridge;
 mod bridge_keys;
 mod host_local;

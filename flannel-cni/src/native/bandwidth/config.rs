@@ -1,0 +1,113 @@
+//! The limits in the config.
+
+use flannel_core::json::{Object, TypeError, Value};
+use flannel_core::message::traffic::TokenBucket;
+
+/// No packet waits longer.
+const LATENCY_MICROS: u64 = 25_000;
+/// Bursts of more bytes do not fit the kernel's numbers.
+const BURST_MAX: u64 = u32::MAX as u64 - 1;
+
+/// How fast a container may receive and send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Config {
+    /// What it receives.
+    pub(super) ingress: Option<Limit>,
+    /// What it sends.
+    pub(super) egress: Option<Limit>,
+}
+
+/// A limit, in bits per second and bits; both are positive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limit {
+    rate: u64,
+    burst: u64,
+}
+
+/// Limits that cannot be set.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConfigError {
+    #[error("failed to parse network configuration")]
+    Type(#[from] TypeError),
+    #[error("{0}: if rate is set, burst must also be set")]
+    NoBurst(&'static str),
+    #[error("{0}: if burst is set, rate must also be set")]
+    NoRate(&'static str),
+    #[error("{0}: burst cannot be more than 4GB")]
+    Burst(&'static str),
+    #[error("{0}: less than 8 bits are nothing: the kernel counts bytes")]
+    Tiny(&'static str),
+}
+
+impl Limit {
+    /// The kernel's form.
+    pub(super) fn bucket(&self) -> TokenBucket {
+        TokenBucket::new(self.rate / 8, self.burst / 8, LATENCY_MICROS)
+    }
+}
+
+impl Config {
+    /// From the config itself, if it has any of the keys, else from `runtimeConfig.bandwidth`.
+    pub(super) fn parse(config: &Object) -> Result<Self, ConfigError> {
+        let own = Numbers::parse(config, "BandwidthEntry")?;
+        let numbers = match own {
+            Some(numbers) => numbers,
+            None => match member(config, "runtimeConfig")?.map(|runtime| member(runtime, "bandwidth")) {
+                Some(bandwidth) => bandwidth?
+                    .map(|bandwidth| Numbers::parse(bandwidth, "BandwidthEntry"))
+                    .transpose()?
+                    .flatten()
+                    .unwrap_or_default(),
+                None => Numbers::default(),
+            },
+        };
+        let [ingress_rate, ingress_burst, egress_rate, egress_burst] = numbers.0;
+        Ok(Self {
+            ingress: limit("ingress", ingress_rate, ingress_burst)?,
+            egress: limit("egress", egress_rate, egress_burst)?,
+        })
+    }
+}
+
+fn limit(direction: &'static str, rate: u64, burst: u64) -> Result<Option<Limit>, ConfigError> {
+    match (rate, burst) {
+        (0, 0) => Ok(None),
+        (_, 0) => Err(ConfigError::NoBurst(direction)),
+        (0, _) => Err(ConfigError::NoRate(direction)),
+        (_, burst) if burst / 8 > BURST_MAX => Err(ConfigError::Burst(direction)),
+        (1..8, _) | (_, 1..8) => Err(ConfigError::Tiny(direction)),
+        (rate, burst) => Ok(Some(Limit { rate, burst })),
+    }
+}
+
+const NAMES: [&str; 4] = ["ingressRate", "ingressBurst", "egressRate", "egressBurst"];
+
+/// The values of [`NAMES`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Numbers([u64; 4]);
+
+impl Numbers {
+    /// `None` if not one of them is there.
+    fn parse(object: &Object, path: &str) -> Result<Option<Self>, TypeError> {
+        let mut numbers = Self::default();
+        let mut any = false;
+        for (number, name) in numbers.0.iter_mut().zip(NAMES) {
+            let Some(value) = object.field(name) else { continue };
+            let found = match value {
+                Value::Number(number) => number.as_integer(),
+                _ => None,
+            };
+            *number = found.ok_or_else(|| value.type_error(&format!("{path}.{name}"), "uint64"))?;
+            any = true;
+        }
+        Ok(any.then_some(numbers))
+    }
+}
+
+fn member<'a>(object: &'a Object, name: &str) -> Result<Option<&'a Object>, TypeError> {
+    let Some(value) = object.field(name) else { return Ok(None) };
+    value.as_object().map(Some).ok_or_else(|| value.type_error(&format!("PluginConf.{name}"), "object"))
+}
+
+#[cfg(test)]
+mod tests;

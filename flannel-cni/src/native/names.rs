@@ -1,0 +1,32 @@
+//! Names of kernel objects that belong to one container: made from hashes, the same as Go's plugins make.
+
+use sha2::{Digest, Sha512};
+
+/// The first digits of the SHA-512 of a text, in lower-case hex.
+pub(crate) fn hash(text: &str, digits: usize) -> String {
+    let hash = Sha512::digest(text.as_bytes());
+    let mut hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    hex.truncate(digits);
+    hex
+}
+
+/// What the names of a container's objects are made of, whose kind `prefix` tells.
+///
+/// Compatibility: nothing stands between network and container.
+pub(crate) fn of_container(prefix: &str, network: &str, container_id: &str, digits: usize) -> String {
+    format!("{prefix}{}", hash(&format!("{network}{container_id}"), digits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::of_container;
+
+    const LONG: &str = "8f0c3a1d5b7e9f2046c8e1a3b5d7f9012345678990abcdef1234567890abcdef";
+
+    #[test]
+    fn they_are_those_of_go() {
+        assert_eq!(of_container("bwp", "cbr0", "cid1", 12), "bwp4c7c118642e0");
+        assert_eq!(of_container("bwp", "cbr0", LONG, 12), "bwp2aa7f333ea69");
+        assert_eq!(of_container("CNI-", "cbr0", "cid1", 24), "CNI-4c7c118642e0d78610143dd0");
+    }
+}

@@ -1,0 +1,229 @@
+//! Our bandwidth and Debian's Go one: the same disciplines, and limits that hold.
+
+use flannel_core::json::Value;
+use std::fs;
+
+use crate::bridge::{Node, Plugins};
+use crate::support::Netns;
+
+/// `cbr0` + `a`, hashed.
+const IFB: &str = "bwpeaea36d9a8fa";
+const LIMITS: &str =
+    r#","ingressRate":2000000,"ingressBurst":800000,"egressRate":1000000,"egressBurst":80000"#;
+
+/// A pod with an interface, and what its ADD answered.
+struct Pod {
+    node: Node,
+    netns: Netns,
+    result: String,
+}
+
+impl Pod {
+    fn new() -> Self {
+        let (node, netns) = (Node::new(), Netns::new("pod"));
+        let result = node.run(Plugins::Ours, "ADD", "a", &netns, &node.config("")).unwrap();
+        let result = Value::parse(result.as_bytes()).unwrap().to_compact();
+        Self { node, netns, result }
+    }
+
+    fn run(&self, plugins: Plugins, command: &str, members: &str) -> Result<String, String> {
+        let result = &self.result;
+        let config = format!(
+            r#"{{"cniVersion":"0.4.0","name":"cbr0","type":"bandwidth","prevResult":{result}{members}}}"#
+        );
+        self.node.run_as(plugins, "bandwidth", command, "a", &self.netns.path(), &config)
+    }
+
+    fn veth(&self) -> String {
+        let text = self.node.netns.sh(&["ip", "-o", "link", "show", "type", "veth"]);
+        text.split([':', '@']).nth(1).unwrap().trim().to_owned()
+    }
+
+    /// Disciplines and filters on the host, without what is random.
+    fn limits(&self) -> String {
+        let veth = self.veth();
+        let mut text = self.node.netns.sh(&["tc", "qdisc", "show"]);
+        text += &self.node.netns.sh(&["tc", "filter", "show", "dev", &veth, "ingress"]);
+        let links = self.node.netns.sh(&["ip", "-d", "-o", "link", "show", "type", "ifb"]);
+        text += &links;
+        let text = text.replace(&veth, "vethX");
+        // Go's plugin attaches its action twice.
+        let lines = text
+            .lines()
+            .filter(|line| !["action order", "index ", "noqueue"].iter().any(|word| line.contains(word)));
+        let words = |line: &str| -> Vec<String> {
+            let words = line.split_whitespace().map(|word| word.trim_end_matches([':', '\\']));
+            let chance = |word: &&str| word.matches(':').count() == 5 || word.starts_with("numtxqueues");
+            words.filter(|word| !chance(word)).map(str::to_owned).collect()
+        };
+        let mut lines: Vec<String> = lines.map(|line| words(line).join(" ")).collect();
+        lines.sort();
+        lines.dedup();
+        lines.join("\n")
+    }
+
+    /// Nothing limits the pod.
+    fn assert_free(&self) {
+        let text = self.node.netns.sh(&["tc", "qdisc", "show"]) + &self.node.netns.sh(&["ip", "-o", "link"]);
+        assert!(!text.contains("tbf") && !text.contains("ingress") && !text.contains("bwp"), "{text}");
+    }
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn the_disciplines_are_those_of_go() {
+    let [(go, go_result), (ours, our_result)] = [Plugins::Go, Plugins::Ours].map(|plugins| {
+        let pod = Pod::new();
+        let result = pod.run(plugins, "ADD", LIMITS).unwrap();
+        let interfaces = Value::parse(result.as_bytes()).unwrap();
+        let interfaces = interfaces.as_object().unwrap().get("interfaces").unwrap().as_array().unwrap().len();
+        let addresses = result.matches("10.244.1.2/24").count() + result.matches(IFB).count();
+        (pod.limits(), (interfaces, addresses))
+    });
+    assert_eq!(ours, go);
+    assert_eq!(our_result, go_result);
+    for wanted in ["rate 2Mbit burst 100000b lat 25ms", "rate 1Mbit burst 10000b lat 25ms", IFB] {
+        assert!(ours.contains(wanted), "{wanted}: {ours}");
+    }
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn each_checks_and_deletes_what_the_other_limited() {
+    for (adder, other) in
+        [(Plugins::Go, Plugins::Ours), (Plugins::Ours, Plugins::Go), (Plugins::Ours, Plugins::Ours)]
+    {
+        let pod = Pod::new();
+        pod.run(adder, "ADD", LIMITS).unwrap();
+        pod.run(other, "CHECK", LIMITS).unwrap();
+        let error = pod.run(other, "CHECK", &LIMITS.replace("1000000", "3000000")).unwrap_err();
+        assert!(!error.is_empty());
+        if other == Plugins::Ours {
+            assert!(error.contains("is limited to TokenBucket { rate: 125000"), "{error}");
+            pod.node.netns.sh(&["tc", "qdisc", "del", "dev", &pod.veth(), "ingress"]);
+            let error = pod.run(other, "CHECK", LIMITS).unwrap_err();
+            assert!(
+                error.contains(&format!("nothing leads what {} receives to {IFB}", pod.veth())),
+                "{error}"
+            );
+        }
+        for _ in 0..2 {
+            pod.run(other, "DEL", LIMITS).unwrap();
+        }
+        let links = pod.node.netns.sh(&["ip", "-o", "link"]);
+        assert!(!links.contains(IFB), "{links}");
+    }
+}
+
+/// Percent of packets that got lost. Packets of 1400 bytes, as fast as they go.
+fn loss(from: &Netns, to: &str) -> f64 {
+    let script = format!("ping -q -n -s 1372 -c 60 -i 0.002 -W 1 {to} || true");
+    let text = from.sh(&["sh", "-c", &script]);
+    let percent = text.split(", ").find_map(|part| part.split_once("% packet loss")).unwrap().0;
+    percent.parse().unwrap()
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn the_limits_hold() {
+    let pod = Pod::new();
+    assert!(loss(&pod.netns, "10.244.1.1") < 5.0);
+    // 8000 bytes a second and 3000 at once: two packets pass.
+    let slow = |direction: &str| format!(r#","{direction}Rate":64000,"{direction}Burst":24000"#);
+    for (direction, link) in [("ingress", pod.veth()), ("egress", IFB.to_owned())] {
+        pod.run(Plugins::Ours, "ADD", &slow(direction)).unwrap();
+        assert!(loss(&pod.netns, "10.244.1.1") > 50.0, "{direction}");
+        let statistics = pod.node.netns.sh(&["tc", "-s", "qdisc", "show", "dev", &link]);
+        assert!(statistics.contains("rate 64Kbit burst 3000b"), "{statistics}");
+        let dropped = statistics.split("dropped ").nth(1).unwrap().split(',').next().unwrap();
+        assert!(dropped.parse::<u32>().unwrap() > 20, "{statistics}");
+        if direction == "ingress" {
+            pod.node.netns.sh(&["tc", "qdisc", "del", "dev", &link, "root"]);
+        }
+    }
+    pod.run(Plugins::Ours, "DEL", "").unwrap();
+    // Without the IFB, what leads to it must not swallow packets of a pod that stays.
+    pod.node.netns.sh(&["tc", "qdisc", "del", "dev", &pod.veth(), "ingress"]);
+    assert!(loss(&pod.netns, "10.244.1.1") < 5.0);
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn an_add_may_be_repeated_with_other_limits() {
+    let pod = Pod::new();
+    for (rate, shown) in [("2000000", "rate 2Mbit"), ("4000000", "rate 4Mbit"), ("2000000", "rate 2Mbit")] {
+        let limits = LIMITS.replace("2000000", rate);
+        let result = pod.run(Plugins::Ours, "ADD", &limits).unwrap();
+        assert_eq!(result.matches(IFB).count(), 1, "{result}");
+        assert!(pod.limits().contains(shown), "{}", pod.limits());
+        pod.run(Plugins::Ours, "CHECK", &limits).unwrap();
+    }
+    let filters = pod.node.netns.sh(&["tc", "filter", "show", "dev", &pod.veth(), "ingress"]);
+    assert_eq!(filters.matches("Egress Redirect").count(), 1, "{filters}");
+}
+
+/// Runtimes mean "no limit of bursts" by the largest number.
+#[test]
+#[ignore = "needs netns"]
+fn an_unlimited_burst_is_the_largest_one() {
+    let pod = Pod::new();
+    let limits = r#","runtimeConfig":{"bandwidth":{"ingressRate":1000000,"ingressBurst":4294967295}}"#;
+    pod.run(Plugins::Ours, "ADD", limits).unwrap();
+    pod.run(Plugins::Ours, "CHECK", limits).unwrap();
+    // 4.29 seconds of 125000 bytes: as long as the kernel can count.
+    assert!(pod.limits().contains("rate 1Mbit burst 536870b"), "{}", pod.limits());
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn an_add_that_fails_leaves_no_limit() {
+    let pod = Pod::new();
+    let ours = |members: &str| pod.run(Plugins::Ours, "ADD", members).unwrap_err();
+    assert!(ours(r#","ingressRate":1000"#).contains("if rate is set, burst must also be set"));
+    // Something else has its name.
+    pod.node.netns.sh(&["ip", "link", "add", IFB, "type", "bridge"]);
+    pod.node.netns.sh(&["ip", "link", "del", IFB]);
+    // The kernel refuses a burst of no ticks, after the IFB has been made.
+    let tiny = r#","ingressRate":8000000,"ingressBurst":800000,"egressRate":80000000000000,"egressBurst":8"#;
+    let error = ours(tiny);
+    assert!(error.contains(&format!("failed to limit {IFB}: could not set a token bucket")), "{error}");
+    pod.assert_free();
+    // Nothing to limit: what came in goes out.
+    let result = pod.run(Plugins::Ours, "ADD", "").unwrap();
+    assert_eq!(Value::parse(result.as_bytes()).unwrap().to_compact(), pod.result);
+    let none =
+        r#"{"cniVersion":"0.4.0","name":"cbr0","type":"bandwidth","ingressRate":8000,"ingressBurst":8000}"#;
+    let path = pod.netns.path();
+    for config in [none.to_owned(), none.replace(r#","ingressRate":8000,"ingressBurst":8000"#, "")] {
+        let error = pod.node.run_as(Plugins::Ours, "bandwidth", "ADD", "a", &path, &config).unwrap_err();
+        assert!(error.contains("must be called as chained plugin"), "{error}");
+    }
+    pod.assert_free();
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn gc_takes_what_nothing_leads_to() {
+    let pod = Pod::new();
+    pod.run(Plugins::Ours, "ADD", LIMITS).unwrap();
+    // Of a container whose namespace, and with it the veth, is gone; and one that is no IFB of ours.
+    pod.node.netns.sh(&["ip", "link", "add", "bwp0123456789ab", "type", "ifb"]);
+    pod.node.netns.sh(&["ip", "link", "add", "bwpmine", "type", "ifb"]);
+    let gc = |list: &str| {
+        let config = format!(r#"{{"cniVersion":"1.1.0","name":"cbr0","type":"bandwidth"{list}}}"#);
+        pod.node.run_as(Plugins::Ours, "bandwidth", "GC", "", "", &config).unwrap();
+        pod.node.netns.sh(&["ip", "-o", "link", "show", "type", "ifb"])
+    };
+    assert_eq!(gc("").lines().count(), 3);
+    let links = gc(r#","cni.dev/valid-attachments":[]"#);
+    assert!(
+        !links.contains("bwp0123456789ab") && links.contains("bwpmine") && links.contains(IFB),
+        "{links}"
+    );
+    // The pod goes; nothing leads to its IFB any more.
+    fs::remove_dir_all(pod.node.path("networks")).unwrap();
+    pod.node.netns.sh(&["ip", "link", "del", &pod.veth()]);
+    let valid = r#","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]"#;
+    assert!(gc(valid).contains(IFB));
+    assert!(!gc(r#","cni.dev/valid-attachments":[{"containerID":"b","ifname":"eth0"}]"#).contains(IFB));
+}
