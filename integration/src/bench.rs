@@ -1,331 +1,43 @@
-//! `bench control`: the daemon of one node in a large cluster that is otherwise made of records only.
-//!
-//! What is measured from outside: the kernel's news of routes and forwarding entries, the accounts that the
-//! kernel keeps of the process, and etcd's own count of requests. Delays run from the moment before a
-//! write is sent to etcd to the moment that the kernel tells of the change.
+//! Measurements: of the daemon in a large cluster, and of the CNI plugin against others.
 
-use anyhow::{Context, Result, ensure};
-use clap::Args;
-use integration::etcd::PREFIX;
-use integration::gateway::Gateway;
-use integration::monitor::{Monitor, News};
-use integration::{Daemon, Etcd, Feature, Flanneld, Lab, Node, http, wait};
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use anyhow::{Context, Result};
+use serde_json::Value;
 use std::fs;
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::path::Path;
 
-#[derive(Args)]
-pub(crate) struct Options {
-    #[arg(long)]
-    leases: u32,
-    #[arg(long)]
-    json: Option<PathBuf>,
+pub(crate) mod cni;
+pub(crate) mod control;
+
+/// The value below which a share of the values lies; 0 where there are none.
+fn percentile(values: &[f64], percent: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = (sorted.len() * percent).div_ceil(100).max(1) - 1;
+    sorted.get(at).copied().unwrap_or_default()
 }
 
-const CONFIG: &str = r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#;
-/// Subnets from here on are those of the changes; those of the standing leases are below.
-const CHANGED: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 0);
-const RATE_PER_SECOND: u32 = 100;
-const CHANGES: u32 = 1500;
-/// Longer than the time between two full rounds of the daemon, so that one is part of the figure.
-const IDLE: Duration = Duration::from_secs(65);
-/// Up to so many leases the targets of a small cluster apply.
-const SMALL: u32 = 100;
-
-pub(crate) fn run(options: &Options) -> Result<()> {
-    let most = (u32::from(CHANGED) - u32::from(Ipv4Addr::new(10, 0, 0, 0))) / 256 - 1;
-    ensure!((2..=most).contains(&options.leases), "--leases {}: 2 to {most}", options.leases);
-    let lab = Lab::new()?;
-    lab.require(&[Feature::Vxlan, Feature::Etcd])?;
-    let cluster = lab.cluster(1)?;
-    let node = &cluster.nodes[0];
-    let etcd = cluster.etcd(&lab)?;
-    etcd.set_config(CONFIG)?;
-    let mut gateway = Gateway::connect(node.netns(), etcd.members[0].address())?;
-    let lease = gateway.grant(86_400)?;
-    println!("writing {} leases", options.leases);
-    let records: Vec<_> = (1..=options.leases).map(|number| Peer::standing(number).record()).collect();
-    gateway.put_all(&records, &lease)?;
-
-    println!("starting flanneld");
-    let (mut daemon, start) = start(node, &etcd, options.leases)?;
-    println!("idle for {} s", IDLE.as_secs());
-    let idle = share_of_processor(&daemon, || {
-        thread::sleep(IDLE);
-        Ok(())
-    })?;
-    println!("{CHANGES} changes, {RATE_PER_SECOND} a second");
-    let mut delays = Vec::new();
-    let busy = share_of_processor(&daemon, || {
-        delays = changes(node, &mut gateway, &lease)?;
-        Ok(())
-    })?;
-    let memory = Memory::of(&daemon)?;
-    daemon.stop()?;
-    report(options, &start, idle, busy, &mut delays, &memory)
-}
-
-/// A node that exists only as a record.
-#[derive(Clone, Copy)]
-struct Peer {
-    subnet: Ipv4Addr,
-    public: Ipv4Addr,
-    mac: [u8; 3],
-}
-
-impl Peer {
-    fn numbered(base: Ipv4Addr, number: u32) -> Self {
-        let subnet = Ipv4Addr::from(u32::from(base) + number * 256);
-        let public = Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 0)) + number);
-        let [_, a, b, _] = subnet.octets();
-        Self { subnet, public, mac: [a, b, 0] }
-    }
-
-    fn standing(number: u32) -> Self {
-        Self::numbered(Ipv4Addr::new(10, 0, 0, 0), number)
-    }
-
-    fn changed(number: u32) -> Self {
-        Self::numbered(CHANGED, number)
-    }
-
-    fn mac(self) -> String {
-        let [a, b, c] = self.mac;
-        format!("0a:00:00:{a:02x}:{b:02x}:{c:02x}")
-    }
-
-    fn key(self) -> String {
-        format!("{PREFIX}/subnets/{}-24", self.subnet)
-    }
-
-    fn record(self) -> (String, String) {
-        let value = format!(
-            r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{}"}}}}"#,
-            self.public,
-            self.mac()
-        );
-        (self.key(), value)
-    }
-}
-
-/// What a start cost.
-struct Start {
-    last_route: Duration,
-    ready: Duration,
-    processor: Duration,
-    memory: Memory,
-    requests: BTreeMap<String, i64>,
-}
-
-/// Kilobytes resident, now and at most.
-struct Memory {
-    now: u64,
-    peak: u64,
-}
-
-impl Memory {
-    fn of(daemon: &Daemon) -> Result<Self> {
-        Ok(Self { now: daemon.resident_kb()?, peak: daemon.peak_resident_kb()? })
-    }
-}
-
-fn start(node: &Node, etcd: &Etcd, leases: u32) -> Result<(Daemon, Start)> {
-    let monitor = Monitor::start(node.netns())?;
-    let before = requests(etcd)?;
-    let started = now();
-    let mut daemon = node.start(&Flanneld::on_etcd(etcd))?;
-    daemon.wait_ready_within(Duration::from_secs(120))?;
-    let ready = now().saturating_sub(started);
-    let mut seen = BTreeMap::new();
-    wait::until("every lease has a route", Duration::from_secs(120), || {
-        for News { at, text } in monitor.so_far() {
-            if let Some(subnet) = text.split_whitespace().next().filter(|word| word.ends_with(".0/24")) {
-                seen.entry(subnet.to_owned()).or_insert(at);
-            }
-        }
-        let have = u32::try_from(seen.len()).context("a count of routes")?;
-        ensure!(have >= leases, "{have} of {leases} routes");
-        Ok(())
-    })?;
-    let last_route = seen.values().max().copied().unwrap_or_default().saturating_sub(started);
-    monitor.stop()?;
-    let mut requests = requests(etcd)?;
-    for (method, count) in &mut requests {
-        *count -= before.get(method).copied().unwrap_or_default();
-    }
-    requests.retain(|_, count| *count > 0);
-    let processor = daemon.processor_time()?;
-    let memory = Memory::of(&daemon)?;
-    Ok((daemon, Start { last_route, ready, processor, memory, requests }))
-}
-
-/// etcd's count of requests by method.
-fn requests(etcd: &Etcd) -> Result<BTreeMap<String, i64>> {
-    let member = &etcd.members[0];
-    let metrics = http::get(&member.netns, member.address(), "/metrics")?;
-    ensure!(metrics.status == 200, "etcd's metrics: {}", metrics.status);
-    Ok(metrics
-        .body
-        .lines()
-        .filter(|line| line.starts_with("grpc_server_started_total{"))
-        .filter_map(|line| {
-            let label = |name: &str| line.split(name).nth(1)?.split('"').nth(1);
-            let service = label("grpc_service=")?.rsplit('.').next()?;
-            Some((format!("{service}.{}", label("grpc_method=")?), line.rsplit(' ').next()?.parse().ok()?))
-        })
-        .collect())
-}
-
-/// Time of day, UTC, as iproute2's monitors tell it.
-fn now() -> Duration {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Duration::new(since.as_secs() % 86_400, since.subsec_nanos())
-}
-
-/// The share of one processor that the daemon takes during some work, in percent.
-fn share_of_processor(daemon: &Daemon, work: impl FnOnce() -> Result<()>) -> Result<f64> {
-    let (started, before) = (Instant::now(), daemon.processor_time()?);
-    work()?;
-    let spent = daemon.processor_time()?.saturating_sub(before);
-    Ok(spent.as_secs_f64() / started.elapsed().as_secs_f64() * 100.0)
-}
-
-/// What one change does, in turn, to the same peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
-    Join,
-    Move,
-    Leave,
-}
-
-/// Makes changes at a steady rate; answers with the delay of each until the kernel had it.
-fn changes(node: &Node, gateway: &mut Gateway, lease: &str) -> Result<Vec<Duration>> {
-    let monitor = Monitor::start(node.netns())?;
-    let interval = Duration::from_secs(1) / RATE_PER_SECOND;
-    let started = Instant::now();
-    let mut sent: Vec<(Step, Peer, Duration)> = Vec::new();
-    // A peer moves, and leaves, some time after it came, so that the changes do not meet each other.
-    let apart = RATE_PER_SECOND / 3;
-    for number in 0..CHANGES {
-        thread::sleep((interval * number).saturating_sub(started.elapsed()));
-        let (round, step) = (number / 3, number % 3);
-        let step = match step {
-            0 => (Step::Join, Some(round)),
-            1 => (Step::Move, round.checked_sub(apart)),
-            _ => (Step::Leave, round.checked_sub(2 * apart)),
-        };
-        let (step, Some(which)) = step else { continue };
-        let mut peer = Peer::changed(which + 1);
-        if step != Step::Join {
-            peer.public = Ipv4Addr::from(u32::from(peer.public) + 0x0010_0000);
-        }
-        let at = now();
-        match step {
-            Step::Leave => gateway.delete(&peer.key())?,
-            Step::Join | Step::Move => {
-                let (key, value) = peer.record();
-                gateway.put(&key, &value, lease)?;
-            }
-        }
-        sent.push((step, peer, at));
-    }
-    let delays = delays(&sent, &monitor)?;
-    monitor.stop()?;
-    Ok(delays)
-}
-
-/// Finds the kernel's first news of each change; no two changes look alike.
-fn delays(sent: &[(Step, Peer, Duration)], monitor: &Monitor) -> Result<Vec<Duration>> {
-    let mut first_news: BTreeMap<String, Duration> = BTreeMap::new();
-    wait::until("the kernel has every change", wait::LONG, || {
-        for News { at, text } in monitor.so_far() {
-            let words: Vec<&str> = text.split_whitespace().take(5).collect();
-            first_news.entry(words.join(" ")).or_insert(at);
-        }
-        sent.iter()
-            .map(|(step, peer, at)| {
-                let (subnet, device) = (peer.subnet, "dev flannel.1");
-                let news = match step {
-                    Step::Join => format!("{subnet}/24 via {subnet} {device}"),
-                    Step::Move => format!("{} {device} lladdr {}", peer.public, peer.mac()),
-                    Step::Leave => format!("Deleted {subnet}/24 via {subnet} dev"),
-                };
-                let seen = first_news.get(&news).with_context(|| format!("no news of `{news}`"))?;
-                Ok(seen.saturating_sub(*at))
-            })
-            .collect()
-    })
-}
-
-fn percentile(sorted: &[Duration], percent: usize) -> f64 {
-    let at = (sorted.len() * percent).div_ceil(100).clamp(1, sorted.len()) - 1;
-    sorted[at].as_secs_f64() * 1000.0
-}
-
-fn report(
-    options: &Options,
-    start: &Start,
-    idle: f64,
-    busy: f64,
-    delays: &mut [Duration],
-    memory: &Memory,
-) -> Result<()> {
-    delays.sort();
-    let millis = |duration: Duration| duration.as_secs_f64() * 1000.0;
-    let mib = |kilobytes: u64| Value::from(kilobytes).as_f64().unwrap_or_default() / 1024.0;
-    let requests: i64 = start.requests.values().sum();
-    let by_method: Vec<String> =
-        start.requests.iter().map(|(method, count)| format!("{method} {count}")).collect();
-    let (p50, p99, longest) = (percentile(delays, 50), percentile(delays, 99), percentile(delays, 100));
-    let small = options.leases <= SMALL;
-    let (memory_target, idle_target) = if small { ("≤ 8 MiB", "≤ 0.1 %") } else { ("≤ 20 MiB", "") };
-    println!("\n  {:<42}{:>12}   target", format!("flanneld, vxlan, {} leases in etcd", options.leases), "");
-    for (what, value, target) in [
-        ("start to last route", format!("{:.0} ms", millis(start.last_route)), "≤ 1000 ms"),
-        ("start to ready", format!("{:.0} ms", millis(start.ready)), ""),
-        ("processor time of the start", format!("{:.0} ms", millis(start.processor)), ""),
-        ("resident memory after the start", format!("{:.1} MiB", mib(start.memory.now)), memory_target),
-        ("resident memory, peak of the start", format!("{:.1} MiB", mib(start.memory.peak)), ""),
-        ("resident memory after the changes", format!("{:.1} MiB", mib(memory.now)), memory_target),
-        ("resident memory, peak", format!("{:.1} MiB", mib(memory.peak)), ""),
-        ("etcd requests of the start", requests.to_string(), "O(1)"),
-        ("idle, share of a processor", format!("{idle:.2} %"), idle_target),
-        ("a change, median", format!("{p50:.1} ms"), ""),
-        ("a change, 99th percentile", format!("{p99:.1} ms"), "≤ 50 ms"),
-        ("a change, longest", format!("{longest:.1} ms"), ""),
-        ("100 changes a second, share of a processor", format!("{busy:.1} %"), "≤ 20 %"),
-    ] {
-        println!("  {what:<42}{value:>12}   {target}");
-    }
-    println!("\n  etcd requests: {}", by_method.join(", "));
-    let figures = json!({
-        "leases": options.leases,
-        "start_to_last_route_ms": millis(start.last_route),
-        "start_to_ready_ms": millis(start.ready),
-        "start_processor_ms": millis(start.processor),
-        "resident_kib": start.memory.now,
-        "resident_peak_of_start_kib": start.memory.peak,
-        "resident_after_changes_kib": memory.now,
-        "resident_peak_kib": memory.peak,
-        "etcd_requests_of_start": start.requests,
-        "idle_processor_percent": idle,
-        "changes": delays.len(),
-        "changes_per_second": RATE_PER_SECOND,
-        "change_p50_ms": p50,
-        "change_p99_ms": p99,
-        "change_max_ms": longest,
-        "changes_processor_percent": busy,
-    });
-    match &options.json {
+/// Writes the figures to a file, or after the report where none is named.
+fn write_figures(figures: &Value, file: Option<&Path>) -> Result<()> {
+    match file {
         Some(file) => fs::write(file, format!("{figures:#}\n"))
             .with_context(|| format!("could not write {}", file.display())),
         None => {
             println!("\n{figures:#}");
             Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::percentile;
+
+    #[test]
+    fn percentiles_are_values_that_occurred() {
+        assert_eq!(percentile(&[], 50).to_bits(), 0.0_f64.to_bits());
+        let values: Vec<f64> = (1..=100_u8).rev().map(f64::from).collect();
+        for (percent, expected) in [(0, 1.0), (50, 50.0), (99, 99.0), (100, 100.0)] {
+            assert!((percentile(&values, percent) - expected).abs() < f64::EPSILON, "{percent}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use crate::feature::CNI_DIRECTORIES;
@@ -51,8 +52,15 @@ impl Conflist {
         self
     }
 
+    /// Its plugins, in the order of ADD.
+    #[must_use]
+    pub fn plugins(&self) -> &[Value] {
+        &self.plugins
+    }
+
     /// The configuration that one plugin gets on stdin.
-    fn of(&self, plugin: &Value, previous: Option<&Value>) -> Value {
+    #[must_use]
+    pub fn config(&self, plugin: &Value, previous: Option<&Value>) -> Value {
         let mut config = plugin.clone();
         config["name"] = json!(self.name);
         config["cniVersion"] = json!(self.version);
@@ -107,7 +115,7 @@ impl Node {
         };
         let mut result = None;
         for plugin in &list.plugins {
-            let config = list.of(plugin, result.as_ref());
+            let config = list.config(plugin, result.as_ref());
             result = Some(pod.invoke("ADD", &config)?);
         }
         pod.result = result.context("a list without plugins")?;
@@ -136,7 +144,7 @@ impl Pod {
     /// Runs DEL in reverse order and keeps the namespace.
     pub fn detach(&self) -> Result<()> {
         for plugin in self.list.plugins.iter().rev() {
-            let config = self.list.of(plugin, Some(&self.result));
+            let config = self.list.config(plugin, Some(&self.result));
             self.call("DEL", &config)?;
         }
         Ok(())
@@ -145,7 +153,7 @@ impl Pod {
     /// Runs CHECK along the chain.
     pub fn check(&self) -> Result<()> {
         for plugin in &self.list.plugins {
-            let config = self.list.of(plugin, Some(&self.result));
+            let config = self.list.config(plugin, Some(&self.result));
             self.call("CHECK", &config)?;
         }
         Ok(())
@@ -178,7 +186,7 @@ impl Pod {
             .collect();
         let file = directories
             .iter()
-            .map(|directory| std::path::Path::new(directory).join(kind))
+            .map(|directory| Path::new(directory).join(kind))
             .find(|file| file.is_file())
             .with_context(|| format!("no CNI plugin {kind} in {}", directories.join(":")))?;
         let output = self.start(&file, command, &directories.join(":"), &config.to_string())?;
@@ -190,18 +198,8 @@ impl Pod {
         Ok(stdout)
     }
 
-    fn start(&self, file: &std::path::Path, command: &str, path: &str, config: &str) -> Result<Output> {
-        let mut plugin = Command::new(file);
-        plugin
-            .env("CNI_COMMAND", command)
-            .env("CNI_CONTAINERID", &self.name)
-            .env("CNI_NETNS", self.netns.path())
-            .env("CNI_IFNAME", "eth0")
-            .env("CNI_ARGS", "")
-            .env("CNI_PATH", path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+    fn start(&self, file: &Path, command: &str, path: &str, config: &str) -> Result<Output> {
+        let mut plugin = plugin(file, command, &self.name, &self.netns, path);
         let mut child = self.node.netns().spawn(&mut plugin)?;
         let mut stdin = child.stdin.take().context("stdin was asked for as a pipe")?;
         std::io::Write::write_all(&mut stdin, config.as_bytes())
@@ -209,6 +207,23 @@ impl Pod {
         drop(stdin);
         child.wait_with_output().context("could not wait for a plugin")
     }
+}
+
+/// The process of a plugin, with the environment and the pipes that a runtime gives it.
+#[must_use]
+pub fn plugin(file: &Path, command: &str, container: &str, netns: &Netns, path: &str) -> Command {
+    let mut plugin = Command::new(file);
+    plugin
+        .env("CNI_COMMAND", command)
+        .env("CNI_CONTAINERID", container)
+        .env("CNI_NETNS", netns.path())
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_ARGS", "")
+        .env("CNI_PATH", path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    plugin
 }
 
 /// Fails unless every pod reaches every other, also with packets of this size, and if one byte more

@@ -38,6 +38,7 @@ pub mod monitor;
 pub mod netns;
 pub mod node;
 pub mod ownership;
+pub mod rtnetlink;
 pub mod topology;
 pub mod traffic;
 pub mod wait;
@@ -88,7 +89,8 @@ pub fn lab(test: impl FnOnce(&Lab) -> Result<()>) {
 }
 
 /// The program of this name that was built together with this one.
-pub(crate) fn program(name: &str) -> PathBuf {
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     // Test programs are in `deps/`, below the programs.
     own.ancestors()

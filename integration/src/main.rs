@@ -24,14 +24,17 @@ enum Task {
     /// Show a small cluster at work
     Demo(demo::Options),
     /// Measure the daemon with a large cluster in etcd
-    BenchControl(bench::Options),
+    BenchControl(bench::control::Options),
+    /// Measure the CNI plugin against others
+    BenchCni(bench::cni::Options),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Probe => probe(),
         Task::Demo(options) => demo::run(&options),
-        Task::BenchControl(options) => bench::run(&options),
+        Task::BenchControl(options) => bench::control::run(&options),
+        Task::BenchCni(options) => bench::cni::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

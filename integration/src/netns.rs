@@ -1,6 +1,8 @@
 //! Named network namespaces, with or without a file system view of their own.
 
 use anyhow::{Context, Result, bail, ensure};
+use flannel_core::link::IfIndex;
+use flannel_core::message::link::{self, LinkSettings};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::{self, File};
@@ -10,8 +12,12 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::thread;
 
+use crate::rtnetlink::Rtnetlink;
+
 const DIRECTORY: &str = "/run/netns";
 const NONE: Option<&str> = None;
+/// `lo` has this number in every namespace.
+const LOOPBACK: IfIndex = IfIndex(1);
 
 /// A network namespace under `/run/netns`, so that `ip netns` knows it, too.
 #[derive(Clone, Debug)]
@@ -32,12 +38,12 @@ impl Netns {
         in_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).context("could not make a network namespace")?;
             mount(Some("/proc/thread-self/ns/net"), &path, NONE, MsFlags::MS_BIND, NONE)
-                .context("could not bind a network namespace to its name")
+                .context("could not bind a network namespace to its name")?;
+            let up = LinkSettings { up: Some(true), ..LinkSettings::default() };
+            Rtnetlink::open()?.change(&[link::set(LOOPBACK, &up)]).context("could not set lo up")
         })?;
         let net = File::open(&path).with_context(|| format!("could not open {}", path.display()))?;
-        let netns = Self(Arc::new(Inner { name: name.to_owned(), net, mounts: None }));
-        netns.ip("link set lo up")?;
-        Ok(netns)
+        Ok(Self(Arc::new(Inner { name: name.to_owned(), net, mounts: None })))
     }
 
     /// A namespace that exists.

@@ -36,6 +36,16 @@ pub(crate) fn programs(profile: Profile) -> Result<PathBuf> {
     Ok(target().join(profile.directory()))
 }
 
+/// Builds one program the way it is released: optimised and static.
+pub(crate) fn static_program(package: &str, name: &str) -> Result<PathBuf> {
+    must_succeed(cargo(["rustc", "--quiet", "--release", "--package", package, "--bin", name]).args([
+        "--",
+        "-C",
+        "target-feature=+crt-static",
+    ]))?;
+    Ok(target().join(Profile::Release.directory()).join(name))
+}
+
 /// A compiled test program.
 pub(crate) struct TestProgram {
     /// Of the library, binary or test file that it tests.

@@ -1,11 +1,14 @@
 //! Tasks that `lab` does inside a sandbox: we build, prepare and start it.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use std::path::PathBuf;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::build::{Profile, programs};
-use crate::process::succeeds;
+use crate::build::{Profile, programs, static_program};
+use crate::process::{succeeds, target};
 use crate::{packages, sandbox};
 
 #[derive(Args)]
@@ -49,18 +52,66 @@ pub(crate) enum Bench {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Attaching pods: our plugin against others and against the kernel's part alone
+    Cni {
+        /// Directory of the plugins to compare with
+        #[arg(long, value_name = "DIRECTORY", default_value = "/usr/lib/cni")]
+        peer: PathBuf,
+        /// Write the figures to this file, too
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// How many pods are attached one by one
+        #[arg(long, default_value_t = 60)]
+        rounds: usize,
+        /// How many pods stand all the time
+        #[arg(long, default_value_t = 20)]
+        standing: usize,
+        /// Only variants whose name contains one of these: bridge, dual-stack, masquerade-iptables,
+        /// masquerade-nftables, portmap-iptables, portmap-nftables
+        filters: Vec<String>,
+    },
 }
 
 pub(crate) fn bench(bench: &Bench) -> Result<bool> {
-    let Bench::Control { leases, json } = bench;
-    sandbox::possible("bench control")?;
+    sandbox::possible("bench")?;
     packages::install_for_tests()?;
     println!("building");
-    let directory = programs(Profile::Release)?;
-    let mut command = sandbox::command(directory.join("lab"));
-    command.args(["bench-control", "--leases", &leases.to_string()]);
+    match bench {
+        Bench::Control { leases, json } => {
+            let mut command = sandbox::command(programs(Profile::Release)?.join("lab"));
+            command.args(["bench-control", "--leases", &leases.to_string()]);
+            run(command, json.as_deref())
+        }
+        Bench::Cni { peer, json, rounds, standing, filters } => {
+            static_program("flannel-cni", "flannel")?;
+            static_program("integration", "kernel-work")?;
+            let lab = static_program("integration", "lab")?;
+            let state = target().join("bench-cni");
+            remove(&state)?;
+            fs::create_dir_all(&state).with_context(|| format!("could not create {}", state.display()))?;
+            let mut command = sandbox::command(lab);
+            command.arg("bench-cni").arg("--peer").arg(std::path::absolute(peer)?).arg("--state").arg(&state);
+            command.args(["--rounds", &rounds.to_string(), "--standing", &standing.to_string()]);
+            command.args(filters);
+            let outcome = run(command, json.as_deref());
+            remove(&state)?;
+            outcome
+        }
+    }
+}
+
+fn run(mut command: Command, json: Option<&Path>) -> Result<bool> {
     if let Some(file) = json {
         command.arg("--json").arg(std::path::absolute(file)?);
     }
     succeeds(&mut command)
+}
+
+fn remove(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("could not remove {}", directory.display()))
+        }
+        _ => Ok(()),
+    }
 }

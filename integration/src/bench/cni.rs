@@ -1,0 +1,217 @@
+//! `bench cni`: what attaching a pod costs, ours against other plugins and against the kernel's part alone.
+//!
+//! The sides take turns within every round, in an order that changes, and what counts is the ratio within a round:
+//! what else the machine does at that time hits all of them. Each has a node of its own with the same number of pods.
+//! Namespaces of pods are made beforehand and used again: neither their making nor their going is measured.
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use integration::{Feature, Lab, program};
+use nix::mount::{MsFlags, mount};
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use super::write_figures;
+
+mod figures;
+mod side;
+mod trace;
+mod variant;
+
+use figures::{Figures, Startup};
+use side::{Operation, Sample, Side, version};
+use variant::{VARIANTS, Variant};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Directory of the plugins to compare with
+    #[arg(long)]
+    peer: PathBuf,
+    /// Directory on a disk, for the nodes' state
+    #[arg(long)]
+    state: PathBuf,
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// How many pods are attached one by one
+    #[arg(long)]
+    rounds: usize,
+    /// How many pods stand all the time
+    #[arg(long)]
+    standing: usize,
+    /// Only variants whose name contains one of these
+    filters: Vec<String>,
+}
+
+/// How many pods are attached at once, and how many in all in one block.
+const BLOCKS: [(usize, usize); 3] = [(1, 16), (8, 64), (32, 64)];
+/// One block for so many rounds.
+const ROUNDS_PER_BLOCK: usize = 15;
+const BLOCKS_MIN: usize = 3;
+/// Starts of programs for one round.
+const STARTS_PER_ROUND: usize = 2;
+
+/// Names of ours, as they are installed.
+const NAMES: [&str; 6] = ["flannel", "bridge", "host-local", "portmap", "loopback", "bandwidth"];
+
+/// Every order of three, so that each side comes after each other one equally often.
+const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [2, 1, 0], [1, 0, 2], [2, 0, 1], [1, 2, 0], [0, 2, 1]];
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let lab = Lab::new()?;
+    lab.require(&[Feature::Iptables, Feature::Nft, Feature::Strace])?;
+    ensure!(
+        options.peer.join("bridge").is_file(),
+        "--peer {}: no plugin `bridge` in it; Debian's are in the package containernetworking-plugins",
+        options.peer.display()
+    );
+    ensure!(options.rounds > 0, "--rounds 0: nothing to measure");
+    let most = 253 - BLOCKS.iter().map(|(_, pods)| pods).max().copied().unwrap_or_default();
+    ensure!(options.standing <= most, "--standing {}: at most {most}", options.standing);
+    let chosen: Vec<Variant> = VARIANTS
+        .into_iter()
+        .filter(|variant| {
+            options.filters.is_empty() || options.filters.iter().any(|f| variant.name.contains(f))
+        })
+        .collect();
+    ensure!(!chosen.is_empty(), "no variant has {} in its name", options.filters.join(" or "));
+    keep_state_on_disk(&options.state)?;
+    let bench = Bench { lab: &lab, options, own: own_directory(&lab)?, bare: program("kernel-work") };
+
+    let startup = bench.startup()?;
+    startup.print();
+    let mut measured = Vec::new();
+    for variant in chosen {
+        let figures = bench.variant(variant).with_context(|| variant.name)?;
+        figures.print();
+        measured.push(figures.to_json());
+    }
+    let figures = json!({
+        "peer": options.peer,
+        "rounds": options.rounds,
+        "standing_pods": options.standing,
+        "startup": startup.to_json(),
+        "variants": measured,
+    });
+    write_figures(&figures, options.json.as_deref())
+}
+
+/// Nodes keep their state on a real file system, as real nodes do; what else the lab has is in memory.
+fn keep_state_on_disk(directory: &Path) -> Result<()> {
+    let nodes = Path::new("/run/lab/node");
+    fs::create_dir_all(nodes).with_context(|| format!("could not create {}", nodes.display()))?;
+    mount(Some(directory), nodes, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("could not bind {}", directory.display()))
+}
+
+/// Our plugin under all its names.
+fn own_directory(lab: &Lab) -> Result<PathBuf> {
+    let directory = lab.directory("plugins")?;
+    for name in NAMES {
+        symlink(program("flannel"), directory.join(name))
+            .with_context(|| format!("could not link {name}"))?;
+    }
+    Ok(directory)
+}
+
+struct Bench<'a> {
+    lab: &'a Lab,
+    options: &'a Options,
+    own: PathBuf,
+    bare: PathBuf,
+}
+
+impl Bench<'_> {
+    /// Start to exit for VERSION, and sizes.
+    fn startup(&self) -> Result<Startup> {
+        let programs = [self.own.join("flannel"), self.options.peer.join("bridge"), self.bare.clone()];
+        let mut samples: [Vec<Sample>; 3] = Default::default();
+        for round in 0..self.options.rounds * STARTS_PER_ROUND {
+            for side in ORDERS[round % ORDERS.len()] {
+                samples[side].push(version(&programs[side])?);
+            }
+        }
+        let size = |path: &Path| -> Result<u64> {
+            Ok(fs::metadata(path).with_context(|| format!("could not look at {}", path.display()))?.len())
+        };
+        let peers = ["bridge", "host-local", "portmap"].map(|name| self.options.peer.join(name));
+        let peers = peers.iter().filter(|file| file.is_file()).map(|file| size(file)).sum::<Result<u64>>()?;
+        Ok(Startup { samples, own_bytes: size(&program("flannel"))?, peer_bytes: peers })
+    }
+
+    fn variant(&self, variant: Variant) -> Result<Figures> {
+        let most = BLOCKS.iter().map(|(_, pods)| pods).max().copied().unwrap_or_default();
+        let pods = self.options.standing + most;
+        let (lab, peer) = (self.lab, &self.options.peer);
+        let name = |side: &str| format!("{side}-{}", variant.name);
+        let ours = |pod| Ok(variant.ours(pod));
+        let peers = |pod| variant.peers(peer, pod);
+        let mut sides = vec![
+            Side::plugins(lab, &name("ours"), variant, &self.own, ours, pods)?,
+            Side::plugins(lab, &name("peer"), variant, peer, peers, pods)?,
+        ];
+        if variant.has_bare() {
+            sides.push(Side::bare(lab, &name("bare"), variant, self.bare.clone(), pods)?);
+        }
+        let mut figures = Figures::new(variant, variant.peer_firewall(peer)?);
+        let standing = self.options.standing;
+        for side in &sides {
+            for pod in 0..standing {
+                side.measure(Operation::Add, pod)?;
+            }
+        }
+        // Plugins before 1.5 refuse in CHECK the routes without a gateway that they took in ADD.
+        if standing > 0
+            && let Err(error) = sides[1].measure(Operation::Check, 0)
+        {
+            figures.peer_check = Some(error.root_cause().to_string().replace(['\n', '\t'], " "));
+        }
+        for (at, side) in sides.iter().enumerate() {
+            for operation in Operation::ALL {
+                if figures.can(at, operation) {
+                    figures.counts[at].insert(operation, side.count(lab, operation, standing)?);
+                }
+            }
+        }
+        self.one_by_one(&sides, &mut figures)?;
+        self.at_once(&sides, &mut figures)?;
+        for side in &sides {
+            for pod in 0..standing {
+                side.measure(Operation::Del, pod)?;
+            }
+        }
+        Ok(figures)
+    }
+
+    fn one_by_one(&self, sides: &[Side], figures: &mut Figures) -> Result<()> {
+        for round in 0..self.options.rounds {
+            for operation in Operation::ALL {
+                for at in ORDERS[round % ORDERS.len()] {
+                    let Some(side) = sides.get(at) else { continue };
+                    if figures.can(at, operation) {
+                        let sample = side.measure(operation, self.options.standing)?;
+                        figures.samples[at].entry(operation).or_default().push(sample);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn at_once(&self, sides: &[Side], figures: &mut Figures) -> Result<()> {
+        let standing = self.options.standing;
+        for (at_once, pods) in BLOCKS {
+            for block in 0..(self.options.rounds / ROUNDS_PER_BLOCK).max(BLOCKS_MIN) {
+                for operation in [Operation::Add, Operation::Del] {
+                    for at in ORDERS[block % ORDERS.len()] {
+                        let Some(side) = sides.get(at) else { continue };
+                        let rate = side.rate(operation, standing..standing + pods, at_once)?;
+                        figures.rates[at].entry((at_once, operation)).or_default().push(rate);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
