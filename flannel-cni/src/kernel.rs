@@ -17,6 +17,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use crate::fault;
+
 /// Multicast group of link messages (`RTNLGRP_LINK`).
 const LINK_GROUP: u32 = 1;
 /// Multicast group of IPv6 addresses (`RTNLGRP_IPV6_IFADDR`).
@@ -105,6 +107,7 @@ impl Kernel {
                 }
             }
         }
+        fault::answer()?;
         Ok(results)
     }
 
@@ -297,6 +300,7 @@ impl Kernel {
 
     /// Sends requests in one call; answers with the number of the first one.
     fn send(&mut self, requests: &[Request]) -> Result<u32, KernelError> {
+        fault::step()?;
         let first = self.sequence + 1;
         self.buffer.clear();
         for request in requests {

@@ -10,6 +10,7 @@ mod args;
 mod delegate;
 mod environment;
 mod error;
+mod fault;
 mod flannel;
 mod invoke;
 mod kernel;

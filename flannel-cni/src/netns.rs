@@ -10,6 +10,7 @@ use std::path::Path;
 
 use crate::environment::Environment;
 use crate::error::{CniError, Code, PathError};
+use crate::fault;
 
 /// The namespace of this thread. `/proc/self` would be that of the main thread.
 const OWN: &str = "/proc/thread-self/ns/net";
@@ -28,9 +29,9 @@ pub(crate) enum NetnsError {
     Open { path: String, reason: PathError },
     #[error("unknown FS magic on {path:?}: {magic:x}")]
     NoNamespace { path: String, magic: i64 },
-    #[error("failed to switch to netns: {0}")]
+    #[error("failed to switch to netns: {}", .0.desc().to_lowercase())]
     Enter(nix::Error),
-    #[error("failed to switch back to the host's netns: {0}")]
+    #[error("failed to switch back to the host's netns: {}", .0.desc().to_lowercase())]
     Leave(nix::Error),
 }
 
@@ -66,6 +67,8 @@ impl Netns {
     /// Runs something inside, on this thread: nothing else may run on it meanwhile.
     pub(crate) fn enter<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
         let own = open(Path::new(OWN))?;
+        fault::step()
+            .map_err(|error| NetnsError::Enter(nix::Error::from_raw(error.raw_os_error().unwrap_or(0))))?;
         setns(&self.0, CloneFlags::CLONE_NEWNET).map_err(NetnsError::Enter)?;
         let result = work();
         setns(&own, CloneFlags::CLONE_NEWNET).map_err(NetnsError::Leave)?;
@@ -91,6 +94,7 @@ impl HostLock {
     /// Waits for the lock.
     pub(crate) fn take() -> Result<Self, CniError> {
         let own = Path::new(OWN);
+        fault::step().map_err(|error| PathError::new("flock", own, error))?;
         let lock = Flock::lock(open(own)?, FlockArg::LockExclusive)
             .map_err(|(_, errno)| PathError::new("flock", own, errno.into()))?;
         Ok(Self { _lock: lock })

@@ -9,9 +9,16 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use crate::error::PathError;
+use crate::fault;
 use crate::netconf::Attachment;
+
+/// What the names of files begin with that are being written.
+const TEMPORARY: &str = ".tmp-";
+/// Writing one takes no longer.
+const LEFTOVER_AGE: Duration = Duration::from_secs(60);
 
 /// The directory of saved configs.
 #[derive(Clone, Debug)]
@@ -58,21 +65,26 @@ impl Scratch {
         }
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(error)?;
         for path in [self.interface_file(attachment), self.container_file(attachment)] {
-            self.replace(&path, text)?;
+            self.replace(&path, text, attachment)?;
         }
         Ok(())
     }
 
-    fn replace(&self, path: &Path, text: &[u8]) -> Result<(), PathError> {
-        // A name that is no container id, so that nothing takes a left-over for a saved config.
-        let temporary = self.directory.join(format!(".tmp-{}", std::process::id()));
-        let written = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)
+    /// Where a file is written before it gets its name: no container id, so that nothing takes a left-over for a saved config. Each
+    /// interface has its own, because only other containers are worked on at the same time, and DEL knows what to remove.
+    fn temporary_file(&self, attachment: &Attachment) -> PathBuf {
+        self.directory.join(format!("{TEMPORARY}{}.{}", attachment.container_id, attachment.ifname))
+    }
+
+    fn replace(&self, path: &Path, text: &[u8], attachment: &Attachment) -> Result<(), PathError> {
+        let temporary = self.temporary_file(attachment);
+        let written = fault::step()
+            .and_then(|()| {
+                let mut options = OpenOptions::new();
+                options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)
+            })
             .and_then(|mut file| file.write_all(text))
+            .and_then(|()| fault::step())
             .and_then(|()| fs::rename(&temporary, path));
         written.map_err(|error| {
             // What matters is the first error.
@@ -97,6 +109,7 @@ impl Scratch {
     pub(crate) fn remove(&self, attachment: &Attachment) -> Result<(), PathError> {
         let interface_file = self.interface_file(attachment);
         let own = read(&interface_file)?;
+        remove(&self.temporary_file(attachment))?;
         remove(&interface_file)?;
         let container_file = self.container_file(attachment);
         let Some(text) = read(&container_file)? else { return Ok(()) };
@@ -106,7 +119,7 @@ impl Scratch {
         }
         match self.others(attachment)?.into_iter().next() {
             None => remove(&container_file),
-            Some(other) if other.text != text => self.replace(&container_file, &other.text),
+            Some(other) if other.text != text => self.replace(&container_file, &other.text, attachment),
             Some(_) => Ok(()),
         }
     }
@@ -114,6 +127,20 @@ impl Scratch {
     /// All files that may be saved configs.
     pub(crate) fn entries(&self) -> Result<Vec<Entry>, PathError> {
         self.files(|_| true)
+    }
+
+    /// Removes what ADDs that were killed have left, and whose DEL never came. A file that an ADD works with is younger.
+    pub(crate) fn remove_leftovers(&self) -> Result<(), PathError> {
+        let Ok(listing) = fs::read_dir(&self.directory) else { return Ok(()) };
+        for file in listing.flatten() {
+            let old = file.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|written| {
+                SystemTime::now().duration_since(written).is_ok_and(|age| age > LEFTOVER_AGE)
+            });
+            if old && file.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+                remove(&file.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes a file that [`Self::entries`] listed.
@@ -161,7 +188,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, PathError> {
 }
 
 fn remove(path: &Path) -> Result<(), PathError> {
-    match fs::remove_file(path) {
+    match fault::step().and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PathError::new("remove", path, error)),
         _ => Ok(()),
     }

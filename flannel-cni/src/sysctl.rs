@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::error::PathError;
+use crate::fault;
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from("/proc/sys/net").join(name)
@@ -15,13 +16,13 @@ pub(crate) fn set(name: &str, value: &str) -> Result<(), PathError> {
     if fs::read_to_string(&path).is_ok_and(|current| current.trim() == value) {
         return Ok(());
     }
-    fs::write(&path, value).map_err(|error| PathError::new("open", &path, error))
+    fault::step().and_then(|()| fs::write(&path, value)).map_err(|error| PathError::new("open", &path, error))
 }
 
 /// Writes a setting that not every kernel has, and that nothing depends on.
 pub(crate) fn try_set(name: &str, value: &str) {
     // A kernel without it works without it.
-    let _ = fs::write(path(name), value);
+    let _ = fault::step().and_then(|()| fs::write(path(name), value));
 }
 
 /// The value of a setting, if the kernel has it.

@@ -28,6 +28,9 @@ pub(super) fn gc(request: &Request) -> Result<String, CniError> {
             }
         }
     }
+    if let Err(error) = scratch.remove_leftovers() {
+        errors.push(error.into());
+    }
     if let Err(error) = forward(request, &conf) {
         errors.push(error);
     }

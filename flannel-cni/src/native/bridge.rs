@@ -239,10 +239,30 @@ fn create_veth(
                 }
                 attempt += 1;
             }
-            Err(error) => return Err(BridgeError::Veth(error).into()),
+            // Whatever happened: no other link has this name.
+            Err(error) => {
+                delete_by_name(host, &name);
+                return Err(BridgeError::Veth(error).into());
+            }
         }
     };
-    Ok(host.link(&name)?.ok_or_else(|| BridgeError::Vanished(name.to_string()))?)
+    match host.link(&name) {
+        Ok(Some(found)) => Ok(found),
+        Ok(None) => Err(BridgeError::Vanished(name.to_string()).into()),
+        Err(error) => {
+            delete_by_name(host, &name);
+            Err(error.into())
+        }
+    }
+}
+
+/// Takes back a link of a name that only this process uses. The error of the ADD is what is told.
+fn delete_by_name(host: &mut Kernel, name: &LinkName) {
+    if let Ok(Some(found)) = host.link(name)
+        && let Err(error) = host.change_one(&link::delete(found.record.index))
+    {
+        eprintln!("could not take back {name}: {error}");
+    }
 }
 
 /// An ADD from where the pair stands, so that all before it has nothing to undo.

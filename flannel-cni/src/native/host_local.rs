@@ -100,7 +100,7 @@ pub(crate) fn del(config: &Object, environment: &Environment) -> Result<(), CniE
     for reservation in released {
         store.release(reservation)?;
     }
-    Ok(())
+    Ok(store.clean()?)
 }
 
 /// The interface has an address.
@@ -132,7 +132,7 @@ pub(crate) fn gc(config: &Object) -> Result<(), CniError> {
             store.release(&reservation)?;
         }
     }
-    Ok(())
+    Ok(store.clean()?)
 }
 
 /// The config is one that an ADD could work with.
@@ -188,6 +188,7 @@ impl<'a> Allocation<'a> {
 
     fn take_all(&mut self) -> Result<(), CniError> {
         let config = self.config;
+        let mut moved = Vec::new();
         let mut requested = config.requested.clone();
         for (at, set) in config.sets.iter().enumerate() {
             let wished = requested.iter().position(|ip| set.range_of(*ip).is_some());
@@ -204,9 +205,21 @@ impl<'a> Allocation<'a> {
         }
         // Last: an ADD that failed has not moved them.
         for (at, (ip, _)) in self.taken.iter().enumerate() {
-            self.store.set_last(at, *ip)?;
+            let before = self.store.last(at);
+            if let Err(error) = self.store.set_last(at, *ip) {
+                self.put_back(&moved);
+                return Err(error.into());
+            }
+            moved.extend(before.map(|before| (at, before)));
         }
         Ok(())
+    }
+
+    fn put_back(&self, cursors: &[(usize, IpAddr)]) {
+        for (at, ip) in cursors {
+            // What matters is the first error; the order of addresses is no promise.
+            let _ = self.store.set_last(*at, *ip);
+        }
     }
 
     fn take_requested(&mut self, set: &'a RangeSet, ip: IpAddr) -> Result<(IpAddr, &'a Range), SetError> {

@@ -4,6 +4,7 @@
 mod bandwidth;
 mod bridge;
 mod bridge_keys;
+mod fault;
 mod host_local;
 mod netns;
 mod process;

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use super::owner::Owner;
 use crate::error::PathError;
+use crate::fault;
 use crate::netconf::Attachment;
 
 /// Where a file is written before it gets its name, so that none is ever seen half-written.
@@ -83,6 +84,7 @@ impl Store {
     fn lock(directory: &Path) -> Result<Self, PathError> {
         let path = directory.join("lock");
         let error = |error| PathError::new("open", &path, error);
+        fault::step().map_err(error)?;
         let file = match File::open(&path) {
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => OpenOptions::new()
                 .read(true)
@@ -126,12 +128,14 @@ impl Store {
     ) -> Result<bool, PathError> {
         let (temporary, path) = (self.directory.join(TEMPORARY), self.directory.join(ip.to_string()));
         let written = remove(&temporary).and_then(|()| {
+            fault::step()?;
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             // In one call: `write!` makes one of each part.
             file.write_all(format!("{}\r\n{}", attachment.container_id, attachment.ifname).as_bytes())?;
             if let Some(owner) = owner {
                 owner.mark(&file);
             }
+            fault::step()?;
             rename_new(&temporary, &path)
         });
         match written {
@@ -146,6 +150,12 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Removes what an ADD that was killed may have left.
+    pub(crate) fn clean(&self) -> Result<(), PathError> {
+        let path = self.directory.join(TEMPORARY);
+        remove(&path).map_err(|error| PathError::new("remove", &path, error))
     }
 
     /// Gives an address back.
@@ -178,6 +188,7 @@ impl Store {
     pub(crate) fn set_last(&self, set: usize, ip: IpAddr) -> Result<(), PathError> {
         let path = self.cursor_file(set);
         let text = ip.to_string();
+        fault::step().map_err(|error| PathError::new("open", &path, error))?;
         // Not truncated first: ext4 flushes a file that was emptied and written anew, which takes milliseconds.
         OpenOptions::new()
             .write(true)
@@ -199,7 +210,7 @@ impl Store {
 }
 
 fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+    match fault::step().and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
