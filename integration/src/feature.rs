@@ -30,6 +30,12 @@ pub enum Feature {
     Etcd,
     /// The reference CNI plugins.
     CniPlugins,
+    /// containerd with what it starts containers by.
+    Containerd,
+    /// The low-level runtime of containers.
+    Runc,
+    /// Podman.
+    Podman,
     /// `openssl`, to make certificates.
     Openssl,
     /// `conntrack`, to look at translated connections.
@@ -53,7 +59,7 @@ pub(crate) const CNI_DIRECTORIES: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Vxlan,
         Self::Ipip,
         Self::Wireguard,
@@ -64,6 +70,9 @@ impl Feature {
         Self::Netem,
         Self::Etcd,
         Self::CniPlugins,
+        Self::Containerd,
+        Self::Runc,
+        Self::Podman,
         Self::Openssl,
         Self::Conntrack,
         Self::Tcpdump,
@@ -84,6 +93,9 @@ impl Feature {
             Self::Netem => ("netem", Probe::Command("tc qdisc add dev lo root netem loss 1%")),
             Self::Etcd => ("etcd", Probe::Command("etcd --version")),
             Self::CniPlugins => ("cni-plugins", Probe::File(&["/usr/lib/cni/bridge", "/opt/cni/bin/bridge"])),
+            Self::Containerd => ("containerd", Probe::Command("containerd-shim-runc-v2 -v")),
+            Self::Runc => ("runc", Probe::Command("runc --version")),
+            Self::Podman => ("podman", Probe::Command("podman --version")),
             Self::Openssl => ("openssl", Probe::Command("openssl version")),
             Self::Conntrack => ("conntrack", Probe::Command("conntrack -C")),
             Self::Tcpdump => ("tcpdump", Probe::Command("tcpdump --version")),

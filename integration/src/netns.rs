@@ -28,6 +28,8 @@ struct Inner {
     name: String,
     net: File,
     mounts: Option<File>,
+    /// Where processes that are started from here belong.
+    processes: Option<File>,
 }
 
 impl Netns {
@@ -43,14 +45,14 @@ impl Netns {
             Rtnetlink::open()?.change(&[link::set(LOOPBACK, &up)]).context("could not set lo up")
         })?;
         let net = File::open(&path).with_context(|| format!("could not open {}", path.display()))?;
-        Ok(Self(Arc::new(Inner { name: name.to_owned(), net, mounts: None })))
+        Ok(Self(Arc::new(Inner { name: name.to_owned(), net, mounts: None, processes: None })))
     }
 
     /// A namespace that exists.
     pub(crate) fn open(name: &str) -> Result<Self> {
         let path = Path::new(DIRECTORY).join(name);
         let net = File::open(&path).with_context(|| format!("could not open {}", path.display()))?;
-        Ok(Self(Arc::new(Inner { name: name.to_owned(), net, mounts: None })))
+        Ok(Self(Arc::new(Inner { name: name.to_owned(), net, mounts: None, processes: None })))
     }
 
     /// The same namespace with a file system view of its own, in which `(source, target)` pairs are bound:
@@ -65,7 +67,17 @@ impl Netns {
             File::open("/proc/thread-self/ns/mnt").context("could not open a mount namespace")
         })?;
         let net = self.0.net.try_clone().context("could not share a network namespace")?;
-        Ok(Self(Arc::new(Inner { name: self.0.name.clone(), net, mounts: Some(mounts) })))
+        Ok(Self(Arc::new(Inner { name: self.0.name.clone(), net, mounts: Some(mounts), processes: None })))
+    }
+
+    /// The namespaces of a process: its network, its files, and the processes that it sees.
+    pub(crate) fn of_process(name: &str, pid: u32) -> Result<Self> {
+        let open = |kind: &str| {
+            let path = format!("/proc/{pid}/ns/{kind}");
+            File::open(&path).with_context(|| format!("could not open {path}"))
+        };
+        let (net, mounts, processes) = (open("net")?, Some(open("mnt")?), Some(open("pid")?));
+        Ok(Self(Arc::new(Inner { name: name.to_owned(), net, mounts, processes })))
     }
 
     /// Its name.
@@ -90,6 +102,10 @@ impl Netns {
 
     /// Moves the calling thread inside.
     pub(crate) fn join(&self) -> Result<()> {
+        if let Some(processes) = &self.0.processes {
+            setns(processes, CloneFlags::CLONE_NEWPID)
+                .with_context(|| format!("could not join the processes of {}", self.0.name))?;
+        }
         if let Some(mounts) = &self.0.mounts {
             // A mount namespace can be joined only by a thread that shares root and working directory with
             // no other (setns(2)).

@@ -55,6 +55,21 @@ impl Node {
         Ok(Self { name: name.to_owned(), netns, directory })
     }
 
+    /// The node after a power cycle, with a new network namespace.
+    pub(crate) fn rebooted(&self) -> Result<Self> {
+        Netns::open(&self.name)?.delete()?;
+        for (kept, seen) in DIRECTORIES.iter().filter(|(_, seen)| seen.starts_with("/run/")) {
+            fs::remove_dir_all(self.directory.join(kept))
+                .with_context(|| format!("could not empty {seen}"))?;
+        }
+        Self::create(&self.name)
+    }
+
+    /// Where its files are kept.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -143,6 +143,19 @@ impl Cluster {
         Ok(node)
     }
 
+    /// Cuts the power of a node and turns it on again: a new network namespace on the same cable, with nothing
+    /// of what was below `/run`, and all that was on disk. Handles on the node as it was are of no use any
+    /// more; its [`Machine`](crate::Machine) and daemons are to be ended first.
+    pub fn reboot(&mut self, index: usize) -> Result<()> {
+        let (node, nic) = (&self.nodes[index], &self.nics[index]);
+        nic.fabric.netns.ip(&format!("link del {}", nic.port))?;
+        let node = node.rebooted()?;
+        let nic = self.lan.attach(node.netns(), &nic.link, &nic.addresses)?;
+        self.lan.default_routes(&nic)?;
+        (self.nodes[index], self.nics[index]) = (node, nic);
+        Ok(())
+    }
+
     /// One etcd on the segment, at 192.168.50.240.
     pub fn etcd(&self, lab: &Lab) -> Result<Etcd> {
         Etcd::start(lab, &self.lan, &EtcdOptions::default())

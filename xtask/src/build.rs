@@ -46,6 +46,23 @@ pub(crate) fn static_program(package: &str, name: &str) -> Result<PathBuf> {
     Ok(target().join(Profile::Release.directory()).join(name))
 }
 
+/// Builds what runs in the containers of the tests, for the image that holds nothing else: a static program.
+pub(crate) fn pod() -> Result<()> {
+    must_succeed(&mut cargo([
+        "rustc",
+        "--quiet",
+        "--package",
+        "xtask",
+        "--bin",
+        "pod",
+        "--features",
+        "pod",
+        "--",
+        "-Ctarget-feature=+crt-static",
+        "-Cstrip=symbols",
+    ]))
+}
+
 /// A compiled test program.
 pub(crate) struct TestProgram {
     /// Of the library, binary or test file that it tests.

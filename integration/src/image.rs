@@ -1,0 +1,104 @@
+//! An image for container runtimes, made from one static program of ours: nothing is pulled from anywhere.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::netns::stdout_of;
+use crate::program;
+use crate::topology::Lab;
+
+/// The name of the image.
+pub const NAME: &str = "localhost/pod:1";
+/// The only program in it.
+pub const PROGRAM: &str = "/pod";
+/// Where a container of it answers, with its host name and the address that it sees.
+pub const PORT: u16 = 8080;
+
+/// Writes an archive of an OCI image that holds the program `pod` and nothing else.
+pub fn archive(lab: &Lab) -> Result<PathBuf> {
+    let own = program("pod");
+    ensure!(own.is_absolute(), "the program `pod` is not built: `cargo xtask e2e` builds it");
+    let work = lab.directory("image")?;
+    let archive = work.join("pod.tar");
+    if archive.exists() {
+        return Ok(archive);
+    }
+    let (root, layout) = (work.join("root"), work.join("layout"));
+    for directory in [&root, &layout.join("blobs/sha256")] {
+        fs::create_dir_all(directory).with_context(|| format!("could not create {}", directory.display()))?;
+    }
+    fs::copy(&own, root.join("pod")).context("could not copy the program `pod`")?;
+
+    let layer = work.join("layer.tar");
+    tar(&root, &layer)?;
+    let layer = blob(&layout, &fs::read(&layer).context("could not read a layer")?, "layer.v1.tar")?;
+    let platform = json!({"os": "linux", "architecture": architecture()});
+    let config = json!({
+        "os": platform["os"],
+        "architecture": platform["architecture"],
+        "config": {"Entrypoint": [PROGRAM], "Env": ["PATH=/"]},
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+    });
+    let config = blob(&layout, config.to_string().as_bytes(), "config.v1+json")?;
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": config,
+        "layers": [layer],
+    });
+    let mut manifest = blob(&layout, manifest.to_string().as_bytes(), "manifest.v1+json")?;
+    manifest["platform"] = platform;
+    manifest["annotations"] =
+        json!({"io.containerd.image.name": NAME, "org.opencontainers.image.ref.name": NAME});
+    let index = json!({"schemaVersion": 2, "manifests": [manifest]});
+    fs::write(layout.join("index.json"), index.to_string()).context("could not write index.json")?;
+    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)
+        .context("could not write oci-layout")?;
+    tar(&layout, &archive)?;
+    Ok(archive)
+}
+
+/// Writes a blob under its hash; answers with what refers to it.
+fn blob(layout: &Path, content: &[u8], kind: &str) -> Result<Value> {
+    let blobs = layout.join("blobs/sha256");
+    let new = blobs.join("new");
+    fs::write(&new, content).context("could not write a blob")?;
+    let sum = checked(Command::new("sha256sum").arg(&new))?;
+    let hash = sum.split(' ').next().unwrap_or_default();
+    fs::rename(&new, blobs.join(hash)).context("could not name a blob")?;
+    Ok(json!({
+        "mediaType": format!("application/vnd.oci.image.{kind}"),
+        "digest": format!("sha256:{hash}"),
+        "size": content.len(),
+    }))
+}
+
+fn tar(directory: &Path, file: &Path) -> Result<()> {
+    checked(
+        Command::new("tar")
+            .args(["--owner=0", "--group=0", "-C"])
+            .arg(directory)
+            .arg("-cf")
+            .arg(file)
+            .arg("."),
+    )
+    .map(drop)
+}
+
+fn checked(command: &mut Command) -> Result<String> {
+    let output =
+        command.output().with_context(|| format!("could not start {}", command.get_program().display()))?;
+    stdout_of(command, &output)
+}
+
+/// As images name it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

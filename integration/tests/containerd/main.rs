@@ -1,0 +1,111 @@
+//! Pods of a real containerd and runc on real nodes, through the interface that the kubelet uses. Each node is
+//! installed by the lines of the README's section on containerd.
+
+mod leftovers;
+mod life;
+mod runtime;
+mod scene;
+
+use anyhow::{Context, Result, ensure};
+use integration::image::PORT;
+use integration::{lab, program};
+use runtime::Answer;
+use scene::{Scene, config};
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, Stdio};
+
+fn answer(pod: &str, seen: IpAddr) -> Answer {
+    Answer { pod: pod.to_owned(), seen }
+}
+
+/// Pods of two nodes see each other under their own addresses, also while and after the daemons restart; nothing is left
+/// when they are stopped.
+fn across_nodes(backend: &str) {
+    lab(|lab| {
+        let mut scene = Scene::new(lab, 2, &config(backend))?;
+        let [a, b] = [scene.containerds[0].run("a")?, scene.containerds[1].run("b")?];
+        let both_ways = |scene: &Scene| -> Result<()> {
+            for v4 in [true, false] {
+                let found = scene.containerds[0].wait_ask(&a, b.server(v4)?)?;
+                ensure!(found == answer("b", a.address(v4)?), "{found:?}");
+                let found = scene.containerds[1].wait_ask(&b, a.server(v4)?)?;
+                ensure!(found == answer("a", b.address(v4)?), "{found:?}");
+            }
+            Ok(())
+        };
+        both_ways(&scene)?;
+        scene.daemons[0].stop()?;
+        scene.daemons[1].kill()?;
+        both_ways(&scene)?;
+        for daemon in &mut scene.daemons {
+            daemon.start()?;
+            daemon.wait_ready()?;
+        }
+        both_ways(&scene)?;
+        scene.containerds[0].stop(&a)?;
+        scene.containerds[1].stop(&b)?;
+        scene.expect_nothing(0, &[a])?;
+        scene.expect_nothing(1, &[b])
+    });
+}
+
+#[test]
+fn across_nodes_on_vxlan() {
+    across_nodes(r#"{"Type":"vxlan"}"#);
+}
+
+#[test]
+fn across_nodes_on_host_gw() {
+    across_nodes(r#"{"Type":"host-gw"}"#);
+}
+
+/// Who is outside the cluster sees the address of the node.
+#[test]
+fn to_the_outside_with_masquerade() {
+    lab(|lab| {
+        let scene = Scene::new(lab, 1, &config(r#"{"Type":"vxlan"}"#))?;
+        lab.outside()?.spawn(Command::new(program("pod")).stdin(Stdio::null()))?;
+        let pod = scene.containerds[0].run("a")?;
+        for v4 in [true, false] {
+            let server = SocketAddr::new(scene.cluster.lan.gateway(v4)?, PORT);
+            let found = scene.containerds[0].wait_ask(&pod, server)?;
+            ensure!(found.seen == scene.node_address(0, v4)?, "v4 {v4}: {found:?}, the pod is {pod:?}");
+        }
+        Ok(())
+    });
+}
+
+/// A port of the node leads to the pod, from wherever it is asked, and no longer than the pod is there.
+#[test]
+fn host_ports() {
+    lab(|lab| {
+        const PUBLISHED: u16 = 30080;
+        let scene = Scene::new(lab, 2, &config(r#"{"Type":"vxlan"}"#))?;
+        let web = scene.containerds[0].run_with_ports("web", &[PUBLISHED])?;
+        let other = scene.containerds[1].run("other")?;
+        for v4 in [true, false] {
+            let server = SocketAddr::new(scene.node_address(0, v4)?, PUBLISHED);
+            // From another node, from a pod there, from the pod itself, from its own node, from the world outside.
+            let found = scene.ask_from_node(1, server)?;
+            ensure!(found == answer("web", scene.node_address(1, v4)?), "from n2: {found:?}");
+            let found = scene.containerds[1].wait_ask(&other, server)?;
+            ensure!(found.pod == "web", "from a pod of n2: {found:?}");
+            let found = scene.containerds[0].wait_ask(&web, server)?;
+            ensure!(found.pod == "web", "from itself: {found:?}");
+            let found = scene.ask_from_node(0, server)?;
+            ensure!(found.pod == "web", "from n1: {found:?}");
+            let found = Scene::ask_from(&lab.outside()?, server)?;
+            ensure!(found == answer("web", scene.cluster.lan.gateway(v4)?), "from outside: {found:?}");
+        }
+        let local = SocketAddr::new("127.0.0.1".parse().context("a constant address")?, PUBLISHED);
+        let found = scene.ask_from_node(0, local)?;
+        ensure!(found.pod == "web", "from n1 by 127.0.0.1: {found:?}");
+
+        scene.containerds[0].stop(&web)?;
+        scene.expect_nothing(0, &[web])?;
+        let server = SocketAddr::new(scene.node_address(0, true)?, PUBLISHED);
+        let refused = Scene::ask_from(&lab.outside()?, server).err().context("the port is still there")?;
+        ensure!(format!("{refused:#}").contains("refused"), "{refused:#}");
+        Ok(())
+    });
+}
