@@ -5,6 +5,7 @@ pub(crate) mod bandwidth;
 pub(crate) mod bridge;
 pub(crate) mod host_local;
 pub(crate) mod loopback;
+pub(crate) mod masquerade;
 pub(crate) mod names;
 
 use flannel_core::dataplane::LinkKind;

@@ -9,11 +9,14 @@ use flannel_core::link::{LinkName, Mac};
 use flannel_core::message::link::{self, LinkSettings, NewVeth};
 use nix::errno::Errno;
 use std::os::fd::AsRawFd;
+use std::panic::resume_unwind;
+use std::thread;
 use std::time::Duration;
 
+use super::masquerade::{self, Masquerade};
 use super::{host_local, is_kind};
 use crate::environment::Environment;
-use crate::error::CniError;
+use crate::error::{CniError, chain};
 use crate::kernel::{Found, Kernel, KernelError};
 use crate::netns::{HostLock, Netns};
 use crate::plugin::{Plugin, Request};
@@ -97,17 +100,38 @@ pub(crate) fn add(object: &Object, environment: &Environment) -> Result<CniResul
     steps.run().inspect_err(|_| steps.undo())
 }
 
-/// Disconnects a container: its interface with its pair, and its addresses.
+/// Disconnects a container: its interface with its pair, its rules and its addresses.
 pub(crate) fn del(object: &Object, environment: &Environment) -> Result<(), CniError> {
-    if !environment.netns.as_os_str().is_empty() {
-        match Netns::open(&environment.netns) {
-            Ok(netns) => delete_link(&netns, &environment.ifname)?,
-            // The interface went with its namespace.
-            Err(error) if error.is_gone() => {}
-            Err(error) => return Err(error.into()),
+    let layer3 = config::is_layer3(object);
+    let rules = if layer3 { Masquerade::new(object, environment).find().map(Some) } else { Ok(None) };
+    // Both have to wait for the kernel to let go of what packets may still use, so they do it side by side. Rules are
+    // found without the interface: what failed can be repeated.
+    thread::scope(|scope| -> Result<(), CniError> {
+        let rules = match rules {
+            Ok(Some(rules)) if !rules.is_empty() => Ok(Some(scope.spawn(|| rules.remove()))),
+            Ok(_) => Ok(None),
+            Err(error) => Err(error),
+        };
+        let interface = delete_interface(environment);
+        if let Some(rules) = rules? {
+            rules.join().unwrap_or_else(|panic| resume_unwind(panic))?;
         }
+        interface
+    })?;
+    // Last: nobody gets an address that has rules.
+    if layer3 { host_local::del(object, environment) } else { Ok(()) }
+}
+
+fn delete_interface(environment: &Environment) -> Result<(), CniError> {
+    if environment.netns.as_os_str().is_empty() {
+        return Ok(());
     }
-    if config::is_layer3(object) { host_local::del(object, environment) } else { Ok(()) }
+    match Netns::open(&environment.netns) {
+        Ok(netns) => delete_link(&netns, &environment.ifname),
+        // The interface went with its namespace.
+        Err(error) if error.is_gone() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Compares the container's connection with the result of ADD.
@@ -118,9 +142,13 @@ pub(crate) fn check(object: &Object, environment: &Environment) -> Result<(), Cn
     check::check(object, environment)
 }
 
-/// Collects the addresses of containers that are gone; all else went with their namespaces.
+/// Collects the rules and addresses of containers that are gone; all else went with their namespaces.
 pub(crate) fn gc(object: &Object) -> Result<(), CniError> {
-    if config::is_layer3(object) { host_local::gc(object) } else { Ok(()) }
+    if !config::is_layer3(object) {
+        return Ok(());
+    }
+    masquerade::gc(object)?;
+    host_local::gc(object)
 }
 
 /// The config is one that an ADD could work with.
@@ -276,7 +304,7 @@ struct Steps<'a> {
     netns: Netns,
 }
 
-impl Steps<'_> {
+impl<'a> Steps<'a> {
     fn run(&mut self) -> Result<CniResult, CniError> {
         self.configure_port()?;
         let mut result = CniResult::default();
@@ -287,6 +315,13 @@ impl Steps<'_> {
             }
             gateway::complete(self.config, &mut result);
         }
+        let rules = match self.config.masquerade {
+            Some(backend) => {
+                let nets: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
+                Some(self.masquerade().start(backend, &nets)?)
+            }
+            None => None,
+        };
         let container = pod::configure(&self.netns, &self.environment.ifname, &result, self.config)?;
         let mut vlan_gateway = None;
         if self.config.layer3 && self.config.gateway {
@@ -295,6 +330,9 @@ impl Steps<'_> {
                 vlan.map(|vlan| vlan::ensure_gateway(self.host, &self.bridge, vlan)).transpose()?;
             let holder = vlan_gateway.as_ref().unwrap_or(&self.bridge);
             gateway::ensure(self.host, self.config, holder, &result, self.object)?;
+        }
+        if let Some(rules) = rules {
+            rules.finish()?;
         }
         let veth = &self.veth.record.name;
         if !self.config.container_down && !self.host.wait_running(veth, PORT_PATIENCE)? {
@@ -343,8 +381,17 @@ impl Steps<'_> {
         }
     }
 
+    fn masquerade(&self) -> Masquerade<'a> {
+        Masquerade::new(self.object, self.environment)
+    }
+
     /// Takes back what is of this container alone. The error of the ADD is what is told.
     fn undo(&mut self) {
+        if self.config.masquerade.is_some()
+            && let Err(error) = self.masquerade().remove()
+        {
+            eprintln!("could not take back the masquerade rules: {}", chain(&error));
+        }
         if let Err(error) = self.host.change_one(&link::delete(self.veth.record.index)) {
             eprintln!("could not take back {}: {error}", self.veth.record.name);
         }

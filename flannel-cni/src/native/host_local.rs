@@ -141,6 +141,15 @@ pub(crate) fn status(config: &Object) -> Result<(), CniError> {
     Ok(())
 }
 
+/// True if an address belongs to another interface of the same container.
+pub(crate) fn is_of_sibling(config: &Object, environment: &Environment, ip: IpAddr) -> bool {
+    let file = config::directory(config).join(ip.to_string());
+    // A file that cannot be read belongs to nobody that we know.
+    let holder = fs::read_to_string(file).map(|text| Holder::parse(&text));
+    matches!(holder, Ok(Holder::Attachment(one))
+        if one.container_id == environment.container_id && one.ifname != environment.ifname)
+}
+
 /// True if an address of a subnet is given out. In doubt it is.
 pub(crate) fn is_in_use(config: &Object, subnet: IpNet) -> bool {
     match Store::open_existing(&config::directory(config))

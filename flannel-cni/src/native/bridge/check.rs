@@ -10,6 +10,7 @@ use crate::environment::Environment;
 use crate::error::CniError;
 use crate::kernel::{Found, Kernel};
 use crate::native::is_kind;
+use crate::native::masquerade::Masquerade;
 use crate::netns::Netns;
 use crate::result::{CniResult, Interface, Route};
 use crate::version;
@@ -94,6 +95,10 @@ pub(super) fn check(object: &Object, environment: &Environment) -> Result<(), Cn
         if !routes.iter().any(|record| is_there(route, record)) {
             return Err(Difference::Route(route.dst.to_string()).into());
         }
+    }
+    if config.masquerade.is_some() {
+        let nets: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
+        Masquerade::new(object, environment).check(&nets)?;
     }
     Ok(())
 }

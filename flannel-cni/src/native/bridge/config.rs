@@ -6,6 +6,7 @@ use flannel_core::link::{LinkName, Mac, ParseLinkNameError};
 use super::vlan::{VlanError, Vlans};
 use crate::args::{self, ArgsError};
 use crate::error::{CniError, Code};
+use crate::firewall::Backend;
 use crate::result::Dns;
 
 const BRIDGE: &str = "cni0";
@@ -33,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) duplicate_detection: bool,
     /// The container's interface stays down.
     pub(crate) container_down: bool,
+    /// Masquerade, by this backend if the config says which.
+    pub(crate) masquerade: Option<Option<Backend>>,
     /// With addresses, from host-local.
     pub(crate) layer3: bool,
     /// Hardware address of the container's interface.
@@ -50,6 +53,8 @@ pub(crate) enum ConfigError {
     Args(#[from] ArgsError),
     #[error("failed to make veth pair: address {0}: invalid MAC address")]
     Mac(String),
+    #[error("unknown ipmasq backend {0}: iptables and nftables are known")]
+    Backend(String),
     #[error("failed to create bridge {0:?}")]
     Bridge(String, #[source] ParseLinkNameError),
     #[error(transparent)]
@@ -113,9 +118,8 @@ const KEYS: [(&str, Rule); 27] = [
     ("forceaddress", Rule::Flag),
     ("hairpinmode", Rule::Flag),
     ("mtu", Rule::Mtu),
-    // Means something only with masquerading.
+    ("ipmasq", Rule::Flag),
     ("ipmasqbackend", Rule::Text),
-    ("ipmasq", Rule::Off),
     ("promiscmode", Rule::Flag),
     ("preservedefaultvlan", Rule::Flag),
     ("vlan", Rule::Integer),
@@ -207,6 +211,11 @@ impl Config {
             spoof_check: flag("macspoofchk"),
             duplicate_detection: flag("enabledad"),
             container_down: flag("disableContainerInterface"),
+            masquerade: if is_layer3(config) && flag("ipMasq") {
+                Some(Backend::read(config, "ipMasqBackend").map_err(ConfigError::Backend)?)
+            } else {
+                None
+            },
             layer3: is_layer3(config),
             mac: mac(config, args)?,
             dns: dns(config)?,

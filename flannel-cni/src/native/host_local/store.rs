@@ -43,7 +43,7 @@ pub(crate) enum Holder {
 }
 
 impl Holder {
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let text = text.trim();
         match text.split_once("\r\n") {
             _ if text.is_empty() => Self::Nobody,

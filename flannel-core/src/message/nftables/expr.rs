@@ -238,6 +238,19 @@ impl Expr {
         writer.nested(2, content);
     }
 
+    /// A match or target of iptables: its name and its struct, as the kernel's include/uapi/linux/netfilter/xt_*.h
+    /// lays it out.
+    #[must_use]
+    pub fn extension(&self) -> Option<(String, &[u8])> {
+        let Self::Other { name, data } = self else { return None };
+        if name != "match" && name != "target" {
+            return None;
+        }
+        let attributes = Attributes(data);
+        let name = text(attributes.required("NFTA_MATCH_NAME", 1).ok()?.value);
+        Some((name, attributes.required("NFTA_MATCH_INFO", 3).ok()?.value))
+    }
+
     /// Reads one element of `NFTA_RULE_EXPRESSIONS`.
     pub(super) fn decode(attributes: Attributes<'_>) -> Result<Self, DecodeError> {
         let name = text(attributes.required("NFTA_EXPR_NAME", 1)?.value);

@@ -28,6 +28,7 @@ fn flannels_config_is_supported() {
             spoof_check: false,
             duplicate_detection: false,
             container_down: false,
+            masquerade: None,
             layer3: true,
             mac: None,
             dns: None
@@ -46,7 +47,8 @@ fn what_is_not_done_here_is_never_ignored() {
         ),
         (r#","ipam":{}"#, true),
         (r#","ipam":{"type":"host-local","DataDir":"/x"}"#, true),
-        (r#","ipMasq":true"#, false),
+        (r#","ipMasq":true,"ipMasqBackend":"nftables""#, true),
+        (r#","ipMasq":1"#, false),
         (r#","vlan":5,"vlanTrunk":[{"id":7}],"preserveDefaultVlan":true"#, true),
         (r#","vlan":5000"#, true),
         (r#","promiscMode":true,"portIsolation":true,"enabledad":true"#, true),

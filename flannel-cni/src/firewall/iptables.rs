@@ -1,0 +1,257 @@
+//! The programs of iptables: which one a host uses, and how its tables are read and changed.
+
+use flannel_core::family::Family;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::error::errno_text;
+
+/// How long the lock of the legacy variant is waited for: on large hosts it is held for seconds at a time.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a program may take in all.
+const LIMIT: Duration = Duration::from_secs(90);
+/// The exit status of "somebody else has the lock".
+const BUSY: i32 = 4;
+/// Where programs are looked for if the runtime does not say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a program writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variant {
+    /// nf_tables: what it wrote can be read, and deleted, through netlink.
+    Nftables,
+    /// Tables of its own, or it is not known.
+    Other,
+}
+
+/// The programs of one family, by the `iptables` that is found first in `PATH`. Go's plugins take the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Tool {
+    family: Family,
+    /// The one program behind all names, or `iptables`.
+    program: PathBuf,
+    many_names: bool,
+    pub(crate) variant: Variant,
+}
+
+/// A program that did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ToolError {
+    #[error("could not run {program}: {}", errno_text(.error))]
+    Start { program: String, error: io::Error },
+    #[error("{program} failed: another program has held the lock of iptables for {} s", LOCK_PATIENCE.as_secs())]
+    Busy { program: String },
+    #[error("{program} did not end within {} s and was stopped", LIMIT.as_secs())]
+    TimedOut { program: String },
+    #[error("{program} failed with {status}: {stderr}{}", in_rule(.rule))]
+    Failed { program: String, status: ExitStatus, stderr: String, rule: Option<String> },
+}
+
+fn in_rule(rule: &Option<String>) -> String {
+    rule.as_ref().map_or_else(String::new, |rule| format!(" in `{rule}`"))
+}
+
+impl Tool {
+    /// The program of a family, if there is one.
+    pub(crate) fn find(family: Family) -> Option<Self> {
+        let name = name(family, "");
+        let program = look_up(&name)?;
+        // Distributions choose the variant by links to the one program that does it all.
+        let real = program.canonicalize().unwrap_or_else(|_| program.clone());
+        let file = real.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let many_names = matches!(file.as_str(), "xtables-nft-multi" | "xtables-legacy-multi");
+        let variant = if file.contains("-nft") { Variant::Nftables } else { Variant::Other };
+        Some(Self { family, program: if many_names { real } else { program }, many_names, variant })
+    }
+
+    /// The kernel lets it read rules. Starts a process: for when something has failed already.
+    pub(crate) fn is_usable(&self) -> bool {
+        let mut command = self.command("");
+        command.args(["-t", "filter", "-S", "INPUT", "1"]).stdin(Stdio::null());
+        command.output().is_ok_and(|output| matches!(output.status.code(), Some(0 | 1)))
+    }
+
+    /// The `nat` table as text.
+    pub(crate) fn save(&self) -> Result<String, ToolError> {
+        let program = name(self.family, "-save");
+        let mut command = self.command("-save");
+        let output = command
+            .args(["-t", "nat"])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| ToolError::Start { program: program.clone(), error })?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(failure(program, output.status, &output.stderr, ""))
+        }
+    }
+
+    /// Starts a change of the `nat` table: all of these lines or none.
+    pub(crate) fn restore(&self, lines: &str) -> Result<Running, ToolError> {
+        self.start(lines, &[])
+    }
+
+    /// Starts a comparison: all `-C` lines hold.
+    pub(crate) fn compare(&self, lines: &str) -> Result<Running, ToolError> {
+        self.start(lines, &["--test"])
+    }
+
+    fn start(&self, lines: &str, arguments: &[&str]) -> Result<Running, ToolError> {
+        let program = name(self.family, "-restore");
+        let input = format!("*nat\n{lines}COMMIT\n");
+        let start = |error| ToolError::Start { program: program.clone(), error };
+        let mut child = self
+            .command("-restore")
+            .args(["--noflush", "--wait", &LOCK_PATIENCE.as_secs().to_string()])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(start)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // What it thinks of input that it does not read, it says at its end.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        Ok(Running { child, program, input, deadline: Instant::now() + LIMIT, ended: false })
+    }
+
+    fn command(&self, end: &str) -> Command {
+        let mut command = if self.many_names || end.is_empty() {
+            Command::new(&self.program)
+        } else {
+            // Beside it, or wherever it is.
+            let beside = self.program.with_file_name(name(self.family, end));
+            Command::new(if is_program(&beside) { beside } else { name(self.family, end).into() })
+        };
+        if self.many_names {
+            command.arg(name(self.family, end));
+        }
+        command.env("LC_ALL", "C");
+        command
+    }
+}
+
+/// A program at work. Dropped, it is stopped: what it did it did whole.
+pub(crate) struct Running {
+    child: Child,
+    program: String,
+    input: String,
+    deadline: Instant,
+    ended: bool,
+}
+
+impl Running {
+    /// Waits for its end.
+    pub(crate) fn finish(mut self) -> Result<(), ToolError> {
+        let start = |error| ToolError::Start { program: self.program.clone(), error };
+        let mut said = Vec::new();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            loop {
+                let left = self.deadline.saturating_duration_since(Instant::now());
+                let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+                match poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLIN)], timeout) {
+                    Ok(0) if left.is_zero() => {
+                        return Err(ToolError::TimedOut { program: self.program.clone() });
+                    }
+                    Ok(0) | Err(nix::Error::EINTR) => continue,
+                    Err(errno) => return Err(start(errno.into())),
+                    Ok(_) => {}
+                }
+                let mut chunk = [0; 4096];
+                match stderr.read(&mut chunk).map_err(start)? {
+                    0 => break,
+                    length => said.extend_from_slice(&chunk[..length]),
+                }
+            }
+        }
+        let status = self.child.wait().map_err(start)?;
+        self.ended = true;
+        if status.success() {
+            return Ok(());
+        }
+        Err(failure(self.program.clone(), status, &said, &self.input))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn failure(program: String, status: ExitStatus, stderr: &[u8], input: &str) -> ToolError {
+    if status.code() == Some(BUSY) {
+        return ToolError::Busy { program };
+    }
+    let stderr = String::from_utf8_lossy(stderr);
+    let said: Vec<&str> =
+        stderr.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let stderr = if said.is_empty() { "it said nothing".to_owned() } else { said.join("; ") };
+    let rule = line_number(&stderr).and_then(|number| input.lines().nth(number.checked_sub(1)?));
+    ToolError::Failed { program, status, stderr, rule: rule.map(str::to_owned) }
+}
+
+/// The number in `iptables-restore: line 2 failed` or `Error occurred at line: 2`.
+fn line_number(text: &str) -> Option<usize> {
+    let (_, rest) = text.split_once("line")?;
+    let digits: String =
+        rest.trim_start_matches([':', ' ']).chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
+fn name(family: Family, end: &str) -> String {
+    let start = match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    };
+    format!("{start}{end}")
+}
+
+fn look_up(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| is_program(file))
+}
+
+fn is_program(file: &Path) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+/// The legacy variant has made its `nat` table in this namespace. Reading it would make it.
+pub(crate) fn has_legacy_nat(family: Family) -> bool {
+    let names = match family {
+        Family::V4 => "/proc/thread-self/net/ip_tables_names",
+        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+    };
+    std::fs::read_to_string(names).is_ok_and(|names| names.lines().any(|name| name == "nat"))
+}
+
+/// A word for the input of `iptables-restore`.
+pub(crate) fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,!+=@%[]*".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    let escaped: String = word
+        .chars()
+        .flat_map(|c| match c {
+            '"' | '\\' => vec!['\\', c],
+            // The input is made of lines.
+            '\n' | '\r' => vec![' '],
+            other => vec![other],
+        })
+        .collect();
+    format!("\"{escaped}\"")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,307 @@
+//! What plugins have in the `nat` table of iptables, read through netlink or from the text of `iptables-save`.
+//!
+//! Through netlink only that much of a rule is understood as is needed to find rules and to delete them. Rules are
+//! written by iptables alone, which must be able to read them back.
+
+use flannel_core::family::Family;
+use flannel_core::message::nftables::{
+    CmpOp, Command, Expr, META_L4PROTO, Message, PayloadBase, Query, Rule, TableFamily, Verdict,
+};
+use flannel_core::ruleset::nft::address_offsets;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::names;
+use super::netfilter::{Netfilter, NetfilterError};
+use crate::netconf::Attachment;
+
+pub(crate) const NAT: &str = "nat";
+pub(crate) const POSTROUTING: &str = "POSTROUTING";
+
+/// The chains that plugins use, with their rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Nat {
+    pub(crate) chains: BTreeSet<String>,
+    pub(crate) rules: Vec<NatRule>,
+}
+
+/// A rule, as far as it is understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NatRule {
+    pub(crate) chain: String,
+    /// The chain that it leads to, or an extension's name such as `DNAT`.
+    pub(crate) target: Option<String>,
+    pub(crate) comment: Option<String>,
+    pub(crate) source: Option<IpNet>,
+    pub(crate) destination: Option<IpNet>,
+    pub(crate) protocol: Option<u8>,
+    /// Destination ports; none if there is no such condition, or one that is not understood.
+    pub(crate) ports: Vec<u16>,
+    pub(crate) place: Place,
+}
+
+/// How a rule is deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The kernel's number.
+    Handle(u64),
+    /// What follows `-A CHAIN`.
+    Text(String),
+}
+
+impl Nat {
+    /// Some chains, through netlink; those that are not there are left out.
+    pub(crate) fn read(
+        netfilter: &mut Netfilter,
+        family: Family,
+        chains: &[&str],
+    ) -> Result<Self, NetfilterError> {
+        let mut nat = Self::default();
+        for chain in chains {
+            if netfilter.has_chain(family.into(), NAT, chain)? {
+                nat.chains.insert((*chain).to_owned());
+                let rules = netfilter.rules(family.into(), NAT, chain)?;
+                nat.rules.extend(rules.iter().map(|rule| NatRule::decode(family, rule)));
+            }
+        }
+        Ok(nat)
+    }
+
+    /// All of the table, through netlink.
+    pub(crate) fn read_all(netfilter: &mut Netfilter, family: Family) -> Result<Self, NetfilterError> {
+        let mut nat = Self::default();
+        for message in netfilter.query(&Query::Chains(family.into()))? {
+            if let Message::Chain(chain) = message
+                && chain.table == NAT
+            {
+                nat.chains.insert(chain.name);
+            }
+        }
+        for message in netfilter.query(&Query::Rules(family.into(), NAT.to_owned()))? {
+            if let Message::Rule(rule) = message
+                && rule.table == NAT
+            {
+                nat.rules.push(NatRule::decode(family, &rule));
+            }
+        }
+        Ok(nat)
+    }
+
+    /// From the text of `iptables-save`.
+    pub(crate) fn parse(text: &str) -> Self {
+        let mut nat = Self::default();
+        let mut table = "";
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix('*') {
+                table = name;
+            }
+            if table != NAT {
+                continue;
+            }
+            if let Some(chain) = line.strip_prefix(':') {
+                nat.chains.extend(chain.split_whitespace().next().map(str::to_owned));
+            } else if let Some(rule) = line.strip_prefix("-A ") {
+                nat.rules.extend(NatRule::parse(rule));
+            }
+        }
+        nat
+    }
+
+    /// The rules of a chain.
+    pub(crate) fn of<'a>(&'a self, chain: &'a str) -> impl Iterator<Item = &'a NatRule> {
+        self.rules.iter().filter(move |rule| rule.chain == chain)
+    }
+
+    /// Chains whose rules, or what leads to them, tell by their comment that they are of a container of the network that
+    /// is not valid.
+    pub(crate) fn stale_chains(
+        &self,
+        network: &str,
+        valid: &[Attachment],
+        is_chain: fn(&str) -> bool,
+    ) -> BTreeSet<String> {
+        let mut chains = BTreeMap::new();
+        for rule in &self.rules {
+            let Some((of, id)) = rule.comment.as_deref().and_then(names::parse_comment) else { continue };
+            for chain in [Some(&rule.chain), rule.target.as_ref()].into_iter().flatten() {
+                if is_chain(chain) {
+                    // One chain may have two owners: see the names.
+                    let stale = of == network && !valid.iter().any(|one| one.container_id == id);
+                    *chains.entry(chain.clone()).or_insert(true) &= stale;
+                }
+            }
+        }
+        chains.into_iter().filter(|(_, stale)| *stale).map(|(chain, _)| chain).collect()
+    }
+}
+
+impl NatRule {
+    const fn new(chain: String, place: Place) -> Self {
+        Self {
+            chain,
+            target: None,
+            comment: None,
+            source: None,
+            destination: None,
+            protocol: None,
+            ports: Vec::new(),
+            place,
+        }
+    }
+
+    /// Its source, where that is one address.
+    pub(crate) fn source_address(&self) -> Option<IpAddr> {
+        self.source.filter(|net| net.prefix_len() == net.max_prefix_len()).map(|net| net.addr())
+    }
+
+    pub(crate) fn leads_to(&self, chain: &str) -> bool {
+        self.target.as_deref() == Some(chain)
+    }
+
+    /// As iptables puts them into nf_tables: plain expressions, and its own extensions for the rest.
+    fn decode(family: Family, rule: &Rule) -> Self {
+        let mut read = Self::new(rule.chain.clone(), Place::Handle(rule.handle.unwrap_or_default()));
+        read.comment.clone_from(&rule.comment);
+        let (source, destination) = address_offsets(family);
+        for pair in rule.expressions.windows(2) {
+            let Expr::Cmp { op: CmpOp::Equal, data, .. } = &pair[1] else { continue };
+            match &pair[0] {
+                Expr::Payload { base: PayloadBase::Network, offset, .. } if *offset == source => {
+                    read.source = net(family, data);
+                }
+                Expr::Payload { base: PayloadBase::Network, offset, .. } if *offset == destination => {
+                    read.destination = net(family, data);
+                }
+                Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, .. } => {
+                    read.ports.extend(data.first_chunk().map(|bytes| u16::from_be_bytes(*bytes)));
+                }
+                Expr::Meta { key: META_L4PROTO, .. } => read.protocol = data.first().copied(),
+                _ => {}
+            }
+        }
+        for expression in &rule.expressions {
+            match expression {
+                Expr::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) => {
+                    read.target = Some(chain.clone());
+                }
+                other => {
+                    if let Some((name, content)) = other.extension() {
+                        read.extension(name, content);
+                    }
+                }
+            }
+        }
+        read
+    }
+
+    fn extension(&mut self, name: String, content: &[u8]) {
+        match name.as_str() {
+            "comment" => {
+                let end = content.iter().position(|byte| *byte == 0).unwrap_or(content.len());
+                self.comment = Some(String::from_utf8_lossy(&content[..end]).into_owned());
+            }
+            "multiport" => self.ports = multiport(content),
+            _ if name.chars().all(|c| c.is_ascii_uppercase()) => self.target = Some(name),
+            _ => {}
+        }
+    }
+
+    /// A line of `iptables-save` without its `-A`.
+    fn parse(line: &str) -> Option<Self> {
+        let (chain, text) = line.split_once(' ').unwrap_or((line, ""));
+        let mut read = Self::new(chain.to_owned(), Place::Text(text.to_owned()));
+        let words = words(text);
+        for at in 0..words.len() {
+            let Some(value) = words.get(at + 1) else { break };
+            if at > 0 && words[at - 1] == "!" {
+                continue;
+            }
+            match words[at].as_str() {
+                "-j" | "-g" => read.target = Some(value.clone()),
+                "--comment" => read.comment = Some(value.clone()),
+                "-s" => read.source = parse_net(value),
+                "-d" => read.destination = parse_net(value),
+                "-p" => read.protocol = super::protocol_number(value),
+                "--dport" | "--dports" => {
+                    read.ports = value.split(',').filter_map(|port| port.parse().ok()).collect();
+                }
+                _ => {}
+            }
+        }
+        Some(read)
+    }
+
+    /// The command that deletes it, if it was read through netlink.
+    pub(crate) fn deletion(&self, family: Family) -> Option<Command> {
+        let Place::Handle(handle) = self.place else { return None };
+        let family = TableFamily::from(family);
+        Some(Command::DeleteRule(family, NAT.to_owned(), self.chain.clone(), handle))
+    }
+
+    /// The line that deletes it, if it was read from text.
+    pub(crate) fn deletion_line(&self) -> Option<String> {
+        let Place::Text(text) = &self.place else { return None };
+        Some(format!("-D {} {text}\n", self.chain))
+    }
+}
+
+/// An address, or the bytes that a prefix has of one.
+fn net(family: Family, data: &[u8]) -> Option<IpNet> {
+    let length = u8::try_from(data.len() * 8).ok()?;
+    let mut bytes = data.to_vec();
+    bytes.resize(usize::from(family.bits() / 8), 0);
+    let address = match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::from(*bytes.first_chunk::<4>()?)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::from(*bytes.first_chunk::<16>()?)),
+    };
+    IpNet::new(address, length).ok()
+}
+
+fn parse_net(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+/// `struct xt_multiport_v1`: flags, count, 15 ports in host order, 15 marks of ranges, inverted. Empty unless it is a list
+/// of destination ports.
+fn multiport(content: &[u8]) -> Vec<u16> {
+    const DESTINATION: u8 = 1;
+    let &[flags, count, ref rest @ ..] = content else { return Vec::new() };
+    let (Some(ports), Some(ranges), Some(inverted)) = (rest.get(..30), rest.get(30..45), rest.get(45)) else {
+        return Vec::new();
+    };
+    if flags != DESTINATION || *inverted != 0 || ranges.iter().any(|range| *range != 0) {
+        return Vec::new();
+    }
+    let ports = ports.chunks_exact(2).map(|pair| u16::from_ne_bytes([pair[0], pair[1]]));
+    ports.take(usize::from(count)).collect()
+}
+
+/// The words of a line, quotes taken away.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted, mut begun) = (Vec::new(), String::new(), false, false);
+    let mut characters = line.chars();
+    while let Some(c) = characters.next() {
+        match c {
+            '\\' => word.extend(characters.next()),
+            '"' => {
+                quoted = !quoted;
+                begun = true;
+            }
+            ' ' if !quoted => {
+                if begun || !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                }
+                begun = false;
+            }
+            other => word.push(other),
+        }
+    }
+    if begun || !word.is_empty() {
+        words.push(word);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests;

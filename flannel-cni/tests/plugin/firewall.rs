@@ -1,0 +1,170 @@
+//! What the tests of masquerading and port mappings share: a node whose programs of iptables can be chosen, and runs of
+//! bridge and portmap on it as a runtime does them.
+
+use flannel_core::json::Value;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::support::{GO_PLUGINS, Netns, OURS};
+
+/// Plugins: a directory of programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plugins {
+    Go,
+    Ours,
+}
+
+pub(crate) const BOTH_WAYS: [(Plugins, Plugins); 3] =
+    [(Plugins::Go, Plugins::Ours), (Plugins::Ours, Plugins::Go), (Plugins::Ours, Plugins::Ours)];
+
+/// A node in a namespace.
+pub(crate) struct Node {
+    pub(crate) netns: Netns,
+    directory: tempfile::TempDir,
+}
+
+impl Node {
+    /// With iptables of a variant, `nft` or `legacy`, or of what else a test puts into its directory.
+    pub(crate) fn new(variant: &str) -> Self {
+        let node = Self { netns: Netns::new("node"), directory: tempfile::tempdir().unwrap() };
+        for directory in ["bin", "tools"] {
+            fs::create_dir(node.path(directory)).unwrap();
+        }
+        for name in ["bridge", "host-local", "portmap"] {
+            symlink(OURS, node.path("bin").join(name)).unwrap();
+        }
+        for family in ["iptables", "ip6tables"] {
+            for end in ["", "-restore", "-save"] {
+                let program = format!("/usr/sbin/xtables-{variant}-multi");
+                symlink(program, node.path("tools").join(format!("{family}{end}"))).unwrap();
+            }
+        }
+        // Go's plugins look for others as well.
+        symlink("/usr/sbin/nft", node.path("tools").join("nft")).unwrap();
+        symlink("/usr/sbin/conntrack", node.path("tools").join("conntrack")).unwrap();
+        node.netns.sh(&["ip", "link", "set", "lo", "up"]);
+        node
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Puts a script in the place of a program; `REAL` in it is the directory of the real ones.
+    pub(crate) fn replace_tool(&self, name: &str, script: &str) {
+        let file = self.path("tools").join(name);
+        let _ = fs::remove_file(&file);
+        fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Without any of these programs.
+    pub(crate) fn remove_tools(&self) {
+        fs::remove_dir_all(self.path("tools")).unwrap();
+    }
+
+    /// Runs a program of the chosen variant on the node.
+    pub(crate) fn tool(&self, command: &[&str]) -> String {
+        let program = self.path("tools").join(command[0]).display().to_string();
+        self.netns.sh(&[&[program.as_str()], &command[1..]].concat())
+    }
+
+    /// The rules of plugins in the `nat` tables of iptables, without counters and without what may stay for ever.
+    pub(crate) fn rules(&self) -> String {
+        let mut all = String::new();
+        for save in ["iptables-save", "ip6tables-save"] {
+            let text = self.tool(&[save, "-t", "nat"]);
+            let ours = text.lines().filter(|line| line.contains("CNI-"));
+            ours.for_each(|line| all.extend([line.split(" [").next().unwrap(), "\n"]));
+        }
+        all
+    }
+
+    pub(crate) fn bridge(&self, members: &str) -> String {
+        let root = self.path("networks");
+        let ipam = format!(
+            r#"{{"type":"host-local","dataDir":"{}","ranges":[[{{"subnet":"10.244.1.0/24"}}],[{{"subnet":"2001:cafe:42:1::/64"}}]]}}"#,
+            root.display()
+        );
+        format!(
+            r#"{{"cniVersion":"0.4.0","name":"cbr0","type":"bridge","isDefaultGateway":true,"ipMasq":true,"ipam":{ipam}{members}}}"#
+        )
+    }
+
+    pub(crate) fn run(
+        &self,
+        plugins: Plugins,
+        plugin: &str,
+        command: &str,
+        id: &str,
+        pod: &str,
+        config: &str,
+    ) -> Result<String, String> {
+        self.run_for(plugins, plugin, command, (id, "eth0"), pod, config)
+    }
+
+    /// Runs a plugin; an error is what it printed.
+    pub(crate) fn run_for(
+        &self,
+        plugins: Plugins,
+        plugin: &str,
+        command: &str,
+        (id, ifname): (&str, &str),
+        pod: &str,
+        config: &str,
+    ) -> Result<String, String> {
+        let bin = match plugins {
+            Plugins::Go => GO_PLUGINS.to_owned(),
+            Plugins::Ours => self.path("bin").display().to_string(),
+        };
+        let tools = self.path("tools").display().to_string();
+        let mut child = Command::new("ip")
+            .args(["netns", "exec", &self.netns.0, "/usr/bin/env", &format!("PATH={tools}")])
+            .arg(format!("{bin}/{plugin}"))
+            .envs([
+                ("CNI_COMMAND", command),
+                ("CNI_CONTAINERID", id),
+                ("CNI_NETNS", pod),
+                ("CNI_IFNAME", ifname),
+                ("CNI_ARGS", ""),
+                ("CNI_PATH", &bin),
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A plugin may fail before it reads.
+        let _ = child.stdin.take().unwrap().write_all(config.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        if output.status.success() {
+            Ok(stdout)
+        } else {
+            Err(format!("{stdout}{}", String::from_utf8_lossy(&output.stderr)))
+        }
+    }
+
+    /// The rules of plugins in nf_tables, outside iptables.
+    pub(crate) fn nftables(&self, table: &str) -> String {
+        let family = table.split(' ').next().unwrap();
+        self.netns.sh(&["nft", "list", "table", family, table.split(' ').nth(1).unwrap()])
+    }
+
+    /// Addresses that are given out.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let Ok(files) = fs::read_dir(self.path("networks/cbr0")) else { return Vec::new() };
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| name.starts_with("10.") || name.contains(':')).collect();
+        names.sort();
+        names
+    }
+}
+
+/// A result on one line, for `prevResult`.
+pub(crate) fn compact(result: &str) -> String {
+    Value::parse(result.as_bytes()).unwrap().to_compact()
+}
