@@ -181,7 +181,7 @@ impl Claim {
     /// Sets how we want to be reached.
     pub fn want(&mut self, attrs: LeaseAttrs) {
         if let Some(Problem::DuplicateAddress { subnets, theirs }) = &self.problem
-            && !same_node(theirs, &attrs)
+            && !theirs.is_same_node(&attrs)
         {
             // With an address of our own again, the record is plainly the other node's.
             self.lose(*subnets);
@@ -508,7 +508,7 @@ impl Claim {
             if matches!(self.problem, Some(Problem::DuplicateAddress { .. })) {
                 self.problem = None;
             }
-        } else if same_node(attrs, &own.attrs) {
+        } else if attrs.is_same_node(&own.attrs) {
             self.problem =
                 Some(Problem::DuplicateAddress { subnets: own.subnets, theirs: Box::new(attrs.clone()) });
         } else {
@@ -558,9 +558,9 @@ impl Holding {
 
 /// Whether a lease is that of this node, which wants `wanted`, holds `own`, and may have written `doubtful`.
 fn is_ours(lease: &Lease, wanted: &LeaseAttrs, own: Option<&Holding>, doubtful: &[LeaseAttrs]) -> bool {
-    same_node(&lease.attrs, wanted)
+    lease.attrs.is_same_node(wanted)
         || own.is_some_and(|own| match own.confirmed {
-            true => same_node(&lease.attrs, &own.attrs) || doubtful.contains(&lease.attrs),
+            true => lease.attrs.is_same_node(&own.attrs) || doubtful.contains(&lease.attrs),
             // A remembered lease is ours under another address only if the record is the very same.
             false => lease.subnets == own.subnets && lease.attrs == own.attrs,
         })
@@ -571,15 +571,6 @@ fn is_lost(own: &Holding, table: &LeaseTable, is_mine: impl Fn(&Lease) -> bool) 
     match table.leases().get(&own.subnets) {
         Some(entry) => !is_mine(&entry.lease),
         None => table.overlapping(&own.subnets).any(|lease| !is_mine(lease)),
-    }
-}
-
-/// Whether two records are of one node: the same public IPv4 address, or, where there is none, IPv6 address.
-fn same_node(one: &LeaseAttrs, other: &LeaseAttrs) -> bool {
-    match (one.public_ip, other.public_ip) {
-        (Some(one), Some(other)) => one == other,
-        (None, None) => one.public_ipv6.is_some() && one.public_ipv6 == other.public_ipv6,
-        _ => false,
     }
 }
 

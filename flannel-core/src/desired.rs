@@ -127,6 +127,10 @@ impl Desired {
         if lease.subnets == self.node.subnets || matches!(self.backend, Backend::Alloc) {
             return peer;
         }
+        if !self.published_type.is_empty() && lease.attrs.is_unclaimed() {
+            // Nobody is there yet, which is no fault.
+            return peer;
+        }
         if lease.attrs.backend_type != self.published_type {
             peer.errors.push(PeerError::OtherBackend {
                 found: lease.attrs.backend_type.clone(),

@@ -84,6 +84,23 @@ impl LeaseAttrs {
         }
     }
 
+    /// Whether two records are of one node: the same public IPv4 address, or, where there is none, IPv6 address.
+    #[must_use]
+    pub fn is_same_node(&self, other: &Self) -> bool {
+        match (self.public_ip, other.public_ip) {
+            (Some(one), Some(other)) => one == other,
+            (None, None) => self.public_ipv6.is_some() && self.public_ipv6 == other.public_ipv6,
+            _ => false,
+        }
+    }
+
+    /// Whether this is a reservation that no node has taken yet: an administrator writes the address alone. Nodes of
+    /// the backends without data (udp, alloc) publish nothing else either.
+    #[must_use]
+    pub const fn is_unclaimed(&self) -> bool {
+        self.backend_type.is_empty() && self.backend_data.is_none() && self.backend_v6_data.is_none()
+    }
+
     /// The data of the backend for `family`.
     #[must_use]
     pub fn backend_data(&self, family: Family) -> Option<&RawValue> {

@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use table::FLAGS;
+pub use table::{FlagText, flags};
 use tracing::{debug, info, warn};
 
 /// What a command line asks for.

@@ -54,6 +54,14 @@ pub struct RememberedLease {
     pub hardware: Option<Mac>,
 }
 
+/// The key of the lease that the daemon with this state held last. Changes nothing; whatever cannot be read counts as
+/// not there.
+#[must_use]
+pub fn remembered_key(path: &Path, scope: &str) -> Option<String> {
+    let bytes = fs::read(path.join(scope).join(LEASE)).ok()?;
+    parse(&bytes).ok().map(|file: LeaseFile<'_>| file.key.into_owned())
+}
+
 /// The state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("could not open the state directory {}; {}", path.display(), replace_file::mend(source))]

@@ -34,6 +34,15 @@ pub enum WatchEvent {
     Outdated,
 }
 
+/// How long a record lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// Time left.
+    pub left: Duration,
+    /// Time that it had when it was last renewed.
+    pub granted: Duration,
+}
+
 /// A store of leases. Every call has a time limit of its own and never retries. A write that ends in an error other
 /// than [`StoreError::Raced`], or whose future is dropped, may have happened: list again to know.
 pub trait LeaseStore: Clone + Send + Sync + 'static {

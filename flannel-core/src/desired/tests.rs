@@ -344,6 +344,17 @@ fn blackhole_gives_way_to_the_bridge() {
 }
 
 #[test]
+fn a_reservation_that_nobody_has_taken_is_no_fault() {
+    let mut lease = lease(2, "vxlan");
+    (lease.attrs.backend_type, lease.attrs.backend_data) = (String::new(), None);
+    lease.attrs.backend_v6_data = None;
+    for backend in [VXLAN, HOST_GW] {
+        let peer = desired("46", backend).peer(&lease);
+        assert!(peer.errors.is_empty() && peer.dataplane == Dataplane::default(), "{peer:?}");
+    }
+}
+
+#[test]
 fn faults_of_peers_are_named_and_hurt_one_family() {
     let faulty = |backend: &'static str, alter: &dyn Fn(&mut Lease)| {
         let published = if backend == HOST_GW { "host-gw" } else { "vxlan" };

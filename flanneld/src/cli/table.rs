@@ -85,6 +85,32 @@ const fn ours(flag: Flag) -> Flag {
     Flag { ours: true, ..flag }
 }
 
+/// A flag of flanneld, for documentation.
+#[derive(Clone, Debug)]
+pub struct FlagText {
+    /// Its name, without dashes.
+    pub name: &'static str,
+    /// What kind of value it wants; empty for switches.
+    pub value: &'static str,
+    /// The value that counts if none is given.
+    pub default: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+    /// Its variable.
+    pub variable: String,
+}
+
+/// All flags, for documentation.
+pub fn flags() -> impl Iterator<Item = FlagText> {
+    FLAGS.iter().map(|flag| FlagText {
+        name: flag.name,
+        value: flag.value,
+        default: flag.default,
+        help: flag.help,
+        variable: flag.variable(),
+    })
+}
+
 /// The text of `--help`.
 pub(super) fn help() -> String {
     let mut page = String::from(

@@ -7,7 +7,7 @@ use super::dir::{DirStore, DirWatch};
 use super::error::StoreError;
 use super::etcd::{EtcdOptionsError, EtcdStore, EtcdWatch};
 use super::stats::StoreStats;
-use super::{CreateGuard, Held, LeaseStore, LeaseWatch, Listing, WatchEvent};
+use super::{CreateGuard, Held, LeaseStore, LeaseWatch, Life, Listing, Record, WatchEvent};
 use crate::cli::StoreOptions;
 
 /// Any of the stores.
@@ -57,6 +57,33 @@ impl AnyStore {
         match self {
             Self::Etcd(store) => store.put_config(text, current).await,
             Self::Directory(store) => store.put_config(text, current).await,
+        }
+    }
+
+    /// How long a record lives; `None` if for ever, or if it has ended.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be asked.
+    pub async fn life(&self, record: &Record) -> Result<Option<Life>, StoreError> {
+        let Some(grant) = record.grant else { return Ok(None) };
+        match self {
+            Self::Etcd(store) => store.life(grant).await,
+            Self::Directory(store) => store.life(&record.key).await,
+        }
+    }
+
+    /// Lets a record live for `lifetime` from now on, or for ever, if it is still as it was read. Its value stays.
+    ///
+    /// # Errors
+    /// [`StoreError::Raced`] if it has another revision.
+    pub async fn set_lifetime(
+        &self,
+        record: &Record,
+        lifetime: Option<Duration>,
+    ) -> Result<Revision, StoreError> {
+        match self {
+            Self::Etcd(store) => store.set_lifetime(record, lifetime).await,
+            Self::Directory(store) => store.set_lifetime(record, lifetime).await,
         }
     }
 

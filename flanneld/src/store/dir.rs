@@ -29,7 +29,7 @@ pub use watch::DirWatch;
 use super::encode::{key_text, value_text};
 use super::error::StoreError;
 use super::stats::{Counters, Operation, StoreStats};
-use super::{CreateGuard, Held, LeaseStore, Listing};
+use super::{CreateGuard, Held, LeaseStore, Life, Listing, Record};
 use tree::Tree;
 
 /// The leases in one directory. Cloning shares it.
@@ -81,6 +81,28 @@ impl DirStore {
     pub async fn delete_key(&self, key: &str, revision: Revision) -> Result<(), StoreError> {
         let key = key.to_owned();
         self.run(Operation::Delete, move |tree| tree.lock()?.delete(&key, revision)).await
+    }
+
+    /// How long a record lives; `None` if for ever, or if it has ended.
+    ///
+    /// # Errors
+    /// Fails if the directory cannot be read.
+    pub async fn life(&self, key: &str) -> Result<Option<Life>, StoreError> {
+        let key = key.to_owned();
+        self.run(Operation::TimeLeft, move |tree| Ok(tree.lock()?.life(&key))).await
+    }
+
+    /// Lets a record live for `lifetime` from now on, or for ever, if it is still as it was read.
+    ///
+    /// # Errors
+    /// [`StoreError::Raced`] if it has another revision.
+    pub async fn set_lifetime(
+        &self,
+        record: &Record,
+        lifetime: Option<Duration>,
+    ) -> Result<Revision, StoreError> {
+        let (key, revision) = (record.key.clone(), record.revision);
+        self.run(Operation::Update, move |tree| tree.lock()?.set_lifetime(&key, revision, lifetime)).await
     }
 
     /// Does file work where it may block, and counts it.

@@ -11,6 +11,7 @@
 mod connect;
 mod failure;
 mod landmark;
+mod lifetime;
 mod options;
 mod watch;
 

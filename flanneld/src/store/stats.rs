@@ -33,11 +33,13 @@ pub enum Operation {
     Revoke,
     /// The network config was written.
     PutConfig,
+    /// It was asked how long a grant lasts.
+    TimeLeft,
 }
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Connect,
         Self::Authenticate,
         Self::List,
@@ -50,6 +52,7 @@ impl Operation {
         Self::Delete,
         Self::Revoke,
         Self::PutConfig,
+        Self::TimeLeft,
     ];
 
     /// The name in metrics.
@@ -68,6 +71,7 @@ impl Operation {
             Self::Delete => "delete",
             Self::Revoke => "revoke",
             Self::PutConfig => "put_config",
+            Self::TimeLeft => "time_left",
         }
     }
 }
@@ -87,6 +91,7 @@ impl fmt::Display for Operation {
             Self::Delete => "deleting a lease",
             Self::Revoke => "giving back the time of a lease",
             Self::PutConfig => "writing the network config",
+            Self::TimeLeft => "asking how long a lease lasts",
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The contract of [`LeaseStore`]: the same cases on every store.
 
 mod cases;
+mod lifetime;
 pub(super) mod server;
 
 use etcd_client::{Client, PutOptions};

@@ -14,6 +14,7 @@ use tracing::debug;
 
 use super::expiry::{DEFAULT_LIFETIME, Expiry};
 use super::index::{Entry, Index, Lease, Seen, Stamp, Touched, hash};
+use crate::store::Life;
 use crate::store::error::StoreError;
 
 /// Where the files are.
@@ -206,6 +207,33 @@ impl Locked<'_> {
         self.entry_at(key, revision)?;
         self.remove(key)?;
         self.save()
+    }
+
+    /// How long a record lives; `None` if for ever.
+    pub(super) fn life(&self, key: &str) -> Option<Life> {
+        let lease = self.index.records.get(key)?.lease.as_ref()?;
+        let now_millis = i64::try_from(since_1970().as_millis()).unwrap_or(i64::MAX);
+        let left = u64::try_from(lease.expires?.saturating_sub(now_millis)).unwrap_or(0);
+        Some(Life {
+            left: Duration::from_millis(left),
+            granted: Duration::from_millis(lease.lifetime_millis),
+        })
+    }
+
+    /// Lets a record live for `lifetime` from now on, or for ever.
+    pub(super) fn set_lifetime(
+        &mut self,
+        key: &str,
+        revision: Revision,
+        lifetime: Option<Duration>,
+    ) -> Result<Revision, StoreError> {
+        self.entry_at(key, revision)?;
+        match lifetime {
+            Some(lifetime) => self.write_expiry(key, lifetime)?,
+            None => remove(&self.tree.leases.join(key))?,
+        }
+        sync_directory(&self.tree.leases)?;
+        self.wrote(key, lifetime).map(|held| held.revision)
     }
 
     pub(super) fn put_config(
