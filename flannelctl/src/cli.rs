@@ -2,6 +2,7 @@
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use flanneld::cli::StoreOptions;
 use flanneld::store::etcd::EtcdOptions;
 use std::path::PathBuf;
@@ -34,6 +35,20 @@ pub(crate) enum Command {
     /// The network config
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Print the version
+    Version,
+    /// Print a script that completes the command line: source <(flannelctl completion bash)
+    Completion {
+        /// For which shell
+        shell: Shell,
+    },
+    /// Write the man pages of flannelctl and flanneld
+    #[command(hide = true)]
+    Man {
+        /// Where they go
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 /// Where the store is; the same flags and variables as flanneld's.

@@ -1,6 +1,8 @@
 //! What the commands do: read, call core, hand over to output. Each file has its part of the command line too.
 
+pub(crate) mod about;
 pub(crate) mod config;
+pub(crate) mod daemon;
 pub(crate) mod lease;
 
 use flanneld::store::AnyStore;
@@ -15,7 +17,6 @@ pub(crate) struct Session {
     /// Where the store is.
     pub(crate) store: StoreFlags,
     /// Where the daemon of this node keeps its files.
-    #[expect(dead_code, reason = "for commands that look at this node")]
     pub(crate) node: NodeFlags,
     /// Where results go.
     pub(crate) output: Output,
@@ -34,5 +35,8 @@ pub(crate) async fn run(cli: Cli, output: Output) -> anyhow::Result<Outcome> {
     match cli.command {
         Command::Lease(command) => lease::run(&session, command).await,
         Command::Config(command) => config::run(&session, command).await,
+        Command::Version => about::version(&session).map(|()| Outcome::Fine),
+        Command::Completion { shell } => about::completion(&session, shell).map(|()| Outcome::Fine),
+        Command::Man { dir } => about::man(&session, &dir).map(|()| Outcome::Fine),
     }
 }

@@ -84,6 +84,17 @@ impl Output {
         }
     }
 
+    /// The titles of a table whose rows come later, one by one.
+    ///
+    /// # Errors
+    /// Fails where nobody reads.
+    pub(crate) fn titles(&self, table: &Table) -> anyhow::Result<()> {
+        match self.form {
+            Form::Table | Form::Wide => write(&table.render(self.form == Form::Wide, self.colour)),
+            Form::Json | Form::Yaml | Form::Name => Ok(()),
+        }
+    }
+
     /// A result that has one form only, such as a script or a file of the store.
     ///
     /// # Errors

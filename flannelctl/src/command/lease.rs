@@ -1,74 +1,104 @@
 //! `flannelctl lease`.
 
-use clap::Subcommand;
-use flannel_core::family::Family;
-use flannel_core::lease::table::LeaseTable;
-use flannel_core::lease::vxlan::VxlanData;
-use flanneld::store::LeaseStore as _;
-use serde_json::{Value, json};
+mod change;
+mod cluster;
+mod show;
+mod watch;
+
+use clap::{Args, Subcommand};
+use ipnet::IpNet;
+use std::net::IpAddr;
 
 use super::Session;
 use crate::Outcome;
-use crate::output::{Cell, Page, Style, Table};
+use crate::cli::{DryRun, Watch};
+use cluster::Target;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LeaseCommand {
-    /// Who holds which subnet
-    List,
+    /// Show who holds which subnet
+    List {
+        /// Only the lease whose subnet has this address, such as that of a pod
+        #[arg(long, value_name = "IP")]
+        address: Option<IpAddr>,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// Show one lease
+    Get {
+        /// A subnet, its key, an address in it, or the public address of its node
+        target: Target,
+    },
+    /// Show all leases, and then what changes
+    Watch,
+    /// Delete a lease whose node is gone
+    Release {
+        /// A subnet, its key, an address in it, or the public address of its node
+        target: Target,
+        /// Also if its node may be running; without asking
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        consent: Consent,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Keep a subnet for a node, also before the node exists
+    Reserve {
+        /// Public address of the node; in dual stack its IPv6 address may follow
+        #[arg(required = true, num_args = 1..=2, value_name = "ADDRESS")]
+        addresses: Vec<IpAddr>,
+        /// The subnet, at most one of each family; without it any free one
+        #[arg(long, value_name = "SUBNET")]
+        subnet: Vec<IpNet>,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Let a reservation end like any lease: 24 hours after its node renews it no more
+    Unreserve {
+        /// A subnet, its key, an address in it, or the public address of its node
+        target: Target,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Give a node another subnet; its pods must be replaced
+    Move {
+        /// The present subnet, its key, an address in it, or the public address of the node
+        target: Target,
+        /// The new subnet, at most one of each family; without it any free one
+        #[arg(long, value_name = "SUBNET")]
+        subnet: Vec<IpNet>,
+        #[command(flatten)]
+        consent: Consent,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+}
+
+/// Of every command that asks before it does something.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Consent {
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 pub(crate) async fn run(session: &Session, command: LeaseCommand) -> anyhow::Result<Outcome> {
     match command {
-        LeaseCommand::List => list(session).await?,
+        LeaseCommand::List { address, watch: Watch { watch: true } } => watch::run(session, address).await?,
+        LeaseCommand::List { address, .. } => show::list(session, address).await?,
+        LeaseCommand::Get { target } => show::get(session, &target).await?,
+        LeaseCommand::Watch => watch::run(session, None).await?,
+        LeaseCommand::Release { target, force, consent, dry_run } => {
+            change::release(session, &target, force, consent, dry_run).await?;
+        }
+        LeaseCommand::Reserve { addresses, subnet, dry_run } => {
+            change::reserve(session, &addresses, &subnet, dry_run).await?;
+        }
+        LeaseCommand::Unreserve { target, dry_run } => change::unreserve(session, &target, dry_run).await?,
+        LeaseCommand::Move { target, subnet, consent, dry_run } => {
+            change::r#move(session, &target, &subnet, consent, dry_run).await?;
+        }
     }
     Ok(Outcome::Fine)
-}
-
-/// Prints who holds which subnet. Records that no daemon can use are named on stderr.
-async fn list(session: &Session) -> anyhow::Result<()> {
-    let listing = session.store()?.list().await?;
-    let mut table = LeaseTable::default();
-    table.replace(&listing.records);
-    let names = table.leases().keys().map(ToString::to_string).collect();
-    session.output.page(&Page::table(objects(&table), rows(&table)).named(names))?;
-    for (key, reason) in table.rejected() {
-        session.output.message(&format!("record {key} cannot be used: {reason}"));
-    }
-    Ok(())
-}
-
-fn rows(table: &LeaseTable) -> Table {
-    let mut rows = Table::new(&["SUBNET", "PUBLIC-IP", "BACKEND", "VTEP-MAC", "KIND"], &[]);
-    for (subnets, entry) in table.leases() {
-        let attrs = &entry.lease.attrs;
-        let macs = Family::ALL.into_iter().filter_map(|family| {
-            let data = VxlanData::parse(attrs.backend_data(family)?).ok()?;
-            Some(data.vtep_mac)
-        });
-        rows.push(vec![
-            Cell::lines(subnets.iter()),
-            Cell::lines(Family::ALL.into_iter().filter_map(|family| attrs.public_address(family))),
-            Cell::from(attrs.backend_type.as_str()),
-            Cell::lines(macs),
-            match entry.grant {
-                Some(_) => Cell::from("lease"),
-                None => Cell::from("reservation").styled(Style::Strong),
-            },
-        ]);
-    }
-    rows
-}
-
-fn objects(table: &LeaseTable) -> Value {
-    let object =
-        |(subnets, entry): (&flannel_core::lease::Subnets, &flannel_core::lease::table::TableEntry)| {
-            json!({
-                "key": subnets.to_string(),
-                "subnets": subnets.iter().map(|subnet| subnet.to_string()).collect::<Vec<_>>(),
-                "record": serde_json::from_str::<Value>(&entry.lease.attrs.to_json()).unwrap_or_default(),
-                "revision": entry.lease.revision.0,
-                "reservation": entry.grant.is_none(),
-            })
-        };
-    table.leases().iter().map(object).collect()
 }

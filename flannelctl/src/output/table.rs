@@ -15,6 +15,7 @@ pub(crate) struct Table {
     /// How many of the titles are always shown; the others come with `-o wide`.
     always: usize,
     rows: Vec<Vec<Cell>>,
+    least: Vec<usize>,
     header: bool,
 }
 
@@ -99,13 +100,26 @@ impl<T: Into<String>> From<T> for Cell {
 impl Table {
     /// A table with titles that are always shown, and more of them for `-o wide`. Rows have cells for all.
     pub(crate) fn new(always: &[&'static str], wide: &[&'static str]) -> Self {
-        Self { titles: [always, wide].concat(), always: always.len(), rows: Vec::new(), header: true }
+        Self {
+            titles: [always, wide].concat(),
+            always: always.len(),
+            rows: Vec::new(),
+            least: Vec::new(),
+            header: true,
+        }
     }
 
     /// Without its titles, for rows that come after others.
     #[must_use]
     pub(crate) const fn without_titles(mut self) -> Self {
         self.header = false;
+        self
+    }
+
+    /// With widths that columns have at least, so that tables that follow each other look like one.
+    #[must_use]
+    pub(crate) fn at_least(mut self, widths: &[usize]) -> Self {
+        self.least = widths.to_vec();
         self
     }
 
@@ -121,8 +135,10 @@ impl Table {
         let titles: Vec<Cell> = self.titles[..shown].iter().map(|title| Cell::from(*title)).collect();
         let mut rows: Vec<Vec<Cell>> =
             iter::once(titles).chain(self.rows.iter().map(|row| row[..shown].to_vec())).collect();
-        let width =
-            |rows: &[Vec<Cell>], column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
+        let width = |rows: &[Vec<Cell>], column: usize| {
+            let least = self.least.get(column).copied().unwrap_or(0);
+            rows.iter().map(|row| row[column].width()).max().unwrap_or(0).max(least)
+        };
         let before: usize = (0..shown.saturating_sub(1)).map(|column| width(&rows, column) + 2).sum();
         if !wide && let Some(room) = WIDTH.checked_sub(before).filter(|room| *room >= NARROWEST) {
             for row in &mut rows {

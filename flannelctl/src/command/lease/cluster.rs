@@ -1,0 +1,291 @@
+//! The leases of the store with what an administrator wants to know of each.
+
+use flannel_core::config::NetworkConfig;
+use flannel_core::error::chain;
+use flannel_core::family::Family;
+use flannel_core::lease::table::LeaseTable;
+use flannel_core::lease::vxlan::VxlanData;
+use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
+use flannel_core::store::{ConfigRecord, Listing, Record};
+use flannel_core::subnet_env::PreviousEnv;
+use flanneld::state;
+use flanneld::store::{AnyStore, LeaseStore as _, Life};
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+use crate::command::Session;
+use crate::failure::{Failure, Kind};
+
+/// What the store holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Cluster {
+    /// Revision of the listing.
+    pub(crate) revision: Revision,
+    /// The network config, if there is one.
+    pub(crate) config: Option<ConfigRecord>,
+    /// The leases, in the order of their subnets.
+    pub(crate) entries: Vec<Entry>,
+    /// Records that no daemon can use, with the reason.
+    pub(crate) rejected: Vec<(Record, String)>,
+}
+
+/// A lease.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// As it is in the store.
+    pub(crate) record: Record,
+    /// What is held.
+    pub(crate) subnets: Subnets,
+    /// How the node is reached.
+    pub(crate) attrs: LeaseAttrs,
+    /// How long it lives; `None` for a reservation, and where nobody has asked.
+    pub(crate) life: Option<Life>,
+    /// It is the lease of the node where we run.
+    pub(crate) is_own: bool,
+}
+
+/// A lease is renewed an hour before its end, or at half its time where it is shorter.
+const RENEW_MARGIN: Duration = Duration::from_secs(3600);
+/// Requests for the time left of leases that are under way at once.
+const AT_ONCE: usize = 32;
+
+impl Entry {
+    pub(crate) const fn is_reservation(&self) -> bool {
+        self.record.grant.is_none()
+    }
+
+    /// It should have been renewed long ago: its node is gone, or cannot reach the store.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.life.is_some_and(|life| life.left < RENEW_MARGIN.min(life.granted / 2) / 2)
+    }
+
+    /// In one word.
+    pub(crate) fn state(&self) -> &'static str {
+        match (self.is_reservation(), self.attrs.is_unclaimed()) {
+            (true, true) => "reserved",
+            (true, false) => "reserved, in use",
+            (false, _) if self.is_overdue() => "overdue",
+            (false, _) => "in use",
+        }
+    }
+
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        Family::ALL.into_iter().filter_map(|family| self.attrs.public_address(family))
+    }
+
+    /// Data of vxlan in the record.
+    pub(crate) fn vxlan(&self) -> Vec<VxlanData> {
+        let data = |family| VxlanData::parse(self.attrs.backend_data(family)?).ok();
+        Family::ALL.into_iter().filter_map(data).collect()
+    }
+
+    /// The node and the subnet, for messages.
+    pub(crate) fn title(&self) -> String {
+        let subnets: Vec<String> = self.subnets.iter().map(|subnet| subnet.to_string()).collect();
+        let addresses: Vec<String> = self.addresses().map(|address| address.to_string()).collect();
+        match addresses.is_empty() {
+            true => subnets.join(" and "),
+            false => format!("{} of node {}", subnets.join(" and "), addresses.join(" ")),
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "key": self.record.key,
+            "subnets": self.subnets.iter().map(|subnet| subnet.to_string()).collect::<Vec<_>>(),
+            "record": serde_json::from_str::<Value>(&self.attrs.to_json()).unwrap_or_default(),
+            "revision": self.record.revision.0,
+            "reservation": self.is_reservation(),
+            "state": self.state(),
+            "secondsLeft": self.life.map(|life| life.left.as_secs()),
+            "secondsGranted": self.life.map(|life| life.granted.as_secs()),
+            "thisNode": self.is_own,
+        })
+    }
+}
+
+impl Cluster {
+    /// Reads the store.
+    pub(crate) async fn read(session: &Session, store: &AnyStore) -> anyhow::Result<Self> {
+        Ok(Self::new(session, store.list().await?))
+    }
+
+    /// Reads the store, and how long each lease lives.
+    pub(crate) async fn read_with_lives(session: &Session, store: &AnyStore) -> anyhow::Result<Self> {
+        let mut cluster = Self::read(session, store).await?;
+        let records: Vec<Record> = cluster.entries.iter().map(|entry| entry.record.clone()).collect();
+        let mut lives = lives(store, records).await?;
+        for entry in &mut cluster.entries {
+            entry.life = lives.remove(&entry.record.key).flatten();
+        }
+        Ok(cluster)
+    }
+
+    pub(crate) fn new(session: &Session, listing: Listing) -> Self {
+        let own = own_subnets(session);
+        let mut table = LeaseTable::default();
+        table.replace(&listing.records);
+        let (mut entries, mut rejected) = (Vec::new(), Vec::new());
+        for record in listing.records {
+            if let Some(reason) = table.rejected().get(&record.key) {
+                rejected.push((record, reason.clone()));
+            } else if let Some(entry) = Entry::new(record, &own) {
+                entries.push(entry);
+            }
+        }
+        entries.sort_by_key(|entry| entry.subnets);
+        Self { revision: listing.revision, config: listing.config, entries, rejected }
+    }
+
+    /// The lease that is meant.
+    ///
+    /// # Errors
+    /// Fails if there is none.
+    pub(crate) fn find(&self, target: &Target) -> anyhow::Result<&Entry> {
+        let exact = self.entries.iter().find(|entry| match target {
+            Target::Key(key) => entry.record.key == *key,
+            Target::Subnet(subnet) => entry.subnets.iter().any(|own| own.trunc() == *subnet),
+            Target::Address(address) => entry.subnets.iter().any(|subnet| subnet.contains(address)),
+        });
+        let by_node = || {
+            self.entries.iter().find(|entry| match target {
+                Target::Address(address) => entry.addresses().any(|own| own == *address),
+                _ => false,
+            })
+        };
+        exact.or_else(by_node).ok_or_else(|| {
+            let what = match target {
+                Target::Key(key) => format!("there is no lease {key}"),
+                Target::Subnet(subnet) => format!("nobody holds {subnet}"),
+                Target::Address(address) => {
+                    format!("{address} is neither in the subnet of a node nor its public address")
+                }
+            };
+            Failure::new(Kind::NotFound, what, "flannelctl lease list shows all leases").into()
+        })
+    }
+
+    /// The leases of the node with these addresses.
+    pub(crate) fn of_node<'a>(&'a self, attrs: &'a LeaseAttrs) -> impl Iterator<Item = &'a Entry> {
+        self.entries.iter().filter(move |entry| entry.attrs.is_same_node(attrs))
+    }
+
+    /// Subnets that cannot be given to anybody else: also those of records that cannot be read.
+    pub(crate) fn taken(&self) -> Vec<Subnets> {
+        let rejected = self.rejected.iter().filter_map(|(record, _)| Subnets::parse_key(&record.key).ok());
+        self.entries.iter().map(|entry| entry.subnets).chain(rejected).collect()
+    }
+}
+
+impl Entry {
+    /// Reads a record; `None` if no daemon can use it.
+    pub(crate) fn new(record: Record, own: &Subnets) -> Option<Self> {
+        let subnets = Subnets::parse_key(&record.key).ok().filter(|subnets| !subnets.is_empty())?;
+        let attrs = LeaseAttrs::parse(&record.value).ok()?;
+        let is_own = subnets.overlap(own);
+        Some(Self { record, subnets, attrs, life: None, is_own })
+    }
+}
+
+/// What names a lease on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// The key in the store.
+    Key(String),
+    /// The subnet.
+    Subnet(IpNet),
+    /// An address in the subnet, or the public address of the node.
+    Address(IpAddr),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        if text.contains('/') {
+            let subnet: IpNet = text
+                .parse()
+                .map_err(|_| format!("{text:?} is no subnet: write it as 10.5.3.0/24 or fd00:1:2:3::/64"))?;
+            return Ok(Self::Subnet(subnet.trunc()));
+        }
+        Ok(Self::Key(text.to_owned()))
+    }
+}
+
+/// The network config of the store.
+///
+/// # Errors
+/// Fails if there is none, or if no daemon can use it.
+pub(crate) fn store_config(
+    config: Option<&ConfigRecord>,
+    store: &AnyStore,
+) -> anyhow::Result<(NetworkConfig, Revision)> {
+    let Some(record) = config else { return Err(no_config(store).into()) };
+    let config = NetworkConfig::parse(&record.text).map_err(|error| {
+        Failure::new(
+            Kind::Invalid,
+            format!("the network config in {} cannot be used: {}", store.location(), chain(&error)),
+            "mend it with flannelctl config edit",
+        )
+    })?;
+    Ok((config, record.revision))
+}
+
+pub(crate) fn no_config(store: &AnyStore) -> Failure {
+    Failure::new(
+        Kind::NotFound,
+        format!("{} has no network config", store.location()),
+        "write one with flannelctl config set FILE",
+    )
+}
+
+/// The subnets of the node where we run, as its daemon has told them last.
+pub(super) fn own_subnets(session: &Session) -> Subnets {
+    let env = std::fs::read_to_string(&session.node.subnet_file).ok();
+    let env = env.map(|text| PreviousEnv::parse(&text).subnets).filter(|subnets| !subnets.is_empty());
+    let remembered = || {
+        let key = state::remembered_key(&session.node.state_dir, &session.store.options().scope())?;
+        Subnets::parse_key(&key).ok()
+    };
+    env.or_else(remembered).unwrap_or(Subnets { v4: None, v6: None })
+}
+
+async fn lives(store: &AnyStore, records: Vec<Record>) -> anyhow::Result<BTreeMap<String, Option<Life>>> {
+    let mut lives = BTreeMap::new();
+    let mut waiting = JoinSet::new();
+    for record in records.into_iter().filter(|record| record.grant.is_some()) {
+        let store = store.clone();
+        waiting.spawn(async move { (store.life(&record).await, record.key) });
+        if waiting.len() >= AT_ONCE
+            && let Some(answer) = waiting.join_next().await
+        {
+            let (life, key) = answer?;
+            lives.insert(key, life?);
+        }
+    }
+    while let Some(answer) = waiting.join_next().await {
+        let (life, key) = answer?;
+        lives.insert(key, life?);
+    }
+    Ok(lives)
+}
+
+/// A time as people say it.
+pub(crate) fn life_text(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m"),
+        (0, hours, minutes) => format!("{hours}h{minutes:02}m"),
+        (days, hours, _) => format!("{days}d{hours:02}h"),
+    }
+}

@@ -1,0 +1,119 @@
+//! What all commands have in common.
+
+use insta::assert_snapshot;
+use std::fs;
+use std::process::Command;
+
+use crate::support::{flannelctl, shown};
+
+#[test]
+fn errors_are_objects_where_json_is_asked_for() {
+    let home = tempfile::tempdir().unwrap();
+    let directory = home.path().join("leases");
+    assert_snapshot!(shown(&directory, &["config", "get", "-o", "json"]), @r#"
+    1
+    {
+      "error": {
+        "kind": "not-found",
+        "mend": "write one with flannelctl config set FILE",
+        "message": "[dir] has no network config"
+      }
+    }
+    ---
+    flannelctl: [dir] has no network config
+      write one with flannelctl config set FILE
+    "#);
+    assert_snapshot!(shown(&directory, &["config", "get", "-o", "yaml"]), @r#"
+    1
+    error:
+      kind: not-found
+      mend: "write one with flannelctl config set FILE"
+      message: "[dir] has no network config"
+    ---
+    flannelctl: [dir] has no network config
+      write one with flannelctl config set FILE
+    "#);
+    assert_snapshot!(shown(&directory, &["config", "gett", "-ojson"]), @r#"
+    2
+    {
+      "error": {
+        "kind": "usage",
+        "mend": "see flannelctl --help, or --help behind the command",
+        "message": "unrecognized subcommand 'gett'"
+      }
+    }
+    ---
+    flannelctl: unrecognized subcommand 'gett'
+      see flannelctl --help, or --help behind the command
+    "#);
+    assert_snapshot!(shown(&directory, &["config", "validate", "/nowhere", "--output=name"]), @r"
+    1
+    ---
+    flannelctl: could not read /nowhere: No such file or directory (os error 2)
+    ");
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_error() {
+    let home = tempfile::tempdir().unwrap();
+    let directory = home.path().join("leases");
+    for arguments in [&["lease", "list"][..], &["--help"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_flannelctl"))
+            .arg("--lease-dir")
+            .arg(&directory)
+            .args(arguments)
+            .env_clear()
+            .stdout(writer)
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+        assert_eq!(output.status.code(), Some(0));
+    }
+}
+
+#[test]
+fn a_store_that_is_away_has_its_own_exit_code() {
+    let output = Command::new(env!("CARGO_BIN_EXE_flannelctl"))
+        .args(["--etcd-endpoints", "http://127.0.0.1:1", "lease", "list"])
+        .env_clear()
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("could not reach etcd at http://127.0.0.1:1"), "{said}");
+}
+
+#[test]
+fn completions_name_the_commands() {
+    let home = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = shown(home.path(), &["completion", shell]);
+        assert!(script.starts_with("0\n") && script.contains("unreserve"), "{script}");
+    }
+}
+
+#[test]
+fn every_command_has_a_man_page_and_so_has_the_daemon() {
+    let home = tempfile::tempdir().unwrap();
+    let pages = home.path().join("man");
+    let said = shown(home.path(), &["man", "--dir", pages.to_str().unwrap()]);
+    assert!(said.starts_with("0\n") && said.ends_with("---\n"), "{said}");
+    let page = |name: &str| fs::read_to_string(pages.join(name)).unwrap();
+    assert!(page("flannelctl-lease-reserve.8").contains("Keep a subnet for a node"));
+    assert!(page("flannelctl.8").contains("flannelctl\\-lease(8)"), "{}", page("flannelctl.8"));
+    let daemon = page("flanneld.8");
+    assert!(daemon.contains("etcd\\-endpoints") && daemon.contains("FLANNELD_ETCD_ENDPOINTS"), "{daemon}");
+    assert!(!pages.join("flannelctl-man.8").exists());
+}
+
+#[test]
+fn the_version_is_told_in_every_form() {
+    let home = tempfile::tempdir().unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(shown(home.path(), &["version"]), format!("0\nflannelctl {version}\n---\n"));
+    let json: serde_json::Value =
+        serde_json::from_slice(&flannelctl(home.path(), &["version", "-o", "json"]).stdout).unwrap();
+    assert_eq!(json["version"], version);
+}

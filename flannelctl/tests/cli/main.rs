@@ -1,0 +1,7 @@
+//! The command line on a directory of leases.
+#![forbid(unsafe_code)]
+
+mod config;
+mod frame;
+mod lease;
+mod support;
