@@ -40,6 +40,7 @@ pub mod monitor;
 pub mod netns;
 pub mod node;
 pub mod ownership;
+pub mod random;
 pub mod readme;
 pub mod rtnetlink;
 pub mod topology;
@@ -90,6 +91,12 @@ pub fn lab(test: impl FnOnce(&Lab) -> Result<()>) {
     }
     collect::all();
     panic!("{error:?}");
+}
+
+/// The long form of tests that have one is wanted.
+#[must_use]
+pub fn is_long() -> bool {
+    std::env::var_os("FLANNEL_E2E_LONG").is_some_and(|value| !value.is_empty())
 }
 
 /// The program of this name that was built together with this one.

@@ -4,17 +4,16 @@
 //! The measure is everything that the kernel of a node holds, ours and that of others, as text: after each repair it
 //! must be what it was before the damage, line by line.
 //!
-//! The order of the damages comes from a seed that is printed; `FLANNEL_REPAIR_SEED=N` repeats one.
+//! The order of the damages comes from a seed that is printed; `FLANNEL_E2E_SEED=N` repeats one.
 
 use anyhow::{Context, Result, ensure};
 use integration::golden::{Peer, vxlan_device};
+use integration::random::Random;
 use integration::traffic::{Connection, Datagrams};
 use integration::{Cluster, Feature, Flanneld, Netns, Pod, kernel_state, lab, wait};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use std::collections::hash_map::RandomState;
 use std::fs;
-use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
 /// Promised is a second; the rest is for looking, and for a machine that is busy with other tests.
@@ -101,11 +100,10 @@ fn while_nobody_looks() {
         }
         // With any other damage to the same device nothing shows any more whose it was.
         damages.retain(|damage| !["alias changed", "device renamed"].contains(&damage.name.as_str()));
-        let seed = seed()?;
-        eprintln!("seed {seed}");
+        let mut random = Random::from_environment()?;
         let before = site.prepare()?;
-        for round in 0..8 {
-            shuffle(&mut damages, seed.wrapping_add(round));
+        for _ in 0..8 {
+            random.shuffle(&mut damages);
             site.daemons[0].kill()?;
             let mut done = Vec::new();
             for damage in &damages[..10] {
@@ -236,9 +234,7 @@ impl Site {
 
     /// Does one damage after another; each must be repaired, and nothing else changed, before the next.
     fn damage_and_watch(mut self, mut damages: Vec<Damage>) -> Result<()> {
-        let seed = seed()?;
-        eprintln!("seed {seed}");
-        shuffle(&mut damages, seed);
+        Random::from_environment()?.shuffle(&mut damages);
         let before = self.prepare()?;
         let (from, to) = (&self.pods[0], &self.pods[1]);
         let mut flows = Vec::new();
@@ -525,20 +521,4 @@ fn difference(before: &[String], now: &[String]) -> String {
     let missing = before.iter().filter(|line| !now.contains(line)).map(|line| format!("\n  missing: {line}"));
     let extra = now.iter().filter(|line| !before.contains(line)).map(|line| format!("\n  extra:   {line}"));
     missing.chain(extra).collect()
-}
-
-fn seed() -> Result<u64> {
-    match std::env::var("FLANNEL_REPAIR_SEED") {
-        Ok(text) => text.parse().with_context(|| format!("FLANNEL_REPAIR_SEED={text}: not a number")),
-        Err(_) => Ok(RandomState::new().hash_one("seed")),
-    }
-}
-
-/// Fisher-Yates with the generator of Knuth's MMIX.
-fn shuffle(damages: &mut [Damage], mut seed: u64) {
-    for last in (1..damages.len()).rev() {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let chosen = usize::try_from(seed >> 33).unwrap_or_default() % (last + 1);
-        damages.swap(last, chosen);
-    }
 }

@@ -2,7 +2,8 @@
 //!
 //! What passes between us and a test: `FLANNEL_E2E_DIR`, where it leaves its artifacts when it fails and a
 //! file `skipped` with the reason when it cannot run here; `FLANNEL_E2E_TIMEOUT`, the seconds after
-//! which it collects artifacts and gives up; `FLANNEL_E2E_REQUIRE`, features that must not be skipped.
+//! which it collects artifacts and gives up; `FLANNEL_E2E_REQUIRE`, features that must not be skipped;
+//! `FLANNEL_E2E_LONG`, not empty where the long form of a test is wanted.
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -35,9 +36,18 @@ pub(crate) struct E2eOptions {
     /// Run each test this many times
     #[arg(long, default_value_t = 1)]
     repeat: usize,
-    /// Seconds that one test may take
-    #[arg(long, default_value_t = 240)]
-    timeout: u64,
+    /// Seconds that one test may take [default: 240, with --long 3600]
+    #[arg(long)]
+    timeout: Option<u64>,
+    /// Run the long form of the tests that have one
+    #[arg(long)]
+    long: bool,
+}
+
+impl E2eOptions {
+    fn timeout(&self) -> u64 {
+        self.timeout.unwrap_or(if self.long { 3600 } else { 240 })
+    }
 }
 
 /// How many lines of the output of a failed test are shown; the rest is in its directory.
@@ -188,8 +198,9 @@ impl Case {
         let mut child = sandbox::command(&self.program)
             .args(["--exact", &self.test, "--nocapture", "--include-ignored"])
             .env("FLANNEL_E2E_DIR", &directory)
-            .env("FLANNEL_E2E_TIMEOUT", options.timeout.to_string())
+            .env("FLANNEL_E2E_TIMEOUT", options.timeout().to_string())
             .env("FLANNEL_E2E_REQUIRE", options.require.join(","))
+            .env("FLANNEL_E2E_LONG", if options.long { "1" } else { "" })
             // Errors say where they came from; backtraces would hide that.
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
@@ -197,12 +208,12 @@ impl Case {
             .stderr(output)
             .spawn()
             .context("could not start a sandbox")?;
-        let good = wait(&mut child, Duration::from_secs(options.timeout) + GRACE)?;
+        let good = wait(&mut child, Duration::from_secs(options.timeout()) + GRACE)?;
         let outcome = match (good, fs::read_to_string(directory.join("skipped"))) {
             (Some(true), _) => Outcome::Passed,
             (Some(false), Ok(reason)) => Outcome::Skipped(reason.trim().to_owned()),
             (Some(false), Err(_)) => Outcome::Failed("FAILED".to_owned()),
-            (None, _) => Outcome::Failed(format!("FAILED: not done after {} s, killed", options.timeout)),
+            (None, _) => Outcome::Failed(format!("FAILED: not done after {} s, killed", options.timeout())),
         };
         Ok(Finished { outcome, took: started.elapsed(), directory })
     }
