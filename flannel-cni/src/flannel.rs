@@ -1,7 +1,6 @@
 //! The flannel plugin: makes the config of a delegate from `subnet.env` and lets the delegate work.
 
 use flannel_core::json::{Object, Value};
-use std::io::Write;
 
 use crate::delegate;
 use crate::environment::{Command, Environment};
@@ -68,7 +67,7 @@ fn add(request: &Request) -> Result<String, CniError> {
     // One call: stderr is not buffered. Nothing depends on it.
     let text = String::from_utf8_lossy(&delegate.text);
     let note = format!("delegateAdd: netconf sent to delegate plugin:\n{text}\n");
-    let _ = std::io::stderr().write_all(note.as_bytes());
+    eprint!("{note}");
 
     match run_delegate(&Command::Add, &delegate, &request.environment, conf.native) {
         Ok(result) => print(&result.unwrap_or_default(), delegate.member("cniVersion")),

@@ -25,6 +25,9 @@ mod subnet_env;
 mod sysctl;
 mod version;
 
+#[cfg(test)]
+mod tests;
+
 use std::io::Write;
 use std::process::ExitCode;
 

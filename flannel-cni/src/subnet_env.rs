@@ -91,7 +91,7 @@ impl SubnetEnv {
         !path.as_os_str().is_empty() && matches!(result, Err(error) if error.is_absent())
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self, SubnetEnvError> {
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self, SubnetEnvError> {
         let mut values: [Option<&str>; 6] = [None; 6];
         for line in text.split('\n') {
             let line = line.strip_suffix('\r').unwrap_or(line);

@@ -24,7 +24,8 @@ use crate::version::{self, Version};
 
 mod config;
 
-use config::{Config, Limit};
+pub(crate) use config::Config;
+use config::Limit;
 
 /// The bandwidth plugin.
 pub(crate) const PLUGIN: Plugin = Plugin {

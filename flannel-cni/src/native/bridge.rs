@@ -29,9 +29,7 @@ mod gateway;
 mod pod;
 mod vlan;
 
-pub(crate) use config::check_supported;
-
-use config::Config;
+pub(crate) use config::{Config, check_supported};
 
 /// The bridge plugin.
 pub(crate) const PLUGIN: Plugin = Plugin {

@@ -22,7 +22,7 @@ mod owner;
 mod range;
 mod store;
 
-use config::Config;
+pub(crate) use config::Config;
 use owner::Owner;
 use range::{Range, RangeSet};
 use store::{Holder, Reservation, Store};

@@ -4,6 +4,7 @@
 mod bandwidth;
 mod bridge;
 mod bridge_keys;
+mod cross;
 mod fault;
 mod firewall;
 mod host_local;

@@ -10,23 +10,23 @@ const BURST_MAX: u64 = u32::MAX as u64 - 1;
 
 /// How fast a container may receive and send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Config {
+pub(crate) struct Config {
     /// What it receives.
-    pub(super) ingress: Option<Limit>,
+    pub(crate) ingress: Option<Limit>,
     /// What it sends.
-    pub(super) egress: Option<Limit>,
+    pub(crate) egress: Option<Limit>,
 }
 
 /// A limit, in bits per second and bits; both are positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Limit {
+pub(crate) struct Limit {
     rate: u64,
     burst: u64,
 }
 
 /// Limits that cannot be set.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConfigError {
+pub(crate) enum ConfigError {
     #[error("failed to parse network configuration")]
     Type(#[from] TypeError),
     #[error("{0}: if rate is set, burst must also be set")]
@@ -41,14 +41,14 @@ pub(super) enum ConfigError {
 
 impl Limit {
     /// The kernel's form.
-    pub(super) fn bucket(&self) -> TokenBucket {
+    pub(crate) fn bucket(&self) -> TokenBucket {
         TokenBucket::new(self.rate / 8, self.burst / 8, LATENCY_MICROS)
     }
 }
 
 impl Config {
     /// From the config itself, if it has any of the keys, else from `runtimeConfig.bandwidth`.
-    pub(super) fn parse(config: &Object) -> Result<Self, ConfigError> {
+    pub(crate) fn parse(config: &Object) -> Result<Self, ConfigError> {
         let own = Numbers::parse(config, "BandwidthEntry")?;
         let numbers = match own {
             Some(numbers) => numbers,
