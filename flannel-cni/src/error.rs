@@ -3,7 +3,21 @@
 use flannel_core::json::{Object, Value};
 use nix::errno::Errno;
 use std::error::Error;
-use std::io;
+use std::io::{self, Write};
+
+/// Tells on stderr, which runtimes log, what does not change the outcome. Unlike `eprintln!` it never ends the process: a runtime
+/// may have stopped reading, and what is being undone must be undone all the same.
+macro_rules! note {
+    ($($text:tt)*) => {
+        $crate::error::write_line(&format!($($text)*))
+    };
+}
+pub(crate) use note;
+
+/// One line on stderr, in one call: it is not buffered.
+pub(crate) fn write_line(text: &str) {
+    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+}
 
 /// Codes of the CNI specification, and the two that Go's library adds (8 and 999).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

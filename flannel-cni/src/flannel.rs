@@ -4,7 +4,7 @@ use flannel_core::json::{Object, Value};
 
 use crate::delegate;
 use crate::environment::{Command, Environment};
-use crate::error::{CniError, Code, chain};
+use crate::error::{CniError, Code, chain, note};
 use crate::invoke::{Call, CallError};
 use crate::native::bridge;
 use crate::netconf::{self, Attachment, NetConf, NetConfError};
@@ -64,10 +64,8 @@ fn add(request: &Request) -> Result<String, CniError> {
         .map_err(|error| subnet_env_error(&error, Code::TryAgainLater, Code::Internal))?;
     let delegate = DelegateConf::new(delegate::netconf(&conf, &env)?);
     Scratch::new(&conf.data_dir).save(&attachment(&request.environment), &delegate.text)?;
-    // One call: stderr is not buffered. Nothing depends on it.
     let text = String::from_utf8_lossy(&delegate.text);
-    let note = format!("delegateAdd: netconf sent to delegate plugin:\n{text}\n");
-    eprint!("{note}");
+    note!("delegateAdd: netconf sent to delegate plugin:\n{text}");
 
     match run_delegate(&Command::Add, &delegate, &request.environment, conf.native) {
         Ok(result) => print(&result.unwrap_or_default(), delegate.member("cniVersion")),
@@ -273,5 +271,5 @@ fn delegate_error(command: &Command, error: CallError) -> CniError {
 
 /// Tells on stderr, which runtimes log, what does not change the outcome.
 fn complain(what: &str, why: &str) {
-    eprintln!("{what}: {why}");
+    note!("{what}: {why}");
 }

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use super::names;
 use crate::environment::Environment;
-use crate::error::CniError;
+use crate::error::{CniError, note};
 use crate::kernel::{Found, Kernel, KernelError};
 use crate::netconf::{self, ValidAttachments};
 use crate::netns::{HostLock, Netns};
@@ -298,17 +298,17 @@ impl Limits<'_> {
                 Ok(()) => {}
                 // What is not there, or not of this kind.
                 Err(error) if error.is(Errno::ENOENT) || error.is(Errno::EINVAL) => {}
-                Err(error) => eprintln!("could not take the limits of {} back: {error}", self.veth.name),
+                Err(error) => note!("could not take the limits of {} back: {error}", self.veth.name),
             }
         }
         match self.host.link(&self.ifb_name) {
             Ok(None) => {}
             Ok(Some(ifb)) => {
                 if let Err(error) = self.host.change_one(&link::delete(ifb.record.index)) {
-                    eprintln!("could not take back {}: {error}", self.ifb_name);
+                    note!("could not take back {}: {error}", self.ifb_name);
                 }
             }
-            Err(error) => eprintln!("could not take back {}: {error}", self.ifb_name),
+            Err(error) => note!("could not take back {}: {error}", self.ifb_name),
         }
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::masquerade::{self, Masquerade};
 use super::{host_local, is_kind};
 use crate::environment::Environment;
-use crate::error::{CniError, chain};
+use crate::error::{CniError, chain, note};
 use crate::kernel::{Found, Kernel, KernelError};
 use crate::netns::{HostLock, Netns};
 use crate::plugin::{Plugin, Request};
@@ -287,7 +287,7 @@ fn delete_by_name(host: &mut Kernel, name: &LinkName) {
     if let Ok(Some(found)) = host.link(name)
         && let Err(error) = host.change_one(&link::delete(found.record.index))
     {
-        eprintln!("could not take back {name}: {error}");
+        note!("could not take back {name}: {error}");
     }
 }
 
@@ -388,15 +388,15 @@ impl<'a> Steps<'a> {
         if self.config.masquerade.is_some()
             && let Err(error) = self.masquerade().remove()
         {
-            eprintln!("could not take back the masquerade rules: {}", chain(&error));
+            note!("could not take back the masquerade rules: {}", chain(&error));
         }
         if let Err(error) = self.host.change_one(&link::delete(self.veth.record.index)) {
-            eprintln!("could not take back {}: {error}", self.veth.record.name);
+            note!("could not take back {}: {error}", self.veth.record.name);
         }
         if self.config.layer3
             && let Err(error) = host_local::del(self.object, self.environment)
         {
-            eprintln!("could not take back the addresses: {}", error.msg);
+            note!("could not take back the addresses: {}", error.msg);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::environment::Environment;
-use crate::error::{CniError, PathError};
+use crate::error::{CniError, PathError, note};
 use crate::netconf::{self, Attachment, ValidAttachments};
 use crate::plugin::{Plugin, Request};
 use crate::result::{CniResult, Dns, Ip};
@@ -275,7 +275,7 @@ impl<'a> Allocation<'a> {
             });
         self.reservations = kept;
         for reservation in &gone {
-            eprintln!("took back {}: its container is gone", reservation.ip);
+            note!("took back {}: its container is gone", reservation.ip);
             self.store.release(reservation)?;
         }
         Ok(!gone.is_empty())

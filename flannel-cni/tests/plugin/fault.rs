@@ -196,6 +196,31 @@ fn flannel_config(node: &Node, members: &str) -> String {
     )
 }
 
+/// An address is taken back, which is told on stderr, whose reader is gone.
+#[test]
+#[ignore = "needs netns"]
+fn a_runtime_that_does_not_listen_changes_nothing() {
+    let scene = Scene::new("flannel", "", true);
+    let env = fs::read_to_string(scene.node.path("subnet.env")).unwrap();
+    fs::write(scene.node.path("subnet.env"), env.replace("10.244.1.1/24", "10.244.1.1/30")).unwrap();
+    let lost = scene.call("ADD", "lost", &Netns::new("lost"), None);
+    assert!(lost.success, "{lost:?}");
+    let mut child = Command::new("ip")
+        .args(["netns", "exec", &scene.node.netns.0, OURS])
+        .envs([("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "eth0")])
+        .envs([("CNI_NETNS", scene.pod.path().as_str()), ("CNI_PATH", "/nowhere")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stderr.take());
+    child.stdin.take().unwrap().write_all(scene.config.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("10.244.1.2/30"), "{output:?}");
+}
+
 #[test]
 #[ignore = "needs netns"]
 fn the_first_add_fails_at_any_step() {
