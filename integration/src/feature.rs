@@ -34,8 +34,10 @@ pub enum Feature {
     Containerd,
     /// The low-level runtime of containers.
     Runc,
-    /// Podman.
+    /// Podman with its CNI backend, which version 5 has no more.
     Podman,
+    /// The low-level runtime that podman can tell to do without cgroups.
+    Crun,
     /// `openssl`, to make certificates.
     Openssl,
     /// `conntrack`, to look at translated connections.
@@ -50,6 +52,8 @@ pub enum Feature {
 enum Probe {
     /// This command succeeds in a fresh namespace.
     Command(&'static str),
+    /// This command succeeds, and says this.
+    Says(&'static str, &'static str),
     /// One of these files exists.
     File(&'static [&'static str]),
 }
@@ -59,7 +63,7 @@ pub(crate) const CNI_DIRECTORIES: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Vxlan,
         Self::Ipip,
         Self::Wireguard,
@@ -73,6 +77,7 @@ impl Feature {
         Self::Containerd,
         Self::Runc,
         Self::Podman,
+        Self::Crun,
         Self::Openssl,
         Self::Conntrack,
         Self::Tcpdump,
@@ -95,7 +100,8 @@ impl Feature {
             Self::CniPlugins => ("cni-plugins", Probe::File(&["/usr/lib/cni/bridge", "/opt/cni/bin/bridge"])),
             Self::Containerd => ("containerd", Probe::Command("containerd-shim-runc-v2 -v")),
             Self::Runc => ("runc", Probe::Command("runc --version")),
-            Self::Podman => ("podman", Probe::Command("podman --version")),
+            Self::Podman => ("podman", Probe::Says("podman --version", "version 4.")),
+            Self::Crun => ("crun", Probe::Command("crun --version")),
             Self::Openssl => ("openssl", Probe::Command("openssl version")),
             Self::Conntrack => ("conntrack", Probe::Command("conntrack -C")),
             Self::Tcpdump => ("tcpdump", Probe::Command("tcpdump --version")),
@@ -118,6 +124,11 @@ impl Feature {
                 let _ = scratch.ip("link del probe");
                 result.map_err(|error| error.root_cause().to_string().replace('\n', " "))
             }
+            Probe::Says(line, words) => match scratch.run(line) {
+                Ok(said) if said.contains(words) => Ok(()),
+                Ok(said) => Err(format!("`{line}` says {:?}, not {words:?}", said.trim())),
+                Err(error) => Err(error.root_cause().to_string()),
+            },
             Probe::File(files) if files.iter().any(|file| Path::new(file).exists()) => Ok(()),
             Probe::File(files) => Err(format!("{} is missing", files[0])),
         }

@@ -35,9 +35,9 @@ fn containerd_block(start: &str) -> Result<String> {
     })
 }
 
-/// The configuration of containerd 1.x.
-pub fn containerd_config() -> Result<String> {
-    containerd_block("version = 2\n")
+/// The configuration of containerd, for its series 1 or 2.
+pub fn containerd_config(series: u32) -> Result<String> {
+    containerd_block(&format!("version = {}\n", series + 1))
 }
 
 /// Installs the plugins on a node as the README's section on containerd tells, and the list of plugins.

@@ -17,7 +17,7 @@ const fn package(name: &'static str, shows: &'static str, serves: &'static str) 
     Package { name, shows, serves }
 }
 
-const TESTS: [Package; 17] = [
+const TESTS: [Package; 18] = [
     package("util-linux", "unshare", "every end-to-end and contract test"),
     package("iproute2", "ip", "every end-to-end and contract test"),
     package("iputils-ping", "ping", "every end-to-end test"),
@@ -26,6 +26,7 @@ const TESTS: [Package; 17] = [
     package("containernetworking-plugins", "/usr/lib/cni/bridge", "tests with pods"),
     package("containerd", "containerd", "tests with pods of containerd"),
     package("runc", "runc", "tests with pods of containerd"),
+    package("crun", "crun", "tests with containers of podman"),
     package("podman", "podman", "tests with containers of podman"),
     package("iptables", "iptables", "tests of the iptables firewall"),
     package("nftables", "nft", "tests of the nftables firewall"),

@@ -1,7 +1,7 @@
 //! What a run of these tests leaves on the machine: nothing, also when it is killed while pods run.
 
 use anyhow::{Context, Result, ensure};
-use integration::lab;
+use integration::{Feature, lab};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -20,7 +20,7 @@ fn nothing_is_left_of_a_killed_run() {
         return run_until_killed();
     }
     lab(|lab| {
-        lab.require(&[integration::Feature::Containerd, integration::Feature::Runc])?;
+        lab.require(&[Feature::Containerd, Feature::Runc, Feature::Crun])?;
         let before = traces()?;
         let mut inner = Command::new("unshare")
             .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--", "sh", SANDBOX])

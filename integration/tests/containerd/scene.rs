@@ -26,7 +26,7 @@ pub(crate) fn config(backend: &str) -> String {
 impl Scene {
     /// Nodes that can run pods, with this network config.
     pub(crate) fn new(lab: &Lab, nodes: usize, config: &str) -> Result<Self> {
-        lab.require(&[Feature::Containerd, Feature::Runc, Feature::Nft])?;
+        lab.require(&[Feature::Containerd, Feature::Runc, Feature::Crun, Feature::Nft])?;
         if config.contains("vxlan") {
             lab.require(&[Feature::Vxlan])?;
         }
