@@ -4,8 +4,6 @@
 //! are looked for and deleted. New rules of iptables are written by `iptables-restore`, one process for a family, because
 //! its own programs must be able to read them.
 
-#![expect(dead_code, reason = "port mappings need more of it than masquerading")]
-
 use flannel_core::family::Family;
 use flannel_core::json::{Object, Value};
 use flannel_core::message::nftables::{Command, Expr, META_L4PROTO, PayloadBase, Rule, TableFamily};
@@ -23,7 +21,7 @@ use nat::{NAT, Nat};
 use netfilter::{Netfilter, NetfilterError};
 
 /// How often rules are looked for again when somebody else has changed them meanwhile.
-const ATTEMPTS: u32 = 10;
+pub(crate) const ATTEMPTS: u32 = 10;
 
 /// Where rules are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

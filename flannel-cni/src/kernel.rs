@@ -14,6 +14,7 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -119,7 +120,19 @@ impl Kernel {
 
     /// The link of a name, with its operational state.
     pub(crate) fn link(&mut self, name: &LinkName) -> Result<Option<Found>, KernelError> {
-        let first = self.send(&[link::get(name)])?;
+        match self.get(&link::get(name), found) {
+            Err(error) if error.is(Errno::ENODEV) => Ok(None),
+            other => other,
+        }
+    }
+
+    /// The answer to a request for one object.
+    fn get<T>(
+        &mut self,
+        request: &Request,
+        decode: impl Fn(&[u8]) -> Result<Option<T>, KernelError>,
+    ) -> Result<Option<T>, KernelError> {
+        let first = self.send(std::slice::from_ref(request))?;
         self.receive()?;
         for frame in frames(&self.buffer) {
             let frame = frame?;
@@ -127,13 +140,29 @@ impl Kernel {
                 continue;
             }
             return match frame.reply()? {
-                Reply::Object(payload) => found(payload),
-                Reply::Refused(refusal) if refusal.errno == Errno::ENODEV as i32 => Ok(None),
+                Reply::Object(payload) => decode(payload),
                 Reply::Refused(refusal) => Err(KernelError::Refused(refusal)),
                 _ => continue,
             };
         }
         Ok(None)
+    }
+
+    /// The link that packets to an address leave by; none if there is no route.
+    pub(crate) fn route_to(&mut self, destination: IpAddr) -> Result<Option<IfIndex>, KernelError> {
+        let answer = self.get(&route::get(destination), |payload| Ok(route::decode(payload)?));
+        match answer {
+            Err(error) if error.is(Errno::ENETUNREACH) || error.is(Errno::EHOSTUNREACH) => Ok(None),
+            other => Ok(other?.and_then(|route| route.hops.first()?.index)),
+        }
+    }
+
+    /// The name of a link.
+    pub(crate) fn link_name(&mut self, index: IfIndex) -> Result<Option<LinkName>, KernelError> {
+        match self.get(&link::get_by_index(index), found) {
+            Err(error) if error.is(Errno::ENODEV) => Ok(None),
+            other => Ok(other?.map(|found| found.record.name)),
+        }
     }
 
     /// All links.

@@ -7,6 +7,7 @@ pub(crate) mod host_local;
 pub(crate) mod loopback;
 pub(crate) mod masquerade;
 pub(crate) mod names;
+pub(crate) mod portmap;
 
 use flannel_core::dataplane::LinkKind;
 use flannel_core::message::link::LinkRecord;

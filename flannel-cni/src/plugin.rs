@@ -48,6 +48,7 @@ impl Plugin {
             "bridge" => &native::bridge::PLUGIN,
             "loopback" => &native::loopback::PLUGIN,
             "host-local" => &native::host_local::PLUGIN,
+            "portmap" => &native::portmap::PLUGIN,
             _ => &flannel::PLUGIN,
         }
     }

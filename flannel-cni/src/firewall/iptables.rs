@@ -92,24 +92,15 @@ impl Tool {
         }
     }
 
-    /// Starts a change of the `nat` table: all of these lines or none.
+    /// Starts a change of the `nat` table: all of these lines or none. Lines of `-C` change nothing and compare. (They do not
+    /// where the nftables variant is told to test.)
     pub(crate) fn restore(&self, lines: &str) -> Result<Running, ToolError> {
-        self.start(lines, &[])
-    }
-
-    /// Starts a comparison: all `-C` lines hold.
-    pub(crate) fn compare(&self, lines: &str) -> Result<Running, ToolError> {
-        self.start(lines, &["--test"])
-    }
-
-    fn start(&self, lines: &str, arguments: &[&str]) -> Result<Running, ToolError> {
         let program = name(self.family, "-restore");
         let input = format!("*nat\n{lines}COMMIT\n");
         let start = |error| ToolError::Start { program: program.clone(), error };
         let mut child = self
             .command("-restore")
             .args(["--noflush", "--wait", &LOCK_PATIENCE.as_secs().to_string()])
-            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -202,6 +202,10 @@ impl NatRule {
                 self.comment = Some(String::from_utf8_lossy(&content[..end]).into_owned());
             }
             "multiport" => self.ports = multiport(content),
+            // `struct xt_tcp` and `xt_udp` have the range of source ports first, `xt_sctp_info` that of destination ports.
+            // Newer programs have none of these.
+            "tcp" | "udp" => self.ports.extend(content.get(4..).and_then(one_port)),
+            "sctp" => self.ports.extend(one_port(content)),
             _ if name.chars().all(|c| c.is_ascii_uppercase()) => self.target = Some(name),
             _ => {}
         }
@@ -260,6 +264,12 @@ fn net(family: Family, data: &[u8]) -> Option<IpNet> {
 
 fn parse_net(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+/// The port in a range of one, in host order.
+fn one_port(content: &[u8]) -> Option<u16> {
+    let &[a, b, c, d, ..] = content else { return None };
+    ([a, b] == [c, d]).then_some(u16::from_ne_bytes([a, b]))
 }
 
 /// `struct xt_multiport_v1`: flags, count, 15 ports in host order, 15 marks of ranges, inverted. Empty unless it is a list

@@ -23,7 +23,7 @@ use crate::firewall::iptables::{self, Running, Tool, ToolError, quote};
 use crate::firewall::names::{self, Owner};
 use crate::firewall::nat::{Nat, NatRule, POSTROUTING};
 use crate::firewall::netfilter::Netfilter;
-use crate::firewall::{Backend, FirewallError, Found, Trace};
+use crate::firewall::{ATTEMPTS, Backend, FirewallError, Found, Trace};
 use crate::netconf::{self, ValidAttachments};
 
 /// Names of Go's plugins, which never change.
@@ -167,7 +167,7 @@ impl<'a> Masquerade<'a> {
                 Command::AppendRule(Rule { comment: Some(comment.clone()), ..rule(CHECKS, check(*net)) })
             }));
             match netfilter.commit(&commands) {
-                Err(error) if error.means_outdated() && attempt < 10 => {}
+                Err(error) if error.means_outdated() && attempt < ATTEMPTS => {}
                 other => return Ok(other?),
             }
         }

@@ -61,6 +61,15 @@ impl Node {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// Takes the programs of IPv6 away for a while.
+    pub(crate) fn hide_v6(&self, hidden: bool) {
+        let places = ["tools/ip6tables", "hidden"].map(|name| self.path(name));
+        let [from, to] = if hidden { [&places[0], &places[1]] } else { [&places[1], &places[0]] };
+        if from.symlink_metadata().is_ok() {
+            fs::rename(from, to).unwrap();
+        }
+    }
+
     /// Without any of these programs.
     pub(crate) fn remove_tools(&self) {
         fs::remove_dir_all(self.path("tools")).unwrap();

@@ -10,5 +10,6 @@ mod firewall;
 mod host_local;
 mod masquerade;
 mod netns;
+mod portmap;
 mod process;
 mod support;

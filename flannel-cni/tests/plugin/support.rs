@@ -24,6 +24,18 @@ impl Netns {
         format!("/run/netns/{}", self.0)
     }
 
+    /// Does something on a thread inside. Sockets that it makes stay there.
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let file = std::fs::File::open(self.path()).unwrap();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                work()
+            });
+            thread.join().unwrap()
+        })
+    }
+
     /// Runs a command inside; answers with its stdout.
     pub(crate) fn sh(&self, command: &[&str]) -> String {
         sh(&[&["ip", "netns", "exec", &self.0], command].concat())

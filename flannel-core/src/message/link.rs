@@ -247,6 +247,12 @@ pub fn get(name: &LinkName) -> Request {
     Request::get(RouteNetlinkMessage::GetLink(message(0, attributes)))
 }
 
+/// Asks for the link of a number.
+#[must_use]
+pub fn get_by_index(index: IfIndex) -> Request {
+    Request::get(RouteNetlinkMessage::GetLink(message(index.0, vec![without_statistics()])))
+}
+
 /// Asks for all links.
 #[must_use]
 pub fn dump() -> Request {
