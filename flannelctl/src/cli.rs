@@ -8,7 +8,7 @@ use flanneld::store::etcd::EtcdOptions;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::command::{config, lease};
+use crate::command::{config, lease, node};
 use crate::failure::{Failure, Kind};
 use crate::output::{Form, Output};
 
@@ -35,6 +35,9 @@ pub(crate) enum Command {
     /// The network config
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// This node
+    #[command(subcommand)]
+    Node(node::NodeCommand),
     /// Print the version
     Version,
     /// Print a script that completes the command line: source <(flannelctl completion bash)

@@ -4,6 +4,7 @@ pub(crate) mod about;
 pub(crate) mod config;
 pub(crate) mod daemon;
 pub(crate) mod lease;
+pub(crate) mod node;
 
 use flanneld::store::AnyStore;
 
@@ -35,6 +36,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> anyhow::Result<Outcome> {
     match cli.command {
         Command::Lease(command) => lease::run(&session, command).await,
         Command::Config(command) => config::run(&session, command).await,
+        Command::Node(command) => node::run(&session, command).await,
         Command::Version => about::version(&session).map(|()| Outcome::Fine),
         Command::Completion { shell } => about::completion(&session, shell).map(|()| Outcome::Fine),
         Command::Man { dir } => about::man(&session, &dir).map(|()| Outcome::Fine),

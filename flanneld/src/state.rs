@@ -62,6 +62,36 @@ pub fn remembered_key(path: &Path, scope: &str) -> Option<String> {
     parse(&bytes).ok().map(|file: LeaseFile<'_>| file.key.into_owned())
 }
 
+/// The files that daemons have left in a state directory. Others are not named, whatever directory it is.
+#[must_use]
+pub fn files(path: &Path) -> Vec<PathBuf> {
+    let is_ours = |name: &str| {
+        let name = name.strip_suffix(CORRUPT).unwrap_or(name);
+        matches!(name, CONFIG | LEASE | RECORDS) || link_of(name).is_some()
+    };
+    let listed = |directory: &Path| {
+        let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+        let named =
+            |entry: fs::DirEntry| entry.file_name().to_str().is_some_and(is_ours).then(|| entry.path());
+        entries.filter_map(named).filter(|file| file.is_file()).collect::<Vec<_>>()
+    };
+    directories(path).iter().flat_map(|directory| listed(directory)).collect()
+}
+
+/// The directories of those files, the state directory last.
+#[must_use]
+pub fn directories(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
+    // See `StoreOptions::scope`.
+    let of_store = |name: &str| name.starts_with("etcd") || name.starts_with("dir");
+    let mut directories: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(of_store) && entry.path().is_dir())
+        .map(|entry| entry.path())
+        .collect();
+    directories.push(path.to_owned());
+    directories
+}
+
 /// The state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("could not open the state directory {}; {}", path.display(), replace_file::mend(source))]
@@ -207,6 +237,7 @@ impl StateDir {
 
 const VERSION: u32 = 1;
 const SUFFIX: &str = ".json";
+const CORRUPT: &str = ".corrupt";
 const CONFIG: &str = "config.json";
 const LEASE: &str = "lease.json";
 const RECORDS: &str = "records.json";
@@ -297,7 +328,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 
 fn set_aside(path: &Path, reason: &str) {
     let mut aside = path.as_os_str().to_owned();
-    aside.push(".corrupt");
+    aside.push(CORRUPT);
     let moved = fs::rename(path, &aside);
     warn!(
         path = %path.display(),

@@ -27,6 +27,7 @@
 mod base64;
 pub mod cni;
 mod collect;
+pub mod ctl;
 pub mod directory;
 pub mod etcd;
 pub mod feature;

@@ -14,6 +14,8 @@ use crate::Outcome;
 use crate::cli::{DryRun, Watch};
 use cluster::Target;
 
+pub(crate) use cluster::Cluster;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum LeaseCommand {
     /// Show who holds which subnet

@@ -1,0 +1,285 @@
+//! `node cleanup`: the node as it was before flannel. What is not surely flannel's stays, and is named.
+
+use flannel_core::dataplane::{
+    Dataplane, Link, LinkKind, Op, PROTOCOL, PROTOCOL_BOOT, Route, RouteKey, RouteTarget,
+};
+use flannel_core::error::chain;
+use flannel_core::family::Family;
+use flannel_core::lease::Subnets;
+use flannel_core::link::LinkName;
+use flannel_core::ruleset::Ruleset;
+use flannel_core::subnet_env::PreviousEnv;
+use flanneld::firewall::{Firewall, FirewallError, Iptables, Nft, Tools};
+use flanneld::kernel::{Kernel as _, NetlinkKernel};
+use flanneld::state;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Cleanup;
+use crate::cli::DryRun;
+use crate::command::lease::Cluster;
+use crate::command::{Session, daemon};
+use crate::failure::{Failure, Kind};
+use crate::output::{Cell, Page, Style, Table};
+
+/// What the CNI plugins keep.
+const CNI_SCRATCH: &str = "/var/lib/cni/flannel";
+const BRIDGE: &str = "cni0";
+
+/// One thing to be removed, and what came of it.
+struct Item {
+    kind: &'static str,
+    name: String,
+    outcome: Result<(), String>,
+}
+
+/// Removes what is flannel's.
+pub(super) async fn run(session: &Session, options: Cleanup) -> anyhow::Result<()> {
+    if !options.force
+        && let Some(process) = daemon::running(session)
+    {
+        return Err(Failure::new(
+            Kind::Refused,
+            format!("flanneld runs on this node (process {process}) and would put everything back"),
+            "stop it first, with systemctl stop flanneld or as it was started",
+        )
+        .into());
+    }
+    let DryRun { dry_run } = options.dry_run;
+    let mut kernel = NetlinkKernel::open()?;
+    let observed = kernel.observe(&BTreeSet::new()).await?.dataplane;
+    let former = fs::read_to_string(&session.node.subnet_file)
+        .map_or_else(|_| PreviousEnv::parse(""), |text| PreviousEnv::parse(&text));
+    let mut items = Vec::new();
+    firewalls(dry_run, &mut items).await;
+    let (ops, left) = kernel_objects(session, &observed, &former, options).await?;
+    let outcomes = if dry_run { ops.iter().map(|_| Ok(())).collect() } else { kernel.apply(&ops).await };
+    for (op, outcome) in ops.iter().zip(outcomes) {
+        let (kind, name) = title(op);
+        items.push(Item { kind, name, outcome: outcome.map_err(|error| chain(&error)) });
+    }
+    for path in files(session, options) {
+        let outcome = if dry_run { Ok(()) } else { remove(&path).map_err(|error| error.to_string()) };
+        items.push(Item { kind: "file", name: path.display().to_string(), outcome });
+    }
+    if !dry_run {
+        // What others keep there stays; an empty directory was ours.
+        for directory in directories(session, options) {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+    report(session, &items, &left, dry_run)
+}
+
+fn report(session: &Session, items: &[Item], left: &[String], dry_run: bool) -> anyhow::Result<()> {
+    let mut table = Table::new(&["KIND", "RESULT", "NAME"], &[]);
+    let done = if dry_run { "would be removed" } else { "removed" };
+    for item in items {
+        let (result, name) = match &item.outcome {
+            Ok(()) => (Cell::from(done), item.name.clone()),
+            Err(reason) => (Cell::from("failed").styled(Style::Bad), format!("{}: {reason}", item.name)),
+        };
+        table.push(vec![Cell::from(item.kind), result, Cell::from(name)]);
+    }
+    let value = items
+        .iter()
+        .map(|item| {
+            let removed = item.outcome.is_ok() && !dry_run;
+            json!({"kind": item.kind, "name": item.name, "removed": removed, "error": item.outcome.as_ref().err()})
+        })
+        .collect();
+    let names = items.iter().map(|item| item.name.clone()).collect();
+    if !items.is_empty() {
+        session.output.page(&Page::table(value, table).named(names))?;
+    } else {
+        session.output.page(&Page::lines(value, "").named(names))?;
+        session.output.message("nothing of flannel is on this node");
+    }
+    for what in left {
+        session.output.message(what);
+    }
+    let failed = items.iter().filter(|item| item.outcome.is_err()).count();
+    if failed == 0 {
+        return Ok(());
+    }
+    let mend = "run it as root (it needs CAP_NET_ADMIN and the right to write the files), then again";
+    Err(Failure::new(Kind::Error, format!("{failed} of {} could not be removed", items.len()), mend).into())
+}
+
+/// Tables of nftables, and chains in both kinds of iptables.
+async fn firewalls(dry_run: bool, items: &mut Vec<Item>) {
+    clear(&mut Nft::default(), "tables flannel-ipv4 and flannel-ipv6 of nftables", dry_run, items).await;
+    let mut stems = vec!["tables"];
+    // Asking the legacy variant makes its tables, unless they are there.
+    if ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"]
+        .iter()
+        .any(|file| fs::read_to_string(file).is_ok_and(|names| !names.trim().is_empty()))
+    {
+        stems.push("tables-legacy");
+    }
+    stems.push("tables-nft");
+    for stem in stems {
+        let mut iptables = Iptables::new(Tools { stem, ..Tools::default() });
+        let name = format!("chains FLANNEL-POSTRTG and FLANNEL-FWD of ip{stem}");
+        clear(&mut iptables, &name, dry_run, items).await;
+    }
+}
+
+async fn clear(firewall: &mut impl Firewall, name: &str, dry_run: bool, items: &mut Vec<Item>) {
+    let nothing = Ruleset::default();
+    let outcome = match firewall.verify(&nothing).await {
+        // Where the tool is missing it has made nothing, or nothing that could be removed by us.
+        Ok(true) | Err(FirewallError::ToolMissing { .. }) => return,
+        Ok(false) if dry_run => Ok(()),
+        Ok(false) => firewall.replace(&nothing).await,
+        Err(error) => Err(error),
+    };
+    items.push(Item {
+        kind: "firewall",
+        name: name.to_owned(),
+        outcome: outcome.map_err(|error| chain(&error)),
+    });
+}
+
+/// What is to be removed from the kernel, routes before links, and what stays although it looks like flannel's.
+async fn kernel_objects(
+    session: &Session,
+    observed: &Dataplane,
+    former: &PreviousEnv,
+    options: Cleanup,
+) -> anyhow::Result<(Vec<Op>, Vec<String>)> {
+    let mut left = Vec::new();
+    let mut links: Vec<&LinkName> = Vec::new();
+    for (name, link) in &observed.links {
+        if is_ours(name, link) {
+            links.push(name);
+        } else if name.as_str().starts_with("flannel") {
+            left.push(format!("link {name} has another kind than flannel's and stays"));
+        }
+    }
+    let bridge = LinkKind::Other("bridge".to_owned());
+    let bridge = observed.links.iter().find(|(name, link)| name.as_str() == BRIDGE && link.kind == bridge);
+    if options.cni
+        && let Some((name, _)) = bridge
+    {
+        links.push(name);
+    }
+    let gone = |route: &Route| route.target.link().is_some_and(|link| links.contains(&link));
+    let routes = || {
+        let all = observed.routes.iter();
+        all.flat_map(|(key, route)| route.each().map(move |route| (*key, route.clone())))
+    };
+    let mut ops: Vec<Op> = routes()
+        .filter(|(key, route)| !gone(route) && is_our_route(*key, route, &former.subnets))
+        .map(|(key, route)| Op::DeleteRoute(key, route))
+        .collect();
+    let in_networks = |key: &RouteKey| {
+        former.networks.iter().any(|network| network.contains(&key.destination) && network != key.destination)
+    };
+    let doubtful: Vec<(RouteKey, Route)> = routes()
+        .filter(|(key, route)| {
+            route.protocol == PROTOCOL_BOOT
+                && matches!(route.target, RouteTarget::Via { .. })
+                && !gone(route)
+                && in_networks(key)
+        })
+        .collect();
+    if !doubtful.is_empty() {
+        let peers = peers(session).await;
+        for (key, route) in doubtful {
+            if is_to_a_peer(key, &route, &peers) {
+                ops.push(Op::DeleteRoute(key, route));
+            } else {
+                left.push(format!(
+                    "route {} is in the network of the pods but to no node of the store, and stays: it may be the \
+                     administrator's",
+                    key.destination
+                ));
+            }
+        }
+    }
+    ops.extend(links.into_iter().cloned().map(Op::DeleteLink));
+    Ok((ops, left))
+}
+
+/// The devices of all backends, of Go's daemon and of ours.
+fn is_ours(name: &LinkName, link: &Link) -> bool {
+    let name = name.as_str();
+    let numbered = |stem: &str| {
+        name.strip_prefix(stem)
+            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+    };
+    match &link.kind {
+        LinkKind::Vxlan(_) => {
+            numbered("flannel.")
+                || numbered("flannel-v6.")
+                || link.alias.as_deref().is_some_and(|alias| alias.starts_with("flannel "))
+        }
+        LinkKind::Other(kind) => match kind.as_str() {
+            "wireguard" => matches!(name, "flannel-wg" | "flannel-wg-v6"),
+            "ipip" => name == "flannel.ipip",
+            "tun" => numbered("flannel"),
+            _ => false,
+        },
+    }
+}
+
+/// By our number, or the blackhole of Go's daemon for the subnet of this node.
+fn is_our_route(key: RouteKey, route: &Route, own: &Subnets) -> bool {
+    let blackhole = route.target == RouteTarget::Blackhole && route.protocol == PROTOCOL_BOOT;
+    route.protocol == PROTOCOL || blackhole && own.iter().any(|subnet| subnet == key.destination)
+}
+
+/// Subnets and addresses of the nodes that the store knows. Go's routes to them have no other mark.
+async fn peers(session: &Session) -> Option<Cluster> {
+    let store = session.store().ok()?;
+    Cluster::read(session, &store).await.ok()
+}
+
+fn is_to_a_peer(key: RouteKey, route: &Route, cluster: &Option<Cluster>) -> bool {
+    let RouteTarget::Via { gateway, .. } = &route.target else { return false };
+    cluster.iter().flat_map(|cluster| &cluster.entries).any(|entry| {
+        let subnet = entry.subnets.get(Family::of_net(key.destination)).map(|subnet| subnet.trunc());
+        subnet == Some(key.destination) && entry.addresses().any(|address| address == *gateway)
+    })
+}
+
+fn title(op: &Op) -> (&'static str, String) {
+    match op {
+        Op::DeleteLink(name) => ("link", name.to_string()),
+        Op::DeleteRoute(key, _) => ("route", key.destination.to_string()),
+        other => ("object", format!("{other}")),
+    }
+}
+
+/// The files that are there.
+fn files(session: &Session, options: Cleanup) -> Vec<PathBuf> {
+    let run = session.node.subnet_file.parent().unwrap_or(Path::new("/run/flannel"));
+    let mut files = vec![session.node.subnet_file.clone(), run.join("flanneld.sock")];
+    files.extend(state::files(&session.node.state_dir));
+    if options.cni {
+        let scratch = fs::read_dir(CNI_SCRATCH).into_iter().flatten().filter_map(Result::ok);
+        files.extend(scratch.map(|entry| entry.path()));
+    }
+    files.retain(|file| fs::symlink_metadata(file).is_ok());
+    files
+}
+
+fn directories(session: &Session, options: Cleanup) -> Vec<PathBuf> {
+    let mut directories = state::directories(&session.node.state_dir);
+    directories.extend(session.node.subnet_file.parent().map(Path::to_owned));
+    if options.cni {
+        directories.push(CNI_SCRATCH.into());
+    }
+    directories
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
