@@ -245,6 +245,12 @@ impl Dataplane {
         }
     }
 
+    /// How many objects are in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.links.len() + self.addresses.len() + self.neighbours.len() + self.fdb.len() + self.routes.len()
+    }
+
     /// Whether nothing is in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -25,5 +25,6 @@ pub mod plan;
 pub mod ruleset;
 pub mod seed;
 pub mod select;
+pub mod status;
 pub mod store;
 pub mod subnet_env;

@@ -1,6 +1,8 @@
 //! Store keys: `10.5.34.0-24`, `10.12.13.0-24&fd00:12:13::-56`, `0.0.0.0-0&fc00:0:0:1::-64`.
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
 use super::Subnets;
@@ -50,6 +52,18 @@ impl Subnets {
             v4: Some(v4).filter(|net| !(net.addr().is_unspecified() && net.prefix_len() == 0)),
             v6: v6.filter(|net| !(net.addr().is_unspecified() && net.prefix_len() == 0)),
         })
+    }
+}
+
+impl Serialize for Subnets {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Subnets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse_key(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 

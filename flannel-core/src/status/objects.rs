@@ -1,0 +1,329 @@
+//! Kernel objects and operations on the wire.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+use crate::dataplane::{
+    Dataplane, FdbKey, Link, LinkKind, NeighbourKey, Op, PROTOCOL, Route, RouteKey, RouteTarget, Vxlan,
+};
+use crate::link::{LinkName, Mac};
+
+/// Kernel objects of ours, each list in the order of its keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Objects {
+    /// Interfaces.
+    pub links: Vec<LinkObject>,
+    /// Addresses on them.
+    pub addresses: Vec<AddressObject>,
+    /// Neighbour (ARP, ND) entries.
+    pub neighbours: Vec<NeighbourObject>,
+    /// Forwarding entries of tunnel devices.
+    pub fdb: Vec<FdbObject>,
+    /// Routes of the main table.
+    pub routes: Vec<RouteObject>,
+}
+
+/// An interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkObject {
+    /// Its name.
+    pub name: LinkName,
+    /// The kernel's name of its kind.
+    pub kind: String,
+    /// MTU.
+    pub mtu_bytes: u32,
+    /// Hardware address.
+    pub mac: Option<Mac>,
+    /// Administratively up.
+    pub up: bool,
+    /// Alias.
+    pub alias: Option<String>,
+    /// What a VXLAN device has beyond that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vxlan: Option<VxlanParameters>,
+}
+
+/// Parameters of a VXLAN device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VxlanParameters {
+    /// Network identifier.
+    pub vni: u32,
+    /// Outer source address.
+    pub local: Option<IpAddr>,
+    /// Underlay interface.
+    pub lower: Option<LinkName>,
+    /// UDP port.
+    pub port: u16,
+    /// It learns addresses from frames.
+    pub learning: bool,
+    /// Group based policy.
+    pub gbp: bool,
+}
+
+/// An address of an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressObject {
+    /// Interface.
+    pub link: LinkName,
+    /// Address and prefix length.
+    pub address: IpNet,
+}
+
+/// A neighbour entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighbourObject {
+    /// Interface.
+    pub link: LinkName,
+    /// Address that is resolved.
+    pub address: IpAddr,
+    /// Hardware address.
+    pub mac: Option<Mac>,
+    /// Never probed, never aged.
+    pub permanent: bool,
+}
+
+/// A forwarding entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdbObject {
+    /// Tunnel device.
+    pub link: LinkName,
+    /// Inner destination.
+    pub mac: Mac,
+    /// Outer destinations.
+    pub destinations: Vec<IpAddr>,
+    /// Never aged.
+    pub permanent: bool,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteObject {
+    /// Destination.
+    pub destination: IpNet,
+    /// Metric.
+    pub metric: u32,
+    /// `unicast`, `blackhole`, or `other` with a description in `note`.
+    pub kind: String,
+    /// Next hop.
+    pub gateway: Option<IpAddr>,
+    /// Outgoing interface.
+    pub link: Option<LinkName>,
+    /// The next hop is taken as reachable.
+    pub onlink: bool,
+    /// Number of who set it; 241 for flannel.
+    pub protocol: u8,
+    /// What the other fields cannot say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// The difference between what the kernel should have and what it has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diff {
+    /// The operations that would make them equal, in their order.
+    pub ops: Vec<PendingOp>,
+    /// Objects that nobody wants are among them. Not while the store has not answered since the start: what is remembered
+    /// may be older than the kernel.
+    pub removes_surplus: bool,
+    /// Nothing changed while the kernel was read. Otherwise some operations may be done already.
+    pub settled: bool,
+}
+
+/// An operation that would run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingOp {
+    /// It as a line, in the manner of iproute2.
+    pub text: String,
+    /// What it does.
+    pub action: Action,
+    /// To what.
+    pub kind: Kind,
+    /// The object: the name of a link, `ADDRESS dev LINK`, the destination of a route.
+    pub object: String,
+}
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Creates or changes.
+    Set,
+    /// Deletes.
+    Delete,
+}
+
+/// A kind of kernel object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// An interface.
+    Link,
+    /// An address of an interface.
+    Address,
+    /// A neighbour entry.
+    Neighbour,
+    /// A forwarding entry.
+    Fdb,
+    /// A route.
+    Route,
+}
+
+impl Action {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Set, Self::Delete];
+
+    /// The name in JSON and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Set => "set",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Link, Self::Address, Self::Neighbour, Self::Fdb, Self::Route];
+
+    /// The name in JSON and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Link => "link",
+            Self::Address => "address",
+            Self::Neighbour => "neighbour",
+            Self::Fdb => "fdb",
+            Self::Route => "route",
+        }
+    }
+}
+
+/// What an operation does, and to what.
+#[must_use]
+pub const fn classify(op: &Op) -> (Action, Kind) {
+    match op {
+        Op::CreateLink(..) | Op::SetLink(..) => (Action::Set, Kind::Link),
+        Op::DeleteLink(_) => (Action::Delete, Kind::Link),
+        Op::AddAddress(_) => (Action::Set, Kind::Address),
+        Op::DeleteAddress(_) => (Action::Delete, Kind::Address),
+        Op::SetNeighbour(..) => (Action::Set, Kind::Neighbour),
+        Op::DeleteNeighbour(_) => (Action::Delete, Kind::Neighbour),
+        Op::SetFdb(..) => (Action::Set, Kind::Fdb),
+        Op::DeleteFdb(..) => (Action::Delete, Kind::Fdb),
+        Op::SetRoute(..) => (Action::Set, Kind::Route),
+        Op::DeleteRoute(..) => (Action::Delete, Kind::Route),
+    }
+}
+
+impl From<&Op> for PendingOp {
+    fn from(op: &Op) -> Self {
+        let (action, kind) = classify(op);
+        let object = match op {
+            Op::CreateLink(name, _) | Op::SetLink(name, _) | Op::DeleteLink(name) => name.to_string(),
+            Op::AddAddress(key) | Op::DeleteAddress(key) => format!("{} dev {}", key.net, key.link),
+            Op::SetNeighbour(key, _) | Op::DeleteNeighbour(key) => {
+                format!("{} dev {}", key.address, key.link)
+            }
+            Op::SetFdb(key, _) | Op::DeleteFdb(key, _) => format!("{} dev {}", key.mac, key.link),
+            Op::SetRoute(key, _) | Op::DeleteRoute(key, _) => key.destination.to_string(),
+        };
+        Self { text: op.to_string(), action, kind, object }
+    }
+}
+
+impl From<&Dataplane> for Objects {
+    fn from(dataplane: &Dataplane) -> Self {
+        Self {
+            links: dataplane.links.iter().map(link).collect(),
+            addresses: dataplane
+                .addresses
+                .keys()
+                .map(|key| AddressObject { link: key.link.clone(), address: key.net })
+                .collect(),
+            neighbours: dataplane
+                .neighbours
+                .iter()
+                .map(|(NeighbourKey { link, address }, neighbour)| NeighbourObject {
+                    link: link.clone(),
+                    address: *address,
+                    mac: neighbour.mac,
+                    permanent: neighbour.permanent,
+                })
+                .collect(),
+            fdb: dataplane
+                .fdb
+                .iter()
+                .map(|(FdbKey { link, mac }, entry)| FdbObject {
+                    link: link.clone(),
+                    mac: *mac,
+                    destinations: entry.destinations.clone(),
+                    permanent: entry.permanent,
+                })
+                .collect(),
+            routes: dataplane
+                .routes
+                .iter()
+                .flat_map(|(key, several)| several.each().map(move |one| route(key, one)))
+                .collect(),
+        }
+    }
+}
+
+fn link((name, link): (&LinkName, &Link)) -> LinkObject {
+    let (kind, vxlan) = match &link.kind {
+        LinkKind::Vxlan(vxlan) => ("vxlan", Some(parameters(vxlan))),
+        LinkKind::Other(kind) => (kind.as_str(), None),
+    };
+    LinkObject {
+        name: name.clone(),
+        kind: kind.to_owned(),
+        mtu_bytes: link.mtu,
+        mac: link.mac,
+        up: link.up,
+        alias: link.alias.clone(),
+        vxlan,
+    }
+}
+
+fn parameters(vxlan: &Vxlan) -> VxlanParameters {
+    VxlanParameters {
+        vni: vxlan.vni.get(),
+        local: vxlan.local,
+        lower: vxlan.lower.clone(),
+        port: vxlan.port,
+        learning: vxlan.learning,
+        gbp: vxlan.gbp,
+    }
+}
+
+fn route(key: &RouteKey, route: &Route) -> RouteObject {
+    let plain = RouteObject {
+        destination: key.destination,
+        metric: key.metric,
+        kind: "unicast".to_owned(),
+        gateway: None,
+        link: None,
+        onlink: false,
+        protocol: route.protocol,
+        note: None,
+    };
+    match &route.target {
+        RouteTarget::Via { gateway, link, onlink } => {
+            RouteObject { gateway: Some(*gateway), link: Some(link.clone()), onlink: *onlink, ..plain }
+        }
+        RouteTarget::Link(link) => RouteObject { link: Some(link.clone()), ..plain },
+        RouteTarget::Blackhole => RouteObject { kind: "blackhole".to_owned(), ..plain },
+        RouteTarget::Other(note) => {
+            RouteObject { kind: "other".to_owned(), note: Some(note.clone()), ..plain }
+        }
+        RouteTarget::Several(routes) => RouteObject {
+            kind: "other".to_owned(),
+            note: Some(format!("{} routes under one key", routes.len())),
+            ..plain
+        },
+    }
+}
+
+const _: () = assert!(PROTOCOL == 241, "the number is in the documentation of RouteObject");
