@@ -33,6 +33,8 @@ pub struct Own {
     pub expires: Option<Instant>,
     /// The store has confirmed it since the start.
     pub confirmed: bool,
+    /// It is known to be a reservation, which never ends.
+    pub reservation: bool,
 }
 
 /// What the claim listens to and speaks to.
@@ -158,6 +160,7 @@ fn publish(claim: &Claim, state: &watch::Sender<ClaimState>, start: Instant) {
         attrs: own.attrs.clone(),
         expires: own.expires.map(|expires| start + expires),
         confirmed: own.confirmed,
+        reservation: own.confirmed && own.grant.is_none(),
     });
     state.send_if_modified(|old| {
         let lost = claim.lost();

@@ -58,8 +58,10 @@ pub struct Options {
     pub firewall_resync: Duration,
     /// Keep a blackhole route for the own subnet.
     pub blackhole_route: bool,
-    /// Where `/healthz` and `/readyz` are served; a wildcard means both families.
+    /// Where `/healthz`, `/readyz` and `/metrics` are served; a wildcard means both families.
     pub healthz: Option<SocketAddr>,
+    /// Where the state of the daemon is served to flannelctl.
+    pub status_socket: Option<PathBuf>,
     /// How much is logged, and in which form.
     pub log: LogOptions,
     warnings: Vec<Warning>,

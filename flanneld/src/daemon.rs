@@ -2,7 +2,8 @@
 //!
 //! | task | listens to | tells |
 //! |---|---|---|
-//! | health ([`crate::healthz`]) | readiness | `/healthz`, `/readyz` |
+//! | health ([`crate::healthz`]) | readiness, the board | `/healthz`, `/readyz`, `/metrics` |
+//! | status ([`crate::status`]) | everything that the others publish; asks reconcile | the status socket |
 //! | follow ([`crate::store::watch`]) | the store | listings and changes → reconcile |
 //! | claim ([`crate::claim`]) | wanted attributes, our record | our lease → reconcile, publish, remember |
 //! | monitor ([`crate::kernel`]) | netlink multicast | hints → reconcile |
@@ -36,7 +37,7 @@ use crate::claim::{self, ClaimState};
 use crate::cli::Options;
 use crate::error::chain;
 use crate::firewall::{self, FirewallStatus};
-use crate::healthz::{Healthz, Readiness};
+use crate::healthz::{Endpoints, Healthz, Readiness};
 use crate::host::subnet_file;
 use crate::host::sysctl::Sysctl;
 use crate::kernel::{Inbox, Kernel as _, Monitor, NetlinkKernel};
@@ -45,6 +46,7 @@ use crate::notify::Notifier;
 use crate::publish::{self, Publisher};
 use crate::reconcile::{self, Memory, Outputs, Reconciler};
 use crate::state::{Remembered, StateDir};
+use crate::status::{Board, Sources, StatusSocket, ViewRequest, metrics};
 use crate::store::AnyStore;
 use crate::store::watch::{self as store_watch, Update, WatchCounters};
 
@@ -90,22 +92,69 @@ async fn start_and_watch(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: CancellationToken,
 ) -> anyhow::Result<std::convert::Infallible> {
-    let readiness = watch::Sender::new(Readiness::NotReady { reasons: vec!["starting".to_owned()] });
+    let store = AnyStore::new(options.store.clone())?;
+    let (channels, board) = Channels::open(&options, &store);
     if let Some(address) = options.healthz {
         let healthz = Healthz::bind(address)?;
-        let (readiness, stop) = (readiness.subscribe(), stop.clone());
-        tasks.spawn(async move {
-            healthz.serve(readiness, stop).await;
-            Ok(())
-        });
+        let board = Arc::clone(&board);
+        let endpoints = Endpoints {
+            readiness: channels.readiness.subscribe(),
+            metrics: Arc::new(move || metrics::page(&board)),
+        };
+        spawn(tasks, healthz.serve(endpoints, stop.clone()));
     }
-    let starting = start(options, tasks, readiness, stop);
+    if let Some(path) = &options.status_socket {
+        let socket = StatusSocket::bind(path)?;
+        spawn(tasks, socket.serve(board, stop.clone()));
+    }
+    let starting = start(options, store, tasks, channels, stop);
     starting.await?;
     match tasks.join_next().await {
         Some(Ok(Ok(()))) => bail!("a task ended although nothing told it to"),
         Some(Ok(Err(error))) => Err(error),
         Some(Err(error)) => Err(anyhow!(error).context("a task failed")),
         None => bail!("all tasks have ended"),
+    }
+}
+
+/// The sending ends of what tasks tell each other, made before any of them starts, so that the first question about the
+/// daemon can be answered.
+struct Channels {
+    readiness: watch::Sender<Readiness>,
+    claim: watch::Sender<ClaimState>,
+    firewall: watch::Sender<FirewallStatus>,
+    host: watch::Sender<Vec<String>>,
+    outputs: Outputs,
+    watch: Arc<WatchCounters>,
+    views: mpsc::Receiver<ViewRequest>,
+}
+
+impl Channels {
+    fn open(options: &Options, store: &AnyStore) -> (Self, Arc<Board>) {
+        // One question about the kernel is under way at a time.
+        let (ask, views) = mpsc::channel(1);
+        let channels = Self {
+            readiness: watch::Sender::new(Readiness::NotReady { reasons: vec!["starting".to_owned()] }),
+            claim: watch::Sender::default(),
+            firewall: watch::Sender::default(),
+            host: watch::Sender::default(),
+            outputs: Outputs::default(),
+            watch: Arc::default(),
+            views,
+        };
+        let board = Board::new(Sources {
+            store: store.clone(),
+            watch: Arc::clone(&channels.watch),
+            readiness: channels.readiness.subscribe(),
+            claim: channels.claim.subscribe(),
+            report: channels.outputs.report.subscribe(),
+            history: channels.outputs.history.subscribe(),
+            firewall: channels.firewall.subscribe(),
+            host: channels.host.subscribe(),
+            views: ask,
+            renew_margin: options.renew_margin,
+        });
+        (channels, Arc::new(board))
     }
 }
 
@@ -179,20 +228,15 @@ impl Past {
 
 async fn start(
     options: Options,
+    store: AnyStore,
     tasks: &mut JoinSet<anyhow::Result<()>>,
-    readiness: watch::Sender<Readiness>,
+    channels: Channels,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let past = Past::load(&options);
-    let store = AnyStore::new(options.store.clone())?;
     let (sender, mut updates) = store_watch::channel();
-    let follow = store_watch::follow(
-        store.clone(),
-        sender,
-        Arc::new(WatchCounters::default()),
-        chance(),
-        stop.clone(),
-    );
+    let follow =
+        store_watch::follow(store.clone(), sender, Arc::clone(&channels.watch), chance(), stop.clone());
     tasks.spawn(async move {
         follow.instrument(info_span!("watch")).await;
         Ok(())
@@ -214,7 +258,7 @@ async fn start(
     });
 
     let mut kernel = NetlinkKernel::open()?;
-    let (node, seen) = first_config(&options, &past, &mut kernel, &mut updates).await?;
+    let (node, seen) = first_config(&options, &past, &mut kernel, &mut updates, &channels.readiness).await?;
     check_bridge(&node)?;
     let external = node.external();
     info!(
@@ -225,7 +269,7 @@ async fn start(
         backend = node.config().backend.name(),
         "external interface chosen"
     );
-    spawn_rest(options, past, store, kernel, node, (seen, updates), hints, readiness, tasks, &stop);
+    spawn_rest(options, past, store, kernel, node, (seen, updates), hints, channels, tasks, &stop);
     Ok(())
 }
 
@@ -236,6 +280,7 @@ async fn first_config(
     past: &Past,
     kernel: &mut NetlinkKernel,
     updates: &mut mpsc::Receiver<Update>,
+    readiness: &watch::Sender<Readiness>,
 ) -> anyhow::Result<(Node, Vec<Update>)> {
     let node_options = NodeOptions {
         interface: options.interface.clone(),
@@ -267,6 +312,10 @@ async fn first_config(
             Some(Update::Up) => None,
         };
         let away = matches!(update, Some(Update::Down(_)) | None);
+        if let Some(Update::Down(error)) = &update {
+            let reason = format!("the store does not answer: {}", chain(error));
+            readiness.send_replace(Readiness::NotReady { reasons: vec![reason] });
+        }
         seen.extend(update);
         let problem = match offered {
             None => continue,
@@ -282,6 +331,7 @@ async fn first_config(
         // Said once: the store tells when it changes.
         if complaint.as_ref() != Some(&problem) {
             warn!(reason = %problem, "waiting for a network config");
+            readiness.send_replace(Readiness::NotReady { reasons: vec![problem.clone()] });
             complaint = Some(problem);
         }
         // A store that has lost its config, or got a broken one, stops no node that had a good one.
@@ -333,7 +383,7 @@ fn spawn_rest(
     mut node: Node,
     (seen, updates): (Vec<Update>, mpsc::Receiver<Update>),
     hints: Inbox,
-    readiness: watch::Sender<Readiness>,
+    channels: Channels,
     tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) {
@@ -343,9 +393,8 @@ fn spawn_rest(
     }
     let wish = past.previous.map(|previous| previous.subnets);
     let families = node.families();
-    let outputs = Outputs::default();
-    let claim_state = watch::Sender::new(ClaimState::default());
-    let firewall_status = watch::Sender::new(FirewallStatus::default());
+    let Channels { readiness, claim: claim_state, firewall: firewall_status, host, outputs, views, .. } =
+        channels;
     let publisher = Publisher {
         inputs: publish::Inputs {
             claim: claim_state.subscribe(),
@@ -356,6 +405,7 @@ fn spawn_rest(
         subnet_file: options.subnet_file.clone(),
         families,
         readiness,
+        host,
         notifier: Notifier::from_env(|name| std::env::var_os(name), std::process::id()),
         written: false,
         checked: None,
@@ -371,7 +421,7 @@ fn spawn_rest(
     };
     let records = past.records();
     let claim = Claim::new(options.renew_margin, wish, past.lease(), chance());
-    let inputs = reconcile::Inputs { seen, store: updates, claim: claim_state.subscribe(), hints };
+    let inputs = reconcile::Inputs { seen, store: updates, claim: claim_state.subscribe(), hints, views };
     let firewall =
         firewall::run(outputs.firewall.subscribe(), options.firewall_resync, firewall_status, stop.clone());
     let memory: watch::Receiver<Memory> = outputs.memory.subscribe();

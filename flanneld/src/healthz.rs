@@ -1,28 +1,21 @@
-//! `/healthz` and `/readyz` over HTTP, for kubelet, load balancers and people.
+//! `/healthz`, `/readyz` and `/metrics` over HTTP, for kubelet, load balancers, Prometheus and people.
 //!
 //! Compatibility: paths, codes and bodies are those of the Go daemon, and a wildcard address serves both
 //! families. Different on purpose: it is up before everything else, and `/readyz` can go back to 503.
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue, LOCATION};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, Uri};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::body::Incoming;
+use hyper::header::{HeaderValue, LOCATION};
+use hyper::{Request, StatusCode, Uri};
 use nix::sys::socket::{setsockopt, sockopt};
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
-use std::time::Duration;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use std::sync::Arc;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+
+use crate::http::{self, Answer, Service};
+use crate::status::metrics;
 
 /// Whether pods on this node can be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,17 +43,6 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// More at a time are enemies or mistakes; then the oldest goes.
-const MAX_CONNECTIONS: usize = 64;
-/// Time for the head of a request, the first as well as the next of a connection.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest head of a request.
-const MAX_HEAD_BYTES: usize = 16 << 10;
-/// Time for requests under way when the daemon stops.
-const GRACE: Duration = Duration::from_millis(500);
-/// Pause after a failed accept: with no file descriptor left the next one fails at once, too.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 impl Healthz {
     /// Listens. A wildcard address of either family listens on both. Needs a runtime.
     pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
@@ -75,36 +57,25 @@ impl Healthz {
     }
 
     /// Answers until `stop`.
-    pub async fn serve(self, readiness: watch::Receiver<Readiness>, stop: CancellationToken) {
-        let mut connections = JoinSet::new();
-        let mut handles = VecDeque::new();
-        let mut failing = false;
-        loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => break,
-                accepted = self.listener.accept() => accepted,
-                Some(_) = connections.join_next() => continue,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    failing = false;
-                    make_room(&mut handles);
-                    let connection = serve_connection(stream, readiness.clone(), stop.clone());
-                    handles.push_back(connections.spawn(connection));
-                }
-                Err(error) => {
-                    if !failing {
-                        warn!(%error, "could not accept a health check, will retry");
-                    }
-                    failing = true;
-                    let _ = time::timeout(ACCEPT_PAUSE, stop.cancelled()).await;
-                }
-            }
+    pub(crate) async fn serve(self, endpoints: Endpoints, stop: CancellationToken) {
+        http::serve(self.listener, endpoints, stop).await;
+    }
+}
+
+/// What is told here.
+#[derive(Clone)]
+pub(crate) struct Endpoints {
+    pub(crate) readiness: watch::Receiver<Readiness>,
+    /// The text of `/metrics`.
+    pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+impl Service for Endpoints {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        if request.uri().path() == "/metrics" {
+            return http::answer(StatusCode::OK, metrics::CONTENT_TYPE, (self.metrics)());
         }
-        drop(self.listener);
-        let finished = async { while connections.join_next().await.is_some() {} };
-        // Those that take longer are dropped with the set.
-        let _ = time::timeout(GRACE, finished).await;
+        respond(request.uri(), &self.readiness.borrow())
     }
 }
 
@@ -140,46 +111,7 @@ fn start(socket: TcpSocket, address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(128)
 }
 
-fn make_room(handles: &mut VecDeque<AbortHandle>) {
-    if handles.len() >= MAX_CONNECTIONS {
-        handles.retain(|handle| !handle.is_finished());
-    }
-    if handles.len() >= MAX_CONNECTIONS
-        && let Some(oldest) = handles.pop_front()
-    {
-        oldest.abort();
-    }
-}
-
-async fn serve_connection(stream: TcpStream, readiness: watch::Receiver<Readiness>, stop: CancellationToken) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let response = respond(request.uri(), &readiness.borrow());
-        async { Ok::<_, Infallible>(response) }
-    });
-    let mut connection = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), service)
-    );
-    let ended = tokio::select! {
-        result = connection.as_mut() => Some(result),
-        () = stop.cancelled() => None,
-    };
-    let result = match ended {
-        Some(result) => result,
-        None => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = result {
-        debug!(%error, "a health check ended early");
-    }
-}
-
-fn respond(uri: &Uri, readiness: &Readiness) -> Response<Full<Bytes>> {
+fn respond(uri: &Uri, readiness: &Readiness) -> Answer {
     if let Some(location) = cleaned(uri) {
         let mut response = plain(StatusCode::MOVED_PERMANENTLY, "");
         response.headers_mut().insert(LOCATION, location);
@@ -195,11 +127,8 @@ fn respond(uri: &Uri, readiness: &Readiness) -> Response<Full<Bytes>> {
     }
 }
 
-fn plain(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
+fn plain(status: StatusCode, body: &'static str) -> Answer {
+    http::answer(status, "text/plain; charset=utf-8", body)
 }
 
 /// Where a path with `//`, `/./` or `/../` belongs, or nothing if it is clean. Compatibility: Go's mux redirects.

@@ -11,6 +11,7 @@ mod fake;
 pub mod firewall;
 pub mod healthz;
 pub mod host;
+mod http;
 pub mod kernel;
 pub mod logging;
 mod node;

@@ -42,6 +42,8 @@ pub(crate) struct Publisher {
     pub(crate) subnet_file: PathBuf,
     pub(crate) families: Vec<flannel_core::family::Family>,
     pub(crate) readiness: watch::Sender<Readiness>,
+    /// Settings of the host that keep pods from each other.
+    pub(crate) host: watch::Sender<Vec<String>>,
     pub(crate) notifier: Notifier,
     /// The content of `subnet.env` is what we want.
     pub(crate) written: bool,
@@ -54,12 +56,16 @@ pub(crate) struct Publisher {
 impl Publisher {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let sysctl = Sysctl::default();
-        let mut host_problems = Vec::new();
         let mut host_check = Instant::now();
         let mut ping = self.notifier.ping_interval().map(tokio::time::interval);
         loop {
             if host_check <= Instant::now() {
-                host_problems = check_host(&sysctl, &self.families, &host_problems);
+                let found = check_host(&sysctl, &self.families, &self.host.borrow());
+                self.host.send_if_modified(|known| {
+                    let news = *known != found;
+                    *known = found;
+                    news
+                });
                 host_check = Instant::now() + HOST_CHECK;
             }
             let retry = self.publish();

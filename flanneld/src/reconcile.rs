@@ -6,7 +6,7 @@
 
 use flannel_core::claim::OwnRecord;
 use flannel_core::cluster::{Cluster, Source};
-use flannel_core::dataplane::{Dataplane, Op};
+use flannel_core::dataplane::Dataplane;
 use flannel_core::desired::Assembly;
 use flannel_core::facts::HostFacts;
 use flannel_core::family::Family;
@@ -15,7 +15,8 @@ use flannel_core::lease::table::PeerChange;
 use flannel_core::lease::{Lease, LeaseAttrs, Revision, Subnets};
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::owned::{Scope, owned};
-use flannel_core::plan::{Prune, plan};
+use flannel_core::plan::plan;
+use flannel_core::status::{Action, classify};
 use flannel_core::subnet_env::SubnetEnv;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,17 +30,20 @@ use crate::error::chain;
 use crate::firewall;
 use crate::kernel::{Inbox, Kernel};
 use crate::node::{Node, Offer};
-use crate::status::Report;
+use crate::status::{History, Report, ViewRequest};
 use crate::store::watch::Update;
 use crate::store::{Change, ConfigRecord, Record};
 use crate::sys;
+use apply::{Applied, Tried};
 use conditions::id as condition;
 use pace::Pace;
 
 pub(crate) use pace::Reason;
 
+mod apply;
 mod conditions;
 mod pace;
+mod report;
 
 /// What the loop listens to.
 pub(crate) struct Inputs {
@@ -48,6 +52,8 @@ pub(crate) struct Inputs {
     pub(crate) store: mpsc::Receiver<Update>,
     pub(crate) claim: watch::Receiver<ClaimState>,
     pub(crate) hints: Inbox,
+    /// Who wants to know what the kernel should have.
+    pub(crate) views: mpsc::Receiver<ViewRequest>,
 }
 
 /// What the loop tells the other tasks.
@@ -63,6 +69,7 @@ pub(crate) struct Outputs {
     /// What the CNI plugin is to be told.
     pub(crate) subnet_env: watch::Sender<Option<SubnetEnv>>,
     pub(crate) report: watch::Sender<Report>,
+    pub(crate) history: watch::Sender<History>,
     /// What is worth keeping over a restart.
     pub(crate) memory: watch::Sender<Memory>,
 }
@@ -90,7 +97,11 @@ pub(crate) struct Reconciler<K> {
     macs: BTreeMap<LinkName, Mac>,
     /// What the last full round saw, and what the kernel should hold since.
     facts: HostFacts,
-    assembly: Option<Assembly>,
+    assembly: Option<Arc<Assembly>>,
+    /// Grows with every round and every change of what is wanted.
+    version: u64,
+    /// When leases of peers changed, since the first listing.
+    changed: Arc<BTreeMap<Subnets, u64>>,
     own: Option<Subnets>,
     revision: Revision,
     /// How many listings the store has given.
@@ -111,6 +122,7 @@ enum Wake {
     Store(Update),
     Claim,
     Hints,
+    View(ViewRequest),
     Timer,
 }
 
@@ -139,6 +151,8 @@ impl<K: Kernel> Reconciler<K> {
             macs: remembered.1,
             facts: HostFacts::default(),
             assembly: None,
+            version: 0,
+            changed: Arc::default(),
             own: None,
             revision: Revision::default(),
             listings: 0,
@@ -162,6 +176,7 @@ impl<K: Kernel> Reconciler<K> {
                 Some(update) = inputs.store.recv() => Wake::Store(update),
                 Ok(()) = inputs.claim.changed() => Wake::Claim,
                 () = inputs.hints.filled() => Wake::Hints,
+                Some(request) = inputs.views.recv() => Wake::View(request),
                 () = tokio::time::sleep_until(due) => Wake::Timer,
             };
             // A stop does not wait for a kernel that does not answer: every round can be cut off, the next start mends.
@@ -187,6 +202,8 @@ impl<K: Kernel> Reconciler<K> {
                 self.take_claim(&claim);
             }
             Wake::Hints => self.take_hints(&inputs.hints),
+            // Who asked may have gone away meanwhile.
+            Wake::View(request) => drop(request.send(self.view())),
             Wake::Timer => self.take_timer().await,
         }
     }
@@ -205,7 +222,11 @@ impl<K: Kernel> Reconciler<K> {
                     self.revision = listing.revision;
                     config = listing.config;
                     let now = self.start.elapsed();
-                    self.cluster.listing(&listing.records, self.own.as_ref(), wiped, now);
+                    let before = self.cluster.source();
+                    let listed = self.cluster.listing(&listing.records, self.own.as_ref(), wiped, now);
+                    if before != Source::Nothing {
+                        self.note_changes(&listed);
+                    }
                     changes.clear();
                     self.listings += 1;
                     stirs = true;
@@ -220,7 +241,10 @@ impl<K: Kernel> Reconciler<K> {
                     }
                     stirs |= seen.iter().any(|change| !matches!(change, Change::Put(_)));
                     let now = self.start.elapsed();
-                    changes.extend(self.cluster.changes(&seen, self.own.as_ref(), now));
+                    let told = self.cluster.changes(&seen, self.own.as_ref(), now);
+                    self.note_changes(&told);
+                    self.count_changes(&told);
+                    changes.extend(told);
                     self.report_records(&seen);
                 }
                 Update::Down(error) => {
@@ -230,6 +254,7 @@ impl<K: Kernel> Reconciler<K> {
                 Update::Up => {}
             }
             self.set_store_condition(None);
+            self.note_revision();
         }
         self.take_config(config);
         self.tell_claim(stirs);
@@ -286,9 +311,15 @@ impl<K: Kernel> Reconciler<K> {
     /// Applies what changed for single leases: the difference of what they wanted and want.
     async fn apply_changes(&mut self, changes: Vec<PeerChange>) {
         let (Some(own), Some(assembly)) = (self.own, &mut self.assembly) else { return };
+        let changes: Vec<_> = changes.into_iter().filter(|change| change.subnets != own).collect();
+        if changes.is_empty() {
+            return;
+        }
+        let started = Instant::now();
+        let assembly = Arc::make_mut(assembly);
         let mut ops = Vec::new();
         let (mut touched, mut contested) = (BTreeSet::new(), false);
-        for change in changes.into_iter().filter(|change| change.subnets != own) {
+        for change in changes {
             touched.insert(change.subnets);
             contested |= self.cluster.table().overlapping(&change.subnets).next().is_some();
             let difference = match change.after {
@@ -297,17 +328,16 @@ impl<K: Kernel> Reconciler<K> {
             };
             ops.extend(difference.plan());
         }
-        if touched.is_empty() {
-            return;
-        }
         if contested {
+            self.version += 1;
             // Who of two has an address depends on both: only a full round looks at all.
             self.pace.request(Reason::Overlap, Instant::now());
             return;
         }
-        let failed = self.apply(&ops, Tried::Some).await.all;
-        info!(changes = touched.len(), applied = ops.len() - failed, failed, "leases changed");
-        if failed > 0 {
+        let applied = self.apply(&ops, Tried::Some).await;
+        self.note_round(Reason::LeaseChange, applied, started.elapsed());
+        info!(changes = touched.len(), applied = applied.done(), failed = applied.failed, "leases changed");
+        if applied.failed > 0 {
             self.pace.failed(Instant::now());
         }
         for subnets in touched {
@@ -371,32 +401,32 @@ impl<K: Kernel> Reconciler<K> {
         let started = Instant::now();
         let outcome = self.observe_and_apply().instrument(info_span!("round", reason = %reason)).await;
         let finished = Instant::now();
-        let (applied, failed) = match &outcome {
-            Ok((applied, failed)) => (*applied, failed.all),
-            Err(()) => (0, 1),
-        };
+        let applied = outcome.unwrap_or(Applied::BLIND);
+        let failed = applied.failed;
         self.pace.finished(started, finished, failed > 0);
         let took = finished - started;
-        if applied > 0 || failed > 0 {
-            info!(reason = %reason, applied, failed, elapsed_ms = took.as_millis(), "round");
+        self.note_round(reason, applied, took);
+        if applied.done() > 0 || failed > 0 {
+            info!(reason = %reason, applied = applied.done(), failed, elapsed_ms = took.as_millis(), "round");
         } else {
             debug!(reason = %reason, elapsed_ms = took.as_millis(), "round without changes");
         }
         self.report.converged = match outcome {
-            Ok((_, failed)) if self.own.is_some() => {
+            Ok(applied) if self.own.is_some() => {
                 self.rounds_as_owner = self.rounds_as_owner.saturating_add(1);
                 // What the kernel refuses for one peer, even again, must not keep the pods of the others from starting.
-                failed.all == 0 || failed.own == 0 && self.rounds_as_owner > 1
+                applied.failed == 0 || applied.failed_own == 0 && self.rounds_as_owner > 1
             }
             _ => false,
         };
         self.report.peers_known = self.cluster.source() != Source::Nothing;
+        self.report_node();
         self.remember_leases();
         sys::release_memory();
     }
 
-    /// One full round: the number of operations that were applied, and those that failed.
-    async fn observe_and_apply(&mut self) -> Result<(usize, Failed), ()> {
+    /// One full round; fails if it could not look.
+    async fn observe_and_apply(&mut self) -> Result<Applied, ()> {
         let observed = match self.kernel.observe(&self.node.tunnels()).await {
             Ok(observed) => observed,
             Err(error) => {
@@ -407,7 +437,7 @@ impl<K: Kernel> Reconciler<K> {
         self.set_condition(condition::KERNEL, None);
         self.facts = observed.facts;
         self.look_at_host(&observed.dataplane);
-        let Some(own) = self.own else { return Ok((0, Failed::default())) };
+        let Some(own) = self.own else { return Ok(Applied::default()) };
 
         let desired = match self.node.desired(&own, &self.facts) {
             Ok(desired) => desired,
@@ -423,18 +453,16 @@ impl<K: Kernel> Reconciler<K> {
         let networks = self.node.networks();
         let scope = Scope { desired: assembly.dataplane(), networks: &networks };
         let actual = owned(&observed.dataplane, &scope);
-        let prune = match self.cluster.source() {
-            // What is remembered may be older than the kernel: a peer that joined in the last moment must not go.
-            Source::Nothing | Source::Remembered => Prune::Keep,
-            Source::Store => Prune::Surplus,
-        };
-        let ops = plan(assembly.dataplane(), &actual, prune);
+        let ops = plan(assembly.dataplane(), &actual, self.prune());
+        let wanted = assembly.dataplane().len();
         self.report.peers = assembly.leases().len();
         self.set_peer_conditions(assembly.errors(), &losers);
-        self.assembly = Some(assembly);
-        let failed = self.apply(&ops, Tried::All).await;
+        self.assembly = Some(Arc::new(assembly));
+        let mut applied = self.apply(&ops, Tried::All).await;
+        let set = ops.iter().filter(|op| classify(op).0 == Action::Set).count();
+        applied.kept = wanted.saturating_sub(set) as u64;
         self.offer_services(&own);
-        Ok((ops.len() - failed.all, failed))
+        Ok(applied)
     }
 
     /// Follows the host: its external interface and, at first, the addresses of the tunnel devices.
@@ -514,37 +542,6 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// Runs operations; answers with how many failed. A failure is logged when it is new, not at every attempt.
-    async fn apply(&mut self, ops: &[Op], tried: Tried) -> Failed {
-        // Some tell what is wrong; thousands would hide it.
-        const SHOWN: usize = 5;
-        let mut failed = Failed::default();
-        let mut failing = BTreeSet::new();
-        if !ops.is_empty() {
-            let results = self.kernel.apply(ops).await;
-            for (op, result) in ops.iter().zip(results) {
-                let Err(error) = result else {
-                    debug!(op = %op, "op applied");
-                    continue;
-                };
-                failed.all += 1;
-                failed.own += usize::from(is_own(op));
-                if failing.len() < SHOWN {
-                    let text = op.to_string();
-                    if !self.failing.contains(&text) {
-                        warn!(op = %op, error = %chain(&error), "op failed, will retry");
-                    }
-                    failing.insert(text);
-                }
-            }
-        }
-        match tried {
-            Tried::All => self.failing = failing,
-            Tried::Some => self.failing.extend(failing),
-        }
-        failed
-    }
-
     fn remember_leases(&self) {
         if self.cluster.source() != Source::Store {
             return;
@@ -557,7 +554,8 @@ impl<K: Kernel> Reconciler<K> {
         });
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        self.report_counts();
         self.outputs.report.send_if_modified(|old| {
             let news = *old != self.report;
             if news {
@@ -566,28 +564,6 @@ impl<K: Kernel> Reconciler<K> {
             news
         });
     }
-}
-
-/// Whether operations are all that is wanted at present.
-#[derive(Clone, Copy)]
-enum Tried {
-    All,
-    Some,
-}
-
-/// How many operations failed.
-#[derive(Clone, Copy, Default)]
-struct Failed {
-    all: usize,
-    /// Those of our own device and its addresses, which every peer needs.
-    own: usize,
-}
-
-fn is_own(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::CreateLink(..) | Op::SetLink(..) | Op::DeleteLink(_) | Op::AddAddress(_) | Op::DeleteAddress(_)
-    )
 }
 
 #[cfg(test)]

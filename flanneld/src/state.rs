@@ -295,22 +295,7 @@ struct RecordsFile<'a> {
 
 #[derive(Serialize, Deserialize)]
 struct VtepFile {
-    #[serde(with = "mac_text")]
     mac: Mac,
-}
-
-mod mac_text {
-    use flannel_core::link::Mac;
-    use serde::de::Error as _;
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(mac: &Mac, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(mac)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Mac, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
 }
 
 /// Without the version on its own a newer file would be called damaged.

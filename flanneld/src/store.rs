@@ -16,6 +16,7 @@ use std::time::Duration;
 
 pub use any::{AnyStore, AnyWatch};
 pub use error::{Cause, StoreError, TlsProblem};
+pub(crate) use stats::LATENCY_CLASSES;
 pub use stats::{Operation, OperationStats, StoreStats};
 
 pub use flannel_core::store::{Change, ConfigRecord, CreateGuard, Grant, Held, Listing, Record};

@@ -46,6 +46,8 @@ pub enum Feature {
     Tcpdump,
     /// `strace`, to count system calls.
     Strace,
+    /// `promtool`, to check metrics and alert rules.
+    Promtool,
 }
 
 /// How a feature shows.
@@ -63,7 +65,7 @@ pub(crate) const CNI_DIRECTORIES: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Vxlan,
         Self::Ipip,
         Self::Wireguard,
@@ -82,6 +84,7 @@ impl Feature {
         Self::Conntrack,
         Self::Tcpdump,
         Self::Strace,
+        Self::Promtool,
     ];
 
     const fn describe(self) -> (&'static str, Probe) {
@@ -106,6 +109,7 @@ impl Feature {
             Self::Conntrack => ("conntrack", Probe::Command("conntrack -C")),
             Self::Tcpdump => ("tcpdump", Probe::Command("tcpdump --version")),
             Self::Strace => ("strace", Probe::Command("strace --version")),
+            Self::Promtool => ("promtool", Probe::Command("promtool --version")),
         }
     }
 

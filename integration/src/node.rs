@@ -133,7 +133,8 @@ impl Node {
             .clone()
             .argument(format!("--healthz-port={}", health.port()))
             .argument(format!("--subnet-file=/run/flannel/{number}/subnet.env"))
-            .argument(format!("--state-dir=/var/lib/flannel/{number}"));
+            .argument(format!("--state-dir=/var/lib/flannel/{number}"))
+            .argument(format!("--status-socket=/run/flannel/{number}/flanneld.sock"));
         self.start_logging(flanneld, &format!("{}.{number}.flanneld.log", self.name), health)
     }
 

@@ -45,6 +45,7 @@ impl<'a> Reader<'a> {
             firewall_resync: self.firewall_resync()?,
             blackhole_route: self.setting("ip-blackhole-route").switch()?,
             healthz: self.healthz()?,
+            status_socket: self.optional_path("status-socket"),
             log: self.log()?,
             warnings: self.warnings,
             settings: self.given.iter().map(redacted).collect(),

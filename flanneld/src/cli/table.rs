@@ -62,6 +62,12 @@ pub(super) const FLAGS: &[Flag] = &[
     ours(text("lease-dir", "DIR", "", "keep config and leases in this directory instead of etcd")),
     ours(text("state-dir", "DIR", "/var/lib/flannel", "what must survive a restart while the store is away")),
     ours(text("lease-time", "DURATION", "24h", "life of a lease that is not renewed, at least 2s")),
+    ours(text(
+        "status-socket",
+        "FILE",
+        flannel_core::status::SOCKET,
+        "socket that flannelctl asks; an empty path turns it off",
+    )),
     ours(text("log-format", "text|json", "text", "form of the log lines")),
 ];
 

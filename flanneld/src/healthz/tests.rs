@@ -1,7 +1,10 @@
 use super::*;
+use crate::http::{MAX_CONNECTIONS, MAX_HEAD_BYTES};
 use std::error::Error as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time;
 
 fn not_ready() -> Readiness {
     Readiness::NotReady { reasons: vec!["no lease".into()] }
@@ -21,7 +24,9 @@ async fn with_server<F: Future<Output = ()>>(
         stop.cancel();
     };
     time::timeout(Duration::from_secs(30), async {
-        tokio::join!(healthz.serve(receiver, stop.clone()), client)
+        let endpoints =
+            Endpoints { readiness: receiver, metrics: Arc::new(|| "flannel_ready 0\n".to_owned()) };
+        tokio::join!(healthz.serve(endpoints, stop.clone()), client)
     })
     .await
     .unwrap();
@@ -59,6 +64,9 @@ async fn paths_codes_and_bodies() {
         readiness.send(Readiness::Ready).unwrap();
         check(&ask(port, "GET", "/readyz").await, 200, "flanneld is ready");
         check(&ask(port, "GET", "/readyz?verbose=1").await, 200, "flanneld is ready");
+        let metrics = ask(port, "GET", "/metrics").await;
+        assert!(metrics.contains("content-type: text/plain; version=0.0.4"), "{metrics}");
+        assert!(metrics.ends_with("flannel_ready 0\n"), "{metrics}");
         readiness.send(not_ready()).unwrap();
         check(&ask(port, "GET", "/readyz").await, 503, "flanneld is not ready yet");
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"] {

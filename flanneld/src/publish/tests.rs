@@ -31,6 +31,7 @@ impl Lab {
             subnet_file: home.path().join("subnet.env"),
             families: Vec::new(),
             readiness: watch::Sender::new(Readiness::NotReady { reasons: Vec::new() }),
+            host: watch::Sender::default(),
             notifier: Notifier::from_env(|_| None, 1),
             written: false,
             checked: None,
@@ -45,6 +46,7 @@ impl Lab {
             attrs: LeaseAttrs::default(),
             expires: None,
             confirmed: true,
+            reservation: false,
         };
         self.claim.send_replace(ClaimState { own: Some(own), ..ClaimState::default() });
     }

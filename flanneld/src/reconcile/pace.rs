@@ -17,7 +17,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const COST_SHARE: u32 = 4;
 
 /// Why a full round runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reason {
     /// The daemon started.
     Start,
@@ -39,11 +39,32 @@ pub(crate) enum Reason {
     Grace,
     /// The wish of somebody else: two leases share an object, so a difference is not enough.
     Overlap,
+    /// Leases changed. Never the reason of a full round: the difference alone is applied.
+    LeaseChange,
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Reason {
+    /// All of them.
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Start,
+        Self::Hint,
+        Self::Overrun,
+        Self::Retry,
+        Self::Resync,
+        Self::Config,
+        Self::Claim,
+        Self::Listing,
+        Self::Grace,
+        Self::Overlap,
+        Self::LeaseChange,
+    ];
+
+    /// Those of rounds in which the leases are as before, so that what they set was changed by others.
+    pub(crate) const REPAIRS: [Self; 3] = [Self::Hint, Self::Overrun, Self::Resync];
+
+    /// The name in logs, status and metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
             Self::Start => "start",
             Self::Hint => "hint",
             Self::Overrun => "overrun",
@@ -54,7 +75,14 @@ impl fmt::Display for Reason {
             Self::Listing => "listing",
             Self::Grace => "grace",
             Self::Overlap => "overlap",
-        })
+            Self::LeaseChange => "lease-change",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -5,12 +5,14 @@ use crate::claim::Own;
 use crate::fake::kernel::FakeKernel;
 use crate::kernel::contract;
 use crate::node::NodeOptions;
+use crate::status::View;
 use crate::store::watch::channel as store_channel;
 use flannel_core::dataplane::RouteTarget;
 use flannel_core::select::Wish;
 use flannel_core::store::{Grant, Listing};
 use nix::errno::Errno;
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -27,6 +29,8 @@ struct Lab {
     firewall: watch::Receiver<Option<firewall::Desired>>,
     env: watch::Receiver<Option<SubnetEnv>>,
     memory: watch::Receiver<Memory>,
+    history: watch::Receiver<History>,
+    views: mpsc::Sender<ViewRequest>,
     stop: CancellationToken,
     task: JoinHandle<()>,
     revision: i64,
@@ -49,12 +53,19 @@ impl Lab {
         let outputs = Outputs::default();
         let (store, updates) = store_channel();
         let claim = watch::Sender::new(ClaimState::default());
-        let inputs =
-            Inputs { seen: Vec::new(), store: updates, claim: claim.subscribe(), hints: kernel.inbox() };
+        let (views, asked) = mpsc::channel(1);
+        let inputs = Inputs {
+            seen: Vec::new(),
+            store: updates,
+            claim: claim.subscribe(),
+            hints: kernel.inbox(),
+            views: asked,
+        };
         let stop = CancellationToken::new();
         let (attrs, record) = (outputs.attrs.subscribe(), outputs.record.subscribe());
         let (report, firewall) = (outputs.report.subscribe(), outputs.firewall.subscribe());
         let (env, memory) = (outputs.subnet_env.subscribe(), outputs.memory.subscribe());
+        let history = outputs.history.subscribe();
         let reconciler =
             Reconciler::new(kernel.clone(), node, (remembered, BTreeMap::new()), outputs, || {
                 [0x1a, 0x2b, 0x3c, 0x4d, 0x5e, 0x6f]
@@ -71,6 +82,8 @@ impl Lab {
             firewall,
             env,
             memory,
+            history,
+            views,
             stop,
             task,
             revision: 10,
@@ -108,6 +121,7 @@ impl Lab {
             attrs: LeaseAttrs::default(),
             expires: None,
             confirmed: true,
+            reservation: false,
         };
         self.claim.send_replace(ClaimState { own: Some(own), ..ClaimState::default() });
     }
@@ -127,6 +141,12 @@ impl Lab {
     /// Lets everything that is under way end: time passes only when nothing can run.
     async fn quiet(&self) {
         tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+
+    async fn view(&self) -> View {
+        let (sender, receiver) = oneshot::channel();
+        self.views.send(sender).await.unwrap();
+        receiver.await.unwrap()
     }
 
     async fn end(self) {
@@ -460,5 +480,43 @@ async fn a_stop_ends_the_loop_even_in_the_middle_of_a_round() {
     lab.kernel.hang(true);
     lab.kernel.meddle(|plane| plane.fdb.clear());
     lab.quiet().await;
+    lab.end().await;
+}
+
+/// Whoever asks shares what the loop has, and a change of leases meanwhile does not reach what was given away.
+#[tokio::test(start_paused = true)]
+async fn a_view_is_of_one_moment() {
+    let mut lab = Lab::settled().await;
+    let before = lab.view().await;
+    let desired = before.assembly.as_ref().unwrap().dataplane().clone();
+    assert!(before.changed.is_empty(), "leases of the first listing have not changed");
+    lab.change(vec![Change::Put(peer(4))]).await;
+    lab.quiet().await;
+    let after = lab.view().await;
+    assert_eq!(*before.assembly.unwrap().dataplane(), desired);
+    assert_ne!(*after.assembly.unwrap().dataplane(), desired);
+    assert!(after.version > before.version);
+    assert_eq!(after.changed.len(), 1);
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rounds_are_counted_by_what_they_did() {
+    let mut lab = Lab::settled().await;
+    let history = lab.history.borrow().clone();
+    assert!(history.last_success_at_unix_secs.is_some() && history.failing.is_empty());
+    assert_eq!(history.repairs.values().sum::<u64>(), 0);
+    assert_eq!(lab.report.borrow().allocation[0].used, 3);
+    lab.change(vec![Change::Put(peer(4))]).await;
+    lab.quiet().await;
+    let changed = lab.history.borrow().clone();
+    let round = changed.last_lease_change.clone().unwrap();
+    assert_eq!((round.reason.as_str(), round.set, round.deleted, round.failed), ("lease-change", 3, 0, 0));
+    assert_eq!(changed.by_reason[&Reason::LeaseChange], 1);
+    assert_eq!(lab.report.borrow().allocation[0].used, 4);
+    lab.change(vec![delete("10.42.4.0-24"), delete("10.42.3.0-24")]).await;
+    lab.quiet().await;
+    assert_eq!(lab.history.borrow().last_lease_change.as_ref().unwrap().deleted, 6);
+    assert_eq!(lab.report.borrow().allocation[0].used, 2);
     lab.end().await;
 }

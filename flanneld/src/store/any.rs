@@ -40,6 +40,15 @@ impl AnyStore {
         }
     }
 
+    /// What kind of store it is.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Etcd(_) => "etcd",
+            Self::Directory(_) => "directory",
+        }
+    }
+
     /// Where the store is, for people.
     #[must_use]
     pub fn location(&self) -> String {

@@ -15,7 +15,7 @@ use flannel_core::backoff::{Backoff, BackoffPolicy};
 use flannel_core::lease::Revision;
 use flannel_core::store::{Change, Listing};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
@@ -67,6 +67,7 @@ pub struct WatchCounters {
     breaks: AtomicU64,
     outdated: AtomicU64,
     silences: AtomicU64,
+    down: AtomicBool,
 }
 
 /// Values of [`WatchCounters`] at one moment.
@@ -82,6 +83,8 @@ pub struct WatchStats {
     pub outdated: u64,
     /// Watches given up because nothing was heard.
     pub silences: u64,
+    /// The store cannot be followed at present.
+    pub down: bool,
 }
 
 impl WatchCounters {
@@ -95,6 +98,7 @@ impl WatchCounters {
             breaks: value(&self.breaks),
             outdated: value(&self.outdated),
             silences: value(&self.silences),
+            down: self.down.load(Ordering::Relaxed),
         }
     }
 }
@@ -248,6 +252,7 @@ impl<S: LeaseStore> Follower<S> {
     async fn up(&mut self) -> Result<(), ConsumerGone> {
         if self.down.take().is_some() {
             info!("store is there again");
+            self.counters.down.store(false, Ordering::Relaxed);
             self.tell(Update::Up).await?;
         }
         Ok(())
@@ -264,6 +269,7 @@ impl<S: LeaseStore> Follower<S> {
             error!(error = reason, "store cannot be used, going on with what is known");
         }
         self.down = Some(reason);
+        self.counters.down.store(true, Ordering::Relaxed);
         self.tell(Update::Down(error)).await
     }
 

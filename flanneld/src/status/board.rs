@@ -1,0 +1,350 @@
+//! Puts together what the tasks publish.
+
+use flannel_core::dataplane::Dataplane;
+use flannel_core::family::Family;
+use flannel_core::owned::{Scope, owned};
+use flannel_core::plan::{Prune, plan};
+use flannel_core::status::{
+    Condition, Diff, Firewall, Interface, Objects, OwnLease, PeerCounts, Peers, PendingOp, Status, Store,
+    StoreRequest, peers,
+};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout};
+
+use super::{History, Report, View, ViewRequest, unix_secs};
+use crate::claim::ClaimState;
+use crate::error::chain;
+use crate::firewall::FirewallStatus;
+use crate::healthz::Readiness;
+use crate::kernel::{Kernel as _, KernelError, NetlinkKernel};
+use crate::store::AnyStore;
+use crate::store::watch::WatchCounters;
+use crate::sys;
+
+/// Where the board looks.
+pub(crate) struct Sources {
+    pub(crate) store: AnyStore,
+    pub(crate) watch: Arc<WatchCounters>,
+    pub(crate) readiness: watch::Receiver<Readiness>,
+    pub(crate) claim: watch::Receiver<ClaimState>,
+    pub(crate) report: watch::Receiver<Report>,
+    pub(crate) history: watch::Receiver<History>,
+    pub(crate) firewall: watch::Receiver<FirewallStatus>,
+    /// Settings of the host that keep pods from each other.
+    pub(crate) host: watch::Receiver<Vec<String>>,
+    /// The way to the reconcile loop.
+    pub(crate) views: mpsc::Sender<ViewRequest>,
+    pub(crate) renew_margin: Duration,
+}
+
+/// Everything that can be asked of this daemon.
+pub(crate) struct Board {
+    pub(super) sources: Sources,
+    pub(super) started: (Instant, SystemTime),
+    /// Answers that cover the whole cluster are made one at a time: each is megabytes of a large one.
+    turn: Semaphore,
+}
+
+/// Why there is no answer about the kernel.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ViewError {
+    #[error("flanneld has not started its work yet: {0}")]
+    NotStarted(String),
+    #[error("the reconcile loop did not answer within {} s: it waits for the kernel", PATIENCE.as_secs())]
+    Busy,
+    #[error("could not read the kernel")]
+    Kernel(#[from] KernelError),
+    #[error("flanneld is stopping")]
+    Stopping,
+}
+
+/// How long the reconcile loop may be busy with one round.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often the kernel is read again because something changed meanwhile.
+const ATTEMPTS: u32 = 5;
+
+/// What is asked of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Question {
+    Peers,
+    Desired,
+    Actual,
+    Diff,
+}
+
+/// What the kernel should have and what it has, at one moment.
+struct Comparison {
+    view: View,
+    actual: Dataplane,
+    settled: bool,
+}
+
+impl Board {
+    pub(crate) fn new(sources: Sources) -> Self {
+        let started = (Instant::now(), SystemTime::now());
+        Self { sources, started, turn: Semaphore::new(1) }
+    }
+
+    /// Answers a question about the kernel as JSON. What takes time runs on a thread of its own, so that the loop and
+    /// everybody else go on.
+    pub(crate) async fn ask(&self, question: Question) -> Result<Vec<u8>, ViewError> {
+        let _turn = self.turn.acquire().await.map_err(|_| ViewError::Stopping)?;
+        let comparison = match question {
+            Question::Desired => {
+                Comparison { view: self.view().await?, actual: Dataplane::default(), settled: true }
+            }
+            Question::Peers | Question::Actual | Question::Diff => self.compare().await?,
+        };
+        let answer = tokio::task::spawn_blocking(move || {
+            let answer = comparison.answer(question);
+            drop(comparison);
+            sys::release_memory();
+            answer
+        });
+        answer.await.map_err(|_| ViewError::Stopping)
+    }
+
+    async fn view(&self) -> Result<View, ViewError> {
+        let (sender, receiver) = oneshot::channel();
+        if self.sources.report.borrow().node.is_none() {
+            return Err(ViewError::NotStarted(self.not_ready_reasons().join("; ")));
+        }
+        self.sources.views.send(sender).await.map_err(|_| ViewError::Stopping)?;
+        match timeout(PATIENCE, receiver).await {
+            Ok(view) => view.map_err(|_| ViewError::Stopping),
+            Err(_) => Err(ViewError::Busy),
+        }
+    }
+
+    /// Reads the kernel by a connection of its own, between two views that want the same.
+    async fn compare(&self) -> Result<Comparison, ViewError> {
+        let mut kernel = NetlinkKernel::open()?;
+        let mut before = self.view().await?;
+        let mut attempt = 1;
+        loop {
+            let observed = kernel.observe(&before.tunnels).await?.dataplane;
+            let after = self.view().await?;
+            let settled = after.version == before.version;
+            if settled || attempt >= ATTEMPTS {
+                // Without a lease nothing is wanted, and nothing is ours to change.
+                let actual = after
+                    .desired()
+                    .map(|desired| owned(&observed, &Scope { desired, networks: &after.networks }));
+                let actual = actual.unwrap_or_default();
+                return Ok(Comparison { view: after, actual, settled });
+            }
+            before = after;
+            attempt += 1;
+        }
+    }
+
+    fn not_ready_reasons(&self) -> Vec<String> {
+        match &*self.sources.readiness.borrow() {
+            Readiness::Ready => Vec::new(),
+            Readiness::NotReady { reasons } => reasons.clone(),
+        }
+    }
+
+    /// The whole state, without the kernel.
+    pub(crate) fn status(&self) -> Status {
+        let report = self.sources.report.borrow().clone();
+        let history = self.sources.history.borrow().clone();
+        let not_ready_reasons = self.not_ready_reasons();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_at_unix_secs: unix_secs(self.started.1),
+            uptime_secs: self.started.0.elapsed().as_secs(),
+            ready: not_ready_reasons.is_empty(),
+            not_ready_reasons,
+            conditions: self.conditions(),
+            store: self.store(history.revision),
+            config_revision: report.node.as_ref().and_then(|node| node.config_revision),
+            backend: report.node.as_ref().map(|node| node.backend.to_owned()),
+            lease: self.lease(),
+            interface: report.node.as_ref().map(|node| {
+                let external = &node.external;
+                Interface {
+                    name: external.name.clone(),
+                    chosen_by: external.way.to_string(),
+                    mtu_bytes: external.mtu,
+                    mac: node.hardware,
+                    addresses: external.address.iter().map(|(_, address)| *address).collect(),
+                    public_addresses: external.public.iter().map(|(_, address)| *address).collect(),
+                }
+            }),
+            pod_mtu_bytes: report.node.as_ref().and_then(|node| node.pod_mtu),
+            tunnels: report.node.as_ref().map(|node| node.tunnels.clone()).unwrap_or_default(),
+            peers: PeerCounts {
+                total: report.peers as u64,
+                faulty: report.faulty as u64,
+                kept: report.kept as u64,
+                unreadable: report.unreadable as u64,
+            },
+            allocation: report.allocation,
+            rounds: history.rounds.into(),
+            last_lease_change: history.last_lease_change,
+            last_success_at_unix_secs: history.last_success_at_unix_secs,
+            failing_ops: history.failing,
+            firewall: self.firewall(),
+        }
+    }
+
+    /// What is wrong, in the order of what it is about.
+    pub(super) fn conditions(&self) -> Vec<Condition> {
+        let mut conditions: Vec<Condition> = self
+            .sources
+            .report
+            .borrow()
+            .conditions
+            .iter()
+            .map(|(about, reason)| Condition { about: about.clone(), reason: reason.clone() })
+            .collect();
+        let mut add = |about: &str, reason: &str| {
+            conditions.push(Condition { about: about.to_owned(), reason: reason.to_owned() });
+        };
+        if let Some(problem) = &self.sources.claim.borrow().problem {
+            add("claim", problem);
+        }
+        let firewall = self.sources.firewall.borrow();
+        for error in firewall.last_error.iter().chain(&firewall.cleanup_error) {
+            add("firewall", error);
+        }
+        for problem in self.sources.host.borrow().iter() {
+            add("host", problem);
+        }
+        conditions.sort();
+        conditions
+    }
+
+    fn store(&self, revision: Option<i64>) -> Store {
+        let stats = self.sources.store.stats();
+        let watch = self.sources.watch.snapshot();
+        Store {
+            kind: self.sources.store.kind().to_owned(),
+            location: self.sources.store.location(),
+            up: self.store_is_up(),
+            revision,
+            last_request: stats.newest().map(|newest| StoreRequest {
+                operation: newest.operation.name().to_owned(),
+                latency_millis: newest.last.as_secs_f64() * 1000.0,
+            }),
+            requests: stats.requests(),
+            errors: stats.errors(),
+            listings: watch.listings,
+            watch_restarts: watch.breaks + watch.outdated + watch.silences,
+        }
+    }
+
+    pub(super) fn store_is_up(&self) -> bool {
+        let watch = self.sources.watch.snapshot();
+        watch.listings > 0 && !watch.down
+    }
+
+    pub(super) fn lease(&self) -> Option<OwnLease> {
+        let claim = self.sources.claim.borrow();
+        let own = claim.own.as_ref()?;
+        let remaining = own.expires.map(|end| end.saturating_duration_since(Instant::now()).as_secs());
+        Some(OwnLease {
+            key: own.subnets,
+            subnets: own.subnets.iter().collect(),
+            confirmed: own.confirmed,
+            reservation: own.reservation,
+            remaining_secs: remaining,
+            renew_margin_secs: self.sources.renew_margin.as_secs(),
+        })
+    }
+
+    fn firewall(&self) -> Firewall {
+        let firewall = self.sources.firewall.borrow().clone();
+        Firewall {
+            mode: firewall.mode.map(|mode| mode.to_string()),
+            correct: firewall.correct,
+            error: firewall.last_error,
+            cleanup_error: firewall.cleanup_error,
+            installs: firewall.installs,
+            repairs: firewall.repairs,
+            checks: firewall.checks,
+        }
+    }
+}
+
+impl Comparison {
+    fn answer(&self, question: Question) -> Vec<u8> {
+        let view = &self.view;
+        match question {
+            Question::Desired => json(&view.desired().map(Objects::from).unwrap_or_default()),
+            Question::Actual => json(&Objects::from(&self.actual)),
+            Question::Diff => {
+                let ops = view.desired().map(|desired| plan(desired, &self.actual, view.prune));
+                json(&Diff {
+                    ops: ops.iter().flatten().map(PendingOp::from).collect(),
+                    removes_surplus: view.prune == Prune::Surplus,
+                    settled: self.settled,
+                })
+            }
+            Question::Peers => {
+                let is_kept = |subnets: &_| view.kept.contains(subnets);
+                let peers = view
+                    .assembly
+                    .as_ref()
+                    .map(|assembly| peers(assembly, &self.actual, &view.changed, is_kept));
+                json(&Peers { peers: peers.unwrap_or_default(), settled: self.settled })
+            }
+        }
+    }
+}
+
+/// An answer as one line.
+pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(value).unwrap_or_else(|error| {
+        // Maps with keys that are no text, which there are none of.
+        format!("{{\"error\":\"{error}\"}}").into_bytes()
+    });
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Error of a question, as text with its causes.
+pub(super) fn reason(error: &ViewError) -> String {
+    chain(error)
+}
+
+/// Family names of labels and fields.
+pub(crate) const fn family_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    }
+}
+
+/// Conditions by the bounded set of what they can be about, for metrics.
+pub(super) fn by_kind(conditions: &[Condition]) -> BTreeMap<&'static str, u64> {
+    let mut counts: BTreeMap<&'static str, u64> = KINDS.iter().map(|(_, label)| (*label, 0)).collect();
+    for condition in conditions {
+        let label =
+            KINDS.iter().find(|(about, _)| *about == condition.about).map_or("lease", |(_, label)| label);
+        *counts.entry(label).or_default() += 1;
+    }
+    counts
+}
+
+/// What conditions can be about, and the label of it. Everything else is the key of a lease.
+const KINDS: [(&str, &str); 11] = [
+    ("claim", "claim"),
+    ("config", "config"),
+    ("firewall", "firewall"),
+    ("host", "host"),
+    ("interface", "interface"),
+    ("kernel", "kernel"),
+    ("node", "node"),
+    ("public address", "public_address"),
+    ("store", "store"),
+    ("subnet.env", "subnet_env"),
+    ("", "lease"),
+];

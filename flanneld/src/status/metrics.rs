@@ -1,0 +1,299 @@
+//! `/metrics`: the text format of Prometheus, version 0.0.4.
+//!
+//! Labels are bounded: none names a peer, a subnet or an address. A page costs the same in a cluster of any size.
+//! `docs/metrics.md` explains each metric; a test compares the two.
+
+use flannel_core::ruleset::Mode;
+use flannel_core::status::{Action, Kind};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::board::{Board, by_kind};
+use super::{DURATION_CLASSES, unix_secs};
+use crate::healthz::Readiness;
+use crate::reconcile::Reason;
+use crate::store::{LATENCY_CLASSES, OperationStats};
+
+/// What the format calls itself.
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// All metrics.
+pub(crate) fn page(board: &Board) -> String {
+    let mut page = Page::default();
+    page.family("flannel_build_info", GAUGE, "Version of flanneld; always 1.");
+    page.sample("", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    let ready = *board.sources.readiness.borrow() == Readiness::Ready;
+    page.single(
+        "flannel_ready",
+        GAUGE,
+        "Pods on this node can be served: what /readyz says.",
+        u8::from(ready),
+    );
+    page.family("flannel_degraded_conditions", GAUGE, "What is wrong at present, by what it concerns.");
+    for (about, count) in by_kind(&board.conditions()) {
+        page.sample("", &[("about", about)], count);
+    }
+    rounds(&mut page, board);
+    cluster(&mut page, board);
+    store(&mut page, board);
+    lease(&mut page, board);
+    firewall(&mut page, board);
+    process(&mut page, board);
+    page.text
+}
+
+fn rounds(page: &mut Page, board: &Board) {
+    let history = board.sources.history.borrow();
+    page.family("flannel_rounds_total", COUNTER, "Runs of the reconcile loop, by reason.");
+    for reason in Reason::ALL {
+        let count = history.by_reason.get(&reason).copied().unwrap_or_default();
+        page.sample("", &[("reason", reason.name())], count);
+    }
+    let durations = history.durations;
+    page.family("flannel_round_duration_seconds", HISTOGRAM, "How long full rounds took.");
+    page.histogram(&[], &DURATION_CLASSES, &durations.classes, durations.count, durations.total);
+    page.single(
+        "flannel_round_last_success_timestamp_seconds",
+        GAUGE,
+        "When the last full round ended without a failed operation; 0 if none has.",
+        history.last_success_at_unix_secs.unwrap_or_default(),
+    );
+    page.family(
+        "flannel_ops_total",
+        COUNTER,
+        "Operations on the kernel, by kind of object, action and result.",
+    );
+    for kind in Kind::ALL {
+        for action in Action::ALL {
+            for (result, count) in
+                ["success", "failure"].iter().zip(history.ops[kind as usize][action as usize])
+            {
+                let labels = [("kind", kind.name()), ("action", action.name()), ("result", result)];
+                page.sample("", &labels, count);
+            }
+        }
+    }
+    page.single(
+        "flannel_ops_failing",
+        GAUGE,
+        "Operations that failed in the last full round or since.",
+        history.failing_count,
+    );
+    page.family(
+        "flannel_repairs_total",
+        COUNTER,
+        "Operations that put right what others had changed in the kernel, by what made us look.",
+    );
+    for cause in Reason::REPAIRS {
+        page.sample("", &[("cause", cause.name())], history.repairs.get(&cause).copied().unwrap_or_default());
+    }
+}
+
+fn cluster(page: &mut Page, board: &Board) {
+    let report = board.sources.report.borrow();
+    page.single("flannel_peers", GAUGE, "Leases of other nodes that are in use.", report.peers);
+    page.single(
+        "flannel_peers_faulty",
+        GAUGE,
+        "Peers whose lease keeps them from being reached, at least in one family.",
+        report.faulty,
+    );
+    page.single(
+        "flannel_peers_kept",
+        GAUGE,
+        "Peers that the store has lost and that are kept until the grace period ends.",
+        report.kept,
+    );
+    page.single("flannel_records_unreadable", GAUGE, "Lease records that cannot be read.", report.unreadable);
+    page.family("flannel_subnets_capacity", GAUGE, "Subnets that the network config offers to nodes.");
+    for allocation in &report.allocation {
+        page.sample("", &[("family", &allocation.family)], allocation.capacity);
+    }
+    page.family("flannel_subnets_allocated", GAUGE, "Subnets of these that a lease or reservation holds.");
+    for allocation in &report.allocation {
+        page.sample("", &[("family", &allocation.family)], allocation.used);
+    }
+}
+
+fn store(page: &mut Page, board: &Board) {
+    let stats = board.sources.store.stats();
+    let watch = board.sources.watch.snapshot();
+    page.single(
+        "flannel_store_up",
+        GAUGE,
+        "The store of leases can be followed.",
+        u8::from(board.store_is_up()),
+    );
+    let mut each = |name, kind, help, value: fn(&OperationStats) -> u64| {
+        page.family(name, kind, help);
+        for operation in stats.iter() {
+            page.sample("", &[("operation", operation.operation.name())], value(&operation));
+        }
+    };
+    each("flannel_store_requests_total", COUNTER, "Requests to the store.", |stats| stats.requests);
+    each("flannel_store_request_errors_total", COUNTER, "Requests to the store that failed.", |stats| {
+        stats.errors
+    });
+    page.family("flannel_store_request_duration_seconds", HISTOGRAM, "How long requests to the store took.");
+    for stats in stats.iter() {
+        let labels = [("operation", stats.operation.name())];
+        page.histogram(&labels, &LATENCY_CLASSES, &stats.classes, stats.requests, stats.total);
+    }
+    page.single(
+        "flannel_store_listings_total",
+        COUNTER,
+        "Times that all leases were read anew.",
+        watch.listings,
+    );
+    page.family("flannel_store_watch_restarts_total", COUNTER, "Watches of the store that ended, by cause.");
+    for (cause, count) in [("broken", watch.breaks), ("outdated", watch.outdated), ("silent", watch.silences)]
+    {
+        page.sample("", &[("cause", cause)], count);
+    }
+}
+
+fn lease(page: &mut Page, board: &Board) {
+    let lease = board.lease();
+    page.single("flannel_lease_held", GAUGE, "This node holds a lease.", u8::from(lease.is_some()));
+    page.family(
+        "flannel_lease_remaining_seconds",
+        GAUGE,
+        "Time until the lease of this node ends unless renewed; +Inf for a reservation, absent while not known.",
+    );
+    if let Some(lease) = &lease {
+        match lease.remaining_secs {
+            Some(remaining) => page.sample("", &[], remaining),
+            None if lease.reservation => page.sample("", &[], "+Inf"),
+            None => {}
+        }
+    }
+    page.single(
+        "flannel_lease_renew_margin_seconds",
+        GAUGE,
+        "The lease is renewed when this much time is left.",
+        board.sources.renew_margin.as_secs(),
+    );
+}
+
+fn firewall(page: &mut Page, board: &Board) {
+    let firewall = board.sources.firewall.borrow();
+    page.single(
+        "flannel_firewall_correct",
+        GAUGE,
+        "The firewall rules were read back and are right.",
+        u8::from(firewall.correct),
+    );
+    page.family("flannel_firewall_mode", GAUGE, "The firewall in use: 1 for its mode.");
+    for mode in [Mode::Nftables, Mode::Iptables] {
+        page.sample("", &[("mode", &mode.to_string())], u8::from(firewall.mode == Some(mode)));
+    }
+    page.single(
+        "flannel_firewall_installs_total",
+        COUNTER,
+        "Times that rules were set because others were wanted.",
+        firewall.installs,
+    );
+    page.single(
+        "flannel_firewall_repairs_total",
+        COUNTER,
+        "Times that rules were put back after another program had changed them.",
+        firewall.repairs,
+    );
+    page.single("flannel_firewall_checks_total", COUNTER, "Times that rules were read.", firewall.checks);
+}
+
+/// What every exporter tells of its process, under the names that all of them use.
+fn process(page: &mut Page, board: &Board) {
+    page.single(
+        "process_start_time_seconds",
+        GAUGE,
+        "When the process started, in seconds since 1970.",
+        unix_secs(board.started.1),
+    );
+    // What cannot be read is left out: the tests see that it can.
+    if let Some(seconds) = processor_seconds() {
+        page.single("process_cpu_seconds_total", COUNTER, "Processor time that was used.", seconds);
+    }
+    if let Some(kilobytes) = status_kilobytes("VmRSS:") {
+        page.single("process_resident_memory_bytes", GAUGE, "Resident memory.", kilobytes * 1024);
+    }
+    if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+        page.single("process_open_fds", GAUGE, "Open file descriptors.", files.count());
+    }
+}
+
+fn processor_seconds() -> Option<f64> {
+    // USER_HZ, in which the kernel tells it, is 100 on every architecture that is built for.
+    const TICKS: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // After the name, which may hold anything: state is the first, utime the twelfth field.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
+    Some((ticks(11)? + ticks(12)?) / TICKS)
+}
+
+fn status_kilobytes(field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix(field)?.split_whitespace().next()?.parse().ok())
+}
+
+const GAUGE: &str = "gauge";
+const COUNTER: &str = "counter";
+const HISTOGRAM: &str = "histogram";
+
+/// A page under construction.
+#[derive(Default)]
+struct Page {
+    text: String,
+    /// The metric that samples belong to.
+    name: &'static str,
+}
+
+impl Page {
+    /// Begins a metric. Writing to a String cannot fail, here and below.
+    fn family(&mut self, name: &'static str, kind: &str, help: &str) {
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        self.name = name;
+    }
+
+    fn sample(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        let _ = write!(self.text, "{}{suffix}", self.name);
+        for (place, (label, text)) in labels.iter().enumerate() {
+            let open = if place == 0 { '{' } else { ',' };
+            let _ = write!(self.text, "{open}{label}=\"{text}\"");
+        }
+        self.text.push_str(if labels.is_empty() { " " } else { "} " });
+        let _ = writeln!(self.text, "{value}");
+    }
+
+    /// A metric with one sample.
+    fn single(&mut self, name: &'static str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        self.family(name, kind, help);
+        self.sample("", &[], value);
+    }
+
+    /// The samples of a histogram. `counts` are those of each class alone, and `all` has also what is beyond the last.
+    fn histogram(
+        &mut self,
+        labels: &[(&str, &str)],
+        ends: &[Duration],
+        counts: &[u64],
+        all: u64,
+        total: Duration,
+    ) {
+        let mut below = 0;
+        for (end, count) in ends.iter().zip(counts) {
+            below += count;
+            let end = end.as_secs_f64().to_string();
+            self.sample("_bucket", &[labels, &[("le", &end)]].concat(), below);
+        }
+        // The counters are read one after the other, so the sum of classes may be ahead by a request.
+        let all = all.max(below);
+        self.sample("_bucket", &[labels, &[("le", "+Inf")]].concat(), all);
+        self.sample("_sum", labels, total.as_secs_f64());
+        self.sample("_count", labels, all);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;
