@@ -31,6 +31,7 @@ mount --bind "$kept/disk/opt" /opt
 mkdir -p /opt/cni/bin
 
 # In memory.
+mount -t tmpfs tmpfs /dev/shm
 for dir in netns containerd containers libpod; do
     rm -rf "$kept/memory/$dir"
     mkdir -p "$kept/memory/$dir" "/run/$dir"

@@ -20,13 +20,7 @@ const FLANNEL_MTU: u32 = 1450;
 #[test]
 fn vxlan() {
     lab(|lab| {
-        lab.require(&[
-            Feature::Vxlan,
-            Feature::Etcd,
-            Feature::CniPlugins,
-            Feature::Iptables,
-            Feature::BridgeNetfilter,
-        ])?;
+        lab.require(&[Feature::Vxlan, Feature::Etcd, Feature::Iptables, Feature::BridgeNetfilter])?;
         let mut site = Site::build(lab, "vxlan", FLANNEL_MTU)?;
         let node = site.cluster.nodes[0].clone();
         for v4 in [true, false] {
@@ -89,7 +83,7 @@ fn vxlan() {
 #[test]
 fn host_gw() {
     lab(|lab| {
-        lab.require(&[Feature::Etcd, Feature::CniPlugins, Feature::Iptables, Feature::BridgeNetfilter])?;
+        lab.require(&[Feature::Etcd, Feature::Iptables, Feature::BridgeNetfilter])?;
         let mut site = Site::build(lab, "host-gw", 1500)?;
         for (node, peer) in [(0, 2), (1, 1)] {
             for v4 in [true, false] {
@@ -113,7 +107,7 @@ fn host_gw() {
 #[test]
 fn mac_survives_a_reboot_without_a_store() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::Etcd, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan, Feature::Etcd])?;
         let cluster = lab.cluster(2)?;
         let etcd = cluster.etcd(lab)?;
         etcd.set_config(r#"{"Network":"10.42.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#)?;

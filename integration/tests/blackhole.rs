@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use integration::directory::all_reach;
 use integration::traffic::Datagrams;
-use integration::{Feature, Flanneld, LeaseDirectory, Stack, lab, wait};
+use integration::{Flanneld, LeaseDirectory, Stack, lab, wait};
 use std::time::Duration;
 
 /// Packets to pods that do not exist are dropped instead of following the default route; those to pods that do exist
@@ -11,7 +11,6 @@ use std::time::Duration;
 #[test]
 fn blackhole_route_keeps_packets_from_leaving() {
     lab(|lab| {
-        lab.require(&[Feature::CniPlugins])?;
         let cluster = lab.cluster(2)?;
         let leases = LeaseDirectory::new(lab, &Stack::Dual.config(r#"{"Type":"host-gw"}"#))?;
         let flanneld = Flanneld::on_directory(leases.path()).argument("--ip-blackhole-route");

@@ -20,7 +20,7 @@ const CONFIG: &str = r#"{"Network":"10.0.0.0/8","SubnetMin":"10.200.0.0","Subnet
 #[test]
 fn on_etcd() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::Etcd, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan, Feature::Etcd])?;
         let cluster = lab.cluster(2)?;
         let etcd = cluster.etcd(lab)?;
         etcd.set_config(CONFIG)?;
@@ -42,7 +42,7 @@ fn on_etcd() {
 #[test]
 fn on_directory() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(2)?;
         let leases = lab.directory("directory/leases")?;
         fs::write(leases.join("config"), CONFIG).context("could not write the network config")?;

@@ -50,7 +50,7 @@ fn through_tunnel(cluster: &Cluster, to: usize, v4: bool) -> Result<String> {
 #[test]
 fn direct_routing_uses_the_link_where_there_is_one() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan])?;
         let TwoSegments { cluster, .. } = two_segments(lab)?;
         let _daemons = cluster.start_on_directory(lab, &Stack::Dual.config(DIRECT))?;
         let pods = cluster.pods("a")?;
@@ -75,7 +75,7 @@ fn direct_routing_uses_the_link_where_there_is_one() {
 #[test]
 fn direct_routing_follows_the_links() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan])?;
         let TwoSegments { cluster, far } = two_segments(lab)?;
         let _daemons = cluster.start_on_directory(lab, &Stack::Dual.config(DIRECT))?;
         let pods = cluster.pods("a")?;
@@ -113,7 +113,7 @@ fn no_tunnel_left(netns: &Netns) -> Result<()> {
 #[test]
 fn direct_routing_is_switched_without_loss() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(2)?;
         let tunnel = Stack::Dual.config(r#"{"Type":"vxlan"}"#);
         let leases = LeaseDirectory::new(lab, &tunnel)?;

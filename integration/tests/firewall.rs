@@ -304,7 +304,7 @@ fn masquerade_from_outside(lab: &Lab, nftables: bool) -> Result<()> {
 #[test]
 fn masquerade_is_seen_from_outside_with_nftables() {
     lab(|lab| {
-        lab.require(&[Feature::Nft, Feature::Vxlan, Feature::CniPlugins])?;
+        lab.require(&[Feature::Nft, Feature::Vxlan])?;
         masquerade_from_outside(lab, true)
     });
 }
@@ -312,7 +312,7 @@ fn masquerade_is_seen_from_outside_with_nftables() {
 #[test]
 fn masquerade_is_seen_from_outside_with_iptables() {
     lab(|lab| {
-        lab.require(&[Feature::Iptables, Feature::BridgeNetfilter, Feature::Vxlan, Feature::CniPlugins])?;
+        lab.require(&[Feature::Iptables, Feature::BridgeNetfilter, Feature::Vxlan])?;
         masquerade_from_outside(lab, false)
     });
 }
@@ -445,7 +445,7 @@ fn other_mode_leaves_nothing() {
 #[test]
 fn forward_rules_let_pods_through_a_drop_policy() {
     lab(|lab| {
-        lab.require(&[Feature::Iptables, Feature::BridgeNetfilter, Feature::Vxlan, Feature::CniPlugins])?;
+        lab.require(&[Feature::Iptables, Feature::BridgeNetfilter, Feature::Vxlan])?;
         let cluster = lab.cluster(2)?;
         let store = Store::new(lab, &config(false, "vxlan"))?;
         for program in ["iptables", "ip6tables"] {

@@ -12,7 +12,6 @@ const UNDERLAY_MTU: u32 = 1500;
 
 fn three_nodes(stack: Stack) {
     lab(|lab| {
-        lab.require(&[Feature::CniPlugins])?;
         let cluster = lab.cluster(3)?;
         let leases = lab.lease_directory(&stack.config(HOST_GW))?;
         cluster.start_all(&Flanneld::on_directory(&leases))?;
@@ -55,7 +54,7 @@ fn dual_stack() {
 #[test]
 fn takes_over_from_vxlan() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(2)?;
         let (leases, mut daemons) =
             cluster.start_on_directory(lab, &Stack::Dual.config(r#"{"Type":"vxlan","MTU":1500}"#))?;

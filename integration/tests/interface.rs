@@ -165,7 +165,7 @@ const PROMPT: Duration = Duration::from_secs(5);
 /// The address of a node is replaced by another one while its pod talks: same subnet, peers follow.
 fn follows_the_address(backend: &str, stack: Stack) {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(3)?;
         let (leases, _daemons) =
             cluster.start_on_directory(lab, &stack.config(&format!(r#"{{"Type":"{backend}"}}"#)))?;
@@ -229,7 +229,7 @@ fn host_gw_follows_the_address() {
 /// The MTU of the underlay shrinks and grows while pods talk: device and `subnet.env` follow, nothing is lost.
 fn follows_the_mtu(backend: &str, overhead: u32) {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(2)?;
         let (leases, _daemons) =
             cluster.start_on_directory(lab, &Stack::V4.config(&format!(r#"{{"Type":"{backend}"}}"#)))?;
@@ -284,7 +284,7 @@ fn host_gw_follows_the_mtu() {
 #[test]
 fn interface_that_comes_back_is_used_again() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(2)?;
         let (leases, daemons) =
             cluster.start_on_directory(lab, &Stack::Dual.config(r#"{"Type":"vxlan"}"#))?;

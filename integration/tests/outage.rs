@@ -39,7 +39,7 @@ impl Fixture {
         options: &EtcdOptions,
         change: fn(Flanneld) -> Flanneld,
     ) -> Result<Self> {
-        lab.require(&[Feature::Vxlan, Feature::Etcd, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan, Feature::Etcd])?;
         let cluster = lab.cluster(nodes)?;
         let etcd = Etcd::start(lab, &cluster.lan, options)?;
         etcd.set_config(CONFIG)?;
@@ -386,7 +386,7 @@ fn a_member_cut_off_from_the_others_misleads_nobody() {
 #[test]
 fn bad_records_are_named_and_hurt_nobody() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::Etcd, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan, Feature::Etcd])?;
         let cluster = lab.cluster(2)?;
         let etcd = cluster.etcd(lab)?;
         let mut daemons = cluster

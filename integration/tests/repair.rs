@@ -33,7 +33,7 @@ fn vxlan_v6() {
 
 fn vxlan(v4: bool) {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::Nft, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan, Feature::Nft])?;
         let site = Site::build(lab, VXLAN)?;
         let (own, peer) = site.ends(v4)?;
         let mut damages = on_device(v4, &own, &peer)?;
@@ -56,7 +56,7 @@ fn host_gw_v6() {
 
 fn host_gw(v4: bool) {
     lab(|lab| {
-        lab.require(&[Feature::Nft, Feature::CniPlugins])?;
+        lab.require(&[Feature::Nft])?;
         let site = Site::build(lab, r#"{"Type":"host-gw"}"#)?;
         let (own, peer) = site.ends(v4)?;
         let mut damages = on_route(v4, &own, &peer, "eth0");
@@ -69,7 +69,7 @@ fn host_gw(v4: bool) {
 #[test]
 fn vxlan_with_direct_routing() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::Nft, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan, Feature::Nft])?;
         let site = Site::build(lab, r#"{"Type":"vxlan","DirectRouting":true}"#)?;
         let (own, peer) = site.ends(true)?;
         let mut damages = on_device(true, &own, &peer)?;
@@ -89,7 +89,7 @@ fn vxlan_with_direct_routing() {
 #[test]
 fn while_nobody_looks() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::Nft, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan, Feature::Nft])?;
         let mut site = Site::build(lab, VXLAN)?;
         let mut damages = Vec::new();
         for v4 in [true, false] {
@@ -127,7 +127,7 @@ fn while_nobody_looks() {
 #[test]
 fn storm() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::Nft, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan, Feature::Nft])?;
         let site = Site::build(lab, VXLAN)?;
         let before = site.prepare()?;
         let (mut ip, mut bridge) = (String::new(), String::new());

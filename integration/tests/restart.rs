@@ -21,7 +21,7 @@ fn config(backend: &str) -> String {
 #[test]
 fn nobody_notices_with_vxlan_and_etcd() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::Etcd, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan, Feature::Etcd])?;
         let cluster = lab.cluster(2)?;
         let etcd = cluster.etcd(lab)?;
         etcd.set_config(&config("vxlan"))?;
@@ -37,7 +37,6 @@ fn nobody_notices_with_vxlan_and_etcd() {
 #[test]
 fn nobody_notices_with_host_gw_and_directory() {
     lab(|lab| {
-        lab.require(&[Feature::CniPlugins])?;
         let cluster = lab.cluster(2)?;
         let flanneld = on_directory(lab, "host-gw")?;
         let daemons = start(&cluster, &flanneld)?;

@@ -46,7 +46,7 @@ fn refused(node: &integration::Node, flanneld: &Flanneld, reasons: &[&str]) -> R
 }
 
 fn start(lab: &Lab, options: &EtcdOptions) -> Result<(integration::Cluster, Etcd)> {
-    lab.require(&[Feature::Vxlan, Feature::Etcd, Feature::Openssl, Feature::CniPlugins])?;
+    lab.require(&[Feature::Vxlan, Feature::Etcd, Feature::Openssl])?;
     let cluster = lab.cluster(2)?;
     let etcd = Etcd::start(lab, &cluster.lan, options)?;
     etcd.set_config(CONFIG)?;

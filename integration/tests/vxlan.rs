@@ -36,7 +36,7 @@ fn state_is_as_specified(cluster: &Cluster, stack: Stack) -> Result<()> {
 
 fn on_a_directory(stack: Stack) {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(3)?;
         let leases = lab.lease_directory(&stack.config(VXLAN))?;
         cluster.start_all(&Flanneld::on_directory(&leases))?;
@@ -77,7 +77,7 @@ fn dual_stack_on_a_directory() {
 
 fn on_etcd(stack: Stack) {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::CniPlugins, Feature::Etcd])?;
+        lab.require(&[Feature::Vxlan, Feature::Etcd])?;
         let cluster = lab.cluster(3)?;
         let etcd = cluster.etcd(lab)?;
         etcd.set_config(&stack.config(VXLAN))?;
@@ -113,7 +113,7 @@ fn dual_stack_on_etcd() {
 #[test]
 fn direct_routing_over_two_subnets_and_a_router() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan])?;
         let mut cluster = lab.cluster(2)?;
         let far = lab.segment("far", &["192.168.60.254/24".parse()?])?;
         let distant = lab.node("n3")?;
@@ -142,7 +142,7 @@ fn direct_routing_over_two_subnets_and_a_router() {
 #[test]
 fn ipv6_of_dual_stack_finds_its_mtu() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(2)?;
         let _daemons = cluster.start_on_directory(lab, &Stack::Dual.config(r#"{"Type":"vxlan"}"#))?;
         let pods = cluster.pods("a")?;
@@ -162,7 +162,7 @@ fn ipv6_of_dual_stack_finds_its_mtu() {
 #[test]
 fn options_reach_the_device() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::CniPlugins])?;
+        lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(2)?;
         let backend = r#"{"Type":"vxlan","VNI":42,"Port":4789,"GBP":true,"Learning":true,"MTU":1400}"#;
         let _daemons = cluster.start_on_directory(lab, &Stack::V4.config(backend))?;

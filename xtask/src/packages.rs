@@ -23,7 +23,11 @@ const TESTS: [Package; 19] = [
     package("iputils-ping", "ping", "every end-to-end test"),
     package("etcd-server", "etcd", "tests on etcd"),
     package("etcd-client", "etcdctl", "tests on etcd"),
-    package("containernetworking-plugins", "/usr/lib/cni/bridge", "tests with pods"),
+    package(
+        "containernetworking-plugins",
+        "/usr/lib/cni/bridge",
+        "comparison with the plugins of the CNI project",
+    ),
     package("containerd", "containerd", "tests with pods of containerd"),
     package("runc", "runc", "tests with pods of containerd"),
     package("crun", "crun", "tests with containers of podman"),

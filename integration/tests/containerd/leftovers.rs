@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use integration::{Feature, lab};
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::scene::{Scene, config};
@@ -53,6 +53,8 @@ fn nothing_is_left_of_a_killed_run() {
         ensure!(said.all(|line| line.is_ok()), "could not read on");
         let left = processes(&ids)?;
         ensure!(left.is_empty(), "processes are left: {left:?}");
+        let groups = groups(Path::new("/sys/fs/cgroup"), &ids);
+        ensure!(groups.is_empty(), "groups are left: {groups:?}");
         let after = traces()?;
         ensure!(before == after, "before:\n{before}after:\n{after}");
         Ok(())
@@ -76,8 +78,8 @@ fn run_until_killed() {
     });
 }
 
-/// Processes that have one of these words in their command line: the shims of pods.
-fn processes(ids: &[&str]) -> Result<Vec<u32>> {
+/// Processes that have one of these words in their command line, such as the shims of pods.
+pub(crate) fn processes(ids: &[&str]) -> Result<Vec<u32>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").context("could not list processes")? {
         let name = entry.context("could not list processes")?.file_name();
@@ -91,15 +93,10 @@ fn processes(ids: &[&str]) -> Result<Vec<u32>> {
     Ok(found)
 }
 
-/// What a run could leave on the machine outside of its sandbox: mounts, named namespaces, links, files of runtimes, and
-/// groups named after a runtime.
+/// What a run could leave outside of its sandbox, as this sandbox, around it, shows it: mounts, files of runtimes, links.
 fn traces() -> Result<String> {
-    let mut text = String::new();
-    // Ours, and those of the machine itself.
-    for mounts in ["/proc/self/mountinfo", "/run/lab/outer-proc/1/mountinfo"] {
-        text += &fs::read_to_string(mounts).with_context(|| format!("could not read {mounts}"))?;
-    }
-    for directory in ["/run", "/run/netns", "/var/lib", "/var/lib/cni", "/etc", "/opt", "/dev/shm"] {
+    let mut text = fs::read_to_string("/proc/self/mountinfo").context("could not list mounts")?;
+    for directory in ["/run", "/run/netns", "/var/lib", "/var/lib/cni", "/etc", "/opt", "/sys/class/net"] {
         let mut names: Vec<_> = fs::read_dir(directory)
             .with_context(|| format!("could not list {directory}"))?
             .flatten()
@@ -108,23 +105,20 @@ fn traces() -> Result<String> {
         names.sort();
         text += &format!("{directory}: {names:?}\n");
     }
-    for link in fs::read_dir("/sys/class/net").context("could not list links")?.flatten() {
-        text += &format!("link {:?}\n", link.file_name());
-    }
-    groups(Path::new("/sys/fs/cgroup"), &mut text);
     Ok(text)
 }
 
-/// Lists groups of runtimes. Others come and go as they like.
-fn groups(directory: &Path, text: &mut String) {
+/// The groups of processes that are named after one of these containers, anywhere on the machine.
+fn groups(directory: &Path, ids: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if ["k8s.io", "runc", "flannel", "crio", "libpod"].iter().any(|part| name.contains(part)) {
-            *text += &format!("group {}\n", entry.path().display());
+        if ids.iter().any(|id| entry.file_name().to_string_lossy().contains(id)) {
+            found.push(entry.path());
         }
-        groups(&entry.path(), text);
+        found.extend(groups(&entry.path(), ids));
     }
+    found
 }

@@ -1,12 +1,13 @@
 //! Many pods at once, and what becomes of pods when something beside them ends.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Daemon, lab};
+use integration::{Daemon, lab, wait};
 use k8s_cri::v1::PodSandboxState::{SandboxNotready, SandboxReady};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::thread;
 
+use crate::leftovers::processes;
 use crate::runtime::{Containerd, Pod, install};
 use crate::scene::{Scene, config};
 
@@ -93,8 +94,8 @@ fn node_reboots() {
         let machine = scene.cluster.nodes[0].boot()?;
         scene.containerds.insert(0, Containerd::start(lab, &machine)?);
         scene.machines.insert(0, machine);
-        let new = scene.containerds[0].run_all((0..PODS).map(|number| format!("new{number}")))?;
         daemon.wait_ready()?;
+        let new = scene.containerds[0].run_all((0..PODS).map(|number| format!("new{number}")))?;
         scene.daemons.insert(0, daemon);
 
         ensure!(scene.cluster.nodes[0].subnet(true)? == subnet, "another subnet than {subnet}");
@@ -118,8 +119,7 @@ fn cut_power(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-/// What is on disk is enough for a machine that was never seen: plugins and list are put there before the
-/// daemon has ever run, and pods that come too early wait for it.
+/// A pod that comes before the daemon waits for it; where that takes long, it is told to try again, as the kubelet does.
 #[test]
 fn pods_come_before_the_daemon() {
     lab(|lab| {
@@ -128,15 +128,18 @@ fn pods_come_before_the_daemon() {
         let machine = node.boot()?;
         install(&machine)?;
         let containerd = Containerd::start(lab, &machine)?;
-        let flanneld = scene.flanneld.clone();
+        let try_on = || match containerd.run("early") {
+            Err(error) if format!("{error:#}").contains("subnet.env") => Err(error),
+            outcome => Ok(outcome),
+        };
         let pod = thread::scope(|scope| {
-            let started = scope.spawn(|| node.start(&flanneld));
-            let pod = containerd.run("early");
-            started
-                .join()
-                .map_err(|_| anyhow::anyhow!("a panic while the daemon was started"))??
-                .wait_ready()?;
-            pod
+            let pod = scope.spawn(|| wait::until("the early pod runs", wait::LONG, try_on));
+            wait::until("the plugin of the early pod runs", wait::LONG, || {
+                ensure!(!processes(&["/opt/cni/bin/flannel"])?.is_empty(), "no such process");
+                Ok(())
+            })?;
+            node.start(&scene.flanneld)?.wait_ready()?;
+            pod.join().map_err(|_| anyhow::anyhow!("a panic while a pod was started"))??
         })?;
         ensure!(node.subnet(true)?.contains(&pod.address(true)?), "{pod:?}");
         let asking = scene.containerds[0].run("asking")?;
