@@ -3,13 +3,15 @@
 use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, fstatfs};
+use rustix::fs::FlockOperation;
+use rustix::io::FdFlags;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::environment::Environment;
-use crate::error::{CniError, Code, PathError};
+use crate::error::{CniError, Code, PathError, errno_text};
 use crate::fault;
 
 /// The namespace of this thread. `/proc/self` would be that of the main thread.
@@ -29,6 +31,8 @@ pub(crate) enum NetnsError {
     Open { path: String, reason: PathError },
     #[error("unknown FS magic on {path:?}: {magic:x}")]
     NoNamespace { path: String, magic: i64 },
+    #[error("failed to lock the container's netns: {}", errno_text(.0))]
+    Hold(io::Error),
     #[error("failed to switch to netns: {}", .0.desc().to_lowercase())]
     Enter(nix::Error),
     #[error("failed to switch back to the host's netns: {}", .0.desc().to_lowercase())]
@@ -43,7 +47,7 @@ impl NetnsError {
                 matches!(reason.error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
             }
             Self::NoNamespace { .. } => true,
-            Self::Enter(_) | Self::Leave(_) => false,
+            Self::Hold(_) | Self::Enter(_) | Self::Leave(_) => false,
         }
     }
 }
@@ -62,6 +66,15 @@ impl Netns {
 
     pub(crate) const fn file(&self) -> &File {
         &self.0
+    }
+
+    /// Makes other operations on this container wait until this process has ended, and every program that it has started: a program
+    /// goes on when its parent is killed, and may set rules that a DEL has just looked for.
+    pub(crate) fn hold(&self) -> Result<(), NetnsError> {
+        let failed = |errno: rustix::io::Errno| NetnsError::Hold(errno.into());
+        rustix::fs::flock(&self.0, FlockOperation::LockExclusive).map_err(failed)?;
+        // Programs inherit the file, and with it the lock.
+        rustix::io::fcntl_setfd(&self.0, FdFlags::empty()).map_err(failed)
     }
 
     /// Runs something inside, on this thread: nothing else may run on it meanwhile.

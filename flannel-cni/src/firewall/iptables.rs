@@ -10,6 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::error::errno_text;
+use crate::fault;
 
 /// How long the lock of the legacy variant is waited for: on large hosts it is held for seconds at a time.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
@@ -98,6 +99,7 @@ impl Tool {
         let program = name(self.family, "-restore");
         let input = format!("*nat\n{lines}COMMIT\n");
         let start = |error| ToolError::Start { program: program.clone(), error };
+        fault::step().map_err(start)?;
         let mut child = self
             .command("-restore")
             .args(["--noflush", "--wait", &LOCK_PATIENCE.as_secs().to_string()])

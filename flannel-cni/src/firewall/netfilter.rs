@@ -13,6 +13,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
+use crate::fault;
+
 /// A dump that a change disturbed is read again, this often.
 const DUMP_ATTEMPTS: u32 = 10;
 /// A batch that is larger than a socket takes by default.
@@ -142,6 +144,7 @@ impl Netfilter {
             // Refused without privilege; then the send says so.
             let _ = setsockopt(&self.socket, sockopt::SndBufForce, &(2 * batch.bytes.len()));
         }
+        fault::step()?;
         self.socket.send(&batch.bytes, 0)?;
         let mut first_refusal = None;
         loop {
@@ -206,6 +209,7 @@ impl Netfilter {
         text: &dyn Fn() -> String,
         decode: impl Fn(&Frame<'_>) -> Result<Option<T>, NetfilterError>,
     ) -> Result<Option<Vec<T>>, NetfilterError> {
+        fault::step()?;
         self.socket.send(request, 0)?;
         let (mut answer, mut whole) = (Vec::new(), true);
         loop {

@@ -27,6 +27,7 @@ mod check;
 mod config;
 mod gateway;
 mod pod;
+mod spoof;
 mod vlan;
 
 pub(crate) use config::{Config, check_supported};
@@ -92,15 +93,28 @@ pub(crate) fn add(object: &Object, environment: &Environment) -> Result<CniResul
     config.check_conflicts()?;
     let mut host = Kernel::open()?;
     let netns = Netns::open(&environment.netns)?;
+    if config.masquerade.is_some() {
+        netns.hold()?;
+    }
     let bridge = ensure_bridge(&mut host, &config)?;
-    let veth = create_veth(&mut host, &config, &bridge, &netns, &environment.ifname)?;
-    let mut steps = Steps { object, environment, config: &config, host: &mut host, bridge, veth, netns };
+    let container_mac = match config.mac {
+        // The filter is set before the kernel could be asked.
+        None if config.spoof_check => Some(Mac::from_seed(random()?)),
+        mac => mac,
+    };
+    let veth = create_veth(&mut host, &config, &bridge, &netns, &environment.ifname, container_mac)?;
+    let host = &mut host;
+    let mut steps = Steps { object, environment, config: &config, host, bridge, veth, netns, container_mac };
     steps.run().inspect_err(|_| steps.undo())
 }
 
 /// Disconnects a container: its interface with its pair, its rules and its addresses.
 pub(crate) fn del(object: &Object, environment: &Environment) -> Result<(), CniError> {
     let layer3 = config::is_layer3(object);
+    let netns = open_netns(environment)?;
+    if let Some(netns) = &netns {
+        netns.hold()?;
+    }
     let rules = if layer3 { Masquerade::new(object, environment).find().map(Some) } else { Ok(None) };
     // Both have to wait for the kernel to let go of what packets may still use, so they do it side by side. Rules are
     // found without the interface: what failed can be repeated.
@@ -110,25 +124,27 @@ pub(crate) fn del(object: &Object, environment: &Environment) -> Result<(), CniE
             Ok(_) => Ok(None),
             Err(error) => Err(error),
         };
-        let interface = delete_interface(environment);
+        let interface = netns.map_or(Ok(()), |netns| delete_link(&netns, &environment.ifname));
         if let Some(rules) = rules? {
             rules.join().unwrap_or_else(|panic| resume_unwind(panic))?;
         }
         interface
     })?;
+    if spoof::is_wanted(object) {
+        spoof::Filter::of(environment).remove()?;
+    }
     // Last: nobody gets an address that has rules.
     if layer3 { host_local::del(object, environment) } else { Ok(()) }
 }
 
-fn delete_interface(environment: &Environment) -> Result<(), CniError> {
+/// The container's namespace, if it is still there. Its interface went with it.
+fn open_netns(environment: &Environment) -> Result<Option<Netns>, CniError> {
     if environment.netns.as_os_str().is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     match Netns::open(&environment.netns) {
-        Ok(netns) => delete_link(&netns, &environment.ifname),
-        // The interface went with its namespace.
-        Err(error) if error.is_gone() => Ok(()),
-        Err(error) => Err(error.into()),
+        Err(error) if error.is_gone() => Ok(None),
+        other => Ok(Some(other?)),
     }
 }
 
@@ -142,6 +158,9 @@ pub(crate) fn check(object: &Object, environment: &Environment) -> Result<(), Cn
 
 /// Collects the rules and addresses of containers that are gone; all else went with their namespaces.
 pub(crate) fn gc(object: &Object) -> Result<(), CniError> {
+    if spoof::is_wanted(object) {
+        spoof::gc(object)?;
+    }
     if !config::is_layer3(object) {
         return Ok(());
     }
@@ -184,9 +203,13 @@ fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<Found, CniError> 
         }
         bridge = host.link(&config.bridge)?;
     }
-    let bridge = checked(config, bridge.ok_or_else(|| BridgeError::Vanished(name()))?)?;
+    let mut bridge = checked(config, bridge.ok_or_else(|| BridgeError::Vanished(name()))?)?;
     sysctl::try_set(&format!("ipv6/conf/{}/accept_ra", config.bridge), "0");
-    if let Some(settings) = settings_to_mend(config, &bridge) {
+    if let Some(mut settings) = settings_to_mend(config, &bridge) {
+        if has_no_mac(config, &bridge) {
+            settings.mac = Some(Mac::from_seed(random()?));
+            bridge.record.link.mac = settings.mac;
+        }
         host.change_one(&link::set(bridge.record.index, &settings)).map_err(|error| {
             if settings.vlan_filtering.is_some() && error.is(Errno::EOPNOTSUPP) {
                 BridgeError::NoVlans(name(), error)
@@ -208,12 +231,18 @@ fn checked(config: &Config, bridge: Found) -> Result<Found, CniError> {
 /// What a bridge lacks of what the config asks for; its MTU depends on its ports and has its turn later.
 fn settings_to_mend(config: &Config, bridge: &Found) -> Option<LinkSettings> {
     let wanted = LinkSettings {
-        up: (!bridge.record.link.up).then_some(true),
+        up: (!bridge.record.link.up || has_no_mac(config, bridge)).then_some(true),
         promiscuous: (config.promiscuous && !bridge.promiscuous).then_some(true),
         vlan_filtering: (config.vlans.is_some() && !bridge.record.vlan_filtering).then_some(true),
         ..LinkSettings::default()
     };
     (wanted != LinkSettings::default()).then_some(wanted)
+}
+
+/// A bridge that somebody else has made and that has lost all its ports has the address zero until it gets a port; it will be
+/// a gateway, so it needs one of its own.
+fn has_no_mac(config: &Config, bridge: &Found) -> bool {
+    config.gateway && !bridge.record.link.mac.is_some_and(Mac::is_unicast)
 }
 
 /// Gives a bridge the largest MTU that all its ports have. The kernel does so by itself until somebody sets one by hand.
@@ -240,6 +269,7 @@ fn create_veth(
     bridge: &Found,
     netns: &Netns,
     ifname: &str,
+    mac: Option<Mac>,
 ) -> Result<Found, CniError> {
     let peer: LinkName = ifname.parse()?;
     let mut attempt = 1;
@@ -254,7 +284,7 @@ fn create_veth(
             // Compatibility: that is what the Go plugin's library sends for this end.
             queue_length: Some(0),
             peer: peer.clone(),
-            peer_mac: config.mac,
+            peer_mac: mac,
             peer_netns: Some(netns.file().as_raw_fd()),
         };
         match host.change_one(&link::create_veth(&veth)) {
@@ -300,6 +330,8 @@ struct Steps<'a> {
     bridge: Found,
     veth: Found,
     netns: Netns,
+    /// The container's hardware address, if it was chosen here.
+    container_mac: Option<Mac>,
 }
 
 impl<'a> Steps<'a> {
@@ -358,7 +390,7 @@ impl<'a> Steps<'a> {
         Ok(result)
     }
 
-    /// What the port is beside a port.
+    /// What the port is beside a port. Nothing can come in at it yet: its other end is down.
     fn configure_port(&mut self) -> Result<(), CniError> {
         let veth = &self.veth.record.name;
         sysctl::try_set(&format!("ipv6/conf/{veth}/accept_ra"), "0");
@@ -371,6 +403,9 @@ impl<'a> Steps<'a> {
             self.host
                 .change_one(&link::set(self.veth.record.index, &settings))
                 .map_err(|error| BridgeError::Link(veth.to_string(), error))?;
+        }
+        if let (true, Some(mac)) = (self.config.spoof_check, self.container_mac) {
+            spoof::Filter::of(self.environment).set(veth, mac)?;
         }
         mend_mtu(self.host, self.config, &mut self.bridge)?;
         match &self.config.vlans {
@@ -389,6 +424,11 @@ impl<'a> Steps<'a> {
             && let Err(error) = self.masquerade().remove()
         {
             note!("could not take back the masquerade rules: {}", chain(&error));
+        }
+        if self.config.spoof_check
+            && let Err(error) = spoof::Filter::of(self.environment).remove()
+        {
+            note!("could not take back the filter: {}", chain(&error));
         }
         if let Err(error) = self.host.change_one(&link::delete(self.veth.record.index)) {
             note!("could not take back {}: {error}", self.veth.record.name);

@@ -212,10 +212,22 @@ fn pods_of_both_reach_each_other_at_once() {
 #[ignore = "needs netns"]
 fn del_finds_its_way_in_any_state() {
     let node = Node::new();
-    let config = node.config("");
+    let config = node.config(r#","macspoofchk":true,"ipMasq":true,"ipMasqBackend":"nftables""#);
     let file = node.path("no-namespace");
     fs::write(&file, "").unwrap();
-    for (at, damage) in ["link", "addresses", "namespace", "empty", "file", "nothing"].iter().enumerate() {
+    let damages = [
+        "link",
+        "addresses",
+        "namespace",
+        "empty",
+        "file",
+        "reservation",
+        "rules",
+        "tables",
+        "bridge",
+        "deleted",
+    ];
+    for (at, damage) in damages.iter().enumerate() {
         let pod = Netns::new("pod");
         let id = format!("p{at}");
         node.run(Plugins::Ours, "ADD", &id, &pod, &config).unwrap();
@@ -232,17 +244,70 @@ fn del_finds_its_way_in_any_state() {
                 path = file.display().to_string();
                 drop(pod);
             }
+            "reservation" => fs::remove_dir_all(node.path("networks/cbr0")).unwrap(),
+            "rules" => {
+                node.netns.sh(&["nft", "flush", "chain", "bridge", "nat", "PREROUTING"]);
+                node.netns.sh(&["nft", "flush", "table", "inet", "cni_plugins_masquerade"]);
+            }
+            "tables" => drop(node.netns.sh(&["nft", "flush", "ruleset"])),
+            "bridge" => drop(node.netns.sh(&["ip", "link", "del", "cni0"])),
             _ => {
                 node.run(Plugins::Ours, "DEL", &id, &pod, &config).unwrap();
             }
         }
-        node.run_as(Plugins::Ours, "bridge", "DEL", &id, &path, &config).unwrap();
+        for _ in 0..2 {
+            node.run_as(Plugins::Ours, "bridge", "DEL", &id, &path, &config).unwrap();
+        }
+        let rules = node.netns.sh(&["nft", "list", "ruleset"]);
+        assert!(!rules.contains("-eth0") && !rules.contains("if: eth0"), "{damage}: {rules}");
     }
+    fs::create_dir_all(node.path("networks/cbr0")).unwrap();
     // A link goes with its namespace, which the kernel clears away in the background.
     let deadline = Instant::now() + Duration::from_secs(60);
     while !node.leftovers().is_empty() {
         assert!(Instant::now() < deadline, "{}", node.leftovers());
     }
+}
+
+/// A default route without a gateway is the one that isDefaultGateway asks for.
+#[test]
+#[ignore = "needs netns"]
+fn a_default_route_of_the_config_is_not_set_twice() {
+    let (node, pod) = (Node::new(), Netns::new("pod"));
+    let config =
+        node.config("").replace(r#"{"dst":"10.244.0.0/16"}"#, r#"{"dst":"0.0.0.0/0"},{"dst":"::/0"}"#);
+    let result = node.run(Plugins::Ours, "ADD", "a", &pod, &config).unwrap();
+    assert_eq!(result.matches("0.0.0.0/0").count(), 1, "{result}");
+    for family in ["-4", "-6"] {
+        let routes = pod.sh(&["ip", family, "route", "show", "default"]);
+        assert!(routes.lines().count() == 1 && routes.contains("dev eth0"), "{routes}");
+    }
+    pod.sh(&["ping", "-c1", "-W5", "10.244.1.1"]);
+}
+
+/// Power was lost before the content of files was on disk: Go's plugin loses these addresses for ever.
+#[test]
+#[ignore = "needs netns"]
+fn addresses_of_a_power_loss_come_back() {
+    let (node, pod) = (Node::new(), Netns::new("pod"));
+    let config = node.config("").replace("10.244.1.0/24", "10.244.1.0/29");
+    let store = node.path("networks/cbr0");
+    fs::create_dir_all(&store).unwrap();
+    for last in 2..=6 {
+        let file = fs::File::create(store.join(format!("10.244.1.{last}"))).unwrap();
+        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(3600)).unwrap();
+    }
+    fs::write(store.join("last_reserved_ip.0"), "").unwrap();
+    node.run(Plugins::Go, "ADD", "a", &pod, &config).unwrap_err();
+    pod.sh(&["sh", "-c", "ip link del eth0 2>/dev/null || true"]);
+    let result = node.run(Plugins::Ours, "ADD", "a", &pod, &config).unwrap();
+    assert!(result.contains("10.244.1.2/29"), "{result}");
+    // A file that was emptied a moment ago may be of an ADD that is going on.
+    for last in 3..=6 {
+        fs::write(store.join(format!("10.244.1.{last}")), "").unwrap();
+    }
+    let error = node.run(Plugins::Ours, "ADD", "b", &Netns::new("other"), &config).unwrap_err();
+    assert!(error.contains("no IP addresses available in range set"), "{error}");
 }
 
 #[test]

@@ -214,3 +214,97 @@ fn vlans_work_or_the_kernel_is_named() {
         assert!(!pod.sh(&["ip", "-o", "link"]).contains("eth0"));
     }
 }
+
+const SPOOF: &str = r#","macspoofchk":true"#;
+
+/// The filter, without the name and the address of this pod.
+fn filter(node: &Node, pod: &Netns) -> String {
+    let table = node.netns.sh(&["sh", "-c", "nft list table bridge nat 2>/dev/null || true"]);
+    let link = pod.sh(&["sh", "-c", "ip -o link show dev eth0 2>/dev/null || true"]);
+    let mac = link.split("link/ether ").nth(1).map_or("none", |rest| &rest[..17]);
+    let veth = node.netns.sh(&["sh", "-c", "ip -o link show type veth | cut -d: -f2 | cut -d@ -f1"]);
+    table.replace(mac, "MAC").replace(veth.trim(), "VETH")
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn the_filter_of_source_addresses_is_that_of_go() {
+    let [go, ours] = [Plugins::Go, Plugins::Ours].map(|plugins| {
+        let (node, pod) = (Node::new(), Netns::new("pod"));
+        node.run(plugins, "ADD", "a", &pod, &node.config(SPOOF)).unwrap();
+        filter(&node, &pod)
+    });
+    assert_eq!(ours, go);
+    assert!(
+        ours.contains(r#"iifname "VETH" jump cni-br-iface-a-eth0 comment "macspoofchk-a-eth0""#),
+        "{ours}"
+    );
+    for (adder, other) in
+        [(Plugins::Go, Plugins::Ours), (Plugins::Ours, Plugins::Go), (Plugins::Ours, Plugins::Ours)]
+    {
+        let (node, pod, second) = (Node::new(), Netns::new("pod"), Netns::new("second"));
+        let config = node.config(SPOOF);
+        let result = node.run(adder, "ADD", "a", &pod, &config).unwrap();
+        node.run(adder, "ADD", "b", &second, &config).unwrap();
+        if other == Plugins::Ours {
+            node.run(other, "CHECK", "a", &pod, &with_result(&config, &result)).unwrap();
+        }
+        node.run(other, "DEL", "a", &pod, &config).unwrap();
+        let left = filter(&node, &second);
+        assert!(!left.contains("-a-eth0") && left.contains("macspoofchk-b-eth0"), "{left}");
+        // Its namespace is gone by the time of the DEL: Go's plugin forgets the filter then.
+        drop(second);
+        node.run(Plugins::Ours, "DEL", "b", &pod, &config).unwrap();
+        node.run(Plugins::Ours, "DEL", "b", &pod, &config).unwrap();
+        assert!(!filter(&node, &pod).contains("macspoofchk"), "{adder:?} {other:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn frames_with_another_source_are_dropped() {
+    let (node, pod) = (Node::new(), Netns::new("pod"));
+    let config = node.config(SPOOF);
+    let result = node.run(Plugins::Ours, "ADD", "a", &pod, &config).unwrap();
+    let reach = |pod: &Netns| {
+        pod.sh(&["sh", "-c", "ping -c2 -i0.2 -W1 10.244.1.1 >/dev/null && echo yes || echo no"])
+    };
+    assert_eq!(reach(&pod).trim(), "yes");
+    let link = pod.sh(&["ip", "-o", "link", "show", "dev", "eth0"]);
+    let mac = link.split("link/ether ").nth(1).unwrap()[..17].to_owned();
+    pod.sh(&["ip", "link", "set", "eth0", "address", "0a:00:00:00:00:66"]);
+    assert_eq!(reach(&pod).trim(), "no");
+    pod.sh(&["ip", "link", "set", "eth0", "address", &mac]);
+    assert_eq!(reach(&pod).trim(), "yes");
+    // CHECK sees a filter that somebody has emptied; the next ADD of the same container sets it anew.
+    node.netns.sh(&["nft", "flush", "chain", "bridge", "nat", "cni-br-iface-a-eth0-mac"]);
+    let error = node.run(Plugins::Ours, "CHECK", "a", &pod, &with_result(&config, &result)).unwrap_err();
+    assert!(error.contains("(macspoofchk)") && error.contains("is not complete"), "{error}");
+    pod.sh(&["ip", "link", "del", "eth0"]);
+    std::fs::remove_dir_all(node.path("networks")).unwrap();
+    node.run(Plugins::Ours, "ADD", "a", &pod, &config).unwrap();
+    assert_eq!(filter(&node, &pod).matches("macspoofchk").count(), 4);
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn gc_removes_filters_whose_interface_is_gone() {
+    let (node, pods) = (Node::new(), [Netns::new("a"), Netns::new("b")]);
+    let config = node.config(SPOOF).replace("0.4.0", "1.1.0");
+    for (id, pod) in ["a", "b"].iter().zip(&pods) {
+        node.run(Plugins::Ours, "ADD", id, pod, &config).unwrap();
+    }
+    // One pair goes without a DEL.
+    pods[1].sh(&["ip", "link", "del", "eth0"]);
+    let gc = |list: &str| {
+        let config = config.trim_end().trim_end_matches('}');
+        let config = format!(r#"{config}{list}}}"#);
+        node.run_as(Plugins::Ours, "bridge", "GC", "", "", &config).unwrap();
+        filter(&node, &pods[0])
+    };
+    let all = r#","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"},{"containerID":"b","ifname":"eth0"}]"#;
+    assert!(gc("").contains("macspoofchk-b-eth0"));
+    assert!(gc(all).contains("macspoofchk-b-eth0"));
+    let left = gc(r#","cni.dev/valid-attachments":[]"#);
+    assert!(!left.contains("-b-eth0") && left.contains("macspoofchk-a-eth0"), "{left}");
+}

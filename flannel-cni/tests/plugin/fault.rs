@@ -90,9 +90,18 @@ impl Scene {
 
     /// All that may be of a container: links, limits, addresses, unfinished files.
     fn traces(&self, with_saved: bool) -> String {
-        let links = "ip -o link show type veth | cut -d: -f2; ip -o link show type ifb | cut -d: -f2";
-        let mut text =
-            self.node.netns.sh(&["sh", "-c", &format!("{links}; tc qdisc show | grep -v noqueue || true")]);
+        // Link, limit, rule: a line each.
+        let mut script = "ip -o link show type veth | cut -d: -f2; ip -o link show type ifb | cut -d: -f2
+            tc qdisc show | grep -v noqueue
+            "
+        .to_owned();
+        if self.config.contains("ipMasq") || self.config.contains("macspoofchk") {
+            script += "nft list ruleset 2>/dev/null | grep -E 'cni-br-iface|macspoofchk|, net: '
+                { iptables-save; ip6tables-save; } 2>/dev/null | grep -E 'CNI-[0-9a-f]{24}'
+                ";
+        }
+        script += "true";
+        let mut text = self.node.netns.sh(&["sh", "-c", &script]);
         text += &self.pod.sh(&["sh", "-c", "ip -o link show | grep -v ' lo:' || true"]);
         let directories: &[&str] = if with_saved { &["networks/cbr0", "state"] } else { &["networks/cbr0"] };
         for directory in directories {
@@ -143,6 +152,16 @@ impl Scene {
             let added = self.call("ADD", "a", &self.pod, Some(&fault));
             if !added.was_hit() {
                 assert!(added.success, "{fault}: {added:?}");
+                // What is looked for can be found.
+                let traces = self.traces(true);
+                for (key, word) in [
+                    ("macspoofchk", "macspoofchk-a-eth0"),
+                    (r#""ipMasqBackend":"nftables""#, "net: cbr0, if: eth0, id: a"),
+                    (r#""ipMasqBackend":"iptables""#, "MASQUERADE"),
+                    ("ranges", "10.244.1."),
+                ] {
+                    assert!(!self.config.contains(key) || traces.contains(word), "{key}: {traces}");
+                }
                 self.assert_deleted(&fault);
                 return at - 1;
             }
@@ -240,10 +259,41 @@ fn the_first_add_is_killed_at_any_step() {
 #[test]
 #[ignore = "needs netns"]
 fn a_later_add_with_all_keys_fails_at_any_step() {
-    let members = r#","hairpinMode":false,"promiscMode":true,"portIsolation":true"#;
+    let members = r#","hairpinMode":false,"promiscMode":true,"portIsolation":true,"macspoofchk":true"#;
     let scene = Scene::new("bridge", members, false);
-    assert!(scene.add_with_faults("fail") > 15);
-    assert!(scene.add_with_faults("kill") > 15);
+    assert!(scene.add_with_faults("fail") > 18);
+    assert!(scene.add_with_faults("kill") > 18);
+}
+
+fn masquerading(backend: &str) -> Scene {
+    Scene::new("bridge", &format!(r#","ipMasq":true,"ipMasqBackend":"{backend}""#), false)
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn masquerading_by_nftables_fails_at_any_step() {
+    let scene = masquerading("nftables");
+    assert!(scene.add_with_faults("fail") > 18);
+    assert!(scene.del_with_faults("fail") > 8);
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn masquerading_by_nftables_is_killed_at_any_step() {
+    assert!(masquerading("nftables").add_with_faults("kill") > 18);
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn masquerading_by_iptables_fails_at_any_step() {
+    assert!(masquerading("iptables").add_with_faults("fail") > 18);
+}
+
+/// A program that sets rules goes on when the plugin is killed; DEL waits for it.
+#[test]
+#[ignore = "needs netns"]
+fn masquerading_by_iptables_is_killed_at_any_step() {
+    assert!(masquerading("iptables").add_with_faults("kill") > 18);
 }
 
 #[test]

@@ -177,11 +177,16 @@ fn a_new_subnet_of_the_node_stands_beside_the_old_one() {
     old.sh(&["ping", "-c1", "-W5", "10.244.1.1"]);
     new.sh(&["ping", "-c1", "-W5", "10.244.9.1"]);
     old.sh(&["ping", "-c1", "-W5", "10.244.9.2"]);
-    assert!(addresses().contains("10.244.1.1/24"), "{}", addresses());
+    old.sh(&["ping", "-c1", "-W5", "2001:cafe:42:1::1"]);
+    new.sh(&["ping", "-c1", "-W5", "2001:cafe:42:9::1"]);
+    for gateway in ["10.244.1.1/24", "42:1::1/64", "10.244.9.1/24", "42:9::1/64"] {
+        assert!(addresses().contains(gateway), "{gateway}: {}", addresses());
+    }
 
     node.run("DEL", "old", &old.path(), &config).unwrap();
     node.run("ADD", "newer", &newer.path(), &config).unwrap();
-    assert!(!addresses().contains("10.244.1.1/24"), "{}", addresses());
+    // Packets to the old subnet belong to another node now.
+    assert!(!addresses().contains("10.244.1.1/24") && !addresses().contains("42:1::1/64"), "{}", addresses());
     for (id, pod) in [("new", &new), ("newer", &newer)] {
         node.run("DEL", id, &pod.path(), &config).unwrap();
     }

@@ -17,8 +17,8 @@ mod tests;
 
 pub use super::nfnetlink::DecodeError;
 pub use expr::{
-    CT_STATUS, CmpOp, DESTINATION_NAT, Expr, LOCAL_ADDRESS, MASQUERADE_FULLY_RANDOM, META_L4PROTO, META_MARK,
-    META_NFPROTO, PayloadBase, REGISTER_1, REGISTER_2, Verdict,
+    CT_STATUS, CmpOp, DESTINATION_NAT, Expr, LOCAL_ADDRESS, MASQUERADE_FULLY_RANDOM, META_INPUT_NAME,
+    META_L4PROTO, META_MARK, META_NFPROTO, PayloadBase, REGISTER_1, REGISTER_2, Verdict,
 };
 
 use super::nfnetlink::{self as wire, Attributes, Writer, text};

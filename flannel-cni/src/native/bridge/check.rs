@@ -6,6 +6,7 @@ use flannel_core::message::link::LinkRecord;
 use flannel_core::message::route::RouteRecord;
 
 use super::config::Config;
+use super::spoof;
 use crate::environment::Environment;
 use crate::error::CniError;
 use crate::kernel::{Found, Kernel};
@@ -82,6 +83,10 @@ pub(super) fn check(object: &Object, environment: &Environment) -> Result<(), Cn
         && !(bridge.record.vlan_filtering && vlans.are_of(&host.vlans(port.index)?))
     {
         return Err(Difference::Vlans(port.name.to_string()).into());
+    }
+
+    if let (true, Some(mac)) = (config.spoof_check, container.link.mac) {
+        spoof::Filter::of(environment).check(&port.name, mac)?;
     }
 
     let addresses = pod.addresses(container.index)?;

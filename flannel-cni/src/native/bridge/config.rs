@@ -96,7 +96,6 @@ enum Rule {
     Mtu,
     Integer,
     List,
-    Off,
 }
 
 /// Names folded, as they are compared.
@@ -124,7 +123,7 @@ const KEYS: [(&str, Rule); 27] = [
     ("preservedefaultvlan", Rule::Flag),
     ("vlan", Rule::Integer),
     ("vlantrunk", Rule::List),
-    ("macspoofchk", Rule::Off),
+    ("macspoofchk", Rule::Flag),
     ("enabledad", Rule::Flag),
     ("disablecontainerinterface", Rule::Flag),
     ("portisolation", Rule::Flag),
@@ -149,7 +148,6 @@ impl Rule {
                 (integer, "it must be a whole number")
             }
             Self::List => (value.as_array().is_some(), "it must be a list"),
-            Self::Off => (zero || *value == Value::Bool(false), "it must be off"),
         };
         (!allowed && *value != Value::Null).then_some(rule)
     }

@@ -68,12 +68,12 @@ pub(super) fn ensure(
         .iter()
         .filter_map(|ip| Some(IpNet::new_assert(ip.gateway?, ip.address.prefix_len())))
         .collect();
-    if !settled(&nets(host, index)?, &wanted) {
+    if !settled(&nets(host, index)?, &wanted, object) {
         // What is there may be changed by another ADD, of this subnet or of the one that the node had before.
         let _lock = HostLock::take()?;
         let present = nets(host, index)?;
         for net in &wanted {
-            make_room(host, config, holder, *net, &others(&present, &wanted, *net), object)?;
+            make_room(host, config, holder, *net, &others(&present, &wanted, *net, object), object)?;
             if present.contains(net) {
                 continue;
             }
@@ -97,15 +97,17 @@ fn nets(host: &mut Kernel, index: IfIndex) -> Result<Vec<IpNet>, CniError> {
 }
 
 /// All is there, and nothing else that could be in the way.
-fn settled(present: &[IpNet], wanted: &[IpNet]) -> bool {
-    wanted.iter().all(|net| present.contains(net) && others(present, wanted, *net).is_empty())
+fn settled(present: &[IpNet], wanted: &[IpNet], object: &Object) -> bool {
+    wanted.iter().all(|net| present.contains(net) && others(present, wanted, *net, object).is_empty())
 }
 
-/// Addresses that are in the way of `net`: of IPv4 every other one, of IPv6 those that it overlaps with.
-fn others(present: &[IpNet], wanted: &[IpNet], net: IpNet) -> Vec<IpNet> {
+/// Addresses that are in the way of `net`: of IPv4 every other one, of IPv6 those that it overlaps with, and that of a subnet that
+/// the node had before, whose packets now belong to another node.
+fn others(present: &[IpNet], wanted: &[IpNet], net: IpNet, object: &Object) -> Vec<IpNet> {
     let in_the_way = |other: &&IpNet| {
         let overlaps = other.contains(&net.network()) || net.contains(&other.network());
-        Family::of_net(**other) == Family::of_net(net) && (Family::of_net(net) == Family::V4 || overlaps)
+        Family::of_net(**other) == Family::of_net(net)
+            && (Family::of_net(net) == Family::V4 || overlaps || is_predecessor(**other, net, object))
     };
     present.iter().filter(|other| !wanted.contains(other)).filter(in_the_way).copied().collect()
 }
@@ -170,18 +172,18 @@ fn is_beside(other: IpNet, net: IpNet) -> bool {
 /// True if `other` was the gateway of another subnet that this node had before: a subnet of the same size in a
 /// network that the config has a route to, and its first address.
 fn is_predecessor(other: IpNet, net: IpNet, object: &Object) -> bool {
+    let alike = other.prefix_len() == net.prefix_len() && other.network() != net.network();
+    if !alike || other.addr() != first_host(other) {
+        return false;
+    }
     let ipam = object.field("ipam").and_then(Value::as_object);
     let routes = ipam.and_then(|ipam| ipam.field("routes")).and_then(Value::as_array).unwrap_or_default();
     let networks = routes.iter().filter_map(|route| {
         parse_cidr(route.as_object()?.field("dst")?.as_str()?).ok().map(|network| network.trunc())
     });
-    let in_one_network = networks
+    networks
         .filter(|network| network.prefix_len() > 0)
-        .any(|network| network.contains(&other.addr()) && network.contains(&net.addr()));
-    in_one_network
-        && other.prefix_len() == net.prefix_len()
-        && other.network() != net.network()
-        && other.addr() == first_host(other)
+        .any(|network| network.contains(&other.addr()) && network.contains(&net.addr()))
 }
 
 /// The address behind that of the network.

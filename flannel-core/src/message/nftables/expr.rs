@@ -11,6 +11,8 @@ const REGISTER_VERDICT: u32 = 0;
 
 /// The packet mark (`NFT_META_MARK`), four bytes in host order.
 pub const META_MARK: u32 = 3;
+/// The name of the interface that a packet came in by (`NFT_META_IIFNAME`), sixteen bytes.
+pub const META_INPUT_NAME: u32 = 6;
 
 /// The address family of the packet (`NFT_META_NFPROTO`), one byte: the number of a [`super::TableFamily`].
 pub const META_NFPROTO: u32 = 15;
