@@ -31,6 +31,7 @@ enum Outcome {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    flanneld::sys::look_names_up_without_plugins(cfg!(target_feature = "crt-static"));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return cli::refuse(&error),

@@ -14,6 +14,7 @@ use tokio::runtime;
 use tracing::error;
 
 fn main() -> ExitCode {
+    sys::look_names_up_without_plugins(cfg!(target_feature = "crt-static"));
     let env = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     match Options::parse(env::args_os().skip(1), env) {
         Ok(Parsed::Run(options)) => run(*options),

@@ -1,5 +1,8 @@
 //! Calls of the C library that have no safe form elsewhere: the only place with `unsafe`.
 
+#[cfg(target_env = "gnu")]
+use std::ffi::{CStr, c_char, c_int};
+
 /// Threads beyond the first share one heap: a daemon that mostly waits needs no more, and every further one keeps what it once
 /// had.
 #[cfg(target_env = "gnu")]
@@ -29,3 +32,28 @@ pub const fn share_heap() {}
 /// Other C libraries give memory back by themselves.
 #[cfg(not(target_env = "gnu"))]
 pub(crate) const fn release_memory() {}
+
+/// Makes a statically linked program look names up in `/etc/hosts` and the DNS, whatever `nsswitch.conf` says.
+/// To be called first in `main`, with `cfg!(target_feature = "crt-static")`.
+///
+/// The other services that `nsswitch.conf` may name are shared libraries of the host. glibc loads them into
+/// static programs too, but they must be those of the very glibc that the program was linked with, or the program
+/// finds no name at all or crashes. Both services used here are part of glibc itself since 2.34.
+pub fn look_names_up_without_plugins(static_program: bool) {
+    if static_program {
+        #[cfg(target_env = "gnu")]
+        configure_lookup(c"hosts", c"files dns");
+    }
+}
+
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "glibc documents it in <nss.h>; no crate declares it")]
+fn configure_lookup(database: &CStr, services: &CStr) {
+    // SAFETY: declared as in <nss.h>.
+    unsafe extern "C" {
+        fn __nss_configure_lookup(database: *const c_char, services: *const c_char) -> c_int;
+    }
+    // SAFETY: both strings end in NUL, and glibc copies what it keeps. It fails only for a name that is no
+    // database, and for lack of memory.
+    unsafe { __nss_configure_lookup(database.as_ptr(), services.as_ptr()) };
+}
