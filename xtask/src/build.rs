@@ -8,7 +8,7 @@ use std::process::Stdio;
 use crate::process::{cargo, must_succeed, target, text};
 
 /// How to compile.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Profile {
     Dev,
     Release,

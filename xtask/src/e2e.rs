@@ -3,7 +3,8 @@
 //! What passes between us and a test: `FLANNEL_E2E_DIR`, where it leaves its artifacts when it fails and a
 //! file `skipped` with the reason when it cannot run here; `FLANNEL_E2E_TIMEOUT`, the seconds after
 //! which it collects artifacts and gives up; `FLANNEL_E2E_REQUIRE`, features that must not be skipped;
-//! `FLANNEL_E2E_LONG`, not empty where the long form of a test is wanted.
+//! `FLANNEL_E2E_LONG`, not empty where the long form of a test is wanted;
+//! `FLANNEL_E2E_PACKAGES`, where the packages of two revisions are, for the tests that install them.
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use crate::build::{Profile, pod, programs, test_programs};
 use crate::process::{is_root, target};
 use crate::tally::Tally;
-use crate::{packages, sandbox};
+use crate::{dist, packages, sandbox};
 
 #[derive(Args, Clone)]
 pub(crate) struct E2eOptions {
@@ -90,6 +91,9 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
     if cases.is_empty() {
         bail!("no end-to-end test has {} in its name", options.filters.join(" or "));
     }
+    if cases.iter().any(|case| case.file == PACKAGES) {
+        dist::for_tests(&packages_directory())?;
+    }
     for feature in features.iter().filter(|feature| !feature.contains(": yes")) {
         println!("  {feature}");
     }
@@ -110,6 +114,13 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
         }
     });
     Ok(tally)
+}
+
+/// The test file that installs packages.
+const PACKAGES: &str = "packages";
+
+fn packages_directory() -> PathBuf {
+    target().join("tmp/packages")
 }
 
 fn repeated(cases: &[Case], repeat: usize) -> impl Iterator<Item = Case> {
@@ -201,6 +212,7 @@ impl Case {
             .env("FLANNEL_E2E_TIMEOUT", options.timeout().to_string())
             .env("FLANNEL_E2E_REQUIRE", options.require.join(","))
             .env("FLANNEL_E2E_LONG", if options.long { "1" } else { "" })
+            .env("FLANNEL_E2E_PACKAGES", packages_directory())
             // Errors say where they came from; backtraces would hide that.
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())

@@ -8,6 +8,7 @@
 
 mod build;
 mod check;
+mod dist;
 mod e2e;
 mod lab;
 mod packages;
@@ -41,6 +42,8 @@ enum Task {
     Bench(lab::Bench),
     /// Run the gates that need no privilege: format, lints, rules of the code base
     Check,
+    /// Make packages: static binaries, deb, rpm, image, checksums, bill of materials
+    Dist(dist::DistOptions),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +65,7 @@ fn run(task: Task) -> Result<bool> {
         Task::Bench(bench) => lab::bench(&bench),
         Task::E2e(options) => e2e::run(&options),
         Task::Check => check::run(),
+        Task::Dist(options) => dist::run(&options),
     }
 }
 

@@ -1,0 +1,192 @@
+//! Packages: everything that somebody installs, made by this crate alone. No packaging tool, container engine or
+//! network is needed; the Rust toolchain and a C compiler are.
+//!
+//! The same sources and toolchain give the same bytes: nothing depends on the time, the machine, the user or the
+//! directory, and whatever needs a time has that of `SOURCE_DATE_EPOCH` or of the commit.
+
+mod archive;
+mod compile;
+mod crates;
+mod deb;
+mod image;
+mod layout;
+mod pages;
+mod rpm;
+mod sbom;
+mod target;
+mod tree;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use sha2::{Digest as _, Sha256};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::build::Profile;
+use crate::process::{root, target as target_directory, text};
+use archive::Compression;
+use target::Target;
+
+#[derive(Args)]
+pub(crate) struct DistOptions {
+    /// Directory for what is made (default: `dist` where cargo builds)
+    #[arg(long, value_name = "DIRECTORY")]
+    out: Option<PathBuf>,
+    /// Build for this target (repeatable; default: each that this machine can build for)
+    #[arg(long, value_name = "TRIPLE")]
+    target: Vec<String>,
+    /// `dev` packs the unoptimised programs that tests use, for this machine only
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
+    /// Distinguishes packages of one version
+    #[arg(long, default_value_t = 1)]
+    revision: u32,
+}
+
+/// What all artefacts of a run have in common.
+struct Release {
+    version: String,
+    revision: u32,
+    /// Seconds since 1970 that files and packages are dated with.
+    epoch: u64,
+    compression: Compression,
+}
+
+pub(crate) fn run(options: &DistOptions) -> Result<bool> {
+    let out = options.out.clone().unwrap_or_else(|| target_directory().join("dist"));
+    for line in make(&out, options)? {
+        println!("{line}");
+    }
+    Ok(true)
+}
+
+/// Makes the packages of two revisions from the programs that tests use, in `first` and `second` below the
+/// directory: an upgrade needs two.
+pub(crate) fn for_tests(directory: &Path) -> Result<()> {
+    for (name, revision) in [("first", 1), ("second", 2)] {
+        let options = DistOptions { out: None, target: Vec::new(), profile: Profile::Dev, revision };
+        make(&directory.join(name), &options)?;
+    }
+    Ok(())
+}
+
+/// Makes everything; answers with a line on each file.
+fn make(out: &Path, options: &DistOptions) -> Result<Vec<String>> {
+    let release = Release {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: options.revision,
+        epoch: epoch()?,
+        compression: Compression::of(options.profile),
+    };
+    let targets = target::chosen(&options.target, options.profile)?;
+    let pages = pages::generate()?;
+    let mut made = Made::new(out)?;
+    let mut images = Vec::new();
+    for target in &targets {
+        let programs = compile::programs(target, options.profile)?;
+        let crates = crates::linked(target)?;
+        let contents =
+            layout::Contents { programs: &programs, pages: &pages, notices: &crates::notices(&crates)? };
+
+        let name = release.tarball_name(target);
+        let tree = layout::tarball(&contents)?;
+        made.add(
+            &format!("{name}.tar.gz"),
+            &release.compression.gzip(&archive::tar(&tree.below(&name), release.epoch)?)?,
+        )?;
+        let tree = layout::package(&contents, layout::DEBIAN)?;
+        made.add(&deb::file_name(&release, target), &deb::build(&release, target, &tree)?)?;
+        let tree = layout::package(&contents, layout::FEDORA)?;
+        made.add(&rpm::file_name(&release, target), &rpm::build(&release, target, &tree)?)?;
+        made.add(&format!("{name}.cdx.json"), &sbom::build(&release, target, &crates)?)?;
+        images.push((target, archive::tar(&layout::image(&programs)?, release.epoch)?));
+    }
+    made.add(&format!("flannel-{}-image.tar", release.version), &image::build(&release, &images)?)?;
+    made.finish()
+}
+
+impl Release {
+    fn tarball_name(&self, target: &Target) -> String {
+        format!("flannel-{}-linux-{}", self.version, target.debian)
+    }
+
+    /// Version and revision, the same in both package formats.
+    fn full_version(&self) -> String {
+        format!("{}-{}", self.version, self.revision)
+    }
+}
+
+/// When the sources were made.
+fn epoch() -> Result<u64> {
+    if let Some(value) = std::env::var_os("SOURCE_DATE_EPOCH") {
+        let value = value.to_string_lossy().into_owned();
+        return value
+            .parse()
+            .with_context(|| format!("SOURCE_DATE_EPOCH={value} is not a number of seconds"));
+    }
+    let mut git = Command::new("git");
+    git.current_dir(root()).args(["log", "-1", "--format=%ct"]);
+    git.output()
+        .ok()
+        .filter(|output| output.status.success())
+        .and_then(|output| String::from_utf8_lossy(&output.stdout).trim().parse().ok())
+        .with_context(|| {
+            format!(
+                "`{}` does not tell how old the sources are: set SOURCE_DATE_EPOCH, in seconds since 1970",
+                text(&git)
+            )
+        })
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Files that were made. They replace those of an earlier run one by one, and the checksums come last, so that a run that
+/// was interrupted shows.
+struct Made {
+    directory: PathBuf,
+    sums: String,
+    lines: Vec<String>,
+}
+
+const SUMS: &str = "SHA256SUMS";
+
+impl Made {
+    fn new(directory: &Path) -> Result<Self> {
+        fs::create_dir_all(directory).with_context(|| format!("could not create {}", directory.display()))?;
+        let sums = directory.join(SUMS);
+        if sums.exists() {
+            fs::remove_file(&sums).with_context(|| format!("could not remove {}", sums.display()))?;
+        }
+        Ok(Self { directory: directory.to_owned(), sums: String::new(), lines: Vec::new() })
+    }
+
+    fn add(&mut self, name: &str, content: &[u8]) -> Result<()> {
+        self.write(name, content)?;
+        self.sums.push_str(&format!("{}  {name}\n", sha256(content)));
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<String>> {
+        let sums = std::mem::take(&mut self.sums);
+        self.write(SUMS, sums.as_bytes())?;
+        Ok(self.lines)
+    }
+
+    fn write(&mut self, name: &str, content: &[u8]) -> Result<()> {
+        let path = self.directory.join(name);
+        fs::write(&path, content).with_context(|| format!("could not write {}", path.display()))?;
+        self.lines.push(format!("{:>9} KiB  {}", content.len().div_ceil(1024), path.display()));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

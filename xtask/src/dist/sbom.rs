@@ -1,0 +1,110 @@
+//! The bill of materials: CycloneDX 1.5, for scanners that look for known defects.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use super::Release;
+use super::crates::Crate;
+use super::target::{Target, host, rustc};
+
+pub(crate) fn build(release: &Release, target: &Target, crates: &BTreeMap<String, Crate>) -> Result<Vec<u8>> {
+    let product = json!({
+        "type": "application",
+        "bom-ref": "flannel",
+        "name": "flannel",
+        "version": release.version,
+        "licenses": [{"expression": "Apache-2.0"}],
+        "properties": [{"name": "target", "value": target.triple}],
+    });
+    let mut components: Vec<Value> = crates.values().map(Crate::component).collect();
+    components.extend(toolchain(target)?);
+    let mut dependencies: Vec<Value> = crates
+        .values()
+        .map(|crate_| {
+            let on = crate_.dependencies.iter().filter_map(|id| crates.get(id)).map(Crate::reference);
+            json!({"ref": crate_.reference(), "dependsOn": on.collect::<Vec<_>>()})
+        })
+        .collect();
+    let own = crates.values().filter(|crate_| crate_.checksum.is_none()).map(Crate::reference);
+    dependencies.push(json!({"ref": "flannel", "dependsOn": own.collect::<Vec<_>>()}));
+    let bill = json!({
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "version": 1,
+        "metadata": {"timestamp": timestamp(release.epoch), "component": product},
+        "components": components,
+        "dependencies": dependencies,
+    });
+    let mut text = serde_json::to_vec_pretty(&bill).context("could not write the bill of materials")?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+impl Crate {
+    /// The name by which scanners know it.
+    fn reference(&self) -> String {
+        format!("pkg:cargo/{}@{}", self.name, self.version)
+    }
+
+    fn component(&self) -> Value {
+        let mut component = json!({
+            "type": "library",
+            "bom-ref": self.reference(),
+            "name": self.name,
+            "version": self.version,
+            "purl": self.reference(),
+            "licenses": [{"expression": self.license}],
+        });
+        if let Some(checksum) = &self.checksum {
+            component["hashes"] = json!([{"alg": "SHA-256", "content": checksum}]);
+        }
+        component
+    }
+}
+
+/// What is linked beside the crates: the standard library, and the C library where we can ask for its version.
+fn toolchain(target: &Target) -> Result<Vec<Value>> {
+    let version = rustc(&["-vV"])?;
+    let version = version.lines().find_map(|line| line.strip_prefix("release: ")).unwrap_or_default();
+    let mut components = vec![json!({
+        "type": "library",
+        "bom-ref": "rust-std",
+        "name": "rust-std",
+        "version": version,
+        "licenses": [{"expression": "MIT OR Apache-2.0"}],
+    })];
+    let mut glibc = json!({
+        "type": "library",
+        "bom-ref": "glibc",
+        "name": "glibc",
+        "licenses": [{"expression": "LGPL-2.1-or-later"}],
+    });
+    if target.triple == host()? {
+        let output =
+            Command::new("getconf").arg("GNU_LIBC_VERSION").output().context("could not start getconf")?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if let Some(version) = said.trim().strip_prefix("glibc ") {
+            glibc["version"] = json!(version);
+        }
+    }
+    components.push(glibc);
+    Ok(components)
+}
+
+/// A time as in RFC 3339, from seconds since 1970.
+pub(crate) fn timestamp(epoch: u64) -> String {
+    let (day, second) = (epoch / 86_400, epoch % 86_400);
+    // Years that begin in March, so that the leap day is the last one; 400 of them have 146,097 days.
+    let shifted = day + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day_of_month = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day_of_month:02}T{hour:02}:{minute:02}:{second:02}Z")
+}

@@ -1,0 +1,105 @@
+use super::compile::{Programs, has_interpreter};
+use super::layout::{Contents, DEBIAN, FEDORA, image, package, tarball};
+use super::pages::Pages;
+use super::sbom::timestamp;
+use super::target::TARGETS;
+use super::tree::Tree;
+use super::*;
+use std::collections::BTreeMap;
+
+fn release(epoch: u64) -> Release {
+    Release { version: "1.2.3".to_owned(), revision: 1, epoch, compression: Compression::of(Profile::Dev) }
+}
+
+/// The files of some package, with programs of odd lengths.
+fn tree(of: impl Fn(&Contents<'_>) -> Result<Tree>) -> Tree {
+    let programs = Programs { flanneld: vec![1; 1001], flannelctl: vec![2; 502], flannel: vec![3; 303] };
+    let pages = Pages {
+        manual: BTreeMap::from([("flanneld.8".to_owned(), b".TH flanneld 8\n".to_vec())]),
+        completions: BTreeMap::from([("bash", b"# bash\n".to_vec())]),
+    };
+    of(&Contents { programs: &programs, pages: &pages, notices: "notices" }).unwrap()
+}
+
+/// Everything but the bill of materials.
+fn artefacts(epoch: u64) -> Vec<Vec<u8>> {
+    let release = release(epoch);
+    let target = &TARGETS[0];
+    let tar = |tree: &Tree| archive::tar(tree, epoch).unwrap();
+    vec![
+        deb::build(&release, target, &tree(|contents| package(contents, DEBIAN))).unwrap(),
+        rpm::build(&release, target, &tree(|contents| package(contents, FEDORA))).unwrap(),
+        tar(&tree(tarball).below("flannel")),
+        image::build(&release, &[(&target, tar(&tree(|contents| image(contents.programs))))]).unwrap(),
+    ]
+}
+
+#[test]
+fn same_sources_give_same_bytes() {
+    let first = artefacts(1_700_000_000);
+    assert_eq!(first, artefacts(1_700_000_000));
+    for (one, other) in first.iter().zip(artefacts(1_700_000_001)) {
+        assert_ne!(*one, other, "the date of the sources is nowhere");
+    }
+}
+
+/// `bridge` and the others there are those of the package of the reference plugins.
+#[test]
+fn only_our_own_name_is_among_the_plugins_of_others() {
+    for (distribution, plugins) in [(DEBIAN, "usr/lib/cni/"), (FEDORA, "usr/libexec/cni/")] {
+        let tree = tree(|contents| package(contents, distribution));
+        for directory in [plugins, "opt/cni/bin/"] {
+            let names: Vec<&str> =
+                tree.entries().filter_map(|(path, _)| path.strip_prefix(directory)).collect();
+            assert_eq!(names, ["flannel"], "in {directory}");
+        }
+    }
+}
+
+#[test]
+fn image_for_several_targets_names_each() {
+    let layers = [(&&TARGETS[0], vec![0; 512]), (&&TARGETS[1], vec![1; 512])];
+    let built = image::build(&release(0), &layers).unwrap();
+    let text = String::from_utf8_lossy(&built);
+    for target in &TARGETS {
+        let platform = format!(r#""platform":{{"architecture":"{}","os":"linux"}}"#, target.debian);
+        assert!(text.contains(&platform), "{platform}");
+    }
+}
+
+#[test]
+fn a_path_is_packed_once() {
+    let mut tree = Tree::default();
+    tree.file("a/b", "1").unwrap();
+    assert_eq!(tree.file("a/b", "2").unwrap_err().to_string(), "a/b is packed twice");
+}
+
+#[test]
+fn dynamic_programs_are_found_out() {
+    let own = fs::read(std::env::current_exe().unwrap()).unwrap();
+    assert_eq!(has_interpreter(&own), Some(true));
+    assert_eq!(has_interpreter(b"#!/bin/sh\n"), None);
+    assert_eq!(has_interpreter(&own[..40]), None);
+}
+
+#[test]
+fn times_are_written_as_in_rfc_3339() {
+    for (epoch, text) in [
+        (0, "1970-01-01T00:00:00Z"),
+        (951_782_399, "2000-02-28T23:59:59Z"),
+        (951_782_400, "2000-02-29T00:00:00Z"),
+        (1_709_251_199, "2024-02-29T23:59:59Z"),
+        (4_107_542_400, "2100-03-01T00:00:00Z"),
+    ] {
+        assert_eq!(timestamp(epoch), text);
+    }
+}
+
+#[test]
+fn unknown_targets_are_refused_with_what_there_is() {
+    let error = target::chosen(&["mips-unknown-linux-gnu".to_owned()], Profile::Release).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "there are no packages for mips-unknown-linux-gnu, only for x86_64-unknown-linux-gnu and aarch64-unknown-linux-gnu"
+    );
+}

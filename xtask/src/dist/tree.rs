@@ -1,0 +1,79 @@
+//! Files as they will be installed, in memory.
+
+use anyhow::{Result, bail};
+use std::collections::BTreeMap;
+
+/// Entries by path, without a leading slash, so that parents come before what they hold.
+#[derive(Default)]
+pub(crate) struct Tree(BTreeMap<String, Entry>);
+
+pub(crate) struct Entry {
+    pub(crate) node: Node,
+    /// Permission bits.
+    pub(crate) mode: u16,
+    /// The administrator changes it, so an upgrade must not.
+    pub(crate) config: bool,
+}
+
+pub(crate) enum Node {
+    Directory,
+    File(Vec<u8>),
+    Link(String),
+}
+
+impl Tree {
+    pub(crate) fn program(&mut self, path: &str, content: &[u8]) -> Result<()> {
+        self.add(path, Node::File(content.to_owned()), 0o755, false)
+    }
+
+    pub(crate) fn file(&mut self, path: &str, content: impl Into<Vec<u8>>) -> Result<()> {
+        self.add(path, Node::File(content.into()), 0o644, false)
+    }
+
+    /// A file of the administrator's. Only root reads it: it may hold a password.
+    pub(crate) fn config(&mut self, path: &str, content: impl Into<Vec<u8>>) -> Result<()> {
+        self.add(path, Node::File(content.into()), 0o640, true)
+    }
+
+    pub(crate) fn link(&mut self, path: &str, to: &str) -> Result<()> {
+        self.add(path, Node::Link(to.to_owned()), 0o777, false)
+    }
+
+    /// Adds an entry and the directories above it.
+    fn add(&mut self, path: &str, node: Node, mode: u16, config: bool) -> Result<()> {
+        for (at, _) in path.match_indices('/') {
+            let parent = Entry { node: Node::Directory, mode: 0o755, config: false };
+            self.0.entry(path[..at].to_owned()).or_insert(parent);
+        }
+        if self.0.insert(path.to_owned(), Entry { node, mode, config }).is_some() {
+            bail!("{path} is packed twice");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.0.iter().map(|(path, entry)| (path.as_str(), entry))
+    }
+
+    /// The bytes of all files.
+    pub(crate) fn size(&self) -> usize {
+        self.0.values().map(|entry| entry.content().len()).sum()
+    }
+
+    /// The same entries in a directory.
+    pub(crate) fn below(self, directory: &str) -> Self {
+        let top = Entry { node: Node::Directory, mode: 0o755, config: false };
+        let entries = self.0.into_iter().map(|(path, entry)| (format!("{directory}/{path}"), entry));
+        Self(entries.chain([(directory.to_owned(), top)]).collect())
+    }
+}
+
+impl Entry {
+    /// What a file holds.
+    pub(crate) fn content(&self) -> &[u8] {
+        match &self.node {
+            Node::File(content) => content,
+            Node::Directory | Node::Link(_) => &[],
+        }
+    }
+}
