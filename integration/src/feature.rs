@@ -48,6 +48,12 @@ pub enum Feature {
     Strace,
     /// `promtool`, to check metrics and alert rules.
     Promtool,
+    /// systemd, to boot a host.
+    Systemd,
+    /// The package manager of Debian.
+    Dpkg,
+    /// The package manager of Fedora.
+    Rpm,
 }
 
 /// How a feature shows.
@@ -65,7 +71,7 @@ pub(crate) const CNI_DIRECTORIES: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::Vxlan,
         Self::Ipip,
         Self::Wireguard,
@@ -85,6 +91,9 @@ impl Feature {
         Self::Tcpdump,
         Self::Strace,
         Self::Promtool,
+        Self::Systemd,
+        Self::Dpkg,
+        Self::Rpm,
     ];
 
     const fn describe(self) -> (&'static str, Probe) {
@@ -110,6 +119,9 @@ impl Feature {
             Self::Tcpdump => ("tcpdump", Probe::Command("tcpdump --version")),
             Self::Strace => ("strace", Probe::Command("strace --version")),
             Self::Promtool => ("promtool", Probe::Command("promtool --version")),
+            Self::Systemd => ("systemd", Probe::File(&["/lib/systemd/systemd"])),
+            Self::Dpkg => ("dpkg", Probe::Command("dpkg --version")),
+            Self::Rpm => ("rpm", Probe::Command("rpm --version")),
         }
     }
 

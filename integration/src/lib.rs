@@ -44,6 +44,7 @@ pub mod ownership;
 pub mod random;
 pub mod readme;
 pub mod rtnetlink;
+pub mod system;
 pub mod topology;
 pub mod traffic;
 pub mod wait;
@@ -56,6 +57,7 @@ pub use golden::Stack;
 pub use machine::Machine;
 pub use netns::Netns;
 pub use node::{Daemon, Flanneld, Node};
+pub use system::System;
 pub use topology::{Cluster, Lab, Nic, Segment};
 
 use anyhow::Result;

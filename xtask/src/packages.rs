@@ -17,7 +17,7 @@ const fn package(name: &'static str, shows: &'static str, serves: &'static str) 
     Package { name, shows, serves }
 }
 
-const TESTS: [Package; 19] = [
+const TESTS: [Package; 21] = [
     package("util-linux", "unshare", "every end-to-end and contract test"),
     package("iproute2", "ip", "every end-to-end and contract test"),
     package("iputils-ping", "ping", "every end-to-end test"),
@@ -38,6 +38,8 @@ const TESTS: [Package; 19] = [
     package("conntrack", "conntrack", "tests of masquerade"),
     package("ethtool", "ethtool", "tests of device features"),
     package("tcpdump", "tcpdump", "tests that look at packets on the wire"),
+    package("systemd", "/lib/systemd/systemd", "tests of packages and units"),
+    package("rpm", "rpm", "tests of RPM packages"),
     package("strace", "strace", "tests that count system calls"),
     package("prometheus", "promtool", "checks of metrics and alert rules"),
     package("procps", "ps", "reports of failed tests"),

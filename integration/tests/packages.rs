@@ -1,0 +1,13 @@
+//! What `cargo xtask dist` makes is installed, run, upgraded and removed, by the programs that people use for that: dpkg
+//! and rpm on a host with systemd, containerd, and tar.
+//!
+//! The runner makes the packages from the programs that all tests use: not optimised, and otherwise the same.
+
+#[path = "packages/artefacts.rs"]
+mod artefacts;
+#[path = "packages/host.rs"]
+mod host;
+#[path = "packages/image.rs"]
+mod image;
+#[path = "packages/programs.rs"]
+mod programs;
