@@ -282,13 +282,7 @@ async fn first_config(
     updates: &mut mpsc::Receiver<Update>,
     readiness: &watch::Sender<Readiness>,
 ) -> anyhow::Result<(Node, Vec<Update>)> {
-    let node_options = NodeOptions {
-        interface: options.interface.clone(),
-        ip_masq: options.ip_masq,
-        fully_random: options.masquerade_fully_random,
-        forward_rules: options.forward_rules,
-        blackhole_route: options.blackhole_route,
-    };
+    let node_options = NodeOptions::from(options);
     let patience = tokio::time::sleep(STORE_PATIENCE);
     tokio::pin!(patience);
     let mut remembered = past.remembered.config.as_ref().map(|config| config.text.clone());

@@ -14,7 +14,7 @@ pub mod host;
 mod http;
 pub mod kernel;
 pub mod logging;
-mod node;
+pub mod node;
 pub mod notify;
 mod publish;
 mod reconcile;

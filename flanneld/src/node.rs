@@ -1,5 +1,5 @@
 //! What this node is: the config in force, its external interface, its VTEP addresses. From these follow
-//! what it publishes and what its kernel should hold.
+//! what it publishes and what its kernel should hold, for the daemon and for whoever checks its work.
 
 use flannel_core::config::{BackendConfig, NetworkConfig, ParseConfigError};
 use flannel_core::dataplane::Dataplane;
@@ -16,38 +16,61 @@ use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use tracing::warn;
 
+use crate::cli::Options;
 use crate::firewall;
 
 /// What the command line says of this node.
 #[derive(Clone, Debug)]
-pub(crate) struct NodeOptions {
-    pub(crate) interface: Wish,
-    pub(crate) ip_masq: bool,
-    pub(crate) fully_random: bool,
-    pub(crate) forward_rules: bool,
-    pub(crate) blackhole_route: bool,
+pub struct NodeOptions {
+    /// How the external interface is found.
+    pub interface: Wish,
+    /// `--ip-masq`.
+    pub ip_masq: bool,
+    /// Not `--ip-masq-fully-random-disable`.
+    pub fully_random: bool,
+    /// `--iptables-forward-rules`.
+    pub forward_rules: bool,
+    /// `--ip-blackhole-route`.
+    pub blackhole_route: bool,
+}
+
+impl From<&Options> for NodeOptions {
+    fn from(options: &Options) -> Self {
+        Self {
+            interface: options.interface.clone(),
+            ip_masq: options.ip_masq,
+            fully_random: options.masquerade_fully_random,
+            forward_rules: options.forward_rules,
+            blackhole_route: options.blackhole_route,
+        }
+    }
 }
 
 /// Why a node cannot start with what it is given.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NodeError {
+pub enum NodeError {
+    /// The config does not parse.
     #[error("the network config cannot be used")]
     Config(#[from] ParseConfigError),
+    /// Nothing is left to do.
     #[error("the network config turns both families off: set EnableIPv4 or EnableIPv6 to true in it")]
     NoFamily,
+    /// The backend is known, but not built in.
     #[error(
         "the backend {0} is not in this version of flanneld: set Backend in the network config to vxlan, host-gw or alloc"
     )]
     Backend(&'static str),
+    /// None of the wishes leads to an interface.
     #[error("no external interface")]
     Interface(#[from] SelectError),
+    /// The config asks for what this host cannot have.
     #[error("the network config cannot work on this host")]
     Host(#[source] DesiredError),
 }
 
 /// What became of a config that was offered.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Offer {
+pub enum Offer {
     /// It is in force from now on.
     Taken,
     /// It is the one in force.
@@ -58,7 +81,7 @@ pub(crate) enum Offer {
 
 /// This node.
 #[derive(Debug)]
-pub(crate) struct Node {
+pub struct Node {
     options: NodeOptions,
     config: NetworkConfig,
     external: ExternalInterface,
@@ -71,7 +94,7 @@ pub(crate) struct Node {
 
 impl Node {
     /// Starts with a config on a host.
-    pub(crate) fn new(options: NodeOptions, config: &str, facts: &HostFacts) -> Result<Self, NodeError> {
+    pub fn new(options: NodeOptions, config: &str, facts: &HostFacts) -> Result<Self, NodeError> {
         let config = NetworkConfig::parse(config)?;
         supported(&config)?;
         let stack = Stack::of(&config).ok_or(NodeError::NoFamily)?;
@@ -87,34 +110,34 @@ impl Node {
     }
 
     /// The config in force.
-    pub(crate) const fn config(&self) -> &NetworkConfig {
+    pub const fn config(&self) -> &NetworkConfig {
         &self.config
     }
 
     /// The external interface.
-    pub(crate) const fn external(&self) -> &ExternalInterface {
+    pub const fn external(&self) -> &ExternalInterface {
         &self.external
     }
 
     /// The hardware address of the external interface.
-    pub(crate) const fn hardware(&self) -> Option<Mac> {
+    pub const fn hardware(&self) -> Option<Mac> {
         self.hardware
     }
 
     /// Takes over networks of the last run, whose config may have been another one: what it left in the kernel goes.
-    pub(crate) fn inherit(&mut self, networks: impl Iterator<Item = IpNet>) {
+    pub fn inherit(&mut self, networks: impl Iterator<Item = IpNet>) {
         // Everything is in a network of length 0, which no config has.
         self.former.extend(networks.filter(|network| network.prefix_len() > 0));
     }
 
     /// The families that are on.
-    pub(crate) fn families(&self) -> Vec<Family> {
+    pub fn families(&self) -> Vec<Family> {
         families(&self.config)
     }
 
     /// Takes a config where that can be done while pods run: the subnet must stay valid and the tunnel the same.
     /// Anything else waits for a restart, node by node, which the administrator controls.
-    pub(crate) fn offer(&mut self, text: &str, own: Option<&Subnets>) -> Offer {
+    pub fn offer(&mut self, text: &str, own: Option<&Subnets>) -> Offer {
         let config = match NetworkConfig::parse(text) {
             Ok(config) => config,
             Err(error) => return Offer::Refused(crate::error::chain(&error)),
@@ -167,7 +190,7 @@ impl Node {
     }
 
     /// Looks at the host again. An interface that cannot be found any more stays the one in use, with the reason.
-    pub(crate) fn look(&mut self, facts: &HostFacts) -> Result<bool, SelectError> {
+    pub fn look(&mut self, facts: &HostFacts) -> Result<bool, SelectError> {
         let Some(stack) = Stack::of(&self.config) else { return Ok(false) };
         let external = select::select(&self.options.interface, stack, facts)?.external;
         let changed = external != self.external;
@@ -182,7 +205,7 @@ impl Node {
     ///
     /// Where there is neither a device nor a memory, that of the store may be the device of another node, which
     /// has our public address: with one of our own the record tells us apart, so that the conflict can be named.
-    pub(crate) fn settle_endpoints(
+    pub fn settle_endpoints(
         &mut self,
         actual: &Dataplane,
         remembered: &BTreeMap<LinkName, Mac>,
@@ -217,12 +240,12 @@ impl Node {
     }
 
     /// What we publish.
-    pub(crate) fn attrs(&self) -> Result<LeaseAttrs, DesiredError> {
+    pub fn attrs(&self) -> Result<LeaseAttrs, DesiredError> {
         desired::attrs(&self.config, &self.external, &self.endpoints)
     }
 
     /// What the kernel should hold while we own `own`.
-    pub(crate) fn desired(&self, own: &Subnets, facts: &HostFacts) -> Result<Desired, DesiredError> {
+    pub fn desired(&self, own: &Subnets, facts: &HostFacts) -> Result<Desired, DesiredError> {
         let node = desired::Node {
             subnets: *own,
             external: self.external.clone(),
@@ -233,19 +256,19 @@ impl Node {
     }
 
     /// The networks that objects of ours can be in.
-    pub(crate) fn networks(&self) -> Vec<IpNet> {
+    pub fn networks(&self) -> Vec<IpNet> {
         let current = Family::ALL.into_iter().filter_map(|family| self.config.network(family));
         current.chain(self.former.iter().copied()).collect()
     }
 
     /// The devices whose neighbours and FDB entries may be ours.
-    pub(crate) fn tunnels(&self) -> BTreeSet<LinkName> {
+    pub fn tunnels(&self) -> BTreeSet<LinkName> {
         let BackendConfig::Vxlan(options) = &self.config.backend else { return BTreeSet::new() };
         Family::ALL.into_iter().filter_map(|family| vxlan::device_name(options.vni, family).ok()).collect()
     }
 
     /// The firewall rules while we own `own`.
-    pub(crate) fn firewall(&self, own: &Subnets) -> firewall::Desired {
+    pub fn firewall(&self, own: &Subnets) -> firewall::Desired {
         let mode = if self.config.enable_nftables { Mode::Nftables } else { Mode::Iptables };
         let ruleset = Ruleset::new(&Inputs {
             cluster: DualStack { v4: self.config.network(Family::V4), v6: self.config.network(Family::V6) },
@@ -258,7 +281,7 @@ impl Node {
     }
 
     /// What the CNI plugin is told while we own `own`.
-    pub(crate) fn subnet_env(&self, own: &Subnets) -> Result<SubnetEnv, SubnetEnvError> {
+    pub fn subnet_env(&self, own: &Subnets) -> Result<SubnetEnv, SubnetEnvError> {
         let mtu = desired::mtu(&self.config, self.external.mtu)?;
         Ok(SubnetEnv::new(&self.config, own, mtu, self.options.ip_masq)?)
     }
@@ -266,9 +289,11 @@ impl Node {
 
 /// Why the CNI plugin cannot be told anything.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SubnetEnvError {
+pub enum SubnetEnvError {
+    /// The MTU of pods cannot be had.
     #[error(transparent)]
     Mtu(#[from] DesiredError),
+    /// The lease lacks a family that is on.
     #[error(transparent)]
     Subnet(#[from] MissingSubnetError),
 }

@@ -28,6 +28,8 @@ pub struct StateDir {
     store: PathBuf,
     /// What each file has, as far as we wrote or read it.
     known: BTreeMap<PathBuf, Content>,
+    /// Nothing is made, moved or logged: another process owns the directory.
+    looking: bool,
 }
 
 /// What a state directory had at a start.
@@ -110,7 +112,15 @@ impl StateDir {
             // Shows a directory that we may not enter, too.
             fs::read_dir(directory).map_err(failed)?;
         }
-        Ok(Self { host: path.to_owned(), store, known: BTreeMap::new() })
+        Ok(Self { host: path.to_owned(), store, known: BTreeMap::new(), looking: false })
+    }
+
+    /// Reads the directory of another process without changing anything in it. What is missing or damaged is as if
+    /// it had never been remembered.
+    #[must_use]
+    pub fn look(path: &Path, scope: &str) -> Remembered {
+        let (host, store) = (path.to_owned(), path.join(scope));
+        Self { host, store, known: BTreeMap::new(), looking: true }.load()
     }
 
     /// Reads everything. What cannot be read is logged, and set aside if it is damaged.
@@ -138,6 +148,7 @@ impl StateDir {
         let mut macs = BTreeMap::new();
         let names: Vec<LinkName> = match fs::read_dir(&self.host) {
             Ok(entries) => entries.filter_map(|entry| link_of(entry.ok()?.file_name().to_str()?)).collect(),
+            Err(_) if self.looking => return macs,
             Err(error) => {
                 warn!(path = %self.host.display(), %error, "could not list the state directory");
                 return macs;
@@ -195,7 +206,7 @@ impl StateDir {
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) => {
-                if error.kind() != ErrorKind::NotFound {
+                if error.kind() != ErrorKind::NotFound && !self.looking {
                     warn!(path = %path.display(), %error, "could not read what was remembered");
                 }
                 return None;
@@ -207,7 +218,9 @@ impl StateDir {
                 Some(content)
             }
             Err(reason) => {
-                set_aside(path, &reason);
+                if !self.looking {
+                    set_aside(path, &reason);
+                }
                 None
             }
         }

@@ -103,6 +103,21 @@ pub fn create(name: &LinkName, link: &Link, underlay: Option<IfIndex>) -> Result
     Ok(Request::create(RouteNetlinkMessage::NewLink(message(0, attributes))))
 }
 
+/// Asks whether the kernel knows a kind of link, without making one: the name is none that a link can have, so that the
+/// kernel refuses the link after it has looked up (and loaded, where it is a module) the kind.
+///
+/// The answer is `EOPNOTSUPP` where the kind is unknown, and another refusal where it is known.
+#[must_use]
+pub fn probe(kind: &str) -> Request {
+    let attributes = vec![
+        LinkAttribute::IfName("flannel/probe".to_owned()),
+        // Too short for kinds that check it, of which veth would otherwise make its other end first.
+        LinkAttribute::Address(vec![0; 5]),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Other(kind.to_owned()))]),
+    ];
+    Request::create(RouteNetlinkMessage::NewLink(message(0, attributes)))
+}
+
 /// The parameters in the order and with the zeros that Go flannel sends.
 fn vxlan_parameters(vxlan: &Vxlan, underlay: Option<IfIndex>) -> Result<Vec<InfoVxlan>, EncodeError> {
     let mut parameters = vec![InfoVxlan::Id(vxlan.vni.get())];

@@ -6,7 +6,8 @@ use flannel_core::link::LinkName;
 use flannel_core::message::neighbour::NeighbourRecord;
 use flannel_core::message::route::RouteRecord;
 use flannel_core::message::snapshot::Snapshot;
-use flannel_core::message::{address, fdb, link, neighbour, route};
+use flannel_core::message::{Reply, address, fdb, frames, link, neighbour, route};
+use nix::errno::Errno;
 use std::collections::BTreeSet;
 
 use super::conn::Connection;
@@ -32,6 +33,36 @@ impl NetlinkKernel {
     /// If the socket cannot be opened.
     pub fn open() -> Result<Self, KernelError> {
         Ok(Self { connection: Some(Connection::open(&[], ROOM)?) })
+    }
+
+    /// Whether the kernel can make links of this kind (`vxlan`, `bridge`). A module is loaded for it where that is
+    /// needed and allowed. Needs CAP_NET_ADMIN.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub async fn knows_link_kind(&mut self, kind: &str) -> Result<bool, KernelError> {
+        let mut connection = self.connection()?;
+        let sequence = connection.next_sequence();
+        connection.send(&link::probe(kind).to_bytes(sequence)).await?;
+        let op = || format!("link add type {kind}");
+        loop {
+            for frame in frames(connection.answer().await?) {
+                let unreadable = |cause| KernelError::Unreadable { what: "a kind of link", cause };
+                let frame = frame.map_err(unreadable)?;
+                if frame.sequence != sequence {
+                    continue;
+                }
+                if let Reply::Refused(refusal) = frame.reply().map_err(unreadable)? {
+                    let errno = Errno::from_raw(refusal.errno);
+                    self.connection = Some(connection);
+                    return match errno {
+                        Errno::EOPNOTSUPP => Ok(false),
+                        Errno::EPERM => Err(KernelError::Refused { op: op(), cause: refusal.into() }),
+                        _ => Ok(true),
+                    };
+                }
+            }
+        }
     }
 
     fn connection(&mut self) -> Result<Connection, KernelError> {

@@ -206,3 +206,17 @@ fn a_large_cluster() {
     let size = fs::metadata(scoped(&root, RECORDS)).unwrap().len();
     assert!(size < 1_000_000, "{size}");
 }
+
+/// Whoever only looks makes, moves and changes nothing.
+#[test]
+fn a_look_changes_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("flannel");
+    assert_eq!(StateDir::look(&path, SCOPE), Remembered::default());
+    assert!(!path.exists());
+    save(&mut open(&root), &example());
+    fs::write(scoped(&root, "config.json"), "{").unwrap();
+    let expected = Remembered { config: None, ..example() };
+    assert_eq!(StateDir::look(&path, SCOPE), expected);
+    assert_eq!(fs::read_to_string(scoped(&root, "config.json")).unwrap(), "{", "a damaged file stays");
+}

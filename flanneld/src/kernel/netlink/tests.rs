@@ -304,3 +304,18 @@ fn five_thousand_peers_stand_as_asked() {
         }
     });
 }
+
+/// Kinds are asked for without making a link.
+#[test]
+#[ignore = "needs netns"]
+fn knows_kinds_of_link() {
+    in_namespace(|| async {
+        let mut kernel = NetlinkKernel::open().unwrap();
+        let before = observe(&mut kernel).await;
+        for kind in ["bridge", "veth", "vxlan"] {
+            assert!(kernel.knows_link_kind(kind).await.unwrap(), "{kind}");
+        }
+        assert!(!kernel.knows_link_kind("nonsense").await.unwrap());
+        assert_eq!(observe(&mut kernel).await, before);
+    });
+}
