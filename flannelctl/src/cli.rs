@@ -8,7 +8,7 @@ use flanneld::store::etcd::EtcdOptions;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::command::{config, lease, node};
+use crate::command::{config, doctor, lease, node};
 use crate::failure::{Failure, Kind};
 use crate::output::{Form, Output};
 
@@ -52,6 +52,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
+    /// What is wrong with this node, and what mends it
+    Doctor(doctor::DoctorArguments),
 }
 
 /// Where the store is; the same flags and variables as flanneld's.

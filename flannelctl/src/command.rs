@@ -3,6 +3,7 @@
 pub(crate) mod about;
 pub(crate) mod config;
 pub(crate) mod daemon;
+pub(crate) mod doctor;
 pub(crate) mod lease;
 pub(crate) mod node;
 
@@ -40,5 +41,6 @@ pub(crate) async fn run(cli: Cli, output: Output) -> anyhow::Result<Outcome> {
         Command::Version => about::version(&session).map(|()| Outcome::Fine),
         Command::Completion { shell } => about::completion(&session, shell).map(|()| Outcome::Fine),
         Command::Man { dir } => about::man(&session, &dir).map(|()| Outcome::Fine),
+        Command::Doctor(arguments) => doctor::run(&session, arguments).await,
     }
 }

@@ -10,6 +10,7 @@
 mod cli;
 mod command;
 mod failure;
+mod icmp;
 #[cfg_attr(not(test), expect(dead_code, reason = "a colour for what is well is for commands to come"))]
 mod output;
 
@@ -25,7 +26,6 @@ enum Outcome {
     /// All is well.
     Fine,
     /// Something is not as it must be: exit code 3.
-    #[expect(dead_code, reason = "for commands that check")]
     Findings,
 }
 

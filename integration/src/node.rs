@@ -178,6 +178,23 @@ impl Flanneld {
             .argument("-v=2")
     }
 
+    /// The flags that name the store, which flannelctl takes as well.
+    #[must_use]
+    pub fn store_flags(&self) -> Vec<OsString> {
+        let mut flags = Vec::new();
+        let mut words = self.arguments.iter();
+        while let Some(word) = words.next() {
+            let text = word.to_string_lossy();
+            if text == "--lease-dir" {
+                flags.push(word.clone());
+                flags.extend(words.next().cloned());
+            } else if text.starts_with("--etcd-") {
+                flags.push(word.clone());
+            }
+        }
+        flags
+    }
+
     /// Another program that takes the same flags.
     #[must_use]
     pub fn program(mut self, program: impl Into<PathBuf>) -> Self {

@@ -275,6 +275,11 @@ impl Nic {
         self.host.ip(&format!("link set {} mtu {bytes}", self.link)).map(drop)
     }
 
+    /// Changes the MTU of the switch alone: larger packets vanish on their way to the host.
+    pub fn set_switch_mtu(&self, bytes: u32) -> Result<()> {
+        self.fabric.netns.ip(&format!("link set {} mtu {bytes}", self.port)).map(drop)
+    }
+
     /// Drops all that the host sends here, silently. What it receives still arrives: a half-open network.
     pub fn drop_sent(&self) -> Result<()> {
         self.cut("prerouting", &format!("iifname {}", self.port))

@@ -1,0 +1,28 @@
+//! The checks: facts in, findings out. Nothing here looks at the world.
+
+use super::facts::Facts;
+use super::report::Report;
+
+mod cni;
+mod daemon;
+mod host;
+mod kernel;
+mod leases;
+mod network;
+mod store;
+#[cfg(test)]
+mod tests;
+
+/// Runs all checks.
+pub(crate) fn run(facts: &Facts) -> Report {
+    let mut report = Report::default();
+    host::check(facts, &mut report);
+    network::check(facts, &mut report);
+    store::check(facts, &mut report);
+    leases::check(facts, &mut report);
+    daemon::check(facts, &mut report);
+    kernel::check(facts, &mut report);
+    cni::check(facts, &mut report);
+    report.sort();
+    report
+}

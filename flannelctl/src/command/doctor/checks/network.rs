@@ -1,0 +1,246 @@
+//! The host's own network: addresses, routes, packet filters, paths.
+
+use flannel_core::config::{BackendConfig, VxlanConfig};
+use flannel_core::dataplane::{LinkKind, PROTOCOL, RouteTarget};
+use flannel_core::desired::vxlan;
+use flannel_core::family::Family;
+use flannel_core::link::LinkName;
+use flanneld::node::NodeError;
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::command::doctor::catalog::{
+    CONFIG_INVALID, CONFIG_UNFIT, FORWARD_DROP, INTERFACE_MISSING, MTU_PATH, NETWORK_OVERLAP, PORT_CLOSED,
+};
+use crate::command::doctor::facts::{Facts, View};
+use crate::command::doctor::packet_filter::{Filter, Hook, Packet};
+use crate::command::doctor::report::Report;
+
+pub(super) fn check(facts: &Facts, report: &mut Report) {
+    match &facts.view {
+        Some(Ok(view)) => {
+            addresses(facts, view, report);
+            routes(facts, view, report);
+            filters(facts, view, report);
+        }
+        Some(Err(error)) => refused(facts, error, report),
+        None => {}
+    }
+    paths(facts, report);
+}
+
+fn paths(facts: &Facts, report: &mut Report) {
+    let paths = match &facts.paths {
+        Ok(paths) => paths,
+        Err(reason) => return report.skip(&MTU_PATH, reason.clone()),
+    };
+    for path in paths {
+        let Some(largest) = path.largest.filter(|largest| *largest < path.needed) else { continue };
+        report.find(
+            &MTU_PATH,
+            path.public.to_string(),
+            format!("packets of {} bytes do not reach {}", path.needed, path.public),
+            vec![format!("the largest that does has {largest} bytes")],
+            format!(
+                "set MTU of the backend to {largest}: flannelctl config edit; or raise the MTU between the nodes"
+            ),
+        );
+    }
+}
+
+/// Why there is no node with this config on this host.
+fn refused(facts: &Facts, error: &NodeError, report: &mut Report) {
+    let why = vec![flannel_core::error::chain(error)];
+    let place = facts.store.config_place.as_str();
+    match error {
+        NodeError::Config(_) | NodeError::NoFamily => {
+            let problem = "the network config cannot be used";
+            report.find(&CONFIG_INVALID, place, problem, why, "flannelctl config set FILE");
+        }
+        NodeError::Interface(_) => {
+            let problem = "no interface can carry the traffic between nodes";
+            report.find(&INTERFACE_MISSING, "interface", problem, why, "name one: flanneld --iface=NAME");
+        }
+        NodeError::Backend(_) | NodeError::Host(_) => {
+            let problem = "the network config cannot work on this host";
+            report.find(&CONFIG_UNFIT, place, problem, why, "flannelctl config set FILE");
+        }
+    }
+}
+
+/// Interfaces of flannel and of pods, whose addresses are of the network by right.
+fn is_of_pods(facts: &Facts, view: &View, link: &LinkName) -> bool {
+    let name = link.as_str();
+    view.node.tunnels().contains(link) || name == facts.cni.bridge() || name.starts_with("veth")
+}
+
+fn networks(view: &View) -> Vec<IpNet> {
+    Family::ALL.into_iter().filter_map(|family| view.node.config().network(family)).collect()
+}
+
+fn addresses(facts: &Facts, view: &View, report: &mut Report) {
+    let networks = networks(view);
+    for link in facts.observation.facts.links.iter().filter(|link| !is_of_pods(facts, view, &link.name)) {
+        for address in &link.addresses {
+            let overlaps = |network: &&IpNet| {
+                network.contains(&address.net.addr()) || address.net.trunc().contains(*network)
+            };
+            let Some(network) = networks.iter().find(overlaps) else { continue };
+            report.find(
+                &NETWORK_OVERLAP,
+                address.net.to_string(),
+                format!("{} of {} and the network {network} of the pods overlap", address.net, link.name),
+                vec![format!("ip addr show dev {}: {}", link.name, address.net)],
+                "choose another Network (flannelctl config set FILE), and restart flanneld on every node",
+            );
+        }
+    }
+}
+
+/// Routes of the host into the network. Those into the subnet of a node are judged with the route that they hide.
+fn routes(facts: &Facts, view: &View, report: &mut Report) {
+    let networks = networks(view);
+    let own = view.own.as_ref().map(|own| own.subnets);
+    let of_peers: Vec<IpNet> = view
+        .table
+        .leases()
+        .keys()
+        .filter(|subnets| Some(**subnets) != own)
+        .flat_map(|subnets| Family::ALL.into_iter().filter_map(|family| subnets.get(family)))
+        .collect();
+    let addresses: Vec<IpNet> = facts
+        .observation
+        .facts
+        .links
+        .iter()
+        .flat_map(|link| link.addresses.iter().map(|address| address.net.trunc()))
+        .collect();
+    for (key, route) in &facts.observation.dataplane.routes {
+        let destination = key.destination;
+        let Some(network) = networks.iter().find(|network| network.contains(&destination)) else { continue };
+        let judged_elsewhere =
+            of_peers.iter().any(|subnet| subnet.contains(&destination)) || addresses.contains(&destination);
+        for route in route.each().filter(|route| route.protocol != PROTOCOL && !judged_elsewhere) {
+            let (RouteTarget::Via { link, .. } | RouteTarget::Link(link)) = &route.target else { continue };
+            if is_of_pods(facts, view, link) {
+                continue;
+            }
+            report.find(
+                &NETWORK_OVERLAP,
+                destination.to_string(),
+                format!("the host has a route into the network {network} of the pods"),
+                vec![format!("ip route: {destination} dev {link}")],
+                format!("ip route del {destination} dev {link}, or choose another Network"),
+            );
+        }
+    }
+}
+
+const UDP: u8 = 17;
+const TCP: u8 = 6;
+
+fn filters(facts: &Facts, view: &View, report: &mut Report) {
+    for (family, filter) in &facts.filters {
+        match filter {
+            Ok(filter) => {
+                port(facts, view, *family, filter, report);
+                forward(facts, view, *family, filter, report);
+            }
+            Err(reason) => {
+                report.skip(&PORT_CLOSED, reason.clone());
+                report.skip(&FORWARD_DROP, reason.clone());
+            }
+        }
+    }
+}
+
+const fn tool(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    }
+}
+
+fn port(facts: &Facts, view: &View, family: Family, filter: &Filter, report: &mut Report) {
+    let BackendConfig::Vxlan(options) = &view.node.config().backend else { return };
+    let device = vxlan::device_name(options.vni, family).ok();
+    let found = device.and_then(|name| match &facts.observation.dataplane.links.get(&name)?.kind {
+        LinkKind::Vxlan(device) => Some(device.port),
+        LinkKind::Other(_) => None,
+    });
+    let port = options.port.or(found).unwrap_or(VxlanConfig::DEFAULT_PORT);
+    let external = view.node.external();
+    let Some(destination) = external.address.get(family).copied() else { return };
+    let mut peers: Vec<IpAddr> = view
+        .table
+        .leases()
+        .values()
+        .filter_map(|entry| entry.lease.attrs.public_address(family))
+        .filter(|address| external.public.get(family) != Some(address))
+        .collect();
+    if peers.is_empty() {
+        // An address that no rule about single hosts names.
+        peers.push(match family {
+            Family::V4 => Ipv4Addr::new(192, 0, 2, 1).into(),
+            Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+        });
+    }
+    let dropped = peers.into_iter().find_map(|source| {
+        let input = external.name.to_string();
+        let protocol = (UDP, Some(port));
+        let packet = Packet { hook: Hook::Input, protocol, input, output: None, source, destination };
+        Some((source, filter.drops(&packet)?))
+    });
+    if let Some((peer, by)) = dropped {
+        report.find(
+            &PORT_CLOSED,
+            format!("udp/{port}"),
+            format!("{family} packets of the tunnel from {peer} are dropped"),
+            vec![by],
+            format!("{} -I INPUT -p udp --dport {port} -j ACCEPT, or the same where it drops", tool(family)),
+        );
+    }
+}
+
+/// Both directions between a pod of ours and one of another node.
+fn forward(facts: &Facts, view: &View, family: Family, filter: &Filter, report: &mut Report) {
+    let config = view.node.config();
+    let own = view.own.as_ref().and_then(|own| own.subnets.get(family));
+    let (Some(own), Some(network)) = (own, config.network(family)) else { return };
+    let outside = match &config.backend {
+        BackendConfig::Vxlan(options) => match vxlan::device_name(options.vni, family) {
+            Ok(name) => name,
+            Err(_) => return,
+        },
+        BackendConfig::Alloc => return,
+        _ => view.node.external().name.clone(),
+    };
+    let peer = view.table.leases().keys().filter_map(|subnets| subnets.get(family)).find(|net| *net != own);
+    let pod = |net: IpNet| net.trunc().hosts().nth(1).unwrap_or(net.addr());
+    let (ours, theirs) = (pod(own), pod(peer.unwrap_or(network)));
+    let bridge = facts.cni.bridge();
+    let directions = [
+        ("from other nodes to pods here", outside.as_str(), bridge, theirs, ours),
+        ("from pods here to other nodes", bridge, outside.as_str(), ours, theirs),
+    ];
+    // One finding: the other direction has the same reason.
+    let dropped = directions.into_iter().find_map(|(direction, input, output, source, destination)| {
+        let (input, output) = (input.to_owned(), Some(output.to_owned()));
+        let packet =
+            Packet { hook: Hook::Forward, protocol: (TCP, None), input, output, source, destination };
+        Some((direction, filter.drops(&packet)?))
+    });
+    if let Some((direction, by)) = dropped {
+        let tool = tool(family);
+        report.find(
+            &FORWARD_DROP,
+            network.to_string(),
+            format!("{family} packets {direction} are dropped"),
+            vec![by],
+            format!(
+                "{tool} -I FORWARD -s {network} -j ACCEPT; {tool} -I FORWARD -d {network} -j ACCEPT; or the same \
+                 where it drops"
+            ),
+        );
+    }
+}

@@ -1,0 +1,96 @@
+//! Cases that are hard to bring about on a real node. The others are made there: `integration/tests/doctor*.rs`.
+
+use super::*;
+use crate::command::doctor::facts::{CniFacts, Daemon, DaemonAnswer, StoreFacts};
+use flannel_core::store::{ConfigRecord, Listing};
+use flanneld::cli::{Options, Parsed};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A host without config, daemon and CNI.
+fn bare() -> Facts {
+    let Ok(Parsed::Run(options)) = Options::parse(std::iter::empty(), |_| None) else {
+        panic!("no flags are fine");
+    };
+    Facts {
+        daemons: Vec::new(),
+        options: *options,
+        answer: DaemonAnswer::NotAsked,
+        store: StoreFacts {
+            location: "http://127.0.0.1:2379 /coreos.com/network".to_owned(),
+            config_place: "the etcd key /coreos.com/network/config".to_owned(),
+            listing: Ok(Listing {
+                config: Some(ConfigRecord { text: "{}".to_owned(), revision: Default::default() }),
+                ..Listing::default()
+            }),
+            latency: Some(Duration::from_millis(2)),
+            clock_ahead: Some(Ok(0)),
+            time_left: None,
+        },
+        remembered: Default::default(),
+        observation: Default::default(),
+        view: None,
+        firewall: None,
+        filters: Vec::new(),
+        sysctls: BTreeMap::new(),
+        bridge_netfilter: Vec::new(),
+        kinds: Vec::new(),
+        offload: Ok(Vec::new()),
+        checksum_errors: Some((0, 1000)),
+        subnet_env: None,
+        unwritable: Vec::new(),
+        paths: Ok(Vec::new()),
+        cni: CniFacts::default(),
+    }
+}
+
+fn ids(facts: &Facts) -> Vec<&'static str> {
+    run(facts).findings.iter().map(|finding| finding.id).filter(|id| *id != "cni-config-missing").collect()
+}
+
+#[test]
+fn nothing_on_a_bare_host() {
+    assert!(ids(&bare()).is_empty(), "{:#?}", run(&bare()));
+}
+
+#[test]
+fn wrong_checksums_count_by_their_share() {
+    let mut facts = bare();
+    for (wrong, right, found) in [(9, 0, false), (10, 0, true), (10, 1001, false), (11, 1000, true)] {
+        facts.checksum_errors = Some((wrong, right));
+        assert_eq!(ids(&facts) == ["checksum-offload"], found, "{wrong} of {right}");
+    }
+}
+
+#[test]
+fn clocks_and_answers_within_reason() {
+    let mut facts = bare();
+    facts.store.clock_ahead = Some(Ok(-5));
+    facts.store.latency = Some(Duration::from_millis(250));
+    assert!(ids(&facts).is_empty());
+    facts.store.clock_ahead = Some(Ok(-6));
+    facts.store.latency = Some(Duration::from_millis(251));
+    assert_eq!(ids(&facts), ["store-slow", "clock-skew"]);
+    facts.store.clock_ahead = Some(Err("asked over TLS".to_owned()));
+    assert_eq!(run(&facts).skipped.len(), 1);
+}
+
+#[test]
+fn daemons_of_several_stores_may_share_a_host() {
+    let mut facts = bare();
+    let daemon = |pid, scope: &str| Daemon { pid, state: 'S', scope: Some(scope.to_owned()) };
+    facts.daemons = vec![daemon(7, "etcd-a"), daemon(8, "etcd-b")];
+    assert!(ids(&facts).is_empty());
+    facts.daemons.push(daemon(9, "etcd-b"));
+    assert_eq!(ids(&facts), ["daemon-duplicate"]);
+}
+
+#[test]
+fn what_cannot_be_checked_is_said() {
+    let mut facts = bare();
+    facts.offload = Err("ethtool is not installed".to_owned());
+    facts.paths = Err("may not send".to_owned());
+    facts.kinds = vec![("vxlan", Err("operation not permitted".to_owned()))];
+    let skipped: Vec<&str> = run(&facts).skipped.iter().map(|skipped| skipped.id).collect();
+    assert_eq!(skipped, ["kernel-feature", "mtu-path", "checksum-offload"]);
+}

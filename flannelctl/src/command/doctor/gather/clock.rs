@@ -1,0 +1,82 @@
+//! The clock of etcd. Its gRPC interface does not tell the time, but every answer over HTTP has a date (RFC 9110
+//! section 6.6.1), to the second. Over TLS it is not asked: the handshake has compared the clocks with the dates of the
+//! certificates already.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::net::lookup_host;
+use tokio::time::timeout;
+
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// By how many seconds the clock of the first endpoint that answers is ahead of ours.
+pub(super) async fn ahead(endpoints: &str) -> Result<i64, String> {
+    let mut reason = "etcd is asked over TLS, and only its plain HTTP answers tell the time".to_owned();
+    for endpoint in endpoints.split(',').map(str::trim) {
+        let Some(host) = endpoint.strip_prefix("http://") else { continue };
+        let Ok(Ok(mut addresses)) = timeout(LIMIT, lookup_host(host.trim_end_matches('/'))).await else {
+            reason = format!("{endpoint} has no address");
+            continue;
+        };
+        let Some(address) = addresses.next() else { continue };
+        match ask(address).await {
+            Ok(ahead) => return Ok(ahead),
+            Err(why) => reason = why,
+        }
+    }
+    Err(reason)
+}
+
+async fn ask(address: SocketAddr) -> Result<i64, String> {
+    let before = now();
+    let answer = match timeout(LIMIT, super::daemon::exchange(address, "/version")).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return Err(format!("{address}: {error}")),
+        Err(_) => return Err(format!("no answer from {address} in {} s", LIMIT.as_secs())),
+    };
+    let date = answer.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("date").then(|| seconds_of(value.trim()))?
+    });
+    let theirs = date.ok_or_else(|| format!("{address} tells no date"))?;
+    // It was written at some time between question and answer.
+    let (earliest, latest) = (theirs - now(), theirs - before);
+    Ok(if earliest > 0 { earliest } else { latest.min(0) })
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Seconds since 1970 of a date such as `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn seconds_of(date: &str) -> Option<i64> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let words: Vec<&str> = date.split_whitespace().collect();
+    let [_, day, month, year, time, "GMT"] = words[..] else { return None };
+    let month = i64::try_from(MONTHS.iter().position(|name| *name == month)?).ok()?;
+    let (day, year): (i64, i64) = (day.parse().ok()?, year.parse().ok()?);
+    let mut parts = time.split(':').map(|part| part.parse::<i64>().ok());
+    let (hour, minute, second) = (parts.next()??, parts.next()??, parts.next()??);
+    // Years that begin in March, so that a leap day is the last of its year.
+    let (year, month) = if month < 2 { (year - 1, month + 10) } else { (year, month - 2) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
+    // From 1 March of year 0 to 1 January 1970.
+    let days = days - 719_468;
+    Some(((days * 24 + hour) * 60 + minute) * 60 + second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seconds_of;
+
+    #[test]
+    fn dates_of_http() {
+        assert_eq!(seconds_of("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
+        assert_eq!(seconds_of("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        assert_eq!(seconds_of("Thu, 29 Feb 2024 23:59:59 GMT"), Some(1_709_251_199));
+        assert_eq!(seconds_of("Fri, 01 Mar 2024 00:00:00 GMT"), Some(1_709_251_200));
+        assert_eq!(seconds_of("yesterday"), None);
+    }
+}

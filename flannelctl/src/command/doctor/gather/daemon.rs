@@ -1,0 +1,155 @@
+//! The daemons of this network namespace, and how the daemon is started.
+
+use flanneld::cli::{Options, Parsed, StoreOptions};
+use std::ffi::OsString;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStringExt as _;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::cli::NodeFlags;
+use crate::command::doctor::facts::{Daemon, DaemonAnswer};
+
+/// What `/etc/default/flanneld` may set: the environment of the unit file.
+const DEFAULTS: &str = "/etc/default/flanneld";
+
+/// The daemons, and the options of one that runs or would be started.
+#[derive(Clone, Debug)]
+pub(crate) struct Invocation {
+    pub(crate) daemons: Vec<Daemon>,
+    pub(crate) options: Options,
+}
+
+/// Finds the daemons. The options are those of the one that runs; where none does, `given` with the environment and
+/// the file of the unit, and the store that flannelctl was told.
+pub(crate) fn options_of(
+    given: &[OsString],
+    store: StoreOptions,
+    node: &NodeFlags,
+) -> anyhow::Result<Invocation> {
+    let found = running();
+    let daemons = found.iter().map(|(daemon, _)| daemon.clone()).collect();
+    let of_running = found.into_iter().find_map(|(_, options)| options);
+    if let Some(options) = of_running.filter(|_| given.is_empty()) {
+        return Ok(Invocation { daemons, options });
+    }
+    let defaults = fs::read_to_string(DEFAULTS).unwrap_or_default();
+    let environment = |name: &str| {
+        std::env::var(name).ok().or_else(|| {
+            let lines = defaults.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+            let mut assigned = lines.filter_map(|line| line.split_once('=')).filter(|(key, _)| *key == name);
+            assigned.next_back().map(|(_, value)| value.trim_matches(['"', '\'']).to_owned())
+        })
+    };
+    match Options::parse(given.iter().cloned(), environment)? {
+        Parsed::Run(parsed) => {
+            let mut options = *parsed;
+            options.store = store;
+            let named = |flag: &str| given.iter().any(|word| word.to_string_lossy().contains(flag));
+            if !named("-subnet-file") {
+                options.subnet_file.clone_from(&node.subnet_file);
+            }
+            if !named("-state-dir") {
+                options.state_dir.clone_from(&node.state_dir);
+            }
+            Ok(Invocation { daemons, options })
+        }
+        Parsed::Help(_) | Parsed::Version => {
+            anyhow::bail!("only flags of flanneld that run it can stand behind --")
+        }
+    }
+}
+
+/// The flanneld processes of this network namespace, with their options where they can be read.
+fn running() -> Vec<(Daemon, Option<Options>)> {
+    let own = fs::read_link("/proc/self/ns/net").ok();
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let mut found = Vec::new();
+    for process in processes.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        let path = process.path();
+        let Ok(stat) = fs::read_to_string(path.join("stat")) else { continue };
+        // The name is in parentheses and may hold any character; the state follows it.
+        let Some((name, rest)) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')) else {
+            continue;
+        };
+        let state = rest.trim_start().chars().next().unwrap_or('?');
+        if name != "flanneld" || state == 'Z' || fs::read_link(path.join("ns/net")).ok() != own {
+            continue;
+        }
+        let options = options(&path);
+        let scope = options.as_ref().map(|options| options.store.scope());
+        found.push((Daemon { pid, state, scope }, options));
+    }
+    found.sort_by_key(|(daemon, _)| daemon.pid);
+    found
+}
+
+fn options(process: &std::path::Path) -> Option<Options> {
+    let words = |file: &str| -> Option<Vec<OsString>> {
+        let bytes = fs::read(process.join(file)).ok()?;
+        let words = bytes.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec()));
+        Some(words.collect())
+    };
+    let mut arguments = words("cmdline")?;
+    // Behind the last word, too, is a zero.
+    arguments.pop();
+    let environment = words("environ").unwrap_or_default();
+    let variable = |name: &str| {
+        environment.iter().find_map(|entry| {
+            let (key, value) = entry.to_str()?.split_once('=')?;
+            (key == name).then(|| value.to_owned())
+        })
+    };
+    match Options::parse(arguments.into_iter().skip(1), variable) {
+        Ok(Parsed::Run(options)) => Some(*options),
+        _ => None,
+    }
+}
+
+/// How long a daemon may take to answer.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// Asks the only daemon whether it is ready.
+pub(super) async fn ask(invocation: &Invocation) -> DaemonAnswer {
+    let ([daemon], Some(address)) = (invocation.daemons.as_slice(), invocation.options.healthz) else {
+        return DaemonAnswer::NotAsked;
+    };
+    if daemon.is_stopped() {
+        return DaemonAnswer::NotAsked;
+    }
+    let address = match address.ip() {
+        ip if ip.is_unspecified() => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port()),
+        _ => address,
+    };
+    match timeout(LIMIT, get(address, "/readyz")).await {
+        Ok(Ok((200, _))) => DaemonAnswer::Ready,
+        Ok(Ok((_, body))) => DaemonAnswer::NotReady(body.split_whitespace().collect::<Vec<_>>().join(" ")),
+        Ok(Err(error)) => DaemonAnswer::Silent(format!("{address}: {error}")),
+        Err(_) => DaemonAnswer::Silent(format!("no answer from {address} in {} s", LIMIT.as_secs())),
+    }
+}
+
+/// Status and body of a page.
+async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let answer = exchange(address, path).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
+    Ok((status, body.to_owned()))
+}
+
+/// Sends a request over HTTP/1.0 and reads the answer to its end.
+pub(super) async fn exchange(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    // More than a page of ours has.
+    (&mut stream).take(1 << 16).read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}

@@ -1,0 +1,94 @@
+//! Settings, counters and directories of the host.
+
+use flannel_core::family::Family;
+use flannel_core::link::LinkName;
+use flanneld::cli::Options;
+use flanneld::exec::{ExecError, Program};
+use flanneld::host::sysctl::Sysctl;
+use flanneld::kernel::Observation;
+use rustix::fs::{Access, access};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::command::doctor::facts::View;
+
+/// The interfaces whose settings count: the tunnels and the external one, as far as they exist.
+pub(super) fn links(observation: &Observation, view: Option<&View>) -> BTreeSet<LinkName> {
+    let Some(view) = view else { return BTreeSet::new() };
+    let mut links = view.node.tunnels();
+    links.insert(view.node.external().name.clone());
+    links.retain(|name| observation.dataplane.links.contains_key(name));
+    links
+}
+
+/// Settings by path below `/proc/sys`; those that do not exist are left out.
+pub(super) fn sysctls(links: &BTreeSet<LinkName>) -> BTreeMap<String, String> {
+    let mut paths = vec!["net/ipv4/ip_forward".to_owned(), "net/ipv6/conf/all/forwarding".to_owned()];
+    for conf in links.iter().map(LinkName::as_str).chain(["all"]) {
+        paths.push(format!("net/ipv4/conf/{conf}/rp_filter"));
+        paths.push(format!("net/ipv6/conf/{conf}/disable_ipv6"));
+    }
+    let sysctl = Sysctl::default();
+    paths.into_iter().filter_map(|path| Some((path.clone(), sysctl.read_path(&path).ok()?))).collect()
+}
+
+/// Names of `ethtool -k` whose absence costs a tunnel most of its speed.
+const OFFLOADS: [&str; 2] = ["tx-checksum-ip-generic", "rx-checksumming"];
+
+pub(super) async fn offload(view: Option<&View>) -> Result<Vec<(String, String)>, String> {
+    let Some(view) = view else { return Ok(Vec::new()) };
+    let mut off = Vec::new();
+    for device in view.node.tunnels() {
+        let program = Program::new("ethtool", Duration::from_secs(5));
+        let answer = match program.argument("-k").argument(device.as_str()).run().await {
+            Ok(answer) => answer,
+            Err(ExecError::NotFound { .. }) => return Err("ethtool is not installed".to_owned()),
+            // No such device, which other checks name.
+            Err(_) => continue,
+        };
+        for name in OFFLOADS {
+            let line =
+                answer.lines().map(str::trim).find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            // "off [fixed]": a device that cannot, and nobody's mistake.
+            if line == Some("off") {
+                off.push((device.to_string(), name.to_owned()));
+            }
+        }
+    }
+    Ok(off)
+}
+
+/// UDP packets that arrived with a wrong checksum, and all that arrived.
+pub(super) fn checksum_errors() -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/net/snmp").ok()?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let value = |wanted: &str| {
+        let at = names.split(' ').position(|name| name == wanted)?;
+        values.split(' ').nth(at)?.parse().ok()
+    };
+    Some((value("InCsumErrors")?, value("InDatagrams")?))
+}
+
+/// Directories that the daemon writes to and that cannot be written.
+pub(super) fn unwritable(options: &Options) -> Vec<(PathBuf, String)> {
+    let directories = [Some(options.state_dir.as_path()), options.subnet_file.parent()];
+    let mut found = Vec::new();
+    for directory in directories.into_iter().flatten() {
+        // What is missing is made, so the first one that is there counts.
+        let Some(there) = directory.ancestors().find(|path| path.exists()) else { continue };
+        let reason = if there.is_dir() {
+            access(there, Access::WRITE_OK).err().map(|errno| std::io::Error::from(errno).to_string())
+        } else {
+            Some(format!("{} is not a directory", there.display()))
+        };
+        found.extend(reason.map(|reason| (Path::to_path_buf(directory), reason)));
+    }
+    found
+}
+
+/// The families of a view, for other parts.
+pub(super) fn families(view: &View) -> impl Iterator<Item = Family> + '_ {
+    Family::ALL.into_iter().filter(|family| view.node.config().has(*family))
+}

@@ -1,0 +1,72 @@
+//! Whether packets of the size that the daemon reckons with reach other nodes whole.
+
+use flannel_core::config::BackendConfig;
+use flannel_core::desired;
+use flannel_core::family::Family;
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+use crate::command::doctor::facts::{PathFacts, View};
+use crate::icmp::{Echo, EchoError};
+
+/// So many nodes tell enough: a path of one size to all is the usual case, and a cluster may have thousands.
+const MOST: usize = 8;
+const LIMIT: Duration = Duration::from_millis(700);
+
+pub(super) async fn measure(view: Option<&View>) -> Result<Vec<PathFacts>, String> {
+    let Some(view) = view else { return Ok(Vec::new()) };
+    let targets = targets(view);
+    let mut running = JoinSet::new();
+    for (at, (public, needed)) in targets.into_iter().enumerate() {
+        let identifier =
+            u16::try_from(at).unwrap_or(0) ^ u16::try_from(std::process::id() & 0xffff).unwrap_or(0);
+        running.spawn(async move { one(public, needed, identifier).await });
+    }
+    let mut paths = Vec::new();
+    while let Some(outcome) = running.join_next().await {
+        match outcome {
+            Ok(Ok(path)) => paths.push(path),
+            Ok(Err(EchoError::NotPermitted)) => return Err(EchoError::NotPermitted.to_string()),
+            // No way there at all: for the connectivity test.
+            Ok(Err(EchoError::Socket { .. })) | Err(_) => {}
+        }
+    }
+    paths.sort_by_key(|path| path.public);
+    Ok(paths)
+}
+
+/// Public addresses of other nodes, and the size of the largest packets that go there.
+fn targets(view: &View) -> Vec<(IpAddr, u32)> {
+    let config = view.node.config();
+    let Ok(pods) = desired::mtu(config, view.node.external().mtu) else { return Vec::new() };
+    let needed = |family| match (&config.backend, family) {
+        (BackendConfig::Vxlan(_), Family::V4) => pods + 50,
+        // In dual stack the tunnel of IPv6 is smaller than pods are told, so that the sum is the same.
+        (BackendConfig::Vxlan(_), Family::V6) if config.has(Family::V4) => pods + 50,
+        (BackendConfig::Vxlan(_), Family::V6) => pods + 70,
+        _ => pods,
+    };
+    let own = view.own.as_ref().map(|own| own.subnets);
+    let mut targets = Vec::new();
+    for (subnets, entry) in view.table.leases() {
+        if Some(*subnets) == own {
+            continue;
+        }
+        for family in Family::ALL.into_iter().filter(|family| config.has(*family)) {
+            let Some(public) = entry.lease.attrs.public_address(family) else { continue };
+            let ours = view.node.external().public.get(family) == Some(&public);
+            if !ours && !targets.contains(&(public, needed(family))) {
+                targets.push((public, needed(family)));
+            }
+        }
+    }
+    targets.truncate(MOST);
+    targets
+}
+
+async fn one(public: IpAddr, needed: u32, identifier: u16) -> Result<PathFacts, EchoError> {
+    let mut echo = Echo::open(public, identifier)?;
+    let largest = echo.largest(needed, 2, LIMIT).await.unwrap_or(None);
+    Ok(PathFacts { public, needed, largest })
+}

@@ -1,0 +1,65 @@
+//! The packet filters of the host, read by the tools that know them.
+
+use flannel_core::family::Family;
+use flanneld::exec::{ExecError, Program};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::command::doctor::packet_filter::Filter;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The filters of each family: those of iptables, old and new, and those of nftables itself.
+pub(super) async fn filters(families: &[Family]) -> Vec<(Family, Result<Filter, String>)> {
+    if families.is_empty() {
+        return Vec::new();
+    }
+    let nftables = run("nft", &["-j", "list", "ruleset"]).await;
+    let mut filters = Vec::new();
+    for family in families {
+        filters.push((*family, filter(*family, &nftables).await));
+    }
+    filters
+}
+
+async fn filter(family: Family, nftables: &Result<Option<String>, String>) -> Result<Filter, String> {
+    let (stem, names) = match family {
+        Family::V4 => ("iptables", "/proc/net/ip_tables_names"),
+        Family::V6 => ("ip6tables", "/proc/net/ip6_tables_names"),
+    };
+    let mut filter = Filter::default();
+    let mut tools = 0;
+    // Read through the old interface where it has tables; the tool would otherwise make some.
+    let legacy = std::fs::read_to_string(Path::new(names)).is_ok_and(|text| !text.trim().is_empty());
+    let variants = [("-legacy-save", legacy), ("-nft-save", true)];
+    for (end, wanted) in variants {
+        if wanted && let Some(text) = run(&format!("{stem}{end}"), &[]).await? {
+            filter.add_iptables(&text);
+            tools += 1;
+        }
+    }
+    if tools == 0
+        && let Some(text) = run(&format!("{stem}-save"), &[]).await?
+    {
+        filter.add_iptables(&text);
+        tools += 1;
+    }
+    match nftables {
+        Ok(Some(text)) => filter.add_nftables(text, family, tools > 0)?,
+        // Without the tool there are hardly any tables of its own, except ours.
+        Ok(None) if tools > 0 => {}
+        Ok(None) => return Err("neither nft nor iptables is installed".to_owned()),
+        Err(error) => return Err(error.clone()),
+    }
+    Ok(filter)
+}
+
+/// The output of a tool; `None` if it is not installed.
+async fn run(name: &str, arguments: &[&str]) -> Result<Option<String>, String> {
+    let program = arguments.iter().fold(Program::new(name, LIMIT), |program, word| program.argument(word));
+    match program.run().await {
+        Ok(output) => Ok(Some(output)),
+        Err(ExecError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(flannel_core::error::chain(&error)),
+    }
+}

@@ -1,0 +1,129 @@
+//! The output of `iptables-save`.
+
+use super::{Chain, Condition, Hook, Rule, Table, Verdict, net, protocol};
+
+/// The tables that decide on packets. `nat` decides on addresses only.
+pub(super) fn tables(text: &str) -> Vec<Table> {
+    let mut tables: Vec<Table> = Vec::new();
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix('*') {
+            tables.push(Table { name: format!("iptables {name}"), ..Table::default() });
+        } else if let (Some(table), Some(rest)) = (tables.last_mut(), line.strip_prefix(':')) {
+            let mut words = rest.split(' ');
+            let (Some(name), Some(policy)) = (words.next(), words.next()) else { continue };
+            let hook = match name {
+                "INPUT" => Some(Hook::Input),
+                "FORWARD" => Some(Hook::Forward),
+                _ => None,
+            };
+            let base = hook.map(|hook| (hook, 0, policy == "DROP"));
+            table.chains.insert(name.to_owned(), Chain { base, rules: Vec::new() });
+        } else if let (Some(table), Some(rest)) = (tables.last_mut(), line.strip_prefix("-A "))
+            && let Some((chain, words)) = rest.split_once(' ')
+            && let Some(chain) = table.chains.get_mut(chain)
+        {
+            chain.rules.push(rule(line, words));
+        }
+    }
+    tables.retain(|table| !table.name.ends_with(" nat"));
+    tables
+}
+
+/// Words, where quotes hold some together.
+fn words(text: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '"' => quoted = !quoted,
+            '\\' if quoted => word.extend(characters.next()),
+            ' ' if !quoted => words.push(std::mem::take(&mut word)),
+            other => word.push(other),
+        }
+    }
+    words.push(word);
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+fn rule(line: &str, text: &str) -> Rule {
+    let words = words(text);
+    let mut rule = Rule { conditions: Vec::new(), verdict: Verdict::Continue, text: line.to_owned() };
+    let mut words = words.iter().map(String::as_str).peekable();
+    let mut negated = false;
+    while let Some(word) = words.next() {
+        let mut value = || words.next().unwrap_or_default();
+        let condition = match word {
+            "!" => {
+                negated = true;
+                continue;
+            }
+            "-j" | "-g" => {
+                let target = value().to_owned();
+                rule.verdict = verdict(target, word == "-g");
+                // What follows are parameters of the target.
+                break;
+            }
+            "-m" => match value() {
+                // Their options follow and are judged by themselves, or say nothing about the packet.
+                "comment" | "udp" | "tcp" | "multiport" | "conntrack" | "state" => continue,
+                _ => Condition::Unknown,
+            },
+            "--comment" => {
+                value();
+                continue;
+            }
+            "-p" => match protocol(value()) {
+                Some(number) => Condition::Protocol { negated, number },
+                None => Condition::Unknown,
+            },
+            "-s" => address(value(), |nets| Condition::Source { negated, nets }),
+            "-d" => address(value(), |nets| Condition::Destination { negated, nets }),
+            "-i" => Condition::Input { negated, link: value().to_owned() },
+            "-o" => Condition::Output { negated, link: value().to_owned() },
+            "--dport" | "--dports" => match ports(value()) {
+                Some(ranges) => Condition::Ports { negated, ranges },
+                None => Condition::Unknown,
+            },
+            "--ctstate" | "--state" => {
+                let new = value().split(',').any(|state| state == "NEW");
+                Condition::State { negated, new }
+            }
+            // Options of matches that we do not know, and their values.
+            _ => Condition::Unknown,
+        };
+        rule.conditions.push(condition);
+        negated = false;
+    }
+    rule
+}
+
+fn verdict(target: String, goto: bool) -> Verdict {
+    match target.as_str() {
+        "ACCEPT" => Verdict::Accept,
+        "DROP" | "REJECT" => Verdict::Drop,
+        "RETURN" => Verdict::Return,
+        // Targets that go on with the next rule.
+        "LOG" | "NFLOG" | "MARK" | "CONNMARK" | "CT" | "TCPMSS" | "TRACE" | "DSCP" | "CHECKSUM" => {
+            Verdict::Continue
+        }
+        _ if goto => Verdict::Goto(target),
+        _ => Verdict::Jump(target),
+    }
+}
+
+fn address(text: &str, condition: impl FnOnce(Vec<ipnet::IpNet>) -> Condition) -> Condition {
+    match text.split(',').map(net).collect() {
+        Some(nets) => condition(nets),
+        None => Condition::Unknown,
+    }
+}
+
+fn ports(text: &str) -> Option<Vec<(u16, u16)>> {
+    text.split(',')
+        .map(|range| {
+            let (first, last) = range.split_once(':').unwrap_or((range, range));
+            Some((first.parse().ok()?, last.parse().ok()?))
+        })
+        .collect()
+}

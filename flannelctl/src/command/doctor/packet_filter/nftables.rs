@@ -1,0 +1,195 @@
+//! The output of `nft -j list ruleset` (libnftables-json(5)).
+
+use flannel_core::family::Family;
+use ipnet::IpNet;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+use super::{Chain, Condition, Hook, Rule, Table, Verdict, is_of_iptables, net, protocol};
+
+/// The tables that see packets of a family.
+pub(super) fn tables(text: &str, family: Family, without_iptables: bool) -> Result<Vec<Table>, String> {
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let value: Value =
+        serde_json::from_str(text).map_err(|error| format!("nft does not answer JSON: {error}"))?;
+    let kinds = match family {
+        Family::V4 => ["ip", "inet"],
+        Family::V6 => ["ip6", "inet"],
+    };
+    let mut tables: BTreeMap<(String, String), Table> = BTreeMap::new();
+    for object in value["nftables"].as_array().into_iter().flatten() {
+        let Some((kind, object)) = object.as_object().and_then(|object| object.iter().next()) else {
+            continue;
+        };
+        let text = |key: &str| object[key].as_str().unwrap_or_default();
+        let (of, name) = (text("family"), text("table"));
+        if !kinds.contains(&of) || (without_iptables && is_of_iptables(of, name)) {
+            continue;
+        }
+        let table = tables
+            .entry((of.to_owned(), name.to_owned()))
+            .or_insert_with(|| Table { name: format!("nft {of} {name}"), ..Table::default() });
+        match kind.as_str() {
+            "chain" => {
+                table.chains.insert(text("name").to_owned(), Chain { base: base(object), rules: Vec::new() });
+            }
+            "rule" => {
+                if let Some(chain) = table.chains.get_mut(text("chain")) {
+                    chain.rules.push(rule(object));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(tables.into_values().collect())
+}
+
+fn base(chain: &Value) -> Option<(Hook, i64, bool)> {
+    if chain["type"] != "filter" {
+        return None;
+    }
+    let hook = match chain["hook"].as_str()? {
+        "input" => Hook::Input,
+        "forward" => Hook::Forward,
+        _ => return None,
+    };
+    Some((hook, chain["prio"].as_i64().unwrap_or(0), chain["policy"] == "drop"))
+}
+
+fn rule(rule: &Value) -> Rule {
+    let mut found = Rule { conditions: Vec::new(), verdict: Verdict::Continue, text: String::new() };
+    let expressions = rule["expr"].as_array().map_or(&[][..], Vec::as_slice);
+    for expression in expressions {
+        let Some((kind, value)) = expression.as_object().and_then(|object| object.iter().next()) else {
+            continue;
+        };
+        match kind.as_str() {
+            "match" => found.conditions.push(condition(value)),
+            "accept" => found.verdict = Verdict::Accept,
+            "drop" | "reject" => found.verdict = Verdict::Drop,
+            "return" => found.verdict = Verdict::Return,
+            "jump" => found.verdict = Verdict::Jump(target(value)),
+            "goto" => found.verdict = Verdict::Goto(target(value)),
+            "counter" | "comment" | "log" | "mangle" | "notrack" => {}
+            // Limits, maps of verdicts, matches of iptables: who knows.
+            _ => found.conditions.push(Condition::Unknown),
+        }
+    }
+    found.text = format!("rule {} ({})", rule["handle"], describe(expressions));
+    found
+}
+
+fn target(value: &Value) -> String {
+    value["target"].as_str().unwrap_or_default().to_owned()
+}
+
+/// A rule in few words; the handle finds the whole.
+fn describe(expressions: &[Value]) -> String {
+    let words: Vec<String> = expressions
+        .iter()
+        .filter_map(|expression| {
+            let (kind, value) = expression.as_object()?.iter().next()?;
+            Some(match kind.as_str() {
+                "match" => {
+                    let left = &value["left"];
+                    let name = left["payload"]["field"].as_str().map(|field| {
+                        format!("{} {field}", left["payload"]["protocol"].as_str().unwrap_or_default())
+                    });
+                    let key = ["meta", "ct"]
+                        .iter()
+                        .find_map(|kind| Some(format!("{kind} {}", left[*kind]["key"].as_str()?)));
+                    let operator = if value["op"] == "!=" { "!= " } else { "" };
+                    let right = match &value["right"] {
+                        Value::String(text) => text.clone(),
+                        other => other.to_string(),
+                    };
+                    format!("{} {operator}{right}", name.or(key).unwrap_or_else(|| left.to_string()))
+                }
+                "counter" => return None,
+                other => other.to_owned(),
+            })
+        })
+        .collect();
+    words.join(" ")
+}
+
+fn condition(value: &Value) -> Condition {
+    let negated = match value["op"].as_str() {
+        Some("!=") => true,
+        Some("==" | "in") => false,
+        _ => return Condition::Unknown,
+    };
+    let (left, right) = (&value["left"], &value["right"]);
+    let payload = (left["payload"]["protocol"].as_str(), left["payload"]["field"].as_str());
+    let known = match (payload, left["meta"]["key"].as_str(), left["ct"]["key"].as_str()) {
+        ((Some("udp" | "tcp" | "th"), Some("dport")), ..) => ports(left, right, negated),
+        ((Some("ip" | "ip6"), Some("saddr")), ..) => {
+            nets(right).map(|nets| Condition::Source { negated, nets })
+        }
+        ((Some("ip" | "ip6"), Some("daddr")), ..) => {
+            nets(right).map(|nets| Condition::Destination { negated, nets })
+        }
+        ((Some("ip"), Some("protocol")) | (Some("ip6"), Some("nexthdr")), ..) | (_, Some("l4proto"), _) => {
+            right.as_str().and_then(protocol).map(|number| Condition::Protocol { negated, number })
+        }
+        (_, Some("iifname" | "iif"), _) => {
+            right.as_str().map(|link| Condition::Input { negated, link: link.to_owned() })
+        }
+        (_, Some("oifname" | "oif"), _) => {
+            right.as_str().map(|link| Condition::Output { negated, link: link.to_owned() })
+        }
+        (_, _, Some("state")) => states(right).map(|new| Condition::State { negated, new }),
+        _ => None,
+    };
+    known.unwrap_or(Condition::Unknown)
+}
+
+/// A match on a port of `tcp` or `udp` is one on the protocol as well; one on both conditions is put as the narrower.
+fn ports(left: &Value, right: &Value, negated: bool) -> Option<Condition> {
+    let ranges = elements(right)?
+        .into_iter()
+        .map(|element| match &element["range"] {
+            Value::Array(ends) => Some((port(ends.first()?)?, port(ends.get(1)?)?)),
+            _ => port(element).map(|port| (port, port)),
+        })
+        .collect::<Option<Vec<_>>>()?;
+    // Ours are UDP: a port of TCP is none that a packet of ours can have.
+    let ranges = if left["payload"]["protocol"] == "tcp" { Vec::new() } else { ranges };
+    Some(Condition::Ports { negated: negated && left["payload"]["protocol"] != "tcp", ranges })
+}
+
+fn port(value: &Value) -> Option<u16> {
+    u16::try_from(value.as_u64()?).ok()
+}
+
+/// The members of an anonymous set, or the only value.
+fn elements(value: &Value) -> Option<Vec<&Value>> {
+    match &value["set"] {
+        Value::Array(members) => Some(members.iter().collect()),
+        Value::Null if value.is_array() => Some(value.as_array()?.iter().collect()),
+        Value::Null => Some(vec![value]),
+        _ => None,
+    }
+}
+
+fn nets(value: &Value) -> Option<Vec<IpNet>> {
+    elements(value)?
+        .into_iter()
+        .map(|element| match (&element["prefix"], element) {
+            (Value::Object(prefix), _) => {
+                net(&format!("{}/{}", prefix["addr"].as_str()?, prefix["len"].as_u64()?))
+            }
+            // Named sets are written with an @, ranges as objects.
+            (_, Value::String(text)) => net(text),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Whether the states hold for the first packet of a connection.
+fn states(value: &Value) -> Option<bool> {
+    let states = elements(value)?;
+    states.iter().all(|state| state.is_string()).then(|| states.iter().any(|state| **state == "new"))
+}
