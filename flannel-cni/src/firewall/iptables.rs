@@ -93,26 +93,25 @@ impl Tool {
         }
     }
 
-    /// Starts a change of the `nat` table: all of these lines or none. Lines of `-C` change nothing and compare. (They do not
-    /// where the nftables variant is told to test.)
+    /// Starts a change of the `nat` table and gives it all that it is to do.
     pub(crate) fn restore(&self, lines: &str) -> Result<Running, ToolError> {
+        Ok(self.start()?.feed(lines))
+    }
+
+    /// Starts a change of the `nat` table. Until it is told what to do it gets ready, which takes most of its time.
+    pub(crate) fn start(&self) -> Result<Running, ToolError> {
         let program = name(self.family, "-restore");
-        let input = format!("*nat\n{lines}COMMIT\n");
-        let start = |error| ToolError::Start { program: program.clone(), error };
-        fault::step().map_err(start)?;
-        let mut child = self
+        let failed = |error| ToolError::Start { program: program.clone(), error };
+        fault::step().map_err(failed)?;
+        let child = self
             .command("-restore")
             .args(["--noflush", "--wait", &LOCK_PATIENCE.as_secs().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(start)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // What it thinks of input that it does not read, it says at its end.
-            let _ = stdin.write_all(input.as_bytes());
-        }
-        Ok(Running { child, program, input, deadline: Instant::now() + LIMIT, ended: false })
+            .map_err(failed)?;
+        Ok(Running { child, program, input: String::new(), deadline: Instant::now() + LIMIT, ended: false })
     }
 
     fn command(&self, end: &str) -> Command {
@@ -141,6 +140,17 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Tells it what to do: all of these lines or none. Lines of `-C` change nothing and compare. (They do not where the
+    /// nftables variant is told to test.)
+    pub(crate) fn feed(mut self, lines: &str) -> Self {
+        self.input = format!("*nat\n{lines}COMMIT\n");
+        if let Some(mut stdin) = self.child.stdin.take() {
+            // What it thinks of input that it does not read, it says at its end.
+            let _ = stdin.write_all(self.input.as_bytes());
+        }
+        self
+    }
+
     /// Waits for its end.
     pub(crate) fn finish(mut self) -> Result<(), ToolError> {
         let start = |error| ToolError::Start { program: self.program.clone(), error };

@@ -5,7 +5,7 @@
 
 use flannel_core::family::Family;
 use flannel_core::message::nftables::{
-    CmpOp, Command, Expr, META_L4PROTO, Message, PayloadBase, Query, Rule, TableFamily, Verdict,
+    CmpOp, Command, Expr, META_L4PROTO, META_MARK, Message, PayloadBase, Query, Rule, TableFamily, Verdict,
 };
 use flannel_core::ruleset::nft::address_offsets;
 use ipnet::IpNet;
@@ -36,6 +36,8 @@ pub(crate) struct NatRule {
     pub(crate) source: Option<IpNet>,
     pub(crate) destination: Option<IpNet>,
     pub(crate) protocol: Option<u8>,
+    /// Mark and mask that it compares or sets.
+    pub(crate) mark: Option<(u32, u32)>,
     /// Destination ports; none if there is no such condition, or one that is not understood.
     pub(crate) ports: Vec<u16>,
     pub(crate) place: Place,
@@ -145,6 +147,7 @@ impl NatRule {
             source: None,
             destination: None,
             protocol: None,
+            mark: None,
             ports: Vec::new(),
             place,
         }
@@ -180,6 +183,16 @@ impl NatRule {
                 _ => {}
             }
         }
+        for triple in rule.expressions.windows(3) {
+            if let [
+                Expr::Meta { key: META_MARK, .. },
+                Expr::Bitwise { mask, .. },
+                Expr::Cmp { op: CmpOp::Equal, data, .. },
+            ] = triple
+            {
+                read.mark = number(data).zip(number(mask));
+            }
+        }
         for expression in &rule.expressions {
             match expression {
                 Expr::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) => {
@@ -206,8 +219,16 @@ impl NatRule {
             // Newer programs have none of these.
             "tcp" | "udp" => self.ports.extend(content.get(4..).and_then(one_port)),
             "sctp" => self.ports.extend(one_port(content)),
-            _ if name.chars().all(|c| c.is_ascii_uppercase()) => self.target = Some(name),
+            // `struct xt_mark_tginfo2` and `xt_mark_mtinfo1`: mark and mask, in host order; the latter may be inverted.
+            "MARK" | "mark" => {
+                let inverted = name == "mark" && content.get(8) != Some(&0);
+                let mask = content.get(4..).and_then(number);
+                self.mark = number(content).zip(mask).filter(|_| !inverted);
+            }
             _ => {}
+        }
+        if name.chars().all(|c| c.is_ascii_uppercase()) {
+            self.target = Some(name);
         }
     }
 
@@ -226,6 +247,7 @@ impl NatRule {
                 "--comment" => read.comment = Some(value.clone()),
                 "-s" => read.source = parse_net(value),
                 "-d" => read.destination = parse_net(value),
+                "--mark" | "--set-xmark" => read.mark = parse_mark(value),
                 "-p" => read.protocol = super::protocol_number(value),
                 "--dport" | "--dports" => {
                     read.ports = value.split(',').filter_map(|port| port.parse().ok()).collect();
@@ -260,6 +282,18 @@ fn net(family: Family, data: &[u8]) -> Option<IpNet> {
         Family::V6 => IpAddr::V6(Ipv6Addr::from(*bytes.first_chunk::<16>()?)),
     };
     IpNet::new(address, length).ok()
+}
+
+/// Four bytes in host order.
+fn number(data: &[u8]) -> Option<u32> {
+    data.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+/// `0x2000/0x2000`, as `iptables-save` writes it.
+fn parse_mark(text: &str) -> Option<(u32, u32)> {
+    let hex = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    let (mark, mask) = text.split_once('/')?;
+    hex(mark).zip(hex(mask))
 }
 
 fn parse_net(text: &str) -> Option<IpNet> {

@@ -13,7 +13,7 @@ use std::panic::resume_unwind;
 use std::thread;
 use std::time::Duration;
 
-use super::masquerade::{self, Masquerade};
+use super::masquerade::{self, Masquerade, Prepared};
 use super::{host_local, is_kind};
 use crate::environment::Environment;
 use crate::error::{CniError, chain, note};
@@ -93,9 +93,14 @@ pub(crate) fn add(object: &Object, environment: &Environment) -> Result<CniResul
     config.check_conflicts()?;
     let mut host = Kernel::open()?;
     let netns = Netns::open(&environment.netns)?;
-    if config.masquerade.is_some() {
-        netns.hold()?;
-    }
+    let rules = match config.masquerade {
+        Some(backend) => {
+            netns.hold()?;
+            let families = host_local::families(object, environment);
+            Some(Masquerade::new(object, environment).prepare(backend, &families)?)
+        }
+        None => None,
+    };
     let bridge = ensure_bridge(&mut host, &config)?;
     let container_mac = match config.mac {
         // The filter is set before the kernel could be asked.
@@ -104,7 +109,8 @@ pub(crate) fn add(object: &Object, environment: &Environment) -> Result<CniResul
     };
     let veth = create_veth(&mut host, &config, &bridge, &netns, &environment.ifname, container_mac)?;
     let host = &mut host;
-    let mut steps = Steps { object, environment, config: &config, host, bridge, veth, netns, container_mac };
+    let config = &config;
+    let mut steps = Steps { object, environment, config, host, bridge, veth, netns, container_mac, rules };
     steps.run().inspect_err(|_| steps.undo())
 }
 
@@ -330,6 +336,8 @@ struct Steps<'a> {
     bridge: Found,
     veth: Found,
     netns: Netns,
+    /// What waits for the addresses.
+    rules: Option<Prepared<'a>>,
     /// The container's hardware address, if it was chosen here.
     container_mac: Option<Mac>,
 }
@@ -345,13 +353,8 @@ impl<'a> Steps<'a> {
             }
             gateway::complete(self.config, &mut result);
         }
-        let rules = match self.config.masquerade {
-            Some(backend) => {
-                let nets: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
-                Some(self.masquerade().start(backend, &nets)?)
-            }
-            None => None,
-        };
+        let nets: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
+        let rules = self.rules.take().map(|rules| rules.start(&nets)).transpose()?;
         let container = pod::configure(&self.netns, &self.environment.ifname, &result, self.config)?;
         let mut vlan_gateway = None;
         if self.config.layer3 && self.config.gateway {

@@ -3,6 +3,7 @@
 //! Mended against it: one lock over all sets; an ADD that fails leaves no address and no moved cursor; addresses whose
 //! containers are gone are taken back before a range counts as full; DEL works with a config that is wrong elsewhere; GC.
 
+use flannel_core::family::Family;
 use flannel_core::json::Object;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -139,6 +140,14 @@ pub(crate) fn gc(config: &Object) -> Result<(), CniError> {
 pub(crate) fn status(config: &Object) -> Result<(), CniError> {
     Config::parse(config, "", version::of_config(config)?)?;
     Ok(())
+}
+
+/// The families of which an ADD would get addresses; none if the config is wrong, which the ADD tells.
+pub(crate) fn families(config: &Object, environment: &Environment) -> Vec<Family> {
+    let version = version::of_config(config).unwrap_or(version::Version::NEWEST);
+    let Ok(config) = Config::parse(config, &environment.args, version) else { return Vec::new() };
+    let has = |family: &Family| config.sets.iter().any(|set| set.family() == Some(*family));
+    Family::ALL.into_iter().filter(has).collect()
 }
 
 /// True if an address belongs to another interface of the same container.

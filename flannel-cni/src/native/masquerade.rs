@@ -63,30 +63,20 @@ impl<'a> Masquerade<'a> {
         Self { config, environment, owner }
     }
 
-    /// Begins to set rules for addresses with the length of their subnets. In iptables that goes on by itself.
-    pub(crate) fn start(
+    /// Starts the programs for rules of these families, so that they are ready when the addresses are known.
+    pub(crate) fn prepare(
         self,
         backend: Option<Backend>,
-        nets: &[IpNet],
-    ) -> Result<Pending<'a>, FirewallError> {
-        let mut pending =
-            Pending { masquerade: self, nets: nets.to_vec(), chosen: backend.is_some(), running: Vec::new() };
-        if backend.unwrap_or_else(Backend::default_here) == Backend::Nftables {
-            self.add_nftables(nets)?;
-            return Ok(pending);
-        }
-        for family in Family::ALL {
-            let nets: Vec<IpNet> = of_family(nets, family).collect();
-            if nets.is_empty() {
-                continue;
+        families: &[Family],
+    ) -> Result<Prepared<'a>, FirewallError> {
+        let mut prepared = Prepared { masquerade: self, chosen: backend.is_some(), tools: Vec::new() };
+        if backend.unwrap_or_else(Backend::default_here) == Backend::Iptables {
+            for family in families {
+                let tool = Tool::find(*family).ok_or(FirewallError::NoTool(*family))?;
+                prepared.tools.push((*family, tool.start()?, tool));
             }
-            let tool = Tool::find(family).ok_or(FirewallError::NoTool(family))?;
-            // A chain that is there already, which is rare, refuses the whole.
-            let chain = self.owner.masquerade_chain();
-            let lines = format!("-N {chain}\n{}{}", self.chain_lines(&nets, &nets), self.entry_lines(&nets));
-            pending.running.push((family, tool.restore(&lines)?, tool));
         }
-        Ok(pending)
+        Ok(prepared)
     }
 
     /// What the chain holds.
@@ -234,6 +224,37 @@ impl<'a> Masquerade<'a> {
 /// The config asks for masquerading. What is no such setting does not keep DEL from looking.
 pub(crate) fn is_wanted(config: &Object) -> bool {
     config.field("ipMasq") == Some(&true.into())
+}
+
+/// Programs that wait for rules. Without any, the rules go into nftables.
+pub(crate) struct Prepared<'a> {
+    masquerade: Masquerade<'a>,
+    /// The config says which backend.
+    chosen: bool,
+    tools: Vec<(Family, Running, Tool)>,
+}
+
+impl<'a> Prepared<'a> {
+    /// Begins to set rules for addresses with the length of their subnets. In iptables that goes on by itself.
+    pub(crate) fn start(self, nets: &[IpNet]) -> Result<Pending<'a>, FirewallError> {
+        let Self { masquerade, chosen, tools } = self;
+        if tools.is_empty() {
+            masquerade.add_nftables(nets)?;
+        }
+        let mut pending = Pending { masquerade, nets: nets.to_vec(), chosen, running: Vec::new() };
+        for (family, running, tool) in tools {
+            let nets: Vec<IpNet> = of_family(nets, family).collect();
+            if nets.is_empty() {
+                continue;
+            }
+            // A chain that is there already, which is rare, refuses the whole.
+            let chain = masquerade.owner.masquerade_chain();
+            let own = masquerade.chain_lines(&nets, &nets);
+            let lines = format!("-N {chain}\n{own}{}", masquerade.entry_lines(&nets));
+            pending.running.push((family, running.feed(&lines), tool));
+        }
+        Ok(pending)
+    }
 }
 
 /// Rules that are on their way.

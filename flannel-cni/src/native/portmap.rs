@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::environment::Environment;
-use crate::error::{CniError, Code, chain};
+use crate::error::{CniError, Code, chain, note};
 use crate::firewall::iptables::{self as tools, Tool};
 use crate::firewall::names::{self, Owner};
 use crate::firewall::nat::{Nat, NatRule};
@@ -23,7 +23,7 @@ use crate::firewall::netfilter::Netfilter;
 use crate::firewall::{self, Backend, FirewallError, Trace};
 use crate::kernel::Kernel;
 use crate::netconf::{self, ValidAttachments};
-use crate::netns::HostLock;
+use crate::netns::{HostLock, Netns};
 use crate::plugin::{Plugin, Request};
 use crate::{sysctl, version};
 
@@ -82,11 +82,12 @@ fn add(request: &Request) -> Result<String, CniError> {
         let environment = &request.environment;
         let targets = config::targets(&result, environment);
         let attachment = Attachment { config: &config, environment, targets };
+        let _netns = hold(environment)?;
         // Nobody else looks for free ports until ours are taken.
         let _lock = HostLock::take()?;
         attachment.add().inspect_err(|_| {
             if let Err(error) = remove(&config.network, environment) {
-                eprintln!("could not take back the port mappings: {}", chain(&error));
+                note!("could not take back the port mappings: {}", chain(&error));
             }
         })?;
     }
@@ -104,8 +105,17 @@ fn passed_through(config: &Object, version: version::Version) -> Value {
 }
 
 fn del(config: &Object, environment: &Environment) -> Result<(), CniError> {
+    let _netns = hold(environment)?;
     // Nothing of the config is needed but the name: the rules say which ports they are for.
     Ok(remove(Config::network_of(config), environment)?)
+}
+
+/// Waits for programs that an operation on this container has left running, and lets later ones wait for ours. Without a
+/// namespace there is nobody who could have started one.
+fn hold(environment: &Environment) -> Result<Option<Netns>, CniError> {
+    let Ok(netns) = Netns::open(&environment.netns) else { return Ok(None) };
+    netns.hold()?;
+    Ok(Some(netns))
 }
 
 /// Removes the rules of a container, wherever they are.
@@ -142,7 +152,7 @@ fn forget(family: Family, ports: &BTreeSet<(u16, Option<IpAddr>)>) {
         return;
     }
     if let Err(error) = Netfilter::open().and_then(|mut netfilter| netfilter.forget_udp(family, ports)) {
-        eprintln!("could not forget UDP connections to mapped ports: {}", chain(&error));
+        note!("could not forget UDP connections to mapped ports: {}", chain(&error));
     }
 }
 
@@ -168,10 +178,15 @@ impl Attachment<'_> {
     /// One process for a family; both run at once.
     fn add_iptables(&self, mut netfilter: Option<Netfilter>) -> Result<(), CniError> {
         let owner = self.owner();
-        let mut pending = Vec::new();
+        let (mut started, mut pending) = (Vec::new(), Vec::new());
         for rules in self.iptables() {
             let family = Family::of_net(rules.target);
             let tool = Tool::find(family).ok_or(FirewallError::NoTool(family))?;
+            // They get ready while we look at what is there.
+            let running = tool.start().map_err(FirewallError::from)?;
+            started.push((rules, family, tool, running));
+        }
+        for (rules, family, tool, running) in started {
             let mut nat = rules.read(netfilter.as_mut(), &tool)?;
             if let Some(netfilter) = netfilter.as_mut() {
                 self.check_free_nftables(netfilter, family)?;
@@ -181,7 +196,7 @@ impl Attachment<'_> {
             if nat.chains.contains(&owner.mapping_chain()) {
                 remove(owner.network, self.environment)?;
             }
-            pending.push(rules.start(&nat, tool)?);
+            pending.push(rules.start(&nat, tool, running));
         }
         self.allow_from_localhost()?;
         for pending in pending {

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use crate::support::{GO_PLUGINS, Netns, OURS};
 
@@ -121,10 +121,46 @@ impl Node {
         plugins: Plugins,
         plugin: &str,
         command: &str,
-        (id, ifname): (&str, &str),
+        interface: (&str, &str),
         pod: &str,
         config: &str,
     ) -> Result<String, String> {
+        let output = self.output(plugins, plugin, command, interface, pod, config, "");
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        if output.status.success() {
+            Ok(stdout)
+        } else {
+            Err(format!("{stdout}{}", String::from_utf8_lossy(&output.stderr)))
+        }
+    }
+
+    /// Runs ours with a fault; answers with what it printed, and whether the fault came to pass.
+    pub(crate) fn run_with_fault(
+        &self,
+        plugin: &str,
+        command: &str,
+        id: &str,
+        pod: &str,
+        config: &str,
+        fault: &str,
+    ) -> (Result<String, String>, bool) {
+        let output = self.output(Plugins::Ours, plugin, command, (id, "eth0"), pod, config, fault);
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let hit = String::from_utf8_lossy(&output.stderr).contains("fault: ");
+        (if output.status.success() { Ok(stdout) } else { Err(stdout) }, hit)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "they are those of a call of a plugin")]
+    fn output(
+        &self,
+        plugins: Plugins,
+        plugin: &str,
+        command: &str,
+        (id, ifname): (&str, &str),
+        pod: &str,
+        config: &str,
+        fault: &str,
+    ) -> Output {
         let bin = match plugins {
             Plugins::Go => GO_PLUGINS.to_owned(),
             Plugins::Ours => self.path("bin").display().to_string(),
@@ -140,6 +176,7 @@ impl Node {
                 ("CNI_IFNAME", ifname),
                 ("CNI_ARGS", ""),
                 ("CNI_PATH", &bin),
+                ("FLANNEL_CNI_FAULT", fault),
             ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -148,13 +185,7 @@ impl Node {
             .unwrap();
         // A plugin may fail before it reads.
         let _ = child.stdin.take().unwrap().write_all(config.as_bytes());
-        let output = child.wait_with_output().unwrap();
-        let stdout = String::from_utf8(output.stdout).unwrap();
-        if output.status.success() {
-            Ok(stdout)
-        } else {
-            Err(format!("{stdout}{}", String::from_utf8_lossy(&output.stderr)))
-        }
+        child.wait_with_output().unwrap()
     }
 
     /// The rules of plugins in nf_tables, outside iptables.

@@ -389,6 +389,64 @@ fn an_add_that_fails_leaves_nothing() {
     assert_eq!(node.tool(&["iptables-save", "-t", "nat"]).matches("-A CNI-HOSTPORT-MASQ").count(), 2);
 }
 
+/// A fault at every step of an ADD and of a DEL, until one ends before it comes.
+#[test]
+#[ignore = "needs netns"]
+fn an_add_or_del_that_ends_anywhere_leaves_nothing() {
+    std::thread::scope(|scope| {
+        for (backend, kind) in [("iptables", "fail"), ("iptables", "kill"), ("nftables", "fail")] {
+            scope.spawn(move || end_anywhere(backend, kind));
+        }
+    });
+}
+
+fn end_anywhere(backend: &str, kind: &str) {
+    let node = Node::new("nft");
+    let pod = Pod::new(&node, "cid1");
+    let config = pod.config(TWO, &format!(r#","backend":"{backend}""#));
+    let path = pod.netns.path();
+    let run =
+        |command: &str, fault: &str| node.run_with_fault("portmap", command, "cid1", &path, &config, fault);
+    let traces = || {
+        let listing = node.netns.sh(&["nft", "list", "ruleset"]);
+        node.rules() + &listing.lines().filter(|line| line.contains("\"cid1\"")).collect::<String>()
+    };
+    let assert_deleted = |after: &str| {
+        let (deleted, _) = run("DEL", "");
+        deleted.unwrap();
+        assert!(!traces().contains("cid1") && !traces().contains("CNI-DN-"), "{after}: {}", traces());
+    };
+    for at in 1.. {
+        let fault = format!("{kind}:{at}");
+        let (added, hit) = run("ADD", &fault);
+        if !hit {
+            added.unwrap();
+            assert!(traces().contains("cid1"));
+            assert!(at > 15, "{at} steps");
+            break;
+        }
+        if kind == "fail" && added.is_err() {
+            assert!(!traces().contains("cid1") && !traces().contains("CNI-DN-"), "{fault}: {}", traces());
+        }
+        // If no DEL comes, the next ADD is not hindered.
+        if at % 3 == 0 {
+            run("ADD", "").0.unwrap();
+        }
+        assert_deleted(&fault);
+    }
+    for at in 1.. {
+        let fault = format!("{kind}:{at}");
+        run("ADD", "").0.unwrap();
+        let (deleted, hit) = run("DEL", &fault);
+        if !hit {
+            deleted.unwrap();
+            assert!(at > 5, "{at} steps");
+            break;
+        }
+        assert_deleted(&fault);
+    }
+}
+
 #[test]
 #[ignore = "needs netns"]
 fn gc_and_status_do_their_part() {

@@ -31,7 +31,7 @@ pub(super) struct Rules<'a> {
     pub(super) target: IpNet,
 }
 
-/// What of the shared objects is there. `None` in a place: it has rules, but which is not known.
+/// What of the shared objects is there. `None`: there are rules, but not all were understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Shared {
     chains: Vec<String>,
@@ -49,16 +49,11 @@ const JUMPS: [(&str, &str, &str); 3] = [
 ];
 
 impl Shared {
-    fn of(nat: &Nat, mark: u32, text: bool) -> Self {
-        let marked = format!("{mark:#x}/{mark:#x}");
+    fn of(nat: &Nat, mark: u32) -> Self {
         let holds = |chain: &str| {
-            let mut rules = nat.of(chain).peekable();
-            if text {
-                return Some(
-                    rules.any(|rule| rule.deletion_line().is_some_and(|line| line.contains(&marked))),
-                );
-            }
-            if rules.peek().is_none() { Some(false) } else { None }
+            let marks: Vec<_> = nat.of(chain).map(|rule| rule.mark).collect();
+            let known = marks.contains(&Some((mark, mark))) || !marks.contains(&None);
+            known.then(|| marks.contains(&Some((mark, mark))))
         };
         Self {
             chains: nat.chains.iter().cloned().collect(),
@@ -85,11 +80,10 @@ impl<'a> Rules<'a> {
     }
 
     /// Begins to set the rules, beside what `nat` says is there. The container's own chain is not.
-    pub(super) fn start(&self, nat: &Nat, tool: Tool) -> Result<Pending<'a>, FirewallError> {
-        let shared = Shared::of(nat, self.mark(), tool.variant != Variant::Nftables);
+    pub(super) fn start(&self, nat: &Nat, tool: Tool, running: Running) -> Pending<'a> {
+        let shared = Shared::of(nat, self.mark());
         let sure = shared.mark.is_some() && shared.masquerade.is_some();
-        let running = tool.restore(&self.lines(&shared))?;
-        Ok(Pending { rules: *self, tool, running, sure })
+        Pending { rules: *self, tool, running: running.feed(&self.lines(&shared)), sure }
     }
 
     const fn mark(&self) -> u32 {
@@ -206,10 +200,10 @@ impl Pending<'_> {
     /// Waits until they are there.
     pub(super) fn finish(self) -> Result<(), FirewallError> {
         match self.running.finish() {
-            // A shared chain may have rules of another mark: then the text tells what is there.
+            // A shared chain has rules that were not understood: then the text tells what is there.
             Err(ToolError::Failed { .. }) if !self.sure => {
                 let nat = Nat::parse(&self.tool.save()?);
-                let shared = Shared::of(&nat, self.rules.mark(), true);
+                let shared = Shared::of(&nat, self.rules.mark());
                 Ok(self.tool.restore(&self.rules.lines(&shared))?.finish()?)
             }
             other => Ok(other?),
