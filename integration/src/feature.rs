@@ -26,6 +26,10 @@ pub enum Feature {
     BridgeNetfilter,
     /// Queueing that delays and loses packets.
     Netem,
+    /// Queueing that limits a rate.
+    Tbf,
+    /// Devices that what a link receives is sent through.
+    Ifb,
     /// The programs of etcd.
     Etcd,
     /// The reference CNI plugins.
@@ -71,7 +75,7 @@ pub(crate) const CNI_DIRECTORIES: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::Vxlan,
         Self::Ipip,
         Self::Wireguard,
@@ -80,6 +84,8 @@ impl Feature {
         Self::IptablesLegacy,
         Self::BridgeNetfilter,
         Self::Netem,
+        Self::Tbf,
+        Self::Ifb,
         Self::Etcd,
         Self::CniPlugins,
         Self::Containerd,
@@ -108,6 +114,10 @@ impl Feature {
                 ("bridge-netfilter", Probe::File(&["/proc/sys/net/bridge/bridge-nf-call-iptables"]))
             }
             Self::Netem => ("netem", Probe::Command("tc qdisc add dev lo root netem loss 1%")),
+            Self::Tbf => {
+                ("tbf", Probe::Command("tc qdisc add dev lo root tbf rate 1mbit burst 16k latency 50ms"))
+            }
+            Self::Ifb => ("ifb", Probe::Command("ip link add probe type ifb")),
             Self::Etcd => ("etcd", Probe::Command("etcd --version")),
             Self::CniPlugins => ("cni-plugins", Probe::File(&["/usr/lib/cni/bridge", "/opt/cni/bin/bridge"])),
             Self::Containerd => ("containerd", Probe::Command("containerd-shim-runc-v2 -v")),

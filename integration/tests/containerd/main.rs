@@ -8,10 +8,11 @@ mod scene;
 
 use anyhow::{Context, Result, ensure};
 use integration::image::PORT;
-use integration::{lab, program};
+use integration::{Feature, lab, program, wait};
 use runtime::Answer;
 use scene::{Scene, config};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 fn answer(pod: &str, seen: IpAddr) -> Answer {
@@ -107,5 +108,61 @@ fn host_ports() {
         let refused = Scene::ask_from(&lab.outside()?, server).err().context("the port is still there")?;
         ensure!(format!("{refused:#}").contains("refused"), "{refused:#}");
         Ok(())
+    });
+}
+
+/// A client that goes on asking by UDP gets its answers from the pod that has the port now, not from one that is gone
+/// or from nobody, as the kernel's memory of the flow would have it.
+#[test]
+fn udp_host_port_passes_to_the_next_pod() {
+    lab(|lab| {
+        let scene = Scene::new(lab, 1, &config(r#"{"Type":"host-gw"}"#))?;
+        let outside = lab.outside()?;
+        for v4 in [true, false] {
+            let server = format!("udp:{}", SocketAddr::new(scene.node_address(0, v4)?, 30053));
+            let ask = || Scene::ask_from(&outside, &server);
+            for name in ["first", "second"] {
+                let nobody = ask();
+                ensure!(nobody.is_err(), "before {name}: {nobody:?}");
+                let pod = scene.containerds[0].run_with_ports(name, &[30053])?;
+                let found = wait::until(format!("{name} answers"), wait::LONG, ask)?;
+                ensure!(found == answer(name, scene.cluster.lan.gateway(v4)?), "{name}: {found:?}");
+                scene.containerds[0].stop(&pod)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+/// With the plugin `bandwidth` at the end of the list, the annotations that Kubernetes has for it set limits.
+#[test]
+fn bandwidth_annotations() {
+    lab(|lab| {
+        lab.require(&[Feature::Tbf, Feature::Ifb])?;
+        let mut scene = Scene::new(lab, 1, &config(r#"{"Type":"host-gw"}"#))?;
+        let netns = scene.machines[0].netns().clone();
+        let links = || netns.ip("-o link show type ifb");
+        let before = links()?;
+        let list = "/etc/cni/net.d/10-flannel.conflist";
+        let bandwidth = r#"{"type":"bandwidth","capabilities":{"bandwidth":true}}"#;
+        let text = netns.read(Path::new(list))?.replacen("}]}", &format!("}},{bandwidth}]}}"), 1);
+        ensure!(text.contains(bandwidth), "the list has not the shape that was thought: {text}");
+        scene.containerds[0].kill()?;
+        scene.machines[0].write(list, &text)?;
+        scene.containerds[0].start_again()?;
+
+        let limits = [("kubernetes.io/ingress-bandwidth", "10M"), ("kubernetes.io/egress-bandwidth", "20M")];
+        let pod = scene.containerds[0].run_annotated("limited", &limits)?;
+        let queues = netns.run("tc qdisc show")?;
+        for (direction, rate) in [("to the pod", "rate 10Mbit"), ("from the pod", "rate 20Mbit")] {
+            let found = queues.lines().any(|line| line.contains("tbf") && line.contains(rate));
+            ensure!(found, "no limit {direction}, {rate}, in\n{queues}");
+        }
+        let found = Scene::ask_from(&netns, pod.server(true)?)?;
+        ensure!(found.pod == "limited", "{found:?}");
+        scene.containerds[0].stop(&pod)?;
+        let after = links()?;
+        ensure!(before == after, "before: {before}after: {after}");
+        scene.expect_nothing(0, &[pod])
     });
 }

@@ -9,7 +9,7 @@ use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, CreateContainerRequest, ExecSyncRequest, ImageSpec,
     ImageStatusRequest, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, ListPodSandboxRequest,
     NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PodSandboxState,
-    PodSandboxStatusRequest, PortMapping, RemovePodSandboxRequest, RunPodSandboxRequest,
+    PodSandboxStatusRequest, PortMapping, Protocol, RemovePodSandboxRequest, RunPodSandboxRequest,
     StartContainerRequest, StatusRequest, StopPodSandboxRequest,
 };
 use std::fs::{self, File};
@@ -162,12 +162,24 @@ impl Containerd {
 
     /// Runs a pod that answers, with a container to ask others from.
     pub(crate) fn run(&self, name: &str) -> Result<Pod> {
-        self.run_with_ports(name, &[])
+        self.run_config(sandbox_config(name, &[]))
     }
 
-    /// The same, with its port 8080 published on these ports of the node.
+    /// The same, with its port 8080 published on these ports of the node, for TCP and UDP.
     pub(crate) fn run_with_ports(&self, name: &str, host_ports: &[u16]) -> Result<Pod> {
-        let mut pod = self.runtime.block_on(run(self.client(), sandbox_config(name, host_ports)))?;
+        self.run_config(sandbox_config(name, host_ports))
+    }
+
+    /// The same, with annotations.
+    pub(crate) fn run_annotated(&self, name: &str, annotations: &[(&str, &str)]) -> Result<Pod> {
+        let mut config = sandbox_config(name, &[]);
+        config.annotations =
+            annotations.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        self.run_config(config)
+    }
+
+    fn run_config(&self, config: PodSandboxConfig) -> Result<Pod> {
+        let mut pod = self.runtime.block_on(run(self.client(), config))?;
         let config = ContainerConfig {
             metadata: Some(ContainerMetadata { name: "box".to_owned(), attempt: 0 }),
             image: Some(ImageSpec { image: NAME.to_owned(), ..Default::default() }),
@@ -308,7 +320,9 @@ fn sandbox_config(name: &str, host_ports: &[u16]) -> PodSandboxConfig {
         hostname: name.to_owned(),
         port_mappings: host_ports
             .iter()
-            .map(|&port| PortMapping {
+            .flat_map(|&port| [Protocol::Tcp, Protocol::Udp].map(|protocol| (port, protocol)))
+            .map(|(port, protocol)| PortMapping {
+                protocol: protocol.into(),
                 container_port: image::PORT.into(),
                 host_port: port.into(),
                 ..Default::default()

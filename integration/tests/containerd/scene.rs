@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use integration::{Cluster, Daemon, Feature, Flanneld, Lab, LeaseDirectory, Machine, Netns, program, wait};
+use std::fmt::Display;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use crate::runtime::{Answer, Containerd, Pod, install};
 
@@ -51,12 +52,12 @@ impl Scene {
     }
 
     /// Asks from a node, not from a pod on it.
-    pub(crate) fn ask_from_node(&self, index: usize, server: SocketAddr) -> Result<Answer> {
+    pub(crate) fn ask_from_node(&self, index: usize, server: impl Display) -> Result<Answer> {
         Self::ask_from(self.machines[index].netns(), server)
     }
 
     /// Asks from anywhere.
-    pub(crate) fn ask_from(netns: &Netns, server: SocketAddr) -> Result<Answer> {
+    pub(crate) fn ask_from(netns: &Netns, server: impl Display) -> Result<Answer> {
         Answer::parse(netns.run(&format!("{} ask {server}", program("pod").display()))?.trim())
     }
 

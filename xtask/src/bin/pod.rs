@@ -2,19 +2,22 @@
 //!
 //! | arguments | what it does |
 //! |---|---|
-//! | none | answers whoever connects to port 8080 with a line: its host name, and the address that it sees |
+//! | none | answers whoever asks at port 8080, by TCP or UDP, with a line: its host name, and the address that it sees |
 //! | `wait` | nothing, for ever |
 //! | `ask ADDRESS:PORT…` | prints the line that each of them answers; fails if one does not |
+//! | `ask udp:ADDRESS:PORT…` | the same by UDP, each time from the same port, so that all questions are one flow |
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "whoever runs it in a container reads its stdout")]
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 const PORT: u16 = 8080;
+/// From where is asked by UDP.
+const ASKING_PORT: u16 = 8081;
 /// How long an answer may take: longer than the kernel takes to send a lost packet again.
 const LIMIT: Duration = Duration::from_secs(3);
 
@@ -38,33 +41,61 @@ fn main() -> ExitCode {
     }
 }
 
-/// Answers for ever. The socket takes both families.
+/// Answers for ever. The sockets take both families.
 fn listen() -> io::Result<()> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned();
+    let line = move |peer: IpAddr| format!("{name} {}\n", peer.to_canonical());
+    let datagrams = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT))?;
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT))?;
+    let line_of_datagram = line.clone();
+    thread::spawn(move || {
+        loop {
+            if let Ok((_, peer)) = datagrams.recv_from(&mut [0]) {
+                let _ = datagrams.send_to(line_of_datagram(peer.ip()).as_bytes(), peer);
+            }
+        }
+    });
     loop {
         // A client that is gone again is its own affair.
         if let Ok((mut stream, peer)) = listener.accept() {
-            let _ = writeln!(stream, "{} {}", name.trim(), peer.ip().to_canonical());
+            let _ = stream.write_all(line(peer.ip()).as_bytes());
         }
     }
 }
 
 fn ask(server: &str) -> io::Result<()> {
-    let answer = answer_of(server).map_err(|error| io::Error::other(format!("{server}: {error}")))?;
-    println!("{answer}");
-    Ok(())
+    let answer = match server.strip_prefix("udp:") {
+        Some(server) => datagram_from(server),
+        None => line_from(server),
+    };
+    let answer = answer.map_err(|error| io::Error::other(format!("{server}: {error}")))?;
+    match answer.trim() {
+        "" => Err(io::Error::other(format!("{server}: closed without an answer"))),
+        answer => {
+            println!("{answer}");
+            Ok(())
+        }
+    }
 }
 
-fn answer_of(server: &str) -> io::Result<String> {
+fn line_from(server: &str) -> io::Result<String> {
     let server: SocketAddr = server.parse().map_err(io::Error::other)?;
     let mut stream = TcpStream::connect_timeout(&server, LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let answer = answer.trim();
-    if answer.is_empty() {
-        return Err(io::Error::other("closed without an answer"));
-    }
-    Ok(answer.to_owned())
+    Ok(answer)
+}
+
+fn datagram_from(server: &str) -> io::Result<String> {
+    let server: SocketAddr = server.parse().map_err(io::Error::other)?;
+    let own: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((own, ASKING_PORT))?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(LIMIT))?;
+    socket.send(b"?")?;
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
