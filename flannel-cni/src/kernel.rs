@@ -170,13 +170,21 @@ impl Kernel {
         self.dump(&link::dump(), |payload| Ok(link::decode(payload)?))
     }
 
-    /// The addresses of a link, IPv4 first.
-    pub(crate) fn addresses(&mut self, index: IfIndex) -> Result<Vec<AddressRecord>, KernelError> {
+    /// The addresses of a link, of some families in this order.
+    pub(crate) fn addresses(
+        &mut self,
+        index: IfIndex,
+        families: &[Family],
+    ) -> Result<Vec<AddressRecord>, KernelError> {
         let mut all = Vec::new();
-        for family in Family::ALL {
-            all.extend(self.dump(&address::dump(family), |payload| Ok(address::decode(payload)?))?);
+        for family in families {
+            let request = address::dump_link(*family, index);
+            match self.dump(&request, |payload| Ok(address::decode(payload)?)) {
+                // It went away.
+                Err(error) if error.is(Errno::ENODEV) => {}
+                addresses => all.extend(addresses?),
+            }
         }
-        all.retain(|record: &AddressRecord| record.index == index);
         Ok(all)
     }
 
@@ -229,7 +237,7 @@ impl Kernel {
         events.socket.add_membership(IPV6_ADDRESS_GROUP)?;
         let deadline = Instant::now() + limit;
         loop {
-            let addresses = self.addresses(index)?;
+            let addresses = self.addresses(index, &Family::ALL)?;
             let pending = addresses.iter().any(|address| address.unusable && !address.duplicate);
             if !pending || !events.wait(deadline)? {
                 return Ok(addresses);

@@ -45,7 +45,7 @@ fn add(request: &Request) -> Result<String, CniError> {
     let environment = &request.environment;
     let (mut pod, found) = open(&Netns::open(&environment.netns)?)?;
     set(&mut pod, &found, true)?;
-    let addresses = pod.addresses(found.record.index)?;
+    let addresses = pod.addresses(found.record.index, &Family::ALL)?;
     if let Some(foreign) = addresses.iter().find(|record| !record.facts.net.addr().is_loopback()) {
         return Err(LoopbackError::Foreign(foreign.facts.net.to_string()).into());
     }

@@ -55,8 +55,19 @@ pub fn delete(index: IfIndex, net: IpNet) -> Request {
 /// Asks for all addresses of a family.
 #[must_use]
 pub fn dump(family: Family) -> Request {
+    dump_matching(family, 0)
+}
+
+/// Asks for the addresses of one family and link.
+#[must_use]
+pub fn dump_link(family: Family, index: IfIndex) -> Request {
+    dump_matching(family, index.0)
+}
+
+fn dump_matching(family: Family, index: u32) -> Request {
     let mut message = AddressMessage::default();
     message.header.family = attribute::family_number(family).into();
+    message.header.index = index;
     Request::dump(RouteNetlinkMessage::GetAddress(message))
 }
 

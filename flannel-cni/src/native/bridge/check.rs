@@ -1,5 +1,6 @@
 //! CHECK: the kernel still has what ADD made.
 
+use flannel_core::family::Family;
 use flannel_core::json::{Object, Value};
 use flannel_core::link::LinkName;
 use flannel_core::message::link::LinkRecord;
@@ -89,7 +90,7 @@ pub(super) fn check(object: &Object, environment: &Environment) -> Result<(), Cn
         spoof::Filter::of(environment).check(&port.name, mac)?;
     }
 
-    let addresses = pod.addresses(container.index)?;
+    let addresses = pod.addresses(container.index, &Family::ALL)?;
     for ip in &result.ips {
         if !addresses.iter().any(|record| record.facts.net == ip.address) {
             return Err(Difference::Address(ip.address.to_string(), ifname.to_owned()).into());

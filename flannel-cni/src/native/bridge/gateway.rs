@@ -68,10 +68,14 @@ pub(super) fn ensure(
         .iter()
         .filter_map(|ip| Some(IpNet::new_assert(ip.gateway?, ip.address.prefix_len())))
         .collect();
-    if !settled(&nets(host, index)?, &wanted, object) {
+    let families: Vec<Family> = Family::ALL
+        .into_iter()
+        .filter(|family| wanted.iter().any(|net| Family::of_net(*net) == *family))
+        .collect();
+    if !settled(&nets(host, index, &families)?, &wanted, object) {
         // What is there may be changed by another ADD, of this subnet or of the one that the node had before.
         let _lock = HostLock::take()?;
-        let present = nets(host, index)?;
+        let present = nets(host, index, &families)?;
         for net in &wanted {
             make_room(host, config, holder, *net, &others(&present, &wanted, *net, object), object)?;
             if present.contains(net) {
@@ -84,16 +88,18 @@ pub(super) fn ensure(
             }
         }
     }
-    for (family, forwarding) in [(Family::V4, "ipv4/ip_forward"), (Family::V6, "ipv6/conf/all/forwarding")] {
-        if wanted.iter().any(|net| Family::of_net(*net) == family) {
-            sysctl::set(forwarding, "1")?;
-        }
+    for family in families {
+        let forwarding = match family {
+            Family::V4 => "ipv4/ip_forward",
+            Family::V6 => "ipv6/conf/all/forwarding",
+        };
+        sysctl::set(forwarding, "1")?;
     }
     Ok(())
 }
 
-fn nets(host: &mut Kernel, index: IfIndex) -> Result<Vec<IpNet>, CniError> {
-    Ok(host.addresses(index)?.iter().map(|record| record.facts.net).collect())
+fn nets(host: &mut Kernel, index: IfIndex, families: &[Family]) -> Result<Vec<IpNet>, CniError> {
+    Ok(host.addresses(index, families)?.iter().map(|record| record.facts.net).collect())
 }
 
 /// All is there, and nothing else that could be in the way.
