@@ -8,6 +8,8 @@ use crate::environment::is_identifier;
 use crate::error::{CniError, Code};
 use crate::version;
 
+pub(crate) use flannel_core::host_local::Attachment;
+
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
 const DATA_DIR: &str = "/var/lib/cni/flannel";
 /// How long an ADD waits for flanneld to write its file. Runtimes give an ADD minutes, and try again.
@@ -39,13 +41,6 @@ pub(crate) enum ValidAttachments {
     Unknown,
     /// Everything but these is stale.
     Only(Vec<Attachment>),
-}
-
-/// One interface of one container.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Attachment {
-    pub(crate) container_id: String,
-    pub(crate) ifname: String,
 }
 
 /// A config that is not what the keys need.

@@ -16,6 +16,7 @@ pub mod error;
 pub mod facts;
 pub mod family;
 pub mod hint;
+pub mod host_local;
 pub mod json;
 pub mod lease;
 pub mod link;

@@ -4,6 +4,7 @@
 //! containers are gone are taken back before a range counts as full; DEL works with a config that is wrong elsewhere; GC.
 
 use flannel_core::family::Family;
+use flannel_core::host_local::Holder;
 use flannel_core::json::Object;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -26,7 +27,7 @@ mod store;
 pub(crate) use config::Config;
 use owner::Owner;
 use range::{Range, RangeSet};
-use store::{Holder, Reservation, Store};
+use store::{Reservation, Store};
 
 /// The host-local plugin.
 pub(crate) const PLUGIN: Plugin = Plugin {
@@ -77,7 +78,7 @@ pub(crate) fn add(config: &Object, environment: &Environment) -> Result<CniResul
         store: &store,
         config: &config,
         attachment: attachment(environment),
-        owner: Owner::of(&environment.netns),
+        owner: owner::of_netns(&environment.netns),
         used: BTreeSet::new(),
         reservations: store.reservations()?,
         taken: Vec::new(),

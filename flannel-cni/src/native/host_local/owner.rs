@@ -11,96 +11,57 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use flannel_core::host_local::{ATTRIBUTE, ATTRIBUTE_MAX, Attachment, Evidence, Holder, RESULTS, Use};
 use flannel_core::json::Value;
 
-use super::store::{Holder, Reservation, Store};
-use crate::netconf::Attachment;
+use super::store::{Reservation, Store};
 
-const ATTRIBUTE: &str = "user.flannel.owner";
-/// Longest attribute that is read; a path has at most 4096 bytes.
-const ATTRIBUTE_MAX: usize = 8192;
-/// What runtimes with libcni keep of an attachment, its namespace among it.
-const RESULTS: &str = "/var/lib/cni/results";
-/// Younger files may be of an ADD that is going on.
-const GRACE: Duration = Duration::from_secs(60);
+pub(crate) use flannel_core::host_local::Owner;
 
-/// The life of a container as far as the kernel shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Owner {
-    boot: String,
-    device: u64,
-    inode: u64,
-    netns: String,
+/// The owner in the namespace at a path, in this boot.
+pub(crate) fn of_netns(netns: &Path) -> Option<Owner> {
+    let metadata = fs::metadata(netns).ok()?;
+    Some(Owner {
+        boot: boot_id()?,
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        netns: netns.to_str()?.to_owned(),
+    })
 }
 
-impl Owner {
-    /// The namespace at a path, in this boot.
-    pub(crate) fn of(netns: &Path) -> Option<Self> {
-        let metadata = fs::metadata(netns).ok()?;
-        Some(Self {
-            boot: boot_id()?,
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            netns: netns.to_str()?.to_owned(),
-        })
-    }
+/// Writes an owner to a file. Where the file system keeps no attributes, an address is only not taken back by itself.
+pub(crate) fn mark(owner: &Owner, file: &File) {
+    let _ = rustix::fs::fsetxattr(file, ATTRIBUTE, owner.to_text().as_bytes(), XattrFlags::empty());
+}
 
-    fn to_text(&self) -> String {
-        format!("{} {} {} {}", self.boot, self.device, self.inode, self.netns)
-    }
+fn of_file(path: &Path) -> Option<Owner> {
+    let mut buffer = vec![0; ATTRIBUTE_MAX];
+    let length = rustix::fs::getxattr(path, ATTRIBUTE, &mut buffer[..]).ok()?;
+    Owner::parse(std::str::from_utf8(&buffer[..length]).ok()?)
+}
 
-    fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.splitn(4, ' ');
-        Some(Self {
-            boot: parts.next()?.to_owned(),
-            device: parts.next()?.parse().ok()?,
-            inode: parts.next()?.parse().ok()?,
-            netns: parts.next()?.to_owned(),
-        })
-    }
-
-    /// Writes it to a file. Where the file system keeps no attributes, an address is only not taken back by itself.
-    pub(crate) fn mark(&self, file: &File) {
-        let _ = rustix::fs::fsetxattr(file, ATTRIBUTE, self.to_text().as_bytes(), XattrFlags::empty());
-    }
-
-    fn of_file(path: &Path) -> Option<Self> {
-        let mut buffer = vec![0; ATTRIBUTE_MAX];
-        let length = rustix::fs::getxattr(path, ATTRIBUTE, &mut buffer[..]).ok()?;
-        Self::parse(std::str::from_utf8(&buffer[..length]).ok()?)
-    }
-
-    /// The namespace is gone, or what is at its path now is another one.
-    fn is_gone(&self) -> bool {
-        boot_id().is_some_and(|boot| boot != self.boot)
-            || match fs::metadata(&self.netns) {
-                Ok(metadata) => (metadata.dev(), metadata.ino()) != (self.device, self.inode),
-                Err(error) => error.kind() == io::ErrorKind::NotFound,
-            }
-    }
+/// The namespace is gone, or what is at its path now is another one.
+fn is_gone(owner: &Owner) -> bool {
+    boot_id().is_some_and(|boot| boot != owner.boot)
+        || match fs::metadata(&owner.netns) {
+            Ok(metadata) => (metadata.dev(), metadata.ino()) != (owner.device, owner.inode),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
 }
 
 /// True if an address is certainly used by nobody: its namespace is gone, or it was given out before this boot.
 pub(crate) fn is_abandoned(store: &Store, reservation: &Reservation, network: &str) -> bool {
-    let now = SystemTime::now();
-    let Some(taken_at) = store.taken_at(reservation) else { return false };
-    // A file from the future tells nothing: the clock was set.
-    let Ok(age) = now.duration_since(taken_at) else { return false };
-    if let Some(owner) = Owner::of_file(&store.path_of(reservation)) {
-        return owner.is_gone();
-    }
-    if age < GRACE {
-        return false;
-    }
-    match &reservation.holder {
-        Holder::Nobody => true,
-        // A file of Go's plugin: both its age and the runtime's memory must speak against it, because the clock may have
-        // been set since the boot.
-        Holder::Attachment(attachment) => {
-            uptime().is_some_and(|uptime| age > uptime + GRACE) && !is_remembered(attachment, network)
-        }
-        Holder::Container(_) => false,
-    }
+    let taken_at = store.taken_at(reservation);
+    let evidence = Evidence {
+        owner_gone: of_file(&store.path_of(reservation)).map(|owner| is_gone(&owner)),
+        age: taken_at.and_then(|taken_at| SystemTime::now().duration_since(taken_at).ok()),
+        uptime: uptime(),
+        remembered: match &reservation.holder {
+            Holder::Attachment(attachment) => is_remembered(attachment, network),
+            Holder::Container(_) | Holder::Nobody => false,
+        },
+    };
+    Use::of(&reservation.holder, &evidence) == Use::Abandoned
 }
 
 /// The runtime knows the attachment, and its namespace is there.

@@ -10,10 +10,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::owner::Owner;
+use flannel_core::host_local::{Attachment, Holder};
+
+use super::owner::{self, Owner};
 use crate::error::PathError;
 use crate::fault;
-use crate::netconf::Attachment;
 
 /// Where a file is written before it gets its name, so that none is ever seen half-written.
 const TEMPORARY: &str = ".tmp";
@@ -31,39 +32,6 @@ pub(crate) struct Reservation {
     pub(crate) ip: IpAddr,
     pub(crate) holder: Holder,
     file_name: String,
-}
-
-/// Who uses an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Holder {
-    Attachment(Attachment),
-    /// Compatibility: old plugins wrote the container alone.
-    Container(String),
-    /// The file is empty: power was lost before its content was on disk.
-    Nobody,
-}
-
-impl Holder {
-    pub(crate) fn parse(text: &str) -> Self {
-        let text = text.trim();
-        match text.split_once("\r\n") {
-            _ if text.is_empty() => Self::Nobody,
-            None => Self::Container(text.to_owned()),
-            Some((container_id, ifname)) => Self::Attachment(Attachment {
-                container_id: container_id.to_owned(),
-                ifname: ifname.to_owned(),
-            }),
-        }
-    }
-
-    /// Go's plugin prefers the full form and takes the old one for any interface of the container.
-    pub(crate) fn is(&self, attachment: &Attachment) -> bool {
-        match self {
-            Self::Attachment(holder) => holder == attachment,
-            Self::Container(id) => *id == attachment.container_id,
-            Self::Nobody => false,
-        }
-    }
 }
 
 impl Store {
@@ -135,7 +103,7 @@ impl Store {
             // In one call: `write!` makes one of each part.
             file.write_all(format!("{}\r\n{}", attachment.container_id, attachment.ifname).as_bytes())?;
             if let Some(owner) = owner {
-                owner.mark(&file);
+                owner::mark(owner, &file);
             }
             fault::step()?;
             rename_new(&temporary, &path)

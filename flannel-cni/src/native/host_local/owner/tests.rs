@@ -5,14 +5,14 @@ fn an_owner_is_gone_with_its_namespace_or_its_boot() {
     let directory = tempfile::tempdir().unwrap();
     let netns = directory.path().join("a b");
     fs::write(&netns, "").unwrap();
-    let owner = Owner::of(&netns).unwrap();
+    let owner = of_netns(&netns).unwrap();
     assert_eq!(Owner::parse(&owner.to_text()), Some(owner.clone()), "a path may have spaces");
-    assert!(!owner.is_gone());
-    assert!(Owner { boot: "another".to_owned(), ..owner.clone() }.is_gone());
-    assert!(Owner { inode: owner.inode + 1, ..owner.clone() }.is_gone());
+    assert!(!is_gone(&owner));
+    assert!(is_gone(&Owner { boot: "another".to_owned(), ..owner.clone() }));
+    assert!(is_gone(&Owner { inode: owner.inode + 1, ..owner.clone() }));
     fs::remove_file(&netns).unwrap();
-    assert!(owner.is_gone());
-    assert_eq!(Owner::of(&netns), None);
+    assert!(is_gone(&owner));
+    assert_eq!(of_netns(&netns), None);
     assert_eq!(Owner::parse("boot 1 2"), None);
 }
 
@@ -21,10 +21,10 @@ fn a_mark_is_read_back() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("10.1.2.3");
     let file = File::create(&path).unwrap();
-    assert_eq!(Owner::of_file(&path), None);
-    let owner = Owner::of(Path::new("/proc/self/ns/net")).unwrap();
-    owner.mark(&file);
-    assert_eq!(Owner::of_file(&path), Some(owner));
+    assert_eq!(of_file(&path), None);
+    let owner = of_netns(Path::new("/proc/self/ns/net")).unwrap();
+    mark(&owner, &file);
+    assert_eq!(of_file(&path), Some(owner));
 }
 
 /// What Go's plugin wrote has no mark: its time and content decide.

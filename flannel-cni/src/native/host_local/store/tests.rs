@@ -5,19 +5,6 @@ fn attachment(id: &str, ifname: &str) -> Attachment {
 }
 
 #[test]
-fn holders_of_all_times() {
-    for (text, holder) in [
-        ("a\r\neth0", Holder::Attachment(attachment("a", "eth0"))),
-        ("a\r\neth0\n", Holder::Attachment(attachment("a", "eth0"))),
-        ("a\n", Holder::Container("a".to_owned())),
-        ("a\neth0", Holder::Container("a\neth0".to_owned())),
-        (" \n", Holder::Nobody),
-    ] {
-        assert_eq!(Holder::parse(text), holder, "{text:?}");
-    }
-}
-
-#[test]
 fn an_address_is_taken_once() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(&directory.path().join("a/net")).unwrap();
