@@ -8,7 +8,7 @@ use flanneld::store::etcd::EtcdOptions;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::command::{config, doctor, lease, node};
+use crate::command::{config, doctor, ipam, lease, node};
 use crate::failure::{Failure, Kind};
 use crate::output::{Form, Output};
 
@@ -35,6 +35,9 @@ pub(crate) enum Command {
     /// The network config
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Addresses of the pods of this node
+    #[command(subcommand)]
+    Ipam(ipam::IpamCommand),
     /// This node
     #[command(subcommand)]
     Node(node::NodeCommand),

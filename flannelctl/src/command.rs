@@ -4,6 +4,7 @@ pub(crate) mod about;
 pub(crate) mod config;
 pub(crate) mod daemon;
 pub(crate) mod doctor;
+pub(crate) mod ipam;
 pub(crate) mod lease;
 pub(crate) mod node;
 
@@ -37,6 +38,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> anyhow::Result<Outcome> {
     match cli.command {
         Command::Lease(command) => lease::run(&session, command).await,
         Command::Config(command) => config::run(&session, command).await,
+        Command::Ipam(command) => ipam::run(&session, command),
         Command::Node(command) => node::run(&session, command).await,
         Command::Version => about::version(&session).map(|()| Outcome::Fine),
         Command::Completion { shell } => about::completion(&session, shell).map(|()| Outcome::Fine),

@@ -11,7 +11,6 @@ mod cli;
 mod command;
 mod failure;
 mod icmp;
-#[cfg_attr(not(test), expect(dead_code, reason = "a colour for what is well is for commands to come"))]
 mod output;
 
 use clap::Parser as _;

@@ -326,3 +326,33 @@ fn cleanup_knows_what_go_flannel_leaves() {
         expect_same(&before, &state(node.netns())?)
     });
 }
+
+#[test]
+fn addresses_of_pods_that_are_gone_are_found_and_given_back() {
+    lab(|lab| {
+        let (cluster, etcd) = start(lab, 1, NFTABLES)?;
+        let node = &cluster.nodes[0];
+        let ctl = |arguments: &[&str]| node.flannelctl(&etcd.flags(), arguments);
+        let mut daemon = run(node, &etcd)?;
+        let (a, b) = (node.add_pod("a")?, node.add_pod("b")?);
+        let (kept, lost) = (a.address(true)?.to_string(), b.address(true)?.to_string());
+        let listed = ctl(&["ipam", "list"])?.expect(0, &[&kept, &lost, "alive"])?;
+        ensure!(listed.stdout.lines().all(|line| line.chars().count() <= 80), "{}", listed.stdout);
+        ctl(&["ipam", "check"])?.expect(0, &["2 addresses"])?;
+        ctl(&["ipam", "release", &kept, "--yes"])?.expect(1, &["is used by container n1-a"])?;
+        // Nobody says DEL.
+        b.netns.delete()?;
+        ctl(&["ipam", "check"])?.expect(3, &["ipam-leaked", "flannelctl ipam release --leaked"])?;
+        ctl(&["ipam", "release", "--leaked", "--yes"])?.expect(0, &[&format!("{lost} released")])?;
+        ctl(&["ipam", "check"])?.expect(0, &["1 addresses"])?;
+
+        daemon.stop()?;
+        ctl(&["node", "cleanup", "--cni"])?.expect(1, &["pods of this node are running", "n1-a"])?;
+        a.netns.delete()?;
+        ctl(&["node", "cleanup", "--cni"])?.expect(0, &["cni0", &kept])?;
+        let after = state(node.netns())?;
+        ensure!(!after.contains("cni0") && !after.contains("/var/lib/cni/networks/"), "{after}");
+        daemon.start()?;
+        daemon.wait_ready()
+    });
+}

@@ -14,7 +14,7 @@ use crate::Outcome;
 use crate::cli::{DryRun, Watch};
 use cluster::Target;
 
-pub(crate) use cluster::Cluster;
+pub(crate) use cluster::{Cluster, life_text};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LeaseCommand {

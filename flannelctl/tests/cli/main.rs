@@ -3,5 +3,6 @@
 
 mod config;
 mod frame;
+mod ipam;
 mod lease;
 mod support;

@@ -5,6 +5,7 @@ use flannel_core::dataplane::{
 };
 use flannel_core::error::chain;
 use flannel_core::family::Family;
+use flannel_core::host_local::DATA_DIRECTORY;
 use flannel_core::lease::Subnets;
 use flannel_core::link::LinkName;
 use flannel_core::ruleset::Ruleset;
@@ -12,7 +13,7 @@ use flannel_core::subnet_env::PreviousEnv;
 use flanneld::firewall::{Firewall, FirewallError, Iptables, Nft, Tools};
 use flanneld::kernel::{Kernel as _, NetlinkKernel};
 use flanneld::state;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 use super::Cleanup;
 use crate::cli::DryRun;
 use crate::command::lease::Cluster;
-use crate::command::{Session, daemon};
+use crate::command::{Session, daemon, ipam};
 use crate::failure::{Failure, Kind};
 use crate::output::{Cell, Page, Style, Table};
 
@@ -48,6 +49,13 @@ pub(super) async fn run(session: &Session, options: Cleanup) -> anyhow::Result<(
         )
         .into());
     }
+    if options.cni
+        && !options.force
+        && let Some(pod) = networks().find_map(|name| ipam::living(&name))
+    {
+        let message = format!("pods of this node are running: {pod}");
+        return Err(Failure::new(Kind::Refused, message, "drain the node first, or give --force").into());
+    }
     let DryRun { dry_run } = options.dry_run;
     let mut kernel = NetlinkKernel::open()?;
     let observed = kernel.observe(&BTreeSet::new()).await?.dataplane;
@@ -61,13 +69,15 @@ pub(super) async fn run(session: &Session, options: Cleanup) -> anyhow::Result<(
         let (kind, name) = title(op);
         items.push(Item { kind, name, outcome: outcome.map_err(|error| chain(&error)) });
     }
+    // Known by files that are about to go.
+    let networks: Vec<String> = networks().collect();
     for path in files(session, options) {
         let outcome = if dry_run { Ok(()) } else { remove(&path).map_err(|error| error.to_string()) };
         items.push(Item { kind: "file", name: path.display().to_string(), outcome });
     }
     if !dry_run {
         // What others keep there stays; an empty directory was ours.
-        for directory in directories(session, options) {
+        for directory in directories(session, options, &networks) {
             let _ = fs::remove_dir(directory);
         }
     }
@@ -263,16 +273,33 @@ fn files(session: &Session, options: Cleanup) -> Vec<PathBuf> {
     if options.cni {
         let scratch = fs::read_dir(CNI_SCRATCH).into_iter().flatten().filter_map(Result::ok);
         files.extend(scratch.map(|entry| entry.path()));
+        for name in networks() {
+            let given = fs::read_dir(Path::new(DATA_DIRECTORY).join(name)).into_iter().flatten();
+            files
+                .extend(given.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_file()));
+        }
     }
     files.retain(|file| fs::symlink_metadata(file).is_ok());
     files
 }
 
-fn directories(session: &Session, options: Cleanup) -> Vec<PathBuf> {
+/// The CNI networks that the flannel plugin has made pods in, by what it keeps of each container.
+fn networks() -> impl Iterator<Item = String> {
+    let saved = fs::read_dir(CNI_SCRATCH).into_iter().flatten().filter_map(Result::ok);
+    let name = |entry: fs::DirEntry| {
+        let saved: Value = serde_json::from_slice(&fs::read(entry.path()).ok()?).ok()?;
+        let name = saved["name"].as_str().filter(|name| !name.contains('/') && !name.starts_with('.'))?;
+        Some(name.to_owned())
+    };
+    saved.filter_map(name).collect::<BTreeSet<_>>().into_iter()
+}
+
+fn directories(session: &Session, options: Cleanup, networks: &[String]) -> Vec<PathBuf> {
     let mut directories = state::directories(&session.node.state_dir);
     directories.extend(session.node.subnet_file.parent().map(Path::to_owned));
     if options.cni {
         directories.push(CNI_SCRATCH.into());
+        directories.extend(networks.iter().map(|name| Path::new(DATA_DIRECTORY).join(name)));
     }
     directories
 }
