@@ -1,4 +1,4 @@
-//! The README as a source of commands and files: what it tells people to do is what the tests do.
+//! The README and other documents as sources of commands and files: what they tell people to do is what the tests do.
 
 use anyhow::{Context, Result, ensure};
 
@@ -9,11 +9,12 @@ const README: &str = include_str!("../../README.md");
 /// The list of plugins that packages install.
 const CONFLIST: &str = include_str!("../../xtask/assets/10-flannel.conflist");
 
-/// What the README says under a heading, as far as it is to be typed: its indented blocks, in order.
-fn blocks(heading: &str) -> Vec<String> {
+/// What a document says under a heading, as far as it is to be typed: its indented blocks, in order.
+#[must_use]
+pub fn blocks(document: &str, heading: &str) -> Vec<String> {
     let mut blocks: Vec<String> = Vec::new();
     let mut open = false;
-    for line in README.lines().skip_while(|line| *line != heading).skip(1) {
+    for line in document.lines().skip_while(|line| *line != heading).skip(1) {
         if line.starts_with("## ") {
             break;
         }
@@ -30,7 +31,7 @@ fn blocks(heading: &str) -> Vec<String> {
 
 /// The block under the heading "containerd" that begins with this.
 fn containerd_block(start: &str) -> Result<String> {
-    blocks("## containerd").into_iter().find(|block| block.starts_with(start)).with_context(|| {
+    blocks(README, "## containerd").into_iter().find(|block| block.starts_with(start)).with_context(|| {
         format!("the README's section on containerd has no block that begins with {start:?}")
     })
 }

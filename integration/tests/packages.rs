@@ -5,6 +5,8 @@
 
 #[path = "packages/artefacts.rs"]
 mod artefacts;
+#[path = "packages/guide.rs"]
+mod guide;
 #[path = "packages/host.rs"]
 mod host;
 #[path = "packages/image.rs"]

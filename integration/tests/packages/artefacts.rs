@@ -4,6 +4,9 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::PathBuf;
 
+/// The guide whose commands the tests run.
+pub(crate) const GUIDE: &str = include_str!("../../../docs/install.md");
+
 /// Of two revisions of one version.
 #[derive(Clone, Copy)]
 pub(crate) enum Revision {

@@ -9,7 +9,7 @@ use crate::artefacts::{Revision, directory, name};
 /// ```text
 ///   host ── lan 192.168.50.0/24
 /// ```
-fn boot(lab: &Lab) -> Result<System> {
+pub(crate) fn boot(lab: &Lab) -> Result<System> {
     lab.require(&[Feature::Systemd])?;
     let lan = lab.segment("lan", &["192.168.50.254/24".parse()?])?;
     let host = lab.host("host")?;
@@ -31,12 +31,12 @@ fn bring_up(system: &System, network: &str) -> Result<()> {
     subnet(system).map(drop)
 }
 
-fn subnet(system: &System) -> Result<String> {
+pub(crate) fn subnet(system: &System) -> Result<String> {
     let line = system.run("grep FLANNEL_SUBNET= /run/flannel/subnet.env")?;
     Ok(line.trim().to_owned())
 }
 
-fn expect(system: &System, line: &str, expected: &str) -> Result<()> {
+pub(crate) fn expect(system: &System, line: &str, expected: &str) -> Result<()> {
     let said = system.say(line)?;
     ensure!(said == expected, "`{line}` says {said:?}, not {expected:?}");
     Ok(())

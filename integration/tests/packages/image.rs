@@ -1,62 +1,63 @@
 //! The image, run by containerd as a node agent: in the network of the host, with its state mounted.
 
 use anyhow::{Context, Result, ensure};
+use integration::readme::blocks;
 use integration::{Feature, Machine, lab, wait};
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use crate::artefacts::{Revision, file};
+use crate::artefacts::{GUIDE, Revision, file};
 
 /// runc takes it that it may not write to the control groups, see `machine.sh`.
 const RUNC: &str = "#!/bin/sh\nexec runc --rootless true \"$@\"\n";
+/// For the same reason containers get no limits here.
+const UNLIMITED: &str = "ctr run --cgroup '' --cpu-shares 0 --runc-binary /opt/bin/runc ";
 
-const MOUNTS: [&str; 3] = ["/run/flannel", "/var/lib/flannel", "/run/lab/directory/leases"];
+/// The guide's etcd.
+const ETCD: &str = "http://10.0.0.10:2379";
 
-fn spawn(machine: &Machine, line: &str) -> Result<Child> {
+fn spawn(machine: &Machine, line: &str, log: &Path) -> Result<()> {
     let mut command = Command::new("sh");
-    command.args(["-c", line]).stdin(Stdio::null());
-    machine.netns().spawn(&mut command)
+    command.args(["-c", &format!("exec {line} >{} 2>&1", log.display())]).stdin(Stdio::null());
+    machine.netns().spawn(&mut command).map(drop)
 }
 
+/// By the commands of the guide.
 #[test]
 fn image_serves_a_node_by_containerd() {
     lab(|lab| {
-        lab.require(&[Feature::Containerd, Feature::Runc, Feature::Vxlan, Feature::Nft])?;
+        lab.require(&[Feature::Containerd, Feature::Runc, Feature::Etcd, Feature::Vxlan, Feature::Nft])?;
         let cluster = lab.cluster(1)?;
-        lab.lease_directory(
-            r#"{"Network":"10.42.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#,
-        )?;
         let node = &cluster.nodes[0];
         let machine = node.boot()?;
         let netns = machine.netns();
         machine.write_program("/opt/bin/runc", RUNC)?;
+        netns.ip("addr add 10.0.0.10/32 dev lo")?;
         let log = lab.directory("log")?;
-        spawn(&machine, &format!("exec containerd >{}/containerd.log 2>&1", log.display()))?;
+        let etcd =
+            format!("etcd --data-dir /opt/etcd --listen-client-urls {ETCD} --advertise-client-urls {ETCD}");
+        spawn(&machine, &etcd, &log.join("etcd.log"))?;
+        spawn(&machine, "containerd", &log.join("containerd.log"))?;
         wait::until("containerd is up", wait::LONG, || netns.run("ctr version").map(drop))?;
+        let config = r#"{"Network":"10.42.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
+        wait::until("etcd is up", wait::LONG, || {
+            netns
+                .run(&format!("etcdctl --endpoints {ETCD} put /coreos.com/network/config {config}"))
+                .map(drop)
+        })?;
 
-        let image =
-            netns.run(&format!("ctr images import {}", file(Revision::First, "-image.tar")?.display()))?;
-        let name = netns.run("ctr images list -q")?.trim().to_owned();
-        ensure!(name == format!("localhost/flannel:{}", env!("CARGO_PKG_VERSION")), "{name}: {image}");
+        let script: String = blocks(GUIDE, "## Image").concat();
+        ensure!(script.contains("ctr run "), "the guide does not run the image:\n{script}");
+        let script = script.replace("ctr run ", UNLIMITED);
+        let image = file(Revision::First, "-image.tar")?;
+        let directory = image.parent().context("an image without a directory")?;
+        netns.feed(&["sh", "-e"], &format!("cd {}\n{script}", directory.display()))?;
 
-        let mounts: Vec<String> = MOUNTS
-            .iter()
-            .map(|path| format!("--mount type=bind,src={path},dst={path},options=rbind:rw"))
-            .collect();
-        // The capabilities of the daemon alone, and what a manifest gives as arguments; the image adds the program.
-        let line = format!(
-            "exec ctr run --net-host --cgroup '' --cpu-shares 0 --runc-binary /opt/bin/runc --cap-add CAP_NET_ADMIN {} {name} flanneld \
-             /opt/bin/flanneld --lease-dir /run/lab/directory/leases --ip-masq >{}/image.log 2>&1",
-            mounts.join(" "),
-            log.display()
-        );
-        let mut container = spawn(&machine, &line)?;
-        let outcome =
-            wait::until("the daemon in the container has written the subnet file", wait::LONG, || {
-                ensure!(container.try_wait().context("could not wait")?.is_none(), "the container ended");
-                node.subnet_env()
-            });
-        outcome.with_context(|| fs::read_to_string(log.join("image.log")).unwrap_or_default())?;
+        wait::until("the daemon in the container has written the subnet file", wait::LONG, || {
+            node.subnet_env()
+        })
+        .with_context(|| netns.run("ctr tasks list").unwrap_or_default())?;
         node.netns().ip("link show flannel.1").map(drop)
     });
 }

@@ -33,7 +33,7 @@ pub(crate) const PLUGINS: [&str; 5] = ["bandwidth", "bridge", "host-local", "loo
 
 const UNIT: &str = include_str!("../../assets/package/flanneld.service");
 const DEFAULTS: &str = include_str!("../../assets/package/flanneld.default");
-const CONFLIST: &str = include_str!("../../assets/package/10-flannel.conflist");
+const CONFLIST: &str = include_str!("../../assets/10-flannel.conflist");
 const NETWORK: &str = include_str!("../../assets/package/network.json");
 const COPYRIGHT: &str = include_str!("../../assets/package/copyright");
 const LICENSE: &str = include_str!("../../../LICENSE");
