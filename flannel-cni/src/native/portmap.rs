@@ -127,7 +127,7 @@ fn remove(network: &str, environment: &Environment) -> Result<(), FirewallError>
             (owner.historic_mapping_chain(), iptables::HISTORIC_ENTRY),
         ],
         tables: nft::TABLES,
-        is_ours: &|comment| comment == owner.container_id,
+        is_ours: &|comment| nft::parse_comment(comment).0 == owner.container_id,
         spared: &|_| false,
         legacy: true,
     };
@@ -284,7 +284,7 @@ impl Attachment<'_> {
     fn check_free_nftables(&self, netfilter: &mut Netfilter, family: Family) -> Result<(), CniError> {
         for chain in [nft::PORTS, nft::ADDRESS_PORTS] {
             for rule in netfilter.rules(family.into(), nft::TABLE, chain)? {
-                let Some(other) = rule.comment.as_deref() else { continue };
+                let Some((other, _)) = rule.comment.as_deref().map(nft::parse_comment) else { continue };
                 let Some((protocol, port)) = firewall::mapped_port(&rule) else { continue };
                 let address = address_of(&rule);
                 let mut mappings = self.config.mappings.iter();
@@ -384,7 +384,7 @@ fn check(request: &Request) -> Result<(), CniError> {
     for rules in attachment.nftables() {
         for (chain, wanted) in rules.counts() {
             let rules = netfilter.rules(Family::of_net(rules.target).into(), nft::TABLE, chain)?;
-            let own = rules.iter().filter(|rule| rule.comment.as_ref() == Some(&environment.container_id));
+            let own = rules.iter().filter(|rule| nft::is_of(rule, &environment.container_id));
             if own.count() < wanted {
                 return Err(PortmapError::MissingRules(chain).into());
             }
@@ -417,8 +417,12 @@ fn gc(config: &Object) -> Result<(), CniError> {
     }
     let trace = Trace {
         chains: chains.into_iter().map(|chain| (chain, iptables::ENTRY)).collect(),
-        tables: &[],
-        is_ours: &|_| false,
+        tables: nft::TABLES,
+        // Go's rules do not tell their network: those of another one must not be taken for ours.
+        is_ours: &|comment| {
+            let (id, of) = nft::parse_comment(comment);
+            of == Some(network) && !valid.iter().any(|one| one.container_id == id)
+        },
         spared: &|_| false,
         legacy: true,
     };

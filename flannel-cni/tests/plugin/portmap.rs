@@ -469,6 +469,23 @@ fn gc_and_status_do_their_part() {
         assert!(rules.contains("id: a\"") && rules.contains("id: b\""), "{rules}");
         let rules = gc("cbr0");
         assert!(rules.contains("id: a\"") && !rules.contains("id: b\""), "{rules}");
+        // The tables of nftables are of all networks.
+        for (pod, port) in pods.iter().zip([8082, 8083]) {
+            let mapping = format!(r#"{{"hostPort":{port},"containerPort":80,"protocol":"tcp"}}"#);
+            let config = pod.config(&mapping, r#","backend":"nftables""#);
+            pod.run(&node, Plugins::Ours, "ADD", &config).unwrap();
+        }
+        let of_go = "tcp dport 8084 dnat to 10.9.0.2:80 comment \"go\"";
+        node.netns.sh(&["nft", &format!("add rule ip cni_hostport hostports {of_go}")]);
+        for (network, kept) in [("other", true), ("cbr0", false)] {
+            gc(network);
+            for table in ["ip cni_hostport", "ip6 cni_hostport"] {
+                let rules = node.nftables(table);
+                assert!(rules.contains("comment \"a\""), "{rules}");
+                assert_eq!(rules.contains("comment \"b\""), kept, "{rules}");
+            }
+        }
+        assert!(node.nftables("ip cni_hostport").contains("comment \"go\""));
         node.remove_tools();
         let config = config.replace("\"name\"", "\"backend\":\"iptables\",\"name\"");
         let error = node.run(Plugins::Ours, "portmap", "STATUS", "", "", &config).unwrap_err();

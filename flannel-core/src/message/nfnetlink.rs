@@ -77,12 +77,13 @@ pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-/// The comment in user data: entries of type, length, value, of which nft gives comments the type 0.
+/// The comment in user data: entries of type, length, value, of which nft gives comments the type 0. nft shows it up to
+/// the first zero byte.
 pub(super) fn comment(mut bytes: &[u8]) -> Option<String> {
     while let &[kind, length, ref rest @ ..] = bytes {
         let value = rest.get(..usize::from(length))?;
         if kind == 0 {
-            return Some(text(value));
+            return Some(String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned());
         }
         bytes = &rest[value.len()..];
     }

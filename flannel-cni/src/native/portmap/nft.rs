@@ -21,6 +21,8 @@ use crate::firewall::netfilter::{Netfilter, NetfilterError};
 
 pub(super) const TABLE: &str = "cni_hostport";
 const COMMENT: &str = "CNI portmap plugin";
+/// Room for a comment, without the zero bytes in it.
+const COMMENT_LEN: usize = 126;
 pub(super) const PORTS: &str = "hostports";
 /// Kept for what older plugins put there.
 pub(super) const ADDRESS_PORTS: &str = "hostip_hostports";
@@ -33,6 +35,27 @@ pub(super) const TABLES: &[(TableFamily, &str, &[&str])] =
 
 /// Base chains whose packets are looked at: name and hook.
 const BASES: [(&str, u32); 2] = [("prerouting", Hook::PREROUTING), ("output", Hook::OUTPUT)];
+
+/// A comment: the container, which is all that nft shows and Go's plugin compares, and behind a zero byte the network, by which
+/// GC knows what is its own.
+fn comment(network: &str, container_id: &str) -> String {
+    // A name that was cut could be that of another network.
+    if container_id.len() + network.len() < COMMENT_LEN {
+        format!("{container_id}\0{network}")
+    } else {
+        container_id.to_owned()
+    }
+}
+
+/// The container in a comment, and the network if it is told.
+pub(super) fn parse_comment(comment: &str) -> (&str, Option<&str>) {
+    comment.split_once('\0').map_or((comment, None), |(id, network)| (id, Some(network)))
+}
+
+/// A rule is of a container.
+pub(super) fn is_of(rule: &Rule, container_id: &str) -> bool {
+    rule.comment.as_deref().is_some_and(|comment| parse_comment(comment).0 == container_id)
+}
 
 /// Conditions that the program nft has to read.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +103,7 @@ impl Rules<'_> {
         }
         for chain in OWN {
             for rule in netfilter.rules(self.table(), TABLE, chain)? {
-                if rule.comment.as_deref() == Some(self.container_id)
+                if is_of(&rule, self.container_id)
                     && let Some(handle) = rule.handle
                 {
                     commands.push(Command::DeleteRule(rule.family, rule.table, rule.chain, handle));
@@ -95,7 +118,7 @@ impl Rules<'_> {
         if self.config.snat {
             own.extend(self.masqueraded().map(|source| self.rule(MASQUERADING, self.masquerade(source))));
         }
-        let comment = Some(self.container_id.to_owned());
+        let comment = Some(comment(&self.config.network, self.container_id));
         commands.extend(
             own.into_iter().map(|rule| Command::AppendRule(Rule { comment: comment.clone(), ..rule })),
         );
