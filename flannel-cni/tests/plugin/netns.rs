@@ -95,7 +95,7 @@ impl Node {
 #[test]
 #[ignore = "needs netns"]
 fn pods_reach_each_other_and_leave_nothing() {
-    for (ip_masq, delegates) in [(true, GO_PLUGINS), (false, GO_PLUGINS), (true, NATIVE)] {
+    for (ip_masq, delegates) in [(true, GO_PLUGINS), (false, GO_PLUGINS), (true, NATIVE), (false, NATIVE)] {
         let node = Node::new(ip_masq, delegates);
         let config = node.config("1.0.0", "");
         let pods = [Netns::new("a"), Netns::new("b")];
@@ -120,7 +120,7 @@ fn pods_reach_each_other_and_leave_nothing() {
             node.run("DEL", "a", "", &config).unwrap();
         }
         // Go's bridge forgets masquerade rules of a pod whose namespace is gone.
-        if ip_masq {
+        if ip_masq || delegates == NATIVE {
             node.assert_clean();
         }
     }
@@ -129,7 +129,7 @@ fn pods_reach_each_other_and_leave_nothing() {
 #[test]
 #[ignore = "needs netns"]
 fn a_pod_whose_saved_config_is_lost_leaves_nothing() {
-    for (ip_masq, delegates) in [(false, GO_PLUGINS), (true, NATIVE)] {
+    for (ip_masq, delegates) in [(false, GO_PLUGINS), (true, NATIVE), (false, NATIVE)] {
         let node = Node::new(ip_masq, delegates);
         let config = node.config("0.3.1", "");
         let pod = Netns::new("a");
