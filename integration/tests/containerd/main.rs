@@ -8,11 +8,10 @@ mod scene;
 
 use anyhow::{Context, Result, ensure};
 use integration::image::PORT;
-use integration::{Feature, lab, program, wait};
+use integration::{Feature, Lab, lab, program, wait};
 use runtime::Answer;
 use scene::{Scene, config};
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 fn answer(pod: &str, seen: IpAddr) -> Answer {
@@ -60,11 +59,10 @@ fn across_nodes_on_host_gw() {
     across_nodes(r#"{"Type":"host-gw"}"#);
 }
 
-/// Who is outside the cluster sees the address of the node.
-#[test]
-fn to_the_outside_with_masquerade() {
+/// Who is outside the cluster sees the address of the node, whoever of daemon and plugin has to see to that.
+fn to_the_outside(argument: &str) {
     lab(|lab| {
-        let scene = Scene::new(lab, 1, &config(r#"{"Type":"vxlan"}"#))?;
+        let scene = Scene::with(lab, 1, &config(r#"{"Type":"vxlan"}"#), argument)?;
         lab.outside()?.spawn(Command::new(program("pod")).stdin(Stdio::null()))?;
         let pod = scene.containerds[0].run("a")?;
         for v4 in [true, false] {
@@ -72,16 +70,27 @@ fn to_the_outside_with_masquerade() {
             let found = scene.containerds[0].wait_ask(&pod, server)?;
             ensure!(found.seen == scene.node_address(0, v4)?, "v4 {v4}: {found:?}, the pod is {pod:?}");
         }
-        Ok(())
+        scene.containerds[0].stop(&pod)?;
+        scene.expect_nothing(0, &[pod])
     });
 }
 
-/// A port of the node leads to the pod, from wherever it is asked, and no longer than the pod is there.
 #[test]
-fn host_ports() {
+fn to_the_outside_with_masquerade_of_the_daemon() {
+    to_the_outside("--ip-masq=true");
+}
+
+#[test]
+fn to_the_outside_with_masquerade_of_the_plugin() {
+    to_the_outside("--ip-masq=false");
+}
+
+/// A port of the node leads to the pod, from wherever it is asked, and no longer than the pod is there.
+fn host_ports(backend: &str) {
     lab(|lab| {
         const PUBLISHED: u16 = 30080;
-        let scene = Scene::new(lab, 2, &config(r#"{"Type":"vxlan"}"#))?;
+        let mut scene = Scene::new(lab, 2, &config(r#"{"Type":"vxlan"}"#))?;
+        choose(lab, &mut scene, backend)?;
         let web = scene.containerds[0].run_with_ports("web", &[PUBLISHED])?;
         let other = scene.containerds[1].run("other")?;
         for v4 in [true, false] {
@@ -111,12 +120,30 @@ fn host_ports() {
     });
 }
 
+#[test]
+fn host_ports_with_iptables() {
+    host_ports("iptables");
+}
+
+#[test]
+fn host_ports_with_nftables() {
+    host_ports("nftables");
+}
+
+/// Lets the first node make its host ports with one of the firewalls.
+fn choose(lab: &Lab, scene: &mut Scene, backend: &str) -> Result<()> {
+    if backend == "iptables" {
+        lab.require(&[Feature::Iptables])?;
+    }
+    scene.change_list(0, r#""portmap","#, &format!(r#""portmap","backend":"{backend}","#))
+}
+
 /// A client that goes on asking by UDP gets its answers from the pod that has the port now, not from one that is gone
 /// or from nobody, as the kernel's memory of the flow would have it.
-#[test]
-fn udp_host_port_passes_to_the_next_pod() {
+fn udp_host_port_passes_on(backend: &str) {
     lab(|lab| {
-        let scene = Scene::new(lab, 1, &config(r#"{"Type":"host-gw"}"#))?;
+        let mut scene = Scene::new(lab, 1, &config(r#"{"Type":"host-gw"}"#))?;
+        choose(lab, &mut scene, backend)?;
         let outside = lab.outside()?;
         for v4 in [true, false] {
             let server = format!("udp:{}", SocketAddr::new(scene.node_address(0, v4)?, 30053));
@@ -134,6 +161,16 @@ fn udp_host_port_passes_to_the_next_pod() {
     });
 }
 
+#[test]
+fn udp_host_port_passes_on_with_iptables() {
+    udp_host_port_passes_on("iptables");
+}
+
+#[test]
+fn udp_host_port_passes_on_with_nftables() {
+    udp_host_port_passes_on("nftables");
+}
+
 /// With the plugin `bandwidth` at the end of the list, the annotations that Kubernetes has for it set limits.
 #[test]
 fn bandwidth_annotations() {
@@ -143,13 +180,7 @@ fn bandwidth_annotations() {
         let netns = scene.machines[0].netns().clone();
         let links = || netns.ip("-o link show type ifb");
         let before = links()?;
-        let list = "/etc/cni/net.d/10-flannel.conflist";
-        let bandwidth = r#"{"type":"bandwidth","capabilities":{"bandwidth":true}}"#;
-        let text = netns.read(Path::new(list))?.replacen("}]}", &format!("}},{bandwidth}]}}"), 1);
-        ensure!(text.contains(bandwidth), "the list has not the shape that was thought: {text}");
-        scene.containerds[0].kill()?;
-        scene.machines[0].write(list, &text)?;
-        scene.containerds[0].start_again()?;
+        scene.change_list(0, "}]}", r#"},{"type":"bandwidth","capabilities":{"bandwidth":true}}]}"#)?;
 
         let limits = [("kubernetes.io/ingress-bandwidth", "10M"), ("kubernetes.io/egress-bandwidth", "20M")];
         let pod = scene.containerds[0].run_annotated("limited", &limits)?;

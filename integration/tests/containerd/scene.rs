@@ -5,6 +5,7 @@ use integration::{Cluster, Daemon, Feature, Flanneld, Lab, LeaseDirectory, Machi
 use std::fmt::Display;
 use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 
 use crate::runtime::{Answer, Containerd, Pod, install};
 
@@ -25,15 +26,20 @@ pub(crate) fn config(backend: &str) -> String {
 }
 
 impl Scene {
-    /// Nodes that can run pods, with this network config.
+    /// Nodes that can run pods, with this network config; the daemon masquerades.
     pub(crate) fn new(lab: &Lab, nodes: usize, config: &str) -> Result<Self> {
+        Self::with(lab, nodes, config, "--ip-masq=true")
+    }
+
+    /// The same, with an argument for the daemon.
+    pub(crate) fn with(lab: &Lab, nodes: usize, config: &str, argument: &str) -> Result<Self> {
         lab.require(&[Feature::Containerd, Feature::Runc, Feature::Crun, Feature::Nft])?;
         if config.contains("vxlan") {
             lab.require(&[Feature::Vxlan])?;
         }
         let cluster = lab.cluster(nodes)?;
         let leases = LeaseDirectory::new(lab, config)?;
-        let flanneld = Flanneld::on_directory(leases.path()).argument("--ip-masq");
+        let flanneld = Flanneld::on_directory(leases.path()).argument(argument);
         let daemons = cluster.start_all(&flanneld)?;
         let mut scene = Self { cluster, flanneld, machines: Vec::new(), containerds: Vec::new(), daemons };
         for node in &scene.cluster.nodes {
@@ -43,6 +49,17 @@ impl Scene {
             scene.machines.push(machine);
         }
         Ok(scene)
+    }
+
+    /// Replaces a part of a node's list of plugins. containerd is started again, so that it certainly has read it.
+    pub(crate) fn change_list(&mut self, index: usize, part: &str, by: &str) -> Result<()> {
+        const LIST: &str = "/etc/cni/net.d/10-flannel.conflist";
+        let machine = &self.machines[index];
+        let text = machine.netns().read(Path::new(LIST))?;
+        ensure!(text.matches(part).count() == 1, "{part:?} is not once in {text}");
+        self.containerds[index].kill()?;
+        machine.write(LIST, &text.replace(part, by))?;
+        self.containerds[index].start_again()
     }
 
     /// The address of a node on the segment.
