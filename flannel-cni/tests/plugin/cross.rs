@@ -106,3 +106,78 @@ fn loopback_of_each() {
         }
     }
 }
+
+/// The first pods of a node come at once, of both plugins, while the node gets another subnet: one bridge with one address of
+/// its own, and every pod reaches its gateway.
+#[test]
+#[ignore = "needs netns"]
+fn first_pods_at_the_same_time() {
+    let node = Node::new();
+    let pods: Vec<Netns> = (0..12).map(|_| Netns::new("pod")).collect();
+    let of_subnet = |subnet: u32| {
+        let ranges = format!("{V4},{V6}")
+            .replace("10.244.1.", &format!("10.244.{subnet}."))
+            .replace("42:1::", &format!("42:{subnet}::"));
+        let routes = r#""routes":[{"dst":"10.244.0.0/16"},{"dst":"2001:cafe:42::/56"}]"#;
+        config(&node, "bridge", &ranges, "").replace(r#""ranges""#, &format!(r#"{routes},"ranges""#))
+    };
+    let (old, new) = (of_subnet(1), of_subnet(9));
+    let add = |at: usize| {
+        let config = if at.is_multiple_of(2) { &old } else { &new };
+        node.run(Plugins::Ours, "ADD", &format!("p{at}"), &pods[at], config)
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..pods.len()).map(|at| scope.spawn(move || add(at))).collect();
+        for thread in threads {
+            thread.join().unwrap().unwrap();
+        }
+    });
+    let link = || node.netns.sh(&["ip", "-o", "link", "show", "dev", "cni0"]);
+    let mac = |text: &str| text.split("link/ether ").nth(1).unwrap()[..17].to_owned();
+    for (at, pod) in pods.iter().enumerate() {
+        let subnet = if at.is_multiple_of(2) { 1 } else { 9 };
+        for gateway in [format!("10.244.{subnet}.1"), format!("2001:cafe:42:{subnet}::1")] {
+            pod.sh(&["ping", "-c1", "-W5", &gateway]);
+        }
+        let ports = node.netns.sh(&["ip", "-o", "link", "show", "master", "cni0"]);
+        assert!(!ports.contains(&mac(&link())), "the bridge has the address of a port: {ports}");
+    }
+    for (at, pod) in pods.iter().enumerate() {
+        let config = if at.is_multiple_of(2) { &old } else { &new };
+        node.run(Plugins::Ours, "DEL", &format!("p{at}"), pod, config).unwrap();
+    }
+    assert_eq!(addresses(&node), [""; 0]);
+}
+
+/// No room for another file, and no right to write: errors that name the path, and nothing is left.
+#[test]
+#[ignore = "needs netns"]
+fn a_directory_that_is_full_or_read_only() {
+    let (node, pod) = (Node::new(), Netns::new("pod"));
+    let both = config(&node, "bridge", &format!("{V4},{V6}"), "");
+    let root = node.path("networks");
+    fs::create_dir(&root).unwrap();
+    let mount = |options: &str| {
+        crate::support::sh(&["mount", "-t", "tmpfs", "-o", options, "tmpfs", root.to_str().unwrap()]);
+    };
+    // Root, network, lock, one address: the second set fails.
+    mount("nr_inodes=5");
+    let error = node.run(Plugins::Ours, "ADD", "a", &pod, &both).unwrap_err();
+    assert!(error.contains("no space left on device") && error.contains(root.to_str().unwrap()), "{error}");
+    assert_eq!(addresses(&node), [""; 0]);
+    assert!(!pod.sh(&["ip", "-o", "link"]).contains("eth0"));
+    crate::support::sh(&["mount", "-o", "remount,nr_inodes=50", root.to_str().unwrap()]);
+    node.run(Plugins::Ours, "ADD", "a", &pod, &both).unwrap();
+    crate::support::sh(&["mount", "-o", "remount,ro", root.to_str().unwrap()]);
+    let other = Netns::new("other");
+    let error = node.run(Plugins::Ours, "ADD", "b", &other, &both).unwrap_err();
+    assert!(error.contains("read-only file system") && error.contains(root.to_str().unwrap()), "{error}");
+    assert!(!other.sh(&["ip", "-o", "link"]).contains("eth0"));
+    // A DEL that cannot give an address back says so, and succeeds once it can.
+    let error = node.run(Plugins::Ours, "DEL", "a", &pod, &both).unwrap_err();
+    assert!(error.contains("read-only file system"), "{error}");
+    crate::support::sh(&["mount", "-o", "remount,rw", root.to_str().unwrap()]);
+    node.run(Plugins::Ours, "DEL", "a", &pod, &both).unwrap();
+    assert_eq!(addresses(&node), [""; 0]);
+    crate::support::sh(&["umount", root.to_str().unwrap()]);
+}
