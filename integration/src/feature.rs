@@ -24,6 +24,8 @@ pub enum Feature {
     IptablesLegacy,
     /// Bridged packets pass iptables, with settings in every namespace.
     BridgeNetfilter,
+    /// Bridges that heed VLANs.
+    BridgeVlan,
     /// Queueing that delays and loses packets.
     Netem,
     /// Queueing that limits a rate.
@@ -75,7 +77,7 @@ pub(crate) const CNI_DIRECTORIES: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Vxlan,
         Self::Ipip,
         Self::Wireguard,
@@ -83,6 +85,7 @@ impl Feature {
         Self::Iptables,
         Self::IptablesLegacy,
         Self::BridgeNetfilter,
+        Self::BridgeVlan,
         Self::Netem,
         Self::Tbf,
         Self::Ifb,
@@ -112,6 +115,9 @@ impl Feature {
             Self::IptablesLegacy => ("iptables-legacy", Probe::Command("ip6tables-legacy -t nat -S")),
             Self::BridgeNetfilter => {
                 ("bridge-netfilter", Probe::File(&["/proc/sys/net/bridge/bridge-nf-call-iptables"]))
+            }
+            Self::BridgeVlan => {
+                ("bridge-vlan", Probe::Command("ip link add probe type bridge vlan_filtering 1"))
             }
             Self::Netem => ("netem", Probe::Command("tc qdisc add dev lo root netem loss 1%")),
             Self::Tbf => {
