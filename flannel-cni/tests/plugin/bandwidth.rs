@@ -115,9 +115,9 @@ fn each_checks_and_deletes_what_the_other_limited() {
     }
 }
 
-/// Percent of packets that got lost. Packets of 1400 bytes, as fast as they go.
+/// Percent of packets that got lost. Packets of 1400 bytes, all at once.
 fn loss(from: &Netns, to: &str) -> f64 {
-    let script = format!("ping -q -n -s 1372 -c 60 -i 0.002 -W 1 {to} || true");
+    let script = format!("ping -q -n -s 1372 -c 60 -l 60 -W 2 {to} || true");
     let text = from.sh(&["sh", "-c", &script]);
     let percent = text.split(", ").find_map(|part| part.split_once("% packet loss")).unwrap().0;
     percent.parse().unwrap()
