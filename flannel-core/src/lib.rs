@@ -22,6 +22,7 @@ pub mod lease;
 pub mod link;
 pub mod message;
 pub mod owned;
+pub mod path;
 pub mod plan;
 pub mod ruleset;
 pub mod seed;

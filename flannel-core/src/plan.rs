@@ -20,6 +20,8 @@ use crate::dataplane::{
 use crate::family::Family;
 use crate::link::LinkName;
 
+pub use display::route_text;
+
 mod display;
 
 /// Whether objects that nobody wants are removed.

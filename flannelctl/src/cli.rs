@@ -8,7 +8,7 @@ use flanneld::store::etcd::EtcdOptions;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::command::{config, doctor, ipam, lease, node};
+use crate::command::{config, doctor, events, ipam, lease, node, peer, route, status};
 use crate::failure::{Failure, Kind};
 use crate::output::{Form, Output};
 
@@ -41,6 +41,18 @@ pub(crate) enum Command {
     /// This node
     #[command(subcommand)]
     Node(node::NodeCommand),
+    /// Show how this node is, and what is wrong with it
+    Status(status::StatusArguments),
+    /// The other nodes, as this one sees them
+    #[command(subcommand)]
+    Peer(peer::PeerCommand),
+    /// Show what flanneld would change in the kernel now
+    Diff,
+    /// The way of packets out of this node
+    #[command(subcommand)]
+    Route(route::RouteCommand),
+    /// Show what has happened to this node; with --watch, what happens to it and to all leases
+    Events(events::EventsArguments),
     /// Print the version
     Version,
     /// Print a script that completes the command line: source <(flannelctl completion bash)
@@ -155,6 +167,16 @@ pub(crate) struct NodeFlags {
         hide_short_help = true
     )]
     pub(crate) state_dir: PathBuf,
+    /// Where flanneld tells its state
+    #[arg(
+        long,
+        global = true,
+        env = "FLANNELD_STATUS_SOCKET",
+        default_value = flannel_core::status::SOCKET,
+        value_name = "FILE",
+        hide_short_help = true
+    )]
+    pub(crate) status_socket: PathBuf,
 }
 
 /// Of every command that changes something.

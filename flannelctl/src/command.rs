@@ -3,10 +3,15 @@
 pub(crate) mod about;
 pub(crate) mod config;
 pub(crate) mod daemon;
+pub(crate) mod diff;
 pub(crate) mod doctor;
+pub(crate) mod events;
 pub(crate) mod ipam;
 pub(crate) mod lease;
 pub(crate) mod node;
+pub(crate) mod peer;
+pub(crate) mod route;
+pub(crate) mod status;
 
 use flanneld::store::AnyStore;
 
@@ -39,6 +44,11 @@ pub(crate) async fn run(cli: Cli, output: Output) -> anyhow::Result<Outcome> {
         Command::Lease(command) => lease::run(&session, command).await,
         Command::Config(command) => config::run(&session, command).await,
         Command::Ipam(command) => ipam::run(&session, command),
+        Command::Status(arguments) => status::run(&session, &arguments).await,
+        Command::Peer(command) => peer::run(&session, &command).await,
+        Command::Diff => diff::run(&session),
+        Command::Route(command) => route::run(&session, &command).await,
+        Command::Events(arguments) => events::run(&session, &arguments).await,
         Command::Node(command) => node::run(&session, command).await,
         Command::Version => about::version(&session).map(|()| Outcome::Fine),
         Command::Completion { shell } => about::completion(&session, shell).map(|()| Outcome::Fine),

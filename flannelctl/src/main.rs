@@ -12,6 +12,7 @@ mod command;
 mod failure;
 mod icmp;
 mod output;
+mod socket;
 
 use clap::Parser as _;
 use cli::Cli;
@@ -26,6 +27,8 @@ enum Outcome {
     Fine,
     /// Something is not as it must be: exit code 3.
     Findings,
+    /// The daemon does not answer; what can be told without it was told. With the exit code.
+    Unreachable(u8),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -39,6 +42,7 @@ async fn main() -> ExitCode {
     match command::run(cli, output).await {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
         Ok(Outcome::Findings) => ExitCode::from(3),
+        Ok(Outcome::Unreachable(code)) => ExitCode::from(code),
         // Whoever reads our results has enough of them, as head does.
         Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {

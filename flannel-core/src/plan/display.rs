@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::dataplane::{Link, LinkChange, LinkKind, Op, RouteKey, RouteTarget, Vxlan};
+use crate::dataplane::{Link, LinkChange, LinkKind, Op, Route, RouteKey, RouteTarget, Vxlan};
 use crate::family::Family;
 
 impl fmt::Display for Op {
@@ -82,6 +82,12 @@ impl fmt::Display for LinkChange {
             None => Ok(()),
         }
     }
+}
+
+/// A route as iproute2 writes it.
+#[must_use]
+pub fn route_text(key: &RouteKey, route: &Route) -> String {
+    Written(key, &route.target).to_string()
 }
 
 /// A route as iproute2 writes it.

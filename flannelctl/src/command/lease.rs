@@ -1,7 +1,7 @@
 //! `flannelctl lease`.
 
 mod change;
-mod cluster;
+pub(super) mod cluster;
 mod show;
 mod watch;
 

@@ -5,4 +5,5 @@ mod config;
 mod frame;
 mod ipam;
 mod lease;
+mod status;
 mod support;

@@ -14,6 +14,8 @@ pub(crate) fn command(directory: &Path, arguments: &[&str]) -> Command {
         .arg(node.join("subnet.env"))
         .arg("--state-dir")
         .arg(node.join("state"))
+        .arg("--status-socket")
+        .arg(node.join("flanneld.sock"))
         .args(arguments)
         .env_clear();
     command

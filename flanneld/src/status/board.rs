@@ -63,7 +63,7 @@ pub(crate) enum ViewError {
 }
 
 /// How long the reconcile loop may be busy with one round.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// How often the kernel is read again because something changed meanwhile.
 const ATTEMPTS: u32 = 5;

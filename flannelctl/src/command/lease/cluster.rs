@@ -248,7 +248,7 @@ pub(crate) fn no_config(store: &AnyStore) -> Failure {
 }
 
 /// The subnets of the node where we run, as its daemon has told them last.
-pub(super) fn own_subnets(session: &Session) -> Subnets {
+pub(crate) fn own_subnets(session: &Session) -> Subnets {
     let env = std::fs::read_to_string(&session.node.subnet_file).ok();
     let env = env.map(|text| PreviousEnv::parse(&text).subnets).filter(|subnets| !subnets.is_empty());
     let remembered = || {

@@ -1,0 +1,115 @@
+//! `flannelctl peer`: the other nodes, as this one sees them.
+
+use clap::Subcommand;
+use flannel_core::status::{ObjectState, Peer, Peers, State};
+use serde_json::json;
+use std::time::Duration;
+
+use super::Session;
+use super::lease::cluster::Cluster;
+use super::status::ago;
+use crate::Outcome;
+use crate::failure::{Failure, Kind};
+use crate::output::{Cell, Page, Style, Table};
+use crate::socket;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeerCommand {
+    /// Show the other nodes, and whether the kernel has what it needs to reach each
+    List,
+}
+
+const TITLES: [&str; 5] = ["SUBNET", "PUBLIC-IP", "BACKEND", "STATE", "PROBLEM"];
+const WIDE: [&str; 2] = ["CHANGED", "OBJECTS"];
+
+pub(crate) async fn run(session: &Session, command: &PeerCommand) -> anyhow::Result<Outcome> {
+    let PeerCommand::List = command;
+    match socket::ask::<Peers>(&session.node.status_socket, "/peers") {
+        Ok(peers) => list(session, &peers).map(|()| Outcome::Fine),
+        Err(error) => without_daemon(session, &error).await,
+    }
+}
+
+fn list(session: &Session, peers: &Peers) -> anyhow::Result<()> {
+    let mut table = Table::new(&TITLES, &WIDE);
+    for peer in &peers.peers {
+        table.push(row(peer));
+    }
+    let names = peers.peers.iter().map(|peer| peer.key.to_string()).collect();
+    session.output.page(&Page::table(serde_json::to_value(peers)?, table).named(names))?;
+    if !peers.settled {
+        session.output.message("leases changed meanwhile: some states may be of a moment ago");
+    }
+    Ok(())
+}
+
+fn row(peer: &Peer) -> Vec<Cell> {
+    let style = match peer.state {
+        State::InPlace | State::NothingNeeded => Style::Good,
+        State::OtherBackend => Style::Plain,
+        State::Incomplete | State::Faulty => Style::Bad,
+    };
+    let mut problems = peer.problems.clone();
+    let wrong = peer.objects.iter().filter(|object| object.state != ObjectState::Present);
+    problems.extend(wrong.map(|object| match object.state {
+        ObjectState::Missing => format!("missing: {}", object.text),
+        _ => format!("not as it should be: {}", object.text),
+    }));
+    if peer.kept {
+        problems.push("the store has lost the lease; it is kept for a while".to_owned());
+    }
+    vec![
+        Cell::lines(&peer.subnets),
+        Cell::lines(&peer.public_addresses),
+        Cell::from(peer.backend.clone()),
+        Cell::from(peer.state.name()).styled(style),
+        Cell::lines(problems),
+        Cell::lines(peer.changed_at_unix_secs.map(ago)),
+        Cell::lines(peer.objects.iter().map(|object| &object.text)),
+    ]
+}
+
+/// The leases of the store, whose state in the kernel only the daemon knows.
+async fn without_daemon(session: &Session, error: &anyhow::Error) -> anyhow::Result<Outcome> {
+    let failure = Failure::of(error);
+    let store = session.store()?;
+    // Where the store does not answer either, that no daemon runs is still the first thing to mend.
+    let Ok(cluster) = Cluster::read(session, &store).await else { return Err(failure.into()) };
+    let mut table = Table::new(&TITLES, &WIDE);
+    let (mut values, mut names) = (Vec::new(), Vec::new());
+    for entry in cluster.entries.iter().filter(|entry| !entry.is_own && !entry.attrs.is_unclaimed()) {
+        table.push(vec![
+            Cell::lines(entry.subnets.iter()),
+            Cell::lines(entry.addresses()),
+            Cell::from(entry.attrs.backend_type.clone()),
+            Cell::from("unknown").styled(Style::Warning),
+            Cell::default(),
+            Cell::default(),
+            Cell::default(),
+        ]);
+        values.push(json!({"key": entry.record.key, "state": "unknown", "lease": entry.to_json()}));
+        names.push(entry.record.key.clone());
+    }
+    let value = json!({"error": failure.to_json()["error"], "peers": values});
+    session.output.page(&Page::table(value, table).named(names))?;
+    session.output.message(&failure.to_text());
+    session
+        .output
+        .message("these are the leases of the store; what the kernel has of them only flanneld can tell");
+    Ok(Outcome::Unreachable(failure.exit_code()))
+}
+
+/// The peers, where a daemon tells them soon.
+pub(super) fn known(session: &Session) -> Option<Vec<Peer>> {
+    const SOON: Duration = Duration::from_secs(3);
+    socket::ask_within::<Peers>(&session.node.status_socket, "/peers", SOON).ok().map(|peers| peers.peers)
+}
+
+/// There is nobody who could answer.
+pub(super) fn nobody(what: &str) -> Failure {
+    Failure::new(
+        Kind::Unreachable,
+        what.to_owned(),
+        "start flanneld, or name the store: --etcd-endpoints, --lease-dir",
+    )
+}

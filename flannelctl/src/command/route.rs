@@ -1,0 +1,151 @@
+//! `flannelctl route get`: how a packet leaves this node, by what the kernel has.
+
+use clap::Subcommand;
+use flannel_core::dataplane::LinkKind;
+use flannel_core::path::{Hop, Path, trace};
+use flanneld::kernel::{Kernel as _, NetlinkKernel};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::lease::cluster::{Cluster, Target};
+use super::{Session, peer};
+use crate::Outcome;
+use crate::output::{Cell, Page, Style, Table};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RouteCommand {
+    /// Show how a packet to an address, such as that of a pod, leaves this node
+    Get {
+        /// Where the packet goes
+        address: IpAddr,
+    },
+}
+
+/// The node that an address belongs to.
+struct Owner {
+    subnets: Vec<String>,
+    public_addresses: Vec<IpAddr>,
+    /// Who told it.
+    source: &'static str,
+}
+
+/// Shows the way; findings if it leads nowhere, or to another node than the owner.
+pub(crate) async fn run(session: &Session, command: &RouteCommand) -> anyhow::Result<Outcome> {
+    let RouteCommand::Get { address } = command;
+    let mut path = look(*address).await?;
+    let owner = match owner_by_daemon(session, *address) {
+        Some(owner) => Some(owner),
+        None if path.local.is_some() => None,
+        None => owner_by_store(session, *address).await,
+    };
+    if let Some(owner) = &owner {
+        compare(&mut path, owner);
+    }
+    let value = json!({
+        "owner": owner.as_ref().map(|owner| json!({
+            "subnets": owner.subnets,
+            "public_addresses": owner.public_addresses,
+            "source": owner.source,
+        })),
+        "path": path,
+    });
+    session.output.page(&Page::table(value, table(&path, owner.as_ref())))?;
+    Ok(if path.problems.is_empty() { Outcome::Fine } else { Outcome::Findings })
+}
+
+/// Reads the kernel twice: which devices are tunnels shows only the first time.
+async fn look(address: IpAddr) -> anyhow::Result<Path> {
+    let mut kernel = NetlinkKernel::open()?;
+    let links = kernel.observe(&BTreeSet::new()).await?.dataplane.links;
+    let tunnels = links.into_iter().filter(|(_, link)| matches!(link.kind, LinkKind::Vxlan(_)));
+    let observed = kernel.observe(&tunnels.map(|(name, _)| name).collect()).await?;
+    Ok(trace(address, &observed.facts, &observed.dataplane))
+}
+
+fn owner_by_daemon(session: &Session, address: IpAddr) -> Option<Owner> {
+    let peers = peer::known(session)?;
+    let peer = peers.into_iter().find(|peer| peer.subnets.iter().any(|subnet| subnet.contains(&address)))?;
+    Some(Owner {
+        subnets: peer.subnets.iter().map(|subnet| subnet.to_string()).collect(),
+        public_addresses: peer.public_addresses,
+        source: "flanneld",
+    })
+}
+
+/// The store may be unknown here, or away: then nobody says who the owner is, and that is said.
+async fn owner_by_store(session: &Session, address: IpAddr) -> Option<Owner> {
+    let cluster = match session.store() {
+        Ok(store) => Cluster::read(session, &store).await,
+        Err(error) => Err(error),
+    };
+    match cluster {
+        Ok(cluster) => {
+            let entry = cluster.find(&Target::Address(address)).ok()?;
+            let inside = entry.subnets.iter().any(|subnet| subnet.contains(&address));
+            inside.then(|| Owner {
+                subnets: entry.subnets.iter().map(|subnet| subnet.to_string()).collect(),
+                public_addresses: entry.addresses().collect(),
+                source: "store",
+            })
+        }
+        Err(error) => {
+            session.output.message(&format!("whose address it is cannot be told: {error:#}"));
+            None
+        }
+    }
+}
+
+/// Names a way that leads to another node than the owner.
+fn compare(path: &mut Path, owner: &Owner) {
+    let reached: Vec<IpAddr> = match (&path.tunnel, &path.route) {
+        (Some(tunnel), _) => tunnel.destinations.clone(),
+        (None, Some(route)) => route.gateway.into_iter().collect(),
+        (None, None) => Vec::new(),
+    };
+    if path.problems.is_empty()
+        && let Some(wrong) = reached.iter().find(|address| !owner.public_addresses.contains(address))
+    {
+        path.problems.push(format!(
+            "packets go to {wrong}, but the address belongs to the node {}",
+            owner.public_addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        ));
+    }
+}
+
+fn table(path: &Path, owner: Option<&Owner>) -> Table {
+    let mut table = Table::new(&["STEP", "RESULT"], &[]);
+    let mut add = |step: &'static str, text: String| table.push(vec![step.into(), Cell::from(text)]);
+    add("address", path.address.to_string());
+    if let Some(owner) = owner {
+        let addresses: Vec<String> = owner.public_addresses.iter().map(ToString::to_string).collect();
+        add("owner", format!("{} of node {}", owner.subnets.join(" "), addresses.join(" ")));
+    }
+    if let Some(link) = &path.local {
+        add("route", format!("none needed: {link} of this host has the address"));
+    }
+    if let Some(route) = &path.route {
+        add("route", hop(route));
+    }
+    if let Some(tunnel) = &path.tunnel {
+        let mac = tunnel.mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string());
+        add("VTEP", format!("{mac}, by the neighbour entry of {} dev {}", tunnel.gateway, tunnel.link));
+        let nodes: Vec<String> = tunnel.destinations.iter().map(ToString::to_string).collect();
+        add(
+            "FDB",
+            if nodes.is_empty() { "none".to_owned() } else { format!("{mac} is at {}", nodes.join(" ")) },
+        );
+    }
+    if let Some(underlay) = &path.underlay {
+        add("underlay", hop(underlay));
+    }
+    for problem in &path.problems {
+        table.push(vec!["problem".into(), Cell::from(problem.clone()).styled(Style::Bad)]);
+    }
+    table
+}
+
+fn hop(hop: &Hop) -> String {
+    let mtu = hop.mtu_bytes.map_or_else(String::new, |mtu| format!(" (MTU {mtu})"));
+    format!("{}{mtu}", hop.text)
+}
