@@ -16,7 +16,7 @@ pub(crate) mod names;
 pub(crate) mod nat;
 pub(crate) mod netfilter;
 
-use iptables::{Tool, ToolError, Variant};
+use iptables::{Running, Tool, ToolError, Variant};
 use nat::{NAT, Nat};
 use netfilter::{Netfilter, NetfilterError};
 
@@ -181,9 +181,10 @@ impl Trace<'_> {
         removal
     }
 
-    /// Removes it. Answers with the UDP ports of the host that are free now.
-    pub(crate) fn remove(&self, mut found: Found) -> Result<BTreeSet<(Family, u16)>, FirewallError> {
-        let mut udp = std::mem::take(&mut found.udp);
+    /// Removes it: what is in nf_tables at once, the rest goes on by itself.
+    pub(crate) fn remove(&self, mut found: Found) -> Result<Removed, FirewallError> {
+        let mut removed =
+            Removed { udp: std::mem::take(&mut found.udp), netfilter: None, running: Vec::new() };
         for attempt in 1.. {
             let Some(netfilter) = &mut found.netfilter else { break };
             match netfilter.commit(&found.commands) {
@@ -194,16 +195,39 @@ impl Trace<'_> {
                 }
             }
         }
-        for (family, tool) in &found.legacy {
+        removed.netfilter = found.netfilter;
+        for (family, tool) in found.legacy {
             let nat = Nat::parse(&tool.save()?);
             let removal = self.removal(&nat);
             let lines = removal.lines();
             if !lines.is_empty() {
-                tool.restore(&lines)?.finish()?;
+                removed.running.push(tool.restore(&lines)?);
             }
-            udp.extend(removal.udp.into_iter().map(|port| (*family, port)));
+            removed.udp.extend(removal.udp.into_iter().map(|port| (family, port)));
         }
-        Ok(udp)
+        Ok(removed)
+    }
+}
+
+/// Rules that are gone, or on their way.
+pub(crate) struct Removed {
+    udp: BTreeSet<(Family, u16)>,
+    netfilter: Option<Netfilter>,
+    running: Vec<Running>,
+}
+
+impl Removed {
+    /// Waits until they are gone. Answers with the UDP ports of the host that are free now.
+    ///
+    /// The rules themselves are gone before. But a socket of netfilter is closed only when no packet can be on its way through
+    /// removed rules any more, some milliseconds, during which links cannot be deleted either, because the kernel locks nf_tables
+    /// for both. What else takes as long comes first.
+    pub(crate) fn finish(self) -> Result<BTreeSet<(Family, u16)>, FirewallError> {
+        for running in self.running {
+            running.finish()?;
+        }
+        drop(self.netfilter);
+        Ok(self.udp)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The CNI plugin: `flannel`, which gives pods their place in the network.
 //!
 //! One process, one operation: parameters from the environment, config from stdin. Invariants: stdout carries the
-//! result or the error object and nothing else; no threads but those that feed a child or wait for the
-//! firewall, no runtime; the pure half (what to do) is apart from the doing.
+//! result or the error object and nothing else; no threads but those that feed a child, no runtime; the pure
+//! half (what to do) is apart from the doing.
 #![forbid(unsafe_code)]
 
 mod address;

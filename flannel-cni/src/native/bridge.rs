@@ -9,14 +9,13 @@ use flannel_core::link::{LinkName, Mac};
 use flannel_core::message::link::{self, LinkSettings, NewVeth};
 use nix::errno::Errno;
 use std::os::fd::AsRawFd;
-use std::panic::resume_unwind;
-use std::thread;
 use std::time::Duration;
 
 use super::masquerade::{self, Masquerade, Prepared};
 use super::{host_local, is_kind};
 use crate::environment::Environment;
 use crate::error::{CniError, chain, note};
+use crate::firewall::Removed;
 use crate::kernel::{Found, Kernel, KernelError};
 use crate::netns::{HostLock, Netns};
 use crate::plugin::{Plugin, Request};
@@ -121,21 +120,13 @@ pub(crate) fn del(object: &Object, environment: &Environment) -> Result<(), CniE
     if let Some(netns) = &netns {
         netns.hold()?;
     }
-    let rules = if layer3 { Masquerade::new(object, environment).find().map(Some) } else { Ok(None) };
-    // Both have to wait for the kernel to let go of what packets may still use, so they do it side by side. Rules are
-    // found without the interface: what failed can be repeated.
-    thread::scope(|scope| -> Result<(), CniError> {
-        let rules = match rules {
-            Ok(Some(rules)) if !rules.is_empty() => Ok(Some(scope.spawn(|| rules.remove()))),
-            Ok(_) => Ok(None),
-            Err(error) => Err(error),
-        };
-        let interface = netns.map_or(Ok(()), |netns| delete_link(&netns, &environment.ifname));
-        if let Some(rules) = rules? {
-            rules.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-        }
-        interface
-    })?;
+    // Rules are found without the interface: what failed can be repeated.
+    let rules = layer3.then(|| Masquerade::new(object, environment).remove()).transpose();
+    let interface = netns.map_or(Ok(()), |netns| delete_link(&netns, &environment.ifname));
+    if let Some(rules) = rules? {
+        rules.finish()?;
+    }
+    interface?;
     if spoof::is_wanted(object) {
         spoof::Filter::of(environment).remove()?;
     }
@@ -424,7 +415,7 @@ impl<'a> Steps<'a> {
     /// Takes back what is of this container alone. The error of the ADD is what is told.
     fn undo(&mut self) {
         if self.config.masquerade.is_some()
-            && let Err(error) = self.masquerade().remove()
+            && let Err(error) = self.masquerade().remove().and_then(Removed::finish)
         {
             note!("could not take back the masquerade rules: {}", chain(&error));
         }

@@ -23,7 +23,7 @@ use crate::firewall::iptables::{self, Running, Tool, ToolError, quote};
 use crate::firewall::names::{self, Owner};
 use crate::firewall::nat::{Nat, NatRule, POSTROUTING};
 use crate::firewall::netfilter::Netfilter;
-use crate::firewall::{ATTEMPTS, Backend, FirewallError, Found, Trace};
+use crate::firewall::{ATTEMPTS, Backend, FirewallError, Removed, Trace};
 use crate::netconf::{self, ValidAttachments};
 
 /// Names of Go's plugins, which never change.
@@ -164,15 +164,9 @@ impl<'a> Masquerade<'a> {
         Ok(())
     }
 
-    /// Looks for the rules, in iptables and nftables.
-    pub(crate) fn find(self) -> Result<Trail<'a>, FirewallError> {
-        let found = self.with_trace(|trace| trace.find())?;
-        Ok(Trail { masquerade: self, found })
-    }
-
-    /// Removes the rules.
-    pub(crate) fn remove(self) -> Result<(), FirewallError> {
-        self.find()?.remove()
+    /// Removes the rules, wherever they are; see [`Removed::finish`].
+    pub(crate) fn remove(self) -> Result<Removed, FirewallError> {
+        self.with_trace(|trace| trace.remove(trace.find()?))
     }
 
     fn with_trace<T>(&self, work: impl FnOnce(&Trace<'_>) -> T) -> T {
@@ -287,23 +281,6 @@ impl Pending<'_> {
     }
 }
 
-/// Rules that were found.
-pub(crate) struct Trail<'a> {
-    masquerade: Masquerade<'a>,
-    found: Found,
-}
-
-impl Trail<'_> {
-    /// There are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.found.is_empty()
-    }
-
-    pub(crate) fn remove(self) -> Result<(), FirewallError> {
-        self.masquerade.with_trace(|trace| trace.remove(self.found)).map(drop)
-    }
-}
-
 /// Removes the rules of all containers of the network that the list of the runtime does not hold.
 pub(crate) fn gc(config: &Object) -> Result<(), CniError> {
     let ValidAttachments::Only(valid) = netconf::attachments(config)? else { return Ok(()) };
@@ -344,7 +321,7 @@ pub(crate) fn gc(config: &Object) -> Result<(), CniError> {
         spared: &|_| false,
         legacy,
     };
-    trace.remove(trace.find()?)?;
+    trace.remove(trace.find()?)?.finish()?;
     Ok(())
 }
 

@@ -133,7 +133,7 @@ fn remove(network: &str, environment: &Environment) -> Result<(), FirewallError>
     };
     let found = trace.find()?;
     if !found.is_empty() {
-        let ports = trace.remove(found)?;
+        let ports = trace.remove(found)?.finish()?;
         for family in Family::ALL {
             let ports = ports.iter().filter(|(of, _)| *of == family).map(|(_, port)| (*port, None));
             forget(family, &ports.collect());
@@ -426,7 +426,7 @@ fn gc(config: &Object) -> Result<(), CniError> {
         spared: &|_| false,
         legacy: true,
     };
-    trace.remove(trace.find()?)?;
+    trace.remove(trace.find()?)?.finish()?;
     Ok(())
 }
 
