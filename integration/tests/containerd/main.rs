@@ -1,5 +1,6 @@
 //! Pods of a real containerd and runc on real nodes, through the interface that the kubelet uses. Each node is
-//! installed by the lines of the README's section on containerd.
+//! installed by the lines of the README's section on containerd, those for its series. Another containerd than the one that
+//! is installed is tried by putting its directory first in `PATH`.
 
 mod leftovers;
 mod life;
