@@ -8,7 +8,7 @@ use flanneld::store::etcd::EtcdOptions;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::command::{config, doctor, events, ipam, lease, node, peer, route, status};
+use crate::command::{config, connectivity, doctor, events, ipam, lease, node, peer, route, status};
 use crate::failure::{Failure, Kind};
 use crate::output::{Form, Output};
 
@@ -67,6 +67,9 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
+    /// Whether nodes reach each other
+    #[command(subcommand)]
+    Connectivity(connectivity::ConnectivityCommand),
     /// What is wrong with this node, and what mends it
     Doctor(doctor::DoctorArguments),
 }
@@ -123,6 +126,27 @@ pub(crate) struct StoreFlags {
 }
 
 impl StoreFlags {
+    /// The flags for flannelctl on another host, as far as they may be seen there: a password may not, and is left to
+    /// that host's `FLANNELD_ETCD_PASSWORD`.
+    pub(crate) fn for_another_host(&self) -> Vec<String> {
+        if let Some(path) = &self.lease_dir {
+            return vec![format!("--lease-dir={}", path.display())];
+        }
+        let mut flags = vec![
+            format!("--etcd-endpoints={}", self.etcd_endpoints),
+            format!("--etcd-prefix={}", self.etcd_prefix),
+        ];
+        let files = [
+            ("cafile", &self.etcd_cafile),
+            ("certfile", &self.etcd_certfile),
+            ("keyfile", &self.etcd_keyfile),
+        ];
+        let named = files.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?)));
+        flags.extend(named.map(|(name, path)| format!("--etcd-{name}={}", path.display())));
+        flags.extend(self.etcd_username.as_ref().map(|name| format!("--etcd-username={name}")));
+        flags
+    }
+
     /// The store that is meant.
     pub(crate) fn options(&self) -> StoreOptions {
         // As the daemon has it: an empty value is one that is not given.

@@ -2,6 +2,7 @@
 
 pub(crate) mod about;
 pub(crate) mod config;
+pub(crate) mod connectivity;
 pub(crate) mod daemon;
 pub(crate) mod diff;
 pub(crate) mod doctor;
@@ -53,6 +54,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> anyhow::Result<Outcome> {
         Command::Version => about::version(&session).map(|()| Outcome::Fine),
         Command::Completion { shell } => about::completion(&session, shell).map(|()| Outcome::Fine),
         Command::Man { dir } => about::man(&session, &dir).map(|()| Outcome::Fine),
+        Command::Connectivity(command) => connectivity::run(&session, command).await,
         Command::Doctor(arguments) => doctor::run(&session, arguments).await,
     }
 }

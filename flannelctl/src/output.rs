@@ -109,6 +109,14 @@ impl Output {
         let _ = writeln!(io::stderr(), "{text}");
     }
 
+    /// How far something has come, on one line that the next one replaces. For a terminal only; an empty text ends it.
+    pub(crate) fn progress(&self, text: &str) {
+        let mut stderr = io::stderr().lock();
+        if stderr.is_terminal() {
+            let _ = write!(stderr, "\r\x1b[K{text}").and_then(|()| stderr.flush());
+        }
+    }
+
     /// Asks before something that cannot be taken back. `flag` is what says yes beforehand.
     ///
     /// # Errors

@@ -19,8 +19,8 @@ use report::Report;
 
 mod catalog;
 mod checks;
-mod facts;
-mod gather;
+pub(super) mod facts;
+pub(super) mod gather;
 mod packet_filter;
 mod report;
 

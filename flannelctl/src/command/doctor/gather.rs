@@ -10,7 +10,7 @@ use flanneld::host::subnet_file;
 use flanneld::host::sysctl::Sysctl;
 use flanneld::kernel::{Kernel as _, NetlinkKernel, Observation};
 use flanneld::node::{Node, NodeError, NodeOptions};
-use flanneld::state::StateDir;
+use flanneld::state::{Remembered, StateDir};
 use flanneld::store::{AnyStore, LeaseStore as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -34,43 +34,65 @@ pub(crate) struct Places {
     pub(crate) cni_plugins: Vec<PathBuf>,
 }
 
-/// Gathers everything. `Err` is about the doctor itself: no netlink, no options.
-pub(crate) async fn gather(invocation: &Invocation, places: &Places) -> anyhow::Result<Facts> {
-    let options = invocation.options.clone();
-    let subnet_env = subnet_file::read(&options.subnet_file).ok().flatten();
-    let remembered = StateDir::look(&options.state_dir, &options.store.scope());
-    let (store, listing) = ask_store(&options.store).await?;
-    let config = match &listing {
-        Ok(listing) => listing.config.clone(),
-        Err(_) => remembered.config.clone(),
-    };
-    let mut kernel = NetlinkKernel::open()?;
-    let mut options = options;
-    if invocation.daemons.is_empty() {
-        // Nobody says how the daemon is started; what it told the CNI plugin is the next best.
-        options.ip_masq |= subnet_env.as_deref().is_some_and(|text| text.contains("FLANNEL_IPMASQ=true"));
+/// The node as store and kernel show it: what every question about it begins with.
+pub(crate) struct Sight {
+    pub(crate) options: Options,
+    pub(crate) store: AnyStore,
+    pub(crate) listing: Result<Listing, String>,
+    pub(crate) observation: Observation,
+    /// `None` without a config.
+    pub(crate) view: Option<Result<View, NodeError>>,
+    remembered: Remembered,
+    subnet_env: Option<String>,
+    kernel: NetlinkKernel,
+    config: Option<NetworkConfig>,
+}
+
+impl Sight {
+    /// Looks. `Err` is about the looker: no netlink, no options.
+    pub(crate) async fn of(invocation: &Invocation) -> anyhow::Result<Self> {
+        let mut options = invocation.options.clone();
+        let subnet_env = subnet_file::read(&options.subnet_file).ok().flatten();
+        let remembered = StateDir::look(&options.state_dir, &options.store.scope());
+        if invocation.daemons.is_empty() {
+            // Nobody says how the daemon is started; what it told the CNI plugin is the next best.
+            options.ip_masq |= subnet_env.as_deref().is_some_and(|text| text.contains("FLANNEL_IPMASQ=true"));
+        }
+        let (store, listing) = ask_store(&options.store).await?;
+        let config = match &listing {
+            Ok(listing) => listing.config.as_ref(),
+            Err(_) => remembered.config.as_ref(),
+        };
+        let config = config.map(|record| record.text.as_str());
+        let mut kernel = NetlinkKernel::open()?;
+        let (observation, node) = look(&options, config, &mut kernel).await?;
+        let records = match &listing {
+            Ok(listing) => listing.records.clone(),
+            Err(_) => remembered_records(&remembered),
+        };
+        let inputs = Inputs {
+            records: &records,
+            from_store: listing.is_ok(),
+            remembered: &remembered,
+            subnet_env: subnet_env.as_deref(),
+            observation: &observation,
+        };
+        let view = node.map(|node| node.map(|node| View::new(node, &inputs)));
+        let config = config.and_then(|text| NetworkConfig::parse(text).ok());
+        Ok(Self { options, store, listing, observation, view, remembered, subnet_env, kernel, config })
     }
-    let config = config.as_ref().map(|record| record.text.as_str());
-    let (observation, node) = look(&options, config, &mut kernel).await?;
-    let records = match &listing {
-        Ok(listing) => listing.records.clone(),
-        Err(_) => remembered_records(&remembered),
-    };
-    let inputs = Inputs {
-        records: &records,
-        from_store: listing.is_ok(),
-        remembered: &remembered,
-        subnet_env: subnet_env.as_deref(),
-        observation: &observation,
-    };
-    let view = node.map(|node| node.map(|node| View::new(node, &inputs)));
+}
+
+/// Gathers everything.
+pub(crate) async fn gather(invocation: &Invocation, places: &Places) -> anyhow::Result<Facts> {
+    let Sight { options, store, listing, observation, view, remembered, subnet_env, mut kernel, config } =
+        Sight::of(invocation).await?;
     let seen = view.as_ref().and_then(|view| view.as_ref().ok());
-    let parsed = config.and_then(|text| NetworkConfig::parse(text).ok());
-    let families: Vec<Family> = match &parsed {
+    let families: Vec<Family> = match &config {
         Some(config) => Family::ALL.into_iter().filter(|family| config.has(*family)).collect(),
         None => Vec::new(),
     };
-    let mode = match &parsed {
+    let mode = match &config {
         Some(config) if !config.enable_nftables => Mode::Iptables,
         _ => Mode::Nftables,
     };
@@ -103,7 +125,7 @@ pub(crate) async fn gather(invocation: &Invocation, places: &Places) -> anyhow::
         filters: rules::filters(&families).await,
         sysctls: host::sysctls(&links),
         bridge_netfilter: firewall::bridge::findings(&Sysctl::default(), mode, &families),
-        kinds: kinds(&mut kernel, parsed.as_ref()).await,
+        kinds: kinds(&mut kernel, config.as_ref()).await,
         offload: host::offload(seen).await,
         checksum_errors: host::checksum_errors(),
         unwritable: host::unwritable(&options),
@@ -135,7 +157,7 @@ async fn look(
     }
 }
 
-fn remembered_records(remembered: &flanneld::state::Remembered) -> Vec<flannel_core::store::Record> {
+fn remembered_records(remembered: &Remembered) -> Vec<flannel_core::store::Record> {
     let record = |(key, value): &(String, Vec<u8>)| flannel_core::store::Record {
         key: key.clone(),
         value: value.clone(),

@@ -1,0 +1,130 @@
+//! `flannelctl connectivity`: whether nodes reach each other through the overlay, how fast, and how large packets may be.
+//!
+//! A run measures from the node that it runs on to all others. The whole matrix comes from runs on several nodes: made
+//! one by one and merged, or started from here by a command such as ssh (`--exec`).
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Session;
+use super::doctor::facts::View;
+use super::doctor::gather::{Sight, options_of};
+use crate::Outcome;
+use crate::failure::{Failure, Kind};
+use measure::Measurement;
+use report::Report;
+
+mod html;
+mod measure;
+mod remote;
+mod report;
+mod target;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConnectivityCommand {
+    /// Measure from this node to all others, or with --exec from every node to every other
+    Test(TestArguments),
+    /// Put results of several nodes together (`connectivity test -o json` on each)
+    Merge {
+        /// Files with results, or - for standard input
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Write the result as one page for a browser, too
+        #[arg(long, value_name = "FILE")]
+        output_html: Option<PathBuf>,
+    },
+}
+
+/// Flags of `flannelctl connectivity test`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TestArguments {
+    /// Echo requests to each node
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
+    count: u32,
+    /// Milliseconds to wait for an answer
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=60_000), value_name = "MS")]
+    timeout: u64,
+    /// Nodes at a time
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "N")]
+    parallel: u16,
+    /// Do not look for the largest packet that passes
+    #[arg(long)]
+    no_size: bool,
+    /// Run it on every node by this command, such as 'ssh root@{node} flannelctl'. {node} is the public address of a
+    /// node, {subnet} the key of its lease
+    #[arg(long, value_name = "COMMAND")]
+    exec: Option<String>,
+    /// Write the result as one page for a browser, too
+    #[arg(long, value_name = "FILE")]
+    output_html: Option<PathBuf>,
+}
+
+pub(crate) async fn run(session: &Session, command: ConnectivityCommand) -> anyhow::Result<Outcome> {
+    let (report, page) = match command {
+        ConnectivityCommand::Test(arguments) => (test(session, &arguments).await?, arguments.output_html),
+        ConnectivityCommand::Merge { files, output_html } => {
+            let mut merged = Report::default();
+            for file in &files {
+                merged.merge(read(file)?);
+            }
+            (merged, output_html)
+        }
+    };
+    if let Some(path) = page {
+        std::fs::write(&path, html::page(&report))
+            .with_context(|| format!("could not write {}", path.display()))?;
+        session.output.message(&format!("wrote {}", path.display()));
+    }
+    session.output.page(&report.page())?;
+    Ok(if report.has_findings() { Outcome::Findings } else { Outcome::Fine })
+}
+
+fn read(path: &Path) -> anyhow::Result<Report> {
+    let text = if path == Path::new("-") {
+        std::io::read_to_string(std::io::stdin()).context("could not read standard input")?
+    } else {
+        std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?
+    };
+    Report::parse(&text).map_err(|reason| {
+        let message = format!("{} holds no result of a connectivity test: {reason}", path.display());
+        Failure::new(Kind::Invalid, message, "make one with flannelctl connectivity test -o json").into()
+    })
+}
+
+async fn test(session: &Session, arguments: &TestArguments) -> anyhow::Result<Report> {
+    if let Some(command) = &arguments.exec {
+        return remote::everywhere(session, arguments, command).await;
+    }
+    let invocation = options_of(&[], session.store.options(), &session.node)?;
+    let sight = Sight::of(&invocation).await?;
+    let view = view(&sight)?;
+    let plan = target::plan(view, &sight.observation)?;
+    let measurement = Measurement {
+        count: arguments.count,
+        limit: Duration::from_millis(arguments.timeout),
+        size: !arguments.no_size,
+        parallel: usize::from(arguments.parallel),
+    };
+    measurement.run(plan, session.output).await
+}
+
+/// The node, with the reason where there is none.
+fn view(sight: &Sight) -> anyhow::Result<&View> {
+    match (&sight.view, &sight.listing) {
+        (Some(Ok(view)), _) => Ok(view),
+        (Some(Err(error)), _) => {
+            let message = format!("this host is no node: {}", flannel_core::error::chain(error));
+            Err(Failure::new(Kind::Invalid, message, "flannelctl doctor says more").into())
+        }
+        (None, Err(reason)) => {
+            let message = format!("the store does not answer: {reason}");
+            Err(Failure::new(Kind::Unreachable, message, "check --etcd-endpoints or --lease-dir").into())
+        }
+        (None, Ok(_)) => {
+            let message = format!("no network config at {}", sight.options.store.config_place());
+            Err(Failure::new(Kind::NotFound, message, "write one: flannelctl config set FILE").into())
+        }
+    }
+}

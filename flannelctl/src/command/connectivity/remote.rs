@@ -1,0 +1,125 @@
+//! The test on every node, started from here by a command that the administrator names.
+
+use flannel_core::family::Family;
+use flannel_core::lease::table::LeaseTable;
+use flanneld::store::LeaseStore as _;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::Command;
+use tokio::task::JoinSet;
+
+use super::TestArguments;
+use super::report::{Node, Report};
+use crate::command::Session;
+use crate::failure::{Failure, Kind};
+
+/// A path takes two dozen packets at the most, each with its time; more is a command that hangs.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+pub(super) async fn everywhere(
+    session: &Session,
+    arguments: &TestArguments,
+    command: &str,
+) -> anyhow::Result<Report> {
+    if !command.contains("{node}") && !command.contains("{subnet}") {
+        return Err(Failure::new(
+            Kind::Usage,
+            format!("--exec {command:?} runs on one and the same host for every node"),
+            "put {node} or {subnet} where the host belongs: --exec 'ssh root@{node} flannelctl'",
+        )
+        .into());
+    }
+    let listing = session.store()?.list().await?;
+    let mut table = LeaseTable::default();
+    table.replace(&listing.records);
+    let nodes = table.leases().iter().map(|(subnets, entry)| Node {
+        key: subnets.to_string(),
+        public: Family::ALL
+            .into_iter()
+            .filter_map(|family| entry.lease.attrs.public_address(family))
+            .collect(),
+        backend: entry.lease.attrs.backend_type.clone(),
+        error: None,
+    });
+    let mut waiting: VecDeque<Node> = nodes.collect();
+    let total = waiting.len();
+    let mut report = Report { nodes: waiting.iter().cloned().collect(), ..Report::default() };
+    // A host runs its own tests side by side; not all hosts must do so at once.
+    let at_once = usize::from(arguments.parallel);
+    let (mut running, mut done) = (JoinSet::new(), 0);
+    loop {
+        while running.len() < at_once
+            && let Some(node) = waiting.pop_front()
+        {
+            let words = words(command, &node, &flags(session, arguments));
+            running.spawn(async move { (node, on(words).await) });
+        }
+        session.output.progress(&format!("{done} of {total} nodes"));
+        let Some(outcome) = running.join_next().await else { break };
+        let (node, outcome) = outcome?;
+        done += 1;
+        match outcome {
+            Ok(theirs) => report.merge(theirs),
+            Err(error) => {
+                report.merge(Report { nodes: vec![Node { error: Some(error), ..node }], ..Report::default() })
+            }
+        }
+    }
+    session.output.progress("");
+    report.sort();
+    Ok(report)
+}
+
+/// What is run there.
+fn flags(session: &Session, arguments: &TestArguments) -> Vec<String> {
+    let mut flags = session.store.for_another_host();
+    flags.extend(["connectivity", "test", "-o", "json"].map(str::to_owned));
+    flags.push(format!("--count={}", arguments.count));
+    flags.push(format!("--timeout={}", arguments.timeout));
+    flags.push(format!("--parallel={}", arguments.parallel));
+    flags.extend(arguments.no_size.then(|| "--no-size".to_owned()));
+    flags
+}
+
+fn words(command: &str, node: &Node, flags: &[String]) -> Vec<String> {
+    let public = node.public.first().map(IpAddr::to_string).unwrap_or_default();
+    let filled = |word: &str| word.replace("{node}", &public).replace("{subnet}", &node.key);
+    command.split_whitespace().map(filled).chain(flags.iter().cloned()).collect()
+}
+
+/// Runs one. Exit code 3 comes with a result.
+async fn on(words: Vec<String>) -> Result<Report, String> {
+    let Some((program, arguments)) = words.split_first() else { return Err("an empty command".to_owned()) };
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    let output = match tokio::time::timeout(PATIENCE, command.output()).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => return Err(format!("could not start {program}: {error}")),
+        Err(_) => return Err(format!("{program} did not end in {} s", PATIENCE.as_secs())),
+    };
+    Report::parse(&String::from_utf8_lossy(&output.stdout)).map_err(|_| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
+        format!("{program} ended with {}: {last}", output.status)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_filled_in_word_by_word() {
+        let node = Node {
+            key: "10.5.1.0-24".to_owned(),
+            public: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            ..Node::default()
+        };
+        let flags = ["connectivity".to_owned(), "test".to_owned()];
+        let words = words("ssh -o BatchMode=yes root@{node} flannelctl", &node, &flags);
+        assert_eq!(words.join(" "), "ssh -o BatchMode=yes root@192.0.2.1 flannelctl connectivity test");
+        assert_eq!(super::words("on {subnet}", &node, &[])[1], "10.5.1.0-24");
+    }
+}

@@ -1,0 +1,96 @@
+use super::*;
+
+/// Three nodes: all is well between 1 and 2, nothing reaches 3 from 1, and large packets do not from 2.
+pub(crate) fn example() -> Report {
+    let node = |number: u8| Node {
+        key: format!("10.5.{number}.0-24"),
+        public: vec![IpAddr::from([192, 0, 2, number])],
+        backend: "vxlan".to_owned(),
+        error: (number == 3).then(|| "ssh ended with exit status: 255: no route to host".to_owned()),
+    };
+    let path = |from: u8, to: u8, received, largest| Path {
+        from: format!("10.5.{from}.0-24"),
+        to: format!("10.5.{to}.0-24"),
+        family: FamilyName::V4,
+        target: IpAddr::from([10, 5, to, 0]),
+        via: Via::Vtep,
+        sent: 5,
+        received,
+        round_trip_ms: RoundTrip::of(
+            (0..received).map(|at| Duration::from_micros(180 + u64::from(at))).collect(),
+        ),
+        largest_packet: largest,
+        expected_packet: 1450,
+        problem: None,
+    };
+    let mut report = Report {
+        nodes: vec![node(2), node(1), node(3)],
+        paths: vec![
+            path(2, 3, 5, Some(1404)),
+            path(1, 2, 5, Some(1450)),
+            path(1, 3, 0, None),
+            path(2, 1, 4, Some(1450)),
+        ],
+        ..Report::default()
+    };
+    report.sort();
+    report
+}
+
+#[test]
+fn a_matrix_for_people() {
+    let text = example().matrix();
+    insta::assert_snapshot!(text, @r"
+      1  192.0.2.1  10.5.1.0-24
+      2  192.0.2.2  10.5.2.0-24
+      3  192.0.2.3  10.5.3.0-24
+
+    IPv4      1     2     3
+       1      .  0.18  LOST
+       2   -20%     . ≤1404
+       3      -     -     .
+
+    milliseconds of a round trip; LOST: no answer; -20%: loss; ≤1404: larger packets
+    vanish; -: not measured
+    not measured from 10.5.3.0-24: ssh ended with exit status: 255: no route to host
+    4 paths: 1 fine, 2 with loss, 1 too narrow for large packets
+    ");
+    let mut many = example();
+    many.nodes =
+        (1..=40).map(|number| Node { key: format!("10.5.{number}.0-24"), ..Node::default() }).collect();
+    assert!(many.matrix().lines().all(|line| line.chars().count() <= 80), "{}", many.matrix());
+}
+
+#[test]
+fn json_goes_both_ways() {
+    let report = example();
+    let text = serde_json::to_string(&report).unwrap();
+    assert_eq!(Report::parse(&text).unwrap(), report);
+    assert!(
+        Report::parse(&text.replacen("\"version\":1", "\"version\":2", 1)).unwrap_err().contains("version 2")
+    );
+    assert!(Report::parse("{}").is_err());
+}
+
+#[test]
+fn results_of_nodes_come_together() {
+    let whole = example();
+    let of = |from: &str| Report {
+        paths: whole.paths.iter().filter(|path| path.from.starts_with(from)).cloned().collect(),
+        ..whole.clone()
+    };
+    let mut merged = Report::default();
+    merged.merge(of("10.5.2."));
+    merged.merge(of("10.5.1."));
+    // Again: the later one counts.
+    merged.merge(of("10.5.1."));
+    assert_eq!(merged, whole);
+    assert!(merged.has_findings());
+}
+
+#[test]
+fn numbers_are_short() {
+    for (time, text) in [(0.004, "0.00"), (9.94, "9.94"), (9.96, "10.0"), (99.6, "100"), (1234.5, "1234")] {
+        assert_eq!(milliseconds(time), text);
+    }
+}
