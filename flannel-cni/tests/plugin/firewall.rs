@@ -61,6 +61,26 @@ impl Node {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// Writes down every start of a program of iptables.
+    pub(crate) fn log_starts(&self, variant: &str) {
+        let (program, log) = (format!("xtables-{variant}-multi"), self.path("starts").display().to_string());
+        self.replace_tool(&program, &format!("echo \"$1\" >> {log}\nexec /usr/sbin/{program} \"$@\""));
+        for family in ["iptables", "ip6tables"] {
+            let link = self.path("tools").join(family);
+            fs::remove_file(&link).unwrap();
+            symlink(self.path("tools").join(&program), link).unwrap();
+        }
+    }
+
+    /// What was started since the last call.
+    pub(crate) fn starts(&self) -> String {
+        let text = fs::read_to_string(self.path("starts")).unwrap_or_default();
+        let _ = fs::remove_file(self.path("starts"));
+        let mut starts: Vec<&str> = text.lines().collect();
+        starts.sort_unstable();
+        starts.join(" ")
+    }
+
     /// Takes the programs of IPv6 away for a while.
     pub(crate) fn hide_v6(&self, hidden: bool) {
         let places = ["tools/ip6tables", "hidden"].map(|name| self.path(name));

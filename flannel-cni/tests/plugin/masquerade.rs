@@ -1,6 +1,7 @@
 //! `ipMasq` of bridge: the rules of Go's plugin, seen from outside, and gone whatever happens.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use crate::firewall::{BOTH_WAYS, Node, Plugins, compact};
 use crate::support::Netns;
@@ -213,6 +214,29 @@ fn an_add_that_fails_leaves_nothing() {
     // Without a wish, what is there is taken.
     node.run(Plugins::Ours, "bridge", "ADD", "cid1", &pod.path(), &node.bridge("")).unwrap();
     assert!(node.nftables("inet cni_plugins_masquerade").contains("id: cid1"));
+}
+
+/// The legacy variant has one lock for the whole host.
+#[test]
+#[ignore = "needs netns"]
+fn a_lock_that_is_held_is_waited_for() {
+    let (node, pod) = (Node::new("legacy"), Netns::new("pod"));
+    node.log_starts("legacy");
+    let file = fs::OpenOptions::new().create(true).append(true).open("/run/xtables.lock").unwrap();
+    let held = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).unwrap();
+    std::thread::scope(|scope| {
+        let add = scope.spawn(|| {
+            node.run(Plugins::Ours, "bridge", "ADD", "cid1", &pod.path(), &node.bridge("")).unwrap();
+        });
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !node.path("starts").exists() {
+            assert!(Instant::now() < deadline, "iptables was not started");
+        }
+        assert!(!add.is_finished());
+        drop(held);
+        add.join().unwrap();
+    });
+    assert_eq!(node.rules(), GOLDEN);
 }
 
 #[test]
