@@ -3,6 +3,8 @@
 use insta::assert_snapshot;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
+use proptest::collection::vec;
+use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -690,14 +692,25 @@ fn cut_off_messages_are_errors_not_panics() {
     assert_snapshot!(route::decode(&route).unwrap_err(), @"a route message has prefix length 33, more than its family has bits");
 }
 
-proptest::proptest! {
+proptest! {
+    /// Mostly small numbers, which are lengths and types that mean something, so that nested attributes are reached.
     #[test]
-    fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-        for frame in frames(&bytes).flatten() {
-            let _ = frame.reply();
+    fn any_bytes_are_read_without_a_panic(
+        words in vec(prop_oneof![0u32..64, any::<u32>(), Just(0x0008_0008), Just(0x0002_8024)], 0..50),
+        cut in 0usize..4,
+    ) {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let bytes = &bytes[..bytes.len().saturating_sub(cut)];
+        let _ = (link::decode(bytes), address::decode(bytes), route::decode(bytes));
+        let _ = (neighbour::decode(bytes), fdb::decode(bytes), bridge::decode_vlans(bytes));
+        let _ = (traffic::decode_discipline(bytes), traffic::decode_redirect(bytes));
+        let framed = frames(bytes).flatten();
+        let kinds = [0x0a00, 0x0a03, 0x0a06, 0x0a0f, 0x0100, ERROR, DONE, NEW_LINK, NEW_ROUTE];
+        let payloads = kinds.map(|kind| Frame { kind, flags: NLM_F_ACK_TLVS, sequence: 0, port: 0, payload: bytes });
+        for frame in framed.chain(payloads) {
+            let _ = (frame.reply(), nftables::Message::decode(&frame), conntrack::decode(&frame));
+            let _ = notification::decode(&frame);
         }
-        let _ = (link::decode(&bytes), address::decode(&bytes), route::decode(&bytes));
-        let _ = (neighbour::decode(&bytes), fdb::decode(&bytes));
     }
 }
 
