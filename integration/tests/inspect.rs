@@ -137,14 +137,16 @@ fn without_a_daemon() {
         site.ctl(&["events"])?.expect(4, &[gone])?;
         site.ctl(&["status", "--wait", "--timeout", "1"])?.expect(4, &["not ready after 1 s", gone])?;
 
-        let route = |code, parts: &[&str]| site.ctl_with_store(&["route", "get", &pod])?.expect(code, parts);
+        let route = |code, parts: &[&str]| {
+            site.ctl_with_store(&["route", "get", &pod, "-o", "wide"])?.expect(code, parts)
+        };
         route(0, &[&format!("{peer} of node 192.168.50.2"), "is at 192.168.50.2"])?;
         let netns = site.node().netns();
         let neighbour = netns.ip(&format!("neigh show {} dev flannel.1", peer.network()))?;
         let mac =
             neighbour.split_whitespace().skip_while(|word| *word != "lladdr").nth(1).context("no MAC")?;
         netns.run(&format!("bridge fdb replace {mac} dev flannel.1 dst 192.168.50.77"))?;
-        route(3, &["packets go to 192.168.50.77, but the address belongs to the node"])?;
+        route(3, &["packets go to 192.168.50.77, but the address belongs to the node 192.168.50.2"])?;
         netns.run(&format!("bridge fdb del {mac} dev flannel.1 dst 192.168.50.77"))?;
         route(3, &[&format!("flannel.1 does not know the node of {mac}: its FDB entry is missing")])?;
         netns.ip(&format!("neigh del {} dev flannel.1", peer.network()))?;

@@ -66,8 +66,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Ok(())
     })?;
     let memory = Memory::of(&daemon)?;
+    let answers = Answers::of(&daemon)?;
     daemon.stop()?;
-    report(options, &start, idle, busy, &delays, &memory)
+    report(options, &start, idle, busy, &delays, (&memory, &answers))
 }
 
 /// A node that exists only as a record.
@@ -131,6 +132,34 @@ struct Memory {
 impl Memory {
     fn of(daemon: &Daemon) -> Result<Self> {
         Ok(Self { now: daemon.resident_kb()?, peak: daemon.peak_resident_kb()? })
+    }
+}
+
+/// How long the daemon takes to answer, from connecting to the last byte.
+struct Answers {
+    /// By path, medians in milliseconds.
+    millis: Vec<(&'static str, f64)>,
+    /// Memory after all of them.
+    memory: Memory,
+}
+
+impl Answers {
+    const TIMES: usize = 15;
+
+    fn of(daemon: &Daemon) -> Result<Self> {
+        let mut millis = Vec::new();
+        for path in ["/metrics", "/status", "/peers", "/diff"] {
+            let mut taken = Vec::new();
+            for _ in 0..Self::TIMES {
+                let started = Instant::now();
+                let answer = if path == "/metrics" { daemon.get(path)? } else { daemon.status(path)? };
+                taken.push(started.elapsed().as_secs_f64() * 1000.0);
+                ensure!(answer.status == 200, "{path}: {} {}", answer.status, answer.body);
+            }
+            taken.sort_by(f64::total_cmp);
+            millis.push((path, percentile(&taken, 50)));
+        }
+        Ok(Self { millis, memory: Memory::of(daemon)? })
     }
 }
 
@@ -268,7 +297,7 @@ fn report(
     idle: f64,
     busy: f64,
     delays: &[Duration],
-    memory: &Memory,
+    (memory, answers): (&Memory, &Answers),
 ) -> Result<()> {
     let millis = |duration: Duration| duration.as_secs_f64() * 1000.0;
     let delays: Vec<f64> = delays.iter().map(|delay| millis(*delay)).collect();
@@ -294,8 +323,13 @@ fn report(
         ("a change, 99th percentile", format!("{p99:.1} ms"), "≤ 50 ms"),
         ("a change, longest", format!("{longest:.1} ms"), ""),
         ("100 changes a second, share of a processor", format!("{busy:.1} %"), "≤ 20 %"),
+        ("resident memory after all answers", format!("{:.1} MiB", mib(answers.memory.now)), memory_target),
     ] {
         println!("  {what:<42}{value:>12}   {target}");
+    }
+    for (path, millis) in &answers.millis {
+        let target = if *path == "/metrics" { "≤ 50 ms" } else { "" };
+        println!("  {:<42}{:>12}   {target}", format!("answer to {path}"), format!("{millis:.1} ms"));
     }
     println!("\n  etcd requests: {}", by_method.join(", "));
     let figures = json!({
@@ -315,6 +349,8 @@ fn report(
         "change_p99_ms": p99,
         "change_max_ms": longest,
         "changes_processor_percent": busy,
+        "answers_ms": answers.millis.iter().copied().collect::<BTreeMap<_, _>>(),
+        "resident_after_answers_kib": answers.memory.now,
     });
     write_figures(&figures, options.json.as_deref())
 }
