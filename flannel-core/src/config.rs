@@ -17,6 +17,7 @@ pub use backend::{
 pub use range::SubnetRange;
 
 mod backend;
+mod change;
 mod range;
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use flanneld::store::etcd::EtcdOptions;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::command::{config, connectivity, doctor, events, ipam, lease, node, peer, route, status};
+use crate::command::{config, connectivity, doctor, events, ipam, lease, node, peer, route, status, subnet};
 use crate::failure::{Failure, Kind};
 use crate::output::{Form, Output};
 
@@ -35,6 +35,9 @@ pub(crate) enum Command {
     /// The network config
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// The subnets of the network
+    #[command(subcommand)]
+    Subnet(subnet::SubnetCommand),
     /// Addresses of the pods of this node
     #[command(subcommand)]
     Ipam(ipam::IpamCommand),

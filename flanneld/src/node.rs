@@ -148,8 +148,7 @@ impl Node {
         if let Err(error) = supported(&config) {
             return Offer::Refused(error.to_string());
         }
-        let moved = own.is_none_or(|own| config.allows(own) && !self.config.allows(own));
-        let obstacles = if moved { Vec::new() } else { self.obstacles(&config, own) };
+        let obstacles = self.config.obstacles(&config, own);
         if !obstacles.is_empty() {
             return Offer::Refused(format!(
                 "the network config in the store cannot be taken while pods run ({}); restart flanneld to take it",
@@ -159,34 +158,6 @@ impl Node {
         self.former.extend(Family::ALL.into_iter().filter_map(|family| self.config.network(family)));
         self.config = config;
         Offer::Taken
-    }
-
-    /// What keeps a config from being taken while pods run.
-    fn obstacles(&self, config: &NetworkConfig, own: Option<&Subnets>) -> Vec<String> {
-        let mut obstacles = Vec::new();
-        for family in Family::ALL {
-            if config.network(family) != self.config.network(family) {
-                let show = |config: &NetworkConfig| {
-                    config.network(family).map_or_else(|| "off".to_owned(), |network| network.to_string())
-                };
-                obstacles.push(format!("{family} network {} -> {}", show(&self.config), show(config)));
-            }
-        }
-        if let Some(own) = own.filter(|own| obstacles.is_empty() && !config.allows(own)) {
-            obstacles.push(format!("our subnet {own} is not one that it gives out"));
-        }
-        match (&self.config.backend, &config.backend) {
-            (BackendConfig::Vxlan(old), BackendConfig::Vxlan(new))
-                if (old.vni, old.port, old.gbp) != (new.vni, new.port, new.gbp) =>
-            {
-                obstacles.push("VNI, Port or GBP of the vxlan backend".to_owned());
-            }
-            (old, new) if old.name() != new.name() => {
-                obstacles.push(format!("backend {} -> {}", old.name(), new.name()));
-            }
-            _ => {}
-        }
-        obstacles
     }
 
     /// Looks at the host again. An interface that cannot be found any more stays the one in use, with the reason.

@@ -1,19 +1,24 @@
 //! `flannelctl config`.
 
+mod edit;
+mod explain;
+mod impact;
+
 use anyhow::Context as _;
 use clap::Subcommand;
 use flannel_core::config::NetworkConfig;
-use flannel_core::lease::Subnets;
-use flanneld::store::LeaseStore as _;
+use flannel_core::store::ConfigRecord;
+use flanneld::store::{AnyStore, LeaseStore as _};
 use serde_json::{Value, json};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::Session;
+use super::lease::{Cluster, no_config};
 use crate::Outcome;
 use crate::cli::DryRun;
-use crate::failure::{Failure, Kind};
 use crate::output::{Form, Page};
+use impact::Impact;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
@@ -26,34 +31,52 @@ pub(crate) enum ConfigCommand {
         #[command(flatten)]
         dry_run: DryRun,
     },
+    /// Change the config in an editor ($VISUAL, $EDITOR or vi)
+    Edit {
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
     /// Check a config and print what follows from it
     Validate {
         /// File with the config, or - for standard input
         file: PathBuf,
+    },
+    /// Show every key, its value and where that comes from
+    Explain {
+        /// File with a config, or - for standard input; without it that of the store
+        file: Option<PathBuf>,
     },
 }
 
 pub(crate) async fn run(session: &Session, command: ConfigCommand) -> anyhow::Result<Outcome> {
     match command {
         ConfigCommand::Get => get(session).await?,
-        ConfigCommand::Set { file, dry_run } => set(session, &file, dry_run.dry_run).await?,
+        ConfigCommand::Set { file, dry_run } => set(session, &file, dry_run).await?,
+        ConfigCommand::Edit { dry_run } => edit::run(session, dry_run).await?,
         ConfigCommand::Validate { file } => validate(session, &file)?,
+        ConfigCommand::Explain { file } => {
+            let text = match &file {
+                Some(file) => {
+                    let text = read(file)?;
+                    parse(&text, file)?;
+                    text
+                }
+                None => stored(&session.store()?).await?.text,
+            };
+            explain::run(session, &text)?;
+        }
     }
     Ok(Outcome::Fine)
 }
 
+/// The config of the store.
+async fn stored(store: &AnyStore) -> anyhow::Result<ConfigRecord> {
+    store.list().await?.config.ok_or_else(|| no_config(store).into())
+}
+
 /// Prints the config of the store.
 async fn get(session: &Session) -> anyhow::Result<()> {
-    let store = session.store()?;
-    let listing = store.list().await?;
-    let Some(config) = listing.config else {
-        return Err(Failure::new(
-            Kind::NotFound,
-            format!("{} has no network config", store.location()),
-            "write one with flannelctl config set FILE",
-        )
-        .into());
-    };
+    let config = stored(&session.store()?).await?;
     if session.output.form() == Form::Yaml {
         let value = serde_json::from_str(&config.text).unwrap_or(Value::String(config.text));
         return session.output.page(&Page::lines(value, ""));
@@ -65,42 +88,49 @@ async fn get(session: &Session) -> anyhow::Result<()> {
 /// Checks a config and prints what follows from it.
 fn validate(session: &Session, file: &Path) -> anyhow::Result<()> {
     let config = parse(&read(file)?, file)?;
-    session.output.page(&summary(&config))
+    session.output.page(&summary(&config, None))
 }
 
 /// Checks a config and writes it, unless the one in the store has changed since it was read.
-async fn set(session: &Session, file: &Path, dry_run: bool) -> anyhow::Result<()> {
-    let (store, output) = (session.store()?, &session.output);
+async fn set(session: &Session, file: &Path, dry_run: DryRun) -> anyhow::Result<()> {
+    let store = session.store()?;
     let text = read(file)?;
     let config = parse(&text, file)?;
-    let listing = store.list().await?;
-    let current = listing.config.as_ref();
+    let cluster = Cluster::read(session, &store).await?;
+    write(session, &store, &cluster, (&text, &config), dry_run).await
+}
+
+/// Writes a config in place of the one that was read, and says what that does to the nodes.
+async fn write(
+    session: &Session,
+    store: &AnyStore,
+    cluster: &Cluster,
+    (text, config): (&str, &NetworkConfig),
+    DryRun { dry_run }: DryRun,
+) -> anyhow::Result<()> {
+    let output = &session.output;
+    let current = cluster.config.as_ref();
+    let impact = Impact::new(current, config, &cluster.entries);
     if current.is_some_and(|current| current.text == text) {
         output.message("the store has this config already");
-        return output.page(&summary(&config));
+        return output.page(&summary(config, Some(&impact)));
     }
-    let others = listing
-        .records
-        .iter()
-        .filter_map(|record| Subnets::parse_key(&record.key).ok())
-        .filter(|subnets| !config.allows(subnets))
-        .count();
-    if others > 0 {
-        output.message(&format!(
-            "{others} of {} leases are not in the new range: their nodes take new subnets when flanneld restarts there",
-            listing.records.len()
-        ));
+    for line in impact.lines() {
+        output.message(&line);
     }
     if dry_run {
         output.message("not written: this was a dry run");
     } else {
-        store
-            .put_config(&text, current.map(|current| current.revision))
-            .await
-            .context("could not write the config")?;
+        let written = store.put_config(text, current.map(|current| current.revision)).await;
+        written.context("could not write the config")?;
         output.message(&format!("written to {}", store.location()));
     }
-    output.page(&summary(&config))
+    output.page(&summary(config, Some(&impact)))
+}
+
+/// The config of a file.
+pub(crate) fn from_file(file: &Path) -> anyhow::Result<NetworkConfig> {
+    parse(&read(file)?, file)
 }
 
 fn parse(text: &str, file: &Path) -> anyhow::Result<NetworkConfig> {
@@ -117,7 +147,7 @@ fn read(file: &Path) -> anyhow::Result<String> {
 }
 
 /// The derived values, which are what one gets wrong.
-fn summary(config: &NetworkConfig) -> Page {
+fn summary(config: &NetworkConfig, impact: Option<&Impact>) -> Page {
     let mut lines = Vec::new();
     let mut ranges = Vec::new();
     for range in config.ranges() {
@@ -143,6 +173,8 @@ fn summary(config: &NetworkConfig) -> Page {
     let firewall = if config.enable_nftables { "nftables" } else { "iptables" };
     lines.push(format!("backend: {}", config.backend.name()));
     lines.push(format!("firewall: {firewall}"));
-    let value = json!({"ranges": ranges, "backend": config.backend.name(), "firewall": firewall});
+    let impact = impact.map(Impact::to_json);
+    let value =
+        json!({"ranges": ranges, "backend": config.backend.name(), "firewall": firewall, "impact": impact});
     Page::lines(value, lines.join("\n"))
 }

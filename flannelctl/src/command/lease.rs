@@ -14,7 +14,7 @@ use crate::Outcome;
 use crate::cli::{DryRun, Watch};
 use cluster::Target;
 
-pub(crate) use cluster::{Cluster, life_text};
+pub(crate) use cluster::{Cluster, Entry, life_text, no_config, store_config};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LeaseCommand {

@@ -6,4 +6,5 @@ mod frame;
 mod ipam;
 mod lease;
 mod status;
+mod subnet;
 mod support;

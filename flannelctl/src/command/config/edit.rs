@@ -1,0 +1,91 @@
+//! `config edit`: the config in an editor, again and again until it can be used, as kubectl does it.
+
+use anyhow::{Context as _, ensure};
+use flannel_core::config::NetworkConfig;
+use flannel_core::error::chain;
+use std::env;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use super::write;
+use crate::cli::DryRun;
+use crate::command::Session;
+use crate::command::lease::Cluster;
+use crate::failure::{Failure, Kind};
+
+/// What there is to begin with in a store without a config.
+const TEMPLATE: &str = r#"{
+  "Network": "10.244.0.0/16",
+  "EnableNFTables": true,
+  "Backend": { "Type": "vxlan" }
+}
+"#;
+
+pub(super) async fn run(session: &Session, dry_run: DryRun) -> anyhow::Result<()> {
+    let store = session.store()?;
+    let cluster = Cluster::read(session, &store).await?;
+    let before = cluster.config.as_ref().map_or(TEMPLATE, |config| config.text.as_str());
+    // The config may hold keys: a temporary file is for its user alone.
+    let mut file = tempfile::Builder::new().prefix("flannel-config-").suffix(".json").tempfile()?;
+    file.write_all(before.as_bytes())?;
+    let mut last = before.to_owned();
+    let (text, config) = loop {
+        open(file.path())?;
+        let text =
+            without_comments(&fs::read_to_string(file.path()).context("could not read what was edited")?);
+        if text == last && cluster.config.is_some() {
+            let kept = if text == before { None } else { Some(file.keep()?.1) };
+            return Err(cancelled(kept.as_deref()).into());
+        }
+        match NetworkConfig::parse(&text) {
+            Ok(config) => break (text, config),
+            Err(error) => {
+                let reason = format!(
+                    "# It cannot be used: {}\n# Mend it, or leave it as it is to give up.\n",
+                    chain(&error)
+                );
+                fs::write(file.path(), format!("{reason}{text}"))
+                    .context("could not write the file again")?;
+                if text == last {
+                    return Err(cancelled(Some(&file.keep()?.1)).into());
+                }
+                last = text;
+            }
+        }
+    };
+    let written = write(session, &store, &cluster, (&text, &config), dry_run).await;
+    if written.is_err() {
+        session.output.message(&format!("what was edited is in {}", file.keep()?.1.display()));
+    }
+    written
+}
+
+fn cancelled(kept: Option<&Path>) -> Failure {
+    let mend = match kept {
+        Some(path) => format!("what was edited is in {}", path.display()),
+        None => "save another text to write it".to_owned(),
+    };
+    Failure::new(Kind::Refused, "nothing was written: the text is as it was", mend)
+}
+
+/// Our own remarks at the beginning; JSON has no others.
+fn without_comments(text: &str) -> String {
+    text.split_inclusive('\n').skip_while(|line| line.starts_with('#')).collect()
+}
+
+/// The variables may hold arguments, so the shell reads them.
+fn open(path: &Path) -> anyhow::Result<()> {
+    let editor = ["VISUAL", "EDITOR"]
+        .into_iter()
+        .find_map(|name| env::var(name).ok().filter(|editor| !editor.trim().is_empty()))
+        .unwrap_or_else(|| "vi".to_owned());
+    let status = Command::new("sh").args(["-c", &format!("{editor} \"$1\""), "sh"]).arg(path).status();
+    let status = status.with_context(|| format!("could not start the editor {editor}"))?;
+    ensure!(
+        status.success(),
+        "the editor {editor} failed ({status}): nothing was written; set EDITOR to another one"
+    );
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! `flannelctl subnet`: how much of the network is used.
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use flannel_core::config::SubnetRange;
+use flannel_core::family::Family;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+use super::Session;
+use super::config::from_file;
+use super::lease::{Cluster, Entry, store_config};
+use crate::Outcome;
+use crate::output::Page;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SubnetCommand {
+    /// Show capacity, use and a map of the subnets
+    Plan {
+        /// File with a config that is to be looked at, or - for standard input; without it that of the store
+        file: Option<PathBuf>,
+        /// Nodes that join in a month, for a forecast: the store keeps no times from which it could be told
+        #[arg(long, value_name = "NODES")]
+        per_month: Option<u32>,
+    },
+}
+
+pub(crate) async fn run(session: &Session, command: SubnetCommand) -> anyhow::Result<Outcome> {
+    let SubnetCommand::Plan { file, per_month } = command;
+    plan(session, file.as_deref(), per_month).await?;
+    Ok(Outcome::Fine)
+}
+
+async fn plan(session: &Session, file: Option<&Path>, per_month: Option<u32>) -> anyhow::Result<()> {
+    let store = session.store()?;
+    let (config, entries) = match file {
+        None => {
+            let cluster = Cluster::read(session, &store).await?;
+            (store_config(cluster.config.as_ref(), &store)?.0, cluster.entries)
+        }
+        Some(file) => {
+            let config = from_file(file)?;
+            // A config can be looked at before there is a store.
+            let entries = match Cluster::read(session, &store).await {
+                Ok(cluster) => cluster.entries,
+                Err(error) => {
+                    session.output.message(&format!("shown without leases: {error:#}"));
+                    Vec::new()
+                }
+            };
+            (config, entries)
+        }
+    };
+    let uses: Vec<Usage<'_>> = config.ranges().map(|range| Usage::of(range, &entries)).collect();
+    let outside = entries.iter().filter(|entry| !config.allows(&entry.subnets)).count();
+    let free = uses.iter().map(Usage::free).min().context("the network config turns both families off")?;
+    let mut lines: Vec<String> = uses.iter().flat_map(Usage::lines).collect();
+    if outside > 0 {
+        lines.push(format!("{outside} leases are not of this config and are marked where they overlap it"));
+    }
+    let forecast = forecast(free, per_month);
+    lines.push(format!("Room for {free} more nodes. {forecast}"));
+    let value = json!({
+        "families": uses.iter().map(Usage::to_json).collect::<Vec<_>>(),
+        "leasesOutside": outside,
+        "roomForNodes": free.to_string(),
+        "forecast": forecast,
+        "backend": config.backend.name(),
+    });
+    session.output.page(&Page::lines(value, lines.join("\n")))
+}
+
+fn forecast(free: u128, per_month: Option<u32>) -> String {
+    match per_month {
+        None | Some(0) => "Give --per-month NODES to see when it is full.".to_owned(),
+        Some(_) if free == 0 => "It is full.".to_owned(),
+        Some(nodes) => match free / u128::from(nodes) {
+            0 => format!("At {nodes} nodes a month it is full within a month."),
+            months @ 1..24 => format!("At {nodes} nodes a month it is full in {months} months."),
+            months => format!("At {nodes} nodes a month it is full in {} years.", months / 12),
+        },
+    }
+}
+
+/// The range of a family and who has which part of it.
+struct Usage<'a> {
+    range: &'a SubnetRange,
+    /// First and last place, and the kind.
+    parts: Vec<(u128, u128, Kind)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Lease,
+    Reserved,
+    Own,
+}
+
+impl Kind {
+    const fn sign(self) -> char {
+        match self {
+            Self::Lease => '#',
+            Self::Reserved => 'r',
+            Self::Own => '*',
+        }
+    }
+}
+
+/// Cells of a line of the map, and lines.
+const WIDTH: u128 = 32;
+const HEIGHT: u128 = 16;
+
+impl<'a> Usage<'a> {
+    fn of(range: &'a SubnetRange, entries: &[Entry]) -> Self {
+        let part = |entry: &Entry| {
+            let (from, to) = range.places_of(entry.subnets.get(range.family())?)?;
+            let kind = match (entry.is_own, entry.is_reservation()) {
+                (true, _) => Kind::Own,
+                (false, true) => Kind::Reserved,
+                (false, false) => Kind::Lease,
+            };
+            Some((from, to, kind))
+        };
+        Self { range, parts: entries.iter().filter_map(part).collect() }
+    }
+
+    /// Subnets that are taken. Leases never overlap, but for a moment in a race with an older flannel.
+    fn used(&self) -> u128 {
+        self.parts.iter().map(|(from, to, _)| to - from + 1).sum::<u128>().min(self.range.count())
+    }
+
+    fn reserved(&self) -> u128 {
+        let reserved = self.parts.iter().filter(|(_, _, kind)| *kind == Kind::Reserved);
+        reserved.map(|(from, to, _)| to - from + 1).sum()
+    }
+
+    fn free(&self) -> u128 {
+        self.range.count() - self.used()
+    }
+
+    fn pods(&self) -> u128 {
+        let bits = u32::from(self.range.family().bits() - self.range.subnet_len());
+        // Network, gateway and, for IPv4, broadcast are no pods'.
+        let special = if self.range.family() == Family::V4 { 3 } else { 2 };
+        (1_u128 << bits.min(127)).saturating_sub(special)
+    }
+
+    fn pods_text(&self) -> String {
+        match self.pods() {
+            pods @ ..1_000_000_000 => pods.to_string(),
+            _ => format!("2^{}", self.range.family().bits() - self.range.subnet_len()),
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let range = self.range;
+        let percent = (self.used() * 100).checked_div(range.count()).unwrap_or(0);
+        let mut lines = vec![
+            format!(
+                "{}: {}, subnets of length {} for {} pods",
+                range.family(),
+                range.network(),
+                range.subnet_len(),
+                self.pods_text()
+            ),
+            format!("  {} subnets from {} to {}", range.count(), range.min(), range.max()),
+            format!(
+                "  {} in use ({percent} %), {} of them reserved, {} free",
+                self.used(),
+                self.reserved(),
+                self.free()
+            ),
+        ];
+        lines.extend(self.map());
+        lines
+    }
+
+    /// The range in order, a sign for one subnet or for as many as the map needs.
+    fn map(&self) -> Vec<String> {
+        let count = self.range.count();
+        let mut per_cell = 1_u128;
+        while count.div_ceil(per_cell) > WIDTH * HEIGHT {
+            per_cell *= 2;
+        }
+        let cells = count.div_ceil(per_cell);
+        let mut taken = vec![(0_u128, '.'); usize::try_from(cells).unwrap_or(0)];
+        for (from, to, kind) in &self.parts {
+            for cell in (from / per_cell)..=(to / per_cell) {
+                let Some((used, sign)) = usize::try_from(cell).ok().and_then(|cell| taken.get_mut(cell))
+                else {
+                    continue;
+                };
+                let (first, last) = (cell * per_cell, (cell + 1) * per_cell - 1);
+                *used += last.min(*to) - first.max(*from) + 1;
+                // This node shows through.
+                *sign = if *sign == '*' { '*' } else { kind.sign() };
+            }
+        }
+        let meaning = match per_cell {
+            1 => "  map: . free  # in use  r reserved  * this node".to_owned(),
+            many => format!("  map, {many} subnets a sign: . free  o partly  # all in use  * this node"),
+        };
+        let starts = (0..cells.div_ceil(WIDTH)).filter_map(|line| self.range.nth(line * WIDTH * per_cell));
+        let labels: Vec<String> = starts.map(|net| net.addr().to_string()).collect();
+        let width = labels.iter().map(String::len).max().unwrap_or(0);
+        let rows = taken.chunks(WIDTH as usize).zip(&labels).map(|(cells, label)| {
+            let signs: String = cells
+                .iter()
+                .map(|(used, sign)| match (*used, *sign) {
+                    (used, sign) if per_cell == 1 || used == 0 || sign == '*' => sign,
+                    (used, _) if used >= per_cell => '#',
+                    _ => 'o',
+                })
+                .collect();
+            format!("  {label:<width$}  {signs}")
+        });
+        std::iter::once(meaning).chain(rows).collect()
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "family": self.range.family().to_string(),
+            "network": self.range.network().to_string(),
+            "subnetLen": self.range.subnet_len(),
+            "subnetMin": self.range.min().to_string(),
+            "subnetMax": self.range.max().to_string(),
+            // JSON numbers are doubles for most readers.
+            "subnets": self.range.count().to_string(),
+            "used": self.used().to_string(),
+            "reserved": self.reserved().to_string(),
+            "free": self.free().to_string(),
+            "podsPerNode": self.pods().to_string(),
+        })
+    }
+}
