@@ -1,6 +1,6 @@
 //! `flannelctl ipam`: the addresses that host-local has given to pods of this node.
 
-mod network;
+pub(in crate::command) mod network;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};

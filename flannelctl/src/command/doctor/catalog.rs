@@ -221,10 +221,10 @@ checks! {
         "ip link set cni0 mtu N, and restart the pods"
     ADDRESS_LEAKED "address-leaked" Warning
         "Addresses are kept for pods that are gone."
-        "remove the files that are named"
+        "flannelctl ipam release --leaked"
     ADDRESSES_EXHAUSTED "addresses-exhausted" Error
         "The subnet of this node has no free address: no pod can be started."
-        "release leaked addresses, move pods, or give nodes larger subnets (SubnetLen)"
+        "flannelctl ipam release --leaked, move pods, or give nodes larger subnets (SubnetLen)"
 }
 
 #[cfg(test)]

@@ -165,7 +165,8 @@ impl CniFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reservation {
     pub(crate) address: IpAddr,
-    pub(crate) file: PathBuf,
+    /// The name in its CNI config.
+    pub(crate) network: String,
     /// Why nobody can be using it, if so.
     pub(crate) abandoned: Option<String>,
 }

@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime};
 
 /// A network and its addresses in use.
 #[derive(Debug)]
-pub(super) struct Network {
+pub(in crate::command) struct Network {
     pub(super) name: String,
-    pub(super) given: Vec<Given>,
+    pub(in crate::command) given: Vec<Given>,
     /// Files of addresses that cannot be read.
     pub(super) unreadable: Vec<PathBuf>,
     directory: PathBuf,
@@ -21,18 +21,18 @@ pub(super) struct Network {
 
 /// An address in use.
 #[derive(Clone, Debug)]
-pub(super) struct Given {
-    pub(super) address: IpAddr,
+pub(in crate::command) struct Given {
+    pub(in crate::command) address: IpAddr,
     pub(super) holder: Holder,
-    pub(super) owner: Option<Owner>,
+    pub(in crate::command) owner: Option<Owner>,
     pub(super) age: Option<Duration>,
-    pub(super) usage: Use,
+    pub(in crate::command) usage: Use,
     file: PathBuf,
 }
 
 impl Network {
     /// Reads a directory, without the lock: a listing may be as old as it is printed.
-    pub(super) fn read(data: &Path, name: &str) -> anyhow::Result<Self> {
+    pub(in crate::command) fn read(data: &Path, name: &str) -> anyhow::Result<Self> {
         let directory = data.join(name);
         let (mut given, mut unreadable) = (Vec::new(), Vec::new());
         let entries =

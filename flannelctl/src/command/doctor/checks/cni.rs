@@ -180,10 +180,10 @@ fn leaks(facts: &Facts, report: &mut Report) {
     }
     report.find(
         &ADDRESS_LEAKED,
-        first.file.parent().map(|directory| directory.display().to_string()).unwrap_or_default(),
+        &first.network,
         format!("{} addresses are kept for pods that are gone", leaked.len()),
         seen,
-        format!("rm {}, and so for each", first.file.display()),
+        "flannelctl ipam release --leaked",
     );
 }
 

@@ -1,5 +1,6 @@
 //! The daemons of this network namespace, and how the daemon is started.
 
+use flannel_core::status::Status;
 use flanneld::cli::{Options, Parsed, StoreOptions};
 use std::ffi::OsString;
 use std::fs;
@@ -12,6 +13,7 @@ use tokio::time::timeout;
 
 use crate::cli::NodeFlags;
 use crate::command::doctor::facts::{Daemon, DaemonAnswer};
+use crate::socket;
 
 /// What `/etc/default/flanneld` may set: the environment of the unit file.
 const DEFAULTS: &str = "/etc/default/flanneld";
@@ -115,32 +117,36 @@ fn options(process: &std::path::Path) -> Option<Options> {
 /// How long a daemon may take to answer.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Asks the only daemon whether it is ready.
+/// Asks the only daemon whether it is ready: by its status socket, otherwise (an older one, or one of Go) by its health
+/// port.
 pub(super) async fn ask(invocation: &Invocation) -> DaemonAnswer {
-    let ([daemon], Some(address)) = (invocation.daemons.as_slice(), invocation.options.healthz) else {
-        return DaemonAnswer::NotAsked;
-    };
+    let [daemon] = invocation.daemons.as_slice() else { return DaemonAnswer::NotAsked };
     if daemon.is_stopped() {
         return DaemonAnswer::NotAsked;
     }
+    if let Some(socket) = invocation.options.status_socket.as_ref().filter(|path| path.exists()) {
+        return match socket::ask::<Status>(socket, "/status") {
+            Ok(status) if status.ready => DaemonAnswer::Ready,
+            Ok(status) => DaemonAnswer::NotReady(status.not_ready_reasons.join("; ")),
+            Err(error) => DaemonAnswer::Silent(format!("{error:#}")),
+        };
+    }
+    let Some(address) = invocation.options.healthz else { return DaemonAnswer::NotAsked };
     let address = match address.ip() {
         ip if ip.is_unspecified() => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port()),
         _ => address,
     };
-    match timeout(LIMIT, get(address, "/readyz")).await {
-        Ok(Ok((200, _))) => DaemonAnswer::Ready,
-        Ok(Ok((_, body))) => DaemonAnswer::NotReady(body.split_whitespace().collect::<Vec<_>>().join(" ")),
+    match timeout(LIMIT, exchange(address, "/readyz")).await {
+        Ok(Ok(answer)) => {
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+            match head.split(' ').nth(1) {
+                Some("200") => DaemonAnswer::Ready,
+                _ => DaemonAnswer::NotReady(body.split_whitespace().collect::<Vec<_>>().join(" ")),
+            }
+        }
         Ok(Err(error)) => DaemonAnswer::Silent(format!("{address}: {error}")),
         Err(_) => DaemonAnswer::Silent(format!("no answer from {address} in {} s", LIMIT.as_secs())),
     }
-}
-
-/// Status and body of a page.
-async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
-    let answer = exchange(address, path).await?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
-    Ok((status, body.to_owned()))
 }
 
 /// Sends a request over HTTP/1.0 and reads the answer to its end.
@@ -149,7 +155,7 @@ pub(super) async fn exchange(address: SocketAddr, path: &str) -> std::io::Result
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    // More than a page of ours has.
-    (&mut stream).take(1 << 16).read_to_end(&mut answer).await?;
+    // More than such pages have.
+    stream.take(1 << 16).read_to_end(&mut answer).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
