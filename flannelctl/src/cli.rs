@@ -8,7 +8,9 @@ use flanneld::store::etcd::EtcdOptions;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::command::{config, connectivity, doctor, events, ipam, lease, node, peer, route, status, subnet};
+use crate::command::{
+    config, connectivity, doctor, events, ipam, lease, node, peer, route, status, subnet, support,
+};
 use crate::failure::{Failure, Kind};
 use crate::output::{Form, Output};
 
@@ -56,6 +58,9 @@ pub(crate) enum Command {
     Route(route::RouteCommand),
     /// Show what has happened to this node; with --watch, what happens to it and to all leases
     Events(events::EventsArguments),
+    /// What a report of a problem needs
+    #[command(subcommand)]
+    Support(support::SupportCommand),
     /// Print the version
     Version,
     /// Print a script that completes the command line: source <(flannelctl completion bash)

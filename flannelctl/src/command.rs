@@ -14,6 +14,7 @@ pub(crate) mod peer;
 pub(crate) mod route;
 pub(crate) mod status;
 pub(crate) mod subnet;
+pub(crate) mod support;
 
 use flanneld::store::AnyStore;
 
@@ -53,6 +54,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> anyhow::Result<Outcome> {
         Command::Events(arguments) => events::run(&session, &arguments).await,
         Command::Node(command) => node::run(&session, command).await,
         Command::Subnet(command) => subnet::run(&session, command).await,
+        Command::Support(command) => support::run(&session, command).await,
         Command::Version => about::version(&session).map(|()| Outcome::Fine),
         Command::Completion { shell } => about::completion(&session, shell).map(|()| Outcome::Fine),
         Command::Man { dir } => about::man(&session, &dir).map(|()| Outcome::Fine),

@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod docs;
 mod frame;
 mod ipam;
 mod lease;
 mod status;
 mod subnet;
 mod support;
+mod support_bundle;

@@ -1,0 +1,33 @@
+use super::*;
+
+#[test]
+fn what_looks_like_a_secret_is_taken_out() {
+    let scrubber = Scrubber::default();
+    for (text, expected) in [
+        (
+            r#"{"Type":"wireguard","PSK":"abc+/=","MTU":1}"#,
+            r#"{"Type":"wireguard","PSK":"[removed]","MTU":1}"#,
+        ),
+        (r#"{"text":"{\"PSK\": \"abc\"}"}"#, r#"{"text":"{\"PSK\": \"[removed]\"}"}"#),
+        ("FLANNELD_ETCD_PASSWORD=hunter2 X=1\n", "FLANNELD_ETCD_PASSWORD=[removed] X=1\n"),
+        ("flanneld --etcd-password hunter2 --v=1\n", "flanneld --etcd-password [removed] --v=1\n"),
+        ("  token: abcdef\n", "  token: [removed]\n"),
+        (
+            "http://root:hunter2@etcd:2379,http://etcd2:2379/x\n",
+            "http://[removed]@etcd:2379,http://etcd2:2379/x\n",
+        ),
+        ("password\n", "password\n"),
+        ("10.5.1.0/24 via 10.5.1.0 dev flannel.1\n", "10.5.1.0/24 via 10.5.1.0 dev flannel.1\n"),
+        ("a\n-----BEGIN EC PRIVATE KEY-----\nMHcC\n-----END EC PRIVATE KEY-----\nb\n", "a\n[removed]\nb\n"),
+    ] {
+        assert_eq!(scrubber.clean(text), expected);
+    }
+}
+
+#[test]
+fn known_secrets_are_taken_out_wherever_they_stand() {
+    let mut scrubber = Scrubber::default();
+    scrubber.learn_config(r#"{"Backend":{"Type":"ipsec","PSK":"geheim"}}"#);
+    scrubber.learn(Some("abc"));
+    assert_eq!(scrubber.clean("it says geheim, and abc\n"), "it says [removed], and abc\n");
+}
