@@ -33,6 +33,7 @@ fn answer(home: &Path, line: &str) -> String {
         .env("FLANNELD_LEASE_DIR", "leases")
         .output()
         .expect("flannelctl starts");
+    assert!(output.status.success(), "an example of the manual fails: {line}: {output:?}");
     let text = [output.stdout, output.stderr].concat();
     String::from_utf8(text).expect("output is text").replace(&format!("{}/", home.display()), "")
 }
