@@ -176,5 +176,6 @@ fn summary(config: &NetworkConfig, impact: Option<&Impact>) -> Page {
     let impact = impact.map(Impact::to_json);
     let value =
         json!({"ranges": ranges, "backend": config.backend.name(), "firewall": firewall, "impact": impact});
-    Page::lines(value, lines.join("\n"))
+    // Without names rather than refused: config set has written already.
+    Page::lines(value, lines.join("\n")).named(Vec::new())
 }

@@ -54,6 +54,18 @@ fn a_config_is_checked_written_and_shown() {
 }
 
 #[test]
+fn what_was_written_is_no_error_in_any_form() {
+    let home = network();
+    let file = home.path().join("new.json");
+    for (form, third) in [("table", 210), ("wide", 211), ("json", 212), ("yaml", 213), ("name", 214)] {
+        fs::write(&file, format!(r#"{{"Network":"10.5.0.0/16","SubnetMax":"10.5.{third}.0"}}"#)).unwrap();
+        let arguments = ["config", "set", file.to_str().unwrap(), "-o", form];
+        let output = flannelctl(&home.path().join("leases"), &arguments);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+}
+
+#[test]
 fn a_config_that_cannot_be_used_is_not_written() {
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("leases");
