@@ -152,22 +152,23 @@ fn state(errors: &[PeerError], objects: &[PeerObject]) -> State {
 
 /// What the peer needs, as far as it has it: an object that another peer has in its stead is not wanted.
 fn objects(assembly: &Assembly, lease: &Lease, actual: &Dataplane) -> Vec<PeerObject> {
-    let wanted = assembly.desired().peer(lease).dataplane.restricted_to(assembly.dataplane());
+    let all = assembly.dataplane();
+    let wanted = assembly.desired().peer(lease).dataplane;
     let mut objects = Vec::new();
     let mut add = |kind, op: Op, state| objects.push(PeerObject { kind, text: line(&op), state });
-    for (key, entry) in &wanted.fdb {
+    for (key, entry) in wanted.fdb.iter().filter(|(key, _)| all.fdb.contains_key(key)) {
         let state = compare(entry, actual.fdb.get(key));
         if let Some(destination) = entry.destinations.first() {
             add(Kind::Fdb, Op::SetFdb(key.clone(), *destination), state);
         }
     }
-    for (key, neighbour) in &wanted.neighbours {
+    for (key, neighbour) in wanted.neighbours.iter().filter(|(key, _)| all.neighbours.contains_key(key)) {
         let state = compare(neighbour, actual.neighbours.get(key));
         if let Some(mac) = neighbour.mac {
             add(Kind::Neighbour, Op::SetNeighbour(key.clone(), mac), state);
         }
     }
-    for (key, route) in &wanted.routes {
+    for (key, route) in wanted.routes.iter().filter(|(key, _)| all.routes.contains_key(key)) {
         let state = compare(route, actual.routes.get(key));
         add(Kind::Route, Op::SetRoute(*key, route.clone()), state);
     }
