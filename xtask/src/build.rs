@@ -7,33 +7,21 @@ use std::process::Stdio;
 
 use crate::process::{cargo, must_succeed, target, text};
 
-/// How to compile.
+/// How to compile what is packed.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Profile {
     Dev,
     Release,
 }
 
-impl Profile {
-    const fn directory(self) -> &'static str {
-        match self {
-            Self::Dev => "debug",
-            Self::Release => "release",
-        }
-    }
-}
-
-/// Builds the programs of the project and `lab`; answers with the directory that holds them.
-pub(crate) fn programs(profile: Profile) -> Result<PathBuf> {
+/// Builds the programs of the project and `lab` for tests; answers with the directory that holds them.
+pub(crate) fn programs() -> Result<PathBuf> {
     let mut command = cargo(["build", "--quiet", "--bins"]);
     for package in ["flanneld", "flannel-cni", "flannelctl", "integration"] {
         command.args(["--package", package]);
     }
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
     must_succeed(&mut command)?;
-    Ok(target().join(profile.directory()))
+    Ok(target().join("debug"))
 }
 
 /// Builds one program the way it is released: optimised and static.
@@ -43,7 +31,7 @@ pub(crate) fn static_program(package: &str, name: &str) -> Result<PathBuf> {
         "-C",
         "target-feature=+crt-static",
     ]))?;
-    Ok(target().join(Profile::Release.directory()).join(name))
+    Ok(target().join("release").join(name))
 }
 
 /// Builds what runs in the containers of the tests, for the image that holds nothing else: a static program.

@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::build::{Profile, pod, programs, test_programs};
+use crate::build::{pod, programs, test_programs};
 use crate::process::{is_root, target};
 use crate::tally::Tally;
 use crate::{dist, packages, sandbox};
@@ -68,7 +68,7 @@ pub(crate) fn run(options: &E2eOptions) -> Result<bool> {
 
 /// Builds and runs the tests.
 pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
-    let directory = programs(Profile::Dev)?;
+    let directory = programs()?;
     pod()?;
     let cases = cases(&options.filters)?;
     let mut tally = Tally::default();

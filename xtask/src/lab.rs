@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::build::{Profile, programs, static_program};
+use crate::build::{programs, static_program};
 use crate::process::{succeeds, target};
 use crate::{packages, sandbox};
 
@@ -31,7 +31,7 @@ pub(crate) fn demo(options: &DemoOptions) -> Result<bool> {
     sandbox::possible("demo")?;
     packages::install_for_demo(options.store == "etcd")?;
     println!("building");
-    let directory = programs(Profile::Dev)?;
+    let directory = programs()?;
     let mut command = sandbox::command(directory.join("lab"));
     command.args(["demo", "--store", &options.store, "--backend", &options.backend]);
     command.args(["--nodes", &options.nodes.to_string()]);
@@ -78,7 +78,8 @@ pub(crate) fn bench(bench: &Bench) -> Result<bool> {
     println!("building");
     match bench {
         Bench::Control { leases, json } => {
-            let mut command = sandbox::command(programs(Profile::Release)?.join("lab"));
+            static_program("flanneld", "flanneld")?;
+            let mut command = sandbox::command(static_program("integration", "lab")?);
             command.args(["bench-control", "--leases", &leases.to_string()]);
             run(command, json.as_deref())
         }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::build::{Profile, programs};
+use crate::build::programs;
 use crate::process::{target, text};
 
 pub(crate) struct Pages {
@@ -20,7 +20,7 @@ const SHELLS: [&str; 3] = ["bash", "fish", "zsh"];
 
 /// Asks the program that is built for tests: those of the packages may be for another machine.
 pub(crate) fn generate() -> Result<Pages> {
-    let flannelctl = programs(Profile::Dev)?.join("flannelctl");
+    let flannelctl = programs()?.join("flannelctl");
     let mut completions = BTreeMap::new();
     for shell in SHELLS {
         completions.insert(shell, said(Command::new(&flannelctl).args(["completion", shell]))?);
