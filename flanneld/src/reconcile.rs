@@ -111,11 +111,16 @@ pub(crate) struct Reconciler<K> {
     failing: BTreeSet<String>,
     /// Full rounds since we hold the present lease.
     rounds_as_owner: u32,
+    /// Changes since memory was given back to the system.
+    untidy: usize,
     start: Instant,
     outputs: Outputs,
     report: Report,
     chance: fn() -> [u8; 6],
 }
+
+/// Memory is given back after this many changes, at the latest.
+const TIDY_AFTER: usize = 500;
 
 /// What ended a wait.
 enum Wake {
@@ -148,6 +153,7 @@ impl<K: Kernel> Reconciler<K> {
             in_force: None,
             failing: BTreeSet::new(),
             rounds_as_owner: 0,
+            untidy: 0,
             macs: remembered.1,
             facts: HostFacts::default(),
             assembly: None,
@@ -340,11 +346,21 @@ impl<K: Kernel> Reconciler<K> {
         if applied.failed > 0 {
             self.pace.failed(Instant::now());
         }
+        self.untidy += touched.len();
         for subnets in touched {
             self.report_peer(subnets);
         }
         self.report.peers = self.assembly.as_ref().map_or(0, |assembly| assembly.leases().len());
         self.remember_leases();
+        // What thousands of changes leave in pieces between what stays; once for many, since it walks the whole heap.
+        if self.untidy >= TIDY_AFTER {
+            self.release_memory();
+        }
+    }
+
+    fn release_memory(&mut self) {
+        self.untidy = 0;
+        sys::release_memory();
     }
 
     fn take_claim(&mut self, claim: &ClaimState) {
@@ -422,7 +438,7 @@ impl<K: Kernel> Reconciler<K> {
         self.report.peers_known = self.cluster.source() != Source::Nothing;
         self.report_node();
         self.remember_leases();
-        sys::release_memory();
+        self.release_memory();
     }
 
     /// One full round; fails if it could not look.
