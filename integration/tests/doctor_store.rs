@@ -194,8 +194,9 @@ fn faults_of_daemons() {
         doctor.expect(&[])?;
         // A second one with another address: both think that flannel.1 is theirs.
         node.netns().ip("addr add 192.168.50.77/24 dev eth0")?;
-        let mut second = node.start_beside(1, &flanneld.clone().argument("--public-ip=192.168.50.77"))?;
-        second.wait_ready()?;
+        let second = node.start_beside(1, &flanneld.clone().argument("--public-ip=192.168.50.77"))?;
+        // It gets no further: the first one puts its own device back at once.
+        second.wait_log(&["lease is held"])?;
         let found = doctor.findings()?;
         ensure!(found.iter().any(|finding| finding.id == "daemon-duplicate"), "{found:?}");
         Ok(())

@@ -93,6 +93,8 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
     }
     if cases.iter().any(|case| case.file == PACKAGES) {
         dist::for_tests(&packages_directory())?;
+        // That has linked them statically; `faketime` reaches only what is linked dynamically.
+        programs()?;
     }
     for feature in features.iter().filter(|feature| !feature.contains(": yes")) {
         println!("  {feature}");
@@ -100,7 +102,8 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
     let queue: Mutex<VecDeque<Case>> =
         Mutex::new((0..options.repeat.max(1)).flat_map(|repeat| repeated(&cases, repeat)).collect());
     let jobs = options.jobs.unwrap_or_else(|| {
-        thread::available_parallelism().map_or(2, |processors| processors.get().clamp(2, 4))
+        // One more than there are processors, since tests mostly wait.
+        thread::available_parallelism().map_or(2, |processors| processors.get().clamp(2, 4) + 1)
     });
     let shared = Mutex::new(&mut tally);
     thread::scope(|scope| {

@@ -55,7 +55,7 @@ fn bill_of_materials_names_what_is_linked() {
         for linked in ["flannel-core", "ring", "netlink-sys", "rust-std", "glibc"] {
             ensure!(find(linked).is_some(), "{linked} is linked and not named");
         }
-        for other in ["proptest", "insta", "syn", "k8s-cri", "flate2"] {
+        for other in ["proptest", "insta", "syn", "k8s-cri", "protox"] {
             ensure!(find(other).is_none(), "{other} is named and not linked");
         }
         // Whatever is depended on is described.
