@@ -13,6 +13,7 @@ use crate::dataplane::{
 };
 use crate::facts::{AddressFacts, HostFacts};
 use crate::link::{IfIndex, LinkName, Mac};
+use crate::owned::marks_one_of;
 
 /// One notification. Interfaces are named by the kernel's number, as in the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +123,8 @@ pub struct Interest<'a> {
     pub desired: &'a Dataplane,
     /// The host as last observed.
     pub facts: &'a HostFacts,
+    /// The networks that objects of ours can be in.
+    pub networks: &'a [IpNet],
     /// The external interface, or `None` while none is found, when every link and address may be the one.
     pub external: Option<&'a LinkName>,
     /// Routes of the underlay decide how a peer is reached (direct routing, host-gw).
@@ -203,6 +206,9 @@ impl Interest<'_> {
                         != (now.mtu, now.up, now.mac, &now.alias)
                     || (now.learning.is_some() && now.learning != learning)
             }
+            (None, Some(now), _) if self.is_leftover(now) => true,
+            // What has gone may be what kept the kernel from making ours: one VXLAN device for each VNI and port.
+            (None, None, _) if self.lacks_a_device() => true,
             (None, now, known) => {
                 let same = now.zip(known).is_some_and(|(now, known)| {
                     !renamed && (now.mtu, now.up, now.mac) == (known.mtu, known.up, known.mac)
@@ -210,6 +216,17 @@ impl Interest<'_> {
                 !same && self.is_underlay(name)
             }
         }
+    }
+
+    /// A VXLAN device under our mark that nobody wants, as [`crate::owned`] has it.
+    fn is_leftover(&self, now: &LinkNow) -> bool {
+        let alias = now.alias.as_deref();
+        now.learning.is_some() && alias.is_some_and(|alias| marks_one_of(alias, self.networks))
+    }
+
+    fn lacks_a_device(&self) -> bool {
+        let is_there = |name: &LinkName| self.facts.links.iter().any(|link| link.name == *name);
+        self.desired.links.keys().any(|name| !is_there(name))
     }
 
     fn address(&self, index: IfIndex, address: AddressFacts, gone: bool) -> bool {

@@ -114,7 +114,7 @@ pub fn alias(networks: &[IpNet]) -> String {
 }
 
 /// Whether an alias was made by [`alias`] with at least one of `networks`.
-fn marks_one_of(alias: &str, networks: &[IpNet]) -> bool {
+pub(crate) fn marks_one_of(alias: &str, networks: &[IpNet]) -> bool {
     let mut words = alias.split(' ');
     words.next() == Some(MARK)
         && words.filter_map(|word| word.parse().ok()).any(|network: IpNet| networks.contains(&network))

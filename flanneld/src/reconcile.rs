@@ -383,9 +383,11 @@ impl<K: Kernel> Reconciler<K> {
             self.pace.request_settled(Reason::Hint, now);
             return;
         };
+        let networks = self.node.networks();
         let interest = Interest {
             desired: assembly.dataplane(),
             facts: &self.facts,
+            networks: &networks,
             // While none is found, any interface may become the one.
             external: (!self.report.conditions.contains_key(condition::INTERFACE))
                 .then_some(&self.node.external().name),

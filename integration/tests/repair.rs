@@ -150,6 +150,43 @@ fn storm() {
     });
 }
 
+/// What bears our mark and is not wanted goes, and what is in the way of our device is waited for, both at once and
+/// not with the next look at everything.
+#[test]
+fn foreign_devices() {
+    lab(|lab| {
+        lab.require(&[Feature::Vxlan, Feature::Nft])?;
+        let site = Site::build(lab, VXLAN)?;
+        let before = site.prepare()?;
+        let netns = site.damaged();
+        netns.ip("link add vx7 type vxlan id 7 dstport 4791 local 192.168.50.1")?;
+        // Up, or the kernel tells nobody of the mark.
+        netns.feed(
+            &["ip", "-batch", "-"],
+            "link set vx7 up\nlink set vx7 alias \"flannel 10.42.0.0/16 fd00:42::/48\"\n",
+        )?;
+        let took = site.wait_repaired("device under our mark", &before)?;
+        ensure!(took <= LIMIT, "gone after {took:?}");
+
+        // One of the same VNI and port, made while ours is away, which is not ours to remove.
+        let daemon = &site.daemons[0];
+        daemon.signal(Signal::SIGSTOP)?;
+        netns.ip("link del flannel.1")?;
+        netns.ip("link add vx7 type vxlan id 1 dstport 8472 local 192.168.50.1")?;
+        daemon.signal(Signal::SIGCONT)?;
+        // The pause between two tries has doubled often enough to show.
+        wait::until("the device is tried 7 times", wait::LONG, || {
+            let tries = daemon.log()?.matches("reason=retry").count();
+            ensure!(tries >= 6, "{tries} tries");
+            Ok(())
+        })?;
+        netns.ip("link del vx7")?;
+        let took = site.wait_repaired("device in the way", &before)?;
+        ensure!(took < Duration::from_millis(2500), "made anew after {took:?}");
+        Ok(())
+    });
+}
+
 /// ```text
 ///   pod ── n1 ── lan ── n2 ── pod
 ///          └ damaged

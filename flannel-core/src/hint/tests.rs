@@ -98,8 +98,14 @@ fn facts() -> HostFacts {
 
 fn check(hint: Hint) -> bool {
     let (desired, facts, external) = (desired(), facts(), name("eth0"));
-    let interest =
-        Interest { desired: &desired, facts: &facts, external: Some(&external), underlay_routes: true };
+    let networks = [net("10.42.0.0/16")];
+    let interest = Interest {
+        desired: &desired,
+        facts: &facts,
+        networks: &networks,
+        external: Some(&external),
+        underlay_routes: true,
+    };
     concerns(&hint, &interest)
 }
 
@@ -138,6 +144,27 @@ fn links() {
 
     assert!(!check(link(POD, "veth1", Some(now(1450, 4, None)))), "a pod starts");
     assert!(!check(link(POD, "veth1", None)), "a pod ends");
+
+    let marked = now(1450, 4, Some("flannel 10.42.0.0/16"));
+    assert!(check(link(POD, "vx", Some(marked.clone()))), "a device under our mark");
+    assert!(!check(link(POD, "vx", Some(now(1450, 4, Some("flannel 10.43.0.0/16"))))), "of another cluster");
+    let bridge = LinkNow { learning: None, ..marked };
+    assert!(!check(link(POD, "br0", Some(bridge))), "no tunnel device");
+}
+
+#[test]
+fn whatever_goes_may_have_been_in_the_way_of_our_device() {
+    let (desired, mut facts, external) = (desired(), facts(), name("eth0"));
+    facts.links.retain(|link| link.index != TUNNEL);
+    let interest = Interest {
+        desired: &desired,
+        facts: &facts,
+        networks: &[],
+        external: Some(&external),
+        underlay_routes: true,
+    };
+    assert!(concerns(&link(POD, "vx", None), &interest));
+    assert!(!concerns(&link(POD, "vx", Some(now(1450, 4, None))), &interest));
 }
 
 #[test]
@@ -231,7 +258,14 @@ fn neighbours_and_fdb() {
 #[test]
 fn without_external_interface_every_link_may_be_it() {
     let (desired, facts) = (desired(), facts());
-    let interest = Interest { desired: &desired, facts: &facts, external: None, underlay_routes: false };
+    let networks = [];
+    let interest = Interest {
+        desired: &desired,
+        facts: &facts,
+        networks: &networks,
+        external: None,
+        underlay_routes: false,
+    };
     assert!(concerns(&link(POD, "eth1", Some(now(1500, 3, None))), &interest));
     assert!(concerns(&Hint::Address { index: POD, address: address("10.0.0.1/8"), gone: false }, &interest));
 }
@@ -239,8 +273,14 @@ fn without_external_interface_every_link_may_be_it() {
 #[test]
 fn only_the_last_state_of_an_object_counts() {
     let (desired, facts, external) = (desired(), facts(), name("eth0"));
-    let interest =
-        Interest { desired: &desired, facts: &facts, external: Some(&external), underlay_routes: true };
+    let networks = [net("10.42.0.0/16")];
+    let interest = Interest {
+        desired: &desired,
+        facts: &facts,
+        networks: &networks,
+        external: Some(&external),
+        underlay_routes: true,
+    };
     let fdb = |destination| Hint::Fdb {
         index: TUNNEL,
         mac: mac(2),
