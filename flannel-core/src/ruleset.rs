@@ -41,8 +41,9 @@ impl Mode {
         }
     }
 
-    /// Whether a notification of nf_tables may be about our rules. (iptables works on nf_tables as well, except
-    /// for its legacy variant; its rules show as compatibility expressions.)
+    /// Whether a notification of nf_tables may be about our rules, or about something that only the other mode has of
+    /// ours. (iptables works on nf_tables as well, except for its legacy variant; its rules show as compatibility
+    /// expressions.)
     #[must_use]
     pub fn concerns(self, message: &Message) -> bool {
         let (family, table, chain) = match message {
@@ -54,9 +55,10 @@ impl Mode {
             Message::Generation(_) | Message::Other(_) => return false,
         };
         match self {
-            Self::Nftables => nft::concerns(family, table),
+            Self::Nftables => nft::concerns(family, table) || iptables::leftover::appears(message),
             Self::Iptables => {
                 matches!(family, TableFamily::IP | TableFamily::IP6) && iptables::concerns(table, chain)
+                    || matches!(message, Message::Table(_)) && nft::concerns(family, table)
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The seam to the firewall: our rules, read in full and replaced as a whole.
 //!
-//! [`run`] keeps them right. The mode not in use has nothing of ours: what an earlier run left there is
-//! removed once the rules of the mode in use are in place, so that there is no moment without them.
+//! [`run`] keeps them right. The mode not in use has nothing of ours: what an earlier run left there, or another program
+//! makes, is removed while the rules of the mode in use are in place, so that there is no moment without them.
 
 use flannel_core::family::Family;
 use flannel_core::ruleset::iptables::ReconcileError;
@@ -11,6 +11,7 @@ use crate::exec::ExecError;
 
 pub mod bridge;
 mod iptables;
+mod legacy;
 mod monitor;
 mod netfilter;
 mod nft;
@@ -51,6 +52,26 @@ pub enum FirewallError {
         program: String,
         /// The family.
         family: Family,
+    },
+    /// Legacy rules are left, and nothing that could remove them.
+    #[error(
+        "rules of an earlier flannel are in the legacy tables of iptables, and {program}, which could remove them, was \
+         not found in PATH: install the package iptables"
+    )]
+    LegacyToolMissing {
+        /// The program.
+        program: String,
+    },
+    /// The legacy tables of iptables could not be read.
+    #[error("could not read table {table} of the legacy iptables of {family}")]
+    Legacy {
+        /// The family.
+        family: Family,
+        /// The table.
+        table: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// A tool of iptables failed.
     #[error("could not {action} the firewall rules of {family}")]

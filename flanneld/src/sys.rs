@@ -1,7 +1,10 @@
 //! Calls of the C library that have no safe form elsewhere: the only place with `unsafe`.
 
+use std::ffi::c_int;
 #[cfg(target_env = "gnu")]
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char};
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 /// Threads beyond the first share one heap: a daemon that mostly waits needs no more, and every further one keeps what it once
 /// had.
@@ -32,6 +35,23 @@ pub const fn share_heap() {}
 /// Other C libraries give memory back by themselves.
 #[cfg(not(target_env = "gnu"))]
 pub(crate) const fn release_memory() {}
+
+/// getsockopt(2) for options that are plain bytes: reads what `buffer` holds, and answers how much of it was filled.
+#[expect(unsafe_code, reason = "no crate has the options of x_tables")]
+pub(crate) fn socket_option(
+    socket: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
+    let size = libc::socklen_t::try_from(buffer.len()).map_err(io::Error::other)?;
+    let mut filled = size;
+    // SAFETY: the kernel reads and writes `size` bytes of the buffer at most, any of which are valid bytes.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, name, buffer.as_mut_ptr().cast(), &raw mut filled)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(filled.min(size) as usize) }
+}
 
 /// Makes a statically linked program look names up in `/etc/hosts` and the DNS, whatever `nsswitch.conf` says.
 /// To be called first in `main`, with `cfg!(target_feature = "crt-static")`.

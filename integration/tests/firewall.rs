@@ -7,6 +7,9 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+#[path = "firewall/leftovers.rs"]
+mod leftovers;
+
 const LIMIT: Duration = Duration::from_secs(10);
 /// Promised is a second; the rest is for a machine that is busy with other tests.
 const REPAIR: Duration = Duration::from_secs(3);
@@ -210,6 +213,17 @@ fn iptables_rules_are_as_specified_and_go_when_turned_off() {
     });
 }
 
+/// What a Go daemon feeds to `iptables-restore`.
+fn go_rules(v4: bool) -> String {
+    let of_table = |table| {
+        let rules = iptables_table(v4, table, true);
+        let chain = if table == "nat" { "FLANNEL-POSTRTG" } else { "FLANNEL-FWD" };
+        let rules = rules.split_inclusive('\n').filter(|line| line.starts_with("-A"));
+        format!("*{table}\n:{chain} - [0:0]\n{}COMMIT\n", rules.collect::<String>())
+    };
+    ["nat", "filter"].map(of_table).concat()
+}
+
 /// Rules that a Go daemon left are taken over as they are.
 #[test]
 fn rules_of_a_go_daemon_are_left_alone() {
@@ -218,27 +232,8 @@ fn rules_of_a_go_daemon_are_left_alone() {
         let (cluster, store) = node(lab, false)?;
         let node = &cluster.nodes[0];
         for (v4, program) in [(true, "iptables-restore"), (false, "ip6tables-restore")] {
-            let input: String = ["nat", "filter"]
-                .map(|table| {
-                    let rules =
-                        iptables_table(v4, table, true).replace("-N FLANNEL-FWD", ":FLANNEL-FWD - [0:0]");
-                    let rules = rules.replace("-N FLANNEL-POSTRTG", ":FLANNEL-POSTRTG - [0:0]");
-                    let rules: String =
-                        rules
-                            .split_inclusive('\n')
-                            .filter(|line| !line.starts_with("-P"))
-                            // Counters show whether a rule was made anew.
-                            .map(|line| {
-                                if line.starts_with("-A") {
-                                    format!("[7:700] {line}")
-                                } else {
-                                    line.to_owned()
-                                }
-                            })
-                            .collect();
-                    format!("*{table}\n{rules}COMMIT\n")
-                })
-                .concat();
+            // Counters show whether a rule was made anew.
+            let input = go_rules(v4).replace("-A ", "[7:700] -A ");
             node.netns().feed(&[program, "--noflush", "--counters"], &input)?;
         }
         let before = node.netns().run("iptables-save -c -t nat")?;

@@ -9,6 +9,8 @@ use std::fmt::{self, Write as _};
 use super::{AddressMatch, ChainKind, FamilyRuleset, Rule, Verdict};
 use crate::family::Family;
 
+pub mod leftover;
+
 /// How one of our chains is called and where it is hooked in.
 struct Place {
     table: &'static str,

@@ -311,12 +311,25 @@ fn notifications_that_concern_us() {
         let (table, chain) = (table.to_owned(), chain.to_owned());
         Message::Rule(Rule { family, table, chain, handle: None, expressions: Vec::new(), comment: None })
     };
+    let made = |family, table: &str, name: &str| {
+        let (table, name) = (table.to_owned(), name.to_owned());
+        Message::Chain(Chain { family, table, name, hook: None, comment: None })
+    };
+    let new_table =
+        |family, name: &str| Message::Table(Table { family, name: name.to_owned(), flags: 0, comment: None });
     let table = |family, name: &str| {
         Message::TableGone(Table { family, name: name.to_owned(), flags: 0, comment: None })
     };
     use TableFamily as F;
     for (message, nftables, iptables) in [
         (chain(F::IP, "nat", "FLANNEL-POSTRTG"), false, true),
+        // What was made where only the other mode has something.
+        (made(F::IP, "nat", "FLANNEL-POSTRTG"), true, true),
+        (made(F::IP6, "filter", "FLANNEL-FWD"), true, true),
+        (made(F::IP, "filter", "FLANNEL-POSTRTG"), false, false),
+        (made(F::INET, "filter", "FLANNEL-FWD"), false, false),
+        (new_table(F::IP6, "flannel-ipv6"), true, true),
+        (new_table(F::IP6, "flannel-ipv4"), false, false),
         (rule(F::IP, "nat", "POSTROUTING"), false, true),
         (rule(F::IP6, "filter", "FORWARD"), false, true),
         (rule(F::IP6, "filter", "FLANNEL-FWD"), false, true),

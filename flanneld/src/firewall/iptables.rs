@@ -1,14 +1,17 @@
 //! iptables mode: our chains in the tables of iptables, read by `iptables-save` and written by `iptables-restore`,
-//! one process each and family.
+//! one process each and family. Where nothing is wanted no process is started to see whether something is there, and
+//! only for the legacy variant to remove it.
 
-use flannel_core::family::Family;
-use flannel_core::ruleset::iptables::{self, Observed, Variant, Version};
+use flannel_core::family::{DualStack, Family};
+use flannel_core::message::nftables::{Message, Query};
+use flannel_core::ruleset::iptables::{self, Observed, Variant, Version, leftover};
 use flannel_core::ruleset::{FamilyRuleset, Ruleset};
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing::{debug, warn};
 
-use super::{Firewall, FirewallError, Nft};
+use super::netfilter::NetfilterError;
+use super::{Firewall, FirewallError, Nft, legacy};
 use crate::exec::{ExecError, Program};
 
 /// `--wait` of iptables waits for its lock without end, and on a large cluster the lock is held for seconds.
@@ -52,18 +55,10 @@ impl Tools {
 #[derive(Debug)]
 pub struct Iptables {
     tools: Tools,
-    v4: Seen,
-    v6: Seen,
-    /// For the generation: the nftables variant works on nf_tables.
+    /// What is known of the programs of each family. An error of a program forgets it: they may have been exchanged.
+    programs: DualStack<Programs>,
+    /// The nftables variant works on nf_tables.
     nft: Nft,
-}
-
-/// What is known of the programs of one family. An error of a program forgets it: they may have been exchanged.
-#[derive(Debug, Default)]
-struct Seen {
-    programs: Option<Programs>,
-    /// It has been said that an unwanted family cannot be read.
-    warned: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,29 +79,16 @@ impl Iptables {
     /// Rules by these programs. None is started yet.
     #[must_use]
     pub fn new(tools: Tools) -> Self {
-        Self { tools, v4: Seen::default(), v6: Seen::default(), nft: Nft::default() }
-    }
-
-    const fn seen(&mut self, family: Family) -> &mut Seen {
-        match family {
-            Family::V4 => &mut self.v4,
-            Family::V6 => &mut self.v6,
-        }
+        Self { tools, programs: DualStack::default(), nft: Nft::default() }
     }
 
     /// What `iptables-restore` must read to put `family` right; `None` if it is right.
     async fn payload(&mut self, family: Family, desired: &Ruleset) -> Result<Option<String>, FirewallError> {
-        match self.payload_or_error(family, desired).await {
-            Err(error) if desired.family(family).is_empty() => {
-                self.unwanted_and_unreadable(family, &error);
-                Ok(None)
-            }
-            Err(error) => {
-                self.seen(family).programs = None;
-                Err(error)
-            }
-            payload => payload,
+        let payload = self.payload_or_error(family, desired).await;
+        if payload.is_err() {
+            *self.programs.slot(family) = None;
         }
+        payload
     }
 
     async fn payload_or_error(
@@ -115,19 +97,17 @@ impl Iptables {
         desired: &Ruleset,
     ) -> Result<Option<String>, FirewallError> {
         let rules = self.supported(family, desired).await?;
-        let save = self.tools.program(family, "-save").run().await;
-        let save = save.map_err(|source| tool_error(family, "read", source))?;
-        Ok(iptables::payload(family, &rules, &Observed::parse(&save, family))?)
+        let observed = save(&self.tools, family).await?;
+        Ok(iptables::payload(family, &rules, &observed)?)
     }
 
-    /// A family in which nothing is wanted must not keep the daemon from being ready: without its programs there is
-    /// nothing to clean, and with IPv6 switched off in the kernel they fail.
-    fn unwanted_and_unreadable(&mut self, family: Family, error: &FirewallError) {
-        if matches!(error, FirewallError::ToolMissing { .. }) {
-            debug!(%family, %error, "no iptables, so there are no rules of ours to remove");
-        } else if !std::mem::replace(&mut self.seen(family).warned, true) {
-            let source = std::error::Error::source(error).map(ToString::to_string);
-            warn!(%family, %error, source, "could not look for firewall rules of an earlier run");
+    async fn put_right(&mut self, family: Family, desired: &Ruleset) -> Result<(), FirewallError> {
+        if desired.family(family).is_empty() {
+            return self.clear(family).await;
+        }
+        match self.payload(family, desired).await? {
+            Some(payload) => self.restore(family, &payload).await,
+            None => Ok(()),
         }
     }
 
@@ -142,8 +122,8 @@ impl Iptables {
 
     /// What the programs are, asked for once.
     async fn programs(&mut self, family: Family) -> Result<Programs, FirewallError> {
-        if let Some(programs) = self.seen(family).programs {
-            return Ok(programs);
+        if let Some(programs) = self.programs.get(family) {
+            return Ok(*programs);
         }
         let programs = match self.tools.program(family, "").argument("--version").run().await {
             Ok(output) => match Version::parse(&output) {
@@ -159,21 +139,104 @@ impl Iptables {
             Err(ExecError::NotFound { .. }) => Programs::Missing,
             Err(source) => return Err(tool_error(family, "ask for the version of what sets", source)),
         };
-        self.seen(family).programs = Some(programs);
+        *self.programs.slot(family) = Some(programs);
         Ok(programs)
     }
 
     async fn restore(&mut self, family: Family, payload: &str) -> Result<(), FirewallError> {
-        let mut program = self.tools.program(family, "-restore").argument("--noflush");
-        if self.programs(family).await?.is(Version::has_restore_wait) {
-            program = program.argument("--wait");
-        }
-        let result = program.stdin(payload).run().await;
+        let waits = self.programs(family).await?.is(Version::has_restore_wait);
+        let result = restore(&self.tools, family, waits, payload).await;
         if result.is_err() {
-            self.seen(family).programs = None;
+            *self.programs.slot(family) = None;
         }
-        result.map(drop).map_err(|source| tool_error(family, "set", source))
+        result
     }
+}
+
+/// What is left where nothing is wanted.
+impl Iptables {
+    async fn remains(&mut self, family: Family) -> Result<bool, FirewallError> {
+        Ok(!self.in_nftables(family).await?.is_empty() || in_legacy(family)?)
+    }
+
+    /// Those of our chains that are in nf_tables.
+    async fn in_nftables(
+        &mut self,
+        family: Family,
+    ) -> Result<Vec<(&'static str, &'static str)>, NetfilterError> {
+        let mut found = Vec::new();
+        for chain in leftover::chains() {
+            match self.nft.query(&leftover::query(family, chain)).await {
+                Ok(answer) if !answer.is_empty() => found.push(chain),
+                Err(error) if !error.means_no_nftables() => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(found)
+    }
+
+    async fn clear(&mut self, family: Family) -> Result<(), FirewallError> {
+        let mut commands = Vec::new();
+        for chain in self.in_nftables(family).await? {
+            let rules = self.nft.query(&Query::Rules(family.into(), chain.0.to_owned())).await?;
+            let rules = rules.into_iter().filter_map(|message| match message {
+                Message::Rule(rule) => Some(rule),
+                _ => None,
+            });
+            commands.extend(leftover::removal(family, chain, &rules.collect::<Vec<_>>()));
+        }
+        if !commands.is_empty() {
+            self.nft.commit(&commands).await?;
+        }
+        if !in_legacy(family)? {
+            return Ok(());
+        }
+        let tools = self.legacy_tools(family).await;
+        let observed = save(&tools, family).await.map_err(|error| match error {
+            FirewallError::ToolMissing { program, .. } => FirewallError::LegacyToolMissing { program },
+            error => error,
+        })?;
+        match iptables::payload(family, Ruleset::default().family(family), &observed)? {
+            Some(payload) => restore(&tools, family, true, &payload).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The programs by which legacy rules are changed, also where the host has chosen the others.
+    async fn legacy_tools(&mut self, family: Family) -> Tools {
+        let stem = match self.programs(family).await {
+            Ok(Programs::Known(Version { variant: Variant::Legacy, .. })) => self.tools.stem,
+            _ => "tables-legacy",
+        };
+        Tools { stem, ..self.tools.clone() }
+    }
+}
+
+/// Whether the tables of the legacy variant have one of our chains.
+fn in_legacy(family: Family) -> Result<bool, FirewallError> {
+    for (table, chain) in leftover::chains() {
+        let entries = legacy::entries(family, table);
+        let entries = entries.map_err(|source| FirewallError::Legacy { family, table, source })?;
+        if entries.is_some_and(|entries| leftover::declares(family, &entries, chain)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+async fn save(tools: &Tools, family: Family) -> Result<Observed, FirewallError> {
+    let save = tools.program(family, "-save").run().await;
+    let save = save.map_err(|source| tool_error(family, "read", source))?;
+    Ok(Observed::parse(&save, family))
+}
+
+async fn restore(tools: &Tools, family: Family, waits: bool, payload: &str) -> Result<(), FirewallError> {
+    let mut program = tools.program(family, "-restore").argument("--noflush");
+    if waits {
+        program = program.argument("--wait");
+    }
+    let result = program.stdin(payload).run().await;
+    result.map(drop).map_err(|source| tool_error(family, "set", source))
 }
 
 fn tool_error(family: Family, action: &'static str, source: ExecError) -> FirewallError {
@@ -188,7 +251,11 @@ impl Firewall for Iptables {
     async fn verify(&mut self, desired: &Ruleset) -> Result<bool, FirewallError> {
         let mut right = true;
         for family in Family::ALL {
-            right &= self.payload(family, desired).await?.is_none();
+            right &= if desired.family(family).is_empty() {
+                !self.remains(family).await?
+            } else {
+                self.payload(family, desired).await?.is_none()
+            };
         }
         Ok(right)
     }
@@ -196,11 +263,7 @@ impl Firewall for Iptables {
     async fn replace(&mut self, desired: &Ruleset) -> Result<(), FirewallError> {
         let mut result = Ok(());
         for family in Family::ALL {
-            let done = match self.payload(family, desired).await {
-                Ok(Some(payload)) => self.restore(family, &payload).await,
-                Ok(None) => Ok(()),
-                Err(error) => Err(error),
-            };
+            let done = self.put_right(family, desired).await;
             // A family that fails does not keep the other from being put right.
             if result.is_ok() {
                 result = done;

@@ -92,14 +92,14 @@ impl Nft {
         Ok(Some(Content { chains: chains.collect(), rules: rules.collect(), table }))
     }
 
-    async fn query(&mut self, query: &Query) -> Result<Vec<Message>, NetfilterError> {
+    pub(super) async fn query(&mut self, query: &Query) -> Result<Vec<Message>, NetfilterError> {
         let mut socket = self.take_socket()?;
         let result = socket.query(query).await;
         self.keep(socket, &result);
         result
     }
 
-    async fn commit(&mut self, commands: &[Command]) -> Result<(), NetfilterError> {
+    pub(super) async fn commit(&mut self, commands: &[Command]) -> Result<(), NetfilterError> {
         let mut socket = self.take_socket()?;
         let result = socket.commit(commands).await;
         self.keep(socket, &result);

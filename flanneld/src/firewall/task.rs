@@ -1,8 +1,8 @@
 //! The task that keeps the rules right: look, put right, wait for a reason to look again.
 //!
 //! Where the kernel notifies of changes (nftables mode, and iptables working on nf_tables) a change of ours is put
-//! back at once, and an idle daemon does nothing but ask for a number once a minute. The legacy variant of
-//! iptables tells nobody, so it is read every `--iptables-resync`.
+//! back at once, and an idle daemon does nothing but ask for a number once a minute, and whether the other mode has
+//! something of ours. The legacy variant of iptables tells nobody, so it is read every `--iptables-resync`.
 
 use flannel_core::backoff::{Backoff, BackoffPolicy};
 use flannel_core::ruleset::{Mode, Ruleset};
@@ -134,7 +134,7 @@ pub(super) struct Task<F> {
     installed: Option<Desired>,
     /// The generation at which that was seen, where generations tell.
     verified: Option<u32>,
-    /// The mode whose counterpart was seen without rules of ours.
+    /// The mode whose counterpart was last seen without rules of ours.
     cleaned_for: Option<Mode>,
     retries: Backoff,
     /// The last round failed.
@@ -241,23 +241,18 @@ impl<F: Firewall> Task<F> {
     async fn round(&mut self, target: Option<&Desired>) -> Duration {
         self.hints.subscribe();
         let Some(target) = target else { return FULL_CHECK };
-        if self.nothing_happened(target).await {
-            return self.pause();
+        let mut result = Ok(());
+        if !self.nothing_happened(target).await {
+            let kept = self.installed.as_ref() == Some(target);
+            if !kept {
+                self.installed = None;
+                self.no_longer_correct();
+            }
+            let replaced = self.put_right(target).await;
+            result = replaced.map(|replaced| self.note_success(target, replaced, kept));
         }
-        let kept = self.installed.as_ref() == Some(target);
-        if !kept {
-            self.installed = None;
-            self.no_longer_correct();
-        }
-        if self.cleaned_for != Some(target.mode) {
-            self.cleaned_for = None;
-        }
-        let result = self.put_right(target).await;
-        let mut cleaned = Ok(());
-        if let Ok(replaced) = result {
-            self.note_success(target, replaced, kept);
-            cleaned = self.clean(target.mode).await;
-        }
+        // Not before the rules are in place.
+        let cleaned = if result.is_ok() { self.clean(target.mode).await } else { Ok(()) };
         self.publish(target.mode, result.as_ref().err(), cleaned.as_ref().err());
         self.failed = result.is_err() || cleaned.is_err();
         if self.failed {
@@ -325,29 +320,35 @@ impl<F: Firewall> Task<F> {
             }
             (true, true) => {
                 self.status.send_modify(|status| status.repairs += 1);
-                let quick = self.last_repair.is_some_and(|last| last.elapsed() < QUARREL);
-                self.quick_repairs = if quick { self.quick_repairs.saturating_add(1) } else { 0 };
-                self.last_repair = Some(Instant::now());
                 warn!(%mode, "firewall rules had been changed by another program, put back");
-                if self.quick_repairs == PATIENCE {
-                    warn!(%mode, "another program changes the firewall rules again and again, slowing down");
-                }
+                self.note_repair(mode);
             }
             (false, false) => info!(%mode, "firewall rules are in place already"),
             (false, true) => {}
         }
     }
 
+    fn note_repair(&mut self, mode: Mode) {
+        let quick = self.last_repair.is_some_and(|last| last.elapsed() < QUARREL);
+        self.quick_repairs = if quick { self.quick_repairs.saturating_add(1) } else { 0 };
+        self.last_repair = Some(Instant::now());
+        if self.quick_repairs == PATIENCE {
+            warn!(%mode, "another program changes the firewall rules again and again, slowing down");
+        }
+    }
+
     /// Removes what the other mode has of ours.
     async fn clean(&mut self, mode: Mode) -> Result<(), FirewallError> {
-        if self.cleaned_for == Some(mode) {
-            return Ok(());
-        }
         let other = mode.other();
         let nothing = Ruleset::default();
         if !self.active(other).verify(&nothing).await? {
             self.active(other).replace(&nothing).await?;
-            info!(mode = %other, "firewall rules of the mode not in use removed");
+            if self.cleaned_for == Some(mode) {
+                warn!(mode = %other, "another program had made firewall rules of the mode not in use, removed");
+                self.note_repair(other);
+            } else {
+                info!(mode = %other, "firewall rules of the mode not in use removed");
+            }
         }
         self.cleaned_for = Some(mode);
         Ok(())

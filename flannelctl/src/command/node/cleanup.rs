@@ -10,7 +10,7 @@ use flannel_core::lease::Subnets;
 use flannel_core::link::LinkName;
 use flannel_core::ruleset::Ruleset;
 use flannel_core::subnet_env::PreviousEnv;
-use flanneld::firewall::{Firewall, FirewallError, Iptables, Nft, Tools};
+use flanneld::firewall::{Firewall, Iptables, Nft, Tools};
 use flanneld::kernel::{Kernel as _, NetlinkKernel};
 use flanneld::state;
 use serde_json::{Value, json};
@@ -122,27 +122,14 @@ fn report(session: &Session, items: &[Item], left: &[String], dry_run: bool) -> 
 /// Tables of nftables, and chains in both kinds of iptables.
 async fn firewalls(dry_run: bool, items: &mut Vec<Item>) {
     clear(&mut Nft::default(), "tables flannel-ipv4 and flannel-ipv6 of nftables", dry_run, items).await;
-    let mut stems = vec!["tables"];
-    // Asking the legacy variant makes its tables, unless they are there.
-    if ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"]
-        .iter()
-        .any(|file| fs::read_to_string(file).is_ok_and(|names| !names.trim().is_empty()))
-    {
-        stems.push("tables-legacy");
-    }
-    stems.push("tables-nft");
-    for stem in stems {
-        let mut iptables = Iptables::new(Tools { stem, ..Tools::default() });
-        let name = format!("chains FLANNEL-POSTRTG and FLANNEL-FWD of ip{stem}");
-        clear(&mut iptables, &name, dry_run, items).await;
-    }
+    let name = "chains FLANNEL-POSTRTG and FLANNEL-FWD of iptables";
+    clear(&mut Iptables::new(Tools::default()), name, dry_run, items).await;
 }
 
 async fn clear(firewall: &mut impl Firewall, name: &str, dry_run: bool, items: &mut Vec<Item>) {
     let nothing = Ruleset::default();
     let outcome = match firewall.verify(&nothing).await {
-        // Where the tool is missing it has made nothing, or nothing that could be removed by us.
-        Ok(true) | Err(FirewallError::ToolMissing { .. }) => return,
+        Ok(true) => return,
         Ok(false) if dry_run => Ok(()),
         Ok(false) => firewall.replace(&nothing).await,
         Err(error) => Err(error),
