@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::feature::CNI_DIRECTORIES;
@@ -19,6 +19,8 @@ pub struct Conflist {
     plugins: Vec<Value>,
     /// Capability arguments of the runtime (`portMappings`, …), given to the plugins that declare them.
     capabilities: Map<String, Value>,
+    /// Where plugins are looked for first.
+    directory: Option<PathBuf>,
 }
 
 impl Conflist {
@@ -35,7 +37,9 @@ impl Conflist {
     /// A list of plugins.
     #[must_use]
     pub fn new(name: &str, version: &str, plugins: Vec<Value>) -> Self {
-        Self { name: name.to_owned(), version: version.to_owned(), plugins, capabilities: Map::new() }
+        let capabilities = Map::new();
+        let directory = program("flannel").parent().map(Path::to_owned);
+        Self { name: name.to_owned(), version: version.to_owned(), plugins, capabilities, directory }
     }
 
     /// Adds a plugin to the end of the chain.
@@ -49,6 +53,13 @@ impl Conflist {
     #[must_use]
     pub fn capability(mut self, name: &str, value: Value) -> Self {
         self.capabilities.insert(name.to_owned(), value);
+        self
+    }
+
+    /// Takes the plugins from here, and not those that were built together with this program.
+    #[must_use]
+    pub fn plugins_in(mut self, directory: &Path) -> Self {
+        self.directory = Some(directory.to_owned());
         self
     }
 
@@ -177,13 +188,8 @@ impl Pod {
     /// One plugin, one command; answers with its stdout.
     fn call(&self, command: &str, config: &Value) -> Result<String> {
         let kind = config["type"].as_str().context("a plugin without a type")?;
-        let own = program("flannel");
-        let directories: Vec<String> = own
-            .parent()
-            .map(|directory| directory.display().to_string())
-            .into_iter()
-            .chain(CNI_DIRECTORIES.map(str::to_owned))
-            .collect();
+        let own = self.list.directory.iter().map(|directory| directory.display().to_string());
+        let directories: Vec<String> = own.chain(CNI_DIRECTORIES.map(str::to_owned)).collect();
         let file = directories
             .iter()
             .map(|directory| Path::new(directory).join(kind))

@@ -60,6 +60,10 @@ pub enum Feature {
     Dpkg,
     /// The package manager of Fedora.
     Rpm,
+    /// What the runner builds for another processor.
+    CrossBuild,
+    /// That processor, for single programs.
+    Emulator,
 }
 
 /// How a feature shows.
@@ -70,6 +74,8 @@ enum Probe {
     Says(&'static str, &'static str),
     /// One of these files exists.
     File(&'static [&'static str]),
+    /// The runner has no reason against it in this variable.
+    Runner(&'static str),
 }
 
 /// Directories of CNI plugins: Debian's, and the one that runtimes use by default.
@@ -77,7 +83,7 @@ pub(crate) const CNI_DIRECTORIES: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Vxlan,
         Self::Ipip,
         Self::Wireguard,
@@ -103,6 +109,8 @@ impl Feature {
         Self::Systemd,
         Self::Dpkg,
         Self::Rpm,
+        Self::CrossBuild,
+        Self::Emulator,
     ];
 
     const fn describe(self) -> (&'static str, Probe) {
@@ -138,6 +146,8 @@ impl Feature {
             Self::Systemd => ("systemd", Probe::File(&["/lib/systemd/systemd"])),
             Self::Dpkg => ("dpkg", Probe::Command("dpkg --version")),
             Self::Rpm => ("rpm", Probe::Command("rpm --version")),
+            Self::CrossBuild => ("cross-build", Probe::Runner("FLANNEL_E2E_NOT_EMULATED")),
+            Self::Emulator => ("emulator", Probe::Command("qemu-aarch64-static --version")),
         }
     }
 
@@ -163,6 +173,11 @@ impl Feature {
             },
             Probe::File(files) if files.iter().any(|file| Path::new(file).exists()) => Ok(()),
             Probe::File(files) => Err(format!("{} is missing", files[0])),
+            Probe::Runner(variable) => match std::env::var(variable) {
+                Ok(reason) if reason.is_empty() => Ok(()),
+                Ok(reason) => Err(reason),
+                Err(_) => Err(format!("{variable} is not set: `cargo xtask e2e` sets it")),
+            },
         }
     }
 }

@@ -11,5 +11,7 @@ mod guide;
 mod host;
 #[path = "packages/image.rs"]
 mod image;
+#[path = "packages/processor.rs"]
+mod processor;
 #[path = "packages/programs.rs"]
 mod programs;

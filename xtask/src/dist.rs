@@ -13,7 +13,7 @@ mod layout;
 mod pages;
 mod rpm;
 mod sbom;
-mod target;
+pub(crate) mod target;
 mod tree;
 
 use anyhow::{Context, Result};
@@ -27,7 +27,7 @@ use std::process::Command;
 use crate::build::Profile;
 use crate::process::{root, target as target_directory, text};
 use archive::Compression;
-use target::Target;
+use target::{EMULATED, TARGETS, Target};
 
 #[derive(Args)]
 pub(crate) struct DistOptions {
@@ -37,7 +37,7 @@ pub(crate) struct DistOptions {
     /// Build for this target (repeatable; default: each that this machine can build for)
     #[arg(long, value_name = "TRIPLE")]
     target: Vec<String>,
-    /// `dev` packs the unoptimised programs that tests use, for this machine only
+    /// `dev` packs unoptimised programs as tests use them, without --target for this machine only
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     profile: Profile,
     /// Distinguishes packages of one version
@@ -62,14 +62,40 @@ pub(crate) fn run(options: &DistOptions) -> Result<bool> {
     Ok(true)
 }
 
-/// Makes the packages of two revisions from the programs that tests use, in `first` and `second` below the
-/// directory: an upgrade needs two.
-pub(crate) fn for_tests(directory: &Path) -> Result<()> {
+/// Makes what the tests of packages want, below the directory. In `first` and `second` the packages of two revisions
+/// from the programs that tests use: an upgrade needs two. In `other` what is for another processor, if this machine
+/// can build for it: all of it in the long form, else the plugin, since all takes minutes.
+pub(crate) fn for_tests(directory: &Path, long: bool) -> Result<()> {
+    let options = |revision, target: &[&Target]| DistOptions {
+        out: None,
+        target: target.iter().map(|target| target.triple.to_owned()).collect(),
+        profile: Profile::Dev,
+        revision,
+    };
     for (name, revision) in [("first", 1), ("second", 2)] {
-        let options = DistOptions { out: None, target: Vec::new(), profile: Profile::Dev, revision };
-        make(&directory.join(name), &options)?;
+        make(&directory.join(name), &options(revision, &[]))?;
+    }
+    let other = directory.join("other");
+    if other.exists() {
+        fs::remove_dir_all(&other).with_context(|| format!("could not remove {}", other.display()))?;
+    }
+    if not_emulated()?.is_some() {
+        return Ok(());
+    }
+    if long {
+        make(&other, &options(1, &TARGETS.each_ref()))?;
+    } else {
+        let plugin = compile::plugin(EMULATED)?;
+        fs::create_dir_all(&other)
+            .and_then(|()| fs::copy(&plugin, other.join("flannel")))
+            .with_context(|| format!("could not copy {} to {}", plugin.display(), other.display()))?;
     }
     Ok(())
+}
+
+/// Why this machine cannot build what the tests run under emulation.
+pub(crate) fn not_emulated() -> Result<Option<String>> {
+    EMULATED.missing(&target::host()?)
 }
 
 /// Makes everything; answers with a line on each file.

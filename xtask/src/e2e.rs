@@ -4,7 +4,8 @@
 //! file `skipped` with the reason when it cannot run here; `FLANNEL_E2E_TIMEOUT`, the seconds after
 //! which it collects artifacts and gives up; `FLANNEL_E2E_REQUIRE`, features that must not be skipped;
 //! `FLANNEL_E2E_LONG`, not empty where the long form of a test is wanted;
-//! `FLANNEL_E2E_PACKAGES`, where the packages of two revisions are, for the tests that install them.
+//! `FLANNEL_E2E_PACKAGES`, where the packages of two revisions are, for the tests that install them;
+//! `FLANNEL_E2E_NOT_EMULATED`, why there is nothing for another processor beside them, empty if there is.
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -77,7 +78,8 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
         return Ok(tally);
     }
     sandbox::possible("e2e")?;
-    let features = probe(&directory)?;
+    let not_emulated = dist::not_emulated()?.unwrap_or_default();
+    let features = probe(&directory, &not_emulated)?;
     check_required(&options.require, &features)?;
     if options.list {
         for case in &cases {
@@ -92,7 +94,7 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
         bail!("no end-to-end test has {} in its name", options.filters.join(" or "));
     }
     if cases.iter().any(|case| case.file == PACKAGES) {
-        dist::for_tests(&packages_directory())?;
+        dist::for_tests(&packages_directory(), options.long)?;
         // That has linked them statically; `faketime` reaches only what is linked dynamically.
         programs()?;
     }
@@ -110,7 +112,7 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
                 while let Some(case) = pop(&queue) {
-                    let result = case.run(options);
+                    let result = case.run(options, &not_emulated);
                     report(&case, result, *shared.lock().unwrap_or_else(PoisonError::into_inner));
                 }
             });
@@ -118,6 +120,8 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
     });
     Ok(tally)
 }
+
+const NOT_EMULATED: &str = "FLANNEL_E2E_NOT_EMULATED";
 
 /// The test file that installs packages.
 const PACKAGES: &str = "packages";
@@ -135,9 +139,10 @@ fn pop(queue: &Mutex<VecDeque<Case>>) -> Option<Case> {
 }
 
 /// Asks `lab` which features this machine has: lines of `name: yes` or `name: no (reason)`.
-fn probe(directory: &Path) -> Result<Vec<String>> {
+fn probe(directory: &Path, not_emulated: &str) -> Result<Vec<String>> {
     let output = sandbox::command(directory.join("lab"))
         .arg("probe")
+        .env(NOT_EMULATED, not_emulated)
         .stdin(Stdio::null())
         .output()
         .context("could not start `lab probe` in a sandbox")?;
@@ -196,7 +201,7 @@ impl Case {
         format!("{}::{}", self.file, self.test)
     }
 
-    fn run(&self, options: &E2eOptions) -> Result<Finished> {
+    fn run(&self, options: &E2eOptions, not_emulated: &str) -> Result<Finished> {
         let mut directory = target().join("e2e").join(&self.file).join(self.test.replace("::", "."));
         if self.repeat > 0 {
             directory.add_extension(self.repeat.to_string());
@@ -216,6 +221,7 @@ impl Case {
             .env("FLANNEL_E2E_REQUIRE", options.require.join(","))
             .env("FLANNEL_E2E_LONG", if options.long { "1" } else { "" })
             .env("FLANNEL_E2E_PACKAGES", packages_directory())
+            .env(NOT_EMULATED, not_emulated)
             // Errors say where they came from; backtraces would hide that.
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())

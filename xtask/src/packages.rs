@@ -4,7 +4,8 @@ use anyhow::{Context, Result};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::process::{find, is_root};
+use crate::dist::target::EMULATED;
+use crate::process::{find, is_root, succeeds, text};
 
 /// A package, a program or file by which its presence shows, and what cannot run without it.
 struct Package {
@@ -41,6 +42,13 @@ const TESTS: &[Package] = &[
     package("tcpdump", "tcpdump", "tests that look at packets on the wire"),
     package("systemd", "/lib/systemd/systemd", "tests of packages and units"),
     package("rpm", "rpm", "tests of RPM packages"),
+    package("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "tests of what is built for another processor"),
+    package(
+        "libc6-dev-arm64-cross",
+        "/usr/aarch64-linux-gnu/lib/libc.a",
+        "tests of what is built for another processor",
+    ),
+    package("qemu-user-static", "qemu-aarch64-static", "tests of what is built for another processor"),
     package("strace", "strace", "tests that count system calls"),
     package("prometheus", "promtool", "checks of metrics and alert rules"),
     package("procps", "ps", "reports of failed tests"),
@@ -58,7 +66,21 @@ impl Package {
 /// Installs what the tests need and is missing, where that is possible; says what it does and, in the
 /// end, what stays missing.
 pub(crate) fn install_for_tests() -> Result<()> {
-    install(&TESTS.iter().collect::<Vec<_>>())
+    install(&TESTS.iter().collect::<Vec<_>>())?;
+    install_emulated()
+}
+
+/// Adds the standard library of the processor that some tests emulate to the Rust toolchain.
+fn install_emulated() -> Result<()> {
+    if EMULATED.has_std()? {
+        return Ok(());
+    }
+    let mut rustup = Command::new("rustup");
+    rustup.args(["target", "add", EMULATED.triple]).stdin(Stdio::null());
+    println!("adding to the Rust toolchain: `{}`", text(&rustup));
+    // Toolchains of distributions come without it, and there may be no network: the tests that need it say so.
+    let _ = succeeds(&mut rustup);
+    Ok(())
 }
 
 /// Installs what the demonstration needs.

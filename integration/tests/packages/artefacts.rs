@@ -7,14 +7,30 @@ use std::path::PathBuf;
 /// The guide whose commands the tests run.
 pub(crate) const GUIDE: &str = include_str!("../../../docs/install.md");
 
-/// Of two revisions of one version.
+/// Of two revisions of one version, and of what is for another processor.
 #[derive(Clone, Copy)]
 pub(crate) enum Revision {
     First,
     Second,
+    Other,
 }
 
-/// The directory with both.
+impl Revision {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Second => "second",
+            Self::Other => "other",
+        }
+    }
+
+    /// The directory with its files.
+    pub(crate) fn directory(self) -> Result<PathBuf> {
+        Ok(directory()?.join(self.name()))
+    }
+}
+
+/// The directory with all.
 pub(crate) fn directory() -> Result<PathBuf> {
     std::env::var_os("FLANNEL_E2E_PACKAGES")
         .map(PathBuf::from)
@@ -23,17 +39,13 @@ pub(crate) fn directory() -> Result<PathBuf> {
 
 /// The name of the file with this ending.
 pub(crate) fn name(revision: Revision, ending: &str) -> Result<String> {
-    let revision = match revision {
-        Revision::First => "first",
-        Revision::Second => "second",
-    };
-    let path = directory()?.join(revision);
+    let path = revision.directory()?;
     let entries = fs::read_dir(&path).with_context(|| format!("could not list {}", path.display()))?;
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
         .find(|name| name.ends_with(ending))
-        .map(|name| format!("{revision}/{name}"))
+        .map(|name| format!("{}/{name}", revision.name()))
         .with_context(|| format!("nothing in {} ends in {ending}", path.display()))
 }
 

@@ -8,11 +8,11 @@ use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
 use std::thread;
 
-use crate::artefacts::{Revision, directory, file};
+use crate::artefacts::{Revision, file};
 
-/// Unpacks the archive.
-fn unpack(lab: &Lab) -> Result<PathBuf> {
-    let archive = file(Revision::First, ".tar.gz")?;
+/// Unpacks the archive with this ending.
+pub(crate) fn unpack(lab: &Lab, revision: Revision, ending: &str) -> Result<PathBuf> {
+    let archive = file(revision, ending)?;
     let directory = lab.directory("unpacked")?;
     lab.host("unpack")?.run(&format!(
         "tar -C {} --strip-components 1 -xf {}",
@@ -24,15 +24,16 @@ fn unpack(lab: &Lab) -> Result<PathBuf> {
 
 #[test]
 fn every_file_is_as_its_checksum_says() {
-    lab(|lab| {
-        let first = directory()?.join("first");
-        let checked = lab
-            .host("check")?
-            .run(&format!("sh -c cd${{IFS}}{}&&sha256sum${{IFS}}-c${{IFS}}SHA256SUMS", first.display()))?;
-        let files = fs::read_dir(&first).context("could not list the packages")?.count();
-        ensure!(checked.lines().count() == files - 1, "not every file has a checksum:\n{checked}");
-        Ok(())
-    });
+    lab(|lab| expect_checksums(&lab.host("check")?, Revision::First));
+}
+
+pub(crate) fn expect_checksums(tools: &Netns, revision: Revision) -> Result<()> {
+    let directory = revision.directory()?;
+    let checked =
+        tools.feed(&["sh", "-e"], &format!("cd {}\nsha256sum -c SHA256SUMS", directory.display()))?;
+    let files = fs::read_dir(&directory).context("could not list the packages")?.count();
+    ensure!(checked.lines().count() == files - 1, "not every file has a checksum:\n{checked}");
+    Ok(())
 }
 
 #[test]
@@ -87,7 +88,11 @@ fn static_programs_speak_tls() {
         lab.require(&[Feature::Openssl])?;
         let options = EtcdOptions { tls: true, client_certificates: true, ..EtcdOptions::default() };
         let (cluster, etcd, _) = cluster_with_etcd(lab, &options)?;
-        let line = format!("{}/flannelctl {} config get", unpack(lab)?.display(), etcd.flags().join(" "));
+        let line = format!(
+            "{}/flannelctl {} config get",
+            unpack(lab, Revision::First, ".tar.gz")?.display(),
+            etcd.flags().join(" ")
+        );
         let config = cluster.nodes[0].netns().run(&line)?;
         ensure!(config.contains("10.42.0.0/16"), "{config}");
         Ok(())
@@ -101,7 +106,7 @@ fn static_programs_find_names() {
     lab(|lab| {
         let (cluster, etcd, address) = cluster_with_etcd(lab, &EtcdOptions::default())?;
         let node = cluster.nodes[0].netns();
-        let (directory, port) = (unpack(lab)?, etcd.members[0].address().port());
+        let (directory, port) = (unpack(lab, Revision::First, ".tar.gz")?, etcd.members[0].address().port());
         fs::write("/etc/nsswitch.conf", "hosts: nowhere [UNAVAIL=return] files dns\n")
             .context("nsswitch.conf")?;
         fs::write("/etc/hosts", format!("{address} etcd.hosts.test\n")).context("hosts")?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::target::{Target, host};
 use crate::build::Profile;
@@ -21,53 +21,77 @@ const PROGRAMS: [(&str, &str); 3] =
     [("flanneld", "flanneld"), ("flannelctl", "flannelctl"), ("flannel-cni", "flannel")];
 
 const STATIC: &str = "-Ctarget-feature=+crt-static";
+const STRIPPED: &str = "-Cstrip=symbols";
 
 pub(crate) fn programs(target: &Target, profile: Profile) -> Result<Programs> {
     let directory = match profile {
-        Profile::Release => release(target)?,
-        Profile::Dev => dev()?,
+        Profile::Dev if target.triple == host()? => linked_again()?,
+        _ => built(target, profile, &PROGRAMS)?,
     };
-    let read = |(_, name): (&str, &str)| -> Result<Vec<u8>> {
-        let path = directory.join(name);
-        let program = fs::read(&path).with_context(|| format!("could not read {}", path.display()))?;
-        if has_interpreter(&program) != Some(false) {
-            bail!("{} is not statically linked", path.display());
-        }
-        Ok(program)
-    };
-    let [flanneld, flannelctl, flannel] = PROGRAMS;
-    Ok(Programs { flanneld: read(flanneld)?, flannelctl: read(flannelctl)?, flannel: read(flannel)? })
+    let [flanneld, flannelctl, flannel] = PROGRAMS.map(|(_, name)| static_program(&directory.join(name)));
+    Ok(Programs { flanneld: flanneld?, flannelctl: flannelctl?, flannel: flannel? })
+}
+
+/// The plugin alone, without optimisation: the least that shows that a target can be built for.
+pub(crate) fn plugin(target: &Target) -> Result<PathBuf> {
+    let [.., plugin] = PROGRAMS;
+    let file = built(target, Profile::Dev, &[plugin])?.join(plugin.1);
+    static_program(&file)?;
+    Ok(file)
+}
+
+fn static_program(path: &Path) -> Result<Vec<u8>> {
+    let program = fs::read(path).with_context(|| format!("could not read {}", path.display()))?;
+    if has_interpreter(&program) != Some(false) {
+        bail!("{} is not statically linked", path.display());
+    }
+    Ok(program)
 }
 
 /// Builds for any target. No file name of this machine stays in the programs, or they would differ from one
 /// directory to another.
-fn release(target: &Target) -> Result<PathBuf> {
-    let mut command = cargo(["build", "--release", "--bins", "--target", target.triple]);
-    for (package, _) in PROGRAMS {
+fn built(target: &Target, profile: Profile, programs: &[(&str, &str)]) -> Result<PathBuf> {
+    let mut command = cargo(["build", "--bins", "--target", target.triple]);
+    for (package, _) in programs {
         command.args(["--package", package]);
     }
+    let directory = match profile {
+        Profile::Release => {
+            command.arg("--release");
+            "release"
+        }
+        Profile::Dev => {
+            command.arg("--quiet");
+            "debug"
+        }
+    };
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
-    let mut flags = vec![STATIC.to_owned(), format!("--remap-path-prefix={}=flannel", root().display())];
+    let mut flags = vec![
+        STATIC.to_owned(),
+        STRIPPED.to_owned(),
+        format!("--remap-path-prefix={}=flannel", root().display()),
+    ];
     if let Some(home) = home {
         flags.push(format!("--remap-path-prefix={}=crates", home.join("registry/src").display()));
     }
     command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    if target.triple != host()? {
+    let host = host()?;
+    if target.triple != host {
         let variable = format!("CARGO_TARGET_{}_LINKER", target.triple.to_uppercase().replace('-', "_"));
         if std::env::var_os(&variable).is_none() {
-            command.env(variable, target.compiler);
+            command.env(variable, target.compiler(&host));
         }
     }
     must_succeed(&mut command)?;
-    Ok(target_directory().join(target.triple).join("release"))
+    Ok(target_directory().join(target.triple).join(directory))
 }
 
 /// Links what is built for tests anyway once more, in another manner: that takes seconds.
-fn dev() -> Result<PathBuf> {
+fn linked_again() -> Result<PathBuf> {
     for (package, name) in PROGRAMS {
         let mut command = cargo(["rustc", "--quiet", "--package", package, "--bin", name]);
-        command.args(["--", STATIC, "-Cstrip=symbols"]);
+        command.args(["--", STATIC, STRIPPED]);
         must_succeed(&mut command)?;
     }
     Ok(target_directory().join("debug"))

@@ -8,6 +8,7 @@ use std::process::Command;
 use super::Release;
 use super::crates::Crate;
 use super::target::{Target, host, rustc};
+use crate::process::text;
 
 pub(crate) fn build(release: &Release, target: &Target, crates: &BTreeMap<String, Crate>) -> Result<Vec<u8>> {
     let product = json!({
@@ -64,7 +65,7 @@ impl Crate {
     }
 }
 
-/// What is linked beside the crates: the standard library, and the C library where we can ask for its version.
+/// What is linked beside the crates: the standard library and the C library.
 fn toolchain(target: &Target) -> Result<Vec<Value>> {
     let version = rustc(&["-vV"])?;
     let version = version.lines().find_map(|line| line.strip_prefix("release: ")).unwrap_or_default();
@@ -81,16 +82,22 @@ fn toolchain(target: &Target) -> Result<Vec<Value>> {
         "name": "glibc",
         "licenses": [{"expression": "LGPL-2.1-or-later"}],
     });
-    if target.triple == host()? {
-        let output =
-            Command::new("getconf").arg("GNU_LIBC_VERSION").output().context("could not start getconf")?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        if let Some(version) = said.trim().strip_prefix("glibc ") {
-            glibc["version"] = json!(version);
-        }
+    if let Some(version) = glibc_version(target)? {
+        glibc["version"] = json!(version);
     }
     components.push(glibc);
     Ok(components)
+}
+
+/// As the headers of the C compiler tell; nothing if they are not of glibc.
+fn glibc_version(target: &Target) -> Result<Option<String>> {
+    let mut command = Command::new(target.compiler(&host()?));
+    command.args(["-E", "-dM", "-include", "features.h", "-x", "c", "/dev/null"]);
+    let output = command.output().with_context(|| format!("could not start `{}`", text(&command)))?;
+    let definitions = String::from_utf8_lossy(&output.stdout).into_owned();
+    let value =
+        |name: &str| definitions.lines().find_map(|line| line.strip_prefix(&format!("#define {name} ")));
+    Ok(value("__GLIBC__").zip(value("__GLIBC_MINOR__")).map(|(major, minor)| format!("{major}.{minor}")))
 }
 
 /// A time as in RFC 3339, from seconds since 1970.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::build::Profile;
-use crate::process::{find, text};
+use crate::process::text;
 
 /// A kind of machine, under all its names.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,9 +15,9 @@ pub(crate) struct Target {
     /// Debian's, which are those of Go and so of images, too.
     pub(crate) debian: &'static str,
     pub(crate) rpm: &'static str,
-    /// The C compiler on other machines, and Debian's package of it.
-    pub(crate) compiler: &'static str,
-    package: &'static str,
+    /// The C compiler on other machines, and Debian's packages of it and of its library.
+    compiler: &'static str,
+    packages: [&'static str; 2],
 }
 
 /// glibc and not musl: its targets come with every toolchain, its allocator is faster, and a static glibc finds names by
@@ -28,33 +28,33 @@ pub(crate) const TARGETS: [Target; 2] = [
         debian: "amd64",
         rpm: "x86_64",
         compiler: "x86_64-linux-gnu-gcc",
-        package: "gcc-x86-64-linux-gnu",
+        packages: ["gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"],
     },
     Target {
         triple: "aarch64-unknown-linux-gnu",
         debian: "arm64",
         rpm: "aarch64",
         compiler: "aarch64-linux-gnu-gcc",
-        package: "gcc-aarch64-linux-gnu",
+        packages: ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
     },
 ];
 
-/// The targets of these names; without any, all that can be built for here. Says which are left out, and why.
+/// What the tests make packages for and run under emulation.
+pub(crate) const EMULATED: &Target = &TARGETS[1];
+
+/// The targets of these names; without any, for a release all that can be built for here, else this machine. Says which
+/// are left out, and why.
 pub(crate) fn chosen(names: &[String], profile: Profile) -> Result<Vec<&'static Target>> {
     let host = host()?;
-    if profile == Profile::Dev {
-        let target = named(&host)?;
-        if let Some(other) = names.iter().find(|name| **name != host) {
-            bail!("--profile dev packs what is built for this machine ({host}), not for {other}");
-        }
-        return Ok(vec![target]);
+    if names.is_empty() && profile == Profile::Dev {
+        return Ok(vec![named(&host)?]);
     }
     if names.is_empty() {
         let mut possible = Vec::new();
         for target in &TARGETS {
             match target.missing(&host)? {
                 None => possible.push(target),
-                Some(missing) => println!("not for {}: {missing}", target.triple),
+                Some(missing) => println!("left out: {}: {missing}", target.triple),
             }
         }
         if possible.is_empty() {
@@ -84,18 +84,34 @@ fn named(triple: &str) -> Result<&'static Target> {
 
 impl Target {
     /// What this machine lacks to build for it, with the mend.
-    fn missing(&self, host: &str) -> Result<Option<String>> {
+    pub(crate) fn missing(&self, host: &str) -> Result<Option<String>> {
+        if !self.has_std()? {
+            return Ok(Some(format!(
+                "the standard library for it is missing: `rustup target add {}`",
+                self.triple
+            )));
+        }
+        let compiler = self.compiler(host);
+        // It answers with the mere name if there is no such file.
+        let found = Command::new(compiler).arg("-print-file-name=libc.a").output();
+        if found.is_ok_and(|found| found.stdout.starts_with(b"/")) {
+            return Ok(None);
+        }
+        let packages = if self.triple == host { ["gcc", "libc6-dev"] } else { self.packages };
+        Ok(Some(format!("{compiler} or its libc.a is missing: `apt-get install {}`", packages.join(" "))))
+    }
+
+    /// Whether the Rust toolchain has the standard library for it.
+    pub(crate) fn has_std(&self) -> Result<bool> {
         let library = rustc(&["--print", "target-libdir", "--target", self.triple])?;
-        let has_std = Path::new(library.trim()).read_dir().is_ok_and(|mut files| {
+        Ok(Path::new(library.trim()).read_dir().is_ok_and(|mut files| {
             files.any(|file| file.is_ok_and(|file| file.file_name().to_string_lossy().starts_with("libstd-")))
-        });
-        if !has_std {
-            return Ok(Some(format!("its standard library is missing: `rustup target add {}`", self.triple)));
-        }
-        if self.triple != host && find(self.compiler).is_none() {
-            return Ok(Some(format!("{} is missing: install {}", self.compiler, self.package)));
-        }
-        Ok(None)
+        }))
+    }
+
+    /// The C compiler for it on this machine.
+    pub(crate) fn compiler(&self, host: &str) -> &'static str {
+        if self.triple == host { "cc" } else { self.compiler }
     }
 }
 
