@@ -31,6 +31,11 @@ mod tests;
 use std::io::Write;
 use std::process::ExitCode;
 
+/// musl's own allocator gives memory back to the kernel piece by piece, a tenth of the time of an ADD.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     let program = std::env::args_os().next().unwrap_or_default();
     let name = std::path::Path::new(&program).file_name().unwrap_or_default().to_string_lossy();

@@ -2,8 +2,7 @@
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::statfs::{FsType, fstatfs};
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, fstatfs};
 use rustix::io::FdFlags;
 use std::fs::{self, File};
 use std::io;
@@ -57,7 +56,7 @@ impl Netns {
     pub(crate) fn open(path: &Path) -> Result<Self, NetnsError> {
         let text = || path.display().to_string();
         let file = open(path)?;
-        let FsType(magic) = fstatfs(&file).map_or(FsType(0), |statfs| statfs.filesystem_type());
+        let magic = fstatfs(&file).map_or(0, |statfs| statfs.f_type);
         if magic != NSFS && magic != PROCFS {
             return Err(NetnsError::NoNamespace { path: text(), magic });
         }

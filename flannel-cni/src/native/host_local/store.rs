@@ -1,8 +1,9 @@
 //! The addresses in use, one file each, as Go's host-local keeps them: `<dataDir>/<network>/<address>` holds
 //! `<container>\r\n<interface>`. All who change them hold `lock`.
 
-use nix::fcntl::{Flock, FlockArg, RenameFlags, renameat2};
-use rustix::fs::{Mode, OFlags, openat};
+use nix::fcntl::{Flock, FlockArg};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
+use rustix::io::Errno;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -79,7 +80,7 @@ impl Store {
             let Ok(ip) = file_name.parse::<IpAddr>() else { continue };
             let holder = match read_at(&directory, &file_name) {
                 Ok(text) => Holder::parse(&String::from_utf8_lossy(&text)),
-                Err(rustix::io::Errno::NOENT) => continue,
+                Err(Errno::NOENT) => continue,
                 Err(_) => Holder::Container(String::new()),
             };
             reservations.push(Reservation { ip, holder, file_name });
@@ -187,7 +188,7 @@ fn read_at(directory: &File, name: &str) -> rustix::io::Result<Vec<u8>> {
     let (mut text, mut length) = (vec![0; 512], 0);
     loop {
         match rustix::io::read(&file, &mut text[length..]) {
-            Err(rustix::io::Errno::INTR) => continue,
+            Err(Errno::INTR) => continue,
             read => length += read?,
         }
         if length < text.len() {
@@ -207,12 +208,10 @@ fn remove(path: &Path) -> io::Result<()> {
 
 /// Gives a file a name that nobody has.
 fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    use nix::errno::Errno;
-    let here = nix::fcntl::AT_FDCWD;
-    match renameat2(here, from, here, to, RenameFlags::RENAME_NOREPLACE) {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         // The file system cannot do that; the lock keeps others from coming between.
-        Err(Errno::EINVAL | Errno::ENOSYS) if to.symlink_metadata().is_err() => fs::rename(from, to),
-        Err(Errno::EINVAL | Errno::ENOSYS) => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(Errno::INVAL | Errno::NOSYS) if to.symlink_metadata().is_err() => fs::rename(from, to),
+        Err(Errno::INVAL | Errno::NOSYS) => Err(io::ErrorKind::AlreadyExists.into()),
         other => Ok(other?),
     }
 }
