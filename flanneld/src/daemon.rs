@@ -9,7 +9,7 @@
 //! | monitor ([`crate::kernel`]) | netlink multicast | hints → reconcile |
 //! | reconcile ([`crate::reconcile`]) | listings, our lease, hints | the kernel; rules → firewall; `subnet.env` → publish |
 //! | firewall ([`crate::firewall`]) | rules, notifications | the rules in the kernel |
-//! | publish ([`crate::publish`]) | all of the above | `subnet.env`, readiness, service manager |
+//! | publish ([`crate::publish`]) | all of the above; asks reconcile for its [`crate::pulse`] | `subnet.env`, readiness, service manager |
 //! | remember ([`crate::publish`]) | leases, config | the state directory |
 //!
 //! A task that ends before the daemon is told to stop ends the daemon: the service manager starts it anew,
@@ -44,6 +44,7 @@ use crate::kernel::{Inbox, Kernel as _, Monitor, NetlinkKernel};
 use crate::node::{Node, NodeError, NodeOptions};
 use crate::notify::Notifier;
 use crate::publish::{self, Publisher};
+use crate::pulse::pulse;
 use crate::reconcile::{self, Memory, Outputs, Reconciler};
 use crate::state::{Remembered, StateDir};
 use crate::status::{Board, Sources, StatusSocket, ViewRequest, metrics};
@@ -389,6 +390,7 @@ fn spawn_rest(
     let families = node.families();
     let Channels { readiness, claim: claim_state, firewall: firewall_status, host, outputs, views, .. } =
         channels;
+    let (asker, answerer) = pulse();
     let publisher = Publisher {
         inputs: publish::Inputs {
             claim: claim_state.subscribe(),
@@ -401,6 +403,7 @@ fn spawn_rest(
         readiness,
         host,
         notifier: Notifier::from_env(|name| std::env::var_os(name), std::process::id()),
+        pulse: asker,
         written: false,
         checked: None,
         converged: false,
@@ -415,7 +418,14 @@ fn spawn_rest(
     };
     let records = past.records();
     let claim = Claim::new(options.renew_margin, wish, past.lease(), chance());
-    let inputs = reconcile::Inputs { seen, store: updates, claim: claim_state.subscribe(), hints, views };
+    let inputs = reconcile::Inputs {
+        seen,
+        store: updates,
+        claim: claim_state.subscribe(),
+        hints,
+        views,
+        pulse: answerer,
+    };
     let firewall =
         firewall::run(outputs.firewall.subscribe(), options.firewall_resync, firewall_status, stop.clone());
     let memory: watch::Receiver<Memory> = outputs.memory.subscribe();

@@ -17,6 +17,7 @@ pub mod logging;
 pub mod node;
 pub mod notify;
 mod publish;
+mod pulse;
 mod reconcile;
 pub mod replace_file;
 pub mod state;

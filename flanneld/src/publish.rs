@@ -18,6 +18,7 @@ use crate::healthz::Readiness;
 use crate::host::subnet_file::{self, Written};
 use crate::host::sysctl::Sysctl;
 use crate::notify::Notifier;
+use crate::pulse::Asker;
 use crate::reconcile::Memory;
 use crate::state::{RememberedLease, StateDir};
 use crate::status::Report;
@@ -45,6 +46,8 @@ pub(crate) struct Publisher {
     /// Settings of the host that keep pods from each other.
     pub(crate) host: watch::Sender<Vec<String>>,
     pub(crate) notifier: Notifier,
+    /// The loop that a watchdog is to watch.
+    pub(crate) pulse: Asker,
     /// The content of `subnet.env` is what we want.
     pub(crate) written: bool,
     /// The subnets that `subnet.env` was last held against.
@@ -57,7 +60,7 @@ impl Publisher {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let sysctl = Sysctl::default();
         let mut host_check = Instant::now();
-        let mut ping = self.notifier.ping_interval().map(tokio::time::interval);
+        let mut ask = self.notifier.ping_interval().map(tokio::time::interval);
         loop {
             if host_check <= Instant::now() {
                 let found = check_host(&sysctl, &self.families, &self.host.borrow());
@@ -70,24 +73,23 @@ impl Publisher {
             }
             let retry = self.publish();
             let wake = retry.map_or(host_check, |retry| retry.min(host_check));
-            let pinged = async {
-                match &mut ping {
-                    Some(ping) => drop(ping.tick().await),
+            let asking = async {
+                match &mut ask {
+                    Some(ask) => drop(ask.tick().await),
                     None => std::future::pending().await,
                 }
             };
             let inputs = &mut self.inputs;
-            let ping_due = tokio::select! {
+            tokio::select! {
                 () = stop.cancelled() => break,
-                Ok(()) = inputs.claim.changed() => false,
-                Ok(()) = inputs.report.changed() => false,
-                Ok(()) = inputs.firewall.changed() => false,
-                Ok(()) = inputs.subnet_env.changed() => false,
-                () = pinged => true,
-                () = tokio::time::sleep_until(wake) => false,
-            };
-            if ping_due {
-                self.notifier.ping();
+                Ok(()) = inputs.claim.changed() => {}
+                Ok(()) = inputs.report.changed() => {}
+                Ok(()) = inputs.firewall.changed() => {}
+                Ok(()) = inputs.subnet_env.changed() => {}
+                // The service manager hears that we are alive only if the loop that matters says so.
+                () = asking => self.pulse.ask(),
+                () = self.pulse.answered() => self.notifier.ping(),
+                () = tokio::time::sleep_until(wake) => {}
             }
         }
         self.notifier.stopping();

@@ -30,6 +30,7 @@ use crate::error::chain;
 use crate::firewall;
 use crate::kernel::{Inbox, Kernel};
 use crate::node::{Node, Offer};
+use crate::pulse::Answerer;
 use crate::status::{History, Report, ViewRequest};
 use crate::store::watch::Update;
 use crate::store::{Change, ConfigRecord, Record};
@@ -54,6 +55,8 @@ pub(crate) struct Inputs {
     pub(crate) hints: Inbox,
     /// Who wants to know what the kernel should have.
     pub(crate) views: mpsc::Receiver<ViewRequest>,
+    /// Who wants to know whether we are alive.
+    pub(crate) pulse: Answerer,
 }
 
 /// What the loop tells the other tasks.
@@ -128,6 +131,7 @@ enum Wake {
     Claim,
     Hints,
     View(ViewRequest),
+    Pulse,
     Timer,
 }
 
@@ -183,6 +187,7 @@ impl<K: Kernel> Reconciler<K> {
                 Ok(()) = inputs.claim.changed() => Wake::Claim,
                 () = inputs.hints.filled() => Wake::Hints,
                 Some(request) = inputs.views.recv() => Wake::View(request),
+                () = inputs.pulse.asked() => Wake::Pulse,
                 () = tokio::time::sleep_until(due) => Wake::Timer,
             };
             // A stop does not wait for a kernel that does not answer: every round can be cut off, the next start mends.
@@ -210,6 +215,7 @@ impl<K: Kernel> Reconciler<K> {
             Wake::Hints => self.take_hints(&inputs.hints),
             // Who asked may have gone away meanwhile.
             Wake::View(request) => drop(request.send(self.view())),
+            Wake::Pulse => inputs.pulse.answer(),
             Wake::Timer => self.take_timer().await,
         }
     }

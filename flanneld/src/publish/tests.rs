@@ -1,8 +1,10 @@
 use super::*;
 use crate::claim::Own;
+use crate::pulse::pulse;
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::LeaseAttrs;
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -33,6 +35,7 @@ impl Lab {
             readiness: watch::Sender::new(Readiness::NotReady { reasons: Vec::new() }),
             host: watch::Sender::default(),
             notifier: Notifier::from_env(|_| None, 1),
+            pulse: pulse().0,
             written: false,
             checked: None,
             converged: false,
@@ -155,4 +158,39 @@ fn only_what_we_own_is_remembered() {
     assert_eq!(remembered(), Some(Some("10.5.1.0-24".to_owned())));
     lab.lose("10.5.1.0-24");
     assert_eq!(remembered(), Some(None));
+}
+
+/// The service manager hears that we are alive as often as it wants, if the loop answers, and never otherwise.
+#[tokio::test(start_paused = true)]
+async fn only_a_loop_that_turns_feeds_the_watchdog() {
+    let mut lab = Lab::new();
+    let path = lab.home.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_nonblocking(true).unwrap();
+    let variables = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "20000000")];
+    let env = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+    lab.publisher.notifier = Notifier::from_env(env, 1);
+    let (asker, mut answerer) = pulse();
+    lab.publisher.pulse = asker;
+    let heard = || {
+        let mut buffer = [0; 512];
+        std::iter::from_fn(|| manager.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec()))
+            .filter(|message| message == b"WATCHDOG=1")
+            .count()
+    };
+    let stop = CancellationToken::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(lab.publisher.run(stop.clone()));
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!(heard(), 0, "the loop hangs");
+    tasks.spawn(async move {
+        loop {
+            answerer.asked().await;
+            answerer.answer();
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(105)).await;
+    let heard = heard();
+    assert!((10..=11).contains(&heard), "{heard} in 105 s");
+    stop.cancel();
 }

@@ -5,6 +5,7 @@ use crate::claim::Own;
 use crate::fake::kernel::FakeKernel;
 use crate::kernel::contract;
 use crate::node::NodeOptions;
+use crate::pulse::{Asker, pulse};
 use crate::status::View;
 use crate::store::watch::channel as store_channel;
 use flannel_core::dataplane::RouteTarget;
@@ -31,6 +32,7 @@ struct Lab {
     memory: watch::Receiver<Memory>,
     history: watch::Receiver<History>,
     views: mpsc::Sender<ViewRequest>,
+    pulse: Asker,
     stop: CancellationToken,
     task: JoinHandle<()>,
     revision: i64,
@@ -54,12 +56,14 @@ impl Lab {
         let (store, updates) = store_channel();
         let claim = watch::Sender::new(ClaimState::default());
         let (views, asked) = mpsc::channel(1);
+        let (pulse, answerer) = pulse();
         let inputs = Inputs {
             seen: Vec::new(),
             store: updates,
             claim: claim.subscribe(),
             hints: kernel.inbox(),
             views: asked,
+            pulse: answerer,
         };
         let stop = CancellationToken::new();
         let (attrs, record) = (outputs.attrs.subscribe(), outputs.record.subscribe());
@@ -84,6 +88,7 @@ impl Lab {
             memory,
             history,
             views,
+            pulse,
             stop,
             task,
             revision: 10,
@@ -519,4 +524,18 @@ async fn rounds_are_counted_by_what_they_did() {
     assert_eq!(lab.history.borrow().last_lease_change.as_ref().unwrap().deleted, 6);
     assert_eq!(lab.report.borrow().allocation[0].used, 2);
     lab.end().await;
+}
+
+/// A watchdog must not be told that all is well while a round hangs.
+#[tokio::test(start_paused = true)]
+async fn the_pulse_is_that_of_the_loop() {
+    let mut lab = Lab::settled().await;
+    let limit = Duration::from_secs(100);
+    lab.pulse.ask();
+    timeout(limit, lab.pulse.answered()).await.expect("an answer while nothing happens");
+    lab.kernel.hang(true);
+    lab.kernel.meddle(|plane| plane.routes.clear());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    lab.pulse.ask();
+    assert!(timeout(limit, lab.pulse.answered()).await.is_err(), "the round hangs");
 }
