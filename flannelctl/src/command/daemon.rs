@@ -1,21 +1,43 @@
-//! Whether a flanneld runs on this node, of whatever kind.
+//! The flanneld processes of this node, of whatever kind.
 
 use std::fs;
 
-use super::Session;
+/// A flanneld.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    /// The kernel's letter for it: `S` sleeps, `T` is stopped.
+    pub(crate) state: char,
+}
 
-/// The process of a flanneld in our network namespace. Nothing is asked of it, so that it may also be one of Go, or one
-/// that hangs.
-pub(crate) fn running(_: &Session) -> Option<u32> {
+/// The flanneld processes in our network namespace, by number. Nothing is asked of them, so that they may also be of Go,
+/// or hang.
+pub(crate) fn processes() -> Vec<Process> {
     let own = fs::read_link("/proc/self/ns/net").ok();
-    let processes = fs::read_dir("/proc").ok()?;
-    processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok()).find(|process| {
-        let read = |name: &str| fs::read_to_string(format!("/proc/{process}/{name}"));
-        // The comm of a process that has ended and is not yet waited for is still there.
-        let is_dead = || read("stat").is_ok_and(|stat| stat.contains(") Z "));
-        read("comm").is_ok_and(|name| name.trim_end() == "flanneld")
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let mut found: Vec<Process> = numbers
+        .filter_map(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // The name is in parentheses and may hold any character; the state follows it.
+            let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+            let state = rest.trim_start().chars().next()?;
+            // One that has ended and is not yet waited for is still listed.
+            let lives = name == "flanneld" && state != 'Z';
             // Without the right to look we cannot tell, and take it for ours.
-            && fs::read_link(format!("/proc/{process}/ns/net")).map_or(true, |theirs| own.as_ref().is_none_or(|own| *own == theirs))
-            && !is_dead()
-    })
+            let namespace = || fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+            let is_ours = || match (namespace(), &own) {
+                (Some(theirs), Some(own)) => theirs == *own,
+                _ => true,
+            };
+            (lives && is_ours()).then_some(Process { pid, state })
+        })
+        .collect();
+    found.sort_by_key(|process| process.pid);
+    found
+}
+
+/// The first of them.
+pub(crate) fn running() -> Option<u32> {
+    processes().first().map(|process| process.pid)
 }

@@ -66,7 +66,7 @@ async fn wait(session: &Session, limit: Duration) -> anyhow::Result<Status> {
 /// What can be told while no daemon answers: what it has left here, and what the store says of this node.
 async fn without_daemon(session: &Session, failure: &Failure) -> anyhow::Result<Outcome> {
     let subnets: Vec<String> = own_subnets(session).iter().map(|subnet| subnet.to_string()).collect();
-    let process = daemon::running(session);
+    let process = daemon::running();
     let lease = match session.store() {
         Ok(store) => Cluster::read_with_lives(session, &store)
             .await

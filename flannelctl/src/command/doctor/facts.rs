@@ -60,7 +60,7 @@ pub(crate) struct Facts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Daemon {
     pub(crate) pid: u32,
-    /// The kernel's letter for it: `S` sleeps, `T` is stopped, `Z` is dead.
+    /// The kernel's letter for it: `S` sleeps, `T` is stopped.
     pub(crate) state: char,
     /// What tells its store from others of this host; `None` where its command line does not parse.
     pub(crate) scope: Option<String>,

@@ -42,7 +42,7 @@ pub(super) async fn release(
     }
     let mut entry = cluster.find(target)?.clone();
     entry.life = store.life(&entry.record).await?;
-    if !force && let Some(objection) = objection(session, &entry) {
+    if !force && let Some(objection) = objection(&entry) {
         let mend = "stop flanneld on that node first, and give --force if it is meant";
         return Err(Failure::new(
             Kind::Refused,
@@ -61,10 +61,10 @@ pub(super) async fn release(
 }
 
 /// Why the node of a lease may still need it.
-fn objection(session: &Session, entry: &Entry) -> Option<String> {
+fn objection(entry: &Entry) -> Option<String> {
     if entry.is_own {
         // Of this node we need not guess.
-        return daemon::running(session).map(|process| {
+        return daemon::running().map(|process| {
             format!("flanneld runs on this node (process {process}) and would take it again at once")
         });
     }

@@ -40,7 +40,7 @@ struct Item {
 /// Removes what is flannel's.
 pub(super) async fn run(session: &Session, options: Cleanup) -> anyhow::Result<()> {
     if !options.force
-        && let Some(process) = daemon::running(session)
+        && let Some(process) = daemon::running()
     {
         return Err(Failure::new(
             Kind::Refused,

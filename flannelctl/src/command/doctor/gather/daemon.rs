@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::cli::NodeFlags;
+use crate::command::daemon::{Process, processes};
 use crate::command::doctor::facts::{Daemon, DaemonAnswer};
 use crate::socket;
 
@@ -67,34 +68,17 @@ pub(crate) fn options_of(
 
 /// The flanneld processes of this network namespace, with their options where they can be read.
 fn running() -> Vec<(Daemon, Option<Options>)> {
-    let own = fs::read_link("/proc/self/ns/net").ok();
-    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    let mut found = Vec::new();
-    for process in processes.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        let path = process.path();
-        let Ok(stat) = fs::read_to_string(path.join("stat")) else { continue };
-        // The name is in parentheses and may hold any character; the state follows it.
-        let Some((name, rest)) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')) else {
-            continue;
-        };
-        let state = rest.trim_start().chars().next().unwrap_or('?');
-        if name != "flanneld" || state == 'Z' || fs::read_link(path.join("ns/net")).ok() != own {
-            continue;
-        }
-        let options = options(&path);
+    let with_options = |process: Process| {
+        let options = options(process.pid);
         let scope = options.as_ref().map(|options| options.store.scope());
-        found.push((Daemon { pid, state, scope }, options));
-    }
-    found.sort_by_key(|(daemon, _)| daemon.pid);
-    found
+        (Daemon { pid: process.pid, state: process.state, scope }, options)
+    };
+    processes().into_iter().map(with_options).collect()
 }
 
-fn options(process: &std::path::Path) -> Option<Options> {
+fn options(pid: u32) -> Option<Options> {
     let words = |file: &str| -> Option<Vec<OsString>> {
-        let bytes = fs::read(process.join(file)).ok()?;
+        let bytes = fs::read(format!("/proc/{pid}/{file}")).ok()?;
         let words = bytes.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec()));
         Some(words.collect())
     };
