@@ -133,6 +133,10 @@ impl Output {
         let _ = write!(io::stderr(), "{question} [y/N] ");
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
+        if !answer.ends_with('\n') {
+            // Ctrl-D: the terminal is still on the line of the question.
+            self.message("");
+        }
         if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
             return Ok(());
         }

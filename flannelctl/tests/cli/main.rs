@@ -10,3 +10,4 @@ mod status;
 mod subnet;
 mod support;
 mod support_bundle;
+mod terminal;
