@@ -23,6 +23,9 @@ pub(crate) enum LeaseCommand {
         /// Only the lease whose subnet has this address, such as that of a pod
         #[arg(long, value_name = "IP")]
         address: Option<IpAddr>,
+        /// Show the time left also of more than 500 leases: a request to etcd for each
+        #[arg(long, conflicts_with = "watch")]
+        expiry: bool,
         #[command(flatten)]
         watch: Watch,
     },
@@ -87,8 +90,10 @@ pub(crate) struct Consent {
 
 pub(crate) async fn run(session: &Session, command: LeaseCommand) -> anyhow::Result<Outcome> {
     match command {
-        LeaseCommand::List { address, watch: Watch { watch: true } } => watch::run(session, address).await?,
-        LeaseCommand::List { address, .. } => show::list(session, address).await?,
+        LeaseCommand::List { address, watch: Watch { watch: true }, .. } => {
+            watch::run(session, address).await?
+        }
+        LeaseCommand::List { address, expiry, .. } => show::list(session, address, expiry).await?,
         LeaseCommand::Get { target } => show::get(session, &target).await?,
         LeaseCommand::Watch => watch::run(session, None).await?,
         LeaseCommand::Release { target, force, consent, dry_run } => {

@@ -6,7 +6,7 @@ use serde_json::json;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::time::sleep;
 
-use super::lease::cluster::{Cluster, life_text, own_subnets};
+use super::lease::cluster::{Cluster, Entry, life_text, own_subnets};
 use super::{Session, daemon};
 use crate::Outcome;
 use crate::failure::{Failure, Kind};
@@ -67,12 +67,7 @@ async fn wait(session: &Session, limit: Duration) -> anyhow::Result<Status> {
 async fn without_daemon(session: &Session, failure: &Failure) -> anyhow::Result<Outcome> {
     let subnets: Vec<String> = own_subnets(session).iter().map(|subnet| subnet.to_string()).collect();
     let process = daemon::running();
-    let lease = match session.store() {
-        Ok(store) => Cluster::read_with_lives(session, &store)
-            .await
-            .map(|cluster| cluster.entries.into_iter().find(|entry| entry.is_own)),
-        Err(error) => Err(error),
-    };
+    let lease = own_lease(session).await;
     let mut table = Table::new(&["ITEM", "STATE"], &[]);
     let mut add = |item: &'static str, text: String, style| {
         table.push(vec![item.into(), Cell::from(text).styled(style)]);
@@ -104,6 +99,15 @@ async fn without_daemon(session: &Session, failure: &Failure) -> anyhow::Result<
     session.output.message(&failure.to_text());
     session.output.page(&Page::table(value, table))?;
     Ok(Outcome::Unreachable(failure.exit_code()))
+}
+
+/// The lease of this node in the store.
+async fn own_lease(session: &Session) -> anyhow::Result<Option<Entry>> {
+    let store = session.store()?;
+    let entries = Cluster::read(session, &store).await?.entries;
+    let Some(mut own) = entries.into_iter().find(|entry| entry.is_own) else { return Ok(None) };
+    own.life = store.life(&own.record).await?;
+    Ok(Some(own))
 }
 
 fn table(status: &Status) -> Table {

@@ -87,7 +87,8 @@ pub(crate) async fn run(session: &Session, command: SupportCommand) -> anyhow::R
 async fn store(session: &Session, bundle: &mut Bundle) {
     let read = async {
         let store = session.store()?;
-        let cluster = Cluster::read_with_lives(session, &store).await?;
+        let mut cluster = Cluster::read(session, &store).await?;
+        cluster.ask_lives(&store, false).await?;
         anyhow::Ok((store.location(), cluster))
     };
     match read.await {

@@ -53,6 +53,8 @@ pub(crate) struct Entry {
 const RENEW_MARGIN: Duration = Duration::from_secs(3600);
 /// Requests for the time left of leases that are under way at once.
 const AT_ONCE: usize = 32;
+/// Of so many leases the time left is asked without being wanted: a tenth of a second of etcd's time.
+const FEW: usize = 500;
 
 impl Entry {
     pub(crate) const fn is_reservation(&self) -> bool {
@@ -115,15 +117,19 @@ impl Cluster {
         Ok(Self::new(session, store.list().await?))
     }
 
-    /// Reads the store, and how long each lease lives.
-    pub(crate) async fn read_with_lives(session: &Session, store: &AnyStore) -> anyhow::Result<Self> {
-        let mut cluster = Self::read(session, store).await?;
-        let records: Vec<Record> = cluster.entries.iter().map(|entry| entry.record.clone()).collect();
+    /// Asks how long the leases live. etcd tells it of one lease at a time, so that of more than [`FEW`] it is asked
+    /// only for `all`. Whether it was asked.
+    pub(crate) async fn ask_lives(&mut self, store: &AnyStore, all: bool) -> anyhow::Result<bool> {
+        let ending = self.entries.iter().filter(|entry| !entry.is_reservation());
+        let records: Vec<Record> = ending.map(|entry| entry.record.clone()).collect();
+        if !all && records.len() > FEW && matches!(store, AnyStore::Etcd(_)) {
+            return Ok(false);
+        }
         let mut lives = lives(store, records).await?;
-        for entry in &mut cluster.entries {
+        for entry in &mut self.entries {
             entry.life = lives.remove(&entry.record.key).flatten();
         }
-        Ok(cluster)
+        Ok(true)
     }
 
     pub(crate) fn new(session: &Session, listing: Listing) -> Self {
@@ -261,7 +267,7 @@ pub(crate) fn own_subnets(session: &Session) -> Subnets {
 async fn lives(store: &AnyStore, records: Vec<Record>) -> anyhow::Result<BTreeMap<String, Option<Life>>> {
     let mut lives = BTreeMap::new();
     let mut waiting = JoinSet::new();
-    for record in records.into_iter().filter(|record| record.grant.is_some()) {
+    for record in records {
         let store = store.clone();
         waiting.spawn(async move { (store.life(&record).await, record.key) });
         if waiting.len() >= AT_ONCE

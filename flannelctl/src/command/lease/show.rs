@@ -7,15 +7,14 @@ use crate::command::Session;
 use crate::output::{Cell, Form, Page, Style, Table};
 
 /// Prints who holds which subnet. Records that no daemon can use are named on stderr.
-pub(super) async fn list(session: &Session, address: Option<IpAddr>) -> anyhow::Result<()> {
+pub(super) async fn list(session: &Session, address: Option<IpAddr>, expiry: bool) -> anyhow::Result<()> {
     let store = session.store()?;
-    let mut cluster = match session.output.form() {
-        Form::Name => Cluster::read(session, &store).await?,
-        _ => Cluster::read_with_lives(session, &store).await?,
-    };
+    let mut cluster = Cluster::read(session, &store).await?;
     if let Some(address) = address {
         cluster.entries.retain(|entry| entry.subnets.iter().any(|subnet| subnet.contains(&address)));
     }
+    let named = session.output.form() == Form::Name;
+    let asked = !named && cluster.ask_lives(&store, expiry).await?;
     let mut table = Table::new(
         &["SUBNET", "PUBLIC-IP", "BACKEND", "VTEP-MAC", "EXPIRES"],
         &["STATE", "VNI", "REVISION", "KEY"],
@@ -25,7 +24,7 @@ pub(super) async fn list(session: &Session, address: Option<IpAddr>) -> anyhow::
         let vni = entry.vxlan().iter().filter_map(|data| data.vni).map(|vni| vni.get()).next();
         let mut row = columns(entry).to_vec();
         row.extend([
-            expires(entry),
+            if asked { expires(entry) } else { Cell::default() },
             if entry.is_overdue() { state.styled(Style::Warning) } else { state },
             Cell::lines(vni),
             Cell::from(entry.record.revision.0.to_string()),
@@ -41,6 +40,13 @@ pub(super) async fn list(session: &Session, address: Option<IpAddr>) -> anyhow::
             Some(address) => format!("no lease has {address}"),
             None => format!("{} has no leases", store.location()),
         });
+    }
+    if !named && !asked {
+        session.output.message(&format!(
+            "the time left is not shown: etcd tells it of one lease at a time, and these are {}\n  \
+             lease list --expiry asks for it, and --address or lease get for that of one",
+            cluster.entries.len()
+        ));
     }
     for (record, reason) in &cluster.rejected {
         session.output.message(&format!(
