@@ -1,6 +1,7 @@
 //! Cases that are hard to bring about on a real node. The others are made there: `integration/tests/doctor*.rs`.
 
 use super::*;
+use crate::command::doctor::catalog::Severity;
 use crate::command::doctor::facts::{CniFacts, Daemon, DaemonAnswer, StoreFacts};
 use flannel_core::store::{ConfigRecord, Listing};
 use flanneld::cli::{Options, Parsed};
@@ -93,4 +94,20 @@ fn what_cannot_be_checked_is_said() {
     facts.kinds = vec![("vxlan", Err("operation not permitted".to_owned()))];
     let skipped: Vec<&str> = run(&facts).skipped.iter().map(|skipped| skipped.id).collect();
     assert_eq!(skipped, ["kernel-feature", "mtu-path", "checksum-offload"]);
+}
+
+/// Kernels of tests have vxlan. How the kernel refuses a kind that it has not is tested with one that nobody has, in
+/// `flanneld/src/kernel/netlink/tests.rs`; and end to end with ipip and wireguard, where a kernel lacks them.
+#[test]
+fn a_kind_of_link_that_the_kernel_lacks() {
+    let mut facts = bare();
+    facts.kinds = vec![("vxlan", Ok(false)), ("bridge", Ok(true)), ("wireguard", Ok(false))];
+    let report = run(&facts);
+    let found: Vec<_> = report.findings.iter().filter(|finding| finding.id == "kernel-feature").collect();
+    let shown = |at: usize| (found[at].subject.as_str(), found[at].severity, found[at].mend.as_str());
+    assert_eq!(found.len(), 2, "{report:#?}");
+    let mend = "modprobe vxlan, or boot a kernel that has it, or choose another backend";
+    assert_eq!(shown(0), ("vxlan", Severity::Error, mend));
+    // A userspace implementation takes its place.
+    assert_eq!((shown(1).0, shown(1).1), ("wireguard", Severity::Warning));
 }
