@@ -1,6 +1,7 @@
 //! What the commands do: read, call core, hand over to output. Each file has its part of the command line too.
 
 pub(crate) mod about;
+pub(crate) mod cni;
 pub(crate) mod config;
 pub(crate) mod connectivity;
 pub(crate) mod daemon;

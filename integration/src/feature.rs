@@ -16,6 +16,8 @@ pub enum Feature {
     Ipip,
     /// `WireGuard` devices.
     Wireguard,
+    /// TUN devices.
+    Tun,
     /// nftables and its program.
     Nft,
     /// iptables on nftables, both families.
@@ -83,10 +85,11 @@ pub(crate) const CNI_DIRECTORIES: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Vxlan,
         Self::Ipip,
         Self::Wireguard,
+        Self::Tun,
         Self::Nft,
         Self::Iptables,
         Self::IptablesLegacy,
@@ -118,6 +121,7 @@ impl Feature {
             Self::Vxlan => ("vxlan", Probe::Command("ip link add probe type vxlan id 1 dstport 8472")),
             Self::Ipip => ("ipip", Probe::Command("ip link add probe type ipip local 127.0.0.1")),
             Self::Wireguard => ("wireguard", Probe::Command("ip link add probe type wireguard")),
+            Self::Tun => ("tun", Probe::Command("ip tuntap add probe mode tun")),
             Self::Nft => ("nft", Probe::Command("nft add table inet probe")),
             Self::Iptables => ("iptables", Probe::Command("ip6tables -t nat -S")),
             Self::IptablesLegacy => ("iptables-legacy", Probe::Command("ip6tables-legacy -t nat -S")),

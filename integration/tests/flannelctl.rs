@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use integration::etcd::PREFIX;
-use integration::{Cluster, Daemon, Etcd, Feature, Flanneld, Lab, Netns, Node, lab, wait};
+use integration::gateway::Gateway;
+use integration::{Cluster, Conflist, Daemon, Etcd, Feature, Flanneld, Lab, Netns, Node, lab, wait};
 use std::fs;
 use std::path::Path;
 
@@ -134,6 +135,42 @@ fn a_lease_is_released_when_its_node_is_gone() {
     });
 }
 
+/// etcd tells the time left of one lease at a time.
+#[test]
+fn many_leases_are_listed_without_a_request_for_each() {
+    lab(|lab| {
+        let (cluster, etcd) = start(lab, 1, NFTABLES)?;
+        let node = &cluster.nodes[0];
+        let mut gateway = Gateway::connect(node.netns(), etcd.members[0].address())?;
+        let grant = gateway.grant(86_400)?;
+        let keys = || (0..4).flat_map(|a| (0..=255).map(move |b| format!("10.{}.{b}.0-24", 42 + a)));
+        let record = r#"{"PublicIP":"192.168.50.9","PublicIPv6":null,"BackendType":"host-gw"}"#;
+        let records: Vec<_> =
+            keys().take(501).map(|key| (format!("{PREFIX}/subnets/{key}"), record.to_owned())).collect();
+        gateway.put_all(&records, &grant)?;
+        let ctl = |arguments: &[&str]| -> Result<_> {
+            let before = etcd.requests()?;
+            let answer = node.flannelctl(&etcd.flags(), arguments)?.expect(0, &[])?;
+            Ok((answer, etcd.requests()? - before))
+        };
+        let (listed, requests) = ctl(&["lease", "list"])?;
+        ensure!(listed.stdout.lines().count() == 502 && !listed.stdout.contains("23h"), "{listed:?}");
+        ensure!(listed.stderr.contains("--expiry") && requests <= 3, "{requests}: {}", listed.stderr);
+        let (listed, requests) = ctl(&["lease", "list", "--expiry"])?;
+        ensure!(listed.stdout.matches("23h59m").count() == 501 && listed.stderr.is_empty(), "{listed:?}");
+        ensure!(requests > 501, "{requests}");
+        let (listed, requests) = ctl(&["lease", "list", "--address", "10.42.9.9"])?;
+        ensure!(listed.stdout.contains("23h59m") && requests <= 4, "{requests}: {listed:?}");
+        let (_, requests) = ctl(&["support", "bundle", "--file", "/run/flannel/bundle.tar.gz"])?;
+        ensure!(requests <= 3, "{requests}");
+        // One fewer, and it is shown as ever.
+        gateway.delete(&records[0].0)?;
+        let (listed, _) = ctl(&["lease", "list"])?;
+        ensure!(listed.stdout.matches("23h59m").count() == 500 && listed.stderr.is_empty(), "{listed:?}");
+        Ok(())
+    });
+}
+
 /// All of a node that flannel could touch, as text: links, addresses, routes, rules, firewall, settings, files.
 fn state(netns: &Netns) -> Result<String> {
     let mut text = String::new();
@@ -254,6 +291,22 @@ fn cleanup_leaves_the_node_as_it_was_with_iptables() {
     lab(|lab| cleaned_after_a_run(lab, IPTABLES));
 }
 
+/// The chains of Go's daemon in one variant of iptables.
+fn go_chains(netns: &Netns, variant: &str) -> Result<()> {
+    for (stem, cluster) in [("iptables", "10.42.0.0/16"), ("ip6tables", "fd00:42::/48")] {
+        let rules = format!(
+            "*nat\n:FLANNEL-POSTRTG - [0:0]\n\
+             -A POSTROUTING -m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG\n\
+             -A FLANNEL-POSTRTG -s {cluster} -m comment --comment \"flanneld masq\" -j MASQUERADE\nCOMMIT\n\
+             *filter\n:FLANNEL-FWD - [0:0]\n\
+             -A FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD\n\
+             -A FLANNEL-FWD -s {cluster} -m comment --comment \"flanneld forward\" -j ACCEPT\nCOMMIT\n"
+        );
+        netns.feed(&[&format!("{stem}{variant}-restore"), "--noflush"], &rules)?;
+    }
+    Ok(())
+}
+
 /// What Go flannel leaves: devices without alias, protocol `boot`, chains, tables.
 fn go_state(node: &Node) -> Result<()> {
     let netns = node.netns();
@@ -269,17 +322,7 @@ fn go_state(node: &Node) -> Result<()> {
          link add cni0 type bridge\n\
          addr add 10.42.1.1/24 dev cni0\n",
     )?;
-    for (tool, cluster) in [("iptables-restore", "10.42.0.0/16"), ("ip6tables-restore", "fd00:42::/48")] {
-        let rules = format!(
-            "*nat\n:FLANNEL-POSTRTG - [0:0]\n\
-             -A POSTROUTING -m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG\n\
-             -A FLANNEL-POSTRTG -s {cluster} -m comment --comment \"flanneld masq\" -j MASQUERADE\nCOMMIT\n\
-             *filter\n:FLANNEL-FWD - [0:0]\n\
-             -A FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD\n\
-             -A FLANNEL-FWD -s {cluster} -m comment --comment \"flanneld forward\" -j ACCEPT\nCOMMIT\n"
-        );
-        netns.feed(&[tool, "--noflush"], &rules)?;
-    }
+    go_chains(netns, "")?;
     netns.feed(
         &["nft", "-f", "-"],
         "table ip flannel-ipv4 {\n chain postrtg {\n type nat hook postrouting priority 100;\n ip saddr 10.42.0.0/16 masquerade\n }\n }\n\
@@ -324,6 +367,125 @@ fn cleanup_knows_what_go_flannel_leaves() {
         );
         ctl(&["node", "cleanup", "--cni"])?.expect(0, &["cni0"])?;
         expect_same(&before, &state(node.netns())?)
+    });
+}
+
+/// Rules in the old tables of iptables, beside those of others.
+#[test]
+fn cleanup_knows_legacy_iptables() {
+    lab(|lab| {
+        lab.require(&[Feature::IptablesLegacy])?;
+        let cluster = lab.cluster(1)?;
+        let node = &cluster.nodes[0];
+        let netns = node.netns();
+        let saved = || -> Result<String> {
+            let mut text = String::new();
+            for tool in ["iptables-legacy-save", "ip6tables-legacy-save"] {
+                let shown = netns.run(tool)?;
+                let steady = shown.lines().filter(|line| !line.starts_with('#'));
+                text.extend(steady.map(|line| format!("{}\n", line.split(" [").next().unwrap_or(line))));
+            }
+            Ok(text)
+        };
+        for tool in ["iptables-legacy-restore", "ip6tables-legacy-restore"] {
+            let site = "*filter\n:SITE - [0:0]\n-A FORWARD -m comment --comment \"not flanneld\" -j SITE\nCOMMIT\n*nat\nCOMMIT\n";
+            netns.feed(&[tool, "--noflush"], site)?;
+        }
+        let before = saved()?;
+        go_chains(netns, "-legacy")?;
+        let with_go = saved()?;
+        ensure!(with_go.contains("FLANNEL-POSTRTG") && with_go.contains("FLANNEL-FWD"), "{with_go}");
+        let ctl = |arguments: &[&str]| node.flannelctl(&[], arguments);
+        ctl(&["node", "cleanup", "--dry-run"])?.expect(0, &["would be removed", "iptables-legacy"])?;
+        expect_same(&with_go, &saved()?)?;
+        ctl(&["node", "cleanup"])?.expect(0, &["removed", "iptables-legacy"])?;
+        expect_same(&before, &saved()?)?;
+        ctl(&["node", "cleanup"])?.expect(0, &["nothing of flannel"]).map(drop)
+    });
+}
+
+/// The devices of the backends other than vxlan, and devices of others with names or kinds like theirs.
+fn cleanup_removes_devices(lab: &Lab, ours: &str, theirs: &str) -> Result<()> {
+    let cluster = lab.cluster(1)?;
+    let node = &cluster.nodes[0];
+    let links = || node.netns().ip("-d link show");
+    node.netns().ip_batch(theirs)?;
+    let before = links()?;
+    node.netns().ip_batch(ours)?;
+    let ctl = |arguments: &[&str]| node.flannelctl(&[], arguments);
+    let names: Vec<&str> = ours.lines().filter_map(|line| line.split(' ').nth(2)).collect();
+    ctl(&["node", "cleanup", "--dry-run"])?.expect(0, &names)?;
+    ctl(&["node", "cleanup"])?.expect(0, &names)?;
+    expect_same(&before, &links()?)?;
+    ctl(&["node", "cleanup"])?.expect(0, &["nothing of flannel"]).map(drop)
+}
+
+#[test]
+fn cleanup_removes_the_devices_of_udp() {
+    lab(|lab| {
+        lab.require(&[Feature::Tun])?;
+        let ours = "tuntap add flannel0 mode tun\ntuntap add flannel12 mode tun\n";
+        cleanup_removes_devices(lab, ours, "tuntap add tun0 mode tun\ntuntap add flannelx mode tun\n")
+    });
+}
+
+#[test]
+fn cleanup_removes_the_devices_of_wireguard() {
+    lab(|lab| {
+        lab.require(&[Feature::Wireguard])?;
+        let ours = "link add flannel-wg type wireguard\nlink add flannel-wg-v6 type wireguard\n";
+        cleanup_removes_devices(lab, ours, "link add wg0 type wireguard\n")
+    });
+}
+
+#[test]
+fn cleanup_removes_the_device_of_ipip() {
+    lab(|lab| {
+        lab.require(&[Feature::Ipip])?;
+        let ours = "link add flannel.ipip type ipip local 192.168.50.1\n";
+        cleanup_removes_devices(
+            lab,
+            ours,
+            "link add site.ipip type ipip local 192.168.50.1 remote 192.168.50.9\n",
+        )
+    });
+}
+
+/// Addresses, and what the flannel plugin saves of containers, where the CNI config says that they are kept.
+#[test]
+fn ipam_and_cleanup_look_where_the_cni_config_says() {
+    lab(|lab| {
+        let (cluster, etcd) = start(lab, 1, NFTABLES)?;
+        let node = &cluster.nodes[0];
+        let ctl = |arguments: &[&str]| node.flannelctl(&etcd.flags(), arguments);
+        let mut daemon = run(node, &etcd)?;
+        let plugin = serde_json::json!({
+            "type": "flannel",
+            "dataDir": "/var/lib/cni/saved",
+            "ipam": {"dataDir": "/var/lib/cni/given"},
+            "delegate": {"isDefaultGateway": true, "bridge": "br-pods"},
+        });
+        let list = serde_json::json!({"name": "cluster", "cniVersion": "0.3.1", "plugins": [plugin]});
+        fs::write(node.file("/etc/cni/net.d/10-flannel.conflist")?, list.to_string())?;
+        // Of others, at the same places.
+        for (file, text) in [("saved/notes", "{}"), ("given/other/198.51.100.7", "somebody")] {
+            let file = node.file(&format!("/var/lib/cni/{file}"))?;
+            fs::create_dir_all(file.parent().unwrap_or(Path::new("/")))?;
+            fs::write(file, text)?;
+        }
+        let pod = node.add_pod_with("a", &Conflist::new("cluster", "0.3.1", vec![plugin]))?;
+        let address = pod.address(true)?.to_string();
+        ctl(&["ipam", "list"])?.expect(0, &[&address, "cluster", "alive"])?;
+        daemon.stop()?;
+        ctl(&["node", "cleanup", "--cni"])?.expect(1, &["pods of this node are running", "n1-a"])?;
+        pod.netns.delete()?;
+        ctl(&["node", "cleanup", "--cni", "--dry-run"])?.expect(0, &[&address, "/var/lib/cni/saved/n1-a"])?;
+        ctl(&["node", "cleanup", "--cni"])?.expect(0, &["br-pods", "ip link del br-pods"])?;
+        let left = node.netns().run("find /var/lib/cni/given /var/lib/cni/saved -type f")?;
+        let mut left: Vec<&str> = left.lines().collect();
+        left.sort_unstable();
+        ensure!(left == ["/var/lib/cni/given/other/198.51.100.7", "/var/lib/cni/saved/notes"], "{left:?}");
+        node.netns().ip("link show br-pods").map(drop)
     });
 }
 

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Session;
+use super::cni::CONFIGS;
 use crate::Outcome;
 use crate::failure::{Failure, Kind};
 use crate::output::{Cell, Form, Page, Style, Table};
@@ -34,7 +35,7 @@ pub(crate) struct DoctorArguments {
     #[arg(long)]
     list: bool,
     /// Where the container runtime has its CNI configs
-    #[arg(long, default_value = "/etc/cni/net.d", value_name = "PATH")]
+    #[arg(long, default_value = CONFIGS, value_name = "PATH")]
     cni_conf_dir: PathBuf,
     /// Where it has its CNI plugins; may be repeated
     #[arg(long, default_values = ["/opt/cni/bin", "/usr/lib/cni"], value_name = "PATH")]
@@ -66,17 +67,17 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 async fn diagnose(session: &Session, arguments: &DoctorArguments) -> anyhow::Result<Report> {
     let places =
         Places { cni_configs: arguments.cni_conf_dir.clone(), cni_plugins: arguments.cni_bin_dir.clone() };
-    let look = async || {
+    let look = async |before| {
         let invocation = gather::options_of(&arguments.flanneld, session.store.options(), &session.node)?;
-        gather::gather(&invocation, &places).await
+        gather::gather(&invocation, &places, before).await
     };
-    let facts = look().await?;
+    let facts = look(None).await?;
     let report = checks::run(&facts);
     if !report.has_findings() || !facts.daemon_works() {
         return Ok(report);
     }
     tokio::time::sleep(PATIENCE).await;
-    Ok(report.confirmed_by(checks::run(&look().await?)))
+    Ok(report.confirmed_by(checks::run(&look(Some(&facts)).await?)))
 }
 
 fn page(report: &Report, checked: usize, form: Form) -> Page {

@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::Session;
+use super::cni::{CONFIGS, CniFile};
 use super::lease::{Consent, life_text};
 use crate::Outcome;
 use crate::cli::DryRun;
@@ -57,9 +58,9 @@ pub(crate) enum IpamCommand {
 /// Where the addresses are kept.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Place {
-    /// Directory of host-local (dataDir in the CNI config)
-    #[arg(long, default_value = DATA_DIRECTORY, value_name = "PATH")]
-    data_dir: PathBuf,
+    /// Directory of host-local [default: ipam.dataDir of the CNI config that uses flannel, or /var/lib/cni/networks]
+    #[arg(long, value_name = "PATH")]
+    data_dir: Option<PathBuf>,
     /// Only this CNI network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
@@ -75,23 +76,30 @@ pub(crate) fn run(session: &Session, command: IpamCommand) -> anyhow::Result<Out
     }
 }
 
+impl Place {
+    fn directory(&self) -> PathBuf {
+        let configured = || CniFile::all(Path::new(CONFIGS)).iter().find_map(CniFile::data_directory);
+        self.data_dir.clone().or_else(configured).unwrap_or_else(|| DATA_DIRECTORY.into())
+    }
+}
+
 /// The networks that have a directory.
 fn networks(place: &Place) -> anyhow::Result<Vec<Network>> {
+    let directory = place.directory();
     let names = match &place.network {
-        Some(name) if !place.data_dir.join(name).is_dir() => {
+        Some(name) if !directory.join(name).is_dir() => {
             return Err(Failure::new(
                 Kind::NotFound,
-                format!("{} has no network {name}", place.data_dir.display()),
+                format!("{} has no network {name}", directory.display()),
                 "flannelctl ipam list shows all networks; --data-dir names another directory",
             )
             .into());
         }
         Some(name) => vec![name.clone()],
-        None => match fs::read_dir(&place.data_dir) {
+        None => match fs::read_dir(&directory) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             entries => {
-                let entries =
-                    entries.with_context(|| format!("could not read {}", place.data_dir.display()))?;
+                let entries = entries.with_context(|| format!("could not read {}", directory.display()))?;
                 let directories = entries.filter_map(Result::ok).filter(|entry| entry.path().is_dir());
                 let mut names: Vec<String> =
                     directories.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -100,12 +108,12 @@ fn networks(place: &Place) -> anyhow::Result<Vec<Network>> {
             }
         },
     };
-    names.into_iter().map(|name| Network::read(&place.data_dir, &name)).collect()
+    names.into_iter().map(|name| Network::read(&directory, &name)).collect()
 }
 
 /// An address of a network that a living container has.
-pub(crate) fn living(name: &str) -> Option<String> {
-    let network = Network::read(Path::new(DATA_DIRECTORY), name).ok()?;
+pub(crate) fn living(data: &Path, name: &str) -> Option<String> {
+    let network = Network::read(data, name).ok()?;
     let given = network.given.iter().find(|given| given.usage == Use::Alive)?;
     Some(format!("container {} has {}", holder(&given.holder).0, given.address))
 }
@@ -139,7 +147,7 @@ fn list(session: &Session, place: &Place) -> anyhow::Result<()> {
     let empty = values.is_empty();
     session.output.page(&Page::table(Value::Array(values), table).named(names))?;
     if empty {
-        session.output.message(&format!("no addresses are given out in {}", place.data_dir.display()));
+        session.output.message(&format!("no addresses are given out in {}", place.directory().display()));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `flannelctl node`.
 
 mod cleanup;
+mod plugins;
 
 use clap::{Args, Subcommand};
 

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::packet_filter::Filter;
+use crate::command::cni::CniFile;
 
 /// Everything.
 pub(crate) struct Facts {
@@ -143,21 +144,6 @@ impl CniFacts {
     pub(crate) fn bridge(&self) -> &str {
         let mut named = self.files.iter().filter_map(|file| file.flannel()?["delegate"]["bridge"].as_str());
         named.next().unwrap_or("cni0")
-    }
-}
-
-/// A file with a CNI config.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CniFile {
-    pub(crate) name: String,
-    /// The plugins that it chains, or what is wrong with it.
-    pub(crate) plugins: Result<Vec<serde_json::Value>, String>,
-}
-
-impl CniFile {
-    /// Whether it gives pods a network by flannel.
-    pub(crate) fn flannel(&self) -> Option<&serde_json::Value> {
-        self.plugins.as_ref().ok()?.iter().find(|plugin| plugin["type"] == "flannel")
     }
 }
 

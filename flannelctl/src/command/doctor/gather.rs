@@ -12,8 +12,8 @@ use flanneld::kernel::{Kernel as _, NetlinkKernel, Observation};
 use flanneld::node::{Node, NodeError, NodeOptions};
 use flanneld::state::{Remembered, StateDir};
 use flanneld::store::{AnyStore, LeaseStore as _};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::facts::{Facts, FirewallFacts, Inputs, StoreFacts, View};
@@ -83,8 +83,13 @@ impl Sight {
     }
 }
 
-/// Gathers everything.
-pub(crate) async fn gather(invocation: &Invocation, places: &Places) -> anyhow::Result<Facts> {
+/// Gathers everything. What was measured on the way to other nodes is taken from `before`, since nobody mends that
+/// meanwhile, and a node that is silent costs seconds.
+pub(crate) async fn gather(
+    invocation: &Invocation,
+    places: &Places,
+    before: Option<&Facts>,
+) -> anyhow::Result<Facts> {
     let Sight { options, store, listing, observation, view, remembered, subnet_env, mut kernel, config } =
         Sight::of(invocation).await?;
     let seen = view.as_ref().and_then(|view| view.as_ref().ok());
@@ -129,7 +134,10 @@ pub(crate) async fn gather(invocation: &Invocation, places: &Places) -> anyhow::
         offload: host::offload(seen).await,
         checksum_errors: host::checksum_errors(),
         unwritable: host::unwritable(&options),
-        paths: path::measure(seen).await,
+        paths: match before {
+            Some(before) => before.paths.clone(),
+            None => path::measure(seen).await,
+        },
         cni: cni::look(places, seen),
         remembered,
         observation,
@@ -225,13 +233,4 @@ async fn kinds(
         kinds.push((kind, known.map_err(|error| flannel_core::error::chain(&error))));
     }
     kinds
-}
-
-/// The files of a directory, sorted by name; none if there is no directory.
-fn names(directory: &Path) -> BTreeMap<String, PathBuf> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return BTreeMap::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
-        .collect()
 }

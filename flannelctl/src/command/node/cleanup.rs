@@ -5,7 +5,6 @@ use flannel_core::dataplane::{
 };
 use flannel_core::error::chain;
 use flannel_core::family::Family;
-use flannel_core::host_local::DATA_DIRECTORY;
 use flannel_core::lease::Subnets;
 use flannel_core::link::LinkName;
 use flannel_core::ruleset::Ruleset;
@@ -13,21 +12,20 @@ use flannel_core::subnet_env::PreviousEnv;
 use flanneld::firewall::{Firewall, Iptables, Nft, Tools};
 use flanneld::kernel::{Kernel as _, NetlinkKernel};
 use flanneld::state;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Cleanup;
+use super::plugins::PluginState;
 use crate::cli::DryRun;
 use crate::command::lease::Cluster;
-use crate::command::{Session, daemon, ipam};
+use crate::command::{Session, cni, daemon, ipam};
 use crate::failure::{Failure, Kind};
 use crate::output::{Cell, Page, Style, Table};
 
-/// What the CNI plugins keep.
-const CNI_SCRATCH: &str = "/var/lib/cni/flannel";
 const BRIDGE: &str = "cni0";
 
 /// One thing to be removed, and what came of it.
@@ -49,9 +47,9 @@ pub(super) async fn run(session: &Session, options: Cleanup) -> anyhow::Result<(
         )
         .into());
     }
-    if options.cni
-        && !options.force
-        && let Some(pod) = networks().find_map(|name| ipam::living(&name))
+    let plugins = if options.cni { PluginState::look() } else { PluginState::default() };
+    if !options.force
+        && let Some(pod) = plugins.networks.iter().find_map(|(data, name)| ipam::living(data, name))
     {
         let message = format!("pods of this node are running: {pod}");
         return Err(Failure::new(Kind::Refused, message, "drain the node first, or give --force").into());
@@ -63,21 +61,19 @@ pub(super) async fn run(session: &Session, options: Cleanup) -> anyhow::Result<(
         .map_or_else(|_| PreviousEnv::parse(""), |text| PreviousEnv::parse(&text));
     let mut items = Vec::new();
     firewalls(dry_run, &mut items).await;
-    let (ops, left) = kernel_objects(session, &observed, &former, options).await?;
+    let (ops, left) = kernel_objects(session, &observed, &former, &plugins, options).await?;
     let outcomes = if dry_run { ops.iter().map(|_| Ok(())).collect() } else { kernel.apply(&ops).await };
     for (op, outcome) in ops.iter().zip(outcomes) {
         let (kind, name) = title(op);
         items.push(Item { kind, name, outcome: outcome.map_err(|error| chain(&error)) });
     }
-    // Known by files that are about to go.
-    let networks: Vec<String> = networks().collect();
-    for path in files(session, options) {
+    for path in files(session, &plugins) {
         let outcome = if dry_run { Ok(()) } else { remove(&path).map_err(|error| error.to_string()) };
         items.push(Item { kind: "file", name: path.display().to_string(), outcome });
     }
     if !dry_run {
         // What others keep there stays; an empty directory was ours.
-        for directory in directories(session, options, &networks) {
+        for directory in directories(session, plugins) {
             let _ = fs::remove_dir(directory);
         }
     }
@@ -146,6 +142,7 @@ async fn kernel_objects(
     session: &Session,
     observed: &Dataplane,
     former: &PreviousEnv,
+    plugins: &PluginState,
     options: Cleanup,
 ) -> anyhow::Result<(Vec<Op>, Vec<String>)> {
     let mut left = Vec::new();
@@ -155,6 +152,11 @@ async fn kernel_objects(
             links.push(name);
         } else if name.as_str().starts_with("flannel") {
             left.push(format!("link {name} has another kind than flannel's and stays"));
+        } else if name.as_str() != BRIDGE && plugins.bridges.contains(name.as_str()) {
+            left.push(format!(
+                "link {name}, on which flannel's CNI config puts pods, stays: it may be the administrator's. If not: \
+                 ip link del {name}"
+            ));
         }
     }
     let bridge = LinkKind::Other("bridge".to_owned());
@@ -218,7 +220,8 @@ fn is_ours(name: &LinkName, link: &Link) -> bool {
         LinkKind::Other(kind) => match kind.as_str() {
             "wireguard" => matches!(name, "flannel-wg" | "flannel-wg-v6"),
             "ipip" => name == "flannel.ipip",
-            "tun" => numbered("flannel"),
+            // The other is WireGuard where the kernel has none.
+            "tun" => numbered("flannel") || matches!(name, "flannel-wg" | "flannel-wg-v6"),
             _ => false,
         },
     }
@@ -253,41 +256,24 @@ fn title(op: &Op) -> (&'static str, String) {
 }
 
 /// The files that are there.
-fn files(session: &Session, options: Cleanup) -> Vec<PathBuf> {
+fn files(session: &Session, plugins: &PluginState) -> Vec<PathBuf> {
     let run = session.node.subnet_file.parent().unwrap_or(Path::new("/run/flannel"));
     let mut files = vec![session.node.subnet_file.clone(), run.join("flanneld.sock")];
     files.extend(state::files(&session.node.state_dir));
-    if options.cni {
-        let scratch = fs::read_dir(CNI_SCRATCH).into_iter().flatten().filter_map(Result::ok);
-        files.extend(scratch.map(|entry| entry.path()));
-        for name in networks() {
-            let given = fs::read_dir(Path::new(DATA_DIRECTORY).join(name)).into_iter().flatten();
-            files
-                .extend(given.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_file()));
-        }
+    files.extend(plugins.saved.iter().cloned());
+    for (data, network) in &plugins.networks {
+        let given = cni::names(&data.join(network)).into_values();
+        files.extend(given.filter(|path| path.is_file()));
     }
     files.retain(|file| fs::symlink_metadata(file).is_ok());
     files
 }
 
-/// The CNI networks that the flannel plugin has made pods in, by what it keeps of each container.
-fn networks() -> impl Iterator<Item = String> {
-    let saved = fs::read_dir(CNI_SCRATCH).into_iter().flatten().filter_map(Result::ok);
-    let name = |entry: fs::DirEntry| {
-        let saved: Value = serde_json::from_slice(&fs::read(entry.path()).ok()?).ok()?;
-        let name = saved["name"].as_str().filter(|name| !name.contains('/') && !name.starts_with('.'))?;
-        Some(name.to_owned())
-    };
-    saved.filter_map(name).collect::<BTreeSet<_>>().into_iter()
-}
-
-fn directories(session: &Session, options: Cleanup, networks: &[String]) -> Vec<PathBuf> {
+fn directories(session: &Session, plugins: PluginState) -> Vec<PathBuf> {
     let mut directories = state::directories(&session.node.state_dir);
     directories.extend(session.node.subnet_file.parent().map(Path::to_owned));
-    if options.cni {
-        directories.push(CNI_SCRATCH.into());
-        directories.extend(networks.iter().map(|name| Path::new(DATA_DIRECTORY).join(name)));
-    }
+    directories.extend(plugins.networks.iter().map(|(data, name)| data.join(name)));
+    directories.extend(plugins.directories);
     directories
 }
 

@@ -5,11 +5,12 @@ use flannel_core::family::Family;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
+use crate::command::cni::CniFile;
 use crate::command::doctor::catalog::{
     ADDRESS_LEAKED, ADDRESSES_EXHAUSTED, BRIDGE_ADDRESS, BRIDGE_MTU, CNI_CONFIG_INVALID, CNI_CONFIG_MISSING,
     CNI_CONFIG_SHADOWED, CNI_PLUGIN_MISSING, SUBNET_ENV_MISMATCH, SUBNET_ENV_MISSING,
 };
-use crate::command::doctor::facts::{CniFile, Facts, Own};
+use crate::command::doctor::facts::{Facts, Own};
 use crate::command::doctor::report::Report;
 
 pub(super) fn check(facts: &Facts, report: &mut Report) {

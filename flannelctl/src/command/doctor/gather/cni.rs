@@ -1,46 +1,23 @@
 //! CNI configs, plugins, and the addresses that host-local keeps.
 
 use flannel_core::host_local::{DATA_DIRECTORY, Use};
-use serde_json::Value;
-use std::fs;
 use std::path::Path;
 
-use super::{Places, host, names};
-use crate::command::doctor::facts::{CniFacts, CniFile, Reservation, View};
+use super::{Places, host};
+use crate::command::cni::{CniFile, names};
+use crate::command::doctor::facts::{CniFacts, Reservation, View};
 use crate::command::ipam::network::Network;
 
 pub(super) fn look(places: &Places, view: Option<&View>) -> CniFacts {
-    let files: Vec<CniFile> = names(&places.cni_configs)
-        .into_iter()
-        .filter(|(name, _)| {
-            let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
-            matches!(extension, Some("conf" | "conflist" | "json"))
-        })
-        .map(|(name, path)| CniFile { name, plugins: read(&path) })
-        .collect();
+    let files = CniFile::all(&places.cni_configs);
     let plugins = places.cni_plugins.iter().flat_map(|directory| names(directory).into_keys()).collect();
-    let directory = files
-        .iter()
-        .find_map(|file| file.flannel()?["delegate"]["ipam"]["dataDir"].as_str())
-        .unwrap_or(DATA_DIRECTORY)
-        .to_owned();
+    let directory = files.iter().find_map(CniFile::data_directory).unwrap_or_else(|| DATA_DIRECTORY.into());
     CniFacts {
         directory: places.cni_configs.clone(),
         files,
         plugin_directories: places.cni_plugins.clone(),
         plugins,
-        reservations: reservations(Path::new(&directory), view),
-    }
-}
-
-/// The plugins of a config, a list or a single one.
-fn read(path: &Path) -> Result<Vec<Value>, String> {
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let value: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    match (&value["plugins"], value["type"].is_string()) {
-        (Value::Array(plugins), _) if !plugins.is_empty() => Ok(plugins.clone()),
-        (_, true) => Ok(vec![value]),
-        _ => Err("it has neither plugins nor a type".to_owned()),
+        reservations: reservations(&directory, view),
     }
 }
 

@@ -1,0 +1,78 @@
+//! The CNI configs of this node, and where the plugins of those that use flannel keep what.
+
+use flannel_core::host_local::DATA_DIRECTORY;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where runtimes look for configs, unless they are told otherwise.
+pub(crate) const CONFIGS: &str = "/etc/cni/net.d";
+
+/// A file with a CNI config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CniFile {
+    pub(crate) name: String,
+    /// The name of the network; empty where the config has none.
+    pub(crate) network: String,
+    /// The plugins that it chains, or what is wrong with it.
+    pub(crate) plugins: Result<Vec<Value>, String>,
+}
+
+impl CniFile {
+    /// The files of a directory, in the order in which a runtime reads them.
+    pub(crate) fn all(directory: &Path) -> Vec<Self> {
+        names(directory)
+            .into_iter()
+            .filter(|(name, _)| {
+                let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
+                matches!(extension, Some("conf" | "conflist" | "json"))
+            })
+            .map(|(name, path)| match read(&path) {
+                Ok((network, plugins)) => Self { name, network, plugins: Ok(plugins) },
+                Err(reason) => Self { name, network: String::new(), plugins: Err(reason) },
+            })
+            .collect()
+    }
+
+    /// The plugin by which it gives pods a network of flannel's, if it does.
+    pub(crate) fn flannel(&self) -> Option<&Value> {
+        self.plugins.as_ref().ok()?.iter().find(|plugin| plugin["type"] == "flannel")
+    }
+
+    /// Where `host-local` keeps the addresses that flannel's plugin has it give out.
+    pub(crate) fn data_directory(&self) -> Option<PathBuf> {
+        self.flannel().map(data_directory)
+    }
+}
+
+/// The name and the plugins of a config: a list, or a single one.
+fn read(path: &Path) -> Result<(String, Vec<Value>), String> {
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let value: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let network = value["name"].as_str().unwrap_or_default().to_owned();
+    match (&value["plugins"], value["type"].is_string()) {
+        (Value::Array(plugins), _) if !plugins.is_empty() => Ok((network, plugins.clone())),
+        (_, true) => Ok((network, vec![value])),
+        _ => Err("it has neither plugins nor a type".to_owned()),
+    }
+}
+
+/// What a plugin's config says of the place of addresses (`ipam.dataDir`), be it flannel's or that of its delegate.
+pub(crate) fn data_directory(plugin: &Value) -> PathBuf {
+    directory(&plugin["ipam"]).unwrap_or_else(|| DATA_DIRECTORY.into())
+}
+
+/// The `dataDir` of a section, unless it has none.
+pub(crate) fn directory(section: &Value) -> Option<PathBuf> {
+    section["dataDir"].as_str().filter(|path| path.starts_with('/')).map(PathBuf::from)
+}
+
+/// The files of a directory, sorted by name; none if there is no directory.
+pub(crate) fn names(directory: &Path) -> BTreeMap<String, PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return BTreeMap::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
+        .collect()
+}
