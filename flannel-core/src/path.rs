@@ -1,14 +1,15 @@
 //! The way that a packet takes out of this node, followed through routes, neighbours and forwarding entries.
 //!
-//! What is followed is the main table: policy rules and other tables are not seen.
+//! Which route a packet takes is the kernel's answer, since policy rules and other tables have a part in it.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-use crate::dataplane::{Dataplane, FdbKey, LinkKind, NeighbourKey, Route, RouteKey, RouteTarget};
+use crate::dataplane::{Dataplane, FdbKey, LinkKind, NeighbourKey, PROTOCOL, Route, RouteKey, RouteTarget};
 use crate::facts::HostFacts;
 use crate::link::{LinkName, Mac};
+use crate::message::route::{MAIN_TABLE, RouteRecord};
 use crate::plan::route_text;
 
 /// How a packet leaves this node.
@@ -39,6 +40,8 @@ pub struct Hop {
     pub link: Option<LinkName>,
     /// MTU of that interface.
     pub mtu_bytes: Option<u32>,
+    /// The table that it is in.
+    pub table: u32,
     /// It in the manner of iproute2.
     pub text: String,
 }
@@ -56,41 +59,84 @@ pub struct Tunnel {
     pub destinations: Vec<IpAddr>,
 }
 
-/// Follows a packet to `address`. `dataplane` has the neighbours and forwarding entries of the tunnel devices.
+/// What the kernel says about the route of a packet: the entry that decides, or why it has none.
+pub type Answer = Result<RouteRecord, String>;
+
+/// Follows a packet to `address`, about whose route the kernel has said `answer`, to the end of a tunnel, if it leads into
+/// one. `dataplane` has the neighbours and forwarding entries of the tunnel devices.
 #[must_use]
-pub fn trace(address: IpAddr, facts: &HostFacts, dataplane: &Dataplane) -> Path {
+pub fn trace(address: IpAddr, answer: &Answer, facts: &HostFacts, dataplane: &Dataplane) -> Path {
     let mut path =
         Path { address, local: None, route: None, tunnel: None, underlay: None, problems: Vec::new() };
     if let Some(owner) = facts.owner(address) {
         path.local = Some(owner.name.clone());
         return path;
     }
-    let Some(route) = hop(address, dataplane, &mut path.problems) else { return path };
-    if let Some(link) = &route.link
+    path.route = hop(address, answer, facts, dataplane, &mut path.problems);
+    if let Some(route) = &path.route
+        && let Some(link) = &route.link
         && let Some(LinkKind::Vxlan(_)) = dataplane.links.get(link).map(|found| &found.kind)
     {
         let gateway = route.gateway.unwrap_or(address);
-        let tunnel = tunnel(link.clone(), gateway, dataplane, &mut path.problems);
-        if let Some(destination) = tunnel.destinations.first() {
-            path.underlay = hop(*destination, dataplane, &mut path.problems);
-        }
-        path.tunnel = Some(tunnel);
+        path.tunnel = Some(tunnel(link.clone(), gateway, dataplane, &mut path.problems));
     }
-    path.route = Some(route);
     path
 }
 
-/// The route to an address: the longest prefix, then the lowest metric.
-fn hop(address: IpAddr, dataplane: &Dataplane, problems: &mut Vec<String>) -> Option<Hop> {
-    let matching = dataplane.routes.iter().filter(|(key, _)| key.destination.contains(&address));
-    let Some((key, route)) =
-        matching.max_by_key(|(key, _)| (key.destination.prefix_len(), std::cmp::Reverse(key.metric)))
-    else {
-        problems.push(format!("no route leads to {address}"));
-        return None;
+impl Path {
+    /// The addresses of the packet around it, which the tunnel makes: from, and to.
+    #[must_use]
+    pub fn outer(&self, dataplane: &Dataplane) -> Option<(Option<IpAddr>, IpAddr)> {
+        let tunnel = self.tunnel.as_ref()?;
+        let local = match &dataplane.links.get(&tunnel.link)?.kind {
+            LinkKind::Vxlan(vxlan) => vxlan.local,
+            LinkKind::Other(_) => None,
+        };
+        Some((local, *tunnel.destinations.first()?))
+    }
+
+    /// Goes on to the underlay, by what the kernel says about the packet around it.
+    pub fn leave(&mut self, to: IpAddr, answer: &Answer, facts: &HostFacts, dataplane: &Dataplane) {
+        self.underlay = hop(to, answer, facts, dataplane, &mut self.problems);
+    }
+}
+
+/// The route that the kernel has chosen.
+fn hop(
+    address: IpAddr,
+    answer: &Answer,
+    facts: &HostFacts,
+    dataplane: &Dataplane,
+    problems: &mut Vec<String>,
+) -> Option<Hop> {
+    let main = in_main_table(address, dataplane);
+    let hop = match (answer, main) {
+        (Ok(record), _) => {
+            let names = facts.links.iter().map(|link| (link.index, link.name.clone())).collect();
+            let (key, route) = record.entry(&names);
+            described(&key, &route, record.table, dataplane)
+        }
+        // Of an entry that drops packets the kernel does not tell which one it is.
+        (Err(_), Some((key, route))) if route.target.link().is_none() => {
+            described(key, route, MAIN_TABLE, dataplane)
+        }
+        (Err(reason), _) => {
+            problems.push(format!(
+                "the kernel has no way to {address}: {reason} (see ip rule, ip route show table all)"
+            ));
+            return None;
+        }
     };
-    let route = route.each().next()?;
-    let hop = described(key, route, dataplane);
+    if let Some((key, route)) = main
+        && route.protocol == PROTOCOL
+        && hop.table != MAIN_TABLE
+    {
+        problems.push(format!(
+            "a policy rule (ip rule) has packets to {address} take table {} instead of flannel's route {}",
+            hop.table,
+            route_text(key, route)
+        ));
+    }
     match &hop.link {
         None => problems.push(format!("packets to {address} end at the route {}", hop.text)),
         Some(link) => match dataplane.links.get(link) {
@@ -101,14 +147,26 @@ fn hop(address: IpAddr, dataplane: &Dataplane, problems: &mut Vec<String>) -> Op
     Some(hop)
 }
 
-fn described(key: &RouteKey, route: &Route, dataplane: &Dataplane) -> Hop {
+/// What it would be without policy rules: the longest prefix, then the lowest metric.
+fn in_main_table(address: IpAddr, dataplane: &Dataplane) -> Option<(&RouteKey, &Route)> {
+    let matching = dataplane.routes.iter().filter(|(key, _)| key.destination.contains(&address));
+    let (key, route) =
+        matching.max_by_key(|(key, _)| (key.destination.prefix_len(), std::cmp::Reverse(key.metric)))?;
+    Some((key, route.each().next()?))
+}
+
+fn described(key: &RouteKey, route: &Route, table: u32, dataplane: &Dataplane) -> Hop {
     let link = route.target.link().cloned();
     let gateway = match &route.target {
         RouteTarget::Via { gateway, .. } => Some(*gateway),
         _ => None,
     };
     let mtu = link.as_ref().and_then(|link| dataplane.links.get(link)).map(|link| link.mtu);
-    Hop { destination: key.destination, gateway, link, mtu_bytes: mtu, text: route_text(key, route) }
+    let mut text = route_text(key, route);
+    if table != MAIN_TABLE {
+        text.push_str(&format!(" table {table}"));
+    }
+    Hop { destination: key.destination, gateway, link, mtu_bytes: mtu, table, text }
 }
 
 fn tunnel(link: LinkName, gateway: IpAddr, dataplane: &Dataplane, problems: &mut Vec<String>) -> Tunnel {

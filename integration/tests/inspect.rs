@@ -93,6 +93,45 @@ fn a_healthy_node_is_shown() {
     });
 }
 
+/// Rules of the administrator that take packets past flannel's routes.
+#[test]
+fn the_way_of_a_packet_heeds_policy_rules() {
+    lab(|lab| {
+        let site = Site::new(lab)?;
+        let (netns, peer) = (site.node().netns(), site.cluster.nodes[1].subnet(true)?);
+        let pod = peer.hosts().nth(7).context("no pod")?.to_string();
+        let route = |arguments: &[&str], code, parts: &[&str]| {
+            site.ctl(&[&["route", "get", &pod], arguments].concat())?.expect(code, parts)
+        };
+        netns.ip("route add default via 192.168.50.254 table 77")?;
+        route(&[], 0, &["dev flannel.1 onlink"])?;
+        // For everybody, and then for one pod.
+        netns.ip(&format!("rule add to {peer} lookup 77"))?;
+        let diverted = format!("instead of flannel's route {peer} via");
+        let shown = route(&[], 3, &["via 192.168.50.254 dev eth0 table 77", "take table 77", "ip rule"])?;
+        ensure!(
+            shown.stdout.split_whitespace().collect::<Vec<_>>().join(" ").contains(&diverted),
+            "{shown:?}"
+        );
+        netns.ip(&format!("rule del to {peer} lookup 77"))?;
+        let (one, other) = (site.node().add_pod("a")?, site.node().add_pod("b")?);
+        let (one, other) = (one.address(true)?.to_string(), other.address(true)?.to_string());
+        netns.ip(&format!("rule add from {one} lookup 77"))?;
+        route(&["--from", &one], 3, &["table 77"])?;
+        route(&["--from", &other], 0, &["dev flannel.1 onlink"])?;
+        route(&[], 0, &["dev flannel.1 onlink"])?;
+        route(&["--from", "fd50::7"], 2, &["not of one family"])?;
+        netns.ip(&format!("rule del from {one} lookup 77"))?;
+        // The packet around it has rules of its own.
+        netns.ip("rule add from 192.168.50.1 to 192.168.50.2 lookup 77")?;
+        route(&[], 0, &["0.0.0.0/0 via 192.168.50.254 dev eth0 table 77"])?;
+        netns.ip("rule del from 192.168.50.1 to 192.168.50.2 lookup 77")?;
+        netns.ip(&format!("rule add to {peer} prohibit"))?;
+        route(&[], 3, &[&format!("no way to {pod}: EACCES: Permission denied")])?;
+        Ok(())
+    });
+}
+
 /// A config that cannot be taken while pods run is a condition: findings, not an error.
 #[test]
 fn what_is_wrong_is_a_finding() {

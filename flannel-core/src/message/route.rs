@@ -200,6 +200,35 @@ pub fn get(destination: IpAddr) -> Request {
     Request::get(RouteNetlinkMessage::GetRoute(message))
 }
 
+/// A packet whose route is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Where it goes.
+    pub destination: IpAddr,
+    /// Where it comes from, for policy rules that look at that.
+    pub source: Option<IpAddr>,
+    /// The interface that it came in by; without one this host has sent it.
+    pub input: Option<IfIndex>,
+}
+
+/// Asks which entry of which table decides about a packet, policy rules included.
+#[must_use]
+pub fn decide(question: &Question) -> Request {
+    let mut message = RouteMessage::default();
+    let family = Family::of(question.destination);
+    message.header.address_family = attribute::family_number(family).into();
+    message.header.destination_prefix_length = family.bits();
+    // The entry instead of what was made of it for the packet, and the table that it is in.
+    message.header.flags = RouteFlags::FibMatch | RouteFlags::LookupTable;
+    message.attributes.push(RouteAttribute::Destination(RouteAddress::from(question.destination)));
+    if let Some(source) = question.source {
+        message.header.source_prefix_length = family.bits();
+        message.attributes.push(RouteAttribute::Source(RouteAddress::from(source)));
+    }
+    message.attributes.extend(question.input.map(|index| RouteAttribute::Iif(index.0)));
+    Request::get(RouteNetlinkMessage::GetRoute(message))
+}
+
 fn header(destination: IpNet, table: u32, metric: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = attribute::family_number(Family::of_net(destination)).into();
@@ -281,8 +310,13 @@ impl RouteRecord {
     /// The route as an object of the main table.
     #[must_use]
     pub fn object(&self, names: &BTreeMap<IfIndex, LinkName>) -> Option<(RouteKey, Route)> {
+        self.is_main().then(|| self.entry(names))
+    }
+
+    /// The route as an object, whatever table it is in.
+    pub(crate) fn entry(&self, names: &BTreeMap<IfIndex, LinkName>) -> (RouteKey, Route) {
         let key = RouteKey { destination: self.destination, metric: self.metric };
-        self.is_main().then(|| (key, Route { target: self.target(names), protocol: self.protocol }))
+        (key, Route { target: self.target(names), protocol: self.protocol })
     }
 
     fn target(&self, names: &BTreeMap<IfIndex, LinkName>) -> RouteTarget {

@@ -2,6 +2,7 @@ use super::*;
 use crate::dataplane::{FdbEntry, Link, Neighbour, PROTOCOL, PROTOCOL_KERNEL, Vxlan};
 use crate::facts::{AddressFacts, LinkFacts};
 use crate::link::{IfIndex, Vni};
+use crate::message::route::{self, UNICAST};
 use insta::assert_snapshot;
 
 fn name(text: &str) -> LinkName {
@@ -19,15 +20,40 @@ fn facts() -> HostFacts {
         permanent: true,
         temporary: false,
     };
-    let eth0 = LinkFacts {
-        index: IfIndex(2),
-        name: name("eth0"),
+    let link = |index, text, addresses| LinkFacts {
+        index: IfIndex(index),
+        name: name(text),
         mtu: 1500,
         up: true,
         mac: None,
-        addresses: vec![address],
+        addresses,
     };
-    HostFacts { links: vec![eth0], routes: Vec::new() }
+    let links =
+        vec![link(2, "eth0", vec![address]), link(3, "cni0", Vec::new()), link(4, "flannel.1", Vec::new())];
+    HostFacts { links, routes: Vec::new() }
+}
+
+/// What the kernel answers where there are no policy rules.
+fn answer(address: IpAddr, plane: &Dataplane) -> Answer {
+    let (key, route) = in_main_table(address, plane).ok_or("Network is unreachable")?;
+    let (gateway, link, onlink) = match &route.target {
+        RouteTarget::Via { gateway, link, onlink } => (Some(*gateway), link, *onlink),
+        RouteTarget::Link(link) => (None, link, false),
+        _ => return Err("Invalid argument".to_owned()),
+    };
+    let index = facts().links.iter().find(|found| found.name == *link).map(|found| found.index);
+    Ok(RouteRecord {
+        destination: key.destination,
+        metric: key.metric,
+        table: MAIN_TABLE,
+        protocol: route.protocol,
+        kind: UNICAST,
+        tos: 0,
+        cloned: false,
+        hops: vec![route::Hop { gateway, index, onlink }],
+        source: None,
+        special: false,
+    })
 }
 
 /// A node with a tunnel to one peer, pods of its own, and a router.
@@ -92,7 +118,34 @@ fn show(path: &Path) -> String {
 }
 
 fn traced(address: &str, plane: &Dataplane) -> String {
-    show(&trace(ip(address), &facts(), plane))
+    traced_by(address, &answer(ip(address), plane), plane)
+}
+
+fn traced_by(address: &str, by: &Answer, plane: &Dataplane) -> String {
+    let mut path = trace(ip(address), by, &facts(), plane);
+    if let Some((from, to)) = path.outer(plane) {
+        assert_eq!(from, Some(ip("192.168.50.1")));
+        path.leave(to, &answer(to, plane), &facts(), plane);
+    }
+    show(&path)
+}
+
+#[test]
+fn policy_rules_lead_past_the_routes_of_flannel() {
+    let plane = dataplane();
+    let diverted = |address: &str| {
+        let mut record = answer(ip("8.8.8.8"), &plane).unwrap();
+        record.table = 77;
+        traced_by(address, &Ok(record), &plane)
+    };
+    assert_snapshot!(diverted("10.42.2.7"), @r"
+    route: 0.0.0.0/0 via 192.168.50.254 dev eth0 table 77 mtu Some(1500)
+    ! a policy rule (ip rule) has packets to 10.42.2.7 take table 77 instead of flannel's route 10.42.2.0/24 via 10.42.2.0 dev flannel.1 onlink
+    ");
+    // Nobody but the administrator has a say in these.
+    assert_snapshot!(diverted("8.8.8.8"), @"route: 0.0.0.0/0 via 192.168.50.254 dev eth0 table 77 mtu Some(1500)");
+    let refused = Err("Permission denied".to_owned());
+    assert_snapshot!(traced_by("10.42.2.7", &refused, &plane), @"! the kernel has no way to 10.42.2.7: Permission denied (see ip rule, ip route show table all)");
 }
 
 #[test]
@@ -118,7 +171,7 @@ fn what_is_missing_is_named() {
     route: blackhole 10.42.3.0/24 mtu None
     ! packets to 10.42.3.1 end at the route blackhole 10.42.3.0/24
     "#);
-    assert_snapshot!(traced("fd00::1", &plane), @"! no route leads to fd00::1");
+    assert_snapshot!(traced("fd00::1", &plane), @"! the kernel has no way to fd00::1: Network is unreachable (see ip rule, ip route show table all)");
     plane.fdb.clear();
     assert_snapshot!(traced("10.42.2.7", &plane), @r#"
     route: 10.42.2.0/24 via 10.42.2.0 dev flannel.1 onlink mtu Some(1450)

@@ -1,9 +1,11 @@
-//! `flannelctl route get`: how a packet leaves this node, by what the kernel has.
+//! `flannelctl route get`: how a packet leaves this node, by what the kernel has and says.
 
 use clap::Subcommand;
 use flannel_core::dataplane::LinkKind;
-use flannel_core::path::{Hop, Path, trace};
-use flanneld::kernel::{Kernel as _, NetlinkKernel};
+use flannel_core::family::Family;
+use flannel_core::message::route::Question;
+use flannel_core::path::{Answer, Hop, Path, trace};
+use flanneld::kernel::{Kernel as _, NetlinkKernel, Observation};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,6 +13,7 @@ use std::net::IpAddr;
 use super::lease::cluster::{Cluster, Target};
 use super::{Session, peer};
 use crate::Outcome;
+use crate::failure::{Failure, Kind};
 use crate::output::{Cell, Page, Style, Table};
 
 #[derive(Debug, Subcommand)]
@@ -19,6 +22,9 @@ pub(crate) enum RouteCommand {
     Get {
         /// Where the packet goes
         address: IpAddr,
+        /// Where it comes from, such as a pod of this node; without it from this node itself
+        #[arg(long, value_name = "IP")]
+        from: Option<IpAddr>,
     },
 }
 
@@ -32,8 +38,8 @@ struct Owner {
 
 /// Shows the way; findings if it leads nowhere, or to another node than the owner.
 pub(crate) async fn run(session: &Session, command: &RouteCommand) -> anyhow::Result<Outcome> {
-    let RouteCommand::Get { address } = command;
-    let mut path = look(*address).await?;
+    let RouteCommand::Get { address, from } = command;
+    let mut path = look(*address, *from).await?;
     let owner = match owner_by_daemon(session, *address) {
         Some(owner) => Some(owner),
         None if path.local.is_some() => None,
@@ -55,12 +61,35 @@ pub(crate) async fn run(session: &Session, command: &RouteCommand) -> anyhow::Re
 }
 
 /// Reads the kernel twice: which devices are tunnels shows only the first time.
-async fn look(address: IpAddr) -> anyhow::Result<Path> {
+async fn look(address: IpAddr, from: Option<IpAddr>) -> anyhow::Result<Path> {
+    if let Some(other) = from.filter(|from| Family::of(*from) != Family::of(address)) {
+        let message = format!("{other} and {address} are not of one family");
+        return Err(Failure::new(Kind::Usage, message, "give the address of the pod in that family").into());
+    }
     let mut kernel = NetlinkKernel::open()?;
     let links = kernel.observe(&BTreeSet::new()).await?.dataplane.links;
     let tunnels = links.into_iter().filter(|(_, link)| matches!(link.kind, LinkKind::Vxlan(_)));
-    let observed = kernel.observe(&tunnels.map(|(name, _)| name).collect()).await?;
-    Ok(trace(address, &observed.facts, &observed.dataplane))
+    let Observation { facts, dataplane } = kernel.observe(&tunnels.map(|(name, _)| name).collect()).await?;
+    let mut question = Question { destination: address, source: from, input: None };
+    if let Some(from) = from.filter(|from| facts.owner(*from).is_none()) {
+        // From a pod, and so by the interface that leads to it.
+        let back = Question { destination: from, source: None, input: None };
+        let way = kernel.route(&back).await?.ok().and_then(|route| route.hops.first()?.index);
+        question.input = Some(way.ok_or_else(|| {
+            let message = format!("{from} is no address of this node or its pods: no route leads there");
+            Failure::new(Kind::NotFound, message, "flannelctl ipam list shows the addresses of pods")
+        })?);
+    }
+    let mut path = trace(address, &ask(&mut kernel, &question).await?, &facts, &dataplane);
+    if let Some((source, destination)) = path.outer(&dataplane) {
+        let around = Question { destination, source, input: None };
+        path.leave(destination, &ask(&mut kernel, &around).await?, &facts, &dataplane);
+    }
+    Ok(path)
+}
+
+async fn ask(kernel: &mut NetlinkKernel, question: &Question) -> anyhow::Result<Answer> {
+    Ok(kernel.route(question).await?.map_err(|refused| refused.to_string()))
 }
 
 fn owner_by_daemon(session: &Session, address: IpAddr) -> Option<Owner> {

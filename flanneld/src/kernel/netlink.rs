@@ -4,15 +4,15 @@ use flannel_core::dataplane::{LinkKind, Op};
 use flannel_core::family::Family;
 use flannel_core::link::LinkName;
 use flannel_core::message::neighbour::NeighbourRecord;
-use flannel_core::message::route::RouteRecord;
+use flannel_core::message::route::{Question, RouteRecord};
 use flannel_core::message::snapshot::Snapshot;
-use flannel_core::message::{Reply, address, fdb, frames, link, neighbour, route};
+use flannel_core::message::{DecodeError, Reply, Request, address, fdb, frames, link, neighbour, route};
 use nix::errno::Errno;
 use std::collections::BTreeSet;
 
 use super::conn::Connection;
 use super::dump::dump;
-use super::{Kernel, KernelError, Observation};
+use super::{Kernel, KernelError, Observation, Refused};
 
 mod apply;
 
@@ -42,27 +42,27 @@ impl NetlinkKernel {
     /// If the kernel does not say.
     pub async fn knows_link_kind(&mut self, kind: &str) -> Result<bool, KernelError> {
         let mut connection = self.connection()?;
-        let sequence = connection.next_sequence();
-        connection.send(&link::probe(kind).to_bytes(sequence)).await?;
-        let op = || format!("link add type {kind}");
-        loop {
-            for frame in frames(connection.answer().await?) {
-                let unreadable = |cause| KernelError::Unreadable { what: "a kind of link", cause };
-                let frame = frame.map_err(unreadable)?;
-                if frame.sequence != sequence {
-                    continue;
-                }
-                if let Reply::Refused(refusal) = frame.reply().map_err(unreadable)? {
-                    let errno = Errno::from_raw(refusal.errno);
-                    self.connection = Some(connection);
-                    return match errno {
-                        Errno::EOPNOTSUPP => Ok(false),
-                        Errno::EPERM => Err(KernelError::Refused { op: op(), cause: refusal.into() }),
-                        _ => Ok(true),
-                    };
-                }
+        let nothing = |_: &[u8]| Ok(None::<()>);
+        let answer = ask(&mut connection, "a kind of link", &link::probe(kind), nothing).await?;
+        self.connection = Some(connection);
+        match answer {
+            Err(cause) if cause.errno == Errno::EOPNOTSUPP => Ok(false),
+            Err(cause) if cause.errno == Errno::EPERM => {
+                Err(KernelError::Refused { op: format!("link add type {kind}"), cause })
             }
+            _ => Ok(true),
         }
+    }
+
+    /// The entry that decides about a packet, or why the kernel has none for it.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub async fn route(&mut self, question: &Question) -> Result<Result<RouteRecord, Refused>, KernelError> {
+        let mut connection = self.connection()?;
+        let answer = ask(&mut connection, "a route", &route::decide(question), route::decode).await?;
+        self.connection = Some(connection);
+        Ok(answer)
     }
 
     fn connection(&mut self) -> Result<Connection, KernelError> {
@@ -94,6 +94,36 @@ impl Kernel for NetlinkKernel {
         };
         let (results, error) = broken;
         apply::give_up(ops, results, error)
+    }
+}
+
+/// The answer to a request for one object.
+async fn ask<T>(
+    connection: &mut Connection,
+    what: &'static str,
+    request: &Request,
+    decode: impl Fn(&[u8]) -> Result<Option<T>, DecodeError>,
+) -> Result<Result<T, Refused>, KernelError> {
+    let sequence = connection.next_sequence();
+    connection.send(&request.to_bytes(sequence)).await?;
+    loop {
+        for frame in frames(connection.answer().await?) {
+            let unreadable = |cause| KernelError::Unreadable { what, cause };
+            let frame = frame.map_err(unreadable)?;
+            // What is left of an earlier request that was given up.
+            if frame.sequence != sequence {
+                continue;
+            }
+            match frame.reply().map_err(unreadable)? {
+                Reply::Refused(refusal) => return Ok(Err(refusal.into())),
+                Reply::Object(payload) => {
+                    if let Some(object) = decode(payload).map_err(unreadable)? {
+                        return Ok(Ok(object));
+                    }
+                }
+                Reply::Ack(_) | Reply::Done | Reply::Noop | Reply::Overrun => {}
+            }
+        }
     }
 }
 
