@@ -19,7 +19,8 @@ pub(super) fn look_at(
             }
         }
         for (file, test) in tests(line) {
-            let source = read(&Path::new("integration/tests").join(format!("{file}.rs")));
+            let source =
+                read(&Path::new("integration/tests").join(format!("{}.rs", file.replace("::", "/"))));
             // Other modules have paths of the same form.
             if source.is_some_and(|source| !source.contains(&format!("fn {test}()"))) {
                 complain(format!("there is no test {file}::{test}"));
@@ -70,12 +71,12 @@ fn headings(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// What looks like `` `file::test` ``.
+/// What looks like `` `file::test` `` or `` `directory::file::test` ``.
 fn tests(line: &str) -> impl Iterator<Item = (&str, &str)> {
     let word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     line.split('`')
         .skip(1)
         .step_by(2)
-        .filter_map(|code| code.split_once("::"))
-        .filter(move |(file, test)| word(file) && word(test))
+        .filter(move |code| code.split("::").all(word))
+        .filter_map(|code| code.rsplit_once("::"))
 }

@@ -92,7 +92,9 @@ fn long_files_need_a_reason() {
 fn documents_lead_somewhere() {
     let read = |path: &Path| match path.to_str()? {
         "docs/b.md" => Some("# Title\n\n## What happens, when\n".to_owned()),
-        "integration/tests/repair.rs" => Some("#[test]\nfn storm() {\n".to_owned()),
+        "integration/tests/repair.rs" | "integration/tests/a/b.rs" => {
+            Some("#[test]\nfn storm() {\n".to_owned())
+        }
         _ => None,
     };
     let errors = |text: &str| {
@@ -100,9 +102,10 @@ fn documents_lead_somewhere() {
         documents::look_at("docs/a.md", text, read, &mut findings);
         findings.errors
     };
-    let good = "# A\n[b](b.md) [w](b.md#what-happens-when) [a](#a) [x](https://example.org/x)\n`repair::storm` `core::fmt`\n";
+    let good = "# A\n[b](b.md) [w](b.md#what-happens-when) [a](#a) [x](https://example.org/x)\n`repair::storm` `a::b::storm` `core::fmt`\n";
     assert_eq!(errors(good), Vec::<String>::new());
     assert_eq!(errors("[c](c.md)\n"), ["docs/a.md:1: the link to c.md is broken: no such file"]);
     assert_eq!(errors("[b](b.md#else)\n"), ["docs/a.md:1: the link to b.md#else is broken: no such heading"]);
     assert_eq!(errors("\n`repair::calm`\n"), ["docs/a.md:2: there is no test repair::calm"]);
+    assert_eq!(errors("`a::b::calm`\n"), ["docs/a.md:1: there is no test a::b::calm"]);
 }
