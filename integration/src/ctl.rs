@@ -1,4 +1,4 @@
-//! Runs flannelctl on a node.
+//! Runs flannelctl on a node, and looks at what commands answer.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::node::Node;
 use crate::program;
 
-/// What flannelctl answered.
+/// What a command answered.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// Its exit code.
@@ -23,17 +23,23 @@ impl Node {
     pub fn flannelctl(&self, store: &[String], arguments: &[&str]) -> Result<Answer> {
         let mut command = Command::new(program("flannelctl"));
         command.args(store).args(arguments).stdin(Stdio::null());
-        let output = self.netns().output(&mut command)?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Answer {
-            code: output.status.code().context("flannelctl was ended by a signal")?,
-            stdout: text(&output.stdout),
-            stderr: text(&output.stderr),
-        })
+        self.netns().enter(|| Answer::of(&mut command))
     }
 }
 
 impl Answer {
+    /// Runs a command to its end.
+    pub fn of(command: &mut Command) -> Result<Self> {
+        let program = command.get_program().display().to_string();
+        let output = command.output().with_context(|| format!("could not start {program}"))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Self {
+            code: output.status.code().with_context(|| format!("{program} was ended by a signal"))?,
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        })
+    }
+
     /// It must have this exit code, and its output these parts.
     pub fn expect(self, code: i32, parts: &[&str]) -> Result<Self> {
         ensure!(self.code == code, "exit code {} instead of {code}: {self:?}", self.code);

@@ -54,6 +54,8 @@ pub enum Feature {
     Tcpdump,
     /// `strace`, to count system calls.
     Strace,
+    /// `curl`, by which the pages ask endpoints.
+    Curl,
     /// `promtool`, to check metrics and alert rules.
     Promtool,
     /// systemd, to boot a host.
@@ -85,7 +87,7 @@ pub(crate) const CNI_DIRECTORIES: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: &[Self] = &[
         Self::Vxlan,
         Self::Ipip,
         Self::Wireguard,
@@ -108,6 +110,7 @@ impl Feature {
         Self::Conntrack,
         Self::Tcpdump,
         Self::Strace,
+        Self::Curl,
         Self::Promtool,
         Self::Systemd,
         Self::Dpkg,
@@ -146,6 +149,7 @@ impl Feature {
             Self::Conntrack => ("conntrack", Probe::Command("conntrack -C")),
             Self::Tcpdump => ("tcpdump", Probe::Command("tcpdump --version")),
             Self::Strace => ("strace", Probe::Command("strace --version")),
+            Self::Curl => ("curl", Probe::Command("curl --version")),
             Self::Promtool => ("promtool", Probe::Command("promtool --version")),
             Self::Systemd => ("systemd", Probe::File(&["/lib/systemd/systemd"])),
             Self::Dpkg => ("dpkg", Probe::Command("dpkg --version")),

@@ -5,6 +5,8 @@ use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
+pub mod go;
+
 use crate::kernel_state;
 use crate::netns::Netns;
 use crate::node::Node;

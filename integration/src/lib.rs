@@ -24,6 +24,7 @@
 //! - Nothing waits for a fixed time: see [`wait`].
 #![forbid(unsafe_code)]
 
+pub mod artefacts;
 mod base64;
 pub mod cni;
 mod collect;
@@ -42,6 +43,7 @@ pub mod monitor;
 pub mod netns;
 pub mod node;
 pub mod ownership;
+pub mod pages;
 pub mod random;
 pub mod readme;
 pub mod relay;

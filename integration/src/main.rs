@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 
 fn probe() -> Result<()> {
     let scratch = Netns::create("probe")?;
-    for feature in Feature::ALL {
+    for &feature in Feature::ALL {
         match feature.probe(&scratch) {
             Ok(()) => println!("{feature}: yes"),
             Err(reason) => println!("{feature}: no ({reason})"),

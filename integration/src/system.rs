@@ -53,8 +53,8 @@ impl System {
         let number = line.trim().parse().with_context(|| format!("the host did not boot: {line:?}"))?;
         let system = Self { netns: netns.clone(), init, number, changes: directory.join("changes"), cgroup };
         wait::until("systemd is up", wait::LONG, || {
-            let state = system.run("systemctl is-system-running --wait")?;
-            ensure!(state.trim() == "running", "{state}");
+            let state = system.say("systemctl is-system-running --wait")?;
+            ensure!(state == "running", "{state}: {}", system.run("systemctl --failed --no-legend")?);
             Ok(())
         })?;
         Ok(system)
@@ -73,7 +73,12 @@ impl System {
         command
             .args(["--target", &self.number.to_string()])
             .args(["--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup", "--root", "--wd"])
-            .args(["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive"])
+            .args([
+                "env",
+                "-i",
+                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "DEBIAN_FRONTEND=noninteractive",
+            ])
             .args(["sh", "-c", line])
             .stdin(Stdio::null());
         command

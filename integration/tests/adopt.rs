@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, ensure};
 use integration::etcd::PREFIX;
-use integration::golden::{self, Peer, vxlan_device};
+use integration::golden::{self, Peer, go, vxlan_device};
 use integration::traffic::{Connection, Datagrams};
 use integration::{Cluster, Daemon, Etcd, Feature, Flanneld, Lab, Netns, Node, Pod, kernel_state, lab, wait};
 use serde_json::Value;
@@ -24,11 +24,11 @@ fn vxlan() {
         let mut site = Site::build(lab, "vxlan", FLANNEL_MTU)?;
         let node = site.cluster.nodes[0].clone();
         for v4 in [true, false] {
-            go_vxlan(node.netns(), &known(1, v4)?, &known(2, v4)?)?;
-            go_vxlan(site.cluster.nodes[1].netns(), &known(2, v4)?, &known(1, v4)?)?;
+            go::vxlan(node.netns(), &known(1, v4)?, &known(2, v4)?)?;
+            go::vxlan(site.cluster.nodes[1].netns(), &known(2, v4)?, &known(1, v4)?)?;
             stale_vxlan(node.netns(), v4)?;
         }
-        go_iptables(node.netns())?;
+        go::iptables(node.netns())?;
         let rules = rules(node.netns())?;
         let devices = [device(&node, true)?, device(&node, false)?];
 
@@ -87,14 +87,11 @@ fn host_gw() {
         let mut site = Site::build(lab, "host-gw", 1500)?;
         for (node, peer) in [(0, 2), (1, 1)] {
             for v4 in [true, false] {
-                let peer = known(peer, v4)?;
-                site.cluster.nodes[node]
-                    .netns()
-                    .ip(&format!("route add {} via {} dev eth0 proto boot", peer.subnet, peer.public))?;
+                go::host_gw_peer(site.cluster.nodes[node].netns(), &known(peer, v4)?)?;
             }
         }
         let node = site.cluster.nodes[0].clone();
-        go_iptables(node.netns())?;
+        go::iptables(node.netns())?;
         let rules = rules(node.netns())?;
         site.take_over()?;
         ensure!(rules == self::rules(node.netns())?, "right firewall rules were written again");
@@ -264,72 +261,13 @@ fn subnet_env(number: u8, mtu_bytes: u32) -> String {
     )
 }
 
-/// The device of Go's daemon and the entries of one peer.
-fn go_vxlan(netns: &Netns, own: &Peer, peer: &Peer) -> Result<()> {
-    let v4 = own.public.is_ipv4();
-    let device = vxlan_device(v4);
-    let (mtu_bytes, host) = if v4 { (FLANNEL_MTU, 32) } else { (FLANNEL_MTU - 20, 128) };
-    let mac = own.mac.as_deref().unwrap_or_default();
-    netns.ip_batch(&format!(
-        "link add {device} mtu {mtu_bytes} txqueuelen 0 address {mac} type vxlan id 1 dev eth0 local {} dstport 8472 nolearning\n\
-         addr add {}/{host} dev {device}\n\
-         link set {device} up\n",
-        own.public,
-        own.subnet.addr(),
-    ))?;
-    set_peer(netns, peer)
-}
-
-fn set_peer(netns: &Netns, peer: &Peer) -> Result<()> {
-    let device = vxlan_device(peer.public.is_ipv4());
-    let (zero, mac) = (peer.subnet.addr(), peer.mac.as_deref().unwrap_or_default());
-    netns.ip_batch(&format!(
-        "neigh replace {zero} lladdr {mac} dev {device} nud permanent\n\
-         route add {} via {zero} dev {device} onlink proto boot\n",
-        peer.subnet
-    ))?;
-    netns.run(&format!("bridge fdb replace {mac} dev {device} dst {} self permanent", peer.public)).map(drop)
-}
-
 /// A peer that went while Go's daemon was down, and the former hardware address of n2, which Go leaks.
 fn stale_vxlan(netns: &Netns, v4: bool) -> Result<()> {
-    set_peer(netns, &known(7, v4)?)?;
+    go::vxlan_peer(netns, &known(7, v4)?)?;
     let (device, public) = (vxlan_device(v4), known(2, v4)?.public);
     netns
         .run(&format!("bridge fdb replace 2a:2b:2c:2d:2e:2f dev {device} dst {public} self permanent"))
         .map(drop)
-}
-
-/// The rules of Go's daemon with `--ip-masq`, behind some of others.
-fn go_iptables(netns: &Netns) -> Result<()> {
-    for (tool, cluster, own, multicast, other) in [
-        ("iptables-restore", "10.42.0.0/16", "10.42.1.0/24", "224.0.0.0/4", "192.0.2.1/32"),
-        ("ip6tables-restore", "fd00:42::/48", "fd00:42:0:1::/64", "ff00::/8", "2001:db8::1/128"),
-    ] {
-        let (masq, forward) =
-            ("-m comment --comment \"flanneld masq\"", "-m comment --comment \"flanneld forward\"");
-        let rules = format!(
-            "*nat\n\
-             :FLANNEL-POSTRTG - [0:0]\n\
-             -A POSTROUTING -s {other} -j RETURN\n\
-             -A POSTROUTING {masq} -j FLANNEL-POSTRTG\n\
-             -A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 {masq} -j RETURN\n\
-             -A FLANNEL-POSTRTG -s {own} -d {cluster} {masq} -j RETURN\n\
-             -A FLANNEL-POSTRTG -s {cluster} -d {own} {masq} -j RETURN\n\
-             -A FLANNEL-POSTRTG ! -s {cluster} -d {own} {masq} -j RETURN\n\
-             -A FLANNEL-POSTRTG -s {cluster} ! -d {multicast} {masq} -j MASQUERADE --random-fully\n\
-             -A FLANNEL-POSTRTG ! -s {cluster} -d {cluster} {masq} -j MASQUERADE --random-fully\n\
-             COMMIT\n\
-             *filter\n\
-             :FLANNEL-FWD - [0:0]\n\
-             -A FORWARD {forward} -j FLANNEL-FWD\n\
-             -A FLANNEL-FWD -s {cluster} {forward} -j ACCEPT\n\
-             -A FLANNEL-FWD -d {cluster} {forward} -j ACCEPT\n\
-             COMMIT\n"
-        );
-        netns.feed(&[tool, "--noflush"], &rules)?;
-    }
-    Ok(())
 }
 
 /// All rules with their handles: a rule that is written again gets another one.

@@ -3,8 +3,6 @@
 //!
 //! The runner makes the packages from the programs that all tests use: not optimised, and otherwise the same.
 
-#[path = "packages/artefacts.rs"]
-mod artefacts;
 #[path = "packages/guide.rs"]
 mod guide;
 #[path = "packages/host.rs"]

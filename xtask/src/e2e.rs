@@ -93,7 +93,7 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
     if cases.is_empty() {
         bail!("no end-to-end test has {} in its name", options.filters.join(" or "));
     }
-    if cases.iter().any(|case| case.file == PACKAGES) {
+    if cases.iter().any(|case| INSTALLING.contains(&case.file.as_str())) {
         dist::for_tests(&packages_directory(), options.long)?;
         // That has linked them statically; `faketime` reaches only what is linked dynamically.
         programs()?;
@@ -123,8 +123,8 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
 
 const NOT_EMULATED: &str = "FLANNEL_E2E_NOT_EMULATED";
 
-/// The test file that installs packages.
-const PACKAGES: &str = "packages";
+/// The test files that install packages.
+const INSTALLING: [&str; 2] = ["packages", "pages"];
 
 fn packages_directory() -> PathBuf {
     target().join("tmp/packages")

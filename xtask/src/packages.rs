@@ -37,6 +37,7 @@ const TESTS: &[Package] = &[
     package("nftables", "nft", "tests of the nftables firewall"),
     package("openssl", "openssl", "tests of etcd with TLS"),
     package("conntrack", "conntrack", "tests of masquerade"),
+    package("curl", "curl", "tests of the pages for administrators"),
     package("ethtool", "ethtool", "tests of device features"),
     package("faketime", "faketime", "tests with a clock that is wrong"),
     package("tcpdump", "tcpdump", "tests that look at packets on the wire"),

@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 mod config;
-mod docs;
 mod frame;
 mod ipam;
 mod lease;

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use integration::{Feature, Lab, System, lab, wait};
 use std::path::Path;
 
-use crate::artefacts::{Revision, directory, name};
+use integration::artefacts::{Revision, directory, name};
 
 /// ```text
 ///   host ── lan 192.168.50.0/24

@@ -1,14 +1,13 @@
 //! The image, run by containerd as a node agent: in the network of the host, with its state mounted.
 
 use anyhow::{Context, Result, ensure};
-use integration::readme::blocks;
+use integration::artefacts::{Revision, file};
+use integration::pages::walk;
 use integration::{Feature, Lab, Machine, Netns, is_long, lab, wait};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-use crate::artefacts::{GUIDE, Revision, file};
 
 /// runc takes it that it may not write to the control groups, see `machine.sh`.
 const RUNC: &str = "#!/bin/sh\nexec runc --rootless true \"$@\"\n";
@@ -51,13 +50,16 @@ fn image_serves_a_node_by_containerd() {
                 .map(drop)
         })?;
 
-        let script: String = blocks(GUIDE, "## Image").concat();
-        ensure!(script.contains("ctr run "), "the guide does not run the image:\n{script}");
-        let script = script.replace("ctr run ", UNLIMITED);
         // That for several processors takes minutes to make.
         let revision = if is_long() { Revision::Other } else { Revision::First };
         let directory = revision.directory()?;
-        netns.feed(&["sh", "-e"], &format!("cd {}\n{script}", directory.display()))?;
+        walk("packages::image::image_serves_a_node_by_containerd", |guide| {
+            for beginning in ["ctr images import", "mkdir -p /run/flannel"] {
+                let script = guide.next(beginning)?.text().replace("ctr run ", UNLIMITED);
+                netns.feed(&["sh", "-e"], &format!("cd {}\n{script}", directory.display()))?;
+            }
+            Ok(())
+        })?;
 
         wait::until("the daemon in the container has written the subnet file", wait::LONG, || {
             node.subnet_env()

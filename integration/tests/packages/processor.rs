@@ -10,9 +10,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::artefacts::{Revision, file};
 use crate::image::Layout;
 use crate::programs::{expect_checksums, unpack};
+use integration::artefacts::{Revision, file};
 
 const EMULATOR: &str = "qemu-aarch64-static";
 

@@ -8,7 +8,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
 use std::thread;
 
-use crate::artefacts::{Revision, file};
+use integration::artefacts::{Revision, file};
 
 /// Unpacks the archive with this ending.
 pub(crate) fn unpack(lab: &Lab, revision: Revision, ending: &str) -> Result<PathBuf> {

@@ -1,17 +1,17 @@
-//! Where the packages are.
+//! Where the packages are that `cargo xtask e2e` makes for tests.
 
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::PathBuf;
 
-/// The guide whose commands the tests run.
-pub(crate) const GUIDE: &str = include_str!("../../../docs/install.md");
-
 /// Of two revisions of one version, and of what is for another processor.
 #[derive(Clone, Copy)]
-pub(crate) enum Revision {
+pub enum Revision {
+    /// The older one.
     First,
+    /// The newer one.
     Second,
+    /// For another processor.
     Other,
 }
 
@@ -25,20 +25,20 @@ impl Revision {
     }
 
     /// The directory with its files.
-    pub(crate) fn directory(self) -> Result<PathBuf> {
+    pub fn directory(self) -> Result<PathBuf> {
         Ok(directory()?.join(self.name()))
     }
 }
 
 /// The directory with all.
-pub(crate) fn directory() -> Result<PathBuf> {
+pub fn directory() -> Result<PathBuf> {
     std::env::var_os("FLANNEL_E2E_PACKAGES")
         .map(PathBuf::from)
         .context("packages are made by `cargo xtask e2e`")
 }
 
 /// The name of the file with this ending.
-pub(crate) fn name(revision: Revision, ending: &str) -> Result<String> {
+pub fn name(revision: Revision, ending: &str) -> Result<String> {
     let path = revision.directory()?;
     let entries = fs::read_dir(&path).with_context(|| format!("could not list {}", path.display()))?;
     entries
@@ -50,6 +50,6 @@ pub(crate) fn name(revision: Revision, ending: &str) -> Result<String> {
 }
 
 /// The file with this ending.
-pub(crate) fn file(revision: Revision, ending: &str) -> Result<PathBuf> {
+pub fn file(revision: Revision, ending: &str) -> Result<PathBuf> {
     Ok(directory()?.join(name(revision, ending)?))
 }
