@@ -92,7 +92,7 @@ const DEBIAN_FILES: [&str; 6] = [
 #[test]
 fn debian_package_serves_a_host_through_its_life() {
     lab(|lab| {
-        lab.require(&[Feature::Dpkg, Feature::Vxlan, Feature::Nft])?;
+        lab.require(&[Feature::Dpkg, Feature::Vxlan, Feature::Nft, Feature::IptablesLegacy])?;
         let system = boot(lab)?;
         let deb = |revision| Ok::<_, anyhow::Error>(format!("/run/shared/{}", name(revision, ".deb")?));
         let (first, second) = (deb(Revision::First)?, deb(Revision::Second)?);
@@ -108,9 +108,18 @@ fn debian_package_serves_a_host_through_its_life() {
         let installed = system.run("dpkg -L flannel")?;
         expect_documented(&system)?;
 
+        system.netns().run("iptables-legacy -t nat -N FLANNEL-POSTRTG")?;
         bring_up(&system, VXLAN)?;
         system.netns().ip("link show flannel.1")?;
         expect_confined(&system)?;
+        // What it does beside netlink: a setting of the kernel, and the rules of another mode, which take a program.
+        let accepted = system.netns().sysctl("net/ipv6/conf/flannel.1/accept_ra")?;
+        ensure!(accepted == "0", "the tunnel device takes router advertisements: accept_ra is {accepted}");
+        wait::until("rules of an earlier run are gone", wait::LONG, || {
+            let rules = system.netns().run("iptables-legacy -t nat -S")?;
+            ensure!(!rules.contains("FLANNEL"), "{rules}");
+            Ok(())
+        })?;
         expect_pods(&system)?;
 
         system.run("systemctl stop flanneld.service")?;
@@ -273,13 +282,27 @@ fn daemon_that_fails_or_hangs_is_started_again() {
             &system,
             r#"{"Network":"10.42.0.0/16","EnableNFTables":true,"Backend":{"Type":"host-gw"}}"#,
         )?;
-        let first = process(&system)?;
-        system.run("systemctl kill --signal KILL flanneld.service")?;
-        wait::until("the daemon is back", wait::LONG, || {
-            let (state, now) = (system.say("systemctl is-active flanneld.service")?, process(&system)?);
-            ensure!(state == "active" && now != first, "{state}, process {now}");
-            Ok(())
-        })?;
+        let again = |signal: &str| -> Result<()> {
+            let first = process(&system)?;
+            system.run(&format!("systemctl kill --signal {signal} flanneld.service"))?;
+            wait::until("the daemon is back", wait::LONG, || {
+                let (state, now) = (system.say("systemctl is-active flanneld.service")?, process(&system)?);
+                ensure!(state == "active" && now != first, "{state}, process {now}");
+                Ok(())
+            })
+        };
+        again("KILL")?;
+        // With shorter limits than the unit has, which would take a minute.
+        ensure!(system.run("systemctl show -p WatchdogUSec flanneld.service")?.trim() == "WatchdogUSec=1min");
+        system.run(
+            "mkdir /etc/systemd/system/flanneld.service.d &&
+             printf '[Service]\nWatchdogSec=1\nTimeoutAbortSec=1\nRestartSec=100ms\n' >/etc/systemd/system/flanneld.service.d/limits.conf &&
+             systemctl daemon-reload && systemctl restart flanneld.service",
+        )?;
+        let served = process(&system)?;
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        ensure!(process(&system)? == served, "a daemon that says that it lives was restarted");
+        again("STOP")?;
         subnet(&system).context("a crash takes the subnet file away").map(drop)
     });
 }
