@@ -5,7 +5,8 @@ use serde_json::Value;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use crate::process::{cargo, must_succeed, target, text};
+use crate::dist::target;
+use crate::process::{cargo, must_succeed, target as target_directory, text};
 
 /// How to compile what is packed.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -21,7 +22,18 @@ pub(crate) fn programs() -> Result<PathBuf> {
         command.args(["--package", package]);
     }
     must_succeed(&mut command)?;
-    Ok(target().join("debug"))
+    Ok(target_directory().join("debug"))
+}
+
+/// Builds a program that the bench starts for every pod, the way the plugin is released; answers with the directory that holds it.
+pub(crate) fn pod_program(package: &str, name: &str) -> Result<PathBuf> {
+    let triple = target::plugin_here()?;
+    let mut command = cargo(["rustc", "--quiet", "--release", "--package", package, "--bin", name]);
+    if let Some(triple) = triple {
+        command.args(["--target", triple]);
+    }
+    must_succeed(command.args(["--", "-Ctarget-feature=+crt-static"]))?;
+    Ok(target_directory().join(triple.unwrap_or_default()).join("release"))
 }
 
 /// Builds one program the way it is released: optimised and static.
@@ -31,7 +43,7 @@ pub(crate) fn static_program(package: &str, name: &str) -> Result<PathBuf> {
         "-C",
         "target-feature=+crt-static",
     ]))?;
-    Ok(target().join("release").join(name))
+    Ok(target_directory().join("release").join(name))
 }
 
 /// Builds what runs in the containers of the tests, for the image that holds nothing else: a static program.

@@ -85,7 +85,7 @@ pub(crate) fn for_tests(directory: &Path, long: bool) -> Result<()> {
     if long {
         make(&other, &options(1, &TARGETS.each_ref()))?;
     } else {
-        let plugin = compile::plugin(EMULATED)?;
+        let plugin = compile::plugin(EMULATED, Profile::Dev)?;
         fs::create_dir_all(&other)
             .and_then(|()| fs::copy(&plugin, other.join("flannel")))
             .with_context(|| format!("could not copy {} to {}", plugin.display(), other.display()))?;

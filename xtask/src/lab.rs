@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::build::{programs, static_program};
+use crate::build::{pod_program, programs, static_program};
 use crate::process::{succeeds, target};
 use crate::{packages, sandbox};
 
@@ -84,14 +84,15 @@ pub(crate) fn bench(bench: &Bench) -> Result<bool> {
             run(command, json.as_deref())
         }
         Bench::Cni { peer, json, rounds, standing, filters } => {
-            static_program("flannel-cni", "flannel")?;
-            static_program("integration", "kernel-work")?;
+            let programs = pod_program("flannel-cni", "flannel")?;
+            pod_program("integration", "kernel-work")?;
             let lab = static_program("integration", "lab")?;
             let state = target().join("bench-cni");
             remove(&state)?;
             fs::create_dir_all(&state).with_context(|| format!("could not create {}", state.display()))?;
             let mut command = sandbox::command(lab);
-            command.arg("bench-cni").arg("--peer").arg(std::path::absolute(peer)?).arg("--state").arg(&state);
+            command.arg("bench-cni").arg("--programs").arg(programs);
+            command.arg("--peer").arg(std::path::absolute(peer)?).arg("--state").arg(&state);
             command.args(["--rounds", &rounds.to_string(), "--standing", &standing.to_string()]);
             command.args(filters);
             let outcome = run(command, json.as_deref());

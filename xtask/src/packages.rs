@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::dist::target::EMULATED;
+use crate::dist::target::{self, EMULATED, TARGETS};
 use crate::process::{find, is_root, succeeds, text};
 
 /// A package, a program or file by which its presence shows, and what cannot run without it.
@@ -68,16 +68,22 @@ impl Package {
 /// end, what stays missing.
 pub(crate) fn install_for_tests() -> Result<()> {
     install(&TESTS.iter().collect::<Vec<_>>())?;
-    install_emulated()
+    add_targets()
 }
 
-/// Adds the standard library of the processor that some tests emulate to the Rust toolchain.
-fn install_emulated() -> Result<()> {
-    if EMULATED.has_std()? {
+/// Adds the standard libraries that are linked into the plugin, and those of the processor that some tests emulate, to the Rust
+/// toolchain.
+fn add_targets() -> Result<()> {
+    let host = target::host()?;
+    let mut missing = Vec::new();
+    for target in TARGETS.iter().filter(|target| target.triple == host || *target == EMULATED) {
+        missing.extend(target.without_std()?);
+    }
+    if missing.is_empty() {
         return Ok(());
     }
     let mut rustup = Command::new("rustup");
-    rustup.args(["target", "add", EMULATED.triple]).stdin(Stdio::null());
+    rustup.args(["target", "add"]).args(missing).stdin(Stdio::null());
     println!("adding to the Rust toolchain: `{}`", text(&rustup));
     // Toolchains of distributions come without it, and there may be no network: the tests that need it say so.
     let _ = succeeds(&mut rustup);

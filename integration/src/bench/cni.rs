@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use integration::{Feature, Lab, program};
+use integration::{Feature, Lab};
 use nix::mount::{MsFlags, mount};
 use serde_json::json;
 use std::fs;
@@ -26,6 +26,9 @@ use variant::{VARIANTS, Variant};
 
 #[derive(Args)]
 pub(crate) struct Options {
+    /// Directory of our plugin and of `kernel-work`
+    #[arg(long)]
+    programs: PathBuf,
     /// Directory of the plugins to compare with
     #[arg(long)]
     peer: PathBuf,
@@ -77,7 +80,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .collect();
     ensure!(!chosen.is_empty(), "no variant has {} in its name", options.filters.join(" or "));
     keep_state_on_disk(&options.state)?;
-    let bench = Bench { lab: &lab, options, own: own_directory(&lab)?, bare: program("kernel-work") };
+    let bench = Bench {
+        lab: &lab,
+        options,
+        own: own_directory(&lab, &options.programs)?,
+        bare: options.programs.join("kernel-work"),
+    };
 
     let startup = bench.startup()?;
     startup.print();
@@ -106,10 +114,10 @@ fn keep_state_on_disk(directory: &Path) -> Result<()> {
 }
 
 /// Our plugin under all its names.
-fn own_directory(lab: &Lab) -> Result<PathBuf> {
+fn own_directory(lab: &Lab, programs: &Path) -> Result<PathBuf> {
     let directory = lab.directory("plugins")?;
     for name in NAMES {
-        symlink(program("flannel"), directory.join(name))
+        symlink(programs.join("flannel"), directory.join(name))
             .with_context(|| format!("could not link {name}"))?;
     }
     Ok(directory)
@@ -137,7 +145,7 @@ impl Bench<'_> {
         };
         let peers = ["bridge", "host-local", "portmap"].map(|name| self.options.peer.join(name));
         let peers = peers.iter().filter(|file| file.is_file()).map(|file| size(file)).sum::<Result<u64>>()?;
-        Ok(Startup { samples, own_bytes: size(&program("flannel"))?, peer_bytes: peers })
+        Ok(Startup { samples, own_bytes: size(&self.options.programs.join("flannel"))?, peer_bytes: peers })
     }
 
     fn variant(&self, variant: Variant) -> Result<Figures> {

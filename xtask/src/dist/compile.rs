@@ -17,25 +17,35 @@ pub(crate) struct Programs {
 }
 
 /// Packages and their programs, in the order of [`Programs`].
-const PROGRAMS: [(&str, &str); 3] =
-    [("flanneld", "flanneld"), ("flannelctl", "flannelctl"), ("flannel-cni", "flannel")];
+const PROGRAMS: [(&str, &str); 2] = [("flanneld", "flanneld"), ("flannelctl", "flannelctl")];
+const PLUGIN: (&str, &str) = ("flannel-cni", "flannel");
 
 const STATIC: &str = "-Ctarget-feature=+crt-static";
 const STRIPPED: &str = "-Cstrip=symbols";
 
 pub(crate) fn programs(target: &Target, profile: Profile) -> Result<Programs> {
     let directory = match profile {
-        Profile::Dev if target.triple == host()? => linked_again()?,
-        _ => built(target, profile, &PROGRAMS)?,
+        Profile::Dev if target.triple == host()? => linked_again(None, &PROGRAMS)?,
+        _ => built(target, target.triple, profile, &PROGRAMS)?,
     };
-    let [flanneld, flannelctl, flannel] = PROGRAMS.map(|(_, name)| static_program(&directory.join(name)));
+    let [flanneld, flannelctl] = PROGRAMS.map(|(_, name)| static_program(&directory.join(name)));
+    let flannel = static_program(&plugin(target, profile)?);
     Ok(Programs { flanneld: flanneld?, flannelctl: flannelctl?, flannel: flannel? })
 }
 
-/// The plugin alone, without optimisation: the least that shows that a target can be built for.
-pub(crate) fn plugin(target: &Target) -> Result<PathBuf> {
-    let [.., plugin] = PROGRAMS;
-    let file = built(target, Profile::Dev, &[plugin])?.join(plugin.1);
+/// The plugin alone.
+pub(crate) fn plugin(target: &Target, profile: Profile) -> Result<PathBuf> {
+    let triple = target.plugin()?;
+    if triple == target.triple {
+        println!("the plugin starts slower than it could: `rustup target add {}` mends it", target.musl);
+    }
+    let directory = match profile {
+        Profile::Dev if target.triple == host()? => {
+            linked_again((triple != target.triple).then_some(triple), &[PLUGIN])?
+        }
+        _ => built(target, triple, profile, &[PLUGIN])?,
+    };
+    let file = directory.join(PLUGIN.1);
     static_program(&file)?;
     Ok(file)
 }
@@ -50,8 +60,8 @@ fn static_program(path: &Path) -> Result<Vec<u8>> {
 
 /// Builds for any target. No file name of this machine stays in the programs, or they would differ from one
 /// directory to another.
-fn built(target: &Target, profile: Profile, programs: &[(&str, &str)]) -> Result<PathBuf> {
-    let mut command = cargo(["build", "--bins", "--target", target.triple]);
+fn built(target: &Target, triple: &str, profile: Profile, programs: &[(&str, &str)]) -> Result<PathBuf> {
+    let mut command = cargo(["build", "--bins", "--target", triple]);
     for (package, _) in programs {
         command.args(["--package", package]);
     }
@@ -78,23 +88,26 @@ fn built(target: &Target, profile: Profile, programs: &[(&str, &str)]) -> Result
     command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     let host = host()?;
     if target.triple != host {
-        let variable = format!("CARGO_TARGET_{}_LINKER", target.triple.to_uppercase().replace('-', "_"));
+        let variable = format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_"));
         if std::env::var_os(&variable).is_none() {
             command.env(variable, target.compiler(&host));
         }
     }
     must_succeed(&mut command)?;
-    Ok(target_directory().join(target.triple).join(directory))
+    Ok(target_directory().join(triple).join(directory))
 }
 
 /// Links what is built for tests anyway once more, in another manner: that takes seconds.
-fn linked_again() -> Result<PathBuf> {
-    for (package, name) in PROGRAMS {
+fn linked_again(other: Option<&str>, programs: &[(&str, &str)]) -> Result<PathBuf> {
+    for (package, name) in programs {
         let mut command = cargo(["rustc", "--quiet", "--package", package, "--bin", name]);
+        if let Some(triple) = other {
+            command.args(["--target", triple]);
+        }
         command.args(["--", STATIC, STRIPPED]);
         must_succeed(&mut command)?;
     }
-    Ok(target_directory().join("debug"))
+    Ok(target_directory().join(other.unwrap_or_default()).join("debug"))
 }
 
 /// Whether a program for 64-bit machines needs a dynamic linker; `None` if it is no such program.

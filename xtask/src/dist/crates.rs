@@ -69,8 +69,10 @@ pub(crate) fn linked(target: &Target) -> Result<BTreeMap<String, Crate>> {
 }
 
 fn metadata(target: &Target) -> Result<Value> {
-    let mut command =
-        cargo(["metadata", "--format-version", "1", "--locked", "--filter-platform", target.triple]);
+    let mut command = cargo(["metadata", "--format-version", "1", "--locked"]);
+    for triple in [target.triple, target.plugin()?] {
+        command.args(["--filter-platform", triple]);
+    }
     let output = command
         .stderr(Stdio::inherit())
         .output()

@@ -65,7 +65,7 @@ impl Crate {
     }
 }
 
-/// What is linked beside the crates: the standard library and the C library.
+/// What is linked beside the crates: the standard library and the C libraries.
 fn toolchain(target: &Target) -> Result<Vec<Value>> {
     let version = rustc(&["-vV"])?;
     let version = version.lines().find_map(|line| line.strip_prefix("release: ")).unwrap_or_default();
@@ -76,16 +76,22 @@ fn toolchain(target: &Target) -> Result<Vec<Value>> {
         "version": version,
         "licenses": [{"expression": "MIT OR Apache-2.0"}],
     })];
-    let mut glibc = json!({
-        "type": "library",
-        "bom-ref": "glibc",
-        "name": "glibc",
-        "licenses": [{"expression": "LGPL-2.1-or-later"}],
-    });
+    let c_library = |name: &str, license: &str| {
+        json!({
+            "type": "library",
+            "bom-ref": name,
+            "name": name,
+            "licenses": [{"expression": license}],
+        })
+    };
+    let mut glibc = c_library("glibc", "LGPL-2.1-or-later");
     if let Some(version) = glibc_version(target)? {
         glibc["version"] = json!(version);
     }
     components.push(glibc);
+    if target.plugin()? != target.triple {
+        components.push(c_library("musl", "MIT"));
+    }
     Ok(components)
 }
 

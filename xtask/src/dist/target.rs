@@ -12,6 +12,8 @@ use crate::process::text;
 pub(crate) struct Target {
     /// Rust's.
     pub(crate) triple: &'static str,
+    /// Rust's for the plugin, see [`Target::plugin`].
+    pub(crate) musl: &'static str,
     /// Debian's, which are those of Go and so of images, too.
     pub(crate) debian: &'static str,
     pub(crate) rpm: &'static str,
@@ -21,10 +23,11 @@ pub(crate) struct Target {
 }
 
 /// glibc and not musl: its targets come with every toolchain, its allocator is faster, and a static glibc finds names by
-/// itself since 2.34 (see `flanneld::sys`).
+/// itself since 2.34 (see `flanneld::sys`). The plugin is linked with musl.
 pub(crate) const TARGETS: [Target; 2] = [
     Target {
         triple: "x86_64-unknown-linux-gnu",
+        musl: "x86_64-unknown-linux-musl",
         debian: "amd64",
         rpm: "x86_64",
         compiler: "x86_64-linux-gnu-gcc",
@@ -32,6 +35,7 @@ pub(crate) const TARGETS: [Target; 2] = [
     },
     Target {
         triple: "aarch64-unknown-linux-gnu",
+        musl: "aarch64-unknown-linux-musl",
         debian: "arm64",
         rpm: "aarch64",
         compiler: "aarch64-linux-gnu-gcc",
@@ -85,7 +89,7 @@ fn named(triple: &str) -> Result<&'static Target> {
 impl Target {
     /// What this machine lacks to build for it, with the mend.
     pub(crate) fn missing(&self, host: &str) -> Result<Option<String>> {
-        if !self.has_std()? {
+        if !has_std(self.triple)? {
             return Ok(Some(format!(
                 "the standard library for it is missing: `rustup target add {}`",
                 self.triple
@@ -101,18 +105,42 @@ impl Target {
         Ok(Some(format!("{compiler} or its libc.a is missing: `apt-get install {}`", packages.join(" "))))
     }
 
-    /// Whether the Rust toolchain has the standard library for it.
-    pub(crate) fn has_std(&self) -> Result<bool> {
-        let library = rustc(&["--print", "target-libdir", "--target", self.triple])?;
-        Ok(Path::new(library.trim()).read_dir().is_ok_and(|mut files| {
-            files.any(|file| file.is_ok_and(|file| file.file_name().to_string_lossy().starts_with("libstd-")))
-        }))
+    /// Rust's names of it that are wanted and that the toolchain has no standard library for.
+    pub(crate) fn without_std(&self) -> Result<Vec<&'static str>> {
+        let mut missing = Vec::new();
+        for triple in [self.triple, self.musl] {
+            if !has_std(triple)? {
+                missing.push(triple);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// What the plugin is built for: a program that is started for every pod. musl's start takes half the time of glibc's, which asks
+    /// the processor what it is, some sixty questions that each trap in a virtual machine. Where the toolchain lacks it, glibc does.
+    pub(crate) fn plugin(&self) -> Result<&'static str> {
+        Ok(if has_std(self.musl)? { self.musl } else { self.triple })
     }
 
     /// The C compiler for it on this machine.
     pub(crate) fn compiler(&self, host: &str) -> &'static str {
         if self.triple == host { "cc" } else { self.compiler }
     }
+}
+
+/// Whether the Rust toolchain has the standard library for a target.
+fn has_std(triple: &str) -> Result<bool> {
+    let library = rustc(&["--print", "target-libdir", "--target", triple])?;
+    Ok(Path::new(library.trim()).read_dir().is_ok_and(|mut files| {
+        files.any(|file| file.is_ok_and(|file| file.file_name().to_string_lossy().starts_with("libstd-")))
+    }))
+}
+
+/// What the plugin is built for on this machine, if that is not the target of all else.
+pub(crate) fn plugin_here() -> Result<Option<&'static str>> {
+    let host = host()?;
+    let Some(target) = TARGETS.iter().find(|target| target.triple == host) else { return Ok(None) };
+    Ok(Some(target.plugin()?).filter(|triple| *triple != host))
 }
 
 /// The target of this machine.
