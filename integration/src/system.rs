@@ -8,6 +8,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::netns::Netns;
 use crate::topology::Lab;
@@ -145,7 +146,12 @@ fn make_cgroup() -> Result<PathBuf> {
         .and_then(|line| line.split(' ').nth(4))
         .context("no cgroup2 is mounted: `mount -t cgroup2 cgroup2 DIRECTORY`")?;
     for entry in fs::read_dir(root).with_context(|| format!("could not list {root}"))?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(CGROUP) {
+        // A young one may be that of a test beside us, whose host is not in it yet.
+        let old = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|made| made.elapsed().is_ok_and(|age| age > Duration::from_secs(60)));
+        if old && entry.file_name().to_string_lossy().starts_with(CGROUP) {
             // Those that are in use cannot be removed, which is right.
             let _ = remove_cgroups(&entry.path());
         }
