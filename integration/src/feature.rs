@@ -64,6 +64,10 @@ pub enum Feature {
     Dpkg,
     /// The package manager of Fedora.
     Rpm,
+    /// The program that Fedora's administrators use.
+    Dnf,
+    /// What makes repositories for it.
+    Createrepo,
     /// What the runner builds for another processor.
     CrossBuild,
     /// That processor, for single programs.
@@ -115,6 +119,8 @@ impl Feature {
         Self::Systemd,
         Self::Dpkg,
         Self::Rpm,
+        Self::Dnf,
+        Self::Createrepo,
         Self::CrossBuild,
         Self::Emulator,
     ];
@@ -154,6 +160,8 @@ impl Feature {
             Self::Systemd => ("systemd", Probe::File(&["/lib/systemd/systemd"])),
             Self::Dpkg => ("dpkg", Probe::Command("dpkg --version")),
             Self::Rpm => ("rpm", Probe::Command("rpm --version")),
+            Self::Dnf => ("dnf", Probe::Command("dnf --version")),
+            Self::Createrepo => ("createrepo", Probe::Command("createrepo_c --version")),
             Self::CrossBuild => ("cross-build", Probe::Runner("FLANNEL_E2E_NOT_EMULATED")),
             Self::Emulator => ("emulator", Probe::Command("qemu-aarch64-static --version")),
         }

@@ -1,5 +1,5 @@
-//! What `cargo xtask dist` makes is installed, run, upgraded and removed, by the programs that people use for that: dpkg
-//! and rpm on a host with systemd, containerd, and tar.
+//! What `cargo xtask dist` makes is installed, run, upgraded and removed, by the programs that people use for that: dpkg,
+//! rpm and dnf on a host with systemd, containerd, and tar.
 //!
 //! The runner makes the packages from the programs that all tests use: not optimised, and otherwise the same.
 
@@ -13,3 +13,5 @@ mod image;
 mod processor;
 #[path = "packages/programs.rs"]
 mod programs;
+#[path = "packages/rpm.rs"]
+mod rpm;

@@ -63,6 +63,21 @@ pub(crate) fn pod() -> Result<()> {
     ]))
 }
 
+/// Builds what makes RPM packages.
+pub(crate) fn rpm() -> Result<PathBuf> {
+    must_succeed(&mut cargo([
+        "build",
+        "--quiet",
+        "--package",
+        "xtask",
+        "--bin",
+        "rpm",
+        "--features",
+        "rpm",
+    ]))?;
+    Ok(target_directory().join("debug/rpm"))
+}
+
 /// A compiled test program.
 pub(crate) struct TestProgram {
     /// Of the library, binary or test file that it tests.

@@ -43,6 +43,8 @@ const TESTS: &[Package] = &[
     package("tcpdump", "tcpdump", "tests that look at packets on the wire"),
     package("systemd", "/lib/systemd/systemd", "tests of packages and units"),
     package("rpm", "rpm", "tests of RPM packages"),
+    package("dnf", "dnf", "tests of RPM packages by dnf"),
+    package("createrepo-c", "createrepo_c", "tests of RPM packages by dnf"),
     package("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "tests of what is built for another processor"),
     package(
         "libc6-dev-arm64-cross",

@@ -103,12 +103,7 @@ pub(super) const PAGES: &[Page] = &[
                 Not("tests for other processors install that by themselves: `xtask/src/packages.rs`")
             ),
             ("dpkg --install", By("packages::guide::packages_work_as_the_guide_tells")),
-            (
-                "rpm --install",
-                Not(
-                    "Debian's rpm wants more flags: `packages::host::rpm_package_serves_a_host_through_its_life`"
-                )
-            ),
+            ("dnf install", By("packages::rpm::dnf_installs_upgrades_and_removes")),
             ("echo net.ipv4", By("packages::guide::packages_work_as_the_guide_tells")),
             ("flannelctl ", By("packages::guide::packages_work_as_the_guide_tells")),
             ("echo FLANNELD_", By("packages::guide::packages_work_as_the_guide_tells")),

@@ -1,4 +1,4 @@
-//! Packages of distributions, on a host with systemd.
+//! The Debian package on a host with systemd, and what all such hosts have in common.
 
 use anyhow::{Context, Result, ensure};
 use integration::{Feature, Lab, System, lab, wait};
@@ -19,7 +19,7 @@ pub(crate) fn boot(lab: &Lab) -> Result<System> {
 }
 
 /// What the administrator does after the installation: the network config, the daemon's settings, the start.
-fn bring_up(system: &System, network: &str) -> Result<()> {
+pub(crate) fn bring_up(system: &System, network: &str) -> Result<()> {
     system.run(&format!("cat >/etc/network.json <<'END'\n{network}\nEND"))?;
     system.run("flannelctl --lease-dir /var/lib/flannel/leases config set /etc/network.json")?;
     system.run("echo FLANNELD_LEASE_DIR=/var/lib/flannel/leases >>/etc/default/flanneld")?;
@@ -42,13 +42,13 @@ pub(crate) fn expect(system: &System, line: &str, expected: &str) -> Result<()> 
     Ok(())
 }
 
-fn process(system: &System) -> Result<u32> {
+pub(crate) fn process(system: &System) -> Result<u32> {
     let text = system.run("systemctl show --value -p MainPID flanneld.service")?;
     text.trim().parse().with_context(|| format!("not a process number: {text:?}"))
 }
 
 /// The daemon may do what its unit lets it, and nothing else.
-fn expect_confined(system: &System) -> Result<()> {
+pub(crate) fn expect_confined(system: &System) -> Result<()> {
     let status = system.run(&format!("cat /proc/{}/status", process(system)?))?;
     // CAP_NET_ADMIN and CAP_NET_RAW are numbers 12 and 13.
     for line in ["CapEff:\t0000000000003000", "CapBnd:\t0000000000003000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
@@ -57,13 +57,13 @@ fn expect_confined(system: &System) -> Result<()> {
     Ok(())
 }
 
-fn expect_enabled(system: &System, enabled: &str, active: &str) -> Result<()> {
+pub(crate) fn expect_enabled(system: &System, enabled: &str, active: &str) -> Result<()> {
     expect(system, "systemctl is-enabled flanneld.service", enabled)?;
     expect(system, "systemctl is-active flanneld.service", active)
 }
 
 /// An upgrade restarts a daemon that runs, which keeps its subnet; the administrator's settings stay.
-fn expect_upgraded(system: &System, before: u32, upgrade: &str) -> Result<u32> {
+pub(crate) fn expect_upgraded(system: &System, before: u32, upgrade: &str) -> Result<u32> {
     let had = subnet(system)?;
     let settings = system.run("cat /etc/default/flanneld")?;
     system.run(upgrade)?;
@@ -75,9 +75,8 @@ fn expect_upgraded(system: &System, before: u32, upgrade: &str) -> Result<u32> {
     Ok(after)
 }
 
-const VXLAN: &str = r#"{"Network":"10.42.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
-/// The other firewall mode, which starts programs.
-const HOST_GW: &str = r#"{"Network":"10.42.0.0/16","Backend":{"Type":"host-gw"}}"#;
+pub(crate) const VXLAN: &str =
+    r#"{"Network":"10.42.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
 
 /// Files of the Debian package: mode, owner, path.
 const DEBIAN_FILES: [&str; 6] = [
@@ -204,52 +203,6 @@ END"#,
     let node = subnet.trim_start_matches("FLANNEL_SUBNET=").trim_end_matches("1/24");
     ensure!(added.contains(&format!("\"{node}")), "{added} is not of {subnet}");
     system.run("ip netns exec pod ping -c 1 -W 10 192.168.50.1").map(drop)
-}
-
-#[test]
-fn rpm_package_serves_a_host_through_its_life() {
-    lab(|lab| {
-        lab.require(&[Feature::Rpm, Feature::IptablesLegacy])?;
-        let system = boot(lab)?;
-        // The old iptables needs more than the new one: raw sockets, and a lock below /run.
-        for program in ["iptables", "ip6tables"] {
-            system.run(&format!("update-alternatives --set {program} /usr/sbin/{program}-legacy"))?;
-        }
-        let rpm = |revision| Ok::<_, anyhow::Error>(format!("/run/shared/{}", name(revision, ".rpm")?));
-        let (first, second) = (rpm(Revision::First)?, rpm(Revision::Second)?);
-        // The database of this host knows no /bin/sh, and Debian's rpm warns that dpkg knows nothing of it.
-        let install = "rpm --force-debian --nodeps";
-
-        let checked = system.run(&format!("rpm --checksig --verbose {first}"))?;
-        ensure!(checked.contains("Payload SHA256 digest: OK") && !checked.contains("BAD"), "{checked}");
-        system.run(&format!("{install} -i {first}"))?;
-        expect_enabled(&system, "disabled", "inactive")?;
-        system.run("rpm --nodeps --verify flannel").context("what is installed is not what was packed")?;
-        expect(&system, "stat -c '%a %U:%G' /etc/default/flanneld", "640 root:root")?;
-        expect(&system, "rpm -q --configfiles flannel", "/etc/default/flanneld")?;
-
-        bring_up(&system, HOST_GW)?;
-        expect_confined(&system)?;
-        let rules = system.netns().run("iptables-legacy -t nat -S")?;
-        ensure!(rules.contains("FLANNEL-POSTRTG"), "no rules of flannel:\n{rules}");
-
-        let process_number = process(&system)?;
-        expect_upgraded(&system, process_number, &format!("{install} -U {second}"))?;
-        expect(&system, "rpm -q --queryformat '%{release}' flannel", "2")?;
-
-        system.run("rpm --force-debian -e flannel")?;
-        expect(&system, "systemctl is-active flanneld.service", "inactive")?;
-        for gone in
-            ["/usr/sbin/flanneld", "/usr/lib/flannel", "/usr/share/doc/flannel", "/opt/cni/bin/flannel"]
-        {
-            ensure!(!system.exists(gone)?, "{gone} is left");
-        }
-        ensure!(!system.exists("/etc/systemd/system/multi-user.target.wants/flanneld.service")?);
-        for kept in ["/etc/default/flanneld.rpmsave", "/var/lib/flannel/leases/config"] {
-            ensure!(system.exists(kept)?, "{kept} went with the package");
-        }
-        Ok(())
-    });
 }
 
 /// The most that `systemd-analyze security` may find, in tenths: 0 is a service that can do nothing, 100 one that can do all.

@@ -20,6 +20,10 @@ impl Compression {
         })
     }
 
+    pub(crate) fn level(self) -> u32 {
+        self.0.level()
+    }
+
     pub(crate) fn gzip(self, content: &[u8]) -> Result<Vec<u8>> {
         let mut encoder = GzBuilder::new().write(Vec::new(), self.0);
         encoder.write_all(content).context("could not compress")?;

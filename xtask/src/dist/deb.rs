@@ -1,10 +1,13 @@
 //! A Debian package: deb(5), an `ar` archive of a version, the control files and the files.
+//!
+//! tar and gzip are crates. `ar` is not: it is one line of text before each of three members, and the crate for it has had
+//! no release for years.
 
 use anyhow::Result;
 use std::fmt::Write as _;
 
 use super::target::Target;
-use super::tree::Tree;
+use super::tree::{Node, Tree};
 use super::{Release, archive};
 
 const DESCRIPTION: &str = "network fabric for containers
@@ -43,7 +46,7 @@ pub(crate) fn build(release: &Release, target: &Target, tree: &Tree) -> Result<V
 fn control(release: &Release, target: &Target, tree: &Tree) -> Result<Tree> {
     let mut conffiles = String::new();
     for (path, entry) in tree.entries() {
-        if entry.config {
+        if path.starts_with("etc/") && matches!(entry.node, Node::File(_)) {
             // Writing to a String cannot fail.
             let _ = writeln!(conffiles, "/{path}");
         }

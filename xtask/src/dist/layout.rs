@@ -52,7 +52,8 @@ pub(crate) fn package(contents: &Contents<'_>, distribution: Distribution) -> Re
     for name in ["flannel"].iter().chain(&PLUGINS) {
         tree.link(&format!("usr/lib/flannel/cni/{name}"), &format!("/{plugins}/flannel"))?;
     }
-    tree.config("etc/default/flanneld", DEFAULTS)?;
+    // What is below /etc is the administrator's: no upgrade replaces it.
+    tree.secret("etc/default/flanneld", DEFAULTS)?;
     tree.file("usr/lib/systemd/system/flanneld.service", UNIT)?;
     documents(&mut tree, contents, "usr/share/doc/flannel")?;
     for (name, text) in &contents.pages.manual {

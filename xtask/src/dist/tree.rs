@@ -11,8 +11,6 @@ pub(crate) struct Entry {
     pub(crate) node: Node,
     /// Permission bits.
     pub(crate) mode: u16,
-    /// The administrator changes it, so an upgrade must not.
-    pub(crate) config: bool,
 }
 
 pub(crate) enum Node {
@@ -23,29 +21,29 @@ pub(crate) enum Node {
 
 impl Tree {
     pub(crate) fn program(&mut self, path: &str, content: &[u8]) -> Result<()> {
-        self.add(path, Node::File(content.to_owned()), 0o755, false)
+        self.add(path, Node::File(content.to_owned()), 0o755)
     }
 
     pub(crate) fn file(&mut self, path: &str, content: impl Into<Vec<u8>>) -> Result<()> {
-        self.add(path, Node::File(content.into()), 0o644, false)
+        self.add(path, Node::File(content.into()), 0o644)
     }
 
-    /// A file of the administrator's. Only root reads it: it may hold a password.
-    pub(crate) fn config(&mut self, path: &str, content: impl Into<Vec<u8>>) -> Result<()> {
-        self.add(path, Node::File(content.into()), 0o640, true)
+    /// A file that only root reads: it may hold a password.
+    pub(crate) fn secret(&mut self, path: &str, content: impl Into<Vec<u8>>) -> Result<()> {
+        self.add(path, Node::File(content.into()), 0o640)
     }
 
     pub(crate) fn link(&mut self, path: &str, to: &str) -> Result<()> {
-        self.add(path, Node::Link(to.to_owned()), 0o777, false)
+        self.add(path, Node::Link(to.to_owned()), 0o777)
     }
 
     /// Adds an entry and the directories above it.
-    fn add(&mut self, path: &str, node: Node, mode: u16, config: bool) -> Result<()> {
+    fn add(&mut self, path: &str, node: Node, mode: u16) -> Result<()> {
         for (at, _) in path.match_indices('/') {
-            let parent = Entry { node: Node::Directory, mode: 0o755, config: false };
+            let parent = Entry { node: Node::Directory, mode: 0o755 };
             self.0.entry(path[..at].to_owned()).or_insert(parent);
         }
-        if self.0.insert(path.to_owned(), Entry { node, mode, config }).is_some() {
+        if self.0.insert(path.to_owned(), Entry { node, mode }).is_some() {
             bail!("{path} is packed twice");
         }
         Ok(())
@@ -62,7 +60,7 @@ impl Tree {
 
     /// The same entries in a directory.
     pub(crate) fn below(self, directory: &str) -> Self {
-        let top = Entry { node: Node::Directory, mode: 0o755, config: false };
+        let top = Entry { node: Node::Directory, mode: 0o755 };
         let entries = self.0.into_iter().map(|(path, entry)| (format!("{directory}/{path}"), entry));
         Self(entries.chain([(directory.to_owned(), top)]).collect())
     }

@@ -1,0 +1,104 @@
+//! Makes an RPM package, on stdout, from a tar archive of its files, on stdin.
+//!
+//! A program of its own, since the crate `rpm` brings twenty others that nothing else here needs: `cargo xtask dist`
+//! builds it when it makes packages.
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use rpm::{BuildConfig, CompressionWithLevel, Dependency, FileOptions, PackageBuilder};
+use std::io::{self, Read as _};
+use std::process::ExitCode;
+use tar::{Archive, EntryType};
+
+#[derive(Parser)]
+struct Arguments {
+    #[arg(long)]
+    version: String,
+    #[arg(long)]
+    release: String,
+    /// By the name that rpm has for it
+    #[arg(long)]
+    architecture: String,
+    /// Seconds since 1970 that everything is dated with
+    #[arg(long)]
+    date: u32,
+    /// How hard to compress, up to 9
+    #[arg(long)]
+    level: u32,
+}
+
+const SUMMARY: &str = "Network fabric for containers";
+const DESCRIPTION: &str =
+    "Every node of a cluster gets a subnet of one network, and every container reaches every
+other container, on whatever node it runs. flanneld takes the subnet from etcd or a
+directory and keeps routes, tunnels and firewall of the node right; flannel is the CNI
+plugin that connects containers; flannelctl shows and changes what flannel knows.";
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let Arguments { version, release, architecture, date, level } = arguments;
+    let mut package = PackageBuilder::new("flannel", version, "Apache-2.0", architecture, SUMMARY);
+    package
+        // Nobody signs it afterwards, so no space is reserved for that.
+        .using_config(
+            BuildConfig::v4()
+                .source_date(*date)
+                .compression(CompressionWithLevel::Gzip(*level))
+                .reserved_space(None),
+        )
+        .release(release)
+        .description(DESCRIPTION)
+        .build_host("localhost")
+        .post_install_script(include_str!("../../assets/package/rpm/post"))
+        .pre_uninstall_script(include_str!("../../assets/package/rpm/preun"))
+        .post_uninstall_script(include_str!("../../assets/package/rpm/postun"))
+        .recommends(Dependency::any("iptables"));
+    let mut archive = Archive::new(io::stdin().lock());
+    for entry in archive.entries().context("could not read an archive")? {
+        add(&mut package, entry.context("could not read an archive")?)?;
+    }
+    let package = package.build().context("could not make the package")?;
+    package.write(&mut io::stdout().lock()).context("could not write the package")
+}
+
+fn add(package: &mut PackageBuilder, mut entry: tar::Entry<'_, impl io::Read>) -> Result<()> {
+    let path = entry.path().context("a file without a name")?.to_string_lossy().into_owned();
+    let failed = || format!("could not pack {path}");
+    let to = format!("/{}", path.trim_end_matches('/'));
+    let mode = entry.header().mode().with_context(failed)? as u16 & 0o7777;
+    match entry.header().entry_type() {
+        // Others are of other packages, too.
+        EntryType::Directory if path.contains("flannel") => {
+            package.with_dir_entry(FileOptions::dir(to).permissions(mode))
+        }
+        EntryType::Directory => return Ok(()),
+        EntryType::Symlink => {
+            let target = entry.link_name().with_context(failed)?.with_context(failed)?;
+            package.with_symlink(FileOptions::symlink(to, target.to_string_lossy()))
+        }
+        _ => {
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).with_context(failed)?;
+            let mut options = FileOptions::new(to).permissions(mode);
+            if path.starts_with("etc/") {
+                options = options.config().noreplace();
+            }
+            if ["usr/share/doc/", "usr/share/man/"].iter().any(|parent| path.starts_with(parent)) {
+                options = options.doc();
+            }
+            package.with_file_contents(content, options)
+        }
+    }
+    .with_context(failed)?;
+    Ok(())
+}
