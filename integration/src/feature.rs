@@ -56,6 +56,8 @@ pub enum Feature {
     Strace,
     /// `curl`, by which the pages ask endpoints.
     Curl,
+    /// `faketime`, for a program whose clock is wrong.
+    Faketime,
     /// `promtool`, to check metrics and alert rules.
     Promtool,
     /// systemd, to boot a host.
@@ -115,6 +117,7 @@ impl Feature {
         Self::Tcpdump,
         Self::Strace,
         Self::Curl,
+        Self::Faketime,
         Self::Promtool,
         Self::Systemd,
         Self::Dpkg,
@@ -156,6 +159,7 @@ impl Feature {
             Self::Tcpdump => ("tcpdump", Probe::Command("tcpdump --version")),
             Self::Strace => ("strace", Probe::Command("strace --version")),
             Self::Curl => ("curl", Probe::Command("curl --version")),
+            Self::Faketime => ("faketime", Probe::Command("faketime --version")),
             Self::Promtool => ("promtool", Probe::Command("promtool --version")),
             Self::Systemd => ("systemd", Probe::File(&["/lib/systemd/systemd"])),
             Self::Dpkg => ("dpkg", Probe::Command("dpkg --version")),

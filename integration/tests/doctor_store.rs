@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use integration::golden::Stack;
-use integration::{Cluster, Daemon, Doctor, Etcd, Feature, Flanneld, Lab, LeaseDirectory, lab, relay};
+use integration::{
+    Cluster, Daemon, Doctor, Etcd, EtcdOptions, Feature, Flanneld, Lab, LeaseDirectory, lab, relay,
+};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::time::Duration;
@@ -83,14 +85,11 @@ fn faults_of_leases() {
 #[test]
 fn faults_of_etcd() {
     lab(|lab| {
+        lab.require(&[Feature::Faketime])?;
         let (cluster, etcd, mut daemons, doctor) = on_etcd(lab, 1)?;
         // A clock that is ahead, as far as flannelctl can see.
-        if cluster.nodes[0].netns().run("faketime --version").is_ok() {
-            let found = doctor.clone().under(&["faketime", "+90 seconds"]).expect(&["clock-skew"])?;
-            let problem = found[0].value["problem"].as_str().unwrap_or_default();
-            ensure!(problem.contains("s ahead of that of etcd"), "{problem}");
-            doctor.clone().under(&["faketime", "-90 seconds"]).expect(&["clock-skew"])?;
-        }
+        ahead(&doctor)?;
+        doctor.clone().under(&["faketime", "-90 seconds"]).expect(&["clock-skew"])?;
         // Slow on its way, for a daemon that goes that way.
         let server = etcd.members[0].address();
         let slow =
@@ -112,6 +111,30 @@ fn faults_of_etcd() {
             "vtep-missing",
         ])?;
         Ok(())
+    });
+}
+
+fn ahead(doctor: &Doctor) -> Result<()> {
+    let found = doctor.clone().under(&["faketime", "+90 seconds"]).expect(&["clock-skew"])?;
+    let problem = found[0].value["problem"].as_str().unwrap_or_default();
+    ensure!(problem.contains("s ahead of that of etcd"), "{problem}");
+    Ok(())
+}
+
+/// With certificates of the server and of the client.
+#[test]
+fn the_clock_of_etcd_over_tls() {
+    lab(|lab| {
+        lab.require(&[Feature::Etcd, Feature::Faketime, Feature::Openssl, Feature::Vxlan, Feature::Nft])?;
+        let cluster = lab.cluster(1)?;
+        let options = EtcdOptions { tls: true, client_certificates: true, ..EtcdOptions::default() };
+        let etcd = Etcd::start(lab, &cluster.lan, &options)?;
+        etcd.set_config(&config(Stack::V4, VXLAN))?;
+        Doctor::install_cni_config(&cluster.nodes[0])?;
+        let doctor = Doctor::of(&cluster.nodes[0], &Flanneld::on_etcd(&etcd));
+        doctor.expect(&[])?;
+        ensure!(!doctor.run(&["-o", "json"])?.1.contains("clock-skew"), "the clock is not checked");
+        ahead(&doctor)
     });
 }
 

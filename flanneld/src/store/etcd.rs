@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
-pub use options::{EtcdOptions, EtcdOptionsError};
+pub use options::{Endpoint, EtcdOptions, EtcdOptionsError};
 pub use watch::EtcdWatch;
 
 use super::encode::{key_text, value_text};

@@ -117,7 +117,7 @@ pub(crate) async fn gather(
                 Err(_) => None,
             },
             clock_ahead: match &options.store {
-                StoreOptions::Etcd(etcd) if listing.is_ok() => Some(clock::ahead(&etcd.endpoints).await),
+                StoreOptions::Etcd(etcd) if listing.is_ok() => Some(clock::ahead(etcd).await),
                 _ => None,
             },
             listing,

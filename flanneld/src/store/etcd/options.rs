@@ -45,6 +45,14 @@ impl EtcdOptions {
     pub fn check(&self) -> Result<(), EtcdOptionsError> {
         Target::new(self.clone()).map(drop)
     }
+
+    /// The members that they name.
+    ///
+    /// # Errors
+    /// Fails if the options cannot work.
+    pub fn endpoints(&self) -> Result<Vec<Endpoint>, EtcdOptionsError> {
+        Ok(Target::new(self.clone())?.endpoints)
+    }
 }
 
 /// Flags that cannot work.
@@ -152,12 +160,13 @@ const PASSWORD: &str = "--etcd-password";
 
 /// One member of the cluster. Each has its own scheme (Go's client takes that of the first for all).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Endpoint {
+pub struct Endpoint {
     /// `scheme://host:port`.
-    pub(super) url: String,
+    pub url: String,
     /// The host, without the brackets of an IPv6 address.
-    pub(super) host: String,
-    pub(super) tls: bool,
+    pub host: String,
+    /// Whether it is spoken to over TLS.
+    pub tls: bool,
 }
 
 impl Endpoint {

@@ -1,47 +1,85 @@
 //! The clock of etcd. Its gRPC interface does not tell the time, but every answer over HTTP has a date (RFC 9110
-//! section 6.6.1), to the second. Over TLS it is not asked: the handshake has compared the clocks with the dates of the
-//! certificates already.
+//! section 6.6.1), to the second.
 
-use std::net::SocketAddr;
+use flannel_core::error::chain;
+use flanneld::store::etcd::{Endpoint, EtcdOptions};
+use std::error::Error;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::net::lookup_host;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use super::daemon::exchange;
 
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// By how many seconds the clock of the first endpoint that answers is ahead of ours.
-pub(super) async fn ahead(endpoints: &str) -> Result<i64, String> {
-    let mut reason = "etcd is asked over TLS, and only its plain HTTP answers tell the time".to_owned();
-    for endpoint in endpoints.split(',').map(str::trim) {
-        let Some(host) = endpoint.strip_prefix("http://") else { continue };
-        let Ok(Ok(mut addresses)) = timeout(LIMIT, lookup_host(host.trim_end_matches('/'))).await else {
-            reason = format!("{endpoint} has no address");
-            continue;
-        };
-        let Some(address) = addresses.next() else { continue };
-        match ask(address).await {
+pub(super) async fn ahead(etcd: &EtcdOptions) -> Result<i64, String> {
+    let mut reason = "no endpoint".to_owned();
+    for endpoint in etcd.endpoints().map_err(|error| error.to_string())? {
+        match ask(etcd, &endpoint).await {
             Ok(ahead) => return Ok(ahead),
-            Err(why) => reason = why,
+            Err(why) => reason = format!("{}: {why}", endpoint.url),
         }
     }
     Err(reason)
 }
 
-async fn ask(address: SocketAddr) -> Result<i64, String> {
+async fn ask(etcd: &EtcdOptions, endpoint: &Endpoint) -> Result<i64, String> {
     let before = now();
-    let answer = match timeout(LIMIT, super::daemon::exchange(address, "/version")).await {
+    let answer = match timeout(LIMIT, version(etcd, endpoint)).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return Err(format!("{address}: {error}")),
-        Err(_) => return Err(format!("no answer from {address} in {} s", LIMIT.as_secs())),
+        Ok(Err(error)) => return Err(chain(error.as_ref())),
+        Err(_) => return Err(format!("no answer in {} s", LIMIT.as_secs())),
     };
     let date = answer.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("date").then(|| seconds_of(value.trim()))?
     });
-    let theirs = date.ok_or_else(|| format!("{address} tells no date"))?;
+    let theirs = date.ok_or_else(|| "its answer has no date".to_owned())?;
     // It was written at some time between question and answer.
     let (earliest, latest) = (theirs - now(), theirs - before);
     Ok(if earliest > 0 { earliest } else { latest.min(0) })
+}
+
+/// The answer of an endpoint to a question that anybody may ask.
+async fn version(etcd: &EtcdOptions, endpoint: &Endpoint) -> Result<String, Box<dyn Error>> {
+    const PATH: &str = "/version";
+    let authority = endpoint.url.split_once("://").map_or(endpoint.url.as_str(), |(_, rest)| rest);
+    let stream = TcpStream::connect(authority).await?;
+    if !endpoint.tls {
+        return Ok(exchange(stream, PATH).await?);
+    }
+    let name = ServerName::try_from(endpoint.host.clone())?;
+    let stream = TlsConnector::from(Arc::new(tls(etcd)?)).connect(name, stream).await?;
+    Ok(exchange(stream, PATH).await?)
+}
+
+/// As the client of etcd has it: the CA that is named or those of the host, and the certificate of the client.
+fn tls(etcd: &EtcdOptions) -> Result<ClientConfig, Box<dyn Error>> {
+    let mut roots = RootCertStore::empty();
+    match &etcd.cafile {
+        Some(file) => {
+            for certificate in CertificateDer::pem_file_iter(file)? {
+                roots.add(certificate?)?;
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    let config = ClientConfig::builder().with_root_certificates(roots);
+    Ok(match (&etcd.certfile, &etcd.keyfile) {
+        (Some(certificate), Some(key)) => {
+            let chain = CertificateDer::pem_file_iter(certificate)?.collect::<Result<Vec<_>, _>>()?;
+            config.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key)?)?
+        }
+        _ => config.with_no_client_auth(),
+    })
 }
 
 fn now() -> i64 {

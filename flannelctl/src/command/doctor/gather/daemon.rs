@@ -7,7 +7,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -120,7 +120,8 @@ pub(super) async fn ask(invocation: &Invocation) -> DaemonAnswer {
         ip if ip.is_unspecified() => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port()),
         _ => address,
     };
-    match timeout(LIMIT, exchange(address, "/readyz")).await {
+    let readyz = async { exchange(TcpStream::connect(address).await?, "/readyz").await };
+    match timeout(LIMIT, readyz).await {
         Ok(Ok(answer)) => {
             let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
             match head.split(' ').nth(1) {
@@ -134,9 +135,11 @@ pub(super) async fn ask(invocation: &Invocation) -> DaemonAnswer {
 }
 
 /// Sends a request over HTTP/1.0 and reads the answer to its end.
-pub(super) async fn exchange(address: SocketAddr, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+pub(super) async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    path: &str,
+) -> std::io::Result<String> {
+    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     // More than such pages have.
