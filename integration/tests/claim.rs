@@ -4,7 +4,8 @@ use anyhow::{Context, Result, ensure};
 use integration::etcd::{History, PREFIX};
 use integration::golden::{self, Peer};
 use integration::kernel_state;
-use integration::{Cluster, Daemon, Etcd, Feature, Flanneld, Lab, Node, lab, ownership, wait};
+use integration::traffic::Datagrams;
+use integration::{Cluster, Conflist, Daemon, Etcd, Feature, Flanneld, Lab, Node, lab, ownership, wait};
 use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -192,12 +193,18 @@ fn expired_lease_that_is_free_is_taken_again() {
         let mut daemons = cluster.start_all(&flanneld)?;
         let node = &cluster.nodes[0];
         let (key, env) = (key_of(node)?, node.subnet_env_text()?);
+        let (pods, neighbour) = (cluster.pods("pod")?, node.add_pod("neighbour")?);
+        let (pod, other) = (&pods[0].netns, pods[1].address(true)?);
+        pod.wait_ping(other)?;
+        let interval = Duration::from_millis(10);
+        let flow = Datagrams::start(pod, &neighbour.netns, neighbour.address(true)?, interval)?;
 
         // Frozen, as a virtual machine that is suspended.
         daemons[0].signal(Signal::SIGSTOP)?;
         wait_gone(&etcd, &key)?;
         daemons[0].signal(Signal::SIGCONT)?;
         wait_there(&etcd, &key)?;
+        pod.wait_ping(other)?;
 
         // Cut off from etcd.
         let (own, server) = (&cluster.nics[0], &etcd.members[0].nic);
@@ -206,8 +213,12 @@ fn expired_lease_that_is_free_is_taken_again() {
         wait_gone(&etcd, &key)?;
         ensure!(node.subnet_env_text()? == env, "pods must be able to start while etcd is away");
         ensure!(daemons[0].get("/readyz")?.status == 200, "a node without etcd serves its pods");
+        let later = node.add_pod("later")?;
+        later.netns.wait_ping(pods[0].address(true)?)?;
         lab.heal()?;
         wait_there(&etcd, &key)?;
+        later.netns.wait_ping(other)?;
+        flow.stop()?.expect_none_lost()?;
 
         ensure!(node.subnet_env_text()? == env && daemons[0].running()?);
         daemons[0].wait_ready()?;
@@ -216,6 +227,12 @@ fn expired_lease_that_is_free_is_taken_again() {
         let peers = Peer::others(&cluster.nodes, node, true)?;
         golden::expect(node.netns(), true, &golden::vxlan(&Peer::of(node, true)?, &peers, 1450))
     });
+}
+
+/// The list of Go flannel's manifest, which waits no longer than it must.
+fn impatient() -> Conflist {
+    let plugin = serde_json::json!({"type": "flannel", "subnetFileTimeoutSeconds": 1});
+    Conflist::new("cbr0", "0.3.1", vec![plugin])
 }
 
 #[test]
@@ -230,6 +247,7 @@ fn expired_lease_that_another_took_is_left_to_it() {
         let spare = if lost == "10.42.1.0-24" { "10.42.2.0-24" } else { "10.42.1.0-24" };
         let stranger = r#"{"PublicIP":"192.168.50.200","PublicIPv6":null}"#;
         etcd.put(&subnet_key(spare), stranger)?;
+        let old = n1.add_pod("old")?;
 
         first.signal(Signal::SIGSTOP)?;
         wait_gone(&etcd, &lost)?;
@@ -247,9 +265,15 @@ fn expired_lease_that_another_took_is_left_to_it() {
             ensure!(first.get("/readyz")?.status == 503, "it is ready");
             Ok(())
         })?;
+        let refused = n1.add_pod_with("refused", &impatient()).err().context("a pod gets an address")?;
+        ensure!(format!("{refused:#}").contains("\"code\": 11"), "{refused:#}");
 
         etcd.delete(&subnet_key(spare))?;
         first.wait_ready()?;
+        old.delete()?;
+        let (new, peer) = (n1.add_pod("new")?, n2.add_pod("pod")?);
+        ensure!(n1.subnet(true)?.contains(&new.address(true)?), "{:?} is not of {spare}", new.addresses);
+        new.netns.wait_ping(peer.address(true)?)?;
         ensure!(key_of(n1)? == spare, "{}", n1.subnet_env_text()?);
         ensure!(etcd.record_of(&subnet_key(&lost))? == record, "the record of the new owner was touched");
         ensure!(key_of(n2)? == lost && second.running()?);
@@ -287,6 +311,7 @@ fn clone_of_a_node_takes_a_subnet_of_its_own() {
         ensure!(key_of(n1)? != key_of(n2)?, "both have {}", key_of(n1)?);
         let (one, other) = (Peer::of(n1, true)?, Peer::of(n2, true)?);
         ensure!(one.mac != other.mac, "both have {:?}", one.mac);
+        n1.add_pod("pod")?.netns.wait_ping(n2.add_pod("pod")?.address(true)?)?;
         ensure!(
             etcd.record_of(&subnet_key(&key_of(n1)?))? == record,
             "the record of the original was touched"
@@ -313,6 +338,7 @@ fn duplicate_public_address_is_named_and_not_fought_over() {
             &key_of(n1)?,
             "--public-ip",
         ])?;
+        n1.flannelctl(&[], &["status"])?.expect(3, &["another node uses our public address 192.168.50.1"])?;
         let revision = etcd.revision()?;
         wait::holds_for("nobody rewrites the record", Duration::from_secs(3), || {
             let now = etcd.revision()?;
@@ -435,9 +461,11 @@ fn full_network_is_told_and_a_freed_subnet_is_taken() {
         daemon.wait_log(&["not ready", "no free IPv4 subnet"])?;
         ensure!(daemon.get("/readyz")?.status == 503, "ready without a subnet");
         ensure!(node.subnet_env_text().is_err(), "subnet.env without a subnet");
+        ensure!(node.add_pod_with("refused", &impatient()).is_err(), "a pod without a subnet");
         etcd.delete(&subnet_key("10.42.2.0-24"))?;
         daemon.wait_ready()?;
         ensure!(key_of(node)? == "10.42.2.0-24");
+        node.add_pod("pod")?;
         Ok(())
     });
 }
@@ -495,6 +523,60 @@ fn changed_config_is_taken_live_or_with_a_restart() {
         let owners = ownership::check(&history.events(&etcd)?)?;
         ensure!(owners.len() == 2, "old leases stay: {owners:?}");
         Ok(())
+    });
+}
+
+/// Options that pods need not notice, one after the other while pods talk.
+#[test]
+fn what_is_taken_live_costs_no_packet() {
+    lab(|lab| {
+        lab.require(&[Feature::Nft, Feature::Iptables, Feature::BridgeNetfilter])?;
+        let offer = |nftables: bool, more: &str, options: &str| {
+            format!(
+                r#"{{"Network":"10.42.0.0/16",{more}"EnableNFTables":{nftables},"Backend":{{"Type":"vxlan"{options}}}}}"#
+            )
+        };
+        let (cluster, etcd, _) = start(lab, 2, &offer(true, "", ""))?;
+        let daemons = cluster.start_all(&Flanneld::on_etcd(&etcd).argument("--ip-masq"))?;
+        let (node, pods) = (&cluster.nodes[0], cluster.pods("pod")?);
+        let env = node.subnet_env_text()?;
+        pods[0].netns.wait_ping(pods[1].address(true)?)?;
+        let flow = Datagrams::start(
+            &pods[0].netns,
+            &pods[1].netns,
+            pods[1].address(true)?,
+            Duration::from_millis(5),
+        )?;
+        let is_seen = |what: &str, command: &str, text: &str, there: bool| -> Result<()> {
+            wait::until(what, wait::LONG, || {
+                let shown = node.netns().run(command)?;
+                ensure!(shown.contains(text) == there, "{shown}");
+                Ok(())
+            })?;
+            flow.wait_answered(50)
+        };
+        etcd.set_config(&offer(true, "", r#","Learning":true"#))?;
+        is_seen("the device learns", "ip -d link show flannel.1", "nolearning", false)?;
+        etcd.set_config(&offer(true, "", ""))?;
+        is_seen("the device learns no more", "ip -d link show flannel.1", "nolearning", true)?;
+        for nftables in [false, true] {
+            etcd.set_config(&offer(nftables, "", ""))?;
+            is_seen("rules by nftables", "nft list tables", "flannel-ipv4", nftables)?;
+            is_seen("rules by iptables", "iptables-save", "-j FLANNEL-POSTRTG", !nftables)?;
+        }
+        // A range with all that is in use, and one without.
+        let mut used = [node.subnet(true)?.addr(), cluster.nodes[1].subnet(true)?.addr()];
+        used.sort();
+        let range = |first, last| format!(r#""SubnetMin":"{first}","SubnetMax":"{last}","#);
+        etcd.set_config(&offer(true, &range(used[0], used[1]), ""))?;
+        let revision = format!("revision={}", etcd.revision()?);
+        daemons[0].wait_log(&["network config taken from the store", &revision])?;
+        let theirs = cluster.nodes[1].subnet(true)?.addr();
+        etcd.set_config(&offer(true, &range(theirs, theirs), ""))?;
+        daemons[0].wait_log(&["cannot be taken while pods run", "our subnet"])?;
+        flow.wait_answered(50)?;
+        ensure!(node.subnet_env_text()? == env, "{env}\nbecame\n{}", node.subnet_env_text()?);
+        flow.stop()?.expect_none_lost()
     });
 }
 

@@ -119,6 +119,7 @@ fn come_and_go(
     come()?;
     golden::expect(node.netns(), true, &crowded)?;
     eprintln!("{CROWD} came, all entries after {:?}", started.elapsed());
+    node.add_pod("later")?.netns.wait_ping(to.address(true)?)?;
     let started = Instant::now();
     go()?;
     golden::expect(node.netns(), true, &alone)?;

@@ -187,6 +187,10 @@ fn follows_the_address(backend: &str, stack: Stack) {
         let took = started.elapsed();
         eprintln!("pods talk again {took:?} after the address of their node changed");
         ensure!(took < PROMPT, "it took {took:?}");
+        let later = cluster.nodes[0].add_pod("later")?;
+        for &v4 in stack.families() {
+            later.netns.wait_ping(pods[1].address(v4)?)?;
+        }
         for node in &cluster.nodes {
             for &v4 in stack.families() {
                 let (own, peers) = (Peer::of(node, v4)?, Peer::others(&cluster.nodes, node, v4)?);

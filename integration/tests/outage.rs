@@ -174,6 +174,7 @@ fn etcd_crashes_and_comes_back() {
         let since = logged(&f.daemons[0])?;
         f.daemons[0].restart()?;
         says(&f.daemons[0], since, "going on with the lease of the last run")?;
+        f.node(0).flannelctl(&[], &["status"])?.expect(3, &["of the last run", ": away"])?;
         f.node(0).add_pod("after-restart")?.netns.wait_ping(f.pods[1].address(true)?)?;
         f.pods[0].netns.wait_ping(f.pods[2].address(true)?)?;
 
@@ -231,6 +232,7 @@ fn a_cut_network_heals_and_nothing_was_missed() {
         f.all_say(&since, AWAY)?;
         eprintln!("noticed after {:?}", cut.elapsed());
         f.all_ready()?;
+        f.node(1).add_pod("later")?.netns.wait_ping(f.pods[0].address(true)?)?;
 
         lab.heal()?;
         let healed = Instant::now();
@@ -350,6 +352,7 @@ fn members_of_etcd_come_and_go() {
         f.etcd.members[1].kill()?;
         f.all_say(&since, AWAY)?;
         f.all_ready()?;
+        f.node(1).add_pod("later")?.netns.wait_ping(f.pods[0].address(true)?)?;
         f.etcd.members[0].start()?;
         wait::until("two members take writes", wait::LONG, || put_through(&f.etcd.members[2], 220))?;
         f.wait_route("10.42.220.0/24", true)?;
@@ -437,7 +440,10 @@ fn bad_records_are_named_and_hurt_nobody() {
                 says(daemon, 0, name)?;
             }
             ensure!(daemon.log()?.len() < 60_000, "the log repeats what somebody else has written");
+            let metrics = daemon.get("/metrics")?.body;
+            ensure!(metrics.contains("\nflannel_records_unreadable 6\n"), "{metrics}");
         }
+        cluster.nodes[0].flannelctl(&[], &["status"])?.expect(3, &["10.42.231.0-24", "10.42.236.0"])?;
         // The same while everybody watches. What was readable and is not any more is named as well.
         for (key, value) in
             [("rubbish", "{}"), ("10.42.240.0-24", r#"{"PublicIP":7}"#), ("10.42.230.0-24", "no JSON")]

@@ -119,8 +119,11 @@ fn restart_under_traffic(cluster: &Cluster, mut daemons: Vec<Daemon>) -> Result<
                 daemon.kill()?;
             }
         }
-        // Nobody is there for a moment: the data path stands by itself.
+        // Nobody is there for a moment: the data path stands by itself, and pods start.
         flows.iter().try_for_each(|flow| flow.wait_answered(2))?;
+        if number < 2 {
+            cluster.nodes[0].add_pod(&format!("later{number}"))?.netns.wait_ping(to.address(true)?)?;
+        }
         let started = Instant::now();
         daemons.iter_mut().try_for_each(Daemon::start)?;
         daemons.iter_mut().try_for_each(Daemon::wait_ready)?;
