@@ -83,23 +83,24 @@ pub(super) fn configure(
 
 /// What takes effect when the interface goes up, or is needed for its addresses.
 fn settings(ifname: &str, with_v6: bool, duplicate_detection: bool) -> Result<(), CniError> {
+    let v6 = sysctl::Directory::open("ipv6/conf");
     if duplicate_detection {
-        sysctl::try_set(&format!("ipv6/conf/{ifname}/enhanced_dad"), "1");
+        v6.try_set(&format!("{ifname}/enhanced_dad"), "1");
     }
     let accept_dad = if duplicate_detection { "1" } else { "0" };
-    sysctl::try_set(&format!("ipv6/conf/{ifname}/accept_dad"), accept_dad);
+    v6.try_set(&format!("{ifname}/accept_dad"), accept_dad);
     // Neighbours that knew another owner of the address hear of the new one at once.
     sysctl::try_set(&format!("ipv4/conf/{ifname}/arp_notify"), "1");
-    sysctl::try_set(&format!("ipv6/conf/{ifname}/ndisc_notify"), "1");
+    v6.try_set(&format!("{ifname}/ndisc_notify"), "1");
     if with_v6 {
         for name in ["lo", ifname] {
-            let disabled = format!("ipv6/conf/{name}/disable_ipv6");
+            let disabled = format!("{name}/disable_ipv6");
             // A kernel without IPv6 says so when the address is added.
-            if sysctl::get(&disabled).is_some_and(|value| value != "0") {
-                sysctl::set(&disabled, "0")?;
+            if v6.get(&disabled).is_some_and(|value| value != "0") {
+                v6.set(&disabled, "0")?;
             }
         }
-        sysctl::set(&format!("ipv6/conf/{ifname}/keep_addr_on_down"), "1")?;
+        v6.set(&format!("{ifname}/keep_addr_on_down"), "1")?;
     }
     Ok(())
 }
