@@ -31,6 +31,19 @@ pub(crate) fn ask_within<T: DeserializeOwned>(
     path: &str,
     limit: Duration,
 ) -> anyhow::Result<T> {
+    serde_json::from_str(&text_within(socket, path, limit)?).with_context(|| {
+        format!(
+            "the answer of flanneld to {path} cannot be read: are flanneld and flannelctl of one version?"
+        )
+    })
+}
+
+/// The answer as it is.
+pub(crate) fn text(socket: &Path, path: &str) -> anyhow::Result<String> {
+    text_within(socket, path, PATIENCE)
+}
+
+fn text_within(socket: &Path, path: &str, limit: Duration) -> anyhow::Result<String> {
     let answer = exchange(socket, path, limit).map_err(|error| unreachable(socket, &error))?;
     let (head, body) = answer.split_once("\r\n\r\n").with_context(|| {
         format!("what {} answers is no HTTP: is it the socket of flanneld?", socket.display())
@@ -45,11 +58,7 @@ pub(crate) fn ask_within<T: DeserializeOwned>(
         )
         .into());
     }
-    serde_json::from_str(body).with_context(|| {
-        format!(
-            "the answer of flanneld to {path} cannot be read: are flanneld and flannelctl of one version?"
-        )
-    })
+    Ok(body.to_owned())
 }
 
 fn exchange(socket: &Path, path: &str, limit: Duration) -> io::Result<String> {

@@ -1,6 +1,8 @@
 //! The flanneld processes of this node, of whatever kind.
 
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStringExt as _;
 
 /// A flanneld.
 #[derive(Clone, Copy, Debug)]
@@ -8,6 +10,26 @@ pub(crate) struct Process {
     pub(crate) pid: u32,
     /// The kernel's letter for it: `S` sleeps, `T` is stopped.
     pub(crate) state: char,
+}
+
+impl Process {
+    /// How it was started: its command line (`cmdline`) or its environment (`environ`), if that may be read.
+    pub(crate) fn words(&self, file: &str) -> Option<Vec<OsString>> {
+        let bytes = fs::read(format!("/proc/{}/{file}", self.pid)).ok()?;
+        // Behind the last word, too, is a zero.
+        let bytes = bytes.strip_suffix(&[0]).unwrap_or(&bytes);
+        Some(bytes.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect())
+    }
+
+    /// The variables of its environment.
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
+        let words = self.words("environ").unwrap_or_default();
+        let pair = |word: OsString| {
+            let (name, value) = word.to_str()?.split_once('=')?;
+            Some((name.to_owned(), value.to_owned()))
+        };
+        words.into_iter().filter_map(pair).collect()
+    }
 }
 
 /// The flanneld processes in our network namespace, by number. Nothing is asked of them, so that they may also be of Go,

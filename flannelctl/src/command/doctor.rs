@@ -25,6 +25,9 @@ pub(super) mod gather;
 mod packet_filter;
 mod report;
 
+/// Where runtimes and distributions have CNI plugins.
+const PLUGINS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
+
 /// Flags of `flannelctl doctor`.
 #[derive(Args, Debug)]
 pub(crate) struct DoctorArguments {
@@ -38,7 +41,7 @@ pub(crate) struct DoctorArguments {
     #[arg(long, default_value = CONFIGS, value_name = "PATH")]
     cni_conf_dir: PathBuf,
     /// Where it has its CNI plugins; may be repeated
-    #[arg(long, default_values = ["/opt/cni/bin", "/usr/lib/cni"], value_name = "PATH")]
+    #[arg(long, default_values = PLUGINS, value_name = "PATH")]
     cni_bin_dir: Vec<PathBuf>,
     /// Flags that flanneld will be started with, where it does not run
     #[arg(last = true, value_name = "FLANNELD FLAGS")]
@@ -59,6 +62,18 @@ pub(crate) async fn run(session: &Session, arguments: DoctorArguments) -> anyhow
     let checked = if arguments.check.is_empty() { CHECKS.len() } else { arguments.check.len() };
     session.output.page(&page(&report, checked, session.output.form()))?;
     Ok(if report.has_findings() { Outcome::Findings } else { Outcome::Fine })
+}
+
+/// What all checks find on this node, as a value.
+pub(crate) async fn everything(session: &Session) -> anyhow::Result<Value> {
+    let arguments = DoctorArguments {
+        check: Vec::new(),
+        list: false,
+        cni_conf_dir: CONFIGS.into(),
+        cni_bin_dir: PLUGINS.map(PathBuf::from).into(),
+        flanneld: Vec::new(),
+    };
+    Ok(serde_json::to_value(diagnose(session, &arguments).await?)?)
 }
 
 /// How long a running daemon has to mend what is found, which takes it less than a second.

@@ -4,17 +4,24 @@ mod scrub;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use flanneld::cli::{Options, StoreOptions};
 use flanneld::exec::Program;
+use flanneld::store::AnyStore;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
+use std::env;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::Session;
+use super::cni::{self, CONFIGS, CniFile};
+use super::daemon::Process;
+use super::doctor::gather::options_of;
 use super::lease::{Cluster, Entry};
+use super::{Session, daemon, doctor};
 use crate::Outcome;
 use crate::output::Page;
 use crate::socket;
@@ -58,18 +65,35 @@ const PATHS: [&str; 5] = ["status", "peers", "desired", "actual", "diff"];
 
 pub(crate) async fn run(session: &Session, command: SupportCommand) -> anyhow::Result<Outcome> {
     let SupportCommand::Bundle { file } = command;
-    let mut bundle = Bundle { scrubber: Scrubber::new(session), files: Vec::new() };
-    store(session, &mut bundle).await;
+    // A daemon that runs knows best where everything is, and which secrets there are.
+    let options = options_of(&[], session.store.options(), &session.node)?.options;
+    let mut bundle = Bundle { scrubber: Scrubber::default(), files: Vec::new() };
+    for store in [&options.store, &session.store.options()] {
+        bundle.scrubber.learn_store(store);
+    }
+    bundle.scrubber.learn_variables(env::vars());
+    for process in daemon::processes() {
+        bundle.scrubber.learn_variables(process.environment());
+    }
+    store(session, &options.store, &mut bundle).await;
+    let socket = options.status_socket.as_ref().unwrap_or(&session.node.status_socket);
     for path in PATHS {
-        match socket::ask::<Value>(&session.node.status_socket, &format!("/{path}")) {
+        match socket::ask::<Value>(socket, &format!("/{path}")) {
             Ok(value) => bundle.add(&format!("daemon/{path}.json"), &format!("{value:#}\n")),
             Err(error) => bundle.add(&format!("daemon/{path}.txt"), &format!("{error:#}\n")),
         }
     }
+    let metrics = socket::text(socket, "/metrics").unwrap_or_else(|error| format!("{error:#}\n"));
+    bundle.add("daemon/metrics.txt", &metrics);
+    bundle.add("daemon/processes.txt", &processes());
+    match doctor::everything(session).await {
+        Ok(report) => bundle.add("doctor.json", &format!("{report:#}\n")),
+        Err(error) => bundle.add("doctor.txt", &format!("{error:#}\n")),
+    }
     for (name, line) in COMMANDS {
         bundle.add(&format!("{name}.txt"), &output_of(line).await);
     }
-    files(session, &mut bundle);
+    files(&options, &mut bundle);
     let version = json!({"version": env!("CARGO_PKG_VERSION"), "time": now()});
     bundle.add("flannelctl.json", &format!("{version:#}\n"));
     bundle.write(&file)?;
@@ -84,9 +108,9 @@ pub(crate) async fn run(session: &Session, command: SupportCommand) -> anyhow::R
 }
 
 /// Config and leases.
-async fn store(session: &Session, bundle: &mut Bundle) {
+async fn store(session: &Session, options: &StoreOptions, bundle: &mut Bundle) {
     let read = async {
-        let store = session.store()?;
+        let store = AnyStore::new(options.clone())?;
         let mut cluster = Cluster::read(session, &store).await?;
         cluster.ask_lives(&store, false).await?;
         anyhow::Ok((store.location(), cluster))
@@ -109,14 +133,24 @@ async fn store(session: &Session, bundle: &mut Bundle) {
     }
 }
 
+/// How the daemons were started.
+fn processes() -> String {
+    let line = |process: Process| {
+        let words = process.words("cmdline").unwrap_or_default().join(OsStr::new(" "));
+        format!("{} {} {}\n", process.pid, process.state, words.display())
+    };
+    daemon::processes().into_iter().map(line).collect()
+}
+
 /// The files of flannel and of the container runtime that concern it.
-fn files(session: &Session, bundle: &mut Bundle) {
-    let mut paths = vec![session.node.subnet_file.clone(), PathBuf::from("/etc/os-release")];
-    paths.extend(flanneld::state::files(&session.node.state_dir));
-    for directory in ["/etc/cni/net.d", "/run/flannel/events"] {
-        let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
-        paths.extend(entries.map(|entry| entry.path()).filter(|path| path.is_file()));
-    }
+fn files(options: &Options, bundle: &mut Bundle) {
+    let mut paths = vec![options.subnet_file.clone(), PathBuf::from("/etc/os-release")];
+    paths.extend(flanneld::state::files(&options.state_dir));
+    // Others keep credentials beside their configs.
+    let configs = Path::new(CONFIGS);
+    paths.extend(CniFile::all(configs).into_iter().map(|file| configs.join(file.name)));
+    let events = cni::names(Path::new("/run/flannel/events")).into_values();
+    paths.extend(events.filter(|path| path.is_file()));
     for path in paths {
         let text = match fs::read(&path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),

@@ -22,7 +22,7 @@ fn a_bundle_has_everything_but_secrets() {
     let config = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"ipsec","PSK":"{psk}"}}}}"#);
     fs::write(path("leases/config"), &config).unwrap();
     // A record that quotes the key in a field that does not look like one.
-    let record = format!(r#"{{"PublicIP":"192.168.64.3","BackendType":"{psk}"}}"#);
+    let record = format!(r#"{{"PublicIP":"127.0.0.3","BackendType":"{psk}"}}"#);
     fs::write(path("leases/subnets/10.5.1.0-24"), record).unwrap();
     let state = serde_json::json!({"version": 1, "revision": 1, "text": config}).to_string();
     fs::write(path("state/etcd-x/config.json"), state).unwrap();
@@ -58,7 +58,7 @@ fn a_bundle_has_everything_but_secrets() {
     unpacked.unpack(path("unpacked")).unwrap();
     let read = |name: &str| fs::read_to_string(path("unpacked/flannel-support").join(name)).unwrap();
     assert!(read("store/config.json").contains(r#""PSK":"[removed]""#));
-    assert!(read("store/leases.json").contains("192.168.64.3") && read("kernel/links.txt").contains("lo"));
+    assert!(read("store/leases.json").contains("127.0.0.3") && read("kernel/links.txt").contains("lo"));
     assert!(read("daemon/status.txt").contains("flanneld") && read("flannelctl.json").contains("version"));
     let listed = Command::new("grep").args(["-r", "planted"]).arg(path("unpacked")).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&listed.stdout), "", "secrets are left");

@@ -2,15 +2,23 @@
 
 use flanneld::cli::StoreOptions;
 use serde_json::Value;
-use std::env;
 use std::fs;
-
-use crate::command::Session;
 
 const REMOVED: &str = "[removed]";
 /// Parts of names whose values are secret.
-const NAMES: [&str; 8] =
-    ["password", "passwd", "psk", "secret", "token", "privatekey", "private_key", "private-key"];
+const NAMES: [&str; 11] = [
+    "password",
+    "passwd",
+    "psk",
+    "secret",
+    "token",
+    "privatekey",
+    "private_key",
+    "private-key",
+    "presharedkey",
+    "key-data",
+    "bearer",
+];
 /// Shorter ones would take half of the text with them.
 const SHORTEST: usize = 4;
 
@@ -21,26 +29,34 @@ pub(super) struct Scrubber {
 }
 
 impl Scrubber {
-    pub(super) fn new(session: &Session) -> Self {
-        let mut scrubber = Self::default();
-        if let StoreOptions::Etcd(options) = session.store.options() {
-            scrubber.learn(options.password.as_deref());
-            let key = options.keyfile.and_then(|file| fs::read_to_string(file).ok());
+    /// Learns the secrets of a store.
+    pub(super) fn learn_store(&mut self, store: &StoreOptions) {
+        if let StoreOptions::Etcd(options) = store {
+            self.learn(options.password.as_deref());
+            let key = options.keyfile.as_ref().and_then(|file| fs::read_to_string(file).ok());
             // Each line: wherever the key is quoted, its lines may be broken in another way.
             for line in key.iter().flat_map(|key| key.lines()).filter(|line| !line.starts_with("-----")) {
-                scrubber.learn(Some(line));
+                self.learn(Some(line));
             }
         }
-        for (name, value) in env::vars().filter(|(name, _)| is_secret(name)) {
-            let _ = name;
-            scrubber.learn(Some(&value));
+    }
+
+    /// Learns the secrets of an environment.
+    pub(super) fn learn_variables(&mut self, variables: impl IntoIterator<Item = (String, String)>) {
+        for (_, value) in variables.into_iter().filter(|(name, _)| is_secret(name)) {
+            self.learn(Some(&value));
         }
-        scrubber
     }
 
     fn learn(&mut self, secret: Option<&str>) {
         if let Some(secret) = secret.filter(|secret| secret.len() >= SHORTEST) {
             self.known.push(secret.to_owned());
+            // As it stands in JSON.
+            let quoted = Value::from(secret).to_string();
+            let quoted = &quoted[1..quoted.len() - 1];
+            if quoted != secret {
+                self.known.push(quoted.to_owned());
+            }
         }
     }
 
@@ -123,7 +139,7 @@ fn without_values(line: &str) -> String {
         let gap = after_name
             .find(|c: char| !matches!(c, '"' | '\\' | '\'' | ':' | '=' | ' '))
             .unwrap_or(after_name.len());
-        let separated = after_name[..gap].contains([':', '=', ' ']);
+        let separated = after_name[..gap].contains([':', '=']) || after_name.starts_with(' ');
         let start = name_end + in_name + gap;
         if !separated || start >= line.trim_end().len() {
             clean.push_str(&line[done..name_end]);

@@ -5,7 +5,6 @@ use flanneld::cli::{Options, Parsed, StoreOptions};
 use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -69,29 +68,18 @@ pub(crate) fn options_of(
 /// The flanneld processes of this network namespace, with their options where they can be read.
 fn running() -> Vec<(Daemon, Option<Options>)> {
     let with_options = |process: Process| {
-        let options = options(process.pid);
+        let options = options(&process);
         let scope = options.as_ref().map(|options| options.store.scope());
         (Daemon { pid: process.pid, state: process.state, scope }, options)
     };
     processes().into_iter().map(with_options).collect()
 }
 
-fn options(pid: u32) -> Option<Options> {
-    let words = |file: &str| -> Option<Vec<OsString>> {
-        let bytes = fs::read(format!("/proc/{pid}/{file}")).ok()?;
-        let words = bytes.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec()));
-        Some(words.collect())
-    };
-    let mut arguments = words("cmdline")?;
-    // Behind the last word, too, is a zero.
-    arguments.pop();
-    let environment = words("environ").unwrap_or_default();
-    let variable = |name: &str| {
-        environment.iter().find_map(|entry| {
-            let (key, value) = entry.to_str()?.split_once('=')?;
-            (key == name).then(|| value.to_owned())
-        })
-    };
+fn options(process: &Process) -> Option<Options> {
+    let arguments = process.words("cmdline")?;
+    let environment = process.environment();
+    let variable =
+        |name: &str| environment.iter().find_map(|(key, value)| (key == name).then(|| value.clone()));
     match Options::parse(arguments.into_iter().skip(1), variable) {
         Ok(Parsed::Run(options)) => Some(*options),
         _ => None,
