@@ -286,6 +286,20 @@ pub enum Op {
     DeleteRoute(RouteKey, Route),
 }
 
+impl Op {
+    /// The interface that it is about or that its object lives on.
+    #[must_use]
+    pub const fn link(&self) -> Option<&LinkName> {
+        match self {
+            Self::CreateLink(name, _) | Self::SetLink(name, _) | Self::DeleteLink(name) => Some(name),
+            Self::AddAddress(key) | Self::DeleteAddress(key) => Some(&key.link),
+            Self::SetNeighbour(key, _) | Self::DeleteNeighbour(key) => Some(&key.link),
+            Self::SetFdb(key, _) | Self::DeleteFdb(key, _) => Some(&key.link),
+            Self::SetRoute(_, route) | Self::DeleteRoute(_, route) => route.target.link(),
+        }
+    }
+}
+
 /// Parameters of an interface to change; `None` leaves one as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkChange {

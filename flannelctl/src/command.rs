@@ -4,7 +4,6 @@ pub(crate) mod about;
 pub(crate) mod cni;
 pub(crate) mod config;
 pub(crate) mod connectivity;
-pub(crate) mod daemon;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod events;

@@ -1,4 +1,5 @@
 //! What flanneld reads and writes on the host beside the kernel's network objects.
 
+pub mod daemons;
 pub mod subnet_file;
 pub mod sysctl;

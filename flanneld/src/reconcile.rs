@@ -38,6 +38,7 @@ use crate::sys;
 use apply::{Applied, Tried};
 use conditions::id as condition;
 use pace::Pace;
+use rival::Rivalry;
 
 pub(crate) use pace::Reason;
 
@@ -45,6 +46,7 @@ mod apply;
 mod conditions;
 mod pace;
 mod report;
+mod rival;
 
 /// What the loop listens to.
 pub(crate) struct Inputs {
@@ -110,6 +112,7 @@ pub(crate) struct Reconciler<K> {
     /// How many listings the store has given.
     listings: u64,
     pace: Pace,
+    rivalry: Rivalry,
     /// Operations that failed when they were last tried, a few of them.
     failing: BTreeSet<String>,
     /// Full rounds since we hold the present lease.
@@ -167,6 +170,7 @@ impl<K: Kernel> Reconciler<K> {
             revision: Revision::default(),
             listings: 0,
             pace: Pace::new(start),
+            rivalry: Rivalry::default(),
             start,
             outputs,
             report: Report::default(),
@@ -180,7 +184,8 @@ impl<K: Kernel> Reconciler<K> {
         loop {
             let (due, _) = self.pace.next();
             let grace = self.cluster.next_tick().map(|at| self.start + at);
-            let due = grace.map_or(due, |grace| grace.min(due));
+            let rival = self.rivalry.next_turn(Instant::now());
+            let due = grace.into_iter().chain(rival).fold(due, Instant::min);
             let wake = tokio::select! {
                 () = stop.cancelled() => return,
                 Some(update) = inputs.store.recv() => Wake::Store(update),
@@ -346,6 +351,7 @@ impl<K: Kernel> Reconciler<K> {
             self.pace.request(Reason::Overlap, Instant::now());
             return;
         }
+        self.rivalry.hold_back_changes(&mut ops, started);
         let applied = self.apply(&ops, Tried::Some).await;
         self.note_round(Reason::LeaseChange, applied, started.elapsed());
         info!(changes = touched.len(), applied = applied.done(), failed = applied.failed, "leases changed");
@@ -399,13 +405,10 @@ impl<K: Kernel> Reconciler<K> {
                 .then_some(&self.node.external().name),
             underlay_routes: assembly.desired().depends_on_routes(),
         };
-        match hints.reason(&interest) {
-            Some(Hint::Overrun) => self.pace.request_settled(Reason::Overrun, now),
-            Some(hint) => {
-                debug!(hint = ?hint, "kernel changed");
-                self.pace.request_settled(Reason::Hint, now);
-            }
-            None => {}
+        if let Some(hint) = hints.reason(&interest) {
+            debug!(hint = ?hint, "kernel changed");
+            let reason = if *hint == Hint::Overrun { Reason::Overrun } else { Reason::Hint };
+            self.look_soon(reason, now);
         }
     }
 
@@ -415,6 +418,7 @@ impl<K: Kernel> Reconciler<K> {
             warn!("peers that a wiped store has lost did not come back and are given up");
             self.pace.request(Reason::Grace, Instant::now());
         }
+        self.watch_rival();
         let (due, reason) = self.pace.next();
         if due <= Instant::now() {
             self.full_round(reason).await;
@@ -477,7 +481,8 @@ impl<K: Kernel> Reconciler<K> {
         let networks = self.node.networks();
         let scope = Scope { desired: assembly.dataplane(), networks: &networks };
         let actual = owned(&observed.dataplane, &scope);
-        let ops = plan(assembly.dataplane(), &actual, self.prune());
+        let mut ops = plan(assembly.dataplane(), &actual, self.prune());
+        self.rivalry.hold_back(&mut ops, Instant::now());
         let wanted = assembly.dataplane().len();
         self.report.peers = assembly.leases().len();
         self.set_peer_conditions(assembly.errors(), &losers);

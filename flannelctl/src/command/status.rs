@@ -2,12 +2,13 @@
 
 use clap::Args;
 use flannel_core::status::{Round, Status};
+use flanneld::host::daemons;
 use serde_json::json;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::time::sleep;
 
+use super::Session;
 use super::lease::cluster::{Cluster, Entry, life_text, own_subnets};
-use super::{Session, daemon};
 use crate::Outcome;
 use crate::failure::{Failure, Kind};
 use crate::output::{Cell, Page, Style, Table};
@@ -66,7 +67,7 @@ async fn wait(session: &Session, limit: Duration) -> anyhow::Result<Status> {
 /// What can be told while no daemon answers: what it has left here, and what the store says of this node.
 async fn without_daemon(session: &Session, failure: &Failure) -> anyhow::Result<Outcome> {
     let subnets: Vec<String> = own_subnets(session).iter().map(|subnet| subnet.to_string()).collect();
-    let process = daemon::running();
+    let process = daemons::running();
     let lease = own_lease(session).await;
     let mut table = Table::new(&["ITEM", "STATE"], &[]);
     let mut add = |item: &'static str, text: String, style| {

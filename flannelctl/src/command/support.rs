@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use flanneld::cli::{Options, StoreOptions};
 use flanneld::exec::Program;
+use flanneld::host::daemons::{self, Process};
 use flanneld::store::AnyStore;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -18,10 +19,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::cni::{self, CONFIGS, CniFile};
-use super::daemon::Process;
 use super::doctor::gather::options_of;
 use super::lease::{Cluster, Entry};
-use super::{Session, daemon, doctor};
+use super::{Session, doctor};
 use crate::Outcome;
 use crate::output::Page;
 use crate::socket;
@@ -72,7 +72,7 @@ pub(crate) async fn run(session: &Session, command: SupportCommand) -> anyhow::R
         bundle.scrubber.learn_store(store);
     }
     bundle.scrubber.learn_variables(env::vars());
-    for process in daemon::processes() {
+    for process in daemons::processes() {
         bundle.scrubber.learn_variables(process.environment());
     }
     store(session, &options.store, &mut bundle).await;
@@ -139,7 +139,7 @@ fn processes() -> String {
         let words = process.words("cmdline").unwrap_or_default().join(OsStr::new(" "));
         format!("{} {} {}\n", process.pid, process.state, words.display())
     };
-    daemon::processes().into_iter().map(line).collect()
+    daemons::processes().into_iter().map(line).collect()
 }
 
 /// The files of flannel and of the container runtime that concern it.

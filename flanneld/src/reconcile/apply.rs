@@ -3,6 +3,7 @@
 use flannel_core::dataplane::Op;
 use flannel_core::status::{Action, classify};
 use std::collections::BTreeSet;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::Reconciler;
@@ -45,12 +46,14 @@ impl<K: Kernel> Reconciler<K> {
         const SHOWN: usize = 5;
         let mut applied = Applied::default();
         let mut failing = BTreeSet::new();
+        let (mut done, started) = (Vec::new(), Instant::now());
         if !ops.is_empty() {
             let results = self.kernel.apply(ops).await;
             self.count(ops, &results);
             for (op, result) in ops.iter().zip(results) {
                 let Err(error) = result else {
                     debug!(op = %op, "op applied");
+                    done.push(op);
                     match classify(op).0 {
                         Action::Set => applied.set += 1,
                         Action::Delete => applied.deleted += 1,
@@ -69,7 +72,10 @@ impl<K: Kernel> Reconciler<K> {
             }
         }
         match tried {
-            Tried::All => self.failing = failing,
+            Tried::All => {
+                self.failing = failing;
+                self.note_contest(&done, started.elapsed());
+            }
             Tried::Some => self.failing.extend(failing),
         }
         applied

@@ -19,8 +19,9 @@ pub(super) mod id {
     pub(in crate::reconcile) const ATTRS: &str = "public address";
     pub(in crate::reconcile) const SUBNET_ENV: &str = "subnet.env";
     pub(in crate::reconcile) const STORE: &str = "store";
-    pub(in crate::reconcile) const ALL: [&str; 7] =
-        [CONFIG, INTERFACE, KERNEL, NODE, ATTRS, SUBNET_ENV, STORE];
+    pub(in crate::reconcile) const RIVAL: &str = "rival";
+    pub(in crate::reconcile) const ALL: [&str; 8] =
+        [CONFIG, INTERFACE, KERNEL, NODE, ATTRS, SUBNET_ENV, STORE, RIVAL];
 }
 
 /// How the condition of a record begins that cannot be read.

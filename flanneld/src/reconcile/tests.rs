@@ -20,13 +20,13 @@ use tokio::time::timeout;
 const CONFIG: &str = r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
 /// A running loop and the other ends of its channels.
-struct Lab {
-    kernel: FakeKernel,
+pub(super) struct Lab {
+    pub(super) kernel: FakeKernel,
     store: mpsc::Sender<Update>,
     claim: watch::Sender<ClaimState>,
     attrs: watch::Receiver<Option<LeaseAttrs>>,
     record: watch::Receiver<Option<OwnRecord>>,
-    report: watch::Receiver<Report>,
+    pub(super) report: watch::Receiver<Report>,
     firewall: watch::Receiver<Option<firewall::Desired>>,
     env: watch::Receiver<Option<SubnetEnv>>,
     memory: watch::Receiver<Memory>,
@@ -96,7 +96,7 @@ impl Lab {
     }
 
     /// A loop that owns 10.42.1.0/24 and has two peers.
-    async fn settled() -> Self {
+    pub(super) async fn settled() -> Self {
         let mut lab = Self::start(&FakeKernel::new(contract::host()), CONFIG, &[]);
         lab.list(&[own(), peer(2), peer(3)]).await;
         lab.hold("10.42.1.0-24");
@@ -115,7 +115,7 @@ impl Lab {
         self.store.send(Update::Listing(listing)).await.unwrap();
     }
 
-    async fn change(&mut self, changes: Vec<Change>) {
+    pub(super) async fn change(&mut self, changes: Vec<Change>) {
         self.revision += 1;
         self.store.send(Update::Changes { revision: Revision(self.revision), changes }).await.unwrap();
     }
@@ -132,7 +132,7 @@ impl Lab {
     }
 
     /// Waits until the kernel is as wished.
-    async fn until(&self, what: &str, wished: impl Fn(&Dataplane) -> bool) {
+    pub(super) async fn until(&self, what: &str, wished: impl Fn(&Dataplane) -> bool) {
         let reached = async {
             while !wished(&self.kernel.dataplane()) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -144,7 +144,7 @@ impl Lab {
     }
 
     /// Lets everything that is under way end: time passes only when nothing can run.
-    async fn quiet(&self) {
+    pub(super) async fn quiet(&self) {
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
 
@@ -180,7 +180,7 @@ fn own() -> Record {
     record("10.42.1.0-24", "192.168.50.1", "1a:2b:3c:4d:5e:6f")
 }
 
-fn peer(number: u8) -> Record {
+pub(super) fn peer(number: u8) -> Record {
     record(
         &format!("10.42.{number}.0-24"),
         &format!("192.168.50.{number}"),

@@ -335,7 +335,7 @@ pub(super) fn by_kind(conditions: &[Condition]) -> BTreeMap<&'static str, u64> {
 }
 
 /// What conditions can be about, and the label of it. Everything else is the key of a lease.
-const KINDS: [(&str, &str); 11] = [
+const KINDS: [(&str, &str); 12] = [
     ("claim", "claim"),
     ("config", "config"),
     ("firewall", "firewall"),
@@ -344,6 +344,7 @@ const KINDS: [(&str, &str); 11] = [
     ("kernel", "kernel"),
     ("node", "node"),
     ("public address", "public_address"),
+    ("rival", "rival"),
     ("store", "store"),
     ("subnet.env", "subnet_env"),
     ("", "lease"),

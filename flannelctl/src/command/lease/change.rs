@@ -5,6 +5,7 @@ use flannel_core::config::NetworkConfig;
 use flannel_core::family::Family;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::store::CreateGuard;
+use flanneld::host::daemons;
 use flanneld::store::{AnyStore, LeaseStore as _, StoreError};
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::Consent;
 use super::cluster::{Cluster, Entry, Target, life_text, store_config};
 use crate::cli::DryRun;
-use crate::command::{Session, daemon};
+use crate::command::Session;
 use crate::failure::{Failure, Kind};
 use crate::output::Page;
 
@@ -64,7 +65,7 @@ pub(super) async fn release(
 fn objection(entry: &Entry) -> Option<String> {
     if entry.is_own {
         // Of this node we need not guess.
-        return daemon::running().map(|process| {
+        return daemons::running().map(|process| {
             format!("flanneld runs on this node (process {process}) and would take it again at once")
         });
     }

@@ -10,6 +10,7 @@ use flannel_core::link::LinkName;
 use flannel_core::ruleset::Ruleset;
 use flannel_core::subnet_env::PreviousEnv;
 use flanneld::firewall::{Firewall, Iptables, Nft, Tools};
+use flanneld::host::daemons;
 use flanneld::kernel::{Kernel as _, NetlinkKernel};
 use flanneld::state;
 use serde_json::json;
@@ -22,7 +23,7 @@ use super::Cleanup;
 use super::plugins::PluginState;
 use crate::cli::DryRun;
 use crate::command::lease::Cluster;
-use crate::command::{Session, cni, daemon, ipam};
+use crate::command::{Session, cni, ipam};
 use crate::failure::{Failure, Kind};
 use crate::output::{Cell, Page, Style, Table};
 
@@ -38,7 +39,7 @@ struct Item {
 /// Removes what is flannel's.
 pub(super) async fn run(session: &Session, options: Cleanup) -> anyhow::Result<()> {
     if !options.force
-        && let Some(process) = daemon::running()
+        && let Some(process) = daemons::running()
     {
         return Err(Failure::new(
             Kind::Refused,

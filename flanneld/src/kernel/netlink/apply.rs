@@ -86,6 +86,10 @@ impl Application<'_> {
                     self.flush().await?;
                     self.indices.remove(name);
                     let result = self.create_link(op, name, link).await?;
+                    if matches!(result, Err(KernelError::OtherLink { .. })) {
+                        // What follows is not for a device of somebody else.
+                        self.indices.insert(name.clone(), None);
+                    }
                     self.results[place] = Some(result);
                 }
                 Op::DeleteLink(name) => {
@@ -152,7 +156,7 @@ impl Application<'_> {
         match (op, cause.errno) {
             (Op::SetRoute(key, wanted), Errno::EEXIST) => self.bring_forward(op, key, wanted).await,
             // The link has another number since it was looked up, or is gone.
-            (_, Errno::ENODEV) if link_of(op).is_some_and(|name| self.indices.remove(name).is_some()) => {
+            (_, Errno::ENODEV) if op.link().is_some_and(|name| self.indices.remove(name).is_some()) => {
                 self.single(op).await
             }
             _ => Ok(Err(KernelError::Refused { op: op.to_string(), cause })),
@@ -236,7 +240,7 @@ impl Application<'_> {
     }
 
     async fn prepare(&mut self, op: &Op) -> Result<Prepared, KernelError> {
-        let index = match link_of(op) {
+        let index = match op.link() {
             None => None,
             Some(name) => match self.index(name).await? {
                 Some(index) => Some(index),
@@ -344,18 +348,6 @@ fn answers(datagram: &[u8]) -> Result<Vec<(u32, Option<Refused>)>, KernelError> 
         }
     }
     Ok(answers)
-}
-
-/// The link whose number the message of an op carries.
-const fn link_of(op: &Op) -> Option<&LinkName> {
-    match op {
-        Op::CreateLink(..) => None,
-        Op::SetLink(name, _) | Op::DeleteLink(name) => Some(name),
-        Op::AddAddress(key) | Op::DeleteAddress(key) => Some(&key.link),
-        Op::SetNeighbour(key, _) | Op::DeleteNeighbour(key) => Some(&key.link),
-        Op::SetFdb(key, _) | Op::DeleteFdb(key, _) => Some(&key.link),
-        Op::SetRoute(_, route) | Op::DeleteRoute(_, route) => route.target.link(),
-    }
 }
 
 /// Ops about objects that go with their link.

@@ -2,6 +2,7 @@
 
 use flannel_core::status::Status;
 use flanneld::cli::{Options, Parsed, StoreOptions};
+use flanneld::host::daemons::{Process, processes};
 use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,7 +12,6 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::cli::NodeFlags;
-use crate::command::daemon::{Process, processes};
 use crate::command::doctor::facts::{Daemon, DaemonAnswer};
 use crate::socket;
 
