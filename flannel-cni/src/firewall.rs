@@ -68,6 +68,30 @@ impl Backend {
     }
 }
 
+/// The tables of iptables for addresses of both families, wherever they are; those of its legacy variant, which take a process, on
+/// request.
+pub(crate) fn nat_tables(legacy: bool) -> Result<Vec<Nat>, FirewallError> {
+    let mut tables = Vec::new();
+    match Netfilter::open() {
+        Ok(mut netfilter) => {
+            for family in Family::ALL {
+                tables.push(Nat::read_all(&mut netfilter, family)?);
+            }
+        }
+        Err(error) if error.means_absent() => {}
+        Err(error) => return Err(error.into()),
+    }
+    for family in Family::ALL {
+        if legacy
+            && iptables::has_legacy_nat(family)
+            && let Some(tool) = Tool::find(family)
+        {
+            tables.push(Nat::parse(&tool.save()?));
+        }
+    }
+    Ok(tables)
+}
+
 /// The rules of one owner, or of several, wherever they are.
 pub(crate) struct Trace<'a> {
     /// Chains of iptables that hold nothing else, and the chains that lead to them.

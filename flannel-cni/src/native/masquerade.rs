@@ -23,7 +23,7 @@ use crate::firewall::iptables::{self, Running, Tool, ToolError, quote};
 use crate::firewall::names::{self, Owner};
 use crate::firewall::nat::{Nat, NatRule, POSTROUTING};
 use crate::firewall::netfilter::Netfilter;
-use crate::firewall::{ATTEMPTS, Backend, FirewallError, Removed, Trace};
+use crate::firewall::{ATTEMPTS, Backend, FirewallError, Removed, Trace, nat_tables};
 use crate::netconf::{self, ValidAttachments};
 
 /// Names of Go's plugins, which never change.
@@ -285,27 +285,10 @@ impl Pending<'_> {
 pub(crate) fn gc(config: &Object) -> Result<(), CniError> {
     let ValidAttachments::Only(valid) = netconf::attachments(config)? else { return Ok(()) };
     let network = config.field("name").and_then(|name| name.as_str()).unwrap_or_default();
-    let mut chains = BTreeSet::new();
-    let mut collect = |nat: &Nat| {
-        chains.extend(nat.stale_chains(network, &valid, names::is_masquerade_chain));
-    };
-    match Netfilter::open() {
-        Ok(mut netfilter) => {
-            for family in Family::ALL {
-                collect(&Nat::read_all(&mut netfilter, family)?);
-            }
-        }
-        Err(error) if error.means_absent() => {}
-        Err(error) => return Err(error.into()),
-    }
     let legacy = is_wanted(config);
-    for family in Family::ALL {
-        if legacy
-            && iptables::has_legacy_nat(family)
-            && let Some(tool) = Tool::find(family)
-        {
-            collect(&Nat::parse(&tool.save()?));
-        }
+    let mut chains = BTreeSet::new();
+    for nat in nat_tables(legacy)? {
+        chains.extend(nat.stale_chains(network, &valid, names::is_masquerade_chain));
     }
     let key = names::network_key(network);
     let kept: BTreeSet<String> = valid

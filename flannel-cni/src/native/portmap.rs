@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::environment::Environment;
 use crate::error::{CniError, Code, chain, note};
-use crate::firewall::iptables::{self as tools, Tool};
+use crate::firewall::iptables::Tool;
 use crate::firewall::names::{self, Owner};
 use crate::firewall::nat::{Nat, NatRule};
 use crate::firewall::netfilter::Netfilter;
@@ -398,22 +398,8 @@ fn gc(config: &Object) -> Result<(), CniError> {
     let ValidAttachments::Only(valid) = netconf::attachments(config)? else { return Ok(()) };
     let network = Config::network_of(config);
     let mut chains = BTreeSet::new();
-    let mut collect = |nat: &Nat| chains.extend(nat.stale_chains(network, &valid, names::is_mapping_chain));
-    match Netfilter::open() {
-        Ok(mut netfilter) => {
-            for family in Family::ALL {
-                collect(&Nat::read_all(&mut netfilter, family)?);
-            }
-        }
-        Err(error) if error.means_absent() => {}
-        Err(error) => return Err(error.into()),
-    }
-    for family in Family::ALL {
-        if tools::has_legacy_nat(family)
-            && let Some(tool) = Tool::find(family)
-        {
-            collect(&Nat::parse(&tool.save()?));
-        }
+    for nat in firewall::nat_tables(true)? {
+        chains.extend(nat.stale_chains(network, &valid, names::is_mapping_chain));
     }
     let trace = Trace {
         chains: chains.into_iter().map(|chain| (chain, iptables::ENTRY)).collect(),
