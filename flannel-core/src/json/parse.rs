@@ -72,6 +72,11 @@ impl Parser<'_> {
         Ok(byte)
     }
 
+    /// The next byte where nothing but certain bytes can stand. To Go's scanner a text ends with a space.
+    fn next_or_space(&mut self) -> u8 {
+        self.next().unwrap_or(b' ')
+    }
+
     /// The next byte that is not white space.
     fn next_token(&mut self) -> Result<u8, SyntaxError> {
         loop {
@@ -103,7 +108,7 @@ impl Parser<'_> {
 
     fn literal(&mut self, word: &str, value: Value) -> Result<Value, SyntaxError> {
         for expected in word.bytes().skip(1) {
-            let byte = self.next()?;
+            let byte = self.next_or_space();
             if byte != expected {
                 let place = format!("in literal {word} (expecting {})", quote(expected));
                 return Err(SyntaxError::Character { byte, place });
@@ -176,7 +181,7 @@ impl Parser<'_> {
     }
 
     fn digit(&mut self, place: &str) -> Result<u8, SyntaxError> {
-        let byte = self.next()?;
+        let byte = self.next_or_space();
         if byte.is_ascii_digit() { Ok(byte) } else { Err(unexpected(byte, place)) }
     }
 
@@ -200,12 +205,11 @@ impl Parser<'_> {
                 byte => bytes.push(byte),
             }
         }
-        Ok(String::from_utf8(bytes)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+        Ok(String::from_utf8(bytes).unwrap_or_else(|error| each_bad_byte_replaced(error.as_bytes())))
     }
 
     fn escape(&mut self) -> Result<char, SyntaxError> {
-        Ok(match self.next()? {
+        Ok(match self.next_or_space() {
             c @ (b'"' | b'\\' | b'/') => char::from(c),
             b'b' => '\u{8}',
             b'f' => '\u{c}',
@@ -225,7 +229,7 @@ impl Parser<'_> {
     fn hex4(&mut self) -> Result<u32, SyntaxError> {
         let mut code = 0;
         for _ in 0..4 {
-            let byte = self.next()?;
+            let byte = self.next_or_space();
             let digit = char::from(byte)
                 .to_digit(16)
                 .ok_or_else(|| unexpected(byte, "in \\u hexadecimal character escape"))?;
@@ -249,4 +253,14 @@ impl Parser<'_> {
             }
         }
     }
+}
+
+/// As Go does it: one U+FFFD for each byte, where Rust has one for the beginning of a character.
+fn each_bad_byte_replaced(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+    }
+    text
 }

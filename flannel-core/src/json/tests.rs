@@ -29,6 +29,8 @@ fn strings_are_escaped_as_go_escapes_them() {
     assert_eq!(text, "\"\\u003c\\u0026\\u003e\\u2028\\u2029\\u0001\\b\\f\\n\\r\\t/\\\"\\\\é😀\"");
     assert_eq!(parse(r#""\ud83d\ude00 \ud83d x \ud83d\u0041""#).as_str(), Some("😀 \u{fffd} x \u{fffd}A"));
     assert_eq!(Value::parse(b"\"a\xffb\"").unwrap().as_str(), Some("a\u{fffd}b"));
+    // The beginning of a character, cut off.
+    assert_eq!(Value::parse(b"\"a\xf0\x9f\x98b\"").unwrap().as_str(), Some("a\u{fffd}\u{fffd}\u{fffd}b"));
 }
 
 #[test]
@@ -62,6 +64,12 @@ fn syntax_errors_have_the_words_of_go() {
         ("  ", "unexpected end of JSON input"),
         ("{", "unexpected end of JSON input"),
         ("\"a", "unexpected end of JSON input"),
+        ("nul", "invalid character ' ' in literal null (expecting 'l')"),
+        ("-", "invalid character ' ' in numeric literal"),
+        ("1.", "invalid character ' ' after decimal point in numeric literal"),
+        ("1e+", "invalid character ' ' in exponent of numeric literal"),
+        ("\"\\", "invalid character ' ' in string escape code"),
+        ("\"\\u12", "invalid character ' ' in \\u hexadecimal character escape"),
         ("x", "invalid character 'x' looking for beginning of value"),
         ("{a", "invalid character 'a' looking for beginning of object key string"),
         ("{\"a\":1,}", "invalid character '}' looking for beginning of object key string"),
