@@ -43,7 +43,7 @@ pub(crate) fn build(release: &Release, target: &Target, tree: &Tree) -> Result<V
 }
 
 /// The files that dpkg reads. It makes the list of checksums itself.
-fn control(release: &Release, target: &Target, tree: &Tree) -> Result<Tree> {
+pub(crate) fn control(release: &Release, target: &Target, tree: &Tree) -> Result<Tree> {
     let mut conffiles = String::new();
     for (path, entry) in tree.entries() {
         if path.starts_with("etc/") && matches!(entry.node, Node::File(_)) {

@@ -42,6 +42,16 @@ fn same_sources_give_same_bytes() {
     }
 }
 
+#[test]
+fn debian_package_names_its_processor() {
+    for (target, name) in [(&TARGETS[0], "amd64"), (&TARGETS[1], "arm64")] {
+        let control = deb::control(&release(0), target, &Tree::default()).unwrap();
+        let (_, control) = control.entries().find(|(path, _)| *path == "control").unwrap();
+        let text = String::from_utf8_lossy(control.content());
+        assert!(text.contains(&format!("\nArchitecture: {name}\n")), "{text}");
+    }
+}
+
 /// `bridge` and the others there are those of the package of the reference plugins.
 #[test]
 fn only_our_own_name_is_among_the_plugins_of_others() {
