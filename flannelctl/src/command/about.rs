@@ -86,3 +86,6 @@ fn daemon() -> Command {
         .args(flags().filter(|flag| flag.name != "version").map(flag))
         .arg(Arg::new("version").long("version").action(ArgAction::SetTrue).help("print the version and exit"))
 }
+
+#[cfg(test)]
+mod tests;
