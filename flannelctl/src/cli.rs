@@ -1,7 +1,7 @@
 //! The command line, in kubectl's manner: noun, then verb. Flags of a command stand beside it in `command`.
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use flanneld::cli::StoreOptions;
 use flanneld::store::etcd::EtcdOptions;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::command::{
-    config, connectivity, doctor, events, ipam, lease, node, peer, route, status, subnet, support,
+    config, connectivity, daemon, doctor, events, ipam, lease, node, peer, route, status, subnet, support,
 };
 use crate::failure::{Failure, Kind};
 use crate::output::{Form, Output};
@@ -82,33 +82,21 @@ pub(crate) enum Command {
     Doctor(doctor::DoctorArguments),
 }
 
-/// Where the store is; the same flags and variables as flanneld's.
+/// Where the store is; the same flags and variables as flanneld's. Without any of them it is the store of the flanneld of
+/// this node.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Store")]
 pub(crate) struct StoreFlags {
     /// Directory of leases, instead of etcd
     #[arg(long, global = true, env = "FLANNELD_LEASE_DIR", value_name = "PATH", hide_short_help = true)]
     lease_dir: Option<PathBuf>,
-    /// etcd servers, separated by commas
-    #[arg(
-        long,
-        global = true,
-        env = "FLANNELD_ETCD_ENDPOINTS",
-        default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379",
-        value_name = "LIST",
-        hide_short_help = true
-    )]
-    etcd_endpoints: String,
-    /// etcd key below which config and leases are
-    #[arg(
-        long,
-        global = true,
-        env = "FLANNELD_ETCD_PREFIX",
-        default_value = "/coreos.com/network",
-        value_name = "KEY",
-        hide_short_help = true
-    )]
-    etcd_prefix: String,
+    /// etcd servers, separated by commas [default: http://127.0.0.1:4001,http://127.0.0.1:2379, unless flanneld of this
+    /// node has others]
+    #[arg(long, global = true, env = "FLANNELD_ETCD_ENDPOINTS", value_name = "LIST", hide_short_help = true)]
+    etcd_endpoints: Option<String>,
+    /// etcd key below which config and leases are [default: /coreos.com/network]
+    #[arg(long, global = true, env = "FLANNELD_ETCD_PREFIX", value_name = "KEY", hide_short_help = true)]
+    etcd_prefix: Option<String>,
     /// Certificates of the authorities that etcd is checked against
     #[arg(long, global = true, env = "FLANNELD_ETCD_CAFILE", value_name = "FILE", hide_short_help = true)]
     etcd_cafile: Option<PathBuf>,
@@ -137,43 +125,52 @@ impl StoreFlags {
     /// The flags for flannelctl on another host, as far as they may be seen there: a password may not, and is left to
     /// that host's `FLANNELD_ETCD_PASSWORD`.
     pub(crate) fn for_another_host(&self) -> Vec<String> {
-        if let Some(path) = &self.lease_dir {
-            return vec![format!("--lease-dir={}", path.display())];
-        }
-        let mut flags = vec![
-            format!("--etcd-endpoints={}", self.etcd_endpoints),
-            format!("--etcd-prefix={}", self.etcd_prefix),
-        ];
-        let files = [
-            ("cafile", &self.etcd_cafile),
-            ("certfile", &self.etcd_certfile),
-            ("keyfile", &self.etcd_keyfile),
-        ];
+        let etcd = match self.options() {
+            StoreOptions::Directory(path) => return vec![format!("--lease-dir={}", path.display())],
+            StoreOptions::Etcd(etcd) => etcd,
+        };
+        let mut flags =
+            vec![format!("--etcd-endpoints={}", etcd.endpoints), format!("--etcd-prefix={}", etcd.prefix)];
+        let files = [("cafile", &etcd.cafile), ("certfile", &etcd.certfile), ("keyfile", &etcd.keyfile)];
         let named = files.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?)));
         flags.extend(named.map(|(name, path)| format!("--etcd-{name}={}", path.display())));
-        flags.extend(self.etcd_username.as_ref().map(|name| format!("--etcd-username={name}")));
+        flags.extend(etcd.username.as_ref().map(|name| format!("--etcd-username={name}")));
         flags
     }
 
-    /// The store that is meant.
+    /// The store that is meant: the one that is named, or that of the daemon of this node.
     pub(crate) fn options(&self) -> StoreOptions {
+        let Self { lease_dir, etcd_endpoints, etcd_prefix, etcd_cafile, etcd_certfile, etcd_keyfile, .. } =
+            self;
         // As the daemon has it: an empty value is one that is not given.
-        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let file = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
-        match file(&self.lease_dir) {
-            Some(path) => StoreOptions::Directory(path),
-            None => StoreOptions::Etcd(EtcdOptions {
-                endpoints: self.etcd_endpoints.clone(),
-                prefix: self.etcd_prefix.clone(),
-                cafile: file(&self.etcd_cafile),
-                certfile: file(&self.etcd_certfile),
-                keyfile: file(&self.etcd_keyfile),
-                username: given(&self.etcd_username),
-                password: given(&self.etcd_password),
-            }),
+        if let Some(path) = file(lease_dir) {
+            return StoreOptions::Directory(path);
         }
+        let texts = [etcd_endpoints, etcd_prefix, &self.etcd_username, &self.etcd_password];
+        let files = [etcd_cafile, etcd_certfile, etcd_keyfile];
+        if texts.into_iter().all(|given| text(given).is_none())
+            && files.into_iter().all(|given| file(given).is_none())
+            && let Some(options) = daemon::store()
+        {
+            return options;
+        }
+        StoreOptions::Etcd(EtcdOptions {
+            endpoints: text(etcd_endpoints).unwrap_or_else(|| ENDPOINTS.to_owned()),
+            prefix: etcd_prefix.clone().unwrap_or_else(|| PREFIX.to_owned()),
+            cafile: file(etcd_cafile),
+            certfile: file(etcd_certfile),
+            keyfile: file(etcd_keyfile),
+            username: text(&self.etcd_username),
+            password: text(&self.etcd_password),
+        })
     }
 }
+
+/// flanneld's own.
+const ENDPOINTS: &str = "http://127.0.0.1:4001,http://127.0.0.1:2379";
+const PREFIX: &str = "/coreos.com/network";
 
 /// What the daemon of this node leaves here; the same flags and variables as flanneld's.
 #[derive(Args, Clone, Debug)]
@@ -228,7 +225,10 @@ pub(crate) struct Watch {
 }
 
 /// Ends for a command line that cannot be read, or that asks for help.
-pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
+pub(crate) fn refuse(error: clap::Error) -> ExitCode {
+    // The usage in an error has all flags that are given, and those of the environment are nobody's concern here.
+    let alone = Cli::command().mut_args(|flag| flag.env(None::<&str>)).try_get_matches();
+    let error = alone.err().unwrap_or(error);
     if !error.use_stderr() {
         // Help and version. Whoever closed stdout has read enough.
         let _ = error.print();

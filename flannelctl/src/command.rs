@@ -4,6 +4,7 @@ pub(crate) mod about;
 pub(crate) mod cni;
 pub(crate) mod config;
 pub(crate) mod connectivity;
+pub(crate) mod daemon;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod events;
@@ -16,11 +17,15 @@ pub(crate) mod status;
 pub(crate) mod subnet;
 pub(crate) mod support;
 
+use flannel_core::store::Listing;
+use flanneld::cli::StoreOptions;
 use flanneld::store::AnyStore;
 
 use crate::Outcome;
 use crate::cli::{Cli, Command, NodeFlags, StoreFlags};
+use crate::failure::{Failure, Kind};
 use crate::output::Output;
+use lease::Cluster;
 
 /// What every command is given.
 #[derive(Clone, Debug)]
@@ -34,9 +39,32 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// The store that the flags name. Nothing is connected or read yet.
+    /// The store that is meant. Nothing is connected or read yet.
+    ///
+    /// # Errors
+    /// Fails if it is a directory that does not exist: whoever looks or mistypes must not make one.
     pub(crate) fn store(&self) -> anyhow::Result<AnyStore> {
-        Ok(AnyStore::new(self.store.options())?)
+        match self.store.options() {
+            StoreOptions::Directory(path) if !path.is_dir() => Err(Failure::new(
+                Kind::Unreachable,
+                format!("there is no directory {} of leases", path.display()),
+                "check --lease-dir; flannelctl config set FILE makes a new one",
+            )
+            .into()),
+            options => Ok(AnyStore::new(options)?),
+        }
+    }
+
+    /// The store for a network config to be written to, and what it holds. It may be a directory that is yet to be made.
+    pub(crate) async fn store_to_be(&self) -> anyhow::Result<(AnyStore, Cluster)> {
+        let options = self.store.options();
+        let missing = matches!(&options, StoreOptions::Directory(path) if !path.exists());
+        let store = AnyStore::new(options)?;
+        let cluster = match missing {
+            true => Cluster::new(self, Listing::default()),
+            false => Cluster::read(self, &store).await?,
+        };
+        Ok((store, cluster))
     }
 }
 

@@ -1,7 +1,9 @@
 //! An error as the person or the program outside gets it: kind, message, mend.
 
 use flannel_core::config::ParseConfigError;
+use flanneld::cli::CliError;
 use flanneld::store::StoreError;
+use flanneld::store::etcd::EtcdOptionsError;
 use serde_json::{Value, json};
 use std::fmt;
 
@@ -67,6 +69,10 @@ impl Failure {
         if let Some(store) = causes().find_map(|cause| cause.downcast_ref::<StoreError>()) {
             let (kind, mend) = of_store(store);
             return Self { kind, message, mend: Some(mend.to_owned()), complete: kind != Kind::Conflict };
+        }
+        let usage = causes().any(|cause| cause.is::<EtcdOptionsError>() || cause.is::<CliError>());
+        if usage {
+            return Self { kind: Kind::Usage, message, mend: None, complete: true };
         }
         let invalid = causes().any(|cause| cause.downcast_ref::<ParseConfigError>().is_some());
         let kind = if invalid { Kind::Invalid } else { Kind::Error };

@@ -36,7 +36,7 @@ async fn main() -> ExitCode {
     flanneld::sys::look_names_up_without_plugins(cfg!(target_feature = "crt-static"));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return cli::refuse(&error),
+        Err(error) => return cli::refuse(error),
     };
     let output = Output::new(cli.output);
     match command::run(cli, output).await {

@@ -89,6 +89,10 @@ fn a_healthy_node_is_shown() {
         site.ctl(&["route", "get", "192.168.50.1"])?.expect(0, &["eth0 of this host has the address"])?;
         site.ctl(&["route", "get", "10.42.3"])?.expect(2, &["invalid value"])?;
         site.ctl(&["events"])?.expect(0, &["start", "round"])?;
+        // The store is that of the daemon, as long as none is named.
+        site.ctl(&["lease", "list"])?.expect(0, &[&format!("{own} *"), &peer.to_string()])?;
+        site.ctl(&["route", "get", "10.42.0.9"])?.expect(0, &["nobody: it is in the network of pods"])?;
+        site.ctl(&["--lease-dir=/nowhere", "lease", "list"])?.expect(4, &["no directory /nowhere"])?;
         Ok(())
     });
 }

@@ -93,10 +93,9 @@ fn validate(session: &Session, file: &Path) -> anyhow::Result<()> {
 
 /// Checks a config and writes it, unless the one in the store has changed since it was read.
 async fn set(session: &Session, file: &Path, dry_run: DryRun) -> anyhow::Result<()> {
-    let store = session.store()?;
     let text = read(file)?;
     let config = parse(&text, file)?;
-    let cluster = Cluster::read(session, &store).await?;
+    let (store, cluster) = session.store_to_be().await?;
     write(session, &store, &cluster, (&text, &config), dry_run).await
 }
 

@@ -217,7 +217,13 @@ fn check(session: &Session, place: &Place) -> anyhow::Result<Outcome> {
             .collect::<Vec<_>>(),
     });
     if findings.is_empty() {
-        let text = format!("{given} addresses in {} networks, all as they must be", networks.len());
+        let count =
+            |count: usize, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
+        let text = format!(
+            "{} in {}, all as they must be",
+            count(given, "address", "addresses"),
+            count(networks.len(), "network", "networks")
+        );
         session.output.page(&Page::lines(value, text).named(Vec::new()))?;
         return Ok(Outcome::Fine);
     }

@@ -5,9 +5,11 @@ use flannel_core::dataplane::LinkKind;
 use flannel_core::family::Family;
 use flannel_core::message::route::Question;
 use flannel_core::path::{Answer, Hop, Path, trace};
+use flannel_core::subnet_env::PreviousEnv;
 use flanneld::kernel::{Kernel as _, NetlinkKernel, Observation};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::IpAddr;
 
 use super::lease::cluster::{Cluster, Target};
@@ -56,7 +58,10 @@ pub(crate) async fn run(session: &Session, command: &RouteCommand) -> anyhow::Re
         })),
         "path": path,
     });
-    session.output.page(&Page::table(value, table(&path, owner.as_ref())))?;
+    let env = fs::read_to_string(&session.node.subnet_file).unwrap_or_default();
+    let networks = PreviousEnv::parse(&env).networks;
+    let unowned = path.local.is_none() && networks.iter().any(|network| network.contains(address));
+    session.output.page(&Page::table(value, table(&path, owner.as_ref(), unowned)))?;
     Ok(if path.problems.is_empty() { Outcome::Fine } else { Outcome::Findings })
 }
 
@@ -142,13 +147,15 @@ fn compare(path: &mut Path, owner: &Owner) {
     }
 }
 
-fn table(path: &Path, owner: Option<&Owner>) -> Table {
+fn table(path: &Path, owner: Option<&Owner>, unowned: bool) -> Table {
     let mut table = Table::new(&["STEP", "RESULT"], &[]);
     let mut add = |step: &'static str, text: String| table.push(vec![step.into(), Cell::from(text)]);
     add("address", path.address.to_string());
     if let Some(owner) = owner {
         let addresses: Vec<String> = owner.public_addresses.iter().map(ToString::to_string).collect();
         add("owner", format!("{} of node {}", owner.subnets.join(" "), addresses.join(" ")));
+    } else if unowned {
+        add("owner", "nobody: it is in the network of pods, and no node holds a subnet with it".to_owned());
     }
     if let Some(link) = &path.local {
         add("route", format!("none needed: {link} of this host has the address"));

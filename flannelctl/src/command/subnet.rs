@@ -32,17 +32,21 @@ pub(crate) async fn run(session: &Session, command: SubnetCommand) -> anyhow::Re
 }
 
 async fn plan(session: &Session, file: Option<&Path>, per_month: Option<u32>) -> anyhow::Result<()> {
-    let store = session.store()?;
+    let read = async {
+        let store = session.store()?;
+        let cluster = Cluster::read(session, &store).await?;
+        anyhow::Ok((store, cluster))
+    };
     let (config, entries) = match file {
         None => {
-            let cluster = Cluster::read(session, &store).await?;
+            let (store, cluster) = read.await?;
             (store_config(cluster.config.as_ref(), &store)?.0, cluster.entries)
         }
         Some(file) => {
             let config = from_file(file)?;
             // A config can be looked at before there is a store.
-            let entries = match Cluster::read(session, &store).await {
-                Ok(cluster) => cluster.entries,
+            let entries = match read.await {
+                Ok((_, cluster)) => cluster.entries,
                 Err(error) => {
                     session.output.message(&format!("shown without leases: {error:#}"));
                     Vec::new()

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,6 +24,7 @@ use super::doctor::gather::options_of;
 use super::lease::{Cluster, Entry};
 use super::{Session, doctor};
 use crate::Outcome;
+use crate::failure::{Failure, Kind};
 use crate::output::Page;
 use crate::socket;
 use scrub::Scrubber;
@@ -188,8 +190,13 @@ impl Bundle {
     /// Writes the archive, for its user alone. Secrets go here, when all of them are known.
     fn write(&self, path: &Path) -> anyhow::Result<()> {
         let create = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        let file: File = create
-            .with_context(|| format!("could not write {}: name another file with --file", path.display()))?;
+        let file: File = create.map_err(|error| {
+            let message = match error.kind() {
+                ErrorKind::AlreadyExists => format!("{} is there already", path.display()),
+                _ => format!("could not write {}: {error}", path.display()),
+            };
+            Failure::new(Kind::Error, message, "name another file with --file")
+        })?;
         let written = self.archive(file).with_context(|| format!("could not write {}", path.display()));
         if written.is_err() {
             // Half of an archive helps nobody.

@@ -11,6 +11,7 @@ use crate::support::{command, flannelctl, shown};
 fn a_config_is_checked_written_and_shown() {
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("leases");
+    fs::create_dir(&directory).unwrap();
     let file = home.path().join("config.json");
     fs::write(&file, r#"{"Network":"10.5.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#)
         .unwrap();

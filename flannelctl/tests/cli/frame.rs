@@ -10,6 +10,7 @@ use crate::support::{flannelctl, shown};
 fn errors_are_objects_where_json_is_asked_for() {
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("leases");
+    fs::create_dir(&directory).unwrap();
     assert_snapshot!(shown(&directory, &["config", "get", "-o", "json"]), @r#"
     1
     {
@@ -57,6 +58,7 @@ fn errors_are_objects_where_json_is_asked_for() {
 fn a_reader_that_has_enough_is_no_error() {
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("leases");
+    fs::create_dir(&directory).unwrap();
     for arguments in [&["lease", "list"][..], &["--help"]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -83,6 +85,50 @@ fn a_store_that_is_away_has_its_own_exit_code() {
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("could not reach etcd at http://127.0.0.1:1"), "{said}");
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_not_made_by_looking() {
+    let home = tempfile::tempdir().unwrap();
+    let directory = home.path().join("leases");
+    assert_snapshot!(shown(&directory, &["lease", "list"]), @r"
+    4
+    ---
+    flannelctl: there is no directory [dir] of leases
+      check --lease-dir; flannelctl config set FILE makes a new one
+    ");
+    let config = home.path().join("config.json");
+    fs::write(&config, r#"{"Network":"10.5.0.0/16"}"#).unwrap();
+    let config = config.to_str().unwrap();
+    let said = shown(&directory, &["config", "set", config, "--dry-run"]);
+    assert!(said.starts_with("0\n") && !directory.exists(), "{said}");
+    let said = shown(&directory, &["config", "set", config]);
+    assert!(said.starts_with("0\n") && directory.join("config").exists(), "{said}");
+}
+
+#[test]
+fn what_is_wrong_with_a_command_line_is_told_without_the_environment() {
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flannelctl"));
+        let output = command.args(arguments).env_clear().env("FLANNELD_ETCD_ENDPOINTS", "nowhere").output();
+        let output = output.unwrap();
+        format!("{}\n{}", output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_snapshot!(run(&["lease", "release"]), @r"
+    2
+    error: the following required arguments were not provided:
+      <TARGET>
+
+    Usage: flannelctl lease release <TARGET>
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(run(&["lease", "list"]), @r#"
+    2
+    flannelctl: --etcd-endpoints: "nowhere" has no port; write it as http://host:2379 or https://host:2379
+    "#);
+    let help = run(&[]);
+    assert!(help.starts_with("2\n") && help.contains("Who holds which subnet"), "{help}");
 }
 
 #[test]

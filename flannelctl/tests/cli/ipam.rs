@@ -96,7 +96,7 @@ fn a_check_finds_what_is_wrong_and_says_how_to_mend_it() {
     }
     assert_snapshot!(ipam(home.path(), &["check"]), @r"
     0
-    2 addresses in 1 networks, all as they must be
+    2 addresses in 1 network, all as they must be
     ---
     ");
     for last in 4..=240 {

@@ -156,6 +156,7 @@ fn answers_that_are_none() {
     assert_snapshot!(daemon.shown(&["diff", "-o", "json"]));
     let gone = tempfile::tempdir().unwrap();
     let directory = gone.path().join("leases");
+    std::fs::create_dir(&directory).unwrap();
     let shown = |arguments: &[&str]| {
         shown(&directory, arguments).replace(&gone.path().display().to_string(), "[home]")
     };

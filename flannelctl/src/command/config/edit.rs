@@ -12,7 +12,6 @@ use std::process::Command;
 use super::write;
 use crate::cli::DryRun;
 use crate::command::Session;
-use crate::command::lease::Cluster;
 use crate::failure::{Failure, Kind};
 
 /// What there is to begin with in a store without a config.
@@ -24,8 +23,7 @@ const TEMPLATE: &str = r#"{
 "#;
 
 pub(super) async fn run(session: &Session, dry_run: DryRun) -> anyhow::Result<()> {
-    let store = session.store()?;
-    let cluster = Cluster::read(session, &store).await?;
+    let (store, cluster) = session.store_to_be().await?;
     let before = cluster.config.as_ref().map_or(TEMPLATE, |config| config.text.as_str());
     // The config may hold keys: a temporary file is for its user alone.
     let mut file = tempfile::Builder::new().prefix("flannel-config-").suffix(".json").tempfile()?;

@@ -172,7 +172,13 @@ impl Cluster {
                     format!("{address} is neither in the subnet of a node nor its public address")
                 }
             };
-            Failure::new(Kind::NotFound, what, "flannelctl lease list shows all leases").into()
+            let mend = match target {
+                Target::Key(key) if Subnets::parse_key(key).is_err() => {
+                    "name it by its subnet, its key, an address in it or that of its node; flannelctl lease list shows all"
+                }
+                _ => "flannelctl lease list shows all leases",
+            };
+            Failure::new(Kind::NotFound, what, mend).into()
         })
     }
 

@@ -4,7 +4,6 @@ use flannel_core::status::Status;
 use flanneld::cli::{Options, Parsed, StoreOptions};
 use flanneld::host::daemons::{Process, processes};
 use std::ffi::OsString;
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -12,11 +11,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::cli::NodeFlags;
+use crate::command::daemon::{options, variable};
 use crate::command::doctor::facts::{Daemon, DaemonAnswer};
 use crate::socket;
-
-/// What `/etc/default/flanneld` may set: the environment of the unit file.
-const DEFAULTS: &str = "/etc/default/flanneld";
 
 /// The daemons, and the options of one that runs or would be started.
 #[derive(Clone, Debug)]
@@ -38,15 +35,7 @@ pub(crate) fn options_of(
     if let Some(options) = of_running.filter(|_| given.is_empty()) {
         return Ok(Invocation { daemons, options });
     }
-    let defaults = fs::read_to_string(DEFAULTS).unwrap_or_default();
-    let environment = |name: &str| {
-        std::env::var(name).ok().or_else(|| {
-            let lines = defaults.lines().map(str::trim).filter(|line| !line.starts_with('#'));
-            let mut assigned = lines.filter_map(|line| line.split_once('=')).filter(|(key, _)| *key == name);
-            assigned.next_back().map(|(_, value)| value.trim_matches(['"', '\'']).to_owned())
-        })
-    };
-    match Options::parse(given.iter().cloned(), environment)? {
+    match Options::parse(given.iter().cloned(), variable)? {
         Parsed::Run(parsed) => {
             let mut options = *parsed;
             options.store = store;
@@ -73,17 +62,6 @@ fn running() -> Vec<(Daemon, Option<Options>)> {
         (Daemon { pid: process.pid, state: process.state, scope }, options)
     };
     processes().into_iter().map(with_options).collect()
-}
-
-fn options(process: &Process) -> Option<Options> {
-    let arguments = process.words("cmdline")?;
-    let environment = process.environment();
-    let variable =
-        |name: &str| environment.iter().find_map(|(key, value)| (key == name).then(|| value.clone()));
-    match Options::parse(arguments.into_iter().skip(1), variable) {
-        Ok(Parsed::Run(options)) => Some(*options),
-        _ => None,
-    }
 }
 
 /// How long a daemon may take to answer.
