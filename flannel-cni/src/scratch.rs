@@ -64,6 +64,7 @@ impl Scratch {
             return Err(error(io::Error::from_raw_os_error(Errno::ENOENT as i32)));
         }
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(error)?;
+        // Not one file under two names: Go flannel writes over that of the container, and would change both.
         for path in [self.interface_file(attachment), self.container_file(attachment)] {
             self.replace(&path, text, attachment)?;
         }

@@ -274,7 +274,11 @@ impl<'a> Allocation<'a> {
     }
 
     fn reserve(&self, ip: IpAddr) -> Result<bool, PathError> {
-        self.store.reserve(ip, &self.attachment, self.owner.as_ref())
+        let (attachment, owner) = (&self.attachment, self.owner.as_ref());
+        match self.taken.first() {
+            Some((first, _)) => self.store.reserve_beside(*first, ip, attachment, owner),
+            None => self.store.reserve(ip, attachment, owner),
+        }
     }
 
     /// Gives back the addresses of a set whose containers are gone; answers whether there were any.

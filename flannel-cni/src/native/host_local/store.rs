@@ -123,6 +123,22 @@ impl Store {
         }
     }
 
+    /// The same for one more address of the one that has `first`: the same file, where the file system has links.
+    pub(crate) fn reserve_beside(
+        &self,
+        first: IpAddr,
+        ip: IpAddr,
+        attachment: &Attachment,
+        owner: Option<&Owner>,
+    ) -> Result<bool, PathError> {
+        let path = |ip: IpAddr| self.directory.join(ip.to_string());
+        match fault::step().and_then(|()| fs::hard_link(path(first), path(ip))) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(_) => self.reserve(ip, attachment, owner),
+        }
+    }
+
     /// Removes what an ADD that was killed may have left.
     pub(crate) fn clean(&self) -> Result<(), PathError> {
         let path = self.directory.join(TEMPORARY);

@@ -21,6 +21,27 @@ fn an_address_is_taken_once() {
 }
 
 #[test]
+fn addresses_of_one_attachment_come_and_go_by_themselves() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let [v4, v6, taken] = ["10.1.2.3", "fd00::3", "fd00::4"].map(|ip| ip.parse().unwrap());
+    let (own, other) = (attachment("a", "eth0"), attachment("b", "eth0"));
+    assert!(store.reserve(taken, &other, None).unwrap());
+    assert!(store.reserve(v4, &own, None).unwrap());
+    assert!(!store.reserve_beside(v4, taken, &own, None).unwrap());
+    assert!(store.reserve_beside(v4, v6, &own, None).unwrap());
+    let holders = || -> std::collections::BTreeMap<IpAddr, Holder> {
+        store.reservations().unwrap().into_iter().map(|one| (one.ip, one.holder)).collect()
+    };
+    let [own, other] = [own, other].map(Holder::Attachment);
+    assert_eq!(holders(), [(v4, own.clone()), (v6, own.clone()), (taken, other.clone())].into());
+    store.release_ip(v4).unwrap();
+    assert_eq!(holders(), [(v6, own), (taken, other)].into());
+    // What it would be a name of is gone.
+    assert!(store.reserve_beside(v4, v4, &attachment("c", "eth0"), None).unwrap());
+}
+
+#[test]
 fn the_lock_keeps_others_out() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
