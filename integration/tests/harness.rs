@@ -186,6 +186,56 @@ fn monitors_tell_of_changes() {
     });
 }
 
+/// A device that takes thousands of entries along is one burst: with the usual room nothing of it is lost, and where
+/// something is lost it is told.
+#[test]
+fn monitors_lose_nothing_unsaid() {
+    lab(|lab| {
+        lab.require(&[Feature::Vxlan])?;
+        let cluster = lab.cluster(1)?;
+        let node = cluster.nodes[0].netns();
+        let entries = 3000_usize;
+        for (room, all) in [(None, true), (Some(4096), false)] {
+            node.ip("link add vx7 type vxlan id 7 dstport 4791 local 192.168.50.1")?;
+            let lines: String = (0..entries)
+                .map(|number| {
+                    let (high, low) = (number / 256, number % 256);
+                    format!(
+                        "fdb add 0a:00:00:00:{high:02x}:{low:02x} dev vx7 dst 192.168.50.99 self permanent\n"
+                    )
+                })
+                .collect();
+            node.feed(&["bridge", "-batch", "-"], &lines)?;
+            let monitor = match room {
+                Some(room) => Monitor::with_room(node, room)?,
+                None => Monitor::start(node)?,
+            };
+            node.ip("link del vx7")?;
+            // The last news, after all those of the device.
+            let mut deleted = 0;
+            wait::until("the burst is over", wait::LONG, || {
+                node.ip("route add blackhole 198.51.100.1/32")?;
+                node.ip("route del blackhole 198.51.100.1/32")?;
+                let news = monitor.so_far();
+                let of_device = "Deleted 192.168.50.99 dev vx7 lladdr 0a:00:00:00";
+                deleted += news.iter().filter(|news| news.text.starts_with(of_device)).count();
+                ensure!(
+                    news.iter().any(|news| news.text.starts_with("blackhole 198.51.100.1/32")),
+                    "{news:?}"
+                );
+                Ok(())
+            })?;
+            let overruns = monitor.overruns();
+            ensure!(
+                (deleted == entries) == all && (overruns == 0) == all,
+                "{deleted} news, {overruns} overruns"
+            );
+            monitor.stop()?;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn etcd_with_three_members_survives_one() {
     lab(|lab| {
