@@ -136,6 +136,48 @@ fn the_way_of_a_packet_heeds_policy_rules() {
     });
 }
 
+/// Nobody has rights here. What he may not see is not taken for a fault.
+#[test]
+fn without_rights_less_is_seen_and_nothing_wrong_is_said() {
+    lab(|lab| {
+        let site = Site::new(lab)?;
+        let pod = site.node().add_pod("a")?;
+        site.node().netns().run(&format!("chmod -R a+rwX {}", site.leases.path().display()))?;
+        // Where the programs are, he may not look.
+        let copy = lab.directory("nobody")?.join("flannelctl");
+        fs::copy(program(), &copy)?;
+        let run = |arguments: &[&str]| -> Result<(Option<i32>, String, String)> {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(&copy);
+            let output = site.node().netns().output(command.args(&site.store).args(arguments))?;
+            let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+            Ok((output.status.code(), text(&output.stdout), text(&output.stderr)))
+        };
+        let (code, shown, _) = run(&["doctor", "-o", "json"])?;
+        let report: Value = serde_json::from_str(&shown).with_context(|| format!("no JSON: {shown:?}"))?;
+        let ids = |part: &str| -> Vec<&str> {
+            let all = report[part].as_array().into_iter().flatten();
+            all.filter_map(|one| one["id"].as_str()).collect()
+        };
+        // The CNI config is not part of this site.
+        ensure!(code == Some(3) && ids("findings") == ["cni-config-missing"], "{report:#}");
+        for id in ["kernel-feature", "state-unwritable", "daemon-duplicate", "address-leaked"] {
+            ensure!(ids("skipped").contains(&id), "{id} is not among {:?}", ids("skipped"));
+        }
+        for (arguments, expected) in [
+            (&["status"][..], "be root, or in the group"),
+            (&["diff"], "be root, or in the group"),
+            (&["ipam", "check"], "may not be read"),
+        ] {
+            let (code, _, said) = run(arguments)?;
+            ensure!(code == Some(1) && said.contains(expected), "{arguments:?}: {code:?} {said}");
+        }
+        let (code, shown, said) = run(&["route", "get", &pod.address(true)?.to_string()])?;
+        ensure!(code == Some(0) && shown.contains("dev cni0"), "{code:?} {shown} {said}");
+        Ok(())
+    });
+}
+
 /// A config that cannot be taken while pods run is a condition: findings, not an error.
 #[test]
 fn what_is_wrong_is_a_finding() {

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use super::Session;
 use crate::Outcome;
 use crate::cli::{DryRun, Watch};
-use cluster::Target;
+use cluster::{Target, parse_subnet};
 
 pub(crate) use cluster::{Cluster, Entry, life_text, no_config, store_config};
 
@@ -54,7 +54,7 @@ pub(crate) enum LeaseCommand {
         #[arg(required = true, num_args = 1..=2, value_name = "ADDRESS")]
         addresses: Vec<IpAddr>,
         /// The subnet, at most one of each family; without it any free one
-        #[arg(long, value_name = "SUBNET")]
+        #[arg(long, value_name = "SUBNET", value_parser = parse_subnet)]
         subnet: Vec<IpNet>,
         #[command(flatten)]
         dry_run: DryRun,
@@ -71,7 +71,7 @@ pub(crate) enum LeaseCommand {
         /// The present subnet, its key, an address in it, or the public address of the node
         target: Target,
         /// The new subnet, at most one of each family; without it any free one
-        #[arg(long, value_name = "SUBNET")]
+        #[arg(long, value_name = "SUBNET", value_parser = parse_subnet)]
         subnet: Vec<IpNet>,
         #[command(flatten)]
         consent: Consent,

@@ -240,7 +240,7 @@ fn an_edited_config_is_checked_and_edited_again_until_it_is_right() {
     assert_snapshot!(edited(&directory, r#"sed -i s/10.5.200.0/10.5.200.7/ "$1""#), @r"
     1
     ---
-    flannelctl: nothing was written: the text is as it was
+    flannelctl: nothing was written: it cannot be used: SubnetMax is 10.5.200.7, which does not start a subnet of length 24: the one around it starts at 10.5.200.0
       what was edited is in [tmp]/flannel-config-XXXXXX.json
     ");
     assert_eq!(config(), before);

@@ -127,6 +127,8 @@ fn what_is_wrong_with_a_command_line_is_told_without_the_environment() {
     2
     flannelctl: --etcd-endpoints: "nowhere" has no port; write it as http://host:2379 or https://host:2379
     "#);
+    let subnet = run(&["lease", "reserve", "192.168.64.9", "--subnet", "10.5.9.0"]);
+    assert!(subnet.contains("\"10.5.9.0\" is no subnet: write it as 10.5.3.0/24"), "{subnet}");
     let help = run(&[]);
     assert!(help.starts_with("2\n") && help.contains("Who holds which subnet"), "{help}");
 }

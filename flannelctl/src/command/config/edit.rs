@@ -29,26 +29,27 @@ pub(super) async fn run(session: &Session, dry_run: DryRun) -> anyhow::Result<()
     let mut file = tempfile::Builder::new().prefix("flannel-config-").suffix(".json").tempfile()?;
     file.write_all(before.as_bytes())?;
     let mut last = before.to_owned();
+    let mut fault = None;
     let (text, config) = loop {
         open(file.path())?;
         let text =
             without_comments(&fs::read_to_string(file.path()).context("could not read what was edited")?);
         if text == last && cluster.config.is_some() {
             let kept = if text == before { None } else { Some(file.keep()?.1) };
-            return Err(cancelled(kept.as_deref()).into());
+            return Err(cancelled(kept.as_deref(), fault).into());
         }
         match NetworkConfig::parse(&text) {
             Ok(config) => break (text, config),
             Err(error) => {
-                let reason = format!(
-                    "# It cannot be used: {}\n# Mend it, or leave it as it is to give up.\n",
-                    chain(&error)
-                );
+                let why = chain(&error);
+                let reason =
+                    format!("# It cannot be used: {why}\n# Mend it, or leave it as it is to give up.\n");
                 fs::write(file.path(), format!("{reason}{text}"))
                     .context("could not write the file again")?;
                 if text == last {
-                    return Err(cancelled(Some(&file.keep()?.1)).into());
+                    return Err(cancelled(Some(&file.keep()?.1), Some(why)).into());
                 }
+                fault = Some(why);
                 last = text;
             }
         }
@@ -60,12 +61,16 @@ pub(super) async fn run(session: &Session, dry_run: DryRun) -> anyhow::Result<()
     written
 }
 
-fn cancelled(kept: Option<&Path>) -> Failure {
+fn cancelled(kept: Option<&Path>, fault: Option<String>) -> Failure {
     let mend = match kept {
         Some(path) => format!("what was edited is in {}", path.display()),
         None => "save another text to write it".to_owned(),
     };
-    Failure::new(Kind::Refused, "nothing was written: the text is as it was", mend)
+    let reason = match fault {
+        Some(why) => format!("it cannot be used: {why}"),
+        None => "the text is as it was".to_owned(),
+    };
+    Failure::new(Kind::Refused, format!("nothing was written: {reason}"), mend)
 }
 
 /// Our own remarks at the beginning; JSON has no others.

@@ -13,6 +13,9 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+/// Why something is not checked for others than root.
+const AS_ROOT: &str = "only root sees it";
+
 /// Runs all checks.
 pub(crate) fn run(facts: &Facts) -> Report {
     let mut report = Report::default();

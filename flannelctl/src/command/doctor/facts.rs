@@ -25,6 +25,8 @@ use crate::command::cni::CniFile;
 
 /// Everything.
 pub(crate) struct Facts {
+    /// Others do not see everything, and what they may not do says nothing about the daemon.
+    pub(crate) is_root: bool,
     /// The daemons of this network namespace.
     pub(crate) daemons: Vec<Daemon>,
     /// How the daemon is, or would be, started.

@@ -12,6 +12,7 @@ use flanneld::kernel::{Kernel as _, NetlinkKernel, Observation};
 use flanneld::node::{Node, NodeError, NodeOptions};
 use flanneld::state::{Remembered, StateDir};
 use flanneld::store::{AnyStore, LeaseStore as _};
+use rustix::process::geteuid;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -107,6 +108,7 @@ pub(crate) async fn gather(
     };
     let links = host::links(&observation, seen);
     Ok(Facts {
+        is_root: geteuid().is_root(),
         daemons: invocation.daemons.clone(),
         answer: daemon::ask(invocation).await,
         store: StoreFacts {

@@ -1,5 +1,6 @@
 //! The files of one network of host-local, and what the host shows of their containers.
 
+use crate::failure::{Failure, Kind};
 use anyhow::Context as _;
 use flannel_core::host_local::{ATTRIBUTE, ATTRIBUTE_MAX, Attachment, Evidence, Holder, Owner, RESULTS, Use};
 use std::fs::{self, File};
@@ -44,6 +45,10 @@ impl Network {
             match Given::read(&entry.path(), address, name) {
                 Ok(one) => given.push(one),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    let message = format!("{} may not be read", entry.path().display());
+                    return Err(Failure::new(Kind::Error, message, "be root").into());
+                }
                 Err(_) => unreadable.push(entry.path()),
             }
         }

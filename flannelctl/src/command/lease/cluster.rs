@@ -223,13 +223,15 @@ impl FromStr for Target {
             return Ok(Self::Address(address));
         }
         if text.contains('/') {
-            let subnet: IpNet = text
-                .parse()
-                .map_err(|_| format!("{text:?} is no subnet: write it as 10.5.3.0/24 or fd00:1:2:3::/64"))?;
-            return Ok(Self::Subnet(subnet.trunc()));
+            return Ok(Self::Subnet(parse_subnet(text)?.trunc()));
         }
         Ok(Self::Key(text.to_owned()))
     }
+}
+
+/// A subnet as people write it.
+pub(crate) fn parse_subnet(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| format!("{text:?} is no subnet: write it as 10.5.3.0/24 or fd00:1:2:3::/64"))
 }
 
 /// The network config of the store.

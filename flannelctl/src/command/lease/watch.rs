@@ -72,7 +72,9 @@ impl View<'_> {
         }
     }
 
-    fn list(&mut self, records: Vec<Record>) -> anyhow::Result<()> {
+    fn list(&mut self, mut records: Vec<Record>) -> anyhow::Result<()> {
+        // As lease list has them.
+        records.sort_by_cached_key(|record| Subnets::parse_key(&record.key).ok());
         let first = !self.titled;
         let gone: Vec<String> = self
             .known

@@ -13,13 +13,20 @@ use crate::command::doctor::catalog::{
 use crate::command::doctor::facts::{Facts, Own};
 use crate::command::doctor::report::Report;
 
+use super::AS_ROOT;
+
 pub(super) fn check(facts: &Facts, report: &mut Report) {
     subnet_env(facts, report);
     configs(facts, report);
     if let Some(own) = facts.own() {
         bridge(facts, own, report);
-        leaks(facts, report);
-        room(facts, own, report);
+        if facts.is_root {
+            leaks(facts, report);
+            room(facts, own, report);
+        } else {
+            report.skip(&ADDRESS_LEAKED, AS_ROOT);
+            report.skip(&ADDRESSES_EXHAUSTED, AS_ROOT);
+        }
     }
 }
 

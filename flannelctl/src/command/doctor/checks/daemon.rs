@@ -6,6 +6,8 @@ use crate::command::doctor::catalog::{DAEMON_DOWN, DAEMON_DUPLICATE, DAEMON_NOT_
 use crate::command::doctor::facts::{DaemonAnswer, Facts};
 use crate::command::doctor::report::Report;
 
+use super::AS_ROOT;
+
 pub(super) fn check(facts: &Facts, report: &mut Report) {
     if facts.daemons.is_empty() && facts.ran_before() {
         report.find(
@@ -30,6 +32,11 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
                 format!("kill -CONT {}", daemon.pid),
             );
         }
+    }
+    if !facts.is_root {
+        // Whose network namespace they are in is not told to others.
+        report.skip(&DAEMON_DUPLICATE, AS_ROOT);
+        by_scope.clear();
     }
     for (scope, pids) in by_scope.into_iter().filter(|(_, pids)| pids.len() > 1) {
         let texts: Vec<String> = pids.iter().map(ToString::to_string).collect();

@@ -11,6 +11,8 @@ use crate::command::doctor::catalog::{
 use crate::command::doctor::facts::{Facts, View};
 use crate::command::doctor::report::Report;
 
+use super::AS_ROOT;
+
 pub(super) fn check(facts: &Facts, report: &mut Report) {
     features(facts, report);
     if let Some(view) = facts.view() {
@@ -32,7 +34,10 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
             found.severity = Severity::Error;
         }
     }
-    for (path, reason) in &facts.unwritable {
+    if !facts.is_root {
+        report.skip(&STATE_UNWRITABLE, AS_ROOT);
+    }
+    for (path, reason) in facts.unwritable.iter().filter(|_| facts.is_root) {
         report.find(
             &STATE_UNWRITABLE,
             path.display().to_string(),
@@ -67,6 +72,9 @@ fn features(facts: &Facts, report: &mut Report) {
     if let Some(firewall) = &facts.firewall
         && let Err(reason) = &firewall.in_force
     {
+        if !facts.is_root {
+            return report.skip(&KERNEL_FEATURE, format!("{}: {reason}", firewall.mode));
+        }
         report.find(
             &KERNEL_FEATURE,
             firewall.mode.to_string(),

@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::command::doctor::catalog::Severity;
-use crate::command::doctor::facts::{CniFacts, Daemon, DaemonAnswer, StoreFacts};
+use crate::command::doctor::facts::{CniFacts, Daemon, DaemonAnswer, FirewallFacts, StoreFacts};
+use flannel_core::ruleset::Mode;
 use flannel_core::store::{ConfigRecord, Listing};
 use flanneld::cli::{Options, Parsed};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A host without config, daemon and CNI.
@@ -14,6 +15,7 @@ fn bare() -> Facts {
         panic!("no flags are fine");
     };
     Facts {
+        is_root: true,
         daemons: Vec::new(),
         options: *options,
         answer: DaemonAnswer::NotAsked,
@@ -84,6 +86,23 @@ fn daemons_of_several_stores_may_share_a_host() {
     assert!(ids(&facts).is_empty());
     facts.daemons.push(daemon(9, "etcd-b"));
     assert_eq!(ids(&facts), ["daemon-duplicate"]);
+}
+
+#[test]
+fn what_others_than_root_may_not_is_no_finding() {
+    let mut facts = bare();
+    let daemon = |pid| Daemon { pid, state: 'S', scope: Some("etcd".to_owned()) };
+    facts.daemons = vec![daemon(7), daemon(8)];
+    facts.unwritable = vec![("/var/lib/flannel".into(), "permission denied".to_owned())];
+    let refused = || Err("operation not permitted".to_owned());
+    facts.firewall = Some(FirewallFacts { mode: Mode::Nftables, in_force: refused(), leftover: refused() });
+    assert_eq!(ids(&facts), ["kernel-feature", "daemon-duplicate", "state-unwritable"]);
+    facts.is_root = false;
+    assert!(ids(&facts).is_empty(), "{:#?}", run(&facts));
+    let skipped: BTreeSet<&str> = run(&facts).skipped.iter().map(|skipped| skipped.id).collect();
+    for id in ["daemon-duplicate", "kernel-feature", "state-unwritable"] {
+        assert!(skipped.contains(id), "{id} is not in {skipped:?}");
+    }
 }
 
 #[test]
