@@ -36,7 +36,10 @@ pub(super) const PAGES: &[Page] = &[
                 "cargo xtask demo",
                 Not("`test` is what runs this; what `demo` runs is run by the tests `demo::`")
             ),
-            ("cargo build", Not("compiles for minutes; `packages::` use what is compiled in this way")),
+            (
+                "cargo build",
+                Not("compiles for minutes; what tests run is made from the same sources, not optimised")
+            ),
             ("install -D -m 755 -t /usr/local/bin", By("pages::first::cluster_of_the_readme")),
             ("echo '{", By("pages::first::cluster_of_the_readme")),
             ("curl ", By("pages::first::cluster_of_the_readme")),
