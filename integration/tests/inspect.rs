@@ -220,6 +220,9 @@ fn without_a_daemon() {
         site.ctl(&["diff"])?.expect(4, &[gone])?;
         site.ctl(&["diff", "-o", "json"])?.expect(4, &["\"kind\": \"unreachable\""])?;
         site.ctl(&["events"])?.expect(4, &[gone])?;
+        // Nor can anybody tell whose an address is that nobody has, if no store is known.
+        let unknown = site.ctl(&["route", "get", "10.42.0.9"])?.expect(0, &["cannot be told"])?;
+        ensure!(!unknown.stdout.contains("owner"), "{unknown:?}");
         site.ctl(&["status", "--wait", "--timeout", "1"])?.expect(4, &["not ready after 1 s", gone])?;
 
         let route = |code, parts: &[&str]| {

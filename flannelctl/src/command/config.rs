@@ -14,7 +14,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::Session;
-use super::lease::{Cluster, no_config};
+use super::lease::{Cluster, no_config, store_config};
 use crate::Outcome;
 use crate::cli::DryRun;
 use crate::output::{Form, Page};
@@ -61,7 +61,12 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> anyhow::Re
                     parse(&text, file)?;
                     text
                 }
-                None => stored(&session.store()?).await?.text,
+                None => {
+                    let store = session.store()?;
+                    let config = stored(&store).await?;
+                    store_config(Some(&config), &store)?;
+                    config.text
+                }
             };
             explain::run(session, &text)?;
         }

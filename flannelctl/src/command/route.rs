@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 
-use super::lease::cluster::{Cluster, Target};
+use super::lease::{Cluster, Entry};
 use super::{Session, peer};
 use crate::Outcome;
 use crate::failure::{Failure, Kind};
@@ -42,10 +42,16 @@ struct Owner {
 pub(crate) async fn run(session: &Session, command: &RouteCommand) -> anyhow::Result<Outcome> {
     let RouteCommand::Get { address, from } = command;
     let mut path = look(*address, *from).await?;
-    let owner = match owner_by_daemon(session, *address) {
-        Some(owner) => Some(owner),
-        None if path.local.is_some() => None,
-        None => owner_by_store(session, *address).await,
+    let (owner, told) = match owner_by_daemon(session, *address) {
+        Some(owner) => (Some(owner), true),
+        None if path.local.is_some() => (None, false),
+        None => match owner_by_store(session, *address).await {
+            Ok(owner) => (owner, true),
+            Err(error) => {
+                session.output.message(&format!("whose address it is cannot be told: {error:#}"));
+                (None, false)
+            }
+        },
     };
     if let Some(owner) = &owner {
         compare(&mut path, owner);
@@ -60,7 +66,7 @@ pub(crate) async fn run(session: &Session, command: &RouteCommand) -> anyhow::Re
     });
     let env = fs::read_to_string(&session.node.subnet_file).unwrap_or_default();
     let networks = PreviousEnv::parse(&env).networks;
-    let unowned = path.local.is_none() && networks.iter().any(|network| network.contains(address));
+    let unowned = told && owner.is_none() && networks.iter().any(|network| network.contains(address));
     session.output.page(&Page::table(value, table(&path, owner.as_ref(), unowned)))?;
     Ok(if path.problems.is_empty() { Outcome::Fine } else { Outcome::Findings })
 }
@@ -107,27 +113,15 @@ fn owner_by_daemon(session: &Session, address: IpAddr) -> Option<Owner> {
     })
 }
 
-/// The store may be unknown here, or away: then nobody says who the owner is, and that is said.
-async fn owner_by_store(session: &Session, address: IpAddr) -> Option<Owner> {
-    let cluster = match session.store() {
-        Ok(store) => Cluster::read(session, &store).await,
-        Err(error) => Err(error),
-    };
-    match cluster {
-        Ok(cluster) => {
-            let entry = cluster.find(&Target::Address(address)).ok()?;
-            let inside = entry.subnets.iter().any(|subnet| subnet.contains(&address));
-            inside.then(|| Owner {
-                subnets: entry.subnets.iter().map(|subnet| subnet.to_string()).collect(),
-                public_addresses: entry.addresses().collect(),
-                source: "store",
-            })
-        }
-        Err(error) => {
-            session.output.message(&format!("whose address it is cannot be told: {error:#}"));
-            None
-        }
-    }
+/// The store may be unknown here, or away: then nobody says who the owner is.
+async fn owner_by_store(session: &Session, address: IpAddr) -> anyhow::Result<Option<Owner>> {
+    let cluster = Cluster::read(session, &session.store()?).await?;
+    let held = |entry: &&Entry| entry.subnets.iter().any(|subnet| subnet.contains(&address));
+    Ok(cluster.entries.iter().find(held).map(|entry| Owner {
+        subnets: entry.subnets.iter().map(|subnet| subnet.to_string()).collect(),
+        public_addresses: entry.addresses().collect(),
+        source: "store",
+    }))
 }
 
 /// Names a way that leads to another node than the owner.
