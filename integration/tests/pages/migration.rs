@@ -22,22 +22,22 @@ fn from_go_and_back() {
     lab(|lab| {
         walk("pages::migration::from_go_and_back", |page| {
             let steps = BEGINNINGS.map(|beginning| page.next(beginning));
-            migrate(lab, "vxlan", steps.into_iter().collect::<Result<Vec<_>>>()?)
+            migrate(lab, "vxlan", false, steps.into_iter().collect::<Result<Vec<_>>>()?)
         })
     });
 }
 
 #[test]
-fn from_go_and_back_with_host_gw() {
+fn from_go_and_back_with_host_gw_and_nftables() {
     lab(|lab| {
         let steps = BEGINNINGS.map(|beginning| block("docs/migration.md", beginning));
-        migrate(lab, "host-gw", steps.into_iter().collect::<Result<Vec<_>>>()?)
+        migrate(lab, "host-gw", true, steps.into_iter().collect::<Result<Vec<_>>>()?)
     });
 }
 
-fn migrate(lab: &Lab, backend: &'static str, steps: Vec<Block>) -> Result<()> {
+fn migrate(lab: &Lab, backend: &'static str, nftables: bool, steps: Vec<Block>) -> Result<()> {
     let [install, settings, exchange, look, back] = steps.try_into().ok().context("not so many steps")?;
-    let site = Site::build(lab, backend)?;
+    let site = Site::build(lab, backend, nftables)?;
     let host = &site.host;
     let flows = [
         Datagrams::start(&site.pod, &site.other, site.address_of_other, INTERVAL)?,
@@ -96,11 +96,13 @@ struct Site {
 }
 
 impl Site {
-    fn build(lab: &Lab, backend: &str) -> Result<Self> {
+    fn build(lab: &Lab, backend: &str, nftables: bool) -> Result<Self> {
         lab.require(&[Feature::Iptables, Feature::BridgeNetfilter])?;
         let host = Host::boot(lab)?;
         let go = std::env::var_os("FLANNEL_GO_FLANNELD").filter(|path| !path.is_empty());
-        let config = format!(r#"{{"Network":"10.42.0.0/16","Backend":{{"Type":"{backend}"}}}}"#);
+        let config = format!(
+            r#"{{"Network":"10.42.0.0/16","EnableNFTables":{nftables},"Backend":{{"Type":"{backend}"}}}}"#
+        );
         host.expect(&format!("etcdctl --endpoints {ETCD} put /coreos.com/network/config '{config}'"))?;
         let mtu_bytes = if backend == "vxlan" { 1450 } else { 1500 };
         let pod = pod_of(&host, lab, mtu_bytes)?;
@@ -110,7 +112,7 @@ impl Site {
             Some(program) => Flanneld::bare().program(program),
             None => Flanneld::bare(),
         };
-        site.start_go(backend)?;
+        site.start_go(backend, nftables)?;
         let other = site.node(lab, "n2", "10.0.0.11/24")?;
         if site.go.is_none() && backend == "vxlan" {
             go::vxlan(other.netns(), &known(2)?, &known(1)?)?;
@@ -155,7 +157,7 @@ impl Site {
     }
 
     /// The Go daemon and its unit, or what they leave.
-    fn start_go(&self, backend: &str) -> Result<()> {
+    fn start_go(&self, backend: &str, nftables: bool) -> Result<()> {
         let start = match &self.go {
             Some(program) => format!("{} --etcd-endpoints={ETCD} --ip-masq", program.display()),
             None => "sleep infinity".to_owned(),
@@ -172,7 +174,11 @@ impl Site {
             } else {
                 go::host_gw_peer(netns, &peer)?;
             }
-            go::iptables(netns)?;
+            if nftables {
+                go::nftables(netns)?;
+            } else {
+                go::iptables(netns)?;
+            }
             self.host.expect(
                 "mkdir -p /run/flannel; printf 'FLANNEL_NETWORK=10.42.0.0/16\\nFLANNEL_SUBNET=10.42.1.1/24\\nFLANNEL_MTU=1450\\nFLANNEL_IPMASQ=true\\n' >/run/flannel/subnet.env",
             )?;
