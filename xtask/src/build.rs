@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use crate::dist::target;
+use crate::dist::target::{self, Target};
 use crate::process::{cargo, must_succeed, target as target_directory, text};
 
 /// How to compile what is packed.
@@ -27,7 +27,7 @@ pub(crate) fn programs() -> Result<PathBuf> {
 
 /// Builds a program that the bench starts for every pod, the way the plugin is released; answers with the directory that holds it.
 pub(crate) fn pod_program(package: &str, name: &str) -> Result<PathBuf> {
-    let triple = target::plugin_here()?;
+    let triple = target::here()?.map(Target::plugin).transpose()?;
     let mut command = cargo(["rustc", "--quiet", "--release", "--package", package, "--bin", name]);
     if let Some(triple) = triple {
         command.args(["--target", triple]);

@@ -93,6 +93,11 @@ pub(crate) fn for_tests(directory: &Path, long: bool) -> Result<()> {
     Ok(())
 }
 
+/// The plugin as it is packed, of the quick build, if there are packages for this machine.
+pub(crate) fn plugin_for_tests() -> Result<Option<PathBuf>> {
+    target::here()?.map(|target| compile::plugin(target, Profile::Dev)).transpose()
+}
+
 /// Why this machine cannot build what the tests run under emulation.
 pub(crate) fn not_emulated() -> Result<Option<String>> {
     EMULATED.missing(&target::host()?)

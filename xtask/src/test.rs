@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 use clap::Args;
+use std::path::Path;
 
 use crate::build::{TestProgram, test_programs};
-use crate::dist::target;
 use crate::process::{cargo, is_root, watched};
 use crate::tally::Tally;
-use crate::{check, e2e, packages, sandbox};
+use crate::{check, dist, e2e, packages, sandbox};
 
 #[derive(Args)]
 pub(crate) struct TestOptions {
@@ -52,14 +52,10 @@ fn unit(tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// The tests marked as needing namespaces: each program in a sandbox of its own. Those of the plugin are built for what it is
-/// released for.
+/// The tests marked as needing namespaces: each program in a sandbox of its own.
 fn contract(tally: &mut Tally) -> Result<()> {
-    let mut programs = test_programs(&[])?;
-    if let Some(triple) = target::plugin_here()? {
-        programs.retain(|program| program.package != "flannel-cni");
-        programs.extend(test_programs(&["--package", "flannel-cni", "--target", triple])?);
-    }
+    let programs = test_programs(&[])?;
+    let plugin = dist::plugin_for_tests()?;
     for program in programs {
         let tests = program.tests(true)?;
         if tests.is_empty() {
@@ -70,16 +66,19 @@ fn contract(tally: &mut Tally) -> Result<()> {
             continue;
         }
         sandbox::possible("test")?;
-        contract_of(&program, tally)?;
+        contract_of(&program, plugin.as_deref(), tally)?;
     }
     Ok(())
 }
 
-fn contract_of(program: &TestProgram, tally: &mut Tally) -> Result<()> {
+fn contract_of(program: &TestProgram, plugin: Option<&Path>, tally: &mut Tally) -> Result<()> {
     let of = format!("{} contract", program.package);
     let mut seen = Tally::default();
     let mut command = sandbox::command(&program.file);
     command.args(["--ignored", "--format", "pretty"]);
+    if let Some(plugin) = plugin {
+        command.env("FLANNEL_PLUGIN", plugin);
+    }
     let good = watched(&mut command, |line| seen.libtest_line(&of, line))?;
     if !good && seen.good() {
         seen.fail(format!("{of} tests of {}: ended with an error before a test failed", program.name));

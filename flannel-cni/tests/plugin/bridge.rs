@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::support::{Call, GO_PLUGINS, Netns, OURS};
+use crate::support::{Call, GO_PLUGINS, Netns, ours};
 
 /// Plugins: a directory of programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl Node {
         let node = Self { netns: Netns::new("node"), directory: tempfile::tempdir().unwrap() };
         fs::create_dir(node.path("bin")).unwrap();
         for name in ["bandwidth", "bridge", "host-local", "loopback"] {
-            std::os::unix::fs::symlink(OURS, node.path("bin").join(name)).unwrap();
+            std::os::unix::fs::symlink(ours(), node.path("bin").join(name)).unwrap();
         }
         // A new namespace has the setting of the host, which may be on.
         node.netns.sh(&["sysctl", "-q", "-w", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0"]);

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use crate::bridge::Node;
-use crate::support::{Netns, OURS};
+use crate::support::{Netns, ours};
 
 /// How a call ended.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Scene {
 
     fn call_with(&self, command: &str, id: &str, pod: &Netns, fault: Option<&str>, config: &str) -> Outcome {
         let program = match self.program {
-            "flannel" => OURS.into(),
+            "flannel" => ours().into(),
             other => self.node.path("bin").join(other),
         };
         let mut child = Command::new("ip")
@@ -225,7 +225,7 @@ fn a_runtime_that_does_not_listen_changes_nothing() {
     let lost = scene.call("ADD", "lost", &Netns::new("lost"), None);
     assert!(lost.success, "{lost:?}");
     let mut child = Command::new("ip")
-        .args(["netns", "exec", &scene.node.netns.0, OURS])
+        .args(["netns", "exec", &scene.node.netns.0, ours()])
         .envs([("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "eth0")])
         .envs([("CNI_NETNS", scene.pod.path().as_str()), ("CNI_PATH", "/nowhere")])
         .stdin(Stdio::piped())

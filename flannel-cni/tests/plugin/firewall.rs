@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use crate::support::{GO_PLUGINS, Netns, OURS};
+use crate::support::{GO_PLUGINS, Netns, ours};
 
 /// Plugins: a directory of programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Node {
             fs::create_dir(node.path(directory)).unwrap();
         }
         for name in ["bridge", "host-local", "portmap"] {
-            symlink(OURS, node.path("bin").join(name)).unwrap();
+            symlink(ours(), node.path("bin").join(name)).unwrap();
         }
         for family in ["iptables", "ip6tables"] {
             for end in ["", "-restore", "-save"] {

@@ -4,7 +4,7 @@ use flannel_core::json::Value;
 use std::fs;
 use std::path::PathBuf;
 
-use crate::support::{Call, GO_PLUGINS, OURS};
+use crate::support::{Call, GO_PLUGINS, ours};
 
 /// A directory with our binary under the name of the plugin, and a store.
 struct Host {
@@ -16,9 +16,9 @@ struct Host {
 impl Host {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let ours = directory.path().join("host-local");
-        std::os::unix::fs::symlink(OURS, &ours).unwrap();
-        Self { go: format!("{GO_PLUGINS}/host-local"), ours: ours.to_str().unwrap().to_owned(), directory }
+        let plugin = directory.path().join("host-local");
+        std::os::unix::fs::symlink(ours(), &plugin).unwrap();
+        Self { go: format!("{GO_PLUGINS}/host-local"), ours: plugin.to_str().unwrap().to_owned(), directory }
     }
 
     fn path(&self) -> PathBuf {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::support::{Call, GO_PLUGINS, Netns, OURS};
+use crate::support::{Call, GO_PLUGINS, Netns, ours};
 
 /// Nothing is there, so that nothing can be started.
 const NATIVE: &str = "/nowhere";
@@ -47,7 +47,7 @@ impl Node {
 
     fn run(&self, command: &str, id: &str, pod: &str, config: &str) -> Result<String, String> {
         Call {
-            program: OURS,
+            program: ours(),
             node: Some(&self.netns),
             command,
             id,

@@ -126,7 +126,7 @@ impl Node {
 }
 
 fn run(vars: &[(&str, &str)], stdin: &str) -> Outcome {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_flannel"))
+    let mut child = Command::new(crate::support::ours())
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap())
         .envs(vars.iter().copied())

@@ -2,9 +2,17 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub(crate) const OURS: &str = env!("CARGO_BIN_EXE_flannel");
+/// The plugin: the one that `FLANNEL_PLUGIN` names, as it is released, else the one that was built with the tests.
+pub(crate) fn ours() -> &'static str {
+    static PATH: LazyLock<String> = LazyLock::new(|| {
+        std::env::var("FLANNEL_PLUGIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_flannel").to_owned())
+    });
+    &PATH
+}
+
 /// Where Debian's `containernetworking-plugins` are.
 pub(crate) const GO_PLUGINS: &str = "/usr/lib/cni";
 

@@ -136,11 +136,10 @@ fn has_std(triple: &str) -> Result<bool> {
     }))
 }
 
-/// What the plugin is built for on this machine, if that is not the target of all else.
-pub(crate) fn plugin_here() -> Result<Option<&'static str>> {
+/// This machine, if it is one that there are packages for.
+pub(crate) fn here() -> Result<Option<&'static Target>> {
     let host = host()?;
-    let Some(target) = TARGETS.iter().find(|target| target.triple == host) else { return Ok(None) };
-    Ok(Some(target.plugin()?).filter(|triple| *triple != host))
+    Ok(TARGETS.iter().find(|target| target.triple == host))
 }
 
 /// The target of this machine.
