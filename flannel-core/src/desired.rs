@@ -6,6 +6,7 @@
 //! for the caller to sort out.
 
 use ipnet::IpNet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::config::{BackendConfig, NetworkConfig};
@@ -25,6 +26,7 @@ mod assembly;
 mod blackhole;
 mod error;
 mod host_gw;
+pub mod stranded;
 pub mod vxlan;
 
 /// Our own part.
@@ -38,6 +40,8 @@ pub struct Node {
     pub endpoints: DualStack<Endpoint>,
     /// Packets to pods of this node that do not exist are dropped (`--ip-blackhole-route`).
     pub blackhole: bool,
+    /// Pods that have addresses of a lost subnet ([`stranded`]), and their bridges.
+    pub stranded: BTreeMap<IpAddr, LinkName>,
 }
 
 /// Desired state of one node.
@@ -95,6 +99,9 @@ impl Desired {
             let subnets = networks.iter().filter_map(|(family, _)| node.subnets.get(family));
             base.routes.extend(subnets.map(blackhole::route));
         }
+        if !matches!(backend, Backend::Alloc) {
+            base.routes.extend(node.stranded.iter().map(stranded::route));
+        }
         let published_type = config.backend.published_type();
         Ok(Self { backend, published_type, networks, node: node.clone(), base })
     }
@@ -118,6 +125,12 @@ impl Desired {
             Backend::HostGw(_) => true,
             Backend::Alloc => false,
         }
+    }
+
+    /// There are pods with addresses of a lost subnet.
+    #[must_use]
+    pub fn has_stranded_pods(&self) -> bool {
+        !self.node.stranded.is_empty()
     }
 
     /// What `lease` needs. Our own lease needs nothing.

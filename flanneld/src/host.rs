@@ -1,5 +1,6 @@
 //! What flanneld reads and writes on the host beside the kernel's network objects.
 
 pub mod daemons;
+pub mod pods;
 pub mod subnet_file;
 pub mod sysctl;

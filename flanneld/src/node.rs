@@ -3,7 +3,7 @@
 
 use flannel_core::config::{BackendConfig, NetworkConfig, ParseConfigError};
 use flannel_core::dataplane::Dataplane;
-use flannel_core::desired::{self, Desired, DesiredError, Endpoint, vxlan};
+use flannel_core::desired::{self, Desired, DesiredError, Endpoint, stranded, vxlan};
 use flannel_core::facts::HostFacts;
 use flannel_core::family::{DualStack, Family};
 use flannel_core::lease::vxlan::VxlanData;
@@ -14,6 +14,7 @@ use flannel_core::select::{self, ExternalInterface, SelectError, Stack, Wish};
 use flannel_core::subnet_env::{MissingSubnetError, SubnetEnv};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use tracing::warn;
 
 use crate::cli::Options;
@@ -215,13 +216,19 @@ impl Node {
         desired::attrs(&self.config, &self.external, &self.endpoints)
     }
 
-    /// What the kernel should hold while we own `own`.
-    pub fn desired(&self, own: &Subnets, facts: &HostFacts) -> Result<Desired, DesiredError> {
+    /// What the kernel should hold while we own `own`. `pods` gives the addresses of the pods of this host.
+    pub fn desired(
+        &self,
+        own: &Subnets,
+        facts: &HostFacts,
+        pods: impl FnOnce() -> Vec<IpAddr>,
+    ) -> Result<Desired, DesiredError> {
         let node = desired::Node {
             subnets: *own,
             external: self.external.clone(),
             endpoints: self.endpoints,
             blackhole: self.options.blackhole_route,
+            stranded: stranded::find(facts, own, &self.networks(), &self.tunnels(), pods),
         };
         Desired::new(&self.config, &node, facts)
     }

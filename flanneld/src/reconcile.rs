@@ -28,6 +28,7 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 use crate::claim::ClaimState;
 use crate::error::chain;
 use crate::firewall;
+use crate::host::pods;
 use crate::kernel::{Inbox, Kernel};
 use crate::node::{Node, Offer};
 use crate::pulse::Answerer;
@@ -432,6 +433,7 @@ impl<K: Kernel> Reconciler<K> {
         let applied = outcome.unwrap_or(Applied::BLIND);
         let failed = applied.failed;
         self.pace.finished(started, finished, failed > 0);
+        self.watch_stranded(finished);
         let took = finished - started;
         self.note_round(reason, applied, took);
         if applied.done() > 0 || failed > 0 {
@@ -467,7 +469,7 @@ impl<K: Kernel> Reconciler<K> {
         self.look_at_host(&observed.dataplane);
         let Some(own) = self.own else { return Ok(Applied::default()) };
 
-        let desired = match self.node.desired(&own, &self.facts) {
+        let desired = match self.node.desired(&own, &self.facts, pods::addresses) {
             Ok(desired) => desired,
             Err(error) => {
                 self.set_condition(condition::NODE, Some(chain(&error)));
@@ -476,8 +478,7 @@ impl<K: Kernel> Reconciler<K> {
         };
         self.set_condition(condition::NODE, None);
         let (peers, losers) = self.cluster.settled();
-        let peers = peers.into_iter().filter(|lease| lease.subnets != own);
-        let assembly = Assembly::new(desired, peers);
+        let assembly = Assembly::new(desired, peers.into_iter().filter(|lease| lease.subnets != own));
         let networks = self.node.networks();
         let scope = Scope { desired: assembly.dataplane(), networks: &networks };
         let actual = owned(&observed.dataplane, &scope);

@@ -270,10 +270,21 @@ fn expired_lease_that_another_took_is_left_to_it() {
 
         etcd.delete(&subnet_key(spare))?;
         first.wait_ready()?;
-        old.delete()?;
-        let (new, peer) = (n1.add_pod("new")?, n2.add_pod("pod")?);
+        // The second has an address that no pod of the first node has still.
+        let (new, twin, peer) = (n1.add_pod("new")?, n2.add_pod("twin")?, n2.add_pod("pod")?);
         ensure!(n1.subnet(true)?.contains(&new.address(true)?), "{:?} is not of {spare}", new.addresses);
         new.netns.wait_ping(peer.address(true)?)?;
+        // The old pod runs on, as far as its host reaches: for probes, and for pods beside it.
+        n1.netns().wait_ping(old.address(true)?)?;
+        old.netns.wait_ping(new.address(true)?)?;
+        ensure!(old.address(true)? == twin.address(true)?, "{:?} {:?}", old.addresses, twin.addresses);
+        old.delete()?;
+        wait::until("the route of the pod that was replaced is gone", wait::LONG, || {
+            let routes = n1.netns().ip("route show")?;
+            ensure!(!routes.contains(&twin.address(true)?.to_string()), "{routes}");
+            Ok(())
+        })?;
+        new.netns.wait_ping(twin.address(true)?)?;
         ensure!(key_of(n1)? == spare, "{}", n1.subnet_env_text()?);
         ensure!(etcd.record_of(&subnet_key(&lost))? == record, "the record of the new owner was touched");
         ensure!(key_of(n2)? == lost && second.running()?);

@@ -9,6 +9,7 @@ use crate::plan::{Prune, plan};
 use crate::select::Way;
 use insta::assert_snapshot;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 fn net(text: &str) -> IpNet {
@@ -60,6 +61,7 @@ fn node() -> Node {
         external: external(),
         endpoints: dual(endpoint(1), endpoint(0x11)),
         blackhole: false,
+        stranded: BTreeMap::new(),
     }
 }
 
@@ -635,4 +637,42 @@ fn what_cannot_work_shows_before_there_is_a_lease() {
         outcome("46", long, &external()).unwrap_err(),
         @"Backend.VNI is 10000, but the device name flannel-v6.10000 would be longer than 15 bytes: must be at most 9999"
     );
+}
+
+/// The node has lost 10.42.9.0/24 to another one while pods with addresses of it run.
+#[test]
+fn pods_of_a_lost_subnet_stay_in_reach_of_their_host() {
+    let mut facts = facts();
+    let bridge = |number, texts: [&str; 2]| LinkFacts {
+        index: IfIndex(number),
+        name: name(&format!("cni{number}")),
+        mtu: 1450,
+        up: true,
+        mac: None,
+        addresses: texts
+            .map(|text| AddressFacts { net: net(text), deprecated: false, permanent: true, temporary: false })
+            .to_vec(),
+    };
+    let tunnels = BTreeSet::from([name("flannel.1")]);
+    let networks = [net("10.42.0.0/16"), net("fd00:10:244::/48")];
+    let pods =
+        || ["10.42.9.7", "10.42.1.7", "10.42.9.1", "192.168.50.9", "fd00:10:244:9::7"].map(ip).to_vec();
+    facts.links.push(bridge(7, ["10.42.1.1/24", "172.30.0.1/16"]));
+    let find = |facts: &HostFacts, pods: &dyn Fn() -> Vec<IpAddr>| {
+        stranded::find(facts, &subnets(1), &networks, &tunnels, pods)
+    };
+    // Nobody reads files where there is no bridge of a former subnet.
+    assert_eq!(find(&facts, &|| panic!("asked for pods")), BTreeMap::new());
+    facts.links.push(bridge(8, ["10.42.9.1/24", "fd00:10:244:9::1/64"]));
+    let found = find(&facts, &pods);
+    let expected = [("10.42.9.7", "cni8"), ("fd00:10:244:9::7", "cni8")];
+    assert_eq!(found, expected.map(|(pod, bridge)| (ip(pod), name(bridge))).into());
+
+    let node = Node { stranded: found, ..node() };
+    let base = Desired::new(&config("46", r#"{"Type":"host-gw"}"#), &node, &facts).unwrap().base().clone();
+    let routes: Vec<String> =
+        base.routes.keys().map(|key| format!("{} metric {}", key.destination, key.metric)).collect();
+    assert_eq!(routes, ["10.42.9.7/32 metric 0", "fd00:10:244:9::7/128 metric 1024"]);
+    let alloc = Desired::new(&config("46", r#"{"Type":"alloc"}"#), &node, &facts).unwrap();
+    assert!(alloc.base().routes.is_empty(), "nothing takes the place of the kernel's route there");
 }

@@ -43,6 +43,7 @@ fn assembly() -> Assembly {
         external,
         endpoints: DualStack { v4: Some(endpoint), v6: None },
         blackhole: false,
+        stranded: BTreeMap::new(),
     };
     let desired = Desired::new(&config, &node, &HostFacts::default()).unwrap();
     let leases = [lease("10.42.2.0-24", FIRST), lease("10.42.3.0-24", BAD), lease("10.42.4.0-24", OTHER)];

@@ -9,11 +9,15 @@ use flannel_core::status::{Allocation, Round};
 use ipnet::IpNet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tokio::time::Instant;
 
 use super::apply::Applied;
 use super::{Reason, Reconciler};
 use crate::kernel::Kernel;
 use crate::status::{NodeReport, View, unix_secs};
+
+/// How long the route of a pod stays that was replaced, beyond the pod.
+const STRANDED_CHECK: Duration = Duration::from_secs(5);
 
 impl<K: Kernel> Reconciler<K> {
     /// Notes a round for status and metrics.
@@ -92,6 +96,13 @@ impl<K: Kernel> Reconciler<K> {
                 }
             })
             .collect()
+    }
+
+    /// Looks again soon while pods have addresses of a lost subnet: nothing tells when they are replaced.
+    pub(super) fn watch_stranded(&mut self, now: Instant) {
+        if self.assembly.as_ref().is_some_and(|assembly| assembly.desired().has_stranded_pods()) {
+            self.pace.request(Reason::Resync, now + STRANDED_CHECK);
+        }
     }
 
     /// What this node is, after a full round.

@@ -12,6 +12,7 @@ use flannel_core::ruleset::bridge::BridgeFinding;
 use flannel_core::store::{Listing, Record};
 use flannel_core::subnet_env::PreviousEnv;
 use flanneld::cli::Options;
+use flanneld::host::pods;
 use flanneld::kernel::Observation;
 use flanneld::node::{Node, NodeError};
 use flanneld::state::Remembered;
@@ -242,7 +243,7 @@ impl View {
         );
         let attrs = node.attrs().ok();
         let kernel = own.as_ref().map(|own| {
-            let desired = node.desired(&own.subnets, &inputs.observation.facts)?;
+            let desired = node.desired(&own.subnets, &inputs.observation.facts, pods::addresses)?;
             let peers = winners.into_iter().filter(|lease| lease.subnets != own.subnets);
             let assembly = Assembly::new(desired, peers);
             let networks = node.networks();

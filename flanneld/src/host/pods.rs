@@ -1,0 +1,13 @@
+//! The pods of this host, as the CNI plugin host-local knows them.
+
+use flannel_core::host_local::DATA_DIRECTORY;
+use std::fs;
+use std::net::IpAddr;
+
+/// The addresses that are given out, of all networks.
+#[must_use]
+pub fn addresses() -> Vec<IpAddr> {
+    let networks = fs::read_dir(DATA_DIRECTORY).into_iter().flatten().flatten();
+    let files = networks.filter_map(|network| fs::read_dir(network.path()).ok()).flatten().flatten();
+    files.filter_map(|file| file.file_name().to_str()?.parse().ok()).collect()
+}
