@@ -335,6 +335,29 @@ impl Etcd {
         self.restart()
     }
 
+    /// Saves all that it holds (of one member) to a file.
+    pub fn save(&self, file: &Path) -> Result<()> {
+        self.ctl(&["snapshot", "save", &file.display().to_string()]).map(drop)
+    }
+
+    /// Puts what was saved in the place of what it holds now, as someone does whose disk was lost.
+    pub fn restore(&self, file: &Path) -> Result<()> {
+        self.kill()?;
+        for member in &self.members {
+            fs::remove_dir_all(&member.data)
+                .with_context(|| format!("could not remove {}", member.data.display()))?;
+            let mut command = Command::new("etcdctl");
+            command.args(["snapshot", "restore"]).arg(file);
+            let of_member =
+                ["--name=", "--data-dir=", "--initial-cluster=", "--initial-advertise-peer-urls="];
+            command.args(
+                member.arguments.iter().filter(|word| of_member.iter().any(|flag| word.starts_with(flag))),
+            );
+            member.netns.checked(&mut command)?;
+        }
+        self.restart()
+    }
+
     /// Keeps every change below the prefix from now on, whatever is compacted later.
     pub fn record(&self) -> Result<History> {
         let file = Path::new(DIRECTORY).join("log").join("etcd-history.json");

@@ -16,7 +16,8 @@ use ipnet::IpNet;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-const CONFIG: &str = r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}"#;
+/// Peers that only the tests know are above.
+const CONFIG: &str = r#"{"Network":"10.42.0.0/16","SubnetMax":"10.42.199.0","Backend":{"Type":"vxlan"}}"#;
 const INTERVAL: Duration = Duration::from_millis(10);
 /// Seconds, as "found again within seconds" promises, and room for a busy machine.
 const SECONDS: Duration = Duration::from_secs(15);
@@ -316,6 +317,46 @@ fn a_wiped_store_is_filled_again() {
             ensure!(format!("{error:#}").starts_with("n3"), "{error:#}");
             Ok(())
         })?;
+        f.all_ready()?;
+        f.finish()
+    });
+}
+
+/// etcd is put back to what it was some time ago: its revisions begin again below those that all have seen, and
+/// records are what they were.
+#[test]
+fn an_older_snapshot_is_put_in_place() {
+    lab(|lab| {
+        let f = Fixture::start(lab, 3, &EtcdOptions::default(), |flanneld| flanneld)?;
+        let early = put_peer(&f.etcd, 210)?;
+        let snapshot = lab.directory("snapshot")?.join("etcd.db");
+        f.etcd.save(&snapshot)?;
+        // Since then: a peer goes, another comes, and much happens.
+        f.etcd.delete(&format!("{PREFIX}/subnets/10.42.210.0-24"))?;
+        let late = put_peer(&f.etcd, 211)?;
+        for _ in 0..20 {
+            f.etcd.put(&format!("{PREFIX}/other"), "x")?;
+        }
+        f.wait_route(&early, false)?;
+        f.wait_route(&late, true)?;
+        let revision = f.etcd.revision()?;
+        f.etcd.restore(&snapshot)?;
+        ensure!(f.etcd.revision()? < revision, "the revision did not go back");
+
+        f.wait_route(&early, true)?;
+        // A watch from the revision before would be silent until all of them have passed again.
+        let started = Instant::now();
+        let new = put_peer(&f.etcd, 212)?;
+        f.wait_route(&new, true)?;
+        ensure!(f.etcd.revision()? < revision, "too much has happened to show anything");
+        ensure!(started.elapsed() < SECONDS, "seen after {:?}", started.elapsed());
+        // Whoever came after the snapshot is missing from the store, and has some time to come back.
+        f.wait_route(&late, true)?;
+        for gone in [210, 212] {
+            f.etcd.delete(&format!("{PREFIX}/subnets/10.42.{gone}.0-24"))?;
+        }
+        f.wait_same_subnets()?;
+        f.pods[2].netns.wait_ping(f.pods[0].address(true)?)?;
         f.all_ready()?;
         f.finish()
     });
