@@ -358,6 +358,17 @@ impl Etcd {
         self.restart()
     }
 
+    /// Exchanges the CA and all certificates, in the same files, and starts it again.
+    pub fn exchange_certificates(&self) -> Result<()> {
+        let certificates = self.security.as_ref().context("an etcd without TLS")?;
+        self.kill()?;
+        certificates.make()?;
+        for member in &self.members {
+            certificates.server(member.address.ip())?;
+        }
+        self.restart()
+    }
+
     /// Keeps every change below the prefix from now on, whatever is compacted later.
     pub fn record(&self) -> Result<History> {
         let file = Path::new(DIRECTORY).join("log").join("etcd-history.json");
@@ -480,11 +491,15 @@ impl Certificates {
     /// A CA and the client certificates `root` (for etcdctl) and `flannel`.
     fn create(lab: &Lab) -> Result<Self> {
         let certificates = Self { directory: lab.directory("certificates")? };
-        let (certificate, key) = certificates.paths("ca");
-        certificates.openssl(&certificate, &key, "/CN=lab-ca", &[])?;
-        certificates.client("root")?;
-        certificates.client("flannel")?;
+        certificates.make()?;
         Ok(certificates)
+    }
+
+    fn make(&self) -> Result<()> {
+        let (certificate, key) = self.paths("ca");
+        self.openssl(&certificate, &key, "/CN=lab-ca", &[])?;
+        self.client("root")?;
+        self.client("flannel").map(drop)
     }
 
     fn paths(&self, name: &str) -> (PathBuf, PathBuf) {

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 const CONFIG: &str = r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}"#;
 const PASSWORD: &str = "s3cret";
+/// The record of a node that is not there.
+const PEER: &str = r#"{"PublicIP":"192.168.50.200","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:00:00:00:00:c8"}}"#;
 
 fn says(daemon: &Daemon, since: usize, text: &str) -> Result<()> {
     wait::until(format!("the log says {text:?}"), wait::LONG, || {
@@ -83,7 +85,17 @@ fn tls_with_client_certificates() {
     lab(|lab| {
         let options = EtcdOptions { tls: true, client_certificates: true, ..EtcdOptions::default() };
         let (mut cluster, etcd) = start(lab, &options)?;
-        works(&cluster, &Flanneld::on_etcd(&etcd))?;
+        let daemons = works(&cluster, &Flanneld::on_etcd(&etcd))?;
+        // All certificates are exchanged under daemons that run, as they are before they expire.
+        etcd.exchange_certificates()?;
+        etcd.put(&format!("{PREFIX}/subnets/10.42.200.0-24"), PEER)?;
+        for (node, daemon) in cluster.nodes.iter().zip(&daemons) {
+            wait::until(format!("{} knows the new peer", node.name()), wait::LONG, || {
+                let found = routes(node.netns(), true, "10.42.200.0/24")?;
+                ensure!(found.len() == 1, "{}", daemon.log()?);
+                Ok(())
+            })?;
+        }
         let ca = etcd.flags().into_iter().find(|flag| flag.starts_with("--etcd-cafile"));
         let url = format!("https://{}", etcd.members[0].address());
         let anonymous =
@@ -128,10 +140,7 @@ fn users_and_passwords() {
             ensure!(leases.iter().any(|(key, _)| *key == lost), "{leases:?}");
             Ok(())
         })?;
-        etcd.put(
-            &format!("{PREFIX}/subnets/10.42.200.0-24"),
-            r#"{"PublicIP":"192.168.50.200","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:00:00:00:00:c8"}}"#,
-        )?;
+        etcd.put(&format!("{PREFIX}/subnets/10.42.200.0-24"), PEER)?;
         for node in &cluster.nodes[..2] {
             wait::until(format!("{} knows the new peer", node.name()), wait::LONG, || {
                 let found = routes(node.netns(), true, "10.42.200.0/24")?;
