@@ -195,6 +195,7 @@ impl<F: Firewall> Task<F> {
                 Event::Desired | Event::Timer => {}
                 Event::Hint => tokio::select! {
                     () = stop.cancelled() => return,
+                    _ = desired.changed() => {}
                     () = time::sleep(self.settle_time()) => {}
                 },
             }
@@ -320,20 +321,25 @@ impl<F: Firewall> Task<F> {
             }
             (true, true) => {
                 self.status.send_modify(|status| status.repairs += 1);
-                warn!(%mode, "firewall rules had been changed by another program, put back");
-                self.note_repair(mode);
+                self.note_repair(mode, "firewall rules had been changed by another program, put back");
             }
             (false, false) => info!(%mode, "firewall rules are in place already"),
             (false, true) => {}
         }
     }
 
-    fn note_repair(&mut self, mode: Mode) {
+    /// Says what was repaired, and in a quarrel only that it is one.
+    fn note_repair(&mut self, mode: Mode, what: &str) {
         let quick = self.last_repair.is_some_and(|last| last.elapsed() < QUARREL);
         self.quick_repairs = if quick { self.quick_repairs.saturating_add(1) } else { 0 };
         self.last_repair = Some(Instant::now());
-        if self.quick_repairs == PATIENCE {
-            warn!(%mode, "another program changes the firewall rules again and again, slowing down");
+        match self.quick_repairs {
+            ..PATIENCE => warn!(%mode, "{what}"),
+            PATIENCE => warn!(
+                %mode,
+                "another program changes the firewall rules again and again, perhaps another flanneld: slowing down"
+            ),
+            _ => debug!(%mode, "{what}"),
         }
     }
 
@@ -344,8 +350,8 @@ impl<F: Firewall> Task<F> {
         if !self.active(other).verify(&nothing).await? {
             self.active(other).replace(&nothing).await?;
             if self.cleaned_for == Some(mode) {
-                warn!(mode = %other, "another program had made firewall rules of the mode not in use, removed");
-                self.note_repair(other);
+                let what = "another program had made firewall rules of the mode not in use, removed";
+                self.note_repair(other, what);
             } else {
                 info!(mode = %other, "firewall rules of the mode not in use removed");
             }
