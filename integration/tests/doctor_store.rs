@@ -20,7 +20,9 @@ fn on_etcd(lab: &Lab, nodes: usize) -> Result<(Cluster, Etcd, Vec<Daemon>, Docto
     lab.require(&[Feature::Vxlan, Feature::Etcd, Feature::Nft, Feature::Iptables])?;
     let cluster = lab.cluster(nodes)?;
     let etcd = cluster.etcd(lab)?;
-    etcd.set_config(&config(Stack::V4, VXLAN))?;
+    // What the tests add by hand is behind the subnets of the nodes.
+    let limited = config(Stack::V4, VXLAN).replacen('{', "{\"SubnetMax\":\"10.42.239.0\",", 1);
+    etcd.set_config(&limited)?;
     let flanneld = Flanneld::on_etcd(&etcd);
     let daemons = cluster.start_all(&flanneld)?;
     Doctor::install_cni_config(&cluster.nodes[0])?;

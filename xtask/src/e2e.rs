@@ -104,8 +104,8 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
     let queue: Mutex<VecDeque<Case>> =
         Mutex::new((0..options.repeat.max(1)).flat_map(|repeat| repeated(&cases, repeat)).collect());
     let jobs = options.jobs.unwrap_or_else(|| {
-        // One more than there are processors, since tests mostly wait.
-        thread::available_parallelism().map_or(2, |processors| processors.get().clamp(2, 4) + 1)
+        // More than there are processors, since tests mostly wait.
+        thread::available_parallelism().map_or(2, |processors| processors.get().clamp(2, 4) + 2)
     });
     let shared = Mutex::new(&mut tally);
     thread::scope(|scope| {

@@ -75,7 +75,8 @@ fn contract_of(program: &TestProgram, plugin: Option<&Path>, tally: &mut Tally) 
     let of = format!("{} contract", program.package);
     let mut seen = Tally::default();
     let mut command = sandbox::command(&program.file);
-    command.args(["--ignored", "--format", "pretty"]);
+    // They mostly wait for the kernel.
+    command.args(["--ignored", "--format", "pretty", "--test-threads", "6"]);
     if let Some(plugin) = plugin {
         command.env("FLANNEL_PLUGIN", plugin);
     }
