@@ -117,6 +117,8 @@ pub(super) const PAGES: &[Page] = &[
             ("tar --extract", By("packages::guide::static_programs_work_as_the_guide_tells")),
             ("ctr images import", By("packages::image::image_serves_a_node_by_containerd")),
             ("mkdir -p /run/flannel", By("packages::image::image_serves_a_node_by_containerd")),
+            ("ctr tasks delete", By("packages::image::image_serves_a_node_by_containerd")),
+            ("ctr images remove", By("packages::image::image_serves_a_node_by_containerd")),
         ]
     ),
     page!(

@@ -9,8 +9,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// runc takes it that it may not write to the control groups, see `machine.sh`.
-const RUNC: &str = "#!/bin/sh\nexec runc --rootless true \"$@\"\n";
+/// runc takes it that it may not write to the control groups, see `machine.sh`; by them it would find all processes to kill.
+const RUNC: &str = r#"#!/bin/sh
+for argument; do
+    shift
+    [ "$argument" = --all ] || set -- "$@" "$argument"
+done
+exec runc --rootless true "$@"
+"#;
 /// For the same reason containers get no limits here.
 const UNLIMITED: &str = "ctr run --cgroup '' --cpu-shares 0 --runc-binary /opt/bin/runc ";
 
@@ -52,23 +58,52 @@ fn image_serves_a_node_by_containerd() {
 
         // That for several processors takes minutes to make.
         let revision = if is_long() { Revision::Other } else { Revision::First };
-        let directory = revision.directory()?;
+        let newer = if is_long() { Revision::Other } else { Revision::Second };
+        let shell = |revision: Revision, script: &str| -> Result<()> {
+            let script = format!("cd {}\n{script}", revision.directory()?.display());
+            netns.feed(&["sh", "-e"], &script).map(drop)
+        };
+        let written = || {
+            wait::until("the daemon in the container has written the subnet file", wait::LONG, || {
+                node.subnet_env()
+            })
+            .with_context(|| netns.run("ctr tasks list").unwrap_or_default())
+        };
         walk("packages::image::image_serves_a_node_by_containerd", |guide| {
-            for beginning in ["ctr images import", "mkdir -p /run/flannel"] {
-                let script = guide.next(beginning)?.text().replace("ctr run ", UNLIMITED);
-                netns.feed(&["sh", "-e"], &format!("cd {}\n{script}", directory.display()))?;
-            }
-            Ok(())
-        })?;
+            let mut next = |beginning| Ok::<_, anyhow::Error>(guide.next(beginning)?.text().to_owned());
+            let import = next("ctr images import")?;
+            let start = next("mkdir -p /run/flannel")?.replace("ctr run ", UNLIMITED);
+            let (end, remove) = (next("ctr tasks delete")?, next("ctr images remove")?);
 
-        wait::until("the daemon in the container has written the subnet file", wait::LONG, || {
-            node.subnet_env()
+            shell(revision, &import)?;
+            shell(revision, &start)?;
+            let subnet = written()?;
+            let images = netns.run("ctr images list")?;
+            let platforms = if is_long() { "linux/amd64,linux/arm64" } else { "linux/amd64" };
+            ensure!(
+                images.split_whitespace().any(|word| word == platforms),
+                "not for {platforms}:\n{images}"
+            );
+            let device = node.netns().ip("-o link show flannel.1")?;
+
+            shell(newer, &end)?;
+            ensure!(netns.run("ctr tasks list -q")?.trim().is_empty(), "it runs still");
+            ensure!(node.netns().ip("-o link show flannel.1")? == device, "pods have lost their network");
+            fs::remove_file(node.file("/run/flannel/subnet.env")?)?;
+            shell(newer, &import)?;
+            shell(newer, &start)?;
+            let upgraded = written()?;
+            ensure!(upgraded == subnet, "{upgraded:?} was {subnet:?}");
+            ensure!(node.netns().ip("-o link show flannel.1")? == device, "the device was made anew");
+
+            shell(newer, &end)?;
+            shell(newer, &remove)?;
+            let left = netns.run("ctr tasks list -q")?
+                + &netns.run("ctr containers list -q")?
+                + &netns.run("ctr images list -q")?;
+            ensure!(left.trim().is_empty(), "left behind: {left}");
+            Ok(())
         })
-        .with_context(|| netns.run("ctr tasks list").unwrap_or_default())?;
-        let images = netns.run("ctr images list")?;
-        let platforms = if is_long() { "linux/amd64,linux/arm64" } else { "linux/amd64" };
-        ensure!(images.split_whitespace().any(|word| word == platforms), "not for {platforms}:\n{images}");
-        node.netns().ip("link show flannel.1").map(drop)
     });
 }
 
