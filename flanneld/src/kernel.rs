@@ -11,9 +11,6 @@ mod error;
 mod monitor;
 mod netlink;
 
-#[cfg(test)]
-pub(crate) mod contract;
-
 pub use error::{KernelError, Refused};
 pub use monitor::{Inbox, Monitor};
 pub use netlink::NetlinkKernel;

@@ -6,8 +6,6 @@ pub mod cli;
 pub mod daemon;
 mod error;
 pub mod exec;
-#[cfg(test)]
-mod fake;
 pub mod firewall;
 pub mod healthz;
 pub mod host;
@@ -24,3 +22,5 @@ pub mod state;
 mod status;
 pub mod store;
 pub mod sys;
+#[cfg(test)]
+mod testing;

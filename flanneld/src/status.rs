@@ -20,8 +20,6 @@ pub(crate) use board::{Board, Sources, family_name};
 pub(crate) use socket::StatusSocket;
 
 mod board;
-#[cfg(test)]
-mod fixture;
 pub(crate) mod metrics;
 mod socket;
 

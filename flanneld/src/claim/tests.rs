@@ -5,8 +5,8 @@ use flannel_core::lease::{LeaseAttrs, Subnets};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-use crate::fake::store::{Fault, MemoryStore, Mood};
 use crate::store::Operation;
+use crate::testing::store::{Fault, MemoryStore, Mood};
 use scene::{DAY, HOUR, MINUTE, Node, Start, attrs, check_history, dual, record, v6};
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
@@ -29,7 +29,7 @@ fn grant_of(store: &MemoryStore, key: Subnets) -> Option<flannel_core::store::Gr
 
 /// How many records were written or deleted.
 fn writes(store: &MemoryStore) -> usize {
-    let changes = |ledger: &crate::fake::store::Ledger| {
+    let changes = |ledger: &crate::testing::store::Ledger| {
         ledger.iter().filter(|(_, change)| !matches!(change, flannel_core::store::Change::Config(_))).count()
     };
     store.ledgers().iter().map(changes).sum()

@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Desired, Firewall, FirewallError, FirewallStatus, Iptables, Nft, Tools, bridge, run};
 use crate::exec::Program;
-use crate::fake::firewall::FakeHost;
 use crate::host::sysctl::Sysctl;
-use crate::kernel::contract::in_namespace;
+use crate::testing::contract::in_namespace;
+use crate::testing::firewall::FakeHost;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -463,7 +463,7 @@ impl Peer {
 }
 
 fn ip(commands: &str) {
-    crate::kernel::contract::run(&commands.lines().map(|line| format!("ip {line}\n")).collect::<String>());
+    crate::testing::contract::run(&commands.lines().map(|line| format!("ip {line}\n")).collect::<String>());
 }
 
 /// Sends from an address of a pod, as a new flow, and returns the source that the peer saw.

@@ -2,12 +2,12 @@
 
 use super::*;
 use crate::claim::Own;
-use crate::fake::kernel::FakeKernel;
-use crate::kernel::contract;
 use crate::node::NodeOptions;
 use crate::pulse::{Asker, pulse};
 use crate::status::View;
 use crate::store::watch::channel as store_channel;
+use crate::testing::contract;
+use crate::testing::kernel::FakeKernel;
 use flannel_core::dataplane::RouteTarget;
 use flannel_core::select::Wish;
 use flannel_core::store::{Grant, Listing};

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::dir::DirStore;
 use super::etcd::{EtcdOptions, EtcdStore};
 use super::{Change, LeaseStore, LeaseWatch, StoreError, WatchEvent};
-use crate::fake::store::MemoryStore;
+use crate::testing::store::MemoryStore;
 use server::Server;
 
 pub(super) const PREFIX: &str = "/coreos.com/network";

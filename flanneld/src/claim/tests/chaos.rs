@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::scene::{HOUR, MINUTE, Node, Start, check_history, dual, record};
 use super::with_address;
 use crate::claim::Own;
-use crate::fake::store::{MemoryStore, Mood};
+use crate::testing::store::{MemoryStore, Mood};
 use flannel_core::lease::LeaseAttrs;
 
 /// So few subnets that nodes meet.

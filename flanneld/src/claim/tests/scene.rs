@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::claim::{ClaimState, Ports, run};
-use crate::fake::store::{Ledger, MemoryStore};
 use crate::store::watch::{Update, channel, follow};
+use crate::testing::store::{Ledger, MemoryStore};
 
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);

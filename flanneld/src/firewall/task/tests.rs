@@ -6,8 +6,8 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Desired, FULL_CHECK, FirewallStatus, Hint, Hints, PATIENCE, Task};
-use crate::fake::firewall::FakeHost;
 use crate::firewall::tests::rules;
+use crate::testing::firewall::FakeHost;
 
 const RESYNC: Duration = Duration::from_secs(5);
 

@@ -6,8 +6,8 @@ use flannel_core::message::{Reply, Request, Scope, address, frames, route};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-use super::super::contract::{in_namespace, ip, mac, name, run};
 use super::*;
+use crate::testing::contract::{in_namespace, ip, mac, name, run};
 
 /// Another network namespace, kept by its file.
 fn other_namespace() -> File {

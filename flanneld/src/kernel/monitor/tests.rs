@@ -3,9 +3,9 @@ use flannel_core::link::IfIndex;
 use std::time::Duration;
 use tokio::time::timeout;
 
-use super::super::contract::{in_namespace, key, name, run, set_up_host, tunnel};
 use super::super::{Kernel, NetlinkKernel};
 use super::*;
+use crate::testing::contract::{in_namespace, key, name, run, set_up_host, tunnel};
 
 /// Longer than any notification takes, even on a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);

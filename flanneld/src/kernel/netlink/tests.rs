@@ -1,4 +1,4 @@
-//! What only the real kernel shows. The cases that it shares with the fake are in `contract.rs`.
+//! What only the real kernel shows. The cases that it shares with the fake are in `testing/contract.rs`.
 
 use flannel_core::dataplane::{
     FdbKey, Link, NeighbourKey, Op, PROTOCOL, PROTOCOL_BOOT, Route, RouteKey, RouteTarget,
@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
-use super::super::contract::{
+use super::*;
+use crate::testing::contract::{
     PEER, address, fdb, in_namespace, ip, key, mac, name, neighbour, run, set_up_host, tunnel, via, vxlan,
     vxlan_v6,
 };
-use super::*;
 
 async fn apply_all(kernel: &mut NetlinkKernel, ops: &[Op]) {
     for (op, result) in ops.iter().zip(kernel.apply(ops).await) {

@@ -1,7 +1,7 @@
 use super::*;
-use crate::fake::kernel::FakeKernel;
 use crate::reconcile::tests::{Lab, peer};
 use crate::store::Change;
+use crate::testing::kernel::FakeKernel;
 use flannel_core::dataplane::{Dataplane, LinkKind};
 use flannel_core::link::Mac;
 use tokio::task::JoinSet;

@@ -1,7 +1,7 @@
 use super::*;
-use crate::fake::store::{MemoryStore, Mood};
 use crate::store::Record;
 use crate::store::tests::{Bench, DirBench};
+use crate::testing::store::{MemoryStore, Mood};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 

@@ -10,29 +10,29 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::{Board, History, Report, Sources, ViewRequest};
 use crate::claim::{ClaimState, Own};
 use crate::cli::StoreOptions;
 use crate::firewall::FirewallStatus;
 use crate::healthz::Readiness;
 use crate::reconcile::Reason;
+use crate::status::{Board, History, Report, Sources, ViewRequest};
 use crate::store::AnyStore;
 
-pub(super) struct Fixture {
-    pub(super) board: Arc<Board>,
-    pub(super) readiness: watch::Sender<Readiness>,
-    pub(super) claim: watch::Sender<ClaimState>,
-    pub(super) report: watch::Sender<Report>,
-    pub(super) history: watch::Sender<History>,
-    pub(super) firewall: watch::Sender<FirewallStatus>,
-    pub(super) host: watch::Sender<Vec<String>>,
+pub(crate) struct Fixture {
+    pub(crate) board: Arc<Board>,
+    pub(crate) readiness: watch::Sender<Readiness>,
+    pub(crate) claim: watch::Sender<ClaimState>,
+    pub(crate) report: watch::Sender<Report>,
+    pub(crate) history: watch::Sender<History>,
+    pub(crate) firewall: watch::Sender<FirewallStatus>,
+    pub(crate) host: watch::Sender<Vec<String>>,
     _views: mpsc::Receiver<ViewRequest>,
-    pub(super) home: TempDir,
+    pub(crate) home: TempDir,
 }
 
 impl Fixture {
     /// A daemon that has just started.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         let store = AnyStore::new(StoreOptions::Directory(home.path().to_owned())).unwrap();
         let readiness = watch::Sender::new(Readiness::NotReady { reasons: vec!["starting".to_owned()] });
@@ -66,7 +66,7 @@ impl Fixture {
     }
 
     /// A daemon that has worked for a while, with something wrong everywhere.
-    pub(super) fn busy() -> Self {
+    pub(crate) fn busy() -> Self {
         let fixture = Self::new();
         fixture.readiness.send_replace(Readiness::Ready);
         let own = Own {

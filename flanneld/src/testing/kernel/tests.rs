@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::kernel::contract::{host, name, tunnel};
+use crate::testing::contract::{host, name, tunnel};
 
 #[tokio::test]
 async fn ops_fail_on_order() {

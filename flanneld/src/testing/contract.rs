@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::process::Command;
 
-use super::{Kernel, KernelError, NetlinkKernel, Observation};
-use crate::fake::kernel::FakeKernel;
+use super::kernel::FakeKernel;
+use crate::kernel::{Kernel, KernelError, NetlinkKernel, Observation};
 
 macro_rules! contract {
     ($($case:ident)*) => {
