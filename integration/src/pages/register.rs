@@ -79,6 +79,10 @@ pub(super) const PAGES: &[Page] = &[
             ("flannelctl connectivity test -o json", By("reference::connectivity")),
         ]
     ),
+    page!(
+        "docs/contributing.md",
+        [("cargo build", Not("compiles for minutes; `cargo xtask test` runs both as part of its work"))]
+    ),
     page!("docs/doctor.md", [("flannelctl doctor", By("pages::node::doctor_and_metrics"))]),
     page!(
         "docs/flannelctl.md",
