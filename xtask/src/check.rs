@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 
-use crate::process::{cargo, root, succeeds};
+use crate::process::{cargo, succeeds};
 use crate::tally::Tally;
-use crate::tidy;
+use crate::tidy::{self, TidyOptions};
 
 pub(crate) fn run() -> Result<bool> {
     let tally = gates()?;
@@ -26,13 +26,6 @@ pub(crate) fn gates() -> Result<Tally> {
     tally.outcome("lints: see `cargo clippy --workspace --all-targets`", succeeds(&mut clippy)?);
 
     println!("rules of the code base");
-    let findings = tidy::findings(&root())?;
-    for warning in &findings.warnings {
-        println!("  warning: {warning}");
-    }
-    for error in &findings.errors {
-        println!("  {error}");
-    }
-    tally.outcome("rules of the code base: listed above", findings.errors.is_empty());
+    tally.outcome("rules of the code base: see `cargo xtask tidy`", tidy::run(&TidyOptions::default())?);
     Ok(tally)
 }

@@ -42,6 +42,8 @@ enum Task {
     Bench(lab::Bench),
     /// Run the gates that need no privilege: format, lints, rules of the code base
     Check,
+    /// Check the rules of the code base that neither rustfmt nor clippy knows
+    Tidy(tidy::TidyOptions),
     /// Make packages: static binaries, deb, rpm, image, checksums, bill of materials
     Dist(dist::DistOptions),
 }
@@ -65,6 +67,7 @@ fn run(task: Task) -> Result<bool> {
         Task::Bench(bench) => lab::bench(&bench),
         Task::E2e(options) => e2e::run(&options),
         Task::Check => check::run(),
+        Task::Tidy(options) => tidy::run(&options),
         Task::Dist(options) => dist::run(&options),
     }
 }

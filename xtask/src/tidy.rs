@@ -2,11 +2,17 @@
 //! would track.
 
 use anyhow::{Context, Result};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::process::root;
+use clap::Args;
+
+mod circles;
 mod documents;
+mod imports;
 
 /// All that flannel-core may depend on: nothing that does input or output.
 const CORE_DEPENDENCIES: [&str; 9] = [
@@ -33,25 +39,67 @@ const LONG_FILE_REASON: &str = "long file:";
 const MACHINE_PATHS: [&str; 4] =
     [concat!("/wo", "rk/"), concat!("/tmp/", "wt"), concat!("/tmp/", "target-"), concat!("/ro", "ot/")];
 
+/// Crates whose files still import each other.
+const CIRCULAR: [&str; 6] = ["flannel-core", "flannel-cni", "flanneld", "flannelctl", "xtask", "integration"];
+
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 #[derive(Default)]
-pub(crate) struct Findings {
-    pub(crate) errors: Vec<String>,
-    pub(crate) warnings: Vec<String>,
+struct Findings {
+    errors: Vec<String>,
+    warnings: Vec<String>,
 }
 
-pub(crate) fn findings(root: &Path) -> Result<Findings> {
+#[derive(Args, Default)]
+pub(crate) struct TidyOptions {
+    /// List the circles of imports of all crates
+    #[arg(long)]
+    circles: bool,
+}
+
+/// Prints the findings, or the circles only. Returns whether there are no errors.
+pub(crate) fn run(options: &TidyOptions) -> Result<bool> {
+    if options.circles {
+        let circles = circles::all(&sources(&root())?)?;
+        for circle in &circles {
+            println!("{circle}");
+        }
+        return Ok(circles.is_empty());
+    }
+    let findings = findings(&root())?;
+    for warning in &findings.warnings {
+        println!("  warning: {warning}");
+    }
+    for error in &findings.errors {
+        println!("  {error}");
+    }
+    Ok(findings.errors.is_empty())
+}
+
+fn findings(root: &Path) -> Result<Findings> {
     let mut findings = Findings::default();
-    for name in tracked(root)? {
-        // A file that is deleted but not yet committed, or not text, has nothing to say.
-        let Ok(text) = fs::read_to_string(root.join(&name)) else { continue };
-        look_at(&name, &text, &mut findings);
+    let sources = sources(root)?;
+    for (name, text) in &sources {
+        look_at(name, text, &mut findings);
         if name.ends_with(".md") {
-            documents::look_at(&name, &text, |file| fs::read_to_string(root.join(file)).ok(), &mut findings);
+            let read = |file: &Path| fs::read_to_string(root.join(file)).ok();
+            documents::look_at(name, text, read, &mut findings);
+        }
+    }
+    for circle in circles::all(&sources)? {
+        if CIRCULAR.iter().any(|name| circle.is_in(name)) {
+            findings.warnings.push(circle.to_string());
+        } else {
+            findings.errors.push(circle.to_string());
         }
     }
     Ok(findings)
+}
+
+/// The text files of the repository by name. A file that is deleted but not yet committed, or not text, is left out.
+fn sources(root: &Path) -> Result<BTreeMap<String, String>> {
+    let read = |name: String| fs::read_to_string(root.join(&name)).ok().map(|text| (name, text));
+    Ok(tracked(root)?.into_iter().filter_map(read).collect())
 }
 
 fn tracked(root: &Path) -> Result<Vec<String>> {
@@ -73,7 +121,7 @@ fn look_at(name: &str, text: &str, findings: &mut Findings) {
     match name.rsplit('/').next().unwrap_or(name) {
         "mod.rs" => findings.errors.push(format!("{name}: modules are foo.rs with children in foo/")),
         "Cargo.toml" if name != "Cargo.toml" && !name.contains("/fuzz/") => manifest(name, text, findings),
-        "Cargo.lock" => sources(name, text, findings),
+        "Cargo.lock" => registries(name, text, findings),
         _ if name.ends_with(".rs") => source(name, text, findings),
         _ => {}
     }
@@ -87,7 +135,7 @@ fn machine_paths(name: &str, text: &str, findings: &mut Findings) {
     }
 }
 
-fn sources(name: &str, text: &str, findings: &mut Findings) {
+fn registries(name: &str, text: &str, findings: &mut Findings) {
     for (number, line) in text.lines().enumerate() {
         if let Some(source) = line.strip_prefix("source = ")
             && source.trim_matches('"') != REGISTRY
