@@ -54,6 +54,7 @@ pub(super) const PAGES: &[Page] = &[
             ),
         ]
     ),
+    page!("docs/architecture.md", [(" etcd or directory", Not("a drawing"))]),
     page!(
         "docs/backends.md",
         [
