@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use crate::link::{LinkName, Mac, Vni};
 
+pub mod mark;
 pub mod model;
 
 /// The routing protocol number that marks routes and neighbours as ours

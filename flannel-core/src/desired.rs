@@ -11,11 +11,11 @@ use std::net::IpAddr;
 
 use crate::config::{BackendConfig, NetworkConfig};
 use crate::dataplane::{Dataplane, FdbEntry, FdbKey, PROTOCOL, Route, RouteKey, RouteTarget};
+use crate::external::ExternalInterface;
 use crate::facts::HostFacts;
 use crate::family::{DualStack, Family};
 use crate::lease::{Lease, LeaseAttrs, Subnets};
 use crate::link::{LinkName, Mac};
-use crate::select::ExternalInterface;
 
 pub use assembly::{Assembly, Difference};
 pub use error::{DesiredError, PeerError};

@@ -118,3 +118,11 @@ pub(crate) fn is_link_local(address: IpAddr) -> bool {
         IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }
+
+/// Link-local and multicast addresses, which the kernel sets by itself.
+pub(crate) fn is_local_scope(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_multicast(),
+        IpAddr::V6(address) => address.is_unicast_link_local() || address.is_multicast(),
+    }
+}

@@ -8,12 +8,12 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::dataplane::mark::marks_one_of;
 use crate::dataplane::{
     AddressKey, Dataplane, FdbKey, LinkKind, NeighbourKey, PROTOCOL, PROTOCOL_KERNEL, RouteKey, RouteTarget,
 };
-use crate::facts::{AddressFacts, HostFacts};
+use crate::facts::{AddressFacts, HostFacts, is_local_scope};
 use crate::link::{IfIndex, LinkName, Mac};
-use crate::owned::marks_one_of;
 
 /// One notification. Interfaces are named by the kernel's number, as in the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -301,14 +301,6 @@ impl Interest<'_> {
             _ => None,
         });
         tunnels.chain(direct).any(|address| net.contains(address))
-    }
-}
-
-/// Link-local and multicast addresses, which the kernel sets by itself.
-pub(crate) fn is_local_scope(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local() || address.is_multicast(),
-        IpAddr::V6(address) => address.is_unicast_link_local() || address.is_multicast(),
     }
 }
 

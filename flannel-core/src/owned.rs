@@ -13,12 +13,13 @@
 
 use ipnet::IpNet;
 
+use crate::dataplane::mark::marks_one_of;
 use crate::dataplane::{
     AddressKey, Dataplane, Link, LinkKind, PROTOCOL, PROTOCOL_BOOT, PROTOCOL_KERNEL, Route, RouteKey,
     RouteTarget,
 };
+use crate::facts::is_local_scope;
 use crate::family::Family;
-use crate::hint::is_local_scope;
 use crate::link::LinkName;
 
 /// What ownership depends on.
@@ -102,22 +103,6 @@ impl Scope<'_> {
                 wanted.destination == key.destination && route.target == RouteTarget::Blackhole
             })
     }
-}
-
-const MARK: &str = "flannel";
-
-/// The alias of the tunnel devices of a cluster: it names the networks, so that several clusters on one host
-/// know their own.
-#[must_use]
-pub fn alias(networks: &[IpNet]) -> String {
-    networks.iter().fold(MARK.to_owned(), |alias, network| format!("{alias} {network}"))
-}
-
-/// Whether an alias was made by [`alias`] with at least one of `networks`.
-pub(crate) fn marks_one_of(alias: &str, networks: &[IpNet]) -> bool {
-    let mut words = alias.split(' ');
-    words.next() == Some(MARK)
-        && words.filter_map(|word| word.parse().ok()).any(|network: IpNet| networks.contains(&network))
 }
 
 #[cfg(test)]

@@ -15,18 +15,18 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::config::NetworkConfig;
+use crate::external::{ExternalInterface, Method};
 use crate::facts::{HostFacts, LinkFacts, RouteFacts, is_link_local};
 use crate::family::{DualStack, Family};
-use crate::link::{IfIndex, LinkName};
+use crate::link::LinkName;
 
-use error::quoted;
 pub use error::{Attempt, LookupError, SelectError};
 
 mod error;
 
 /// What the administrator asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wish {
+pub struct Criteria {
     /// `--iface`: names or addresses. An empty one means the default route.
     pub names: Vec<String>,
     /// `--iface-regex`: expressions on addresses and names. An empty one means the default route.
@@ -48,38 +48,6 @@ pub enum Stack {
     V6,
     /// Both.
     Dual,
-}
-
-/// The interface that carries traffic between nodes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExternalInterface {
-    /// Its name.
-    pub name: LinkName,
-    /// Its number when it was chosen.
-    pub index: IfIndex,
-    /// Its MTU in bytes.
-    pub mtu: u32,
-    /// Its own address, in each family of the cluster.
-    pub address: DualStack<IpAddr>,
-    /// The address that other nodes send to: as wished, otherwise the own one.
-    pub public: DualStack<IpAddr>,
-    /// What led to it.
-    pub way: Way,
-}
-
-/// A way to find the interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// It owns `--public-ip` or `--public-ipv6`.
-    PublicAddress(IpAddr),
-    /// It is, or owns, what `--iface` names.
-    Name(String),
-    /// An address or the name matches `--iface-regex`.
-    Regex(String),
-    /// The route to `--iface-can-reach` leads through it.
-    CanReach(IpAddr),
-    /// The default route leads through it.
-    DefaultRoute,
 }
 
 /// The choice, and the wishes before it that could not be fulfilled.
@@ -124,30 +92,17 @@ impl fmt::Display for Stack {
     }
 }
 
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PublicAddress(address @ IpAddr::V4(_)) => write!(f, "--public-ip={address}"),
-            Self::PublicAddress(address @ IpAddr::V6(_)) => write!(f, "--public-ipv6={address}"),
-            Self::Name(name) => write!(f, "--iface={}", quoted(name)),
-            Self::Regex(pattern) => write!(f, "--iface-regex={}", quoted(pattern)),
-            Self::CanReach(address) => write!(f, "--iface-can-reach={address}"),
-            Self::DefaultRoute => f.write_str("the default route"),
-        }
-    }
-}
-
-impl Wish {
+impl Criteria {
     /// The ways in the order in which they are tried.
-    fn ways(&self, stack: Stack) -> Vec<Way> {
-        let names = self.names.iter().cloned().map(Way::Name);
-        let regexes = self.regexes.iter().cloned().map(Way::Regex);
-        let ways: Vec<Way> = names.chain(regexes).chain(self.can_reach.map(Way::CanReach)).collect();
-        if !ways.is_empty() {
-            return ways;
+    fn methods(&self, stack: Stack) -> Vec<Method> {
+        let names = self.names.iter().cloned().map(Method::Name);
+        let regexes = self.regexes.iter().cloned().map(Method::Regex);
+        let methods: Vec<Method> = names.chain(regexes).chain(self.can_reach.map(Method::CanReach)).collect();
+        if !methods.is_empty() {
+            return methods;
         }
         let public = stack.families().find_map(|family| self.public(family));
-        vec![public.map_or(Way::DefaultRoute, Way::PublicAddress)]
+        vec![public.map_or(Method::DefaultRoute, Method::PublicAddress)]
     }
 
     fn public(&self, family: Family) -> Option<IpAddr> {
@@ -162,13 +117,13 @@ impl Wish {
 ///
 /// # Errors
 /// If no way leads to an interface with an address in each family of the cluster.
-pub fn select(wish: &Wish, stack: Stack, facts: &HostFacts) -> Result<Selection, SelectError> {
-    let host = Host { wish, stack, facts };
+pub fn select(criteria: &Criteria, stack: Stack, facts: &HostFacts) -> Result<Selection, SelectError> {
+    let host = Host { criteria, stack, facts };
     let mut failed = Vec::new();
-    for way in wish.ways(stack) {
-        match host.find(&way).and_then(|found| host.complete(found, &way)) {
+    for method in criteria.methods(stack) {
+        match host.find(&method).and_then(|found| host.complete(found, &method)) {
             Ok(external) => return Ok(Selection { external, failed }),
-            Err(error) => failed.push(Attempt { way, error }),
+            Err(error) => failed.push(Attempt { method, error }),
         }
     }
     Err(SelectError { attempts: failed, there: host.there() })
@@ -192,28 +147,28 @@ impl<'a> Found<'a> {
 }
 
 struct Host<'a> {
-    wish: &'a Wish,
+    criteria: &'a Criteria,
     stack: Stack,
     facts: &'a HostFacts,
 }
 
 impl<'a> Host<'a> {
-    fn find(&self, way: &Way) -> Result<Found<'a>, LookupError> {
-        match way {
-            Way::PublicAddress(address) => self.by_address(*address, true),
-            Way::Name(wish) | Way::Regex(wish) if wish.is_empty() => self.by_default_route(),
-            Way::Name(name) => match name.parse::<IpAddr>() {
+    fn find(&self, method: &Method) -> Result<Found<'a>, LookupError> {
+        match method {
+            Method::PublicAddress(address) => self.by_address(*address, true),
+            Method::Name(text) | Method::Regex(text) if text.is_empty() => self.by_default_route(),
+            Method::Name(name) => match name.parse::<IpAddr>() {
                 Ok(address) => self.by_address(address.to_canonical(), false),
                 Err(_) => self.by_name(name),
             },
-            Way::Regex(pattern) => self.by_regex(pattern),
-            Way::CanReach(address) => self.by_route(address.to_canonical()),
-            Way::DefaultRoute => self.by_default_route(),
+            Method::Regex(pattern) => self.by_regex(pattern),
+            Method::CanReach(address) => self.by_route(address.to_canonical()),
+            Method::DefaultRoute => self.by_default_route(),
         }
     }
 
     /// Fills in what the way left open.
-    fn complete(&self, found: Found<'a>, way: &Way) -> Result<ExternalInterface, LookupError> {
+    fn complete(&self, found: Found<'a>, method: &Method) -> Result<ExternalInterface, LookupError> {
         let Found { link, address: fixed } = found;
         let (mut address, mut public) = (DualStack::default(), DualStack::default());
         for family in Family::ALL {
@@ -222,7 +177,7 @@ impl<'a> Host<'a> {
                 let missing = || LookupError::NoUsableAddress { link: link.name.clone(), family };
                 *address.slot(family) = Some(chosen.ok_or_else(missing)?);
             }
-            *public.slot(family) = self.wish.public(family).or(address.get(family).copied());
+            *public.slot(family) = self.criteria.public(family).or(address.get(family).copied());
         }
         if link.mtu == 0 {
             return Err(LookupError::NoMtu(link.name.clone()));
@@ -233,7 +188,7 @@ impl<'a> Host<'a> {
             mtu: link.mtu,
             address,
             public,
-            way: way.clone(),
+            method: method.clone(),
         })
     }
 
@@ -254,7 +209,7 @@ impl<'a> Host<'a> {
         if !self.stack.has(family) {
             return Err(LookupError::WrongFamily { address, stack: self.stack });
         }
-        let public_v6 = self.wish.public(Family::V6).filter(|_| self.stack == Stack::Dual);
+        let public_v6 = self.criteria.public(Family::V6).filter(|_| self.stack == Stack::Dual);
         let second = public_v6.and_then(|public_v6| Some((public_v6, self.facts.owner(public_v6)?)));
         match (family, public_v6, second) {
             (Family::V6, _, Some((public_v6, link))) => Ok(Found::new(link).with(public_v6)),

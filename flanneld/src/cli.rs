@@ -11,7 +11,7 @@ mod table;
 mod tests;
 
 use crate::store::etcd::EtcdOptions;
-use flannel_core::select::Wish;
+use flannel_core::select::Criteria;
 use go_flags::{Setting, Words};
 use reader::Reader;
 use std::ffi::OsString;
@@ -39,7 +39,7 @@ pub struct Options {
     /// Where leases are kept.
     pub store: StoreOptions,
     /// How the external interface is found.
-    pub interface: Wish,
+    pub interface: Criteria,
     /// `subnet.env`, for the CNI plugin.
     pub subnet_file: PathBuf,
     /// What must survive a restart.

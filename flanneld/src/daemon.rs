@@ -264,7 +264,7 @@ async fn start(
     let external = node.external();
     info!(
         link = %external.name,
-        why = %external.way,
+        method = %external.method,
         mtu_bytes = external.mtu,
         public = %external.public,
         backend = node.config().backend.name(),

@@ -4,13 +4,14 @@
 use flannel_core::config::{BackendConfig, NetworkConfig, ParseConfigError};
 use flannel_core::dataplane::Dataplane;
 use flannel_core::desired::{self, Desired, DesiredError, Endpoint, stranded, vxlan};
+use flannel_core::external::ExternalInterface;
 use flannel_core::facts::HostFacts;
 use flannel_core::family::{DualStack, Family};
 use flannel_core::lease::vxlan::VxlanData;
 use flannel_core::lease::{LeaseAttrs, Subnets};
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::ruleset::{Inputs, Mode, Ruleset};
-use flannel_core::select::{self, ExternalInterface, SelectError, Stack, Wish};
+use flannel_core::select::{self, Criteria, SelectError, Stack};
 use flannel_core::subnet_env::{MissingSubnetError, SubnetEnv};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ use crate::firewall;
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
     /// How the external interface is found.
-    pub interface: Wish,
+    pub interface: Criteria,
     /// `--ip-masq`.
     pub ip_masq: bool,
     /// Not `--ip-masq-fully-random-disable`.
@@ -101,7 +102,7 @@ impl Node {
         let stack = Stack::of(&config).ok_or(NodeError::NoFamily)?;
         let selection = select::select(&options.interface, stack, facts)?;
         for attempt in &selection.failed {
-            warn!(way = %attempt.way, error = %attempt.error, "wish for the external interface cannot be fulfilled, trying the next");
+            warn!(method = %attempt.method, error = %attempt.error, "no external interface found by this method, trying the next");
         }
         let external = selection.external;
         desired::check(&config, &external, facts).map_err(NodeError::Host)?;

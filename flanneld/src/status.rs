@@ -3,10 +3,10 @@
 
 use flannel_core::dataplane::Dataplane;
 use flannel_core::desired::Assembly;
+use flannel_core::external::ExternalInterface;
 use flannel_core::lease::Subnets;
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::plan::Prune;
-use flannel_core::select::ExternalInterface;
 use flannel_core::status::{Allocation, Round};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 
 use super::{DesiredError, Node, PeerError, route_key, via};
 use crate::dataplane::Dataplane;
+use crate::external::ExternalInterface;
 use crate::facts::{HostFacts, RouteLookup};
 use crate::family::{DualStack, Family};
 use crate::link::LinkName;
-use crate::select::ExternalInterface;
 
 /// What is needed to reach peers.
 #[derive(Clone, Debug)]

@@ -1,12 +1,12 @@
 use super::*;
 use crate::dataplane::model;
 use crate::dataplane::{LinkKind, NeighbourKey, Op};
+use crate::external::Method;
 use crate::facts::{AddressFacts, LinkFacts, RouteFacts};
 use crate::lease::Revision;
 use crate::link::IfIndex;
 use crate::owned::{Scope, owned};
 use crate::plan::{Prune, plan};
-use crate::select::Way;
 use insta::assert_snapshot;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -50,7 +50,7 @@ fn external() -> ExternalInterface {
         mtu: 1500,
         address,
         public: address,
-        way: Way::DefaultRoute,
+        method: Method::DefaultRoute,
     }
 }
 

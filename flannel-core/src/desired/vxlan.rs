@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use super::{DesiredError, Node, PeerError, route_key, via};
 use crate::config::{NetworkConfig, VxlanConfig};
+use crate::dataplane::mark::alias;
 use crate::dataplane::{
     Address, AddressKey, Dataplane, FdbEntry, FdbKey, Link, LinkKind, Neighbour, NeighbourKey, Vxlan,
 };
@@ -15,7 +16,6 @@ use crate::family::{DualStack, Family};
 use crate::lease::LeaseAttrs;
 use crate::lease::vxlan::VxlanData;
 use crate::link::{IfIndex, LinkName, Mac, Vni};
-use crate::owned::alias;
 
 /// One end of our tunnels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::dataplane::mark::alias;
 use crate::dataplane::{Address, FdbEntry, FdbKey, Neighbour, NeighbourKey, Vxlan};
 use crate::link::{Mac, Vni};
 use std::net::IpAddr;

@@ -1,8 +1,9 @@
 use super::*;
+use crate::dataplane::mark::alias;
 use crate::dataplane::model::{self, Refusal};
 use crate::dataplane::{Address, AddressKey, PROTOCOL, PROTOCOL_BOOT, PROTOCOL_KERNEL};
 use crate::link::{Mac, Vni};
-use crate::owned::{Scope, alias, owned};
+use crate::owned::{Scope, owned};
 use insta::assert_snapshot;
 use ipnet::IpNet;
 use proptest::prelude::*;

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{Stack, Way};
+use super::Stack;
+use crate::external::Method;
 use crate::family::Family;
 use crate::link::LinkName;
 
@@ -11,7 +12,7 @@ use crate::link::LinkName;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// The way.
-    pub way: Way,
+    pub method: Method,
     /// Why it led nowhere.
     pub error: LookupError,
 }
@@ -105,7 +106,7 @@ const SHOWN: usize = 8;
 
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.way, self.error)
+        write!(f, "{}: {}", self.method, self.error)
     }
 }
 
@@ -132,7 +133,7 @@ impl fmt::Display for SelectError {
 
 fn mend(attempts: &[Attempt]) -> &'static str {
     match attempts {
-        [Attempt { way: Way::PublicAddress(_), error: LookupError::NoOwner(_) }] => {
+        [Attempt { method: Method::PublicAddress(_), error: LookupError::NoOwner(_) }] => {
             "If that address is translated to one of this host, name the interface too: --iface=NAME"
         }
         _ => "Name an interface or an address of this host: --iface=NAME",
@@ -141,10 +142,4 @@ fn mend(attempts: &[Attempt]) -> &'static str {
 
 fn joined(values: &[impl ToString], separator: &str) -> String {
     values.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
-}
-
-/// A text as it can be typed, in quotes only where something could hide in it.
-pub(super) fn quoted(text: &str) -> String {
-    let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
-    if plain { text.to_owned() } else { format!("{text:?}") }
 }

@@ -1,6 +1,7 @@
 use super::Stack::{Dual, V4, V6};
 use super::*;
 use crate::facts::AddressFacts;
+use crate::link::IfIndex;
 use insta::assert_snapshot;
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -65,8 +66,8 @@ fn golden() -> HostFacts {
 }
 
 /// Wishes from flags: `--iface=eth0 --public-ip=192.0.2.1`.
-fn wish(flags: &str) -> Wish {
-    let mut wish = Wish::default();
+fn wish(flags: &str) -> Criteria {
+    let mut wish = Criteria::default();
     for flag in flags.split(' ').filter(|flag| !flag.is_empty()) {
         match flag.split_once('=').unwrap() {
             ("--iface", name) => wish.names.push(name.to_owned()),
@@ -196,7 +197,7 @@ fn wishes_are_tried_in_order() {
     let Selection { external, failed } =
         select(&wish("--iface=eth7 --iface-regex=( --iface-can-reach=10.9.9.1"), V4, &golden()).unwrap();
     let failed: Vec<String> = failed.iter().map(ToString::to_string).collect();
-    assert_snapshot!(external.way, @"--iface-can-reach=10.9.9.1");
+    assert_snapshot!(external.method, @"--iface-can-reach=10.9.9.1");
     assert_snapshot!(failed.join("\n"), @"
     --iface=eth7: there is no such interface
     --iface-regex=(: not a regular expression: unclosed group

@@ -2,12 +2,12 @@ use super::*;
 use crate::config::NetworkConfig;
 use crate::dataplane::{Dataplane, RouteKey};
 use crate::desired::{Assembly, Desired, Endpoint, Node};
+use crate::external::{ExternalInterface, Method};
 use crate::facts::HostFacts;
 use crate::family::DualStack;
 use crate::lease::{Lease, LeaseAttrs, Revision};
 use crate::link::IfIndex;
 use crate::plan::{Prune, plan};
-use crate::select::{ExternalInterface, Way};
 use insta::assert_snapshot;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ fn assembly() -> Assembly {
         mtu: 1500,
         address,
         public: address,
-        way: Way::DefaultRoute,
+        method: Method::DefaultRoute,
     };
     let endpoint = Endpoint { mac: "0a:00:00:00:00:01".parse().unwrap(), port: None };
     let node = Node {

@@ -2,7 +2,7 @@
 
 use super::go_flags::{Given, HIDDEN, Origin, Setting};
 use super::table::FLAGS;
-use super::{CliError, LogFormat, LogOptions, Options, StoreOptions, Warning, Wish};
+use super::{CliError, Criteria, LogFormat, LogOptions, Options, StoreOptions, Warning};
 use crate::store::etcd::EtcdOptions;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -155,7 +155,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn interface(&self) -> Result<Wish, CliError> {
+    fn interface(&self) -> Result<Criteria, CliError> {
         let texts = |name| self.given.all(name).iter().map(|setting| setting.text.clone()).collect();
         let can_reach = match self.optional("iface-can-reach") {
             Some(setting) => Some(
@@ -163,7 +163,7 @@ impl<'a> Reader<'a> {
             ),
             None => None,
         };
-        Ok(Wish {
+        Ok(Criteria {
             names: texts("iface"),
             regexes: texts("iface-regex"),
             can_reach,

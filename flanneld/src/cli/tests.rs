@@ -49,7 +49,7 @@ fn defaults_are_those_of_go() {
     assert_eq!(etcd.prefix, "/coreos.com/network");
     assert!(etcd.cafile.is_none() && etcd.certfile.is_none() && etcd.keyfile.is_none());
     assert!(etcd.username.is_none() && etcd.password.is_none());
-    assert_eq!(options.interface, Wish::default());
+    assert_eq!(options.interface, Criteria::default());
     assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
     assert_eq!(options.state_dir, PathBuf::from("/var/lib/flannel"));
     assert_eq!(options.lease_time, Duration::from_secs(86400));

@@ -9,7 +9,7 @@ use crate::store::watch::channel as store_channel;
 use crate::testing::contract;
 use crate::testing::kernel::FakeKernel;
 use flannel_core::dataplane::RouteTarget;
-use flannel_core::select::Wish;
+use flannel_core::select::Criteria;
 use flannel_core::store::{Grant, Listing};
 use nix::errno::Errno;
 use std::time::Duration;
@@ -45,7 +45,7 @@ impl Lab {
             futures_lite(kernel.observe(&BTreeSet::new())).unwrap().facts
         };
         let options = NodeOptions {
-            interface: Wish { names: vec!["eth0".to_owned()], ..Wish::default() },
+            interface: Criteria { names: vec!["eth0".to_owned()], ..Criteria::default() },
             ip_masq: true,
             fully_random: true,
             forward_rules: true,

@@ -171,7 +171,7 @@ impl Board {
                 let external = &node.external;
                 Interface {
                     name: external.name.clone(),
-                    chosen_by: external.way.to_string(),
+                    chosen_by: external.method.to_string(),
                     mtu_bytes: external.mtu,
                     mac: node.hardware,
                     addresses: external.address.iter().map(|(_, address)| *address).collect(),
