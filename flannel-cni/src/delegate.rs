@@ -36,19 +36,13 @@ pub(crate) fn netconf(conf: &NetConf, env: &SubnetEnv) -> Result<Object, Delegat
 /// releases by container and interface, whatever the range), and `ipMasq`, so that rules are looked for.
 pub(crate) fn netconf_for_cleaning(conf: &NetConf, env: Option<&SubnetEnv>) -> Object {
     let mut conf = conf.clone();
-    if conf.delegate.get("type").is_some_and(|kind| kind.as_str().is_none()) {
-        conf.delegate.remove("type");
-    }
-    if conf.ipam.get("type").is_some_and(|kind| kind.as_str().is_none()) {
-        conf.ipam.remove("type");
+    for section in [&mut conf.delegate, &mut conf.ipam] {
+        if section.get("type").is_some_and(|kind| kind.as_str().is_none()) {
+            section.remove("type");
+        }
     }
     let routes = user_routes(&conf.ipam).unwrap_or_default();
     assemble(&conf, env, routes)
-}
-
-/// The `type` of a delegate's config, as the delegate itself would read it.
-pub(crate) fn kind(netconf: &Object) -> &str {
-    netconf.field("type").and_then(Value::as_str).unwrap_or_default()
 }
 
 fn assemble(conf: &NetConf, env: Option<&SubnetEnv>, routes: Vec<Route>) -> Object {
@@ -75,11 +69,7 @@ fn assemble(conf: &NetConf, env: Option<&SubnetEnv>, routes: Vec<Route>) -> Obje
         netconf.insert("cniVersion", conf.cni_version.as_str());
     }
     netconf.insert("ipam", ipam(&conf.ipam, env, routes));
-    match Value::Object(netconf).sorted() {
-        Value::Object(netconf) => netconf,
-        // Sorting changes no type.
-        _ => Object::new(),
-    }
+    netconf.sorted()
 }
 
 fn ipam(user: &Object, env: Option<&SubnetEnv>, mut routes: Vec<Route>) -> Object {
@@ -97,15 +87,7 @@ fn ipam(user: &Object, env: Option<&SubnetEnv>, mut routes: Vec<Route>) -> Objec
         vec![range].into()
     };
     ipam.insert("ranges", subnets.into_iter().map(range_set).collect::<Vec<_>>());
-    routes.extend(env.iter().flat_map(|env| &env.networks).map(|network| Route {
-        dst: *network,
-        gw: None,
-        mtu: 0,
-        advmss: 0,
-        priority: 0,
-        table: None,
-        scope: None,
-    }));
+    routes.extend(env.iter().flat_map(|env| &env.networks).map(|network| Route::to(*network)));
     ipam.insert("routes", routes.iter().map(Route::to_value).collect::<Vec<_>>());
     ipam
 }

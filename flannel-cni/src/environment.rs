@@ -1,6 +1,7 @@
 //! The parameters of one operation: environment variables, checked in the order of Go's library, because which
 //! error comes first is visible.
 
+use flannel_core::host_local::Attachment;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -49,9 +50,8 @@ impl Command {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Environment {
     pub(crate) command: Command,
-    pub(crate) container_id: String,
+    pub(crate) attachment: Attachment,
     pub(crate) netns: PathBuf,
-    pub(crate) ifname: String,
     pub(crate) args: String,
     pub(crate) path: OsString,
     /// Work in a namespace that is our own is wanted.
@@ -82,29 +82,29 @@ impl Environment {
 
         let environment = Self {
             command,
-            container_id: text("CNI_CONTAINERID"),
+            attachment: Attachment { container_id: text("CNI_CONTAINERID"), ifname: text("CNI_IFNAME") },
             netns: value("CNI_NETNS").into(),
-            ifname: text("CNI_IFNAME"),
             args: text("CNI_ARGS"),
             path: value("CNI_PATH"),
             netns_override: matches!(text("CNI_NETNS_OVERRIDE").to_lowercase().as_str(), "1" | "true"),
         };
+        let Attachment { container_id, ifname } = &environment.attachment;
         let mut missing = Vec::new();
         if attachment {
-            if environment.container_id.is_empty() {
+            if container_id.is_empty() {
                 missing.push("CNI_CONTAINERID");
             } else {
-                check_container_id(&environment.container_id).map_err(Refusal::Error)?;
+                check_container_id(container_id).map_err(Refusal::Error)?;
             }
         }
         if netns_needed && environment.netns.as_os_str().is_empty() {
             missing.push("CNI_NETNS");
         }
         if attachment {
-            if environment.ifname.is_empty() {
+            if ifname.is_empty() {
                 missing.push("CNI_IFNAME");
             } else {
-                check_ifname(&environment.ifname).map_err(Refusal::Error)?;
+                check_ifname(ifname).map_err(Refusal::Error)?;
             }
         }
         if path_needed && environment.path.is_empty() {
@@ -116,6 +116,11 @@ impl Environment {
             let msg = format!("required env variables [{}] missing", missing.join(","));
             Err(Refusal::Error(CniError::new(Code::InvalidEnvironment, msg)))
         }
+    }
+
+    /// `CNI_ARGS` of a command that concerns a container.
+    pub(crate) fn args(&self) -> &str {
+        if matches!(self.command, Command::Gc | Command::Status) { "" } else { &self.args }
     }
 }
 

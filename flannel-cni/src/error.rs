@@ -57,12 +57,8 @@ impl CniError {
 
     /// What a delegate printed, if it is an error object.
     pub(crate) fn from_json(object: &Object) -> Self {
-        let text = |name| object.field(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let code = match object.field("code") {
-            Some(Value::Number(code)) => code.as_integer().unwrap_or_default(),
-            _ => 0,
-        };
-        Self { code, msg: text("msg"), details: text("details") }
+        let code = object.field("code").and_then(Value::as_integer).unwrap_or_default();
+        Self { code, msg: object.text("msg").to_owned(), details: object.text("details").to_owned() }
     }
 
     /// The form on stdout: as Go's library prints it.

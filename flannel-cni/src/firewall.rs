@@ -5,8 +5,9 @@
 //! its own programs must be able to read them.
 
 use flannel_core::family::Family;
-use flannel_core::json::{Object, Value};
-use flannel_core::message::nftables::{Command, Expr, META_L4PROTO, PayloadBase, Rule, TableFamily};
+use flannel_core::host_local::Attachment;
+use flannel_core::json::Object;
+use flannel_core::message::nftables::Command;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -15,13 +16,12 @@ pub(crate) mod iptables;
 pub(crate) mod names;
 pub(crate) mod nat;
 pub(crate) mod netfilter;
+pub(crate) mod nft;
 
 use iptables::{Running, Tool, ToolError, Variant};
-use nat::{NAT, Nat};
+use nat::{NAT, Nat, NatRule};
 use netfilter::{Netfilter, NetfilterError};
-
-/// How often rules are looked for again when somebody else has changed them meanwhile.
-pub(crate) const ATTEMPTS: u32 = 10;
+use nft::NftTable;
 
 /// Where rules are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,52 +44,75 @@ pub(crate) enum FirewallError {
     Netfilter(#[from] NetfilterError),
 }
 
-impl Backend {
-    /// The name in a config; nothing if it is not there, and an error with the value if it is no such name.
-    pub(crate) fn read(config: &Object, key: &str) -> Result<Option<Self>, String> {
+/// The backend that a config requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BackendChoice {
+    /// None: the host decides.
+    Automatic,
+    Requested(Backend),
+}
+
+impl BackendChoice {
+    /// Reads the key of a config. The error is the value, if it is not the name of a backend.
+    pub(crate) fn read(config: &Object, key: &str) -> Result<Self, String> {
         match config.field(key) {
-            None | Some(Value::Null) => Ok(None),
+            None => Ok(Self::Automatic),
             Some(value) => match value.as_str() {
-                Some("") => Ok(None),
-                Some("iptables") => Ok(Some(Self::Iptables)),
-                Some("nftables") => Ok(Some(Self::Nftables)),
+                Some("") => Ok(Self::Automatic),
+                Some("iptables") => Ok(Self::Requested(Backend::Iptables)),
+                Some("nftables") => Ok(Self::Requested(Backend::Nftables)),
                 _ => Err(value.to_compact()),
             },
         }
     }
 
-    /// The one to use if the config does not say: iptables, unless only nftables is there.
-    pub(crate) fn default_here() -> Self {
-        if Tool::find(Family::V4).is_some() || Tool::find(Family::V6).is_some() {
-            Self::Iptables
-        } else {
-            Self::Nftables
+    /// The backend to use: iptables by default, unless the host only has nftables.
+    pub(crate) fn resolve(self) -> Backend {
+        match self {
+            Self::Requested(backend) => backend,
+            Self::Automatic if Family::ALL.into_iter().any(|family| Tool::find(family).is_some()) => {
+                Backend::Iptables
+            }
+            Self::Automatic => Backend::Nftables,
         }
     }
 }
 
-/// The tables of iptables for addresses of both families, wherever they are; those of its legacy variant, which take a process, on
-/// request.
-pub(crate) fn nat_tables(legacy: bool) -> Result<Vec<Nat>, FirewallError> {
-    let mut tables = Vec::new();
+/// A connection to netfilter; none where the kernel has no nf_tables.
+pub(crate) fn open_netfilter() -> Result<Option<Netfilter>, NetfilterError> {
     match Netfilter::open() {
-        Ok(mut netfilter) => {
-            for family in Family::ALL {
-                tables.push(Nat::read_all(&mut netfilter, family)?);
-            }
-        }
-        Err(error) if error.means_absent() => {}
-        Err(error) => return Err(error.into()),
+        Err(error) if error.means_absent() => Ok(None),
+        other => other.map(Some),
     }
-    for family in Family::ALL {
-        if legacy
-            && iptables::has_legacy_nat(family)
-            && let Some(tool) = Tool::find(family)
-        {
-            tables.push(Nat::parse(&tool.save()?));
+}
+
+/// The programs of the families whose `nat` table the legacy variant has made.
+pub(crate) fn legacy_tools() -> impl Iterator<Item = (Family, Tool)> {
+    Family::ALL
+        .into_iter()
+        .filter(|family| iptables::has_legacy_nat(*family))
+        .filter_map(|family| Some((family, Tool::find(family)?)))
+}
+
+/// The chains of iptables of all containers of a network that are not valid, in both families; those of the legacy
+/// variant, which take a process, on request.
+pub(crate) fn stale_chains(
+    network: &str,
+    valid: &[Attachment],
+    is_chain: fn(&str) -> bool,
+    legacy: bool,
+) -> Result<BTreeSet<String>, FirewallError> {
+    let mut chains = BTreeSet::new();
+    if let Some(mut netfilter) = open_netfilter()? {
+        for family in Family::ALL {
+            let nat = Nat::read_all(&mut netfilter, family)?;
+            chains.extend(nat.stale_chains(network, valid, is_chain));
         }
     }
-    Ok(tables)
+    for (_, tool) in legacy_tools().filter(|_| legacy) {
+        chains.extend(Nat::parse(&tool.save()?).stale_chains(network, valid, is_chain));
+    }
+    Ok(chains)
 }
 
 /// The rules of one owner, or of several, wherever they are.
@@ -97,7 +120,7 @@ pub(crate) struct Trace<'a> {
     /// Chains of iptables that hold nothing else, and the chains that lead to them.
     pub(crate) chains: Vec<(String, &'static str)>,
     /// Chains of nf_tables that they share with others.
-    pub(crate) tables: &'static [(TableFamily, &'static str, &'static [&'static str])],
+    pub(crate) tables: &'static [(NftTable, &'static [&'static str])],
     /// Tells their rules in those by the comment.
     pub(crate) is_ours: &'a (dyn Fn(&str) -> bool + Sync),
     /// Tells the source addresses whose rules stay, with the chain that these lead to.
@@ -125,52 +148,46 @@ impl Found {
 impl Trace<'_> {
     /// Looks for it. No process is started.
     pub(crate) fn find(&self) -> Result<Found, FirewallError> {
-        let legacy = Family::ALL
-            .into_iter()
-            .filter(|family| self.legacy && iptables::has_legacy_nat(*family))
-            .filter_map(|family| Some((family, Tool::find(family)?)))
-            .filter(|(_, tool)| tool.variant != Variant::Nftables)
-            .collect();
+        let legacy =
+            legacy_tools().filter(|(_, tool)| self.legacy && tool.variant != Variant::Nftables).collect();
         let mut found = Found { netfilter: None, commands: Vec::new(), legacy, udp: BTreeSet::new() };
-        match Netfilter::open() {
-            Ok(netfilter) => found.netfilter = Some(netfilter),
-            Err(error) if error.means_absent() => return Ok(found),
-            Err(error) => return Err(error.into()),
-        }
-        match self.look(&mut found) {
+        let Some(mut netfilter) = open_netfilter()? else { return Ok(found) };
+        match self.plan(&mut netfilter, &mut found.commands, &mut found.udp) {
             Err(error) if error.means_absent() => {}
             other => other?,
         }
+        found.netfilter = Some(netfilter);
         Ok(found)
     }
 
-    fn look(&self, found: &mut Found) -> Result<(), NetfilterError> {
-        let Some(netfilter) = &mut found.netfilter else { return Ok(()) };
-        found.commands.clear();
+    /// Collects the commands that remove what is in nf_tables, and the UDP ports that it led somewhere.
+    fn plan(
+        &self,
+        netfilter: &mut Netfilter,
+        commands: &mut Vec<Command>,
+        udp: &mut BTreeSet<(Family, u16)>,
+    ) -> Result<(), NetfilterError> {
         for family in Family::ALL {
             let nat = self.read(netfilter, family)?;
             let removal = self.removal(&nat);
-            found.commands.extend(removal.rules.iter().filter_map(|rule| rule.deletion(family)));
-            for chain in &removal.chains {
-                let (family, table) = (TableFamily::from(family), NAT.to_owned());
-                // Its rules may lead to the next one that is deleted.
-                found.commands.push(Command::FlushChain(family, table, chain.clone()));
-            }
-            for chain in removal.chains {
-                found.commands.push(Command::DeleteChain(family.into(), NAT.to_owned(), chain));
-            }
-            found.udp.extend(removal.udp.into_iter().map(|port| (family, port)));
+            commands.extend(removal.rules.iter().filter_map(|rule| rule.deletion(family)));
+            let table = NftTable(family.into(), NAT);
+            // The rules of one chain may lead to the next one that is deleted.
+            commands.extend(removal.chains.iter().map(|chain| table.flush_chain(chain)));
+            commands.extend(removal.chains.iter().map(|chain| table.delete_chain(chain)));
+            udp.extend(removal.udp.into_iter().map(|port| (family, port)));
         }
-        for (family, table, chains) in self.tables {
-            for rule in chains.iter().map(|chain| netfilter.rules(*family, table, chain)) {
-                for rule in rule?.iter().filter(|rule| rule.comment.as_deref().is_some_and(self.is_ours)) {
-                    found.udp.extend(udp_port(rule));
-                    found.commands.push(Command::DeleteRule(
-                        *family,
-                        rule.table.clone(),
-                        rule.chain.clone(),
-                        rule.handle.unwrap_or_default(),
-                    ));
+        for (table, chains) in self.tables {
+            for chain in *chains {
+                for rule in table.rules(netfilter, chain)? {
+                    if !rule.comment.as_deref().is_some_and(self.is_ours) {
+                        continue;
+                    }
+                    for family in Family::ALL.into_iter().filter(|family| table.0 == (*family).into()) {
+                        let ports = NatRule::decode(family, &rule).udp_ports().to_vec();
+                        udp.extend(ports.into_iter().map(|port| (family, port)));
+                    }
+                    commands.extend(nft::delete_rule(rule));
                 }
             }
         }
@@ -198,38 +215,36 @@ impl Trace<'_> {
             if kept.is_empty() {
                 removal.chains.push(chain.clone());
             }
-            let udp = gone.iter().filter(|rule| rule.protocol == Some(UDP));
-            removal.udp.extend(udp.flat_map(|rule| &rule.ports));
+            removal.udp.extend(gone.iter().flat_map(|rule| rule.udp_ports()));
             removal.rules.extend(gone);
         }
         removal
     }
 
-    /// Removes it: what is in nf_tables at once, the rest goes on by itself.
-    pub(crate) fn remove(&self, mut found: Found) -> Result<Removed, FirewallError> {
-        let mut removed =
-            Removed { udp: std::mem::take(&mut found.udp), netfilter: None, running: Vec::new() };
-        for attempt in 1.. {
-            let Some(netfilter) = &mut found.netfilter else { break };
-            match netfilter.commit(&found.commands) {
-                Err(error) if error.means_outdated() && attempt < ATTEMPTS => self.look(&mut found)?,
-                other => {
-                    other?;
-                    break;
+    /// Removes it: what is in nf_tables at once, the rest by programs that are still running on return.
+    pub(crate) fn remove(&self, found: Found) -> Result<Removed, FirewallError> {
+        let Found { mut netfilter, commands, legacy, mut udp } = found;
+        if let Some(netfilter) = &mut netfilter {
+            let mut found = Some(commands);
+            nft::commit(netfilter, |netfilter| {
+                if let Some(commands) = found.take() {
+                    return Ok(commands);
                 }
-            }
+                let mut commands = Vec::new();
+                self.plan(netfilter, &mut commands, &mut udp).map(|()| commands)
+            })?;
         }
-        removed.netfilter = found.netfilter;
-        for (family, tool) in found.legacy {
+        let mut running = Vec::new();
+        for (family, tool) in legacy {
             let nat = Nat::parse(&tool.save()?);
             let removal = self.removal(&nat);
             let lines = removal.lines();
             if !lines.is_empty() {
-                removed.running.push(tool.restore(&lines)?);
+                running.push(tool.restore(&lines)?);
             }
-            removed.udp.extend(removal.udp.into_iter().map(|port| (family, port)));
+            udp.extend(removal.udp.into_iter().map(|port| (family, port)));
         }
-        Ok(removed)
+        Ok(Removed { udp, netfilter, running })
     }
 }
 
@@ -258,7 +273,7 @@ impl Removed {
 /// What is removed from a `nat` table.
 #[derive(Debug, Default)]
 struct Removal<'n> {
-    rules: Vec<&'n nat::NatRule>,
+    rules: Vec<&'n NatRule>,
     chains: Vec<String>,
     udp: Vec<u16>,
 }
@@ -275,30 +290,7 @@ impl Removal<'_> {
     }
 }
 
-const UDP: u8 = 17;
-
-/// The UDP port of the host that a rule of nf_tables is for.
-fn udp_port(rule: &Rule) -> Option<(Family, u16)> {
-    let family = Family::ALL.into_iter().find(|family| TableFamily::from(*family) == rule.family)?;
-    let (protocol, port) = mapped_port(rule)?;
-    (protocol == UDP).then_some((family, port))
-}
-
-/// Protocol and port that a rule of nf_tables compares.
-pub(crate) fn mapped_port(rule: &Rule) -> Option<(u8, u16)> {
-    let (mut protocol, mut port) = (None, None);
-    for pair in rule.expressions.windows(2) {
-        let Expr::Cmp { data, .. } = &pair[1] else { continue };
-        match &pair[0] {
-            Expr::Meta { key: META_L4PROTO, .. } => protocol = data.first().copied(),
-            Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, .. } => {
-                port = data.first_chunk().map(|bytes| u16::from_be_bytes(*bytes));
-            }
-            _ => {}
-        }
-    }
-    protocol.zip(port)
-}
+pub(crate) const UDP: u8 = 17;
 
 /// The number of a protocol that ports can be mapped of.
 pub(crate) fn protocol_number(name: &str) -> Option<u8> {

@@ -5,14 +5,15 @@ use flannel_core::json::{Object, Value};
 use crate::delegate;
 use crate::environment::{Command, Environment};
 use crate::error::{CniError, Code, chain, note};
-use crate::invoke::{Call, CallError};
+use crate::invoke::{self, CallError};
 use crate::native::bridge;
-use crate::netconf::{self, Attachment, NetConf, NetConfError};
-use crate::plugin::{Plugin, Request};
-use crate::result::{CniResult, ResultError};
+use crate::netconf::{self, NetConf, NetConfError};
+use crate::plugin::Plugin;
+use crate::request::Request;
+use crate::result::CniResult;
 use crate::scratch::Scratch;
 use crate::subnet_env::{SubnetEnv, SubnetEnvError};
-use crate::version::Version;
+use crate::version::{self, Version};
 
 mod gc;
 
@@ -30,246 +31,210 @@ enum FlannelError {
     Delegate { verb: String, reason: String },
 }
 
-/// A config for the delegate and its bytes, which are what was saved.
-struct DelegateConf {
-    object: Object,
+/// A delegate: its request, and the bytes of its config, which are what was saved.
+struct Delegate {
+    request: Request,
     text: Vec<u8>,
+    /// The bridge plugin runs in this process where that is possible.
+    native: bool,
 }
 
-impl DelegateConf {
-    fn new(object: Object) -> Self {
+impl Delegate {
+    fn new(object: Object, environment: &Environment, conf: &NetConf) -> Self {
         let text = Value::Object(object.clone()).to_compact().into_bytes();
-        Self { object, text }
+        Self::with_text(object, text, environment, conf.native)
+    }
+
+    fn with_text(config: Object, text: Vec<u8>, environment: &Environment, native: bool) -> Self {
+        let version = Version::parse(config.text("cniVersion")).unwrap_or(Version::NEWEST);
+        let (environment, network) = (environment.clone(), config.text("name").to_owned());
+        Self { request: Request { environment, network, version, config }, text, native }
     }
 
     /// A saved config, if it is still one.
-    fn saved(text: Vec<u8>) -> Result<Self, String> {
+    fn saved(text: Vec<u8>, environment: &Environment, native: bool) -> Result<Self, String> {
         match Value::parse(&text).map_err(|error| error.to_string())? {
             Value::Object(object) => {
                 netconf::check_base(&object).map_err(|error| error.to_string())?;
-                Ok(Self { object, text })
+                Ok(Self::with_text(object, text, environment, native))
             }
             other => Err(format!("it is a JSON {}, not an object", other.kind())),
         }
     }
 
-    fn member(&self, name: &str) -> &str {
-        self.object.field(name).and_then(Value::as_str).unwrap_or_default()
+    /// Without a saved config, a config for cleaning up.
+    fn rebuilt(conf: &NetConf, environment: &Environment) -> Self {
+        let env = SubnetEnv::read(&conf.subnet_file).ok();
+        Self::new(delegate::netconf_for_cleaning(conf, env.as_ref()), environment, conf)
+    }
+
+    /// Every call of a delegate goes through here. An ADD returns a result.
+    fn call(&mut self, command: Command) -> Result<Option<CniResult>, CallError> {
+        self.request.environment.command = command;
+        let Request { environment, config, .. } = &self.request;
+        let program = config.text("type");
+        if self.native && program == "bridge" && bridge::check_supported(config).is_ok() {
+            return self.call_bridge().map_err(CallError::Failed);
+        }
+        let stdout = match invoke::run(program, &self.text, environment) {
+            // Nothing else can undo the rest: at least the interface and the addresses are removed.
+            Err(CallError::Find(_))
+                if environment.command == Command::Del && self.native && program == "bridge" =>
+            {
+                return self.call_bridge().map_err(CallError::Failed);
+            }
+            other => other?,
+        };
+        if environment.command != Command::Add {
+            return Ok(None);
+        }
+        let (result, _) = CniResult::parse(&stdout, config.text("cniVersion")).map_err(|error| {
+            let failed = FlannelError::Delegate { verb: "add".to_owned(), reason: chain(&error) };
+            CallError::Failed(failed.into())
+        })?;
+        Ok(Some(result))
+    }
+
+    /// The same for callers to whom a delegate that is not installed is an error like any other.
+    fn require(&mut self, command: Command) -> Result<Option<CniResult>, CniError> {
+        self.call(command).map_err(|error| self.error(error))
+    }
+
+    /// The delegate of nearly all clusters, without a process.
+    fn call_bridge(&self) -> Result<Option<CniResult>, CniError> {
+        let request = &self.request;
+        if matches!(request.environment.command, Command::Add | Command::Check | Command::Status) {
+            version::of_config(&request.config)?;
+        }
+        match request.environment.command {
+            Command::Add => return bridge::add(request).map(Some),
+            Command::Del => bridge::del(request)?,
+            Command::Check => bridge::check(request)?,
+            Command::Gc => bridge::gc(request)?,
+            Command::Status => bridge::status(request)?,
+            // Nothing else is ever forwarded.
+            Command::Version | Command::Unknown(_) => {}
+        }
+        Ok(None)
+    }
+
+    /// A delegate's own error passes through unchanged.
+    fn error(&self, error: CallError) -> CniError {
+        match error {
+            CallError::Failed(error) => error,
+            CallError::Find(error) => {
+                let verb = self.request.environment.command.as_str().to_lowercase();
+                FlannelError::Delegate { verb, reason: error.to_string() }.into()
+            }
+        }
     }
 }
 
-fn add(request: &Request) -> Result<String, CniError> {
+fn add(request: &Request) -> Result<Value, CniError> {
     let conf = load(request)?;
     let env = SubnetEnv::wait_and_read(&conf.subnet_file, conf.subnet_file_patience)
         .map_err(|error| subnet_env_error(&error, Code::TryAgainLater, Code::Internal))?;
-    let delegate = DelegateConf::new(delegate::netconf(&conf, &env)?);
-    Scratch::new(&conf.data_dir).save(&attachment(&request.environment), &delegate.text)?;
-    let text = String::from_utf8_lossy(&delegate.text);
-    note!("delegateAdd: netconf sent to delegate plugin:\n{text}");
+    let mut delegate = Delegate::new(delegate::netconf(&conf, &env)?, &request.environment, &conf);
+    Scratch::new(&conf.data_dir).save(&request.environment.attachment, &delegate.text)?;
+    note!("delegateAdd: netconf sent to delegate plugin:\n{}", String::from_utf8_lossy(&delegate.text));
 
-    match run_delegate(&Command::Add, &delegate, &request.environment, conf.native) {
-        Ok(result) => print(&result.unwrap_or_default(), delegate.member("cniVersion")),
+    match delegate.call(Command::Add) {
+        // In the version of the config that the delegate had, whatever version it answered in.
+        Ok(result) => Ok(result.unwrap_or_default().to_value(delegate.request.version)?),
         Err(error) => {
-            // What it did before it failed goes away at once; the saved config stays for the DEL that follows.
-            if !matches!(error, CallError::Find(_))
-                && let Err(error) = run_delegate(&Command::Del, &delegate, &request.environment, conf.native)
-            {
-                complain("could not undo a failed ADD", &delegate_error(&Command::Del, error).msg);
+            // What it did before it failed is undone at once; the saved config is kept for the DEL that follows.
+            let undo = !matches!(error, CallError::Find(_));
+            let failure = delegate.error(error);
+            if undo && let Err(error) = delegate.require(Command::Del) {
+                note!("could not undo a failed ADD: {}", error.msg);
             }
-            Err(delegate_error(&Command::Add, error))
+            Err(failure)
         }
     }
 }
 
-/// Undoes an ADD by the saved config, or where that is lost by one that is made from what is there. The saved
-/// config is forgotten only when the delegate has succeeded, so that a DEL can be repeated.
-fn del(request: &Request) -> Result<String, CniError> {
+/// Undoes an ADD by the saved config or, where that is lost, by one made from what there is. The saved
+/// config is removed only when the delegate has succeeded, so that a DEL can be repeated.
+fn del(request: &Request) -> Result<(), CniError> {
     let (conf, problem) = NetConf::parse_leniently(&request.config);
     if let Some(problem) = problem {
-        complain("a wrong config does not keep DEL from cleaning up", &chain(&problem));
+        note!("a wrong config does not keep DEL from cleaning up: {}", chain(&problem));
     }
     let scratch = Scratch::new(&conf.data_dir);
-    let attachment = attachment(&request.environment);
-    let saved = load_saved(&scratch, &attachment);
-
-    // A file of the container alone may belong to another network: then this one is cleaned up as well.
-    let certain = saved
-        .as_ref()
-        .is_some_and(|(saved, for_interface)| *for_interface || saved.member("name") == conf.name);
-    if let Some((saved, _)) = &saved {
-        run_delegate(&Command::Del, saved, &request.environment, conf.native)
-            .map_err(|error| delegate_error(&Command::Del, error))?;
+    let environment = &request.environment;
+    let mut certain = false;
+    if let Some((mut saved, for_interface)) = load_saved(&scratch, environment, conf.native) {
+        // A file of the container alone may belong to another network: then this one is cleaned up as well.
+        certain = for_interface || saved.request.network == conf.name;
+        saved.require(Command::Del)?;
     }
     if !certain {
-        let rebuilt = rebuild(&conf);
-        match run_delegate(&Command::Del, &rebuilt, &request.environment, conf.native) {
+        let mut rebuilt = Delegate::rebuilt(&conf, environment);
+        match rebuilt.call(Command::Del) {
             Ok(_) => {}
             // What is not installed has made nothing that could be undone.
-            Err(CallError::Find(error)) => complain("nothing to clean up with", &error.to_string()),
-            Err(error) => return Err(delegate_error(&Command::Del, error)),
+            Err(CallError::Find(error)) => note!("nothing to clean up with: {error}"),
+            Err(error) => return Err(rebuilt.error(error)),
         }
     }
-    scratch.remove(&attachment)?;
-    Ok(String::new())
+    Ok(scratch.remove(&environment.attachment)?)
 }
 
-fn check(request: &Request) -> Result<String, CniError> {
+fn check(request: &Request) -> Result<(), CniError> {
     let conf = load(request)?;
     let Some(prev_result) = conf.prev_result.clone() else {
         let msg = "required prevResult missing: CHECK compares with the result of ADD";
         return Err(CniError::new(Code::InvalidNetworkConfig, msg));
     };
-    let scratch = Scratch::new(&conf.data_dir);
-    let saved = match load_saved(&scratch, &attachment(&request.environment)) {
-        Some((saved, _)) => saved.object,
+    let mut config = match load_saved(&Scratch::new(&conf.data_dir), &request.environment, conf.native) {
+        Some((saved, _)) => saved.request.config,
         None => {
             let env = SubnetEnv::read(&conf.subnet_file)
                 .map_err(|error| subnet_env_error(&error, Code::TryAgainLater, Code::Internal))?;
             delegate::netconf(&conf, &env)?
         }
     };
-    let mut delegate = saved;
-    delegate.insert("prevResult", prev_result);
-    // The runtime has converted the result to the version of today's config.
+    config.insert("prevResult", prev_result);
+    // The runtime has converted the result to the version of the current config.
     if !conf.cni_version.is_empty() {
-        delegate.insert("cniVersion", conf.cni_version.as_str());
+        config.insert("cniVersion", conf.cni_version.as_str());
     }
-    let delegate = DelegateConf::new(sorted(delegate));
-    run_delegate(&Command::Check, &delegate, &request.environment, conf.native)
-        .map_err(|error| delegate_error(&Command::Check, error))?;
-    Ok(String::new())
+    Delegate::new(config.sorted(), &request.environment, &conf).require(Command::Check)?;
+    Ok(())
 }
 
-/// Ready if an ADD would find what it needs. A full address range is not told here: runtimes take an error for a broken node.
-fn status(request: &Request) -> Result<String, CniError> {
+/// Ready if an ADD would find what it needs. A full address range is not reported: runtimes would take the node for broken.
+fn status(request: &Request) -> Result<(), CniError> {
     let conf = load(request)?;
     let env = SubnetEnv::read(&conf.subnet_file)
         .map_err(|error| subnet_env_error(&error, Code::PluginNotAvailable, Code::PluginNotAvailable))?;
-    let delegate = DelegateConf::new(delegate::netconf(&conf, &env)?);
-    run_delegate(&Command::Status, &delegate, &request.environment, conf.native)
-        .map_err(|error| delegate_error(&Command::Status, error))?;
-    Ok(String::new())
-}
-
-/// Every call of a delegate goes through here. An ADD answers with a result.
-fn run_delegate(
-    command: &Command,
-    delegate: &DelegateConf,
-    environment: &Environment,
-    native: bool,
-) -> Result<Option<CniResult>, CallError> {
-    if native
-        && delegate::kind(&delegate.object) == "bridge"
-        && bridge::check_supported(&delegate.object).is_ok()
-    {
-        return run_bridge(command, delegate, environment).map_err(CallError::Failed);
-    }
-    let call = Call {
-        command: command.clone(),
-        program: delegate::kind(&delegate.object),
-        netconf: &delegate.text,
-        environment,
-    };
-    let stdout = match call.run() {
-        // Nobody is there to undo the rest: at least the interface and the addresses go.
-        Err(CallError::Find(_)) if *command == Command::Del && native && call.program == "bridge" => {
-            return run_bridge(command, delegate, environment).map_err(CallError::Failed);
-        }
-        other => other?,
-    };
-    if *command != Command::Add {
-        return Ok(None);
-    }
-    let (result, _) =
-        CniResult::parse(&stdout, delegate.member("cniVersion")).map_err(|error: ResultError| {
-            let failed = FlannelError::Delegate { verb: "add".to_owned(), reason: chain(&error) };
-            CallError::Failed(failed.into())
-        })?;
-    Ok(Some(result))
-}
-
-/// The delegate of nearly all clusters, without a process.
-fn run_bridge(
-    command: &Command,
-    delegate: &DelegateConf,
-    environment: &Environment,
-) -> Result<Option<CniResult>, CniError> {
-    let config = &delegate.object;
-    match command {
-        Command::Add => return bridge::add(config, environment).map(Some),
-        Command::Del => bridge::del(config, environment)?,
-        Command::Check => bridge::check(config, environment)?,
-        Command::Gc => bridge::gc(config)?,
-        Command::Status => bridge::status(config)?,
-        // Nothing else is ever forwarded.
-        Command::Version | Command::Unknown(_) => {}
-    }
-    Ok(None)
-}
-
-/// Prints in the version of the config that the delegate had, whatever version it answered in.
-fn print(result: &CniResult, version: &str) -> Result<String, CniError> {
-    let version = Version::parse(version).unwrap_or(Version::NEWEST);
-    Ok(result.to_value(version)?.to_pretty())
+    Delegate::new(delegate::netconf(&conf, &env)?, &request.environment, &conf).require(Command::Status)?;
+    Ok(())
 }
 
 fn load(request: &Request) -> Result<NetConf, FlannelError> {
     NetConf::parse(&request.config).map_err(FlannelError::NetConf)
 }
 
-fn attachment(environment: &Environment) -> Attachment {
-    Attachment { container_id: environment.container_id.clone(), ifname: environment.ifname.clone() }
-}
-
 /// The saved config, if it can be read and used, and whether it is certainly that of this interface.
-fn load_saved(scratch: &Scratch, attachment: &Attachment) -> Option<(DelegateConf, bool)> {
-    let saved = match scratch.load(attachment) {
+fn load_saved(scratch: &Scratch, environment: &Environment, native: bool) -> Option<(Delegate, bool)> {
+    let saved = match scratch.load(&environment.attachment) {
         Ok(saved) => saved?,
         Err(error) => {
-            complain("failed to read the saved netconf", &error.to_string());
+            note!("failed to read the saved netconf: {error}");
             return None;
         }
     };
-    match DelegateConf::saved(saved.text) {
+    match Delegate::saved(saved.text, environment, native) {
         Ok(delegate) => Some((delegate, saved.for_interface)),
         Err(reason) => {
-            complain("failed to parse netconf", &reason);
+            note!("failed to parse netconf: {reason}");
             None
         }
-    }
-}
-
-/// A config for cleaning up without the saved one.
-fn rebuild(conf: &NetConf) -> DelegateConf {
-    let env = SubnetEnv::read(&conf.subnet_file).ok();
-    DelegateConf::new(delegate::netconf_for_cleaning(conf, env.as_ref()))
-}
-
-fn sorted(object: Object) -> Object {
-    match Value::Object(object).sorted() {
-        Value::Object(object) => object,
-        // Sorting changes no type.
-        _ => Object::new(),
     }
 }
 
 fn subnet_env_error(error: &SubnetEnvError, absent: Code, other: Code) -> CniError {
     let code = if error.is_absent() { absent } else { other };
     CniError::new(code, FlannelError::SubnetEnv(error.to_string()).to_string())
-}
-
-/// A delegate's own error passes through unchanged.
-fn delegate_error(command: &Command, error: CallError) -> CniError {
-    match error {
-        CallError::Failed(error) => error,
-        CallError::Find(error) => {
-            let verb = command.as_str().to_lowercase();
-            FlannelError::Delegate { verb, reason: error.to_string() }.into()
-        }
-    }
-}
-
-/// Tells on stderr, which runtimes log, what does not change the outcome.
-fn complain(what: &str, why: &str) {
-    note!("{what}: {why}");
 }

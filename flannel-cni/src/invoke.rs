@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use crate::environment::{Command, Environment};
+use crate::environment::Environment;
 use crate::error::{CniError, Code, errno_text};
 
 /// How often a program is started that is being written at that moment, and the pause between.
@@ -35,15 +35,6 @@ pub(crate) enum CallError {
     Failed(CniError),
 }
 
-/// One call of a delegate.
-#[derive(Clone, Debug)]
-pub(crate) struct Call<'a> {
-    pub(crate) command: Command,
-    pub(crate) program: &'a str,
-    pub(crate) netconf: &'a [u8],
-    pub(crate) environment: &'a Environment,
-}
-
 /// The program of a plugin: the first regular file of its name in the list of directories.
 pub(crate) fn find(name: &str, path: &OsStr) -> Result<PathBuf, FindError> {
     if name.is_empty() {
@@ -68,51 +59,48 @@ pub(crate) fn find(name: &str, path: &OsStr) -> Result<PathBuf, FindError> {
     })
 }
 
-impl Call<'_> {
-    /// Runs the delegate; answers with its stdout. What it wrote on stderr goes to ours if it succeeds.
-    pub(crate) fn run(&self) -> Result<Vec<u8>, CallError> {
-        let program = find(self.program, &self.environment.path).map_err(CallError::Find)?;
-        let output = retry_while_busy(BUSY_PAUSE, || self.start(&program)).map_err(|error| {
-            let msg = format!("fork/exec {}: {}", program.display(), errno_text(&error));
-            CallError::Failed(CniError::new(Code::Unknown, msg))
-        })?;
-        if !output.status.success() {
-            return Err(CallError::Failed(failure(&output)));
-        }
-        // Nothing depends on stderr.
-        let _ = io::stderr().write_all(&output.stderr);
-        Ok(output.stdout)
+/// Runs a delegate with the command of `environment` and returns its stdout. Its stderr is forwarded if it succeeds.
+pub(crate) fn run(program: &str, netconf: &[u8], environment: &Environment) -> Result<Vec<u8>, CallError> {
+    let program = find(program, &environment.path).map_err(CallError::Find)?;
+    let output = retry_while_busy(BUSY_PAUSE, || start(&program, netconf, environment)).map_err(|error| {
+        let msg = format!("fork/exec {}: {}", program.display(), errno_text(&error));
+        CallError::Failed(CniError::new(Code::Unknown, msg))
+    })?;
+    if !output.status.success() {
+        return Err(CallError::Failed(failure(&output)));
     }
+    // Nothing depends on stderr.
+    let _ = io::stderr().write_all(&output.stderr);
+    Ok(output.stdout)
+}
 
-    fn start(&self, program: &Path) -> io::Result<Output> {
-        // Set in full, because a GC calls DEL for attachments that are not in its own environment.
-        let environment = self.environment;
-        let variables: [(&str, OsString); 6] = [
-            ("CNI_COMMAND", self.command.as_str().into()),
-            ("CNI_CONTAINERID", environment.container_id.as_str().into()),
-            ("CNI_NETNS", environment.netns.as_os_str().into()),
-            ("CNI_IFNAME", environment.ifname.as_str().into()),
-            ("CNI_ARGS", environment.args.as_str().into()),
-            ("CNI_PATH", environment.path.clone()),
-        ];
-        let mut child = std::process::Command::new(program)
-            .envs(variables)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let stdin = child.stdin.take();
-        std::thread::scope(|scope| {
-            // Beside the reading: a delegate may write before it has read all.
-            scope.spawn(move || {
-                if let Some(mut stdin) = stdin {
-                    // A delegate that does not read tells by its status what it thinks of that.
-                    let _ = stdin.write_all(self.netconf);
-                }
-            });
-            child.wait_with_output()
-        })
-    }
+fn start(program: &Path, netconf: &[u8], environment: &Environment) -> io::Result<Output> {
+    // Set in full, because a GC calls DEL for attachments that are not in its own environment.
+    let variables: [(&str, OsString); 6] = [
+        ("CNI_COMMAND", environment.command.as_str().into()),
+        ("CNI_CONTAINERID", environment.attachment.container_id.as_str().into()),
+        ("CNI_NETNS", environment.netns.as_os_str().into()),
+        ("CNI_IFNAME", environment.attachment.ifname.as_str().into()),
+        ("CNI_ARGS", environment.args.as_str().into()),
+        ("CNI_PATH", environment.path.clone()),
+    ];
+    let mut child = std::process::Command::new(program)
+        .envs(variables)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let stdin = child.stdin.take();
+    std::thread::scope(|scope| {
+        // Beside the reading: a delegate may write before it has read all.
+        scope.spawn(move || {
+            if let Some(mut stdin) = stdin {
+                // A delegate that does not read its input reports that by its exit status.
+                let _ = stdin.write_all(netconf);
+            }
+        });
+        child.wait_with_output()
+    })
 }
 
 fn retry_while_busy<T>(pause: Duration, mut start: impl FnMut() -> io::Result<T>) -> io::Result<T> {

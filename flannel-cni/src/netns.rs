@@ -63,6 +63,17 @@ impl Netns {
         Ok(Self(file))
     }
 
+    /// The same; none if the path is empty or leads to no namespace any more, which took its interfaces with it.
+    pub(crate) fn open_if_present(path: &Path) -> Result<Option<Self>, NetnsError> {
+        if path.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        match Self::open(path) {
+            Err(error) if error.is_gone() => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
     pub(crate) const fn file(&self) -> &File {
         &self.0
     }

@@ -1,35 +1,30 @@
-//! The process contract of CNI: which checks come in which order, and what is printed.
+//! The process contract of CNI: the order of the checks, and what is printed.
 //!
-//! Compatibility: the order is that of Go's `pkg/skel`, but the guard against our own namespace stands before the
-//! work, not behind it.
+//! Compatibility: the order is that of Go's `pkg/skel`, but the guard against the plugin's own namespace runs before the
+//! work, not after it.
 
-use flannel_core::json::Object;
+use flannel_core::json::Value;
 use std::ffi::OsString;
 use std::io::Read;
 
 use crate::environment::{Command, Environment, Refusal};
 use crate::error::{CniError, Code, errno_text};
+use crate::netns;
+use crate::request::{Request, parse_config};
 use crate::version::{self, Version};
-use crate::{flannel, native, netconf, netns};
 
-/// Does one command; answers with what goes to stdout.
-pub(crate) type Handler = fn(&Request) -> Result<String, CniError>;
+/// Does the work of one command that prints nothing.
+pub(crate) type Handler = fn(&Request) -> Result<(), CniError>;
 
-/// A plugin: its name and what it does.
+/// A plugin: its name and its commands.
 pub(crate) struct Plugin {
     pub(crate) name: &'static str,
-    pub(crate) add: Handler,
+    /// Returns the result to print.
+    pub(crate) add: fn(&Request) -> Result<Value, CniError>,
     pub(crate) del: Handler,
     pub(crate) check: Handler,
     pub(crate) gc: Handler,
     pub(crate) status: Handler,
-}
-
-/// A checked operation.
-pub(crate) struct Request {
-    pub(crate) environment: Environment,
-    /// The object on stdin.
-    pub(crate) config: Object,
 }
 
 /// What the process prints and returns.
@@ -41,18 +36,6 @@ pub(crate) struct Outcome {
 }
 
 impl Plugin {
-    /// The plugin of a program's name. Every name that is not one of a delegate's is flannel's: installers append versions.
-    pub(crate) fn named(program: &str) -> &'static Self {
-        match program {
-            "bandwidth" => &native::bandwidth::PLUGIN,
-            "bridge" => &native::bridge::PLUGIN,
-            "loopback" => &native::loopback::PLUGIN,
-            "host-local" => &native::host_local::PLUGIN,
-            "portmap" => &native::portmap::PLUGIN,
-            _ => &flannel::PLUGIN,
-        }
-    }
-
     /// Runs one operation.
     pub(crate) fn run(&self, lookup: impl Fn(&str) -> Option<OsString>, stdin: impl Read) -> Outcome {
         match Environment::read(lookup) {
@@ -87,35 +70,33 @@ impl Plugin {
         stdin.read_to_end(&mut text).map_err(|error| {
             CniError::new(Code::IoFailure, format!("error reading from stdin: {}", errno_text(&error)))
         })?;
-        let config = netconf::parse_stdin(&text)?;
-        let request = Request { environment, config };
-        let handler = match &request.environment.command {
-            Command::Add => self.add,
-            Command::Del => self.del,
-            Command::Check => {
-                version::require(&request.config, "CHECK", Version::V0_4_0)?;
-                self.check
-            }
-            Command::Gc => {
-                version::require(&request.config, "GC", Version::V1_1_0)?;
-                self.gc
-            }
-            Command::Status => {
-                version::require(&request.config, "STATUS", Version::V1_1_0)?;
-                self.status
-            }
-            // Answered above.
-            Command::Version => return Ok(version::answer()),
+        let config = parse_config(&text)?;
+        let least = match &environment.command {
+            Command::Check => Version::V0_4_0,
+            Command::Gc | Command::Status => Version::V1_1_0,
+            Command::Add | Command::Del | Command::Version => Version::V0_1_0,
             Command::Unknown(command) => {
                 let msg = format!("unknown CNI_COMMAND: {command}");
                 return Err(CniError::new(Code::InvalidEnvironment, msg));
             }
         };
-        version::of_config(&request.config)?;
-        if matches!(request.environment.command, Command::Add | Command::Del) {
-            netns::guard(&request.environment)?;
+        if least > Version::V0_1_0 {
+            version::require(&config, environment.command.as_str(), least)?;
         }
-        handler(&request)
+        let version = version::of_config(&config)?;
+        if matches!(environment.command, Command::Add | Command::Del) {
+            netns::guard(&environment)?;
+        }
+        let request = Request { environment, network: config.text("name").to_owned(), version, config };
+        let handler = match request.environment.command {
+            Command::Add => return Ok((self.add)(&request)?.to_pretty()),
+            Command::Del => self.del,
+            Command::Check => self.check,
+            Command::Gc => self.gc,
+            _ => self.status,
+        };
+        handler(&request)?;
+        Ok(String::new())
     }
 }
 

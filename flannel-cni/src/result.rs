@@ -2,6 +2,7 @@
 
 use flannel_core::family::Family;
 use flannel_core::json::{Object, SyntaxError, TypeError, Value};
+use flannel_core::message::link::LinkRecord;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -142,7 +143,20 @@ impl CniResult {
     }
 }
 
+impl Interface {
+    /// A link, in the namespace at the path `sandbox` or, where that is empty, on the host.
+    pub(crate) fn of(link: &LinkRecord, sandbox: String) -> Self {
+        let mac = link.link.mac.map_or_else(String::new, |mac| mac.to_string());
+        Self { name: link.name.to_string(), mac, sandbox, ..Self::default() }
+    }
+}
+
 impl Route {
+    /// A route without any attribute.
+    pub(crate) const fn to(dst: IpNet) -> Self {
+        Self { dst, gw: None, mtu: 0, advmss: 0, priority: 0, table: None, scope: None }
+    }
+
     /// A route as JSON, members without value left out, names sorted.
     pub(crate) fn to_value(&self) -> Value {
         print::route(self).sorted()

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::PathError;
 use crate::fault;
-use crate::netconf::Attachment;
+use flannel_core::host_local::Attachment;
 
 /// What the names of files begin with that are being written.
 const TEMPORARY: &str = ".tmp-";

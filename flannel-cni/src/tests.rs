@@ -1,6 +1,7 @@
 //! Whatever comes in from outside, the plugins answer: with a result or a JSON error, never with a panic. Inputs are configs on
 //! stdin, results of delegates, `CNI_ARGS`, and the files that are kept between calls.
 
+use flannel_core::host_local::Attachment;
 use flannel_core::json::{Object, Value};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -8,15 +9,15 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
-use crate::environment::{Command, Environment};
 use crate::native::{bandwidth, bridge, host_local};
-use crate::netconf::{self, Attachment, NetConf};
-use crate::plugin::{Outcome, Plugin};
+use crate::netconf::NetConf;
+use crate::plugin::Outcome;
+use crate::request::{Request, parse_config};
 use crate::result::CniResult;
 use crate::scratch::Scratch;
 use crate::subnet_env::SubnetEnv;
 use crate::version::Version;
-use crate::{args, delegate};
+use crate::{args, delegate, plugin_named};
 
 /// Names that mean something somewhere. Not the directories: tests keep to their own.
 const NAMES: [&str; 58] = [
@@ -246,7 +247,7 @@ fn run(program: &str, command: &str, mut config: Object, args: &str, directory: 
     ];
     let lookup =
         |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value));
-    Plugin::named(program).run(lookup, Value::Object(config).to_compact().as_bytes())
+    plugin_named(program).run(lookup, Value::Object(config).to_compact().as_bytes())
 }
 
 /// Success prints nothing or a result; failure prints an error with a code and a text.
@@ -287,7 +288,7 @@ proptest! {
     #[test]
     fn damaged_configs_are_read_or_refused(bytes in damaged(&CONFIGS), args in damaged(&ARGS)) {
         let args = String::from_utf8_lossy(&args);
-        let Ok(config) = netconf::parse_stdin(&bytes) else { return Ok(()) };
+        let Ok(config) = parse_config(&bytes) else { return Ok(()) };
         let (lenient, _) = NetConf::parse_leniently(&config);
         let env = SubnetEnv::parse(ENVS[0], Path::new("x")).unwrap();
         if let Ok(conf) = NetConf::parse(&config) {
@@ -299,11 +300,12 @@ proptest! {
             }
         }
         let _ = delegate::netconf_for_cleaning(&lenient, None);
-        if bridge::check_supported(&config).is_ok() {
-            let _ = bridge::Config::parse(&config, &args).map(|config| config.check_conflicts());
-        }
         let _ = bandwidth::Config::parse(&config);
-        let _ = host_local::Config::parse(&config, &args, Version::NEWEST);
+        let request = Request { config, ..Request::sample(r#"{"name":"n"}"#, "a", &args) };
+        if bridge::check_supported(&request.config).is_ok() {
+            let _ = bridge::Config::parse(&request).map(|config| config.check_conflicts());
+        }
+        let _ = host_local::Config::parse(&request);
     }
 
     #[test]
@@ -365,28 +367,21 @@ proptest! {
         let config = format!(
             r#"{{"cniVersion":"1.0.0","name":"net","ipam":{{"type":"host-local","dataDir":"{root}","subnet":"10.1.2.0/29"}}}}"#
         );
-        let Value::Object(config) = Value::parse(config.as_bytes()).unwrap() else { unreachable!() };
-        let environment = Environment {
-            command: Command::Add,
-            container_id: "c".to_owned(),
-            netns: "/nowhere".into(),
-            ifname: "eth0".to_owned(),
-            args: String::new(),
-            path: OsString::new(),
-            netns_override: false,
-        };
-        if let Ok(result) = host_local::add(&config, &environment) {
+        let mut request = Request::sample(&config, "c", "");
+        request.environment.netns = "/nowhere".into();
+        let config = host_local::Config::parse(&request).unwrap();
+        if let Ok(result) = host_local::add(&config, &request.environment) {
             let ip = result.ips[0].address.addr().to_string();
             prop_assert!(!files.iter().any(|(name, _)| *name == ip), "{}", ip);
-            prop_assert!(host_local::check(&config, &environment).is_ok());
+            prop_assert!(host_local::check(&request).is_ok());
         }
         // Files of the container alone go only where it has none of its own: with the second DEL.
         for _ in 0..2 {
-            prop_assert!(host_local::del(&config, &environment).is_ok());
+            prop_assert!(host_local::del(&request).is_ok());
         }
         prop_assert_eq!(listed(&others), before);
-        prop_assert!(host_local::check(&config, &environment).is_err());
-        prop_assert!(host_local::gc(&config).is_ok());
+        prop_assert!(host_local::check(&request).is_err());
+        prop_assert!(host_local::gc(&request).is_ok());
     }
 
     #[test]

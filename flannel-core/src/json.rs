@@ -8,11 +8,13 @@
 use std::fmt;
 
 mod fields;
+mod go_struct;
 mod parse;
 
 pub use fields::{
     FieldError, Fields, JsonSyntaxError, Kind, Member, ParseJsonError, array, compact, parse_value, string,
 };
+pub use go_struct::GoStruct;
 pub use parse::SyntaxError;
 
 /// A JSON value. Numbers keep their literal until they are used or written.
@@ -94,6 +96,18 @@ impl Value {
         if let Self::Object(object) = self { Some(object) } else { None }
     }
 
+    /// The value of a boolean.
+    #[must_use]
+    pub const fn as_bool(&self) -> Option<bool> {
+        if let Self::Bool(value) = self { Some(*value) } else { None }
+    }
+
+    /// The value of a number whose literal is a plain integer: no fraction, no exponent.
+    #[must_use]
+    pub fn as_integer<T: std::str::FromStr>(&self) -> Option<T> {
+        if let Self::Number(number) = self { number.0.parse().ok() } else { None }
+    }
+
     /// The error that says that this is not a `wanted`.
     #[must_use]
     pub fn type_error(&self, field: &str, wanted: &'static str) -> TypeError {
@@ -112,12 +126,7 @@ impl Value {
     pub fn sorted(self) -> Self {
         match self {
             Self::Array(elements) => Self::Array(elements.into_iter().map(Self::sorted).collect()),
-            Self::Object(object) => {
-                let members: std::collections::BTreeMap<_, _> = object.0.into_iter().collect();
-                Self::Object(Object(
-                    members.into_iter().map(|(name, value)| (name, value.sorted())).collect(),
-                ))
-            }
+            Self::Object(object) => Self::Object(object.sorted()),
             other => other,
         }
     }
@@ -187,12 +196,6 @@ impl Number {
     pub fn literal(&self) -> &str {
         &self.0
     }
-
-    /// The value if the literal is a plain integer: no fraction, no exponent.
-    #[must_use]
-    pub fn as_integer<T: std::str::FromStr>(&self) -> Option<T> {
-        self.0.parse().ok()
-    }
 }
 
 impl fmt::Display for Number {
@@ -237,6 +240,31 @@ impl Object {
     /// All members of this name in any case, `null` included, in the order of the text.
     pub fn fields<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a Value> + use<'a, 'n> {
         self.0.iter().filter(move |(member, _)| folds_to(member, name)).map(|(_, value)| value)
+    }
+
+    /// The text of the member of this name in any case; empty if it is absent or not a string.
+    #[must_use]
+    pub fn text(&self, name: &str) -> &str {
+        self.field(name).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// The object under this name in any case, if it is one.
+    #[must_use]
+    pub fn object(&self, name: &str) -> Option<&Self> {
+        self.field(name).and_then(Value::as_object)
+    }
+
+    /// Whether the member of this name in any case is `true`.
+    #[must_use]
+    pub fn is_true(&self, name: &str) -> bool {
+        self.field(name).and_then(Value::as_bool).unwrap_or_default()
+    }
+
+    /// Members sorted by name and without duplicates, as Go writes a map; see [`Value::sorted`].
+    #[must_use]
+    pub fn sorted(self) -> Self {
+        let members: std::collections::BTreeMap<_, _> = self.0.into_iter().collect();
+        members.into_iter().map(|(name, value)| (name, value.sorted())).collect()
     }
 
     /// Sets a member. Replaces those of exactly this name.
@@ -340,9 +368,7 @@ pub(crate) fn write_string(out: &mut String, text: &str) {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            '\0'..='\u{1f}' | '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
-                out.push_str(&format!("\\u{:04x}", u32::from(c)));
-            }
+            c if c < ' ' || fields::must_escape(c) => fields::write_escape(out, c),
             other => out.push(other),
         }
     }

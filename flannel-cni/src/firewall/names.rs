@@ -1,5 +1,7 @@
 //! Names and comments of rules. They never change: plugins find their rules by them, ours and Go's.
 
+use flannel_core::host_local::Attachment;
+
 use crate::native::names::{hash, of_container};
 
 /// Whose rules they are.
@@ -15,7 +17,11 @@ const COMMENT_LEN: usize = 128;
 /// Longer comments of iptables are cut to 253 characters and three dots.
 const IPTABLES_COMMENT_LEN: usize = 255;
 
-impl Owner<'_> {
+impl<'a> Owner<'a> {
+    pub(crate) const fn new(network: &'a str, attachment: &'a Attachment) -> Self {
+        Self { network, container_id: attachment.container_id.as_str(), ifname: attachment.ifname.as_str() }
+    }
+
     /// The chain of masquerading, in iptables.
     pub(crate) fn masquerade_chain(&self) -> String {
         of_container("CNI-", self.network, self.container_id, 24)

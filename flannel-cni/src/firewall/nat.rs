@@ -4,6 +4,7 @@
 //! written by iptables alone, which must be able to read them back.
 
 use flannel_core::family::Family;
+use flannel_core::host_local::Attachment;
 use flannel_core::message::nftables::{
     CmpOp, Command, Expr, META_L4PROTO, META_MARK, Message, PayloadBase, Query, Rule, TableFamily, Verdict,
 };
@@ -14,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::names;
 use super::netfilter::{Netfilter, NetfilterError};
-use crate::netconf::Attachment;
+use super::{UDP, protocol_number};
 
 pub(crate) const NAT: &str = "nat";
 pub(crate) const POSTROUTING: &str = "POSTROUTING";
@@ -104,7 +105,7 @@ impl Nat {
             if let Some(chain) = line.strip_prefix(':') {
                 nat.chains.extend(chain.split_whitespace().next().map(str::to_owned));
             } else if let Some(rule) = line.strip_prefix("-A ") {
-                nat.rules.extend(NatRule::parse(rule));
+                nat.rules.push(NatRule::parse(rule));
             }
         }
         nat
@@ -155,7 +156,17 @@ impl NatRule {
 
     /// Its source, where that is one address.
     pub(crate) fn source_address(&self) -> Option<IpAddr> {
-        self.source.filter(|net| net.prefix_len() == net.max_prefix_len()).map(|net| net.addr())
+        address(self.source)
+    }
+
+    /// Its destination, where that is one address.
+    pub(crate) fn destination_address(&self) -> Option<IpAddr> {
+        address(self.destination)
+    }
+
+    /// The UDP ports that it is about.
+    pub(crate) fn udp_ports(&self) -> &[u16] {
+        if self.protocol == Some(UDP) { &self.ports } else { &[] }
     }
 
     pub(crate) fn leads_to(&self, chain: &str) -> bool {
@@ -163,7 +174,7 @@ impl NatRule {
     }
 
     /// As iptables puts them into nf_tables: plain expressions, and its own extensions for the rest.
-    fn decode(family: Family, rule: &Rule) -> Self {
+    pub(crate) fn decode(family: Family, rule: &Rule) -> Self {
         let mut read = Self::new(rule.chain.clone(), Place::Handle(rule.handle.unwrap_or_default()));
         read.comment.clone_from(&rule.comment);
         let (source, destination) = address_offsets(family);
@@ -233,7 +244,7 @@ impl NatRule {
     }
 
     /// A line of `iptables-save` without its `-A`.
-    fn parse(line: &str) -> Option<Self> {
+    fn parse(line: &str) -> Self {
         let (chain, text) = line.split_once(' ').unwrap_or((line, ""));
         let mut read = Self::new(chain.to_owned(), Place::Text(text.to_owned()));
         let words = words(text);
@@ -248,14 +259,14 @@ impl NatRule {
                 "-s" => read.source = parse_net(value),
                 "-d" => read.destination = parse_net(value),
                 "--mark" | "--set-xmark" => read.mark = parse_mark(value),
-                "-p" => read.protocol = super::protocol_number(value),
+                "-p" => read.protocol = protocol_number(value),
                 "--dport" | "--dports" => {
                     read.ports = value.split(',').filter_map(|port| port.parse().ok()).collect();
                 }
                 _ => {}
             }
         }
-        Some(read)
+        read
     }
 
     /// The command that deletes it, if it was read through netlink.
@@ -270,6 +281,10 @@ impl NatRule {
         let Place::Text(text) = &self.place else { return None };
         Some(format!("-D {} {text}\n", self.chain))
     }
+}
+
+fn address(net: Option<IpNet>) -> Option<IpAddr> {
+    net.filter(|net| net.prefix_len() == net.max_prefix_len()).map(|net| net.addr())
 }
 
 /// An address, or the bytes that a prefix has of one.

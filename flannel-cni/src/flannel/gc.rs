@@ -1,10 +1,9 @@
 //! GC: undoes what was added for containers that are gone.
 
-use super::{
-    CallError, CniError, Command, DelegateConf, Environment, NetConf, Request, Scratch, complain,
-    delegate_error, load, rebuild, run_delegate,
-};
-use crate::netconf::{Attachment, ValidAttachments};
+use flannel_core::host_local::Attachment;
+
+use super::{CallError, CniError, Command, Delegate, NetConf, Request, Scratch, load, note};
+use crate::request::ValidAttachments;
 use crate::scratch::Entry;
 
 /// The interface that runtimes give a container first. Go flannel's files do not tell the interface.
@@ -12,31 +11,27 @@ const FIRST_INTERFACE: &str = "eth0";
 
 /// Removes what the list of the runtime does not hold. Without a list nothing is touched. All is tried; the first error is told
 /// with the number of the others.
-pub(super) fn gc(request: &Request) -> Result<String, CniError> {
+pub(super) fn gc(request: &Request) -> Result<(), CniError> {
     let conf = load(request)?;
-    let ValidAttachments::Only(valid) = &conf.valid_attachments else { return Ok(String::new()) };
+    let ValidAttachments::Only(valid) = request.valid_attachments()? else { return Ok(()) };
     let mut errors = Vec::new();
     let scratch = Scratch::new(&conf.data_dir);
     // Files of interfaces first: with the last one goes the file of its container.
     for per_interface in [true, false] {
         for entry in scratch.entries()? {
             if entry.file_name.contains('.') == per_interface
-                && let Some(delegate) = stale(&entry, valid, &conf.name)
-                && let Err(error) = collect(&scratch, &entry, &delegate, request, conf.native)
+                && let Some(mut delegate) = stale(&entry, &valid, request, &conf)
+                && let Err(error) = collect(&scratch, &entry, &mut delegate)
             {
                 errors.push(error);
             }
         }
     }
-    if let Err(error) = scratch.remove_leftovers() {
-        errors.push(error.into());
-    }
-    if let Err(error) = forward(request, &conf) {
-        errors.push(error);
-    }
+    errors.extend(scratch.remove_leftovers().err().map(CniError::from));
+    errors.extend(forward(request, &conf).err());
     let others = errors.len().saturating_sub(1);
     match errors.into_iter().next() {
-        None => Ok(String::new()),
+        None => Ok(()),
         Some(first) if others == 0 => Err(first),
         Some(mut first) => {
             first.msg = format!("{} (and {others} more)", first.msg);
@@ -60,9 +55,9 @@ fn readings(file_name: &str) -> Vec<Attachment> {
 }
 
 /// The saved config, if this network saved it and it belongs to no valid attachment in any reading.
-fn stale(entry: &Entry, valid: &[Attachment], network: &str) -> Option<DelegateConf> {
-    let delegate = DelegateConf::saved(entry.text.clone()).ok()?;
-    if delegate.member("name") != network {
+fn stale(entry: &Entry, valid: &[Attachment], request: &Request, conf: &NetConf) -> Option<Delegate> {
+    let delegate = Delegate::saved(entry.text.clone(), &request.environment, conf.native).ok()?;
+    if delegate.request.network != conf.name {
         return None;
     }
     let of_container = valid.iter().any(|one| one.container_id == entry.file_name);
@@ -70,27 +65,17 @@ fn stale(entry: &Entry, valid: &[Attachment], network: &str) -> Option<DelegateC
     (!of_container && !of_interface).then_some(delegate)
 }
 
-fn collect(
-    scratch: &Scratch,
-    entry: &Entry,
-    delegate: &DelegateConf,
-    request: &Request,
-    native: bool,
-) -> Result<(), CniError> {
+fn collect(scratch: &Scratch, entry: &Entry, delegate: &mut Delegate) -> Result<(), CniError> {
     for reading in readings(&entry.file_name) {
-        let environment = Environment {
-            command: Command::Del,
-            container_id: reading.container_id.clone(),
-            // The namespace went with the container.
-            netns: "".into(),
-            ifname: reading.ifname.clone(),
-            args: String::new(),
-            ..request.environment.clone()
-        };
-        match run_delegate(&Command::Del, delegate, &environment, native) {
+        let environment = &mut delegate.request.environment;
+        environment.attachment = reading.clone();
+        // The namespace went with the container.
+        environment.netns = "".into();
+        environment.args.clear();
+        match delegate.call(Command::Del) {
             Ok(_) => {}
-            Err(CallError::Find(error)) => complain("nothing to clean up with", &error.to_string()),
-            Err(error) => return Err(delegate_error(&Command::Del, error)),
+            Err(CallError::Find(error)) => note!("nothing to clean up with: {error}"),
+            Err(error) => return Err(delegate.error(error)),
         }
         scratch.remove(&reading)?;
     }
@@ -99,14 +84,11 @@ fn collect(
 
 /// Lets the delegate collect as well, with the same list.
 fn forward(request: &Request, conf: &NetConf) -> Result<(), CniError> {
-    let mut object = rebuild(conf).object;
+    let mut config = Delegate::rebuilt(conf, &request.environment).request.config;
     for name in ["cni.dev/attachments", "cni.dev/valid-attachments"] {
         if let Some(list) = request.config.get(name) {
-            object.insert(name, list.clone());
+            config.insert(name, list.clone());
         }
     }
-    let delegate = DelegateConf::new(super::sorted(object));
-    run_delegate(&Command::Gc, &delegate, &request.environment, conf.native)
-        .map(drop)
-        .map_err(|error| delegate_error(&Command::Gc, error))
+    Delegate::new(config.sorted(), &request.environment, conf).require(Command::Gc).map(drop)
 }

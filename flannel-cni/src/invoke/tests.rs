@@ -1,13 +1,14 @@
 use super::*;
+use crate::environment::Command;
+use flannel_core::host_local::Attachment;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 fn environment(path: &OsStr) -> Environment {
     Environment {
-        command: Command::Add,
-        container_id: "cid1".to_owned(),
+        command: Command::Del,
+        attachment: Attachment { container_id: "cid1".to_owned(), ifname: "eth0".to_owned() },
         netns: "/run/netns/none".into(),
-        ifname: "eth0".to_owned(),
         args: "K=V".to_owned(),
         path: path.to_owned(),
         netns_override: false,
@@ -15,19 +16,13 @@ fn environment(path: &OsStr) -> Environment {
 }
 
 /// Runs a shell script as a delegate.
-fn run(script: &str) -> Result<String, CniError> {
+fn run_script(script: &str) -> Result<String, CniError> {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("stub");
     fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let environment = environment(directory.path().as_os_str());
-    let call = Call {
-        command: Command::Del,
-        program: "stub",
-        netconf: b"{\"name\":\"n\"}",
-        environment: &environment,
-    };
-    match call.run() {
+    match run("stub", b"{\"name\":\"n\"}", &environment) {
         Ok(stdout) => Ok(String::from_utf8(stdout).unwrap()),
         Err(CallError::Failed(error)) => Err(error),
         Err(CallError::Find(error)) => panic!("{error}"),
@@ -36,9 +31,9 @@ fn run(script: &str) -> Result<String, CniError> {
 
 #[test]
 fn a_delegate_gets_environment_and_config() {
-    let out = run("echo $CNI_COMMAND $CNI_CONTAINERID $CNI_NETNS $CNI_IFNAME $CNI_ARGS; cat").unwrap();
+    let out = run_script("echo $CNI_COMMAND $CNI_CONTAINERID $CNI_NETNS $CNI_IFNAME $CNI_ARGS; cat").unwrap();
     assert_eq!(out, "DEL cid1 /run/netns/none eth0 K=V\n{\"name\":\"n\"}");
-    assert_eq!(run("exit 0").unwrap(), "", "one that reads nothing");
+    assert_eq!(run_script("exit 0").unwrap(), "", "one that reads nothing");
 }
 
 #[test]
@@ -54,7 +49,7 @@ fn failures_are_told_as_by_go() {
              invalid character 'o' in literal null (expecting 'u')",
         ),
     ] {
-        let error = run(script).unwrap_err();
+        let error = run_script(script).unwrap_err();
         assert_eq!((error.code, error.msg.as_str()), (code, msg), "{script}");
     }
 }

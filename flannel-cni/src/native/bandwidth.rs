@@ -6,21 +6,27 @@
 //! Names and numbers are those of Go's plugin. Mended against it: an ADD may be repeated; one that fails leaves nothing; a
 //! missing result is an error, no crash; the runtimes' "unlimited" burst is the largest one instead of a random one; GC.
 
-use flannel_core::json::{Object, Value};
+use flannel_core::dataplane::{Link, LinkKind};
+use flannel_core::host_local::Attachment;
+use flannel_core::json::Value;
 use flannel_core::link::{IfIndex, LinkName};
-use flannel_core::message::link::{self, LinkRecord, LinkSettings};
-use flannel_core::message::traffic::{self, TokenBucket};
+use flannel_core::message::link::{self, LinkRecord};
+use flannel_core::message::{
+    self,
+    traffic::{self, TokenBucket},
+};
 use nix::errno::Errno;
 
 use super::names;
 use crate::environment::Environment;
-use crate::error::{CniError, note};
+use crate::error::CniError;
 use crate::kernel::{Found, Kernel, KernelError};
-use crate::netconf::{self, ValidAttachments};
+use crate::links::is_kind;
 use crate::netns::{HostLock, Netns};
-use crate::plugin::{Plugin, Request};
-use crate::result::{CniResult, Interface, ResultError};
-use crate::version::{self, Version};
+use crate::plugin::Plugin;
+use crate::request::{Request, ValidAttachments};
+use crate::result::{CniResult, Interface};
+use crate::undo::Undo;
 
 mod config;
 
@@ -32,12 +38,12 @@ pub(crate) const PLUGIN: Plugin = Plugin {
     name: "bandwidth",
     add,
     // Works with any config: the name of the IFB is all that it needs.
-    del: |request| del(&request.config, &request.environment).map(|()| String::new()),
-    check: |request| check(request).map(|()| String::new()),
-    gc: |request| gc(&request.config).map(|()| String::new()),
+    del,
+    check,
+    gc,
     status: |request| {
         Config::parse(&request.config)?;
-        Ok(String::new())
+        Ok(())
     },
 };
 
@@ -50,8 +56,6 @@ const DIGITS: usize = 12;
 enum BandwidthError {
     #[error("must be called as chained plugin")]
     NoResult,
-    #[error(transparent)]
-    Result(#[from] ResultError),
     #[error("no interfaces provided")]
     NoInterfaces,
     #[error("container interface {0} is missing")]
@@ -74,49 +78,45 @@ enum BandwidthError {
     NotRedirected(String, String),
 }
 
-fn add(request: &Request) -> Result<String, CniError> {
-    let version = version::of_config(&request.config)?;
+fn add(request: &Request) -> Result<Value, CniError> {
     let config = Config::parse(&request.config)?;
-    let mut result = prev_result(&request.config, version)?;
+    let mut result = request.prev_result()?.ok_or(BandwidthError::NoResult)?;
     if config.ingress.is_some() || config.egress.is_some() {
         let mut host = Kernel::open()?;
         let veth = host_end(&mut host, &result, &request.environment)?;
-        let name = ifb_name(&request.config, &request.environment)?;
+        let ifb_name = ifb_name(request)?;
         let _lock = HostLock::take()?;
-        let mut limits = Limits { host: &mut host, veth: &veth, ifb_name: name };
-        let ifb = limits.set(&config).inspect_err(|_| limits.undo())?;
-        if let Some(ifb) = ifb {
-            let mac = ifb.record.link.mac.map_or_else(String::new, |mac| mac.to_string());
-            let name = ifb.record.name.to_string();
+        let mut limits = Limits { host, veth, ifb_name, undo: Undo::default() };
+        let ifb = limits.set(&config);
+        if ifb.is_err() {
+            limits.undo.run(&mut limits.host);
+        }
+        if let Some(ifb) = ifb? {
+            let interface = Interface::of(&ifb, String::new());
             // A repeated ADD may have it from the first one.
-            result.interfaces.retain(|one| one.name != name);
-            result.interfaces.push(Interface { name, mac, ..Interface::default() });
+            result.interfaces.retain(|one| one.name != interface.name);
+            result.interfaces.push(interface);
         }
     }
-    Ok(result.to_value(version)?.to_pretty())
+    Ok(result.to_value(request.version)?)
 }
 
-fn del(config: &Object, environment: &Environment) -> Result<(), CniError> {
-    let name = ifb_name(config, environment)?;
-    let mut host = Kernel::open()?;
-    let Some(ifb) = host.link(&name)? else { return Ok(()) };
-    match host.change_one(&link::delete(ifb.record.index)) {
-        Err(error) if error.is(Errno::ENODEV) => Ok(()),
-        other => Ok(other.map_err(|error| BandwidthError::Limit(name.to_string(), "delete it", error))?),
-    }
+fn del(request: &Request) -> Result<(), CniError> {
+    let name = ifb_name(request)?;
+    let deleted = Kernel::open()?.delete_by_name(&name);
+    Ok(deleted.map_err(|error| BandwidthError::Limit(name.to_string(), "delete it", error))?)
 }
 
 fn check(request: &Request) -> Result<(), CniError> {
-    let version = version::of_config(&request.config)?;
     let config = Config::parse(&request.config)?;
-    let result = prev_result(&request.config, version)?;
+    let result = request.prev_result()?.ok_or(BandwidthError::NoResult)?;
     let mut host = Kernel::open()?;
     let veth = host_end(&mut host, &result, &request.environment)?;
     if let Some(limit) = config.ingress {
         check_bucket(&mut host, &veth, limit, "it sends to the container")?;
     }
     if let Some(limit) = config.egress {
-        let name = ifb_name(&request.config, &request.environment)?;
+        let name = ifb_name(request)?;
         let ifb = host.link(&name)?.ok_or_else(|| BandwidthError::NoIfb(name.to_string()))?.record;
         check_bucket(&mut host, &ifb, limit, "the container sends")?;
         if !host.redirects(veth.index)?.contains(&ifb.index) {
@@ -143,52 +143,39 @@ fn check_bucket(
     }
 }
 
-/// Removes the IFBs that are left of containers. An IFB does not tell its network, so one that something leads to stays.
-fn gc(config: &Object) -> Result<(), CniError> {
-    let ValidAttachments::Only(valid) = netconf::attachments(config)? else { return Ok(()) };
-    let network = network(config);
-    let valid: Vec<String> =
-        valid.iter().map(|one| names::of_container(PREFIX, network, &one.container_id, DIGITS)).collect();
+/// Removes the IFBs that are left of containers. An IFB does not name its network, so one that traffic is redirected to is kept.
+fn gc(request: &Request) -> Result<(), CniError> {
+    let ValidAttachments::Only(valid) = request.valid_attachments()? else { return Ok(()) };
+    let name = |one: &Attachment| names::of_container(PREFIX, &request.network, &one.container_id, DIGITS);
+    let valid: Vec<String> = valid.iter().map(name).collect();
     let mut host = Kernel::open()?;
-    // An ADD of another network may be at one that nothing leads to yet.
+    // An ADD of another network may be at one that nothing is redirected to yet.
     let _lock = HostLock::take()?;
     let links = host.links()?;
-    let is_ours = |link: &&LinkRecord| {
+    let is_owned = |link: &&LinkRecord| {
         let name = link.name.as_str();
-        super::is_kind(link, "ifb")
+        is_kind(link, "ifb")
             && name.strip_prefix(PREFIX).is_some_and(|rest| rest.len() == DIGITS)
             && !valid.iter().any(|valid| valid == name)
     };
-    let candidates: Vec<&LinkRecord> = links.iter().filter(is_ours).collect();
+    let candidates: Vec<&LinkRecord> = links.iter().filter(is_owned).collect();
     if candidates.is_empty() {
         return Ok(());
     }
     let mut in_use: Vec<IfIndex> = Vec::new();
-    for veth in links.iter().filter(|link| super::is_kind(link, "veth")) {
+    for veth in links.iter().filter(|link| is_kind(link, "veth")) {
         in_use.extend(host.redirects(veth.index)?);
     }
     for ifb in candidates.into_iter().filter(|ifb| !in_use.contains(&ifb.index)) {
-        match host.change_one(&link::delete(ifb.index)) {
-            Err(error) if error.is(Errno::ENODEV) => {}
-            other => {
-                other.map_err(|error| BandwidthError::Limit(ifb.name.to_string(), "delete it", error))?
-            }
-        }
+        host.delete(ifb.index)
+            .map_err(|error| BandwidthError::Limit(ifb.name.to_string(), "delete it", error))?;
     }
     Ok(())
 }
 
-fn network(config: &Object) -> &str {
-    config.field("name").and_then(Value::as_str).unwrap_or_default()
-}
-
-fn ifb_name(config: &Object, environment: &Environment) -> Result<LinkName, CniError> {
-    Ok(names::of_container(PREFIX, network(config), &environment.container_id, DIGITS).parse()?)
-}
-
-fn prev_result(config: &Object, version: Version) -> Result<CniResult, BandwidthError> {
-    let object = config.field("prevResult").and_then(Value::as_object).ok_or(BandwidthError::NoResult)?;
-    Ok(CniResult::from_prev_result(object, version)?)
+fn ifb_name(request: &Request) -> Result<LinkName, CniError> {
+    let container_id = &request.environment.attachment.container_id;
+    Ok(names::of_container(PREFIX, &request.network, container_id, DIGITS).parse()?)
 }
 
 /// The host's end of the container's interface: the one in the list of interfaces that is its peer.
@@ -200,18 +187,18 @@ fn host_end(
     if result.interfaces.is_empty() {
         return Err(BandwidthError::NoInterfaces.into());
     }
-    let ifname = &environment.ifname;
+    let ifname = &environment.attachment.ifname;
     let mut pod = Netns::open(&environment.netns)?.enter(Kernel::open)??;
     let container =
         pod.link(&ifname.parse()?)?.ok_or_else(|| BandwidthError::NoContainer(ifname.clone()))?.record;
-    if !super::is_kind(&container, "veth") {
+    if !is_kind(&container, "veth") {
         let kind = format!("{:?}", container.link.kind);
         return Err(BandwidthError::NoVeth(ifname.clone(), kind).into());
     }
     for interface in result.interfaces.iter().filter(|interface| interface.sandbox.is_empty()) {
         let Ok(name) = interface.name.parse::<LinkName>() else { continue };
         if let Some(Found { record, .. }) = host.link(&name)?
-            && super::is_kind(&record, "veth")
+            && is_kind(&record, "veth")
             && container.peer == Some(record.index)
             && record.peer == Some(container.index)
         {
@@ -222,33 +209,38 @@ fn host_end(
 }
 
 /// The limits of one container while they are set.
-struct Limits<'a> {
-    host: &'a mut Kernel,
-    veth: &'a LinkRecord,
+struct Limits {
+    host: Kernel,
+    veth: LinkRecord,
     ifb_name: LinkName,
+    undo: Undo<'static>,
 }
 
-impl Limits<'_> {
-    /// Answers with the IFB, if one is needed.
-    fn set(&mut self, config: &Config) -> Result<Option<Found>, CniError> {
+impl Limits {
+    /// Returns the IFB, if one is needed.
+    fn set(&mut self, config: &Config) -> Result<Option<LinkRecord>, CniError> {
+        let (veth, veth_name) = (self.veth.index, self.veth.name.to_string());
         if let Some(limit) = config.ingress {
-            let request = traffic::set_bucket(self.veth.index, &limit.bucket());
-            self.change(self.veth.name.as_str(), "set a token bucket", &request)?;
+            let what = format!("the limit of {veth_name}");
+            self.undo.push(what, move |host| delete_if_present(host, &traffic::delete_bucket(veth)));
+            self.change(&veth_name, "set a token bucket", &traffic::set_bucket(veth, &limit.bucket()))?;
         }
         let Some(limit) = config.egress else { return Ok(None) };
+        let name = self.ifb_name.clone();
+        self.undo.push(name.to_string(), move |host| Ok(host.delete_by_name(&name)?));
         let name = self.ifb_name.to_string();
         let ifb = self.ensure_ifb()?;
-        let index = ifb.record.index;
-        self.change(&name, "set a token bucket", &traffic::set_bucket(index, &limit.bucket()))?;
-        let up = LinkSettings { up: Some(true), ..LinkSettings::default() };
-        self.change(&name, "set it up", &link::set(index, &up))?;
-        self.lead_to(index)?;
+        self.change(&name, "set a token bucket", &traffic::set_bucket(ifb.index, &limit.bucket()))?;
+        self.host.set_up(ifb.index, true).map_err(|error| BandwidthError::Limit(name, "set it up", error))?;
+        let what = format!("the redirection of {veth_name}");
+        self.undo.push(what, move |host| delete_if_present(host, &traffic::delete_ingress(veth)));
+        self.redirect(ifb.index)?;
         Ok(Some(ifb))
     }
 
-    fn ensure_ifb(&mut self) -> Result<Found, CniError> {
-        let new = flannel_core::dataplane::Link {
-            kind: flannel_core::dataplane::LinkKind::Other("ifb".to_owned()),
+    fn ensure_ifb(&mut self) -> Result<LinkRecord, CniError> {
+        let new = Link {
+            kind: LinkKind::Other("ifb".to_owned()),
             mtu: self.veth.link.mtu,
             mac: None,
             up: false,
@@ -260,55 +252,34 @@ impl Limits<'_> {
             Err(error) if error.is(Errno::EEXIST) => {}
             other => other.map_err(|error| BandwidthError::Limit(name.clone(), "create it", error))?,
         }
-        Ok(self.host.link(&self.ifb_name)?.ok_or(BandwidthError::Vanished(name))?)
+        Ok(self.host.link(&self.ifb_name)?.ok_or(BandwidthError::Vanished(name))?.record)
     }
 
-    /// All that the veth receives goes to the IFB, and nowhere else.
-    fn lead_to(&mut self, ifb: IfIndex) -> Result<(), CniError> {
-        let veth = self.veth.index;
-        if let Err(error) = self.host.change_one(&traffic::add_ingress(veth)) {
-            let fail =
-                |error| BandwidthError::Limit(self.veth.name.to_string(), "see what it receives", error);
-            if !error.is(Errno::EEXIST) {
-                return Err(fail(error).into());
+    /// Redirects all that the veth receives to the IFB, and nowhere else.
+    fn redirect(&mut self, ifb: IfIndex) -> Result<(), CniError> {
+        const WHAT: &str = "see what it receives";
+        let (veth, name) = (self.veth.index, self.veth.name.to_string());
+        match self.host.change_one(&traffic::add_ingress(veth)) {
+            // Of an ADD before, with its filter, which is deleted as well.
+            Err(error) if error.is(Errno::EEXIST) => {
+                self.change(&name, WHAT, &traffic::delete_ingress(veth))?;
+                self.change(&name, WHAT, &traffic::add_ingress(veth))?;
             }
-            // Of an ADD before, with its filter: that goes too.
-            for request in [traffic::delete_ingress(veth), traffic::add_ingress(veth)] {
-                self.host.change_one(&request).map_err(fail)?;
-            }
+            other => other.map_err(|error| BandwidthError::Limit(name.clone(), WHAT, error))?,
         }
-        self.change(self.veth.name.as_str(), "redirect what it receives", &traffic::redirect(veth, ifb))
+        self.change(&name, "redirect what it receives", &traffic::redirect(veth, ifb))
     }
 
-    fn change(
-        &mut self,
-        name: &str,
-        what: &'static str,
-        request: &flannel_core::message::Request,
-    ) -> Result<(), CniError> {
+    fn change(&mut self, name: &str, what: &'static str, request: &message::Request) -> Result<(), CniError> {
         let limit = |error| BandwidthError::Limit(name.to_owned(), what, error);
         Ok(self.host.change_one(request).map_err(limit)?)
     }
+}
 
-    /// Takes all limits away. The error of the ADD is what is told.
-    fn undo(&mut self) {
-        let index = self.veth.index;
-        for request in [traffic::delete_ingress(index), traffic::delete_bucket(index)] {
-            match self.host.change_one(&request) {
-                Ok(()) => {}
-                // What is not there, or not of this kind.
-                Err(error) if error.is(Errno::ENOENT) || error.is(Errno::EINVAL) => {}
-                Err(error) => note!("could not take the limits of {} back: {error}", self.veth.name),
-            }
-        }
-        match self.host.link(&self.ifb_name) {
-            Ok(None) => {}
-            Ok(Some(ifb)) => {
-                if let Err(error) = self.host.change_one(&link::delete(ifb.record.index)) {
-                    note!("could not take back {}: {error}", self.ifb_name);
-                }
-            }
-            Err(error) => note!("could not take back {}: {error}", self.ifb_name),
-        }
+/// Deletes a queueing discipline; one that does not exist, or is of another kind, is no error.
+fn delete_if_present(host: &mut Kernel, request: &message::Request) -> Result<(), CniError> {
+    match host.change_one(request) {
+        Err(error) if error.is(Errno::ENOENT) || error.is(Errno::EINVAL) => Ok(()),
+        other => Ok(other?),
     }
 }

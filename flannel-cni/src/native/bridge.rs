@@ -1,59 +1,58 @@
 //! bridge: connects a container to a bridge by a veth pair and gives the bridge the gateway's address.
 //!
-//! Names, addresses, routes and settings are those of Go's plugin. Mended against it: the bridge has its hardware address from
-//! the start, so that it never takes over a port's; IPv6 addresses are usable when ADD returns; nothing sleeps; an ADD
-//! that fails takes back the pair and the addresses; a path that is no namespace any more is no error for DEL.
+//! Names, addresses, routes and settings are those of Go's plugin. Improvements: the bridge has its hardware address from
+//! the start, so that it never adopts a port's; IPv6 addresses are usable when ADD returns; nothing sleeps; an ADD
+//! that fails undoes its steps; DEL accepts a path that no longer is a namespace.
 
-use flannel_core::json::Object;
 use flannel_core::link::{LinkName, Mac};
-use flannel_core::message::link::{self, LinkSettings, NewVeth};
+use flannel_core::message::link::{self, LinkSettings};
 use nix::errno::Errno;
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use super::masquerade::{self, Masquerade, Prepared};
-use super::{host_local, is_kind};
-use crate::environment::Environment;
-use crate::error::{CniError, chain, note};
-use crate::firewall::Removed;
+use super::host_local;
+use super::masquerade::{self, Masquerade, Pending, Prepared};
+use crate::error::CniError;
 use crate::kernel::{Found, Kernel, KernelError};
+use crate::links::is_kind;
 use crate::netns::{HostLock, Netns};
-use crate::plugin::{Plugin, Request};
+use crate::plugin::Plugin;
+use crate::request::{Request, ValidAttachments};
 use crate::result::{CniResult, Interface};
-use crate::{sysctl, version};
+use crate::sysctl;
+use crate::undo::Undo;
 
 mod check;
 mod config;
 mod gateway;
 mod pod;
 mod spoof;
+mod veth;
 mod vlan;
 
+pub(crate) use check::check;
 pub(crate) use config::{Config, check_supported};
+use gateway::Gateway;
 
 /// The bridge plugin.
 pub(crate) const PLUGIN: Plugin = Plugin {
     name: "bridge",
     add: |request| {
         supported(request)?;
-        let result = add(&request.config, &request.environment)?;
-        Ok(result.to_value(version::of_config(&request.config)?)?.to_pretty())
+        Ok(add(request)?.to_value(request.version)?)
     },
     // Not refused: what can be undone is undone.
-    del: |request| del(&request.config, &request.environment).map(|()| String::new()),
+    del,
     check: |request| {
         supported(request)?;
-        check(&request.config, &request.environment).map(|()| String::new())
+        check(request)
     },
-    gc: |request| gc(&request.config).map(|()| String::new()),
+    gc,
     status: |request| {
         supported(request)?;
-        status(&request.config).map(|()| String::new())
+        status(request)
     },
 };
 
-/// How often another random name is tried.
-const NAME_ATTEMPTS: u32 = 10;
 /// How long a port may take to come up; both ends are up by then, so this is the kernel's own delay.
 const PORT_PATIENCE: Duration = Duration::from_millis(2550);
 
@@ -87,98 +86,184 @@ fn supported(request: &Request) -> Result<(), CniError> {
 }
 
 /// Connects a container.
-pub(crate) fn add(object: &Object, environment: &Environment) -> Result<CniResult, CniError> {
-    let config = Config::parse(object, &environment.args)?;
+pub(crate) fn add(request: &Request) -> Result<CniResult, CniError> {
+    let config = Config::parse(request)?;
     config.check_conflicts()?;
-    let mut host = Kernel::open()?;
-    let netns = Netns::open(&environment.netns)?;
-    let rules = match config.masquerade {
-        Some(backend) => {
-            netns.hold()?;
-            let families = host_local::families(object, environment);
-            Some(Masquerade::new(object, environment).prepare(backend, &families)?)
+    let mut addition = Addition { request, config: &config, host: Kernel::open()?, undo: Undo::default() };
+    let result = addition.run();
+    if result.is_err() {
+        addition.undo.run(&mut addition.host);
+    }
+    result
+}
+
+/// An ADD in progress.
+struct Addition<'a> {
+    request: &'a Request,
+    config: &'a Config,
+    host: Kernel,
+    undo: Undo<'a>,
+}
+
+impl Addition<'_> {
+    fn run(&mut self) -> Result<CniResult, CniError> {
+        let (config, environment) = (self.config, &self.request.environment);
+        let netns = Netns::open(&environment.netns)?;
+        let addresses = config.layer3.then(|| host_local::Config::parse(self.request)).transpose()?;
+        let rules = match (config.masquerade, &addresses) {
+            (Some(backend), Some(addresses)) => {
+                netns.hold()?;
+                Some(Masquerade::new(self.request).prepare(backend, &addresses.families())?)
+            }
+            _ => None,
+        };
+        let mut bridge = ensure_bridge(&mut self.host, config)?;
+        let port = self.create_port(&mut bridge, &netns)?;
+        let mut result = CniResult::default();
+        if let Some(addresses) = &addresses {
+            result = host_local::add(addresses, environment)?;
+            if result.ips.is_empty() {
+                return Err(BridgeError::NoAddress.into());
+            }
+            gateway::complete(config, &mut result);
         }
-        None => None,
-    };
-    let bridge = ensure_bridge(&mut host, &config)?;
-    let container_mac = match config.mac {
-        // The filter is set before the kernel could be asked.
-        None if config.spoof_check => Some(Mac::from_seed(random()?)),
-        mac => mac,
-    };
-    let veth = create_veth(&mut host, &config, &bridge, &netns, &environment.ifname, container_mac)?;
-    let host = &mut host;
-    let config = &config;
-    let mut steps = Steps { object, environment, config, host, bridge, veth, netns, container_mac, rules };
-    steps.run().inspect_err(|_| steps.undo())
+        let rules = rules.map(|rules| self.start_rules(rules, &result)).transpose()?;
+        let container = pod::configure(&netns, &environment.attachment.ifname, &result, config)?;
+        let vlan_gateway = match &addresses {
+            Some(addresses) if config.gateway => self.ensure_gateway(&bridge, addresses, &result)?,
+            _ => None,
+        };
+        rules.map_or(Ok(()), Pending::finish)?;
+        if !config.container_down && !self.host.wait_running(&port.record.name, PORT_PATIENCE)? {
+            return Err(BridgeError::Port(port.record.name.to_string(), PORT_PATIENCE).into());
+        }
+        // A bridge without an address has that of a port, which may be the new one.
+        if !config.gateway
+            && let Some(found) = self.host.link(&config.bridge)?
+        {
+            bridge = found;
+        }
+        let on_host = |found: &Found| Interface::of(&found.record, String::new());
+        let sandbox = environment.netns.display().to_string();
+        result.interfaces = vec![on_host(&bridge), on_host(&port), Interface::of(&container.record, sandbox)];
+        result.interfaces.extend(vlan_gateway.iter().map(on_host));
+        result.dns = config.dns.clone().unwrap_or(result.dns);
+        Ok(result)
+    }
+
+    /// Creates the pair. Nothing can arrive at the port yet: its other end is down.
+    fn create_port(&mut self, bridge: &mut Found, netns: &Netns) -> Result<Found, CniError> {
+        let (request, config, host) = (self.request, self.config, &mut self.host);
+        let mac = match config.mac {
+            // The filter is set before the kernel could be asked.
+            None if config.spoof_check => Some(veth::random_mac()?),
+            mac => mac,
+        };
+        let peer = request.environment.attachment.ifname.parse()?;
+        let port = veth::create(host, veth::new(bridge, config.mtu, peer)?, netns, mac)?;
+        if config.layer3 {
+            // Handed over first, so that it runs last: no other container gets an address while the interface has it.
+            self.undo.push("the addresses", |_| host_local::del(request));
+        }
+        let (name, index) = (&port.record.name, port.record.index);
+        self.undo.push(name.as_str(), move |host| Ok(host.change_one(&link::delete(index))?));
+        if let (true, Some(mac)) = (config.spoof_check, mac) {
+            let filter = || spoof::Filter::of(&request.environment);
+            self.undo.push("the filter", move |_| Ok(filter().remove()?));
+            filter().set(name, mac)?;
+        }
+        sysctl::try_set(&format!("ipv6/conf/{name}/accept_ra"), "0");
+        let settings = LinkSettings {
+            hairpin: config.hairpin.then_some(true),
+            isolated: config.isolated.then_some(true),
+            ..LinkSettings::default()
+        };
+        if settings != LinkSettings::default() {
+            host.change_one(&link::set(index, &settings))
+                .map_err(|error| BridgeError::Link(name.to_string(), error))?;
+        }
+        set_mtu(host, config, bridge)?;
+        if let Some(vlans) = &config.vlans {
+            vlans.apply(host, &port)?;
+        }
+        Ok(port)
+    }
+
+    fn start_rules<'r>(&mut self, rules: Prepared<'r>, result: &CniResult) -> Result<Pending<'r>, CniError> {
+        let request = self.request;
+        self.undo.push("the masquerade rules", |_| {
+            Masquerade::new(request).remove()?.finish()?;
+            Ok(())
+        });
+        let nets: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
+        Ok(rules.start(&nets)?)
+    }
+
+    /// Returns the interface of the VLAN, if the gateway is in one.
+    fn ensure_gateway(
+        &mut self,
+        bridge: &Found,
+        addresses: &host_local::Config,
+        result: &CniResult,
+    ) -> Result<Option<Found>, CniError> {
+        let (config, host) = (self.config, &mut self.host);
+        let vlan = config.vlans.as_ref().and_then(|vlans| vlans.access);
+        let vlan_gateway = vlan.map(|vlan| vlan::ensure_gateway(host, bridge, vlan)).transpose()?;
+        let link = vlan_gateway.as_ref().unwrap_or(bridge);
+        Gateway { host, config, addresses, link }.ensure(result)?;
+        Ok(vlan_gateway)
+    }
 }
 
 /// Disconnects a container: its interface with its pair, its rules and its addresses.
-pub(crate) fn del(object: &Object, environment: &Environment) -> Result<(), CniError> {
-    let layer3 = config::is_layer3(object);
-    let netns = open_netns(environment)?;
+pub(crate) fn del(request: &Request) -> Result<(), CniError> {
+    let environment = &request.environment;
+    let layer3 = config::is_layer3(&request.config);
+    let netns = Netns::open_if_present(&environment.netns)?;
     if let Some(netns) = &netns {
         netns.hold()?;
     }
     // Rules are found without the interface: what failed can be repeated.
-    let rules = layer3.then(|| Masquerade::new(object, environment).remove()).transpose();
-    let interface = netns.map_or(Ok(()), |netns| delete_link(&netns, &environment.ifname));
+    let rules = layer3.then(|| Masquerade::new(request).remove()).transpose();
+    let interface = netns.map_or(Ok(()), |netns| delete_link(&netns, &environment.attachment.ifname));
     if let Some(rules) = rules? {
         rules.finish()?;
     }
     interface?;
-    if spoof::is_wanted(object) {
+    if spoof::is_wanted(&request.config) {
         spoof::Filter::of(environment).remove()?;
     }
-    // Last: nobody gets an address that has rules.
-    if layer3 { host_local::del(object, environment) } else { Ok(()) }
-}
-
-/// The container's namespace, if it is still there. Its interface went with it.
-fn open_netns(environment: &Environment) -> Result<Option<Netns>, CniError> {
-    if environment.netns.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    match Netns::open(&environment.netns) {
-        Err(error) if error.is_gone() => Ok(None),
-        other => Ok(Some(other?)),
-    }
-}
-
-/// Compares the container's connection with the result of ADD.
-pub(crate) fn check(object: &Object, environment: &Environment) -> Result<(), CniError> {
-    if config::is_layer3(object) {
-        host_local::check(object, environment)?;
-    }
-    check::check(object, environment)
+    // Last: no other container gets an address that has rules.
+    if layer3 { host_local::del(request) } else { Ok(()) }
 }
 
 /// Collects the rules and addresses of containers that are gone; all else went with their namespaces.
-pub(crate) fn gc(object: &Object) -> Result<(), CniError> {
-    if spoof::is_wanted(object) {
-        spoof::gc(object)?;
+pub(crate) fn gc(request: &Request) -> Result<(), CniError> {
+    let ValidAttachments::Only(valid) = request.valid_attachments()? else { return Ok(()) };
+    if spoof::is_wanted(&request.config) {
+        spoof::gc(&valid)?;
     }
-    if !config::is_layer3(object) {
+    if !config::is_layer3(&request.config) {
         return Ok(());
     }
-    masquerade::gc(object)?;
-    host_local::gc(object)
+    masquerade::gc(request, &valid)?;
+    host_local::gc(request)
 }
 
 /// The config is one that an ADD could work with.
-pub(crate) fn status(object: &Object) -> Result<(), CniError> {
-    Config::parse(object, "")?;
-    if config::is_layer3(object) { host_local::status(object) } else { Ok(()) }
+pub(crate) fn status(request: &Request) -> Result<(), CniError> {
+    let config = Config::parse(request)?;
+    if config.layer3 { host_local::status(request) } else { Ok(()) }
 }
 
-/// The bridge, up; made if it is not there.
+/// The bridge, up; created if it does not exist.
 fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<Found, CniError> {
     if let Some(bridge) = host.link(&config.bridge)?
-        && settings_to_mend(config, &bridge).is_none()
+        && missing_settings(config, &bridge).is_none()
     {
         return checked(config, bridge);
     }
-    // Only the first one makes it: a bridge that is half made is seen by nobody.
+    // Only the first process creates it: no other one sees a bridge that is half made.
     let _lock = HostLock::take()?;
     let name = || config.bridge.to_string();
     let mut bridge = host.link(&config.bridge)?;
@@ -187,7 +272,7 @@ fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<Found, CniError> 
             name: config.bridge.clone(),
             mtu: config.mtu,
             // A bridge with an address keeps its hardware address, whatever ports come and go.
-            mac: if config.gateway { Some(Mac::from_seed(random()?)) } else { None },
+            mac: if config.gateway { Some(veth::random_mac()?) } else { None },
             vlan_filtering: config.vlans.is_some(),
         };
         match host.change_one(&link::create_bridge(&new)) {
@@ -202,9 +287,9 @@ fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<Found, CniError> 
     }
     let mut bridge = checked(config, bridge.ok_or_else(|| BridgeError::Vanished(name()))?)?;
     sysctl::try_set(&format!("ipv6/conf/{}/accept_ra", config.bridge), "0");
-    if let Some(mut settings) = settings_to_mend(config, &bridge) {
+    if let Some(mut settings) = missing_settings(config, &bridge) {
         if has_no_mac(config, &bridge) {
-            settings.mac = Some(Mac::from_seed(random()?));
+            settings.mac = Some(veth::random_mac()?);
             bridge.record.link.mac = settings.mac;
         }
         host.change_one(&link::set(bridge.record.index, &settings)).map_err(|error| {
@@ -225,8 +310,8 @@ fn checked(config: &Config, bridge: Found) -> Result<Found, CniError> {
     Err(BridgeError::NoBridge(config.bridge.to_string()).into())
 }
 
-/// What a bridge lacks of what the config asks for; its MTU depends on its ports and has its turn later.
-fn settings_to_mend(config: &Config, bridge: &Found) -> Option<LinkSettings> {
+/// The settings of the config that a bridge lacks; its MTU depends on its ports and is set later.
+fn missing_settings(config: &Config, bridge: &Found) -> Option<LinkSettings> {
     let wanted = LinkSettings {
         up: (!bridge.record.link.up || has_no_mac(config, bridge)).then_some(true),
         promiscuous: (config.promiscuous && !bridge.promiscuous).then_some(true),
@@ -236,14 +321,14 @@ fn settings_to_mend(config: &Config, bridge: &Found) -> Option<LinkSettings> {
     (wanted != LinkSettings::default()).then_some(wanted)
 }
 
-/// A bridge that somebody else has made and that has lost all its ports has the address zero until it gets a port; it will be
+/// A bridge that another program created and that has lost all its ports has the address zero until it gets a port; it will be
 /// a gateway, so it needs one of its own.
 fn has_no_mac(config: &Config, bridge: &Found) -> bool {
     config.gateway && !bridge.record.link.mac.is_some_and(Mac::is_unicast)
 }
 
 /// Gives a bridge the largest MTU that all its ports have. The kernel does so by itself until somebody sets one by hand.
-fn mend_mtu(host: &mut Kernel, config: &Config, bridge: &mut Found) -> Result<(), CniError> {
+fn set_mtu(host: &mut Kernel, config: &Config, bridge: &mut Found) -> Result<(), CniError> {
     let Some(mtu) = config.mtu.filter(|mtu| bridge.record.link.mtu != *mtu) else { return Ok(()) };
     let index = bridge.record.index;
     let links = host.links()?;
@@ -259,197 +344,9 @@ fn mend_mtu(host: &mut Kernel, config: &Config, bridge: &mut Found) -> Result<()
     Ok(host.change_one(&link::set(index, &settings)).map_err(|error| BridgeError::Link(name(), error))?)
 }
 
-/// The pair: one end in the container, the other a port of the bridge and up.
-fn create_veth(
-    host: &mut Kernel,
-    config: &Config,
-    bridge: &Found,
-    netns: &Netns,
-    ifname: &str,
-    mac: Option<Mac>,
-) -> Result<Found, CniError> {
-    let peer: LinkName = ifname.parse()?;
-    let mut attempt = 1;
-    let name = loop {
-        let name: LinkName = format!("veth{:08x}", u32::from_ne_bytes(random()?)).parse()?;
-        let veth = NewVeth {
-            name: name.clone(),
-            mac: None,
-            master: Some(bridge.record.index),
-            up: true,
-            mtu: config.mtu,
-            // Compatibility: that is what the Go plugin's library sends for this end.
-            queue_length: Some(0),
-            peer: peer.clone(),
-            peer_mac: mac,
-            peer_netns: Some(netns.file().as_raw_fd()),
-        };
-        match host.change_one(&link::create_veth(&veth)) {
-            Ok(()) => break name,
-            Err(error) if error.is(Errno::EEXIST) => {
-                if attempt == NAME_ATTEMPTS || host.link(&name)?.is_none() {
-                    return Err(BridgeError::Exists(ifname.to_owned(), name.to_string()).into());
-                }
-                attempt += 1;
-            }
-            // Whatever happened: no other link has this name.
-            Err(error) => {
-                delete_by_name(host, &name);
-                return Err(BridgeError::Veth(error).into());
-            }
-        }
-    };
-    match host.link(&name) {
-        Ok(Some(found)) => Ok(found),
-        Ok(None) => Err(BridgeError::Vanished(name.to_string()).into()),
-        Err(error) => {
-            delete_by_name(host, &name);
-            Err(error.into())
-        }
-    }
-}
-
-/// Takes back a link of a name that only this process uses. The error of the ADD is what is told.
-fn delete_by_name(host: &mut Kernel, name: &LinkName) {
-    if let Ok(Some(found)) = host.link(name)
-        && let Err(error) = host.change_one(&link::delete(found.record.index))
-    {
-        note!("could not take back {name}: {error}");
-    }
-}
-
-/// An ADD from where the pair stands, so that all before it has nothing to undo.
-struct Steps<'a> {
-    object: &'a Object,
-    environment: &'a Environment,
-    config: &'a Config,
-    host: &'a mut Kernel,
-    bridge: Found,
-    veth: Found,
-    netns: Netns,
-    /// What waits for the addresses.
-    rules: Option<Prepared<'a>>,
-    /// The container's hardware address, if it was chosen here.
-    container_mac: Option<Mac>,
-}
-
-impl<'a> Steps<'a> {
-    fn run(&mut self) -> Result<CniResult, CniError> {
-        self.configure_port()?;
-        let mut result = CniResult::default();
-        if self.config.layer3 {
-            result = host_local::add(self.object, self.environment)?;
-            if result.ips.is_empty() {
-                return Err(BridgeError::NoAddress.into());
-            }
-            gateway::complete(self.config, &mut result);
-        }
-        let nets: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
-        let rules = self.rules.take().map(|rules| rules.start(&nets)).transpose()?;
-        let container = pod::configure(&self.netns, &self.environment.ifname, &result, self.config)?;
-        let mut vlan_gateway = None;
-        if self.config.layer3 && self.config.gateway {
-            let vlan = self.config.vlans.as_ref().and_then(|vlans| vlans.access);
-            vlan_gateway =
-                vlan.map(|vlan| vlan::ensure_gateway(self.host, &self.bridge, vlan)).transpose()?;
-            let holder = vlan_gateway.as_ref().unwrap_or(&self.bridge);
-            gateway::ensure(self.host, self.config, holder, &result, self.object)?;
-        }
-        if let Some(rules) = rules {
-            rules.finish()?;
-        }
-        let veth = &self.veth.record.name;
-        if !self.config.container_down && !self.host.wait_running(veth, PORT_PATIENCE)? {
-            return Err(BridgeError::Port(veth.to_string(), PORT_PATIENCE).into());
-        }
-        // A bridge without an address has that of a port, which may be the new one.
-        if !self.config.gateway
-            && let Some(bridge) = self.host.link(&self.config.bridge)?
-        {
-            self.bridge = bridge;
-        }
-        let interface = |found: &Found, sandbox: String| Interface {
-            name: found.record.name.to_string(),
-            mac: found.record.link.mac.map_or_else(String::new, |mac| mac.to_string()),
-            sandbox,
-            ..Interface::default()
-        };
-        let hosts = |found: &Found| interface(found, String::new());
-        let sandbox = self.environment.netns.display().to_string();
-        result.interfaces = vec![hosts(&self.bridge), hosts(&self.veth), interface(&container, sandbox)];
-        result.interfaces.extend(vlan_gateway.iter().map(hosts));
-        if let Some(dns) = &self.config.dns {
-            result.dns = dns.clone();
-        }
-        Ok(result)
-    }
-
-    /// What the port is beside a port. Nothing can come in at it yet: its other end is down.
-    fn configure_port(&mut self) -> Result<(), CniError> {
-        let veth = &self.veth.record.name;
-        sysctl::try_set(&format!("ipv6/conf/{veth}/accept_ra"), "0");
-        let settings = LinkSettings {
-            hairpin: self.config.hairpin.then_some(true),
-            isolated: self.config.isolated.then_some(true),
-            ..LinkSettings::default()
-        };
-        if settings != LinkSettings::default() {
-            self.host
-                .change_one(&link::set(self.veth.record.index, &settings))
-                .map_err(|error| BridgeError::Link(veth.to_string(), error))?;
-        }
-        if let (true, Some(mac)) = (self.config.spoof_check, self.container_mac) {
-            spoof::Filter::of(self.environment).set(veth, mac)?;
-        }
-        mend_mtu(self.host, self.config, &mut self.bridge)?;
-        match &self.config.vlans {
-            Some(vlans) => vlans.apply(self.host, &self.veth),
-            None => Ok(()),
-        }
-    }
-
-    fn masquerade(&self) -> Masquerade<'a> {
-        Masquerade::new(self.object, self.environment)
-    }
-
-    /// Takes back what is of this container alone. The error of the ADD is what is told.
-    fn undo(&mut self) {
-        if self.config.masquerade.is_some()
-            && let Err(error) = self.masquerade().remove().and_then(Removed::finish)
-        {
-            note!("could not take back the masquerade rules: {}", chain(&error));
-        }
-        if self.config.spoof_check
-            && let Err(error) = spoof::Filter::of(self.environment).remove()
-        {
-            note!("could not take back the filter: {}", chain(&error));
-        }
-        if let Err(error) = self.host.change_one(&link::delete(self.veth.record.index)) {
-            note!("could not take back {}: {error}", self.veth.record.name);
-        }
-        if self.config.layer3
-            && let Err(error) = host_local::del(self.object, self.environment)
-        {
-            note!("could not take back the addresses: {}", error.msg);
-        }
-    }
-}
-
 fn delete_link(netns: &Netns, ifname: &str) -> Result<(), CniError> {
     let name: LinkName = ifname.parse()?;
     let mut pod = netns.enter(Kernel::open)??;
     let Some(found) = pod.link(&name)? else { return Ok(()) };
-    match pod.change_one(&link::delete(found.record.index)) {
-        // Its other end was deleted meanwhile.
-        Err(error) if error.is(Errno::ENODEV) => Ok(()),
-        other => Ok(other.map_err(|error| BridgeError::Link(name.to_string(), error))?),
-    }
-}
-
-fn random<const N: usize>() -> Result<[u8; N], BridgeError> {
-    let mut bytes = [0; N];
-    // The kernel gives up to 256 bytes at once.
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(BridgeError::Random)?;
-    Ok(bytes)
+    Ok(pod.delete(found.record.index).map_err(|error| BridgeError::Link(name.to_string(), error))?)
 }

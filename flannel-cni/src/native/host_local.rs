@@ -3,9 +3,7 @@
 //! Mended against it: one lock over all sets; an ADD that fails leaves no address and no moved cursor; addresses whose
 //! containers are gone are taken back before a range counts as full; DEL works with a config that is wrong elsewhere; GC.
 
-use flannel_core::family::Family;
-use flannel_core::host_local::Holder;
-use flannel_core::json::Object;
+use flannel_core::host_local::{Attachment, Holder};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,10 +12,9 @@ use std::path::Path;
 
 use crate::environment::Environment;
 use crate::error::{CniError, PathError, note};
-use crate::netconf::{self, Attachment, ValidAttachments};
-use crate::plugin::{Plugin, Request};
+use crate::plugin::Plugin;
+use crate::request::{Request, ValidAttachments};
 use crate::result::{CniResult, Dns, Ip};
-use crate::version;
 
 mod config;
 mod owner;
@@ -33,13 +30,13 @@ use store::{Reservation, Store};
 pub(crate) const PLUGIN: Plugin = Plugin {
     name: "host-local",
     add: |request| {
-        let result = add(&request.config, &request.environment)?;
-        Ok(result.to_value(version::of_config(&request.config)?)?.to_pretty())
+        let result = add(&Config::parse(request)?, &request.environment)?;
+        Ok(result.to_value(request.version)?)
     },
-    del: |request| del(&request.config, &request.environment).map(|()| String::new()),
-    check: |request| check(&request.config, &request.environment).map(|()| String::new()),
-    gc: |request: &Request| gc(&request.config).map(|()| String::new()),
-    status: |request| status(&request.config).map(|()| String::new()),
+    del,
+    check,
+    gc,
+    status,
 };
 
 /// Why there is no address.
@@ -70,14 +67,13 @@ enum SetError {
 struct NotAddedError(String);
 
 /// Takes an address of each set.
-pub(crate) fn add(config: &Object, environment: &Environment) -> Result<CniResult, CniError> {
-    let config = Config::parse(config, &environment.args, version::of_config(config)?)?;
+pub(crate) fn add(config: &Config, environment: &Environment) -> Result<CniResult, CniError> {
     let dns = config.resolv_conf.as_deref().map(resolv_conf).transpose()?.unwrap_or_default();
     let store = Store::open(&config.directory)?;
     let allocation = Allocation {
         store: &store,
-        config: &config,
-        attachment: attachment(environment),
+        config,
+        attachment: &environment.attachment,
         owner: owner::of_netns(&environment.netns),
         used: BTreeSet::new(),
         reservations: store.reservations()?,
@@ -87,17 +83,17 @@ pub(crate) fn add(config: &Object, environment: &Environment) -> Result<CniResul
     Ok(CniResult { ips, routes: config.routes.clone(), dns, ..CniResult::default() })
 }
 
-/// Gives back the addresses of an interface. Its container's old files count only where it has none of its own.
-pub(crate) fn del(config: &Object, environment: &Environment) -> Result<(), CniError> {
-    let Some(store) = Store::open_existing(&config::directory(config))? else { return Ok(()) };
-    let attachment = attachment(environment);
+/// Releases the addresses of an interface. Its container's old files count only where it has none of its own.
+pub(crate) fn del(request: &Request) -> Result<(), CniError> {
+    let Some(store) = Store::open_existing(&config::directory(request))? else { return Ok(()) };
+    let attachment = &request.environment.attachment;
     let reservations = store.reservations()?;
-    let own = |reservation: &&Reservation| reservation.holder == Holder::Attachment(attachment.clone());
-    let old =
-        |reservation: &&Reservation| reservation.holder == Holder::Container(attachment.container_id.clone());
-    let mut released: Vec<&Reservation> = reservations.iter().filter(own).collect();
+    let of = |holder: &Holder| -> Vec<_> {
+        reservations.iter().filter(|reservation| reservation.holder == *holder).collect()
+    };
+    let mut released = of(&Holder::Attachment(attachment.clone()));
     if released.is_empty() {
-        released = reservations.iter().filter(old).collect();
+        released = of(&Holder::Container(attachment.container_id.clone()));
     }
     for reservation in released {
         store.release(reservation)?;
@@ -106,28 +102,24 @@ pub(crate) fn del(config: &Object, environment: &Environment) -> Result<(), CniE
 }
 
 /// The interface has an address.
-pub(crate) fn check(config: &Object, environment: &Environment) -> Result<(), CniError> {
-    let parsed = Config::parse(config, &environment.args, version::of_config(config)?)?;
-    let attachment = attachment(environment);
-    let reservations = match Store::open_existing(&parsed.directory)? {
-        Some(store) => store.reservations()?,
-        None => Vec::new(),
-    };
-    if reservations.iter().any(|reservation| reservation.holder.is(&attachment)) {
+pub(crate) fn check(request: &Request) -> Result<(), CniError> {
+    let config = Config::parse(request)?;
+    let attachment = &request.environment.attachment;
+    if reservations(&config.directory)?.iter().any(|reservation| reservation.holder.is(attachment)) {
         return Ok(());
     }
-    Err(NotAddedError(attachment.container_id).into())
+    Err(NotAddedError(attachment.container_id.clone()).into())
 }
 
-/// Gives back the addresses of all interfaces that the list of the runtime does not hold.
-pub(crate) fn gc(config: &Object) -> Result<(), CniError> {
-    let ValidAttachments::Only(valid) = netconf::attachments(config)? else { return Ok(()) };
-    let Some(store) = Store::open_existing(&config::directory(config))? else { return Ok(()) };
+/// Releases the addresses of all interfaces that the list of the runtime does not hold.
+pub(crate) fn gc(request: &Request) -> Result<(), CniError> {
+    let ValidAttachments::Only(valid) = request.valid_attachments()? else { return Ok(()) };
+    let Some(store) = Store::open_existing(&config::directory(request))? else { return Ok(()) };
     for reservation in store.reservations()? {
         let stale = match &reservation.holder {
             Holder::Attachment(holder) => !valid.contains(holder),
             Holder::Container(id) => !id.is_empty() && !valid.iter().any(|one| one.container_id == *id),
-            // Under the lock nobody is about to write it.
+            // Under the lock no other process is about to write it.
             Holder::Nobody => true,
         };
         if stale {
@@ -138,47 +130,35 @@ pub(crate) fn gc(config: &Object) -> Result<(), CniError> {
 }
 
 /// The config is one that an ADD could work with.
-pub(crate) fn status(config: &Object) -> Result<(), CniError> {
-    Config::parse(config, "", version::of_config(config)?)?;
+pub(crate) fn status(request: &Request) -> Result<(), CniError> {
+    Config::parse(request)?;
     Ok(())
 }
 
-/// The families of which an ADD would get addresses; none if the config is wrong, which the ADD tells.
-pub(crate) fn families(config: &Object, environment: &Environment) -> Vec<Family> {
-    let version = version::of_config(config).unwrap_or(version::Version::NEWEST);
-    let Ok(config) = Config::parse(config, &environment.args, version) else { return Vec::new() };
-    let has = |family: &Family| config.sets.iter().any(|set| set.family() == Some(*family));
-    Family::ALL.into_iter().filter(has).collect()
+/// Whether an address belongs to another interface of the same container.
+pub(crate) fn is_of_sibling(request: &Request, ip: IpAddr) -> bool {
+    let own = &request.environment.attachment;
+    // A file that cannot be read belongs to no known container.
+    let text = fs::read_to_string(config::directory(request).join(ip.to_string()));
+    matches!(text.map(|text| Holder::parse(&text)), Ok(Holder::Attachment(one))
+        if one.container_id == own.container_id && one.ifname != own.ifname)
 }
 
-/// True if an address belongs to another interface of the same container.
-pub(crate) fn is_of_sibling(config: &Object, environment: &Environment, ip: IpAddr) -> bool {
-    let file = config::directory(config).join(ip.to_string());
-    // A file that cannot be read belongs to nobody that we know.
-    let holder = fs::read_to_string(file).map(|text| Holder::parse(&text));
-    matches!(holder, Ok(Holder::Attachment(one))
-        if one.container_id == environment.container_id && one.ifname != environment.ifname)
+/// Whether an address of a subnet is allocated. In doubt it is.
+pub(crate) fn is_in_use(directory: &Path, subnet: IpNet) -> bool {
+    reservations(directory).map_or(true, |all| all.iter().any(|one| subnet.contains(&one.ip)))
 }
 
-/// True if an address of a subnet is given out. In doubt it is.
-pub(crate) fn is_in_use(config: &Object, subnet: IpNet) -> bool {
-    match Store::open_existing(&config::directory(config))
-        .and_then(|store| store.map_or_else(|| Ok(Vec::new()), |store| store.reservations()))
-    {
-        Ok(reservations) => reservations.iter().any(|reservation| subnet.contains(&reservation.ip)),
-        Err(_) => true,
-    }
-}
-
-fn attachment(environment: &Environment) -> Attachment {
-    Attachment { container_id: environment.container_id.clone(), ifname: environment.ifname.clone() }
+/// All addresses in use.
+fn reservations(directory: &Path) -> Result<Vec<Reservation>, PathError> {
+    Store::open_existing(directory)?.map_or_else(|| Ok(Vec::new()), |store| store.reservations())
 }
 
 /// One ADD, under the lock.
 struct Allocation<'a> {
     store: &'a Store,
     config: &'a Config,
-    attachment: Attachment,
+    attachment: &'a Attachment,
     owner: Option<Owner>,
     reservations: Vec<Reservation>,
     /// Their addresses.
@@ -192,7 +172,7 @@ impl<'a> Allocation<'a> {
         let result = self.take_all();
         if result.is_err() {
             for (ip, _) in &self.taken {
-                // What matters is the first error; DEL finds what is left.
+                // The first error is returned; DEL finds what is left.
                 let _ = self.store.release_ip(*ip);
             }
         }
@@ -255,7 +235,7 @@ impl<'a> Allocation<'a> {
 
     fn take_next(&mut self, at: usize, set: &'a RangeSet) -> Result<(IpAddr, &'a Range), SetError> {
         let duplicate = self.reservations.iter().find(|reservation| {
-            reservation.holder.is(&self.attachment) && set.range_of(reservation.ip).is_some()
+            reservation.holder.is(self.attachment) && set.range_of(reservation.ip).is_some()
         });
         if let Some(duplicate) = duplicate {
             return Err(SetError::Duplicate(duplicate.ip, self.attachment.container_id.clone()));
@@ -274,7 +254,7 @@ impl<'a> Allocation<'a> {
     }
 
     fn reserve(&self, ip: IpAddr) -> Result<bool, PathError> {
-        let (attachment, owner) = (&self.attachment, self.owner.as_ref());
+        let (attachment, owner) = (self.attachment, self.owner.as_ref());
         match self.taken.first() {
             Some((first, _)) => self.store.reserve_beside(*first, ip, attachment, owner),
             None => self.store.reserve(ip, attachment, owner),
@@ -285,7 +265,8 @@ impl<'a> Allocation<'a> {
     fn take_back(&mut self, set: &RangeSet) -> Result<bool, PathError> {
         let (gone, kept): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.reservations).into_iter().partition(|one| {
-                set.range_of(one.ip).is_some() && owner::is_abandoned(self.store, one, &self.config.network)
+                set.range_of(one.ip).is_some()
+                    && owner::is_abandoned(&self.store.path_of(one), &one.holder, &self.config.network)
             });
         self.reservations = kept;
         for reservation in &gone {

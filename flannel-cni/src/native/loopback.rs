@@ -3,25 +3,17 @@
 use flannel_core::family::Family;
 use flannel_core::json::Value;
 use flannel_core::link::LinkName;
-use flannel_core::message::link::{self, LinkSettings};
 
-use crate::environment::Environment;
 use crate::error::CniError;
 use crate::kernel::{Found, Kernel, KernelError};
 use crate::netns::Netns;
-use crate::plugin::{Plugin, Request};
+use crate::plugin::Plugin;
+use crate::request::Request;
 use crate::result::{CniResult, Interface, Ip};
-use crate::version;
 
 /// The loopback plugin.
-pub(crate) const PLUGIN: Plugin = Plugin {
-    name: "loopback",
-    add,
-    del: |request| del(&request.environment).map(|()| String::new()),
-    check: |request| check(&request.environment).map(|()| String::new()),
-    gc: |_| Ok(String::new()),
-    status: |_| Ok(String::new()),
-};
+pub(crate) const PLUGIN: Plugin =
+    Plugin { name: "loopback", add, del, check, gc: |_| Ok(()), status: |_| Ok(()) };
 
 #[derive(Debug, thiserror::Error)]
 enum LoopbackError {
@@ -35,13 +27,9 @@ enum LoopbackError {
     Down,
 }
 
-fn add(request: &Request) -> Result<String, CniError> {
-    let version = version::of_config(&request.config)?;
+fn add(request: &Request) -> Result<Value, CniError> {
     // Checked before anything is done.
-    let prev_result = match request.config.field("prevResult").and_then(Value::as_object) {
-        Some(object) => Some(CniResult::from_prev_result(object, version)?),
-        None => None,
-    };
+    let prev_result = request.prev_result()?;
     let environment = &request.environment;
     let (mut pod, found) = open(&Netns::open(&environment.netns)?)?;
     set(&mut pod, &found, true)?;
@@ -64,23 +52,17 @@ fn add(request: &Request) -> Result<String, CniError> {
         ips: Family::ALL.into_iter().filter_map(ip).collect(),
         ..CniResult::default()
     });
-    Ok(result.to_value(version)?.to_pretty())
+    Ok(result.to_value(request.version)?)
 }
 
-fn del(environment: &Environment) -> Result<(), CniError> {
-    if environment.netns.as_os_str().is_empty() {
-        return Ok(());
-    }
-    let netns = match Netns::open(&environment.netns) {
-        Err(error) if error.is_gone() => return Ok(()),
-        other => other?,
-    };
+fn del(request: &Request) -> Result<(), CniError> {
+    let Some(netns) = Netns::open_if_present(&request.environment.netns)? else { return Ok(()) };
     let (mut pod, found) = open(&netns)?;
     set(&mut pod, &found, false)
 }
 
-fn check(environment: &Environment) -> Result<(), CniError> {
-    let (_, found) = open(&Netns::open(&environment.netns)?)?;
+fn check(request: &Request) -> Result<(), CniError> {
+    let (_, found) = open(&Netns::open(&request.environment.netns)?)?;
     if found.record.link.up { Ok(()) } else { Err(LoopbackError::Down.into()) }
 }
 
@@ -92,9 +74,6 @@ fn open(netns: &Netns) -> Result<(Kernel, Found), CniError> {
 }
 
 fn set(pod: &mut Kernel, found: &Found, up: bool) -> Result<(), CniError> {
-    let settings = LinkSettings { up: Some(up), ..LinkSettings::default() };
     let verb = if up { "up" } else { "down" };
-    Ok(pod
-        .change_one(&link::set(found.record.index, &settings))
-        .map_err(|error| LoopbackError::Set(verb, error))?)
+    Ok(pod.set_up(found.record.index, up).map_err(|error| LoopbackError::Set(verb, error))?)
 }

@@ -5,9 +5,9 @@
 //! rules go before the address is free; GC.
 
 use flannel_core::family::Family;
-use flannel_core::json::Object;
+use flannel_core::host_local::Attachment;
 use flannel_core::message::nftables::{
-    Chain, CmpOp, Command, Expr, Hook, META_NFPROTO, Policy, REGISTER_1, Rule, Table, TableFamily, Verdict,
+    Command, Expr, Hook, META_NFPROTO, REGISTER_1, Rule, TableFamily, Verdict,
 };
 use flannel_core::ruleset::AddressMatch;
 use flannel_core::ruleset::nft::{address_expressions, address_offsets};
@@ -17,20 +17,20 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::host_local;
-use crate::environment::Environment;
 use crate::error::CniError;
-use crate::firewall::iptables::{self, Running, Tool, ToolError, quote};
+use crate::firewall::iptables::{Running, Tool, ToolError, quote};
 use crate::firewall::names::{self, Owner};
 use crate::firewall::nat::{Nat, NatRule, POSTROUTING};
 use crate::firewall::netfilter::Netfilter;
-use crate::firewall::{ATTEMPTS, Backend, FirewallError, Removed, Trace, nat_tables};
-use crate::netconf::{self, ValidAttachments};
+use crate::firewall::nft::{self, NftTable, equal};
+use crate::firewall::{Backend, BackendChoice, FirewallError, Removed, Trace, legacy_tools, stale_chains};
+use crate::request::Request;
 
 /// Names of Go's plugins, which never change.
-const TABLE: &str = "cni_plugins_masquerade";
+const TABLE: NftTable = NftTable(TableFamily::INET, "cni_plugins_masquerade");
 const CHECKS: &str = "masq_checks";
 const BASE: &str = "postrouting";
-const TABLES: &[(TableFamily, &str, &[&str])] = &[(TableFamily::INET, TABLE, &[CHECKS])];
+const TABLES: &[(NftTable, &[&str])] = &[(TABLE, &[CHECKS])];
 const TABLE_COMMENT: &str = "Masquerading for plugins from github.com/containernetworking/plugins";
 const CHAIN_COMMENT: &str =
     "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet";
@@ -51,26 +51,24 @@ struct MissingError(IpAddr);
 /// The rules of one interface of a container.
 #[derive(Clone, Copy)]
 pub(crate) struct Masquerade<'a> {
-    config: &'a Object,
-    environment: &'a Environment,
+    request: &'a Request,
     owner: Owner<'a>,
 }
 
 impl<'a> Masquerade<'a> {
-    pub(crate) fn new(config: &'a Object, environment: &'a Environment) -> Self {
-        let network = config.field("name").and_then(|name| name.as_str()).unwrap_or_default();
-        let owner = Owner { network, container_id: &environment.container_id, ifname: &environment.ifname };
-        Self { config, environment, owner }
+    pub(crate) const fn new(request: &'a Request) -> Self {
+        let owner = Owner::new(request.network.as_str(), &request.environment.attachment);
+        Self { request, owner }
     }
 
     /// Starts the programs for rules of these families, so that they are ready when the addresses are known.
     pub(crate) fn prepare(
         self,
-        backend: Option<Backend>,
+        backend: BackendChoice,
         families: &[Family],
     ) -> Result<Prepared<'a>, FirewallError> {
-        let mut prepared = Prepared { masquerade: self, chosen: backend.is_some(), tools: Vec::new() };
-        if backend.unwrap_or_else(Backend::default_here) == Backend::Iptables {
+        let mut prepared = Prepared { masquerade: self, backend, tools: Vec::new() };
+        if backend.resolve() == Backend::Iptables {
             for family in families {
                 let tool = Tool::find(*family).ok_or(FirewallError::NoTool(*family))?;
                 prepared.tools.push((*family, tool.start()?, tool));
@@ -130,38 +128,22 @@ impl<'a> Masquerade<'a> {
     }
 
     fn is_of_sibling(&self, ip: IpAddr) -> bool {
-        host_local::is_of_sibling(self.config, self.environment, ip)
+        host_local::is_of_sibling(self.request, ip)
     }
 
     /// One transaction: what all containers share, where it is not right, and the container's own rules anew.
     fn add_nftables(&self, nets: &[IpNet]) -> Result<(), FirewallError> {
-        let mut netfilter = Netfilter::open()?;
-        let key = self.owner.masquerade_key();
-        for attempt in 1.. {
-            let mut commands = Vec::new();
-            let base = netfilter.rules(TableFamily::INET, TABLE, BASE)?;
-            let wanted = base_rules();
-            if !base.iter().map(|rule| &rule.expressions).eq(wanted.iter().map(|rule| &rule.expressions)) {
-                commands.extend(shared_objects());
-                commands.push(Command::FlushChain(TableFamily::INET, TABLE.to_owned(), BASE.to_owned()));
-                commands.extend(wanted.into_iter().map(Command::AppendRule));
+        let (key, comment) = (self.owner.masquerade_key(), self.owner.masquerade_comment());
+        nft::commit(&mut Netfilter::open()?, |netfilter| {
+            let mut commands = TABLE.replace(netfilter, BASE, base_rules())?;
+            if !commands.is_empty() {
+                commands.splice(0..0, shared_objects());
             }
-            let stale = netfilter.rules(TableFamily::INET, TABLE, CHECKS)?.into_iter();
-            let stale =
-                stale.filter(|rule| rule.comment.as_ref().is_some_and(|comment| comment.starts_with(&key)));
-            commands.extend(stale.filter_map(|rule| {
-                Some(Command::DeleteRule(rule.family, rule.table, rule.chain, rule.handle?))
-            }));
-            let comment = self.owner.masquerade_comment();
-            commands.extend(nets.iter().map(|net| {
-                Command::AppendRule(Rule { comment: Some(comment.clone()), ..rule(CHECKS, check(*net)) })
-            }));
-            match netfilter.commit(&commands) {
-                Err(error) if error.means_outdated() && attempt < ATTEMPTS => {}
-                other => return Ok(other?),
-            }
-        }
-        Ok(())
+            commands.extend(TABLE.delete_rules(netfilter, CHECKS, |comment| comment.starts_with(&key))?);
+            let own = nets.iter().map(|net| TABLE.rule(CHECKS, check(*net), Some(&comment)));
+            commands.extend(own.map(Command::AppendRule));
+            Ok(commands)
+        })
     }
 
     /// Removes the rules, wherever they are; see [`Removed::finish`].
@@ -176,7 +158,7 @@ impl<'a> Masquerade<'a> {
             tables: TABLES,
             is_ours: &|comment| comment.starts_with(&key),
             spared: &|ip| self.is_of_sibling(ip),
-            legacy: is_wanted(self.config),
+            legacy: is_wanted(self.request),
         })
     }
 
@@ -194,17 +176,14 @@ impl<'a> Masquerade<'a> {
                 cover(&Nat::read(&mut netfilter, family, &[chain.as_str(), POSTROUTING])?);
             }
             let key = self.owner.masquerade_key();
-            for rule in netfilter.rules(TableFamily::INET, TABLE, CHECKS)? {
+            for rule in TABLE.rules(&mut netfilter, CHECKS)? {
                 if rule.comment.is_some_and(|comment| comment.starts_with(&key)) {
                     in_nftables.extend(nets.iter().filter(|net| check(**net) == rule.expressions));
                 }
             }
         }
-        for family in Family::ALL {
-            if iptables::has_legacy_nat(family)
-                && let Some(tool) = Tool::find(family)
-                && of_family(nets, family).next().is_some()
-            {
+        for (family, tool) in legacy_tools() {
+            if of_family(nets, family).next().is_some() {
                 cover(&Nat::parse(&tool.save()?));
             }
         }
@@ -216,26 +195,25 @@ impl<'a> Masquerade<'a> {
 }
 
 /// The config asks for masquerading. What is no such setting does not keep DEL from looking.
-pub(crate) fn is_wanted(config: &Object) -> bool {
-    config.field("ipMasq") == Some(&true.into())
+fn is_wanted(request: &Request) -> bool {
+    request.config.is_true("ipMasq")
 }
 
 /// Programs that wait for rules. Without any, the rules go into nftables.
 pub(crate) struct Prepared<'a> {
     masquerade: Masquerade<'a>,
-    /// The config says which backend.
-    chosen: bool,
+    backend: BackendChoice,
     tools: Vec<(Family, Running, Tool)>,
 }
 
 impl<'a> Prepared<'a> {
     /// Begins to set rules for addresses with the length of their subnets. In iptables that goes on by itself.
     pub(crate) fn start(self, nets: &[IpNet]) -> Result<Pending<'a>, FirewallError> {
-        let Self { masquerade, chosen, tools } = self;
+        let Self { masquerade, backend, tools } = self;
         if tools.is_empty() {
             masquerade.add_nftables(nets)?;
         }
-        let mut pending = Pending { masquerade, nets: nets.to_vec(), chosen, running: Vec::new() };
+        let mut pending = Pending { masquerade, nets: nets.to_vec(), backend, running: Vec::new() };
         for (family, running, tool) in tools {
             let nets: Vec<IpNet> = of_family(nets, family).collect();
             if nets.is_empty() {
@@ -255,8 +233,7 @@ impl<'a> Prepared<'a> {
 pub(crate) struct Pending<'a> {
     masquerade: Masquerade<'a>,
     nets: Vec<IpNet>,
-    /// The config says which backend.
-    chosen: bool,
+    backend: BackendChoice,
     running: Vec<(Family, Running, Tool)>,
 }
 
@@ -270,8 +247,8 @@ impl Pending<'_> {
             if refused && matches!(self.masquerade.replace(&tool, &nets), Ok(true)) {
                 continue;
             }
-            // Compatibility: without a wish, nftables is taken where iptables does not work at all.
-            if refused && !self.chosen && !tool.is_usable() {
+            // Compatibility: nftables is the fallback where iptables does not work at all, unless the config requests it.
+            if refused && self.backend == BackendChoice::Automatic && !tool.is_usable() {
                 self.masquerade.add_nftables(&nets)?;
                 continue;
             }
@@ -282,21 +259,12 @@ impl Pending<'_> {
 }
 
 /// Removes the rules of all containers of the network that the list of the runtime does not hold.
-pub(crate) fn gc(config: &Object) -> Result<(), CniError> {
-    let ValidAttachments::Only(valid) = netconf::attachments(config)? else { return Ok(()) };
-    let network = config.field("name").and_then(|name| name.as_str()).unwrap_or_default();
-    let legacy = is_wanted(config);
-    let mut chains = BTreeSet::new();
-    for nat in nat_tables(legacy)? {
-        chains.extend(nat.stale_chains(network, &valid, names::is_masquerade_chain));
-    }
+pub(crate) fn gc(request: &Request, valid: &[Attachment]) -> Result<(), CniError> {
+    let (network, legacy) = (request.network.as_str(), is_wanted(request));
     let key = names::network_key(network);
-    let kept: BTreeSet<String> = valid
-        .iter()
-        .map(|one| {
-            Owner { network, container_id: &one.container_id, ifname: &one.ifname }.masquerade_comment()
-        })
-        .collect();
+    let kept: BTreeSet<String> =
+        valid.iter().map(|one| Owner::new(network, one).masquerade_comment()).collect();
+    let chains = stale_chains(network, valid, names::is_masquerade_chain, legacy)?;
     let trace = Trace {
         chains: chains.into_iter().map(|chain| (chain, POSTROUTING)).collect(),
         tables: TABLES,
@@ -313,30 +281,11 @@ fn of_family(nets: &[IpNet], family: Family) -> impl Iterator<Item = IpNet> {
 }
 
 fn shared_objects() -> [Command; 3] {
-    let chain = |name: &str, hook, comment: Option<&str>| {
-        Command::AddChain(Chain {
-            family: TableFamily::INET,
-            table: TABLE.to_owned(),
-            name: name.to_owned(),
-            hook,
-            comment: comment.map(str::to_owned),
-        })
-    };
-    let hook = Hook {
-        kind: "nat".to_owned(),
-        number: Hook::POSTROUTING,
-        priority: Hook::PRIORITY_SOURCE_NAT,
-        policy: Policy::Accept,
-    };
+    let hook = nft::hook("nat", Hook::POSTROUTING, Hook::PRIORITY_SOURCE_NAT);
     [
-        Command::AddTable(Table {
-            family: TableFamily::INET,
-            name: TABLE.to_owned(),
-            flags: 0,
-            comment: Some(TABLE_COMMENT.to_owned()),
-        }),
-        chain(CHECKS, None, Some(CHAIN_COMMENT)),
-        chain(BASE, Some(hook), None),
+        TABLE.add(Some(TABLE_COMMENT)),
+        TABLE.add_chain(CHECKS, None, Some(CHAIN_COMMENT)),
+        TABLE.add_chain(BASE, Some(hook), None),
     ]
 }
 
@@ -349,22 +298,11 @@ fn base_rules() -> Vec<Rule> {
             let mut expressions = family_is(family);
             expressions.extend(address_expressions(address_offsets(family).1, groups));
             expressions.push(Expr::Verdict(Verdict::Return));
-            rule(BASE, expressions)
+            TABLE.rule(BASE, expressions, None)
         })
         .collect();
-    rules.push(rule(BASE, vec![Expr::Verdict(Verdict::Goto(CHECKS.to_owned()))]));
+    rules.push(TABLE.rule(BASE, vec![Expr::Verdict(Verdict::Goto(CHECKS.to_owned()))], None));
     rules
-}
-
-fn rule(chain: &str, expressions: Vec<Expr>) -> Rule {
-    Rule {
-        family: TableFamily::INET,
-        table: TABLE.to_owned(),
-        chain: chain.to_owned(),
-        handle: None,
-        expressions,
-        comment: None,
-    }
 }
 
 /// From the address to anywhere but its subnet.
@@ -382,10 +320,7 @@ fn check(net: IpNet) -> Vec<Expr> {
 
 /// A table of both families asks for the family before it looks at addresses.
 fn family_is(family: Family) -> Vec<Expr> {
-    vec![
-        Expr::Meta { key: META_NFPROTO, register: REGISTER_1 },
-        Expr::Cmp { op: CmpOp::Equal, register: REGISTER_1, data: vec![TableFamily::from(family).0] },
-    ]
+    vec![Expr::Meta { key: META_NFPROTO, register: REGISTER_1 }, equal([TableFamily::from(family).0])]
 }
 
 #[cfg(test)]

@@ -8,11 +8,10 @@
 //! mapping comes and when it goes.
 
 use flannel_core::family::Family;
-use flannel_core::json::{Object, Value};
-use flannel_core::message::nftables::{Expr, PayloadBase, Rule, TableFamily};
+use flannel_core::json::Value;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use crate::environment::Environment;
 use crate::error::{CniError, Code, chain, note};
@@ -22,10 +21,11 @@ use crate::firewall::nat::{Nat, NatRule};
 use crate::firewall::netfilter::Netfilter;
 use crate::firewall::{self, Backend, FirewallError, Trace};
 use crate::kernel::Kernel;
-use crate::netconf::{self, ValidAttachments};
 use crate::netns::{HostLock, Netns};
-use crate::plugin::{Plugin, Request};
-use crate::{sysctl, version};
+use crate::plugin::Plugin;
+use crate::request::{Request, ValidAttachments};
+use crate::result::CniResult;
+use crate::sysctl;
 
 mod config;
 mod iptables;
@@ -37,13 +37,15 @@ use config::{Config, ConfigError, Mapping};
 pub(crate) const PLUGIN: Plugin = Plugin {
     name: "portmap",
     add,
-    del: |request| del(&request.config, &request.environment).map(|()| String::new()),
-    check: |request| check(request).map(|()| String::new()),
-    gc: |request| gc(&request.config).map(|()| String::new()),
-    status: |request| status(&request.config).map(|()| String::new()),
+    del: |request| {
+        let _netns = hold(&request.environment)?;
+        // The rules tell their ports, so that nothing else of the config is needed.
+        Ok(remove(request)?)
+    },
+    check,
+    gc,
+    status,
 };
-
-const UDP: u8 = 17;
 
 #[derive(Debug, thiserror::Error)]
 enum PortmapError {
@@ -57,61 +59,43 @@ enum PortmapError {
     Taken { mapping: Mapping, container: String, network: String, other: String },
     #[error("unable to enable route_localnet: there is no route to {0}")]
     NoRoute(IpAddr),
-    #[error("missing hostport rules in {0:?} chain")]
-    MissingRules(&'static str),
     #[error("could not check {} dnat", match .0 { Family::V4 => "ipv4", Family::V6 => "ipv6" })]
     Check(Family, #[source] FirewallError),
     #[error("neither iptables nor nftables can be used here")]
     NoBackend(#[source] FirewallError),
 }
 
-/// One container, and what it is to have.
-struct Attachment<'a> {
+/// The mappings of one container.
+struct Mappings<'a> {
     config: &'a Config,
-    environment: &'a Environment,
+    request: &'a Request,
+    owner: Owner<'a>,
     targets: Vec<IpNet>,
 }
 
-fn add(request: &Request) -> Result<String, CniError> {
-    let version = version::of_config(&request.config)?;
+fn add(request: &Request) -> Result<Value, CniError> {
     let config = Config::parse(&request.config).map_err(PortmapError::Config)?;
-    let result = config::prev_result(&request.config, version)
-        .map_err(PortmapError::Config)?
-        .ok_or(PortmapError::NoResult)?;
+    let result = config::prev_result(request).map_err(PortmapError::Config)?.ok_or(PortmapError::NoResult)?;
     if !config.mappings.is_empty() {
-        let environment = &request.environment;
-        let targets = config::targets(&result, environment);
-        let attachment = Attachment { config: &config, environment, targets };
-        let _netns = hold(environment)?;
-        // Nobody else looks for free ports until ours are taken.
+        let _netns = hold(&request.environment)?;
+        // No other process looks for free ports until these are taken.
         let _lock = HostLock::take()?;
-        attachment.add().inspect_err(|_| {
-            if let Err(error) = remove(&config.network, environment) {
-                note!("could not take back the port mappings: {}", chain(&error));
+        Mappings::new(request, &config, &result).add().inspect_err(|_| {
+            if let Err(error) = remove(request) {
+                note!("could not undo the port mappings: {}", chain(&error));
             }
         })?;
     }
-    Ok(passed_through(&request.config, version).to_pretty())
-}
-
-/// The result of the plugins before, as it came.
-fn passed_through(config: &Object, version: version::Version) -> Value {
-    let result = config.field("prevResult").and_then(Value::as_object);
-    let mut result = result.cloned().unwrap_or_default();
+    // The result of the plugins before, as it came.
+    let mut result = request.config.object("prevResult").cloned().unwrap_or_default();
     if result.get("cniVersion").and_then(Value::as_str).unwrap_or_default().is_empty() {
-        result.insert("cniVersion", version.as_str());
+        result.insert("cniVersion", request.version.as_str());
     }
-    Value::Object(result)
+    Ok(Value::Object(result))
 }
 
-fn del(config: &Object, environment: &Environment) -> Result<(), CniError> {
-    let _netns = hold(environment)?;
-    // Nothing of the config is needed but the name: the rules say which ports they are for.
-    Ok(remove(Config::network_of(config), environment)?)
-}
-
-/// Waits for programs that an operation on this container has left running, and lets later ones wait for ours. Without a
-/// namespace there is nobody who could have started one.
+/// Waits for programs that an operation on this container has left running, and makes later ones wait for those of this operation.
+/// Without a namespace there are none.
 fn hold(environment: &Environment) -> Result<Option<Netns>, CniError> {
     let Ok(netns) = Netns::open(&environment.netns) else { return Ok(None) };
     netns.hold()?;
@@ -119,8 +103,8 @@ fn hold(environment: &Environment) -> Result<Option<Netns>, CniError> {
 }
 
 /// Removes the rules of a container, wherever they are.
-fn remove(network: &str, environment: &Environment) -> Result<(), FirewallError> {
-    let owner = owner(network, environment);
+fn remove(request: &Request) -> Result<(), FirewallError> {
+    let owner = Owner::new(&request.network, &request.environment.attachment);
     let trace = Trace {
         chains: vec![
             (owner.mapping_chain(), iptables::ENTRY),
@@ -142,10 +126,6 @@ fn remove(network: &str, environment: &Environment) -> Result<(), FirewallError>
     Ok(())
 }
 
-const fn owner<'a>(network: &'a str, environment: &'a Environment) -> Owner<'a> {
-    Owner { network, container_id: environment.container_id.as_str(), ifname: environment.ifname.as_str() }
-}
-
 /// Lets connections over UDP begin anew. Without connection tracking there are none.
 fn forget(family: Family, ports: &BTreeSet<(u16, Option<IpAddr>)>) {
     if ports.is_empty() {
@@ -156,20 +136,21 @@ fn forget(family: Family, ports: &BTreeSet<(u16, Option<IpAddr>)>) {
     }
 }
 
-impl Attachment<'_> {
+impl<'a> Mappings<'a> {
+    fn new(request: &'a Request, config: &'a Config, result: &CniResult) -> Self {
+        let owner = Owner::new(request.network.as_str(), &request.environment.attachment);
+        Self { config, request, owner, targets: config::targets(result, &request.environment) }
+    }
+
     fn add(&self) -> Result<(), CniError> {
-        let netfilter = match Netfilter::open() {
-            Ok(netfilter) => Some(netfilter),
-            Err(error) if error.means_absent() => None,
-            Err(error) => return Err(error.into()),
-        };
+        let netfilter = firewall::open_netfilter()?;
         match self.config.backend() {
             Backend::Iptables => self.add_iptables(netfilter)?,
             Backend::Nftables => self.add_nftables()?,
         }
         for target in &self.targets {
             let family = Family::of_net(*target);
-            let udp = self.config.of(family).filter(|mapping| mapping.protocol_number() == UDP);
+            let udp = self.config.of(family).filter(|mapping| mapping.protocol_number() == firewall::UDP);
             forget(family, &udp.map(|mapping| (mapping.host_port, mapping.address())).collect());
         }
         Ok(())
@@ -177,7 +158,6 @@ impl Attachment<'_> {
 
     /// One process for a family; both run at once.
     fn add_iptables(&self, mut netfilter: Option<Netfilter>) -> Result<(), CniError> {
-        let owner = self.owner();
         let (mut started, mut pending) = (Vec::new(), Vec::new());
         for rules in self.iptables() {
             let family = Family::of_net(rules.target);
@@ -190,11 +170,11 @@ impl Attachment<'_> {
             let mut nat = rules.read(netfilter.as_mut(), &tool)?;
             if let Some(netfilter) = netfilter.as_mut() {
                 self.check_free_nftables(netfilter, family)?;
-                read_others(netfilter, family, &owner, &mut nat, self.config)?;
+                self.read_others(netfilter, family, &mut nat)?;
             }
             self.check_free(&nat, family)?;
-            if nat.chains.contains(&owner.mapping_chain()) {
-                remove(owner.network, self.environment)?;
+            if nat.chains.contains(&self.owner.mapping_chain()) {
+                remove(self.request)?;
             }
             pending.push(rules.start(&nat, tool, running));
         }
@@ -208,43 +188,32 @@ impl Attachment<'_> {
     /// One transaction for both families.
     fn add_nftables(&self) -> Result<(), CniError> {
         let mut netfilter = Netfilter::open().map_err(FirewallError::from)?;
-        let owner = self.owner();
-        for attempt in 1.. {
+        firewall::nft::commit(&mut netfilter, |netfilter| -> Result<_, CniError> {
             let mut commands = Vec::new();
             for rules in self.nftables() {
                 let family = Family::of_net(rules.target);
-                self.check_free_nftables(&mut netfilter, family)?;
-                let mut nat = Nat::read(&mut netfilter, family, &[iptables::ENTRY])?;
-                read_others(&mut netfilter, family, &owner, &mut nat, self.config)?;
+                self.check_free_nftables(netfilter, family)?;
+                let mut nat = Nat::read(netfilter, family, &[iptables::ENTRY])?;
+                self.read_others(netfilter, family, &mut nat)?;
                 self.check_free(&nat, family)?;
-                commands.extend(rules.commands(&mut netfilter)?);
+                commands.extend(rules.commands(netfilter)?);
             }
-            match netfilter.commit(&commands) {
-                Err(error) if error.means_outdated() && attempt < firewall::ATTEMPTS => {}
-                other => {
-                    other?;
-                    break;
-                }
-            }
-        }
+            Ok(commands)
+        })?;
         for rules in self.nftables() {
             rules.set_conditioned()?;
         }
         self.allow_from_localhost()
     }
 
-    const fn owner(&self) -> Owner<'_> {
-        owner(self.config.network.as_str(), self.environment)
-    }
-
     fn iptables(&self) -> impl Iterator<Item = iptables::Rules<'_>> {
-        let (config, owner) = (self.config, self.owner());
+        let (config, owner) = (self.config, self.owner);
         self.targets.iter().map(move |target| iptables::Rules { config, owner, target: *target })
     }
 
     fn nftables(&self) -> impl Iterator<Item = nft::Rules<'_>> {
-        let (config, container_id) = (self.config, self.environment.container_id.as_str());
-        self.targets.iter().map(move |target| nft::Rules { config, container_id, target: *target })
+        let (config, owner) = (self.config, self.owner);
+        self.targets.iter().map(move |target| nft::Rules { config, owner, target: *target })
     }
 
     /// Packets from 127.0.0.1 may leave the host by the interface behind which the container is: they get another source
@@ -262,19 +231,11 @@ impl Attachment<'_> {
 
     /// No other container has one of the ports in iptables.
     fn check_free(&self, nat: &Nat, family: Family) -> Result<(), PortmapError> {
-        let own = self.owner().mapping_chain();
+        let own = self.owner.mapping_chain();
         for entry in nat.of(iptables::ENTRY) {
             let Some(chain) = entry.target.as_ref().filter(|chain| **chain != own) else { continue };
-            for mapped in nat.of(chain).filter(|rule| rule.leads_to("DNAT")) {
-                let Some(protocol) = mapped.protocol else { continue };
-                for port in &mapped.ports {
-                    let address = mapped.destination.map(|net| net.addr());
-                    let mut mappings = self.config.mappings.iter();
-                    if let Some(mapping) = mappings.find(|one| one.collides(family, protocol, *port, address))
-                    {
-                        return Err(self.taken(mapping, &named(entry)));
-                    }
-                }
+            for rule in nat.of(chain).filter(|rule| rule.leads_to("DNAT")) {
+                self.check_rule(rule, family, || owner_of(entry))?;
             }
         }
         Ok(())
@@ -283,94 +244,87 @@ impl Attachment<'_> {
     /// No other container has one of the ports in nftables.
     fn check_free_nftables(&self, netfilter: &mut Netfilter, family: Family) -> Result<(), CniError> {
         for chain in [nft::PORTS, nft::ADDRESS_PORTS] {
-            for rule in netfilter.rules(family.into(), nft::TABLE, chain)? {
+            for rule in nft::table(family).rules(netfilter, chain)? {
                 let Some((other, _)) = rule.comment.as_deref().map(nft::parse_comment) else { continue };
-                let Some((protocol, port)) = firewall::mapped_port(&rule) else { continue };
-                let address = address_of(&rule);
-                let mut mappings = self.config.mappings.iter();
-                if other != self.environment.container_id
-                    && let Some(mapping) = mappings.find(|one| one.collides(family, protocol, port, address))
-                {
-                    return Err(self.taken(mapping, &format!("container {other}")).into());
+                if other != self.owner.container_id {
+                    let rule = NatRule::decode(family, &rule);
+                    self.check_rule(&rule, family, || format!("container {other}"))?;
                 }
             }
         }
         Ok(())
     }
 
-    fn taken(&self, mapping: &Mapping, other: &str) -> PortmapError {
-        PortmapError::Taken {
-            mapping: mapping.clone(),
-            container: self.environment.container_id.clone(),
-            network: self.config.network.clone(),
-            other: other.to_owned(),
+    /// Fails if a rule of another container is for one of the ports.
+    fn check_rule(
+        &self,
+        rule: &NatRule,
+        family: Family,
+        other: impl Fn() -> String,
+    ) -> Result<(), PortmapError> {
+        let Some(protocol) = rule.protocol else { return Ok(()) };
+        let address = rule.destination_address();
+        for port in &rule.ports {
+            let mut mappings = self.config.mappings.iter();
+            if let Some(mapping) = mappings.find(|one| one.collides(family, protocol, *port, address)) {
+                return Err(PortmapError::Taken {
+                    mapping: mapping.clone(),
+                    container: self.owner.container_id.to_owned(),
+                    network: self.owner.network.to_owned(),
+                    other: other(),
+                });
+            }
         }
+        Ok(())
+    }
+
+    /// Adds the chains of other containers that have one of the ports, if the listing was through netlink: those of all
+    /// would be many.
+    fn read_others(
+        &self,
+        netfilter: &mut Netfilter,
+        family: Family,
+        nat: &mut Nat,
+    ) -> Result<(), FirewallError> {
+        let own = self.owner.mapping_chain();
+        let wanted = |rule: &&NatRule| {
+            self.config.mappings.iter().any(|mapping| {
+                rule.protocol.is_none_or(|protocol| protocol == mapping.protocol_number())
+                    && (rule.ports.is_empty() || rule.ports.contains(&mapping.host_port))
+            })
+        };
+        let others: BTreeSet<String> = nat
+            .of(iptables::ENTRY)
+            .filter(wanted)
+            .filter_map(|rule| rule.target.clone())
+            .filter(|chain| *chain != own && !nat.chains.contains(chain))
+            .collect();
+        let chains: Vec<&str> = others.iter().map(String::as_str).collect();
+        let more = Nat::read(netfilter, family, &chains)?;
+        nat.chains.extend(more.chains);
+        nat.rules.extend(more.rules);
+        Ok(())
     }
 }
 
 /// Whose an entry rule is.
-fn named(entry: &NatRule) -> String {
+fn owner_of(entry: &NatRule) -> String {
     match entry.comment.as_deref().and_then(names::parse_comment) {
         Some((network, id)) => format!("container {id} in network {network}"),
         None => format!("the chain {}", entry.target.as_deref().unwrap_or_default()),
     }
 }
 
-/// Adds the chains of other containers that have one of the ports, if the listing was through netlink: those of all would be
-/// many.
-fn read_others(
-    netfilter: &mut Netfilter,
-    family: Family,
-    owner: &Owner<'_>,
-    nat: &mut Nat,
-    config: &Config,
-) -> Result<(), FirewallError> {
-    let own = owner.mapping_chain();
-    let wanted = |rule: &NatRule| {
-        let mapped = |mapping: &Mapping| {
-            rule.protocol.is_none_or(|protocol| protocol == mapping.protocol_number())
-                && (rule.ports.is_empty() || rule.ports.contains(&mapping.host_port))
-        };
-        config.mappings.iter().any(mapped)
-    };
-    let others: BTreeSet<String> = nat
-        .of(iptables::ENTRY)
-        .filter(|rule| wanted(rule))
-        .filter_map(|rule| rule.target.clone())
-        .filter(|chain| *chain != own && !nat.chains.contains(chain))
-        .collect();
-    let chains: Vec<&str> = others.iter().map(String::as_str).collect();
-    let more = Nat::read(netfilter, family, &chains)?;
-    nat.chains.extend(more.chains);
-    nat.rules.extend(more.rules);
-    Ok(())
-}
-
-/// The address of the host that a rule of nf_tables is for.
-fn address_of(rule: &Rule) -> Option<IpAddr> {
-    rule.expressions.windows(2).find_map(|pair| match pair {
-        [Expr::Payload { base: PayloadBase::Network, .. }, Expr::Cmp { data, .. }] => match data.len() {
-            4 => data.first_chunk::<4>().map(|bytes| IpAddr::V4(Ipv4Addr::from(*bytes))),
-            16 => data.first_chunk::<16>().map(|bytes| IpAddr::V6(Ipv6Addr::from(*bytes))),
-            _ => None,
-        },
-        _ => None,
-    })
-}
-
 fn check(request: &Request) -> Result<(), CniError> {
-    let version = version::of_config(&request.config)?;
     let config = Config::parse(&request.config)?;
-    let result = config::prev_result(&request.config, version)?.ok_or(PortmapError::NoResult)?;
+    let result = config::prev_result(request)?.ok_or(PortmapError::NoResult)?;
     if config.mappings.is_empty() {
         return Ok(());
     }
-    let environment = &request.environment;
-    let targets = config::targets(&result, environment);
-    let attachment = Attachment { config: &config, environment, targets };
+    let mappings = Mappings::new(request, &config, &result);
     if config.backend() == Backend::Iptables {
         let mut running = Vec::new();
-        for rules in attachment.iptables() {
+        for rules in mappings.iptables() {
             let family = Family::of_net(rules.target);
             let tool = Tool::find(family).ok_or(FirewallError::NoTool(family))?;
             running.push((family, rules.compare(&tool)?));
@@ -381,30 +335,21 @@ fn check(request: &Request) -> Result<(), CniError> {
         return Ok(());
     }
     let mut netfilter = Netfilter::open()?;
-    for rules in attachment.nftables() {
-        for (chain, wanted) in rules.counts() {
-            let rules = netfilter.rules(Family::of_net(rules.target).into(), nft::TABLE, chain)?;
-            let own = rules.iter().filter(|rule| nft::is_of(rule, &environment.container_id));
-            if own.count() < wanted {
-                return Err(PortmapError::MissingRules(chain).into());
-            }
-        }
+    for rules in mappings.nftables() {
+        rules.check(&mut netfilter)?;
     }
     Ok(())
 }
 
 /// Removes the rules of all containers of the network that the list of the runtime does not hold.
-fn gc(config: &Object) -> Result<(), CniError> {
-    let ValidAttachments::Only(valid) = netconf::attachments(config)? else { return Ok(()) };
-    let network = Config::network_of(config);
-    let mut chains = BTreeSet::new();
-    for nat in firewall::nat_tables(true)? {
-        chains.extend(nat.stale_chains(network, &valid, names::is_mapping_chain));
-    }
+fn gc(request: &Request) -> Result<(), CniError> {
+    let ValidAttachments::Only(valid) = request.valid_attachments()? else { return Ok(()) };
+    let network = request.network.as_str();
+    let chains = firewall::stale_chains(network, &valid, names::is_mapping_chain, true)?;
     let trace = Trace {
         chains: chains.into_iter().map(|chain| (chain, iptables::ENTRY)).collect(),
         tables: nft::TABLES,
-        // Go's rules do not tell their network: those of another one must not be taken for ours.
+        // Go's rules do not name their network: those of another one must be kept.
         is_ours: &|comment| {
             let (id, of) = nft::parse_comment(comment);
             of == Some(network) && !valid.iter().any(|one| one.container_id == id)
@@ -417,12 +362,12 @@ fn gc(config: &Object) -> Result<(), CniError> {
 }
 
 /// The config is one that an ADD could work with, and there is a backend for it.
-fn status(config: &Object) -> Result<(), CniError> {
-    let config = Config::parse(config)?;
+fn status(request: &Request) -> Result<(), CniError> {
+    let config = Config::parse(&request.config)?;
     let missing = match config.backend() {
         Backend::Iptables => Tool::find(Family::V4).is_none().then_some(FirewallError::NoTool(Family::V4)),
         Backend::Nftables => Netfilter::open()
-            .and_then(|mut netfilter| netfilter.rules(TableFamily::IP, nft::TABLE, nft::PORTS))
+            .and_then(|mut netfilter| nft::table(Family::V4).rules(&mut netfilter, nft::PORTS))
             .err()
             .map(FirewallError::from),
     };

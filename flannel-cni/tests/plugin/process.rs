@@ -34,7 +34,7 @@ impl Outcome {
         let text = |name| object.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let details = text("details");
         let separator = if details.is_empty() { "" } else { "; " };
-        (code.as_integer().unwrap(), format!("{}{separator}{details}", text("msg")))
+        (code.literal().parse().unwrap(), format!("{}{separator}{details}", text("msg")))
     }
 }
 

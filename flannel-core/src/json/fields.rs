@@ -1,7 +1,8 @@
 //! Members of an object with their values unread: for config and records, where values are strict, errors name
 //! the key, and embedded JSON is kept as it was written.
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
@@ -192,27 +193,19 @@ impl<'a> Fields<'a> {
 
     /// An integer without sign, fraction or exponent.
     pub fn unsigned(&self, key: &str) -> Result<Option<u64>, FieldError> {
+        // Rust reads a leading `+` as well, but JSON has none.
         self.read(key, |value| {
-            let digits = value.get().bytes().all(|byte| byte.is_ascii_digit());
             value
                 .get()
                 .parse()
-                .ok()
-                .filter(|_| digits)
-                .ok_or("must be a whole number without sign, quotes, fraction or exponent")
+                .map_err(|_| "must be a whole number without sign, quotes, fraction or exponent")
         })
     }
 
     /// An integer without fraction or exponent.
     pub fn integer(&self, key: &str) -> Result<Option<i64>, FieldError> {
         self.read(key, |value| {
-            let digits = value.get().bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-            value
-                .get()
-                .parse()
-                .ok()
-                .filter(|_| digits)
-                .ok_or("must be a whole number, without quotes, fraction or exponent")
+            value.get().parse().map_err(|_| "must be a whole number, without quotes, fraction or exponent")
         })
     }
 
@@ -320,11 +313,11 @@ pub fn compact(value: &RawValue) -> String {
 }
 
 /// Characters that are safe in JSON but not in HTML or JavaScript.
-const fn must_escape(c: char) -> bool {
+pub(super) const fn must_escape(c: char) -> bool {
     matches!(c, '<' | '>' | '&' | '\u{2028}' | '\u{2029}')
 }
 
-fn write_escape(out: &mut String, c: char) {
+pub(super) fn write_escape(out: &mut String, c: char) {
     out.push_str(&format!("\\u{:04x}", u32::from(c)));
 }
 
@@ -356,31 +349,8 @@ impl<'de> Deserialize<'de> for Members<'de> {
 }
 
 /// A key, borrowed from the text unless it has escapes.
-struct Key<'a>(Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Key<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Take;
-
-        impl<'de> Visitor<'de> for Take {
-            type Value = Key<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-
-            fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Borrowed(key)))
-            }
-
-            fn visit_str<E>(self, key: &str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Owned(key.to_owned())))
-            }
-        }
-
-        deserializer.deserialize_str(Take)
-    }
-}
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests;

@@ -27,19 +27,14 @@ pub enum SyntaxError {
 /// Go's quoting of a single byte, read as the character of that number.
 fn quote(byte: u8) -> String {
     match byte {
-        b'\'' => "'\\''".to_owned(),
-        b'"' => "'\"'".to_owned(),
-        b'\\' => "'\\\\'".to_owned(),
-        b'\n' => "'\\n'".to_owned(),
-        b'\r' => "'\\r'".to_owned(),
-        b'\t' => "'\\t'".to_owned(),
+        b'\n' | b'\r' | b'\t' => format!("{:?}", char::from(byte)),
         7 => "'\\a'".to_owned(),
         8 => "'\\b'".to_owned(),
         11 => "'\\v'".to_owned(),
         12 => "'\\f'".to_owned(),
         0..0x20 | 0x7f => format!("'\\x{byte:02x}'"),
         0x80..=0xa0 | 0xad => format!("'\\u{byte:04x}'"),
-        _ => format!("'{}'", char::from(byte)),
+        _ => format!("{:?}", char::from(byte)),
     }
 }
 

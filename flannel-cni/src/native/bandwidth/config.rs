@@ -1,6 +1,6 @@
 //! The limits in the config.
 
-use flannel_core::json::{Object, TypeError, Value};
+use flannel_core::json::{GoStruct, Object, TypeError};
 use flannel_core::message::traffic::TokenBucket;
 
 /// No packet waits longer.
@@ -49,18 +49,14 @@ impl Limit {
 impl Config {
     /// From the config itself, if it has any of the keys, else from `runtimeConfig.bandwidth`.
     pub(crate) fn parse(config: &Object) -> Result<Self, ConfigError> {
-        let own = Numbers::parse(config, "BandwidthEntry")?;
-        let numbers = match own {
-            Some(numbers) => numbers,
-            None => match member(config, "runtimeConfig")?.map(|runtime| member(runtime, "bandwidth")) {
-                Some(bandwidth) => bandwidth?
-                    .map(|bandwidth| Numbers::parse(bandwidth, "BandwidthEntry"))
-                    .transpose()?
-                    .flatten()
-                    .unwrap_or_default(),
-                None => Numbers::default(),
-            },
-        };
+        let mut numbers = Numbers::parse(config)?;
+        if numbers.is_none() {
+            let member = |object, name| GoStruct::new(object, "PluginConf").object(name, "object");
+            let runtime = member(config, "runtimeConfig")?;
+            let bandwidth = runtime.map(|runtime| member(runtime, "bandwidth")).transpose()?.flatten();
+            numbers = bandwidth.map(Numbers::parse).transpose()?.flatten();
+        }
+        let numbers = numbers.unwrap_or_default();
         let [ingress_rate, ingress_burst, egress_rate, egress_burst] = numbers.0;
         Ok(Self {
             ingress: limit("ingress", ingress_rate, ingress_burst)?,
@@ -88,25 +84,18 @@ struct Numbers([u64; 4]);
 
 impl Numbers {
     /// `None` if not one of them is there.
-    fn parse(object: &Object, path: &str) -> Result<Option<Self>, TypeError> {
+    fn parse(object: &Object) -> Result<Option<Self>, TypeError> {
+        let keys = GoStruct::new(object, "BandwidthEntry");
         let mut numbers = Self::default();
         let mut any = false;
         for (number, name) in numbers.0.iter_mut().zip(NAMES) {
-            let Some(value) = object.field(name) else { continue };
-            let found = match value {
-                Value::Number(number) => number.as_integer(),
-                _ => None,
-            };
-            *number = found.ok_or_else(|| value.type_error(&format!("{path}.{name}"), "uint64"))?;
-            any = true;
+            if let Some(found) = keys.integer(name, "uint64")? {
+                *number = found;
+                any = true;
+            }
         }
         Ok(any.then_some(numbers))
     }
-}
-
-fn member<'a>(object: &'a Object, name: &str) -> Result<Option<&'a Object>, TypeError> {
-    let Some(value) = object.field(name) else { return Ok(None) };
-    value.as_object().map(Some).ok_or_else(|| value.type_error(&format!("PluginConf.{name}"), "object"))
 }
 
 #[cfg(test)]

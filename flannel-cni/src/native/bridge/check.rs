@@ -1,21 +1,20 @@
 //! CHECK: the kernel still has what ADD made.
 
 use flannel_core::family::Family;
-use flannel_core::json::{Object, Value};
 use flannel_core::link::LinkName;
 use flannel_core::message::link::LinkRecord;
 use flannel_core::message::route::RouteRecord;
 
-use super::config::Config;
+use super::config::{Config, is_layer3};
 use super::spoof;
-use crate::environment::Environment;
 use crate::error::CniError;
 use crate::kernel::{Found, Kernel};
-use crate::native::is_kind;
+use crate::links::is_kind;
+use crate::native::host_local;
 use crate::native::masquerade::Masquerade;
 use crate::netns::Netns;
+use crate::request::Request;
 use crate::result::{CniResult, Interface, Route};
-use crate::version;
 
 /// A difference between the result of ADD and the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -42,27 +41,58 @@ enum Difference {
     Route(String),
 }
 
-pub(super) fn check(object: &Object, environment: &Environment) -> Result<(), CniError> {
-    let config = Config::parse(object, &environment.args)?;
-    let prev_result = object.field("prevResult").and_then(Value::as_object).ok_or(Difference::NoResult)?;
-    let result = CniResult::from_prev_result(prev_result, version::of_config(object)?)?;
-    let netns = Netns::open(&environment.netns)?;
+/// Compares the container's connection with the result of ADD.
+pub(crate) fn check(request: &Request) -> Result<(), CniError> {
+    if is_layer3(&request.config) {
+        host_local::check(request)?;
+    }
+    let config = Config::parse(request)?;
+    let result = request.prev_result()?.ok_or(Difference::NoResult)?;
+    let netns = Netns::open(&request.environment.netns)?;
     let mut host = Kernel::open()?;
     let mut pod = netns.enter(Kernel::open)??;
+    let container = check_interfaces(request, &config, &result, &mut host, &mut pod)?;
 
+    let addresses = pod.addresses(container.index, &Family::ALL)?;
+    for ip in &result.ips {
+        if !addresses.iter().any(|record| record.facts.net == ip.address) {
+            return Err(Difference::Address(ip.address.to_string(), container.name.to_string()).into());
+        }
+    }
+    let routes = pod.routes()?;
+    for route in &result.routes {
+        if !routes.iter().any(|record| exists(route, record)) {
+            return Err(Difference::Route(route.dst.to_string()).into());
+        }
+    }
+    if config.masquerade.is_some() {
+        let nets: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
+        Masquerade::new(request).check(&nets)?;
+    }
+    Ok(())
+}
+
+/// Returns the container's interface.
+fn check_interfaces(
+    request: &Request,
+    config: &Config,
+    result: &CniResult,
+    host: &mut Kernel,
+    pod: &mut Kernel,
+) -> Result<LinkRecord, CniError> {
     let listed = |wanted: &dyn Fn(&&Interface) -> bool, name: &str| {
         result.interfaces.iter().find(wanted).ok_or_else(|| Difference::NotListed(name.to_owned()))
     };
     let bridge_name = config.bridge.as_str();
     let bridge = listed(&|one| one.name == bridge_name && one.sandbox.is_empty(), bridge_name)?;
-    // Without an address, a bridge has the hardware address of whatever port it has just then.
+    // Without an address, a bridge has the hardware address of one of its ports, which may change.
     let mac = if config.gateway { bridge.mac.clone() } else { String::new() };
-    let bridge = find(&mut host, &Interface { mac, ..bridge.clone() }, "bridge")?;
-    let sandbox = environment.netns.display().to_string();
-    let ifname = environment.ifname.as_str();
+    let bridge = find(host, &Interface { mac, ..bridge.clone() }, "bridge")?;
+    let sandbox = request.environment.netns.display().to_string();
+    let ifname = request.environment.attachment.ifname.as_str();
     let container = listed(&|one| one.name == ifname && one.sandbox == sandbox, ifname)?;
-    let container = find(&mut pod, container, "veth")?.record;
-    // Only what the config asks for: others may sniff.
+    let container = find(pod, container, "veth")?.record;
+    // Only what the config requests: sniffers may set it as well.
     if config.promiscuous && !bridge.promiscuous {
         return Err(Difference::NotPromiscuous(bridge_name.to_owned()).into());
     }
@@ -85,32 +115,14 @@ pub(super) fn check(object: &Object, environment: &Environment) -> Result<(), Cn
     {
         return Err(Difference::Vlans(port.name.to_string()).into());
     }
-
     if let (true, Some(mac)) = (config.spoof_check, container.link.mac) {
-        spoof::Filter::of(environment).check(&port.name, mac)?;
+        spoof::Filter::of(&request.environment).check(&port.name, mac)?;
     }
-
-    let addresses = pod.addresses(container.index, &Family::ALL)?;
-    for ip in &result.ips {
-        if !addresses.iter().any(|record| record.facts.net == ip.address) {
-            return Err(Difference::Address(ip.address.to_string(), ifname.to_owned()).into());
-        }
-    }
-    let routes = pod.routes()?;
-    for route in &result.routes {
-        if !routes.iter().any(|record| is_there(route, record)) {
-            return Err(Difference::Route(route.dst.to_string()).into());
-        }
-    }
-    if config.masquerade.is_some() {
-        let nets: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
-        Masquerade::new(object, environment).check(&nets)?;
-    }
-    Ok(())
+    Ok(container)
 }
 
 /// By destination, and by gateway where the result names one. A route of another table is not looked for.
-fn is_there(route: &Route, record: &RouteRecord) -> bool {
+fn exists(route: &Route, record: &RouteRecord) -> bool {
     route.table.is_some_and(|table| table != 0)
         || record.destination == route.dst.trunc()
             && route.gw.is_none_or(|gw| record.hops.iter().any(|hop| hop.gateway == Some(gw)))

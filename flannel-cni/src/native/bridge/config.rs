@@ -1,12 +1,13 @@
 //! The config of the bridge plugin, and which configs are done here.
 
-use flannel_core::json::{Object, TypeError, Value};
+use flannel_core::json::{GoStruct, Object, TypeError, Value};
 use flannel_core::link::{LinkName, Mac, ParseLinkNameError};
 
 use super::vlan::{VlanError, Vlans};
 use crate::args::{self, ArgsError};
 use crate::error::{CniError, Code};
-use crate::firewall::Backend;
+use crate::firewall::BackendChoice;
+use crate::request::Request;
 use crate::result::Dns;
 
 const BRIDGE: &str = "cni0";
@@ -34,8 +35,7 @@ pub(crate) struct Config {
     pub(crate) duplicate_detection: bool,
     /// The container's interface stays down.
     pub(crate) container_down: bool,
-    /// Masquerade, by this backend if the config says which.
-    pub(crate) masquerade: Option<Option<Backend>>,
+    pub(crate) masquerade: Option<BackendChoice>,
     /// With addresses, from host-local.
     pub(crate) layer3: bool,
     /// Hardware address of the container's interface.
@@ -135,18 +135,12 @@ const IPAM_KEYS: [&str; 9] =
 impl Rule {
     /// What is wrong with a value, if anything is.
     fn refuse(self, value: &Value) -> Option<&'static str> {
-        let zero = matches!(value, Value::Number(number) if number.literal() == "0");
-        let positive =
-            matches!(value, Value::Number(number) if number.as_integer::<u32>().is_some_and(|mtu| mtu > 0));
         let (allowed, rule) = match self {
             Self::Any => (true, ""),
             Self::Text => (value.as_str().is_some(), "it must be a string"),
-            Self::Flag => (matches!(value, Value::Bool(_)), "it must be true or false"),
-            Self::Mtu => (zero || positive, "it must be a number of bytes"),
-            Self::Integer => {
-                let integer = matches!(value, Value::Number(number) if number.as_integer::<i64>().is_some());
-                (integer, "it must be a whole number")
-            }
+            Self::Flag => (value.as_bool().is_some(), "it must be true or false"),
+            Self::Mtu => (value.as_integer::<u32>().is_some(), "it must be a number of bytes"),
+            Self::Integer => (value.as_integer::<i64>().is_some(), "it must be a whole number"),
             Self::List => (value.as_array().is_some(), "it must be a list"),
         };
         (!allowed && *value != Value::Null).then_some(rule)
@@ -184,24 +178,23 @@ pub(crate) fn check_supported(config: &Object) -> Result<(), UnsupportedError> {
 
 /// With addresses. What DEL needs to know, also of a config that is wrong elsewhere.
 pub(crate) fn is_layer3(config: &Object) -> bool {
-    let ipam = config.field("ipam").and_then(Value::as_object);
-    ipam.and_then(|ipam| ipam.field("type")).and_then(Value::as_str).is_some_and(|kind| !kind.is_empty())
+    config.object("ipam").is_some_and(|ipam| !ipam.text("type").is_empty())
 }
 
 impl Config {
     /// Reads a config that is supported.
-    pub(crate) fn parse(config: &Object, args: &str) -> Result<Self, ConfigError> {
-        let flag = |name| config.field(name) == Some(&Value::Bool(true));
+    pub(crate) fn parse(request: &Request) -> Result<Self, ConfigError> {
+        let config = &request.config;
+        let flag = |name| config.is_true(name);
         let bridge = config.field("bridge").and_then(Value::as_str).unwrap_or(BRIDGE);
+        let layer3 = is_layer3(config);
+        let masquerade = (layer3 && flag("ipMasq")).then(|| BackendChoice::read(config, "ipMasqBackend"));
         Ok(Self {
             bridge: bridge.parse().map_err(|error| ConfigError::Bridge(bridge.to_owned(), error))?,
             gateway: flag("isGateway") || flag("isDefaultGateway"),
             default_gateway: flag("isDefaultGateway"),
             force_address: flag("forceAddress"),
-            mtu: match config.field("mtu") {
-                Some(Value::Number(mtu)) => mtu.as_integer().filter(|mtu| *mtu > 0),
-                _ => None,
-            },
+            mtu: config.field("mtu").and_then(Value::as_integer).filter(|mtu| *mtu > 0),
             hairpin: flag("hairpinMode"),
             promiscuous: flag("promiscMode"),
             isolated: flag("portIsolation"),
@@ -209,13 +202,9 @@ impl Config {
             spoof_check: flag("macspoofchk"),
             duplicate_detection: flag("enabledad"),
             container_down: flag("disableContainerInterface"),
-            masquerade: if is_layer3(config) && flag("ipMasq") {
-                Some(Backend::read(config, "ipMasqBackend").map_err(ConfigError::Backend)?)
-            } else {
-                None
-            },
-            layer3: is_layer3(config),
-            mac: mac(config, args)?,
+            masquerade: masquerade.transpose().map_err(ConfigError::Backend)?,
+            layer3,
+            mac: mac(config, request.environment.args())?,
             dns: dns(config)?,
         })
     }
@@ -238,8 +227,7 @@ fn dns(config: &Object) -> Result<Option<Dns>, TypeError> {
         let lists = [&dns.nameservers, &dns.search, &dns.options];
         !dns.domain.is_empty() || lists.into_iter().any(Option::is_some)
     };
-    let runtime = config.field("runtimeConfig").and_then(Value::as_object).and_then(|all| all.field("dns"));
-    if let Some(runtime) = runtime {
+    if let Some(runtime) = config.object("runtimeConfig").and_then(|runtime| runtime.field("dns")) {
         let renamed = runtime.as_object().map(|object| {
             let name = |name: &str| match name.to_lowercase().as_str() {
                 "servers" => "nameservers".to_owned(),
@@ -260,17 +248,14 @@ fn dns(config: &Object) -> Result<Option<Dns>, TypeError> {
 /// From `runtimeConfig.mac`, `args.cni.mac` or `CNI_ARGS`, in this order.
 fn mac(config: &Object, args: &str) -> Result<Option<Mac>, ConfigError> {
     let in_args = args::value(args, "MAC")?;
-    let text = |object: Option<&Value>, path: &str| -> Result<Option<String>, TypeError> {
-        match object.and_then(Value::as_object).and_then(|object| object.field("mac")) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(other) => Err(other.type_error(path, "string")),
-        }
+    let text = |object: Option<&Object>, path: &str| {
+        let text = object.map(|object| GoStruct::new(object, path).string("mac")).transpose()?.flatten();
+        Ok::<_, TypeError>(text.map(str::to_owned))
     };
-    let cni = config.field("args").and_then(Value::as_object).and_then(|args| args.field("cni"));
+    let cni = config.object("args").and_then(|args| args.object("cni"));
     let texts = [
-        text(config.field("runtimeConfig"), "NetConf.runtimeConfig.mac")?,
-        text(cni, "NetConf.args.cni.mac")?,
+        text(config.object("runtimeConfig"), "NetConf.runtimeConfig")?,
+        text(cni, "NetConf.args.cni")?,
         in_args.map(str::to_owned),
     ];
     let Some(text) = texts.into_iter().flatten().find(|text| !text.is_empty()) else { return Ok(None) };

@@ -1,13 +1,13 @@
 //! VLANs: what becomes of the port, and the interface that holds the gateway of a VLAN.
 
-use flannel_core::json::{Object, TypeError, Value};
+use flannel_core::json::{GoStruct, Object, TypeError, Value};
 use flannel_core::link::LinkName;
 use flannel_core::message::Request;
 use flannel_core::message::bridge::{self, Membership};
-use flannel_core::message::link::{self, LinkSettings, NewVeth};
+use flannel_core::message::link;
 use std::collections::BTreeSet;
 
-use super::{BridgeError, random};
+use super::{BridgeError, veth};
 use crate::error::CniError;
 use crate::kernel::{Found, Kernel, KernelError};
 use crate::netns::HostLock;
@@ -57,22 +57,17 @@ struct PortError {
 impl Vlans {
     /// `None` if the config has no VLANs, so that the bridge need not heed them.
     pub(super) fn parse(config: &Object) -> Result<Option<Self>, VlanError> {
-        let access = integer(config, "vlan", "NetConf.vlan")?.unwrap_or(0);
+        let keys = GoStruct::new(config, "NetConf");
+        let access = keys.integer("vlan", "int")?.unwrap_or(0);
         if !(0..=ACCESS_MAX).contains(&access) {
             return Err(VlanError::Access(access));
         }
         let access = u16::try_from(access).ok().filter(|vlan| *vlan != 0);
-        let trunk = match config.field("vlanTrunk") {
-            None => None,
-            Some(list) => {
-                let error = || list.type_error("NetConf.vlanTrunk", "[]*bridge.VlanTrunk");
-                Some(trunk(list.as_array().ok_or_else(error)?)?)
-            }
-        };
+        let trunk = keys.read("vlanTrunk", "[]*bridge.VlanTrunk", Value::as_array)?.map(trunk).transpose()?;
         if access.is_none() && trunk.is_none() {
             return Ok(None);
         }
-        let keep_default = config.field("preserveDefaultVlan") == Some(&Value::Bool(true));
+        let keep_default = config.is_true("preserveDefaultVlan");
         Ok(Some(Self { access, trunk: trunk.unwrap_or_default(), keep_default }))
     }
 
@@ -142,12 +137,14 @@ fn plan(present: &[(u16, Membership)], wanted: &[(u16, Membership)]) -> Vec<Step
 
 /// The union of all ranges and single VLANs.
 fn trunk(list: &[Value]) -> Result<Vec<u16>, VlanError> {
+    const PATH: &str = "NetConf.vlanTrunk";
     let mut vlans = BTreeSet::new();
     for entry in list {
-        let wrong_type = || entry.type_error("NetConf.vlanTrunk", "bridge.VlanTrunk");
-        let entry = entry.as_object().ok_or_else(wrong_type)?;
+        let keys = GoStruct::of(entry, PATH, "bridge.VlanTrunk")?;
         let id = |name: &'static str| -> Result<Option<u16>, VlanError> {
-            let Some(id) = integer(entry, name, "NetConf.vlanTrunk")? else { return Ok(None) };
+            // Compatibility: the error names the list alone.
+            let at_list = |error| TypeError { field: PATH.to_owned(), ..error };
+            let Some(id) = keys.integer::<i64>(name, "int").map_err(at_list)? else { return Ok(None) };
             let id = u16::try_from(id).ok().filter(|id| (1..=4094).contains(id));
             id.map(Some).ok_or(VlanError::Trunk(name))
         };
@@ -161,15 +158,6 @@ fn trunk(list: &[Value]) -> Result<Vec<u16>, VlanError> {
         vlans.extend(id("id")?);
     }
     Ok(vlans.into_iter().collect())
-}
-
-fn integer(object: &Object, name: &str, path: &str) -> Result<Option<i64>, TypeError> {
-    let Some(value) = object.field(name) else { return Ok(None) };
-    let number = match value {
-        Value::Number(number) => number.as_integer(),
-        _ => None,
-    };
-    number.map(Some).ok_or_else(|| value.type_error(path, "int"))
 }
 
 /// The interface that holds the gateway's address of a VLAN, `<bridge>.<vlan>`: one end of a pair whose other end is a port of the
@@ -189,20 +177,9 @@ pub(super) fn ensure_gateway(host: &mut Kernel, bridge: &Found, vlan: u16) -> Re
             .map_err(|error| BridgeError::Link(text.clone(), error))?;
     }
     if found.is_none() {
-        let port: LinkName = format!("veth{:08x}", u32::from_ne_bytes(random()?)).parse()?;
-        let veth = NewVeth {
-            name: port.clone(),
-            mac: None,
-            master: Some(bridge.record.index),
-            up: true,
-            mtu: Some(bridge.record.link.mtu),
-            queue_length: Some(0),
-            peer: name.clone(),
-            peer_mac: None,
-            peer_netns: None,
-        };
+        let veth = veth::new(bridge, Some(bridge.record.link.mtu), name.clone())?;
         host.change_one(&link::create_veth(&veth)).map_err(BridgeError::Veth)?;
-        let port = host.link(&port)?.ok_or_else(|| BridgeError::Vanished(port.to_string()))?;
+        let port = host.link(&veth.name)?.ok_or_else(|| BridgeError::Vanished(veth.name.to_string()))?;
         let vlans = Vlans { access: Some(vlan), trunk: Vec::new(), keep_default: false };
         if let Err(error) = vlans.apply(host, &port) {
             // Its other end goes with it, so that the next ADD begins anew.
@@ -212,9 +189,7 @@ pub(super) fn ensure_gateway(host: &mut Kernel, bridge: &Found, vlan: u16) -> Re
     }
     let found = host.link(&name)?.ok_or_else(|| BridgeError::Vanished(text.clone()))?;
     sysctl::try_set(&format!("ipv6/conf/{text}/accept_ra"), "0");
-    let up = LinkSettings { up: Some(true), ..LinkSettings::default() };
-    host.change_one(&link::set(found.record.index, &up))
-        .map_err(|error| BridgeError::Link(text.clone(), error))?;
+    host.set_up(found.record.index, true).map_err(|error| BridgeError::Link(text, error))?;
     Ok(found)
 }
 

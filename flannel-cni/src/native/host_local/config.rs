@@ -1,20 +1,25 @@
 //! The config of host-local: the whole network config, above all its `ipam`.
 
-use flannel_core::json::{Object, TypeError, Value};
-use ipnet::IpNet;
+use flannel_core::family::Family;
+use flannel_core::host_local::DATA_DIRECTORY;
+use flannel_core::json::{GoStruct, TypeError, Value};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::range::{RangeConf, RangeError, RangeSet};
 use crate::address::{ParseCidrError, ParseIpError, parse_cidr, parse_ip};
 use crate::args::{self, ArgsError};
+use crate::request::Request;
 use crate::result::{ResultError, Route};
 use crate::version::Version;
 
-const DATA_DIR: &str = "/var/lib/cni/networks";
+/// Go's name of the struct, and of the types of its members, in errors.
+const STRUCT: &str = "Net";
+const OBJECT: &str = "object";
+const LIST: &str = "slice";
 
 /// What host-local is asked to do.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
     /// `<dataDir>/<network>`: the addresses in use.
     pub(crate) directory: PathBuf,
@@ -54,61 +59,61 @@ pub(crate) enum ConfigError {
 }
 
 /// The directory alone: what deletion needs, also from a config that is wrong elsewhere.
-pub(crate) fn directory(config: &Object) -> PathBuf {
-    let root = config
-        .field("ipam")
-        .and_then(Value::as_object)
-        .and_then(|ipam| ipam.field("dataDir"))
-        .and_then(Value::as_str)
-        .filter(|root| !root.is_empty())
-        .unwrap_or(DATA_DIR);
-    PathBuf::from(root).join(config.field("name").and_then(Value::as_str).unwrap_or_default())
+pub(crate) fn directory(request: &Request) -> PathBuf {
+    let root = request.config.object("ipam").map(|ipam| ipam.text("dataDir"));
+    Path::new(root.filter(|root| !root.is_empty()).unwrap_or(DATA_DIRECTORY)).join(&request.network)
 }
 
 impl Config {
-    pub(crate) fn parse(config: &Object, args: &str, version: Version) -> Result<Self, ConfigError> {
-        let ipam = object(config, "ipam")?.ok_or(ConfigError::NoIpam)?;
-        for name in ["dataDir", "resolvConf"] {
-            text(ipam, name)?;
-        }
-        let runtime = object(config, "runtimeConfig")?;
+    pub(crate) fn parse(request: &Request) -> Result<Self, ConfigError> {
+        let keys = GoStruct::new(&request.config, STRUCT);
+        let ipam = keys.object("ipam", OBJECT)?.ok_or(ConfigError::NoIpam)?;
+        let ipam = GoStruct::new(ipam, STRUCT);
+        ipam.string("dataDir")?;
+        let resolv_conf = ipam.string("resolvConf")?;
+        let runtime = keys.object("runtimeConfig", OBJECT)?.map(|object| GoStruct::new(object, STRUCT));
         let sets = sets(ipam, runtime)?;
-        if version < Version::V0_3_0 {
+        if request.version < Version::V0_3_0 {
             let families: Vec<_> = sets.iter().map(RangeSet::family).collect();
             if families.iter().enumerate().any(|(at, family)| families[..at].contains(family)) {
-                return Err(ConfigError::OnePerFamily(version));
+                return Err(ConfigError::OnePerFamily(request.version));
             }
         }
-        let routes = list(ipam, "routes")?.iter().enumerate();
+        let routes = ipam.array("routes", LIST)?.iter().enumerate();
         Ok(Self {
-            directory: directory(config),
-            network: text(config, "name")?.unwrap_or_default().to_owned(),
+            directory: directory(request),
+            network: request.network.clone(),
             sets,
             routes: routes
                 .map(|(at, route)| {
                     Route::parse(route, &format!("ipam.routes[{at}]")).map_err(ConfigError::Route)
                 })
                 .collect::<Result<_, _>>()?,
-            resolv_conf: text(ipam, "resolvConf")?.filter(|path| !path.is_empty()).map(PathBuf::from),
-            requested: requested(config, runtime, args)?,
+            resolv_conf: resolv_conf.filter(|path| !path.is_empty()).map(PathBuf::from),
+            requested: requested(keys, runtime, request.environment.args())?,
         })
+    }
+
+    /// The families of which an ADD gets addresses.
+    pub(crate) fn families(&self) -> Vec<Family> {
+        let has = |family: &Family| self.sets.iter().any(|set| set.family() == Some(*family));
+        Family::ALL.into_iter().filter(has).collect()
     }
 }
 
 /// The sets in the order that numbers them: of the runtime, in the old style, of the config.
-fn sets(ipam: &Object, runtime: Option<&Object>) -> Result<Vec<RangeSet>, ConfigError> {
+fn sets(ipam: GoStruct<'_>, runtime: Option<GoStruct<'_>>) -> Result<Vec<RangeSet>, ConfigError> {
     let mut confs: Vec<Vec<RangeConf>> = Vec::new();
     let read_set = |set: &Value, path: &str| -> Result<Vec<RangeConf>, ConfigError> {
         let ranges = set.as_array().ok_or_else(|| set.type_error(path, "allocator.RangeSet"))?;
-        ranges
-            .iter()
-            .map(|range| {
-                range_conf(range.as_object().ok_or_else(|| range.type_error(path, "allocator.Range"))?)
-            })
-            .collect()
+        let range = |range: &Value| {
+            let object = range.as_object().ok_or_else(|| range.type_error(path, "allocator.Range"))?;
+            range_conf(GoStruct::new(object, STRUCT))
+        };
+        ranges.iter().map(range).collect()
     };
     if let Some(runtime) = runtime {
-        for set in list(runtime, "ipRanges")? {
+        for set in runtime.array("ipRanges", LIST)? {
             confs.push(read_set(set, "Net.runtimeConfig.ipRanges")?);
         }
     }
@@ -116,7 +121,7 @@ fn sets(ipam: &Object, runtime: Option<&Object>) -> Result<Vec<RangeSet>, Config
     if single.subnet.is_some() {
         confs.push(vec![single]);
     }
-    for set in list(ipam, "ranges")? {
+    for set in ipam.array("ranges", LIST)? {
         confs.push(read_set(set, "Net.ipam.ranges")?);
     }
     if confs.is_empty() {
@@ -135,14 +140,13 @@ fn sets(ipam: &Object, runtime: Option<&Object>) -> Result<Vec<RangeSet>, Config
     Ok(sets)
 }
 
-fn range_conf(object: &Object) -> Result<RangeConf, ConfigError> {
+fn range_conf(keys: GoStruct<'_>) -> Result<RangeConf, ConfigError> {
     let address = |name| -> Result<Option<IpAddr>, ConfigError> {
-        let text = text(object, name)?.filter(|text| !text.is_empty());
+        let text = keys.string(name)?.filter(|text| !text.is_empty());
         Ok(text.map(parse_ip).transpose()?)
     };
-    let subnet: Option<IpNet> = text(object, "subnet")?.map(parse_cidr).transpose()?;
     Ok(RangeConf {
-        subnet,
+        subnet: keys.string("subnet")?.map(parse_cidr).transpose()?,
         start: address("rangeStart")?,
         end: address("rangeEnd")?,
         gateway: address("gateway")?,
@@ -150,11 +154,16 @@ fn range_conf(object: &Object) -> Result<RangeConf, ConfigError> {
 }
 
 /// From `CNI_ARGS`, `args.cni.ips` and `runtimeConfig.ips`; a prefix length is ignored.
-fn requested(config: &Object, runtime: Option<&Object>, args: &str) -> Result<Vec<IpAddr>, ConfigError> {
+fn requested(
+    keys: GoStruct<'_>,
+    runtime: Option<GoStruct<'_>>,
+    args: &str,
+) -> Result<Vec<IpAddr>, ConfigError> {
     let mut texts: Vec<&str> = args::value(args, "IP")?.into_iter().collect();
-    let cni = object(config, "args")?.map(|args| object(args, "cni")).transpose()?.flatten();
+    let cni = keys.object("args", OBJECT)?.map(|args| GoStruct::new(args, STRUCT).object("cni", OBJECT));
+    let cni = cni.transpose()?.flatten().map(|cni| GoStruct::new(cni, STRUCT));
     for holder in [cni, runtime].into_iter().flatten() {
-        for ip in list(holder, "ips")? {
+        for ip in holder.array("ips", LIST)? {
             texts.push(ip.as_str().ok_or_else(|| ip.type_error("Net.ips", "string"))?);
         }
     }
@@ -167,21 +176,6 @@ fn requested(config: &Object, runtime: Option<&Object>, args: &str) -> Result<Ve
         address.ok_or_else(|| ConfigError::Requested(text.to_owned()))
     };
     texts.into_iter().map(parse).collect()
-}
-
-fn object<'a>(parent: &'a Object, name: &str) -> Result<Option<&'a Object>, TypeError> {
-    let Some(value) = parent.field(name) else { return Ok(None) };
-    value.as_object().map(Some).ok_or_else(|| value.type_error(&format!("Net.{name}"), "object"))
-}
-
-fn text<'a>(parent: &'a Object, name: &str) -> Result<Option<&'a str>, TypeError> {
-    let Some(value) = parent.field(name) else { return Ok(None) };
-    value.as_str().map(Some).ok_or_else(|| value.type_error(&format!("Net.{name}"), "string"))
-}
-
-fn list<'a>(parent: &'a Object, name: &str) -> Result<&'a [Value], TypeError> {
-    let Some(value) = parent.field(name) else { return Ok(&[]) };
-    value.as_array().ok_or_else(|| value.type_error(&format!("Net.{name}"), "slice"))
 }
 
 #[cfg(test)]

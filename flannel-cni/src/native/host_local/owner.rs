@@ -14,8 +14,6 @@ use std::time::{Duration, SystemTime};
 use flannel_core::host_local::{ATTRIBUTE, ATTRIBUTE_MAX, Attachment, Evidence, Holder, RESULTS, Use};
 use flannel_core::json::Value;
 
-use super::store::{Reservation, Store};
-
 pub(crate) use flannel_core::host_local::Owner;
 
 /// The owner in the namespace at a path, in this boot.
@@ -49,19 +47,19 @@ fn is_gone(owner: &Owner) -> bool {
         }
 }
 
-/// True if an address is certainly used by nobody: its namespace is gone, or it was given out before this boot.
-pub(crate) fn is_abandoned(store: &Store, reservation: &Reservation, network: &str) -> bool {
-    let taken_at = store.taken_at(reservation);
+/// Whether the address of a file is certainly used by nobody: its namespace is gone, or it was allocated before this boot.
+pub(crate) fn is_abandoned(file: &Path, holder: &Holder, network: &str) -> bool {
+    let taken_at = fs::symlink_metadata(file).and_then(|metadata| metadata.modified()).ok();
     let evidence = Evidence {
-        owner_gone: of_file(&store.path_of(reservation)).map(|owner| is_gone(&owner)),
+        owner_gone: of_file(file).map(|owner| is_gone(&owner)),
         age: taken_at.and_then(|taken_at| SystemTime::now().duration_since(taken_at).ok()),
         uptime: uptime(),
-        remembered: match &reservation.holder {
+        remembered: match holder {
             Holder::Attachment(attachment) => is_remembered(attachment, network),
             Holder::Container(_) | Holder::Nobody => false,
         },
     };
-    Use::of(&reservation.holder, &evidence) == Use::Abandoned
+    Use::of(holder, &evidence) == Use::Abandoned
 }
 
 /// The runtime knows the attachment, and its namespace is there.

@@ -9,7 +9,6 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use flannel_core::host_local::{Attachment, Holder};
 
@@ -141,30 +140,27 @@ impl Store {
 
     /// Removes what an ADD that was killed may have left.
     pub(crate) fn clean(&self) -> Result<(), PathError> {
-        let path = self.directory.join(TEMPORARY);
-        remove(&path).map_err(|error| PathError::new("remove", &path, error))
+        self.remove(TEMPORARY)
     }
 
-    /// Gives an address back.
+    /// Releases an address.
     pub(crate) fn release(&self, reservation: &Reservation) -> Result<(), PathError> {
-        let path = self.directory.join(&reservation.file_name);
-        remove(&path).map_err(|error| PathError::new("remove", &path, error))
+        self.remove(&reservation.file_name)
     }
 
-    /// Gives back an address that this process took.
+    /// Releases an address that this process took.
     pub(crate) fn release_ip(&self, ip: IpAddr) -> Result<(), PathError> {
-        let path = self.directory.join(ip.to_string());
+        self.remove(&ip.to_string())
+    }
+
+    fn remove(&self, name: &str) -> Result<(), PathError> {
+        let path = self.directory.join(name);
         remove(&path).map_err(|error| PathError::new("remove", &path, error))
     }
 
     /// The file of an address, for what is known of it beside its content.
     pub(crate) fn path_of(&self, reservation: &Reservation) -> PathBuf {
         self.directory.join(&reservation.file_name)
-    }
-
-    /// When an address was taken.
-    pub(crate) fn taken_at(&self, reservation: &Reservation) -> Option<SystemTime> {
-        fs::symlink_metadata(self.path_of(reservation)).and_then(|metadata| metadata.modified()).ok()
     }
 
     /// The address of a set that was given out last.

@@ -1,8 +1,6 @@
 //! The vectors were recorded from Go's host-local.
 
 use super::*;
-use crate::environment::Command;
-use flannel_core::json::Value;
 
 struct Network {
     directory: tempfile::TempDir,
@@ -20,28 +18,23 @@ impl Network {
         }
     }
 
-    fn config(&self) -> Object {
+    fn request(&self, id: &str, args: &str) -> Request {
         let (root, ipam, members) = (self.directory.path().display(), &self.ipam, &self.members);
-        let text = format!(r#"{{"name":"net","ipam":{{"dataDir":"{root}",{ipam}}},{members}}}"#);
-        Value::parse(text.as_bytes()).unwrap().as_object().unwrap().clone()
+        let config = format!(r#"{{"name":"net","ipam":{{"dataDir":"{root}",{ipam}}},{members}}}"#);
+        Request::sample(&config, id, args)
     }
 
-    fn environment(id: &str, ifname: &str, args: &str) -> Environment {
-        Environment {
-            command: Command::Add,
-            container_id: id.to_owned(),
-            netns: "/proc/self/ns/net".into(),
-            ifname: ifname.to_owned(),
-            args: args.to_owned(),
-            path: std::ffi::OsString::new(),
-            netns_override: false,
-        }
+    fn add_request(request: &Request) -> Result<Vec<String>, String> {
+        let config = Config::parse(request).map_err(|error| crate::error::chain(&error))?;
+        let result = add(&config, &request.environment).map_err(|error| error.msg)?;
+        let text = |ip: &Ip| format!("{} via {}", ip.address, ip.gateway.unwrap());
+        Ok(result.ips.iter().map(text).collect())
     }
 
     fn add_with(&self, id: &str, ifname: &str, args: &str) -> Result<Vec<String>, String> {
-        let result = add(&self.config(), &Self::environment(id, ifname, args)).map_err(|error| error.msg)?;
-        let text = |ip: &Ip| format!("{} via {}", ip.address, ip.gateway.unwrap());
-        Ok(result.ips.iter().map(text).collect())
+        let mut request = self.request(id, args);
+        request.environment.attachment.ifname = ifname.to_owned();
+        Self::add_request(&request)
     }
 
     fn add(&self, id: &str) -> Result<Vec<String>, String> {
@@ -54,7 +47,7 @@ impl Network {
     }
 
     fn del(&self, id: &str) {
-        del(&self.config(), &Self::environment(id, "eth0", "")).unwrap();
+        del(&self.request(id, "")).unwrap();
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -175,10 +168,10 @@ fn old_files_are_honoured() {
     fs::write(net.path("10.1.2.7"), "old\n").unwrap();
     fs::write(net.path("10.1.2.8"), "old\r\nnet1").unwrap();
     assert!(net.add("old").unwrap_err().contains("10.1.2.7 has been allocated to old"));
-    check(&net.config(), &Network::environment("old", "eth0", "")).unwrap();
+    check(&net.request("old", "")).unwrap();
     net.del("old");
     assert_eq!(net.files(), ["10.1.2.8", "last_reserved_ip.0", "lock"]);
-    let error = check(&net.config(), &Network::environment("old", "eth0", "")).unwrap_err();
+    let error = check(&net.request("old", "")).unwrap_err();
     assert_eq!(error.msg, "host-local: Failed to find address added by container old");
 }
 
@@ -224,10 +217,10 @@ fn gc_keeps_what_is_listed() {
     fs::write(net.path("10.1.2.11"), "").unwrap();
     fs::write(net.path("notes"), "a\r\neth0").unwrap();
     let before = net.files();
-    gc(&net.config()).unwrap();
+    gc(&net.request("a", "")).unwrap();
     assert_eq!(net.files(), before, "without a list");
     net.members = r#""cni.dev/valid-attachments":[{"containerID":"b","ifname":"eth0"}]"#.to_owned();
-    gc(&net.config()).unwrap();
+    gc(&net.request("a", "")).unwrap();
     assert_eq!(net.files(), ["10.1.2.10", "10.1.2.3", "last_reserved_ip.0", "lock", "notes"]);
 }
 
@@ -236,9 +229,9 @@ fn addresses_of_gone_namespaces_are_taken_back() {
     let net = Network::new(r#""ranges":[[{"subnet":"10.1.2.0/29"}]]"#);
     let gone = tempfile::NamedTempFile::new().unwrap();
     for id in ["a", "b", "c"] {
-        let environment =
-            Environment { netns: gone.path().to_owned(), ..Network::environment(id, "eth0", "") };
-        add(&net.config(), &environment).unwrap();
+        let mut request = net.request(id, "");
+        request.environment.netns = gone.path().to_owned();
+        Network::add_request(&request).unwrap();
     }
     net.add("d").unwrap();
     net.add("e").unwrap();

@@ -1,25 +1,8 @@
 use super::*;
-use flannel_core::json::Value;
-use std::ffi::OsString;
-
-fn environment() -> Environment {
-    Environment::read(|name| {
-        let value = match name {
-            "CNI_COMMAND" => "DEL",
-            "CNI_CONTAINERID" => "cid1",
-            "CNI_IFNAME" => "eth0",
-            _ => "/nowhere",
-        };
-        Some(OsString::from(value))
-    })
-    .unwrap()
-}
-
 #[test]
 fn lines_are_those_of_go() {
-    let environment = environment();
-    let Ok(Value::Object(config)) = Value::parse(br#"{"name":"cbr0"}"#) else { panic!("an object") };
-    let masquerade = Masquerade::new(&config, &environment);
+    let request = Request::sample(r#"{"name":"cbr0"}"#, "cid1", "");
+    let masquerade = Masquerade::new(&request);
     let check = |nets: &[&str], expected: &str| {
         let nets: Vec<IpNet> = nets.iter().map(|net| net.parse().unwrap()).collect();
         let lines = masquerade.chain_lines(&nets, &nets) + &masquerade.entry_lines(&nets);

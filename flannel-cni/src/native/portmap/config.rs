@@ -1,19 +1,22 @@
 //! The config of portmap.
 
-use flannel_core::family::Family;
-use flannel_core::json::{Object, TypeError, Value};
+use flannel_core::family::{DualStack, Family};
+use flannel_core::json::{GoStruct, Number, Object, TypeError, Value};
 use ipnet::IpNet;
 use std::fmt;
 use std::net::IpAddr;
 
 use crate::address::parse_ip;
 use crate::environment::Environment;
-use crate::firewall::{self, Backend};
+use crate::firewall::{self, Backend, BackendChoice};
+use crate::request::Request;
 use crate::result::{CniResult, ResultError};
-use crate::version::Version;
 
 /// The bit of the packet mark that asks for masquerading.
 const MARK_BIT: u8 = 13;
+
+/// The keys of further conditions, by the family of the packets.
+const CONDITIONS: [(Family, &str); 2] = [(Family::V4, "conditionsV4"), (Family::V6, "conditionsV6")];
 
 const KEYS: [&str; 18] = [
     "cniversion",
@@ -39,15 +42,13 @@ const KEYS: [&str; 18] = [
 /// What portmap is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Config {
-    pub(super) network: String,
-    pub(super) backend: Option<Backend>,
+    backend: BackendChoice,
     /// Where the answer would not come back by itself, the source address becomes one of the host.
     pub(super) snat: bool,
     /// That holds for every source.
     pub(super) masquerade_all: bool,
     pub(super) mark: Mark,
-    conditions_v4: Vec<String>,
-    conditions_v6: Vec<String>,
+    conditions: DualStack<Vec<String>>,
     pub(super) mappings: Vec<Mapping>,
 }
 
@@ -105,64 +106,64 @@ impl Config {
         if let Some((key, _)) = config.iter().find(|(key, _)| !KEYS.contains(&key.to_lowercase().as_str())) {
             return Err(ConfigError::Unknown(key.to_owned()));
         }
-        let mark = mark(config)?;
-        let parsed = Self {
-            network: text(config, "name")?.unwrap_or_default(),
-            backend: Backend::read(config, "backend").map_err(ConfigError::Backend)?,
-            snat: flag(config, "snat")?.unwrap_or(true),
-            masquerade_all: flag(config, "masqAll")?.unwrap_or(false),
+        let keys = GoStruct::new(config, "PortMapConf");
+        let mark = mark(keys)?;
+        let mut parsed = Self {
+            backend: BackendChoice::read(config, "backend").map_err(ConfigError::Backend)?,
+            snat: keys.bool("snat")?.unwrap_or(true),
+            masquerade_all: keys.bool("masqAll")?.unwrap_or(false),
             mark,
-            conditions_v4: texts(config, "conditionsV4")?,
-            conditions_v6: texts(config, "conditionsV6")?,
-            mappings: mappings(config)?,
+            conditions: DualStack::default(),
+            mappings: Vec::new(),
         };
+        for (family, name) in CONDITIONS {
+            *parsed.conditions.slot(family) = texts(keys, name)?;
+        }
+        parsed.mappings = mappings(keys)?;
         parsed.check_backend()?;
         Ok(parsed)
     }
 
-    /// The name of the network, all that DEL needs to know of a config.
-    pub(super) fn network_of(config: &Object) -> &str {
-        config.field("name").and_then(Value::as_str).unwrap_or_default()
+    /// The options that only one backend has.
+    fn options(&self) -> impl Iterator<Item = (&'static str, Backend)> {
+        let external = matches!(self.mark, Mark::External(_));
+        let external = external.then_some(("externalSetMarkChain", Backend::Iptables));
+        let conditions = CONDITIONS
+            .into_iter()
+            .filter_map(|(family, name)| Some((name, backend_of(self.conditions(family))?)));
+        external.into_iter().chain(conditions)
     }
 
-    /// Options tell by themselves which backend they are for.
     fn check_backend(&self) -> Result<(), ConfigError> {
-        let external = matches!(self.mark, Mark::External(_));
-        let mut options = vec![("externalSetMarkChain", external.then_some(Backend::Iptables))];
-        for (name, words) in [("conditionsV4", &self.conditions_v4), ("conditionsV6", &self.conditions_v6)] {
-            options.push((name, backend_of(words)));
-        }
         let of = |backend| -> Vec<&str> {
-            options.iter().filter(|(_, of)| *of == Some(backend)).map(|(name, _)| *name).collect()
+            self.options().filter(|(_, of)| *of == backend).map(|(name, _)| name).collect()
         };
         for (wanted, other, name, other_name) in [
             (Backend::Iptables, Backend::Nftables, "iptables", "nftables"),
             (Backend::Nftables, Backend::Iptables, "nftables", "iptables"),
         ] {
-            let wanted_here =
-                self.backend == Some(wanted) || self.backend.is_none() && !of(wanted).is_empty();
-            if wanted_here && !of(other).is_empty() {
+            let is_wanted = match self.backend {
+                BackendChoice::Requested(backend) => backend == wanted,
+                BackendChoice::Automatic => !of(wanted).is_empty(),
+            };
+            if is_wanted && !of(other).is_empty() {
                 return Err(ConfigError::OtherBackend(name, other_name, of(other).join(" ")));
             }
         }
         Ok(())
     }
 
-    /// The backend to use: the one that is wished, or that options are for, or that is there.
+    /// The backend to use: the one that is requested, or that options are for, or that the host has.
     pub(super) fn backend(&self) -> Backend {
-        let by_options = || {
-            let external = matches!(self.mark, Mark::External(_)).then_some(Backend::Iptables);
-            external.or_else(|| backend_of(&self.conditions_v4)).or_else(|| backend_of(&self.conditions_v6))
-        };
-        self.backend.or_else(by_options).unwrap_or_else(Backend::default_here)
+        match (self.backend, self.options().next()) {
+            (BackendChoice::Automatic, Some((_, backend))) => backend,
+            (choice, _) => choice.resolve(),
+        }
     }
 
     /// Further conditions on packets, in the words of the backend.
     pub(super) fn conditions(&self, family: Family) -> &[String] {
-        match family {
-            Family::V4 => &self.conditions_v4,
-            Family::V6 => &self.conditions_v6,
-        }
+        self.conditions.get(family).map_or(&[], Vec::as_slice)
     }
 
     /// The mappings of a family.
@@ -177,20 +178,13 @@ fn backend_of(words: &[String]) -> Option<Backend> {
     Some(if first.starts_with(['-', '!']) { Backend::Iptables } else { Backend::Nftables })
 }
 
-fn mark(config: &Object) -> Result<Mark, ConfigError> {
-    let bit = match config.field("markMasqBit") {
-        None => None,
-        Some(Value::Number(number)) => {
-            let bit = number.as_integer::<i64>();
-            let bit = bit
-                .ok_or_else(|| Value::Number(number.clone()).type_error("PortMapConf.markMasqBit", "int"))?;
-            Some(u8::try_from(bit).ok().filter(|bit| *bit < 32).ok_or(ConfigError::MarkBit)?)
-        }
-        Some(other) => return Err(other.type_error("PortMapConf.markMasqBit", "int").into()),
-    };
-    match text(config, "externalSetMarkChain")? {
+fn mark(keys: GoStruct<'_>) -> Result<Mark, ConfigError> {
+    let bit = keys.integer::<i64>("markMasqBit", "int")?;
+    let bit = bit.map(|bit| u8::try_from(bit).ok().filter(|bit| *bit < 32).ok_or(ConfigError::MarkBit));
+    let bit = bit.transpose()?;
+    match keys.string("externalSetMarkChain")? {
         Some(_) if bit.is_some() => Err(ConfigError::TwoMarks),
-        Some(chain) if !chain.is_empty() => Ok(Mark::External(chain)),
+        Some(chain) if !chain.is_empty() => Ok(Mark::External(chain.to_owned())),
         _ => Ok(Mark::Bit(1 << bit.unwrap_or(MARK_BIT))),
     }
 }
@@ -232,32 +226,29 @@ impl fmt::Display for Mapping {
     }
 }
 
-fn mappings(config: &Object) -> Result<Vec<Mapping>, ConfigError> {
+fn mappings(keys: GoStruct<'_>) -> Result<Vec<Mapping>, ConfigError> {
     const PATH: &str = "PortMapConf.runtimeConfig.portMappings";
-    let Some(runtime) = config.field("runtimeConfig") else { return Ok(Vec::new()) };
-    let runtime =
-        runtime.as_object().ok_or_else(|| runtime.type_error("PortMapConf.runtimeConfig", "struct"))?;
-    let Some(list) = runtime.field("portMappings") else { return Ok(Vec::new()) };
-    let list = list.as_array().ok_or_else(|| list.type_error(PATH, "[]main.PortMapEntry"))?;
+    let Some(runtime) = keys.object("runtimeConfig", "struct")? else { return Ok(Vec::new()) };
+    let runtime = GoStruct::new(runtime, "PortMapConf.runtimeConfig");
     let mut mappings: Vec<Mapping> = Vec::new();
-    for entry in list {
+    for entry in runtime.array("portMappings", "[]main.PortMapEntry")? {
         let entry = entry.as_object().ok_or_else(|| entry.type_error(PATH, "main.PortMapEntry"))?;
-        let container_port = port(entry, "containerPort", ConfigError::ContainerPort)?;
-        let host_port = port(entry, "hostPort", ConfigError::HostPort)?;
-        // Runtimes write it as they like; without one it is what most ports are.
-        let protocol = match text(entry, "protocol")? {
+        let ports = GoStruct::new(entry, PATH);
+        let container_port = port(ports, "containerPort", ConfigError::ContainerPort)?;
+        let host_port = port(ports, "hostPort", ConfigError::HostPort)?;
+        let texts = GoStruct::new(entry, keys.path());
+        // Runtimes write it in any case; the default is what most ports are.
+        let protocol = match texts.string("protocol")? {
             Some(protocol) if !protocol.is_empty() => protocol.to_lowercase(),
             _ => "tcp".to_owned(),
         };
         if firewall::protocol_number(&protocol).is_none() {
             return Err(ConfigError::Protocol(protocol, host_port));
         }
-        let host_ip = match text(entry, "hostIP")? {
-            Some(ip) if !ip.is_empty() => {
-                Some(parse_ip(&ip).map_err(|_| ConfigError::HostIp(ip, host_port))?)
-            }
-            _ => None,
-        };
+        let host_ip = texts.string("hostIP")?.filter(|ip| !ip.is_empty());
+        let host_ip =
+            host_ip.map(|ip| parse_ip(ip).map_err(|_| ConfigError::HostIp(ip.to_owned(), host_port)));
+        let host_ip = host_ip.transpose()?;
         let mapping = Mapping { host_port, container_port, protocol, host_ip };
         for other in &mappings {
             let both = |family| {
@@ -276,57 +267,38 @@ fn mappings(config: &Object) -> Result<Vec<Mapping>, ConfigError> {
     Ok(mappings)
 }
 
-fn port(entry: &Object, name: &str, error: impl FnOnce(String) -> ConfigError) -> Result<u16, ConfigError> {
-    match entry.field(name) {
-        None => Err(error("0".to_owned())),
-        Some(Value::Number(number)) => number
-            .as_integer::<u16>()
-            .filter(|port| *port > 0)
-            .ok_or_else(|| error(number.literal().to_owned())),
-        Some(other) => {
-            let path = format!("PortMapConf.runtimeConfig.portMappings.{name}");
-            Err(other.type_error(&path, "int").into())
-        }
-    }
+fn port(
+    keys: GoStruct<'_>,
+    name: &str,
+    error: impl FnOnce(String) -> ConfigError,
+) -> Result<u16, ConfigError> {
+    let number = keys.read(name, "int", |value| match value {
+        Value::Number(number) => Some(number),
+        _ => None,
+    })?;
+    let port = number.and_then(|number| number.literal().parse().ok()).filter(|port| *port > 0);
+    port.ok_or_else(|| error(number.map_or("0", Number::literal).to_owned()))
 }
 
-fn text(object: &Object, name: &str) -> Result<Option<String>, TypeError> {
-    match object.field(name) {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(other) => Err(other.type_error(&format!("PortMapConf.{name}"), "string")),
-    }
-}
-
-fn flag(object: &Object, name: &str) -> Result<Option<bool>, TypeError> {
-    match object.field(name) {
-        None => Ok(None),
-        Some(Value::Bool(flag)) => Ok(Some(*flag)),
-        Some(other) => Err(other.type_error(&format!("PortMapConf.{name}"), "bool")),
-    }
-}
-
-fn texts(object: &Object, name: &str) -> Result<Vec<String>, TypeError> {
-    let Some(value) = object.field(name) else { return Ok(Vec::new()) };
-    let error = |value: &Value| value.type_error(&format!("PortMapConf.{name}"), "[]string");
-    let list = value.as_array().ok_or_else(|| error(value))?;
-    list.iter().map(|word| word.as_str().map(str::to_owned).ok_or_else(|| error(word))).collect()
+fn texts(keys: GoStruct<'_>, name: &str) -> Result<Option<Vec<String>>, TypeError> {
+    const WANTED: &str = "[]string";
+    let Some(list) = keys.read(name, WANTED, Value::as_array)? else { return Ok(None) };
+    let error = |word: &Value| word.type_error(&format!("{}.{name}", keys.path()), WANTED);
+    let text = |word: &Value| word.as_str().map(str::to_owned).ok_or_else(|| error(word));
+    list.iter().map(text).collect::<Result<_, _>>().map(Some)
 }
 
 /// The result of the plugins before, if there is one.
-pub(super) fn prev_result(config: &Object, version: Version) -> Result<Option<CniResult>, ConfigError> {
-    let Some(result) = config.field("prevResult") else { return Ok(None) };
-    let object = result
-        .as_object()
-        .ok_or_else(|| result.type_error("PortMapConf.prevResult", "map[string]interface {}"))?;
-    CniResult::from_prev_result(object, version).map(Some).map_err(ConfigError::PrevResult)
+pub(super) fn prev_result(request: &Request) -> Result<Option<CniResult>, ConfigError> {
+    GoStruct::new(&request.config, "PortMapConf").object("prevResult", "map[string]interface {}")?;
+    request.prev_result().map_err(ConfigError::PrevResult)
 }
 
 /// The container's first address of each family: of the interface that is named, in a sandbox, or of none.
 pub(super) fn targets(result: &CniResult, environment: &Environment) -> Vec<IpNet> {
     let is_ours = |interface: Option<i64>| {
         let interface = interface.and_then(|at| result.interfaces.get(usize::try_from(at).ok()?));
-        interface.is_none_or(|one| one.name == environment.ifname && !one.sandbox.is_empty())
+        interface.is_none_or(|one| one.name == environment.attachment.ifname && !one.sandbox.is_empty())
     };
     let first = |family| {
         let mut ips = result.ips.iter().filter(|ip| is_ours(ip.interface));

@@ -6,20 +6,22 @@
 
 use flannel_core::family::Family;
 use flannel_core::message::nftables::{
-    CT_STATUS, Chain, CmpOp, Command, DESTINATION_NAT, Expr, Hook, LOCAL_ADDRESS, META_L4PROTO, PayloadBase,
-    Policy, REGISTER_1, REGISTER_2, Rule, Table, TableFamily, Verdict,
+    CT_STATUS, CmpOp, Command, DESTINATION_NAT, Expr, Hook, LOCAL_ADDRESS, META_L4PROTO, PayloadBase,
+    REGISTER_1, REGISTER_2, Rule, TableFamily,
 };
 use flannel_core::ruleset::AddressMatch;
 use flannel_core::ruleset::nft::{address_expressions, address_offsets};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Stdio;
 
 use super::config::{Config, Mapping};
+use crate::firewall::names::Owner;
 use crate::firewall::netfilter::{Netfilter, NetfilterError};
+use crate::firewall::nft::{self, NftTable, equal, jump};
 
-pub(super) const TABLE: &str = "cni_hostport";
+const NAME: &str = "cni_hostport";
 const COMMENT: &str = "CNI portmap plugin";
 /// Room for a comment, without the zero bytes in it.
 const COMMENT_LEN: usize = 126;
@@ -30,8 +32,13 @@ const ALL_PORTS: &str = "hostports_all";
 const MASQUERADING: &str = "masquerading";
 /// The chains that have rules of containers.
 const OWN: &[&str] = &[PORTS, ADDRESS_PORTS, MASQUERADING];
-pub(super) const TABLES: &[(TableFamily, &str, &[&str])] =
-    &[(TableFamily::IP, TABLE, OWN), (TableFamily::IP6, TABLE, OWN)];
+pub(super) const TABLES: &[(NftTable, &[&str])] =
+    &[(NftTable(TableFamily::IP, NAME), OWN), (NftTable(TableFamily::IP6, NAME), OWN)];
+
+/// The table of a family.
+pub(super) fn table(family: Family) -> NftTable {
+    NftTable(family.into(), NAME)
+}
 
 /// Base chains whose packets are looked at: name and hook.
 const BASES: [(&str, u32); 2] = [("prerouting", Hook::PREROUTING), ("output", Hook::OUTPUT)];
@@ -52,9 +59,18 @@ pub(super) fn parse_comment(comment: &str) -> (&str, Option<&str>) {
     comment.split_once('\0').map_or((comment, None), |(id, network)| (id, Some(network)))
 }
 
-/// A rule is of a container.
-pub(super) fn is_of(rule: &Rule, container_id: &str) -> bool {
-    rule.comment.as_deref().is_some_and(|comment| parse_comment(comment).0 == container_id)
+/// Whether a comment is of a container.
+fn is_of(comment: &str, container_id: &str) -> bool {
+    parse_comment(comment).0 == container_id
+}
+
+/// Rules that a container lacks.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CheckError {
+    #[error("missing hostport rules in {0:?} chain")]
+    MissingRules(&'static str),
+    #[error(transparent)]
+    Netfilter(#[from] NetfilterError),
 }
 
 /// Conditions that the program nft has to read.
@@ -70,7 +86,7 @@ pub(super) enum ConditionsError {
 #[derive(Clone, Copy)]
 pub(super) struct Rules<'a> {
     pub(super) config: &'a Config,
-    pub(super) container_id: &'a str,
+    pub(super) owner: Owner<'a>,
     /// The container's address with the length of its subnet.
     pub(super) target: IpNet,
 }
@@ -80,55 +96,50 @@ impl Rules<'_> {
         Family::of_net(self.target)
     }
 
-    fn table(&self) -> TableFamily {
-        self.family().into()
+    fn table(&self) -> NftTable {
+        table(self.family())
     }
 
-    /// The commands of an ADD: what is shared, where it is not right, and the container's own rules anew.
+    /// The commands of an ADD: shared objects, where they are out of date, and the container's own rules anew.
     pub(super) fn commands(&self, netfilter: &mut Netfilter) -> Result<Vec<Command>, NetfilterError> {
+        let (table, own_id) = (self.table(), self.owner.container_id);
         let mut commands = Vec::new();
-        for wanted in self.shared_rules() {
-            let chain = wanted[0].chain.clone();
-            let there = netfilter.rules(self.table(), TABLE, &chain)?;
-            if !there.iter().map(|rule| &rule.expressions).eq(wanted.iter().map(|rule| &rule.expressions)) {
-                commands.push(Command::FlushChain(self.table(), TABLE.to_owned(), chain));
-                commands.extend(wanted.into_iter().map(Command::AppendRule));
-            }
+        for (chain, wanted) in self.shared_rules() {
+            commands.extend(table.replace(netfilter, chain, wanted)?);
         }
-        let has_all = commands.is_empty()
-            && netfilter.has_chain(self.table(), TABLE, PORTS)?
-            && (!self.config.snat || netfilter.has_chain(self.table(), TABLE, MASQUERADING)?);
-        if !has_all {
+        let is_complete = commands.is_empty()
+            && table.has_chain(netfilter, PORTS)?
+            && (!self.config.snat || table.has_chain(netfilter, MASQUERADING)?);
+        if !is_complete {
             commands.splice(0..0, self.shared_objects());
         }
         for chain in OWN {
-            for rule in netfilter.rules(self.table(), TABLE, chain)? {
-                if is_of(&rule, self.container_id)
-                    && let Some(handle) = rule.handle
-                {
-                    commands.push(Command::DeleteRule(rule.family, rule.table, rule.chain, handle));
-                }
-            }
+            commands.extend(table.delete_rules(netfilter, chain, |comment| is_of(comment, own_id))?);
         }
-        let mut own = if self.config.conditions(self.family()).is_empty() {
-            self.config.of(self.family()).map(|mapping| self.rule(PORTS, self.mapping(mapping))).collect()
-        } else {
-            Vec::new()
+        let comment = comment(self.owner.network, own_id);
+        let mut append = |chain, expressions| {
+            commands.push(Command::AppendRule(table.rule(chain, expressions, Some(&comment))));
         };
-        if self.config.snat {
-            own.extend(self.masqueraded().map(|source| self.rule(MASQUERADING, self.masquerade(source))));
+        if self.config.conditions(self.family()).is_empty() {
+            self.config.of(self.family()).for_each(|mapping| append(PORTS, self.mapping(mapping)));
         }
-        let comment = Some(comment(&self.config.network, self.container_id));
-        commands.extend(
-            own.into_iter().map(|rule| Command::AppendRule(Rule { comment: comment.clone(), ..rule })),
-        );
+        if self.config.snat {
+            self.masqueraded().for_each(|source| append(MASQUERADING, self.masquerade(source)));
+        }
         Ok(commands)
     }
 
-    /// How many rules of the container there must be, for mappings and for masquerading.
-    pub(super) fn counts(&self) -> [(&'static str, usize); 2] {
+    /// Fails unless the container has its rules, by their number.
+    pub(super) fn check(&self, netfilter: &mut Netfilter) -> Result<(), CheckError> {
         let masqueraded = if self.config.snat { self.masqueraded().count() } else { 0 };
-        [(PORTS, self.config.of(self.family()).count()), (MASQUERADING, masqueraded)]
+        for (chain, wanted) in [(PORTS, self.config.of(self.family()).count()), (MASQUERADING, masqueraded)] {
+            let rules = self.table().rules(netfilter, chain)?;
+            let comments = rules.iter().filter_map(|rule| rule.comment.as_deref());
+            if comments.filter(|comment| is_of(comment, self.owner.container_id)).count() < wanted {
+                return Err(CheckError::MissingRules(chain));
+            }
+        }
+        Ok(())
     }
 
     /// Sets the rules that have conditions, which are written in the language of nft.
@@ -137,16 +148,16 @@ impl Rules<'_> {
         if conditions.trim().is_empty() {
             return Ok(());
         }
-        let table = self.table();
+        let family = self.table().0;
         let script: String = self
             .config
             .of(self.family())
             .map(|mapping| {
-                let address = mapping.address().map_or_else(String::new, |ip| format!("{table} daddr {ip} "));
+                let address = mapping.address().map_or_else(String::new, |ip| format!("{family} daddr {ip} "));
                 let target = SocketAddr::new(self.target.addr(), mapping.container_port);
                 format!(
-                    "add rule {table} {TABLE} {PORTS} {conditions} {address}{} dport {} dnat to {target} comment \"{}\"\n",
-                    mapping.protocol, mapping.host_port, self.container_id
+                    "add rule {family} {NAME} {PORTS} {conditions} {address}{} dport {} dnat to {target} comment \"{}\"\n",
+                    mapping.protocol, mapping.host_port, self.owner.container_id
                 )
             })
             .collect();
@@ -170,59 +181,36 @@ impl Rules<'_> {
     }
 
     fn shared_objects(&self) -> Vec<Command> {
-        let chain = |name: &str, hook: Option<(u32, i32)>| {
-            Command::AddChain(Chain {
-                family: self.table(),
-                table: TABLE.to_owned(),
-                name: name.to_owned(),
-                hook: hook.map(|(number, priority)| Hook {
-                    kind: "nat".to_owned(),
-                    number,
-                    priority,
-                    policy: Policy::Accept,
-                }),
-                comment: None,
-            })
-        };
-        let mut objects = vec![Command::AddTable(Table {
-            family: self.table(),
-            name: TABLE.to_owned(),
-            flags: 0,
-            comment: Some(COMMENT.to_owned()),
-        })];
-        objects.extend([PORTS, ADDRESS_PORTS, ALL_PORTS].map(|name| chain(name, None)));
-        objects.extend(BASES.map(|(name, hook)| chain(name, Some((hook, Hook::PRIORITY_DESTINATION_NAT)))));
+        let table = self.table();
+        let nat = |number, priority| Some(nft::hook("nat", number, priority));
+        let mut objects = vec![table.add(Some(COMMENT))];
+        objects.extend([PORTS, ADDRESS_PORTS, ALL_PORTS].map(|name| table.add_chain(name, None, None)));
+        objects.extend(
+            BASES.map(|(name, number)| {
+                table.add_chain(name, nat(number, Hook::PRIORITY_DESTINATION_NAT), None)
+            }),
+        );
         if self.config.snat {
-            objects.push(chain(MASQUERADING, Some((Hook::POSTROUTING, Hook::PRIORITY_SOURCE_NAT))));
+            let hook = nat(Hook::POSTROUTING, Hook::PRIORITY_SOURCE_NAT);
+            objects.push(table.add_chain(MASQUERADING, hook, None));
         }
         objects
     }
 
     /// The rules that lead to those of containers, by chain.
-    fn shared_rules(&self) -> Vec<Vec<Rule>> {
-        let jump = |chain: &str| Expr::Verdict(Verdict::Jump(chain.to_owned()));
-        let all = [ADDRESS_PORTS, PORTS].map(|chain| self.rule(ALL_PORTS, vec![jump(chain)]));
-        let mut rules = vec![all.to_vec()];
+    fn shared_rules(&self) -> Vec<(&'static str, Vec<Rule>)> {
+        let rule = |chain, expressions| self.table().rule(chain, expressions, None);
+        let all = [ADDRESS_PORTS, PORTS].map(|chain| rule(ALL_PORTS, vec![jump(chain)]));
+        let mut rules = vec![(ALL_PORTS, all.to_vec())];
         for (chain, _) in BASES {
             let local = vec![
                 Expr::DestinationType { register: REGISTER_1 },
-                equal(LOCAL_ADDRESS.to_ne_bytes().to_vec()),
+                equal(LOCAL_ADDRESS.to_ne_bytes()),
                 jump(ALL_PORTS),
             ];
-            rules.push(vec![self.rule(chain, local)]);
+            rules.push((chain, vec![rule(chain, local)]));
         }
         rules
-    }
-
-    fn rule(&self, chain: &str, expressions: Vec<Expr>) -> Rule {
-        Rule {
-            family: self.table(),
-            table: TABLE.to_owned(),
-            chain: chain.to_owned(),
-            handle: None,
-            expressions,
-            comment: None,
-        }
     }
 
     /// `[ip daddr A] tcp dport P dnat to T`.
@@ -239,13 +227,13 @@ impl Rules<'_> {
         };
         expressions.extend([
             Expr::Meta { key: META_L4PROTO, register: REGISTER_1 },
-            equal(vec![mapping.protocol_number()]),
+            equal([mapping.protocol_number()]),
             // The destination port is in one place in the headers of all three.
             Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, register: REGISTER_1 },
-            equal(mapping.host_port.to_be_bytes().to_vec()),
+            equal(mapping.host_port.to_be_bytes()),
             Expr::Immediate { register: REGISTER_1, data: address },
             Expr::Immediate { register: REGISTER_2, data: mapping.container_port.to_be_bytes().to_vec() },
-            Expr::DestinationNat { family: self.table().0, address: REGISTER_1, port: REGISTER_2 },
+            Expr::DestinationNat { family: self.table().0.0, address: REGISTER_1, port: REGISTER_2 },
         ]);
         expressions
     }
@@ -254,10 +242,9 @@ impl Rules<'_> {
     fn masqueraded(&self) -> impl Iterator<Item = IpNet> + use<> {
         let all = self.config.masquerade_all;
         let everything = match self.family() {
-            Family::V4 => IpNet::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-            Family::V6 => IpNet::from(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED)),
+            Family::V4 => IpNet::V4(Ipv4Net::default()),
+            Family::V6 => IpNet::V6(Ipv6Net::default()),
         };
-        let everything = IpNet::new(everything.addr(), 0).unwrap_or(everything);
         let local = IpNet::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let local = (!all && self.family() == Family::V4).then_some(local);
         [Some(if all { everything } else { self.target.trunc() }), local].into_iter().flatten()
@@ -285,8 +272,4 @@ impl Rules<'_> {
 
 const fn is(net: IpNet) -> AddressMatch {
     AddressMatch { negated: false, net }
-}
-
-const fn equal(data: Vec<u8>) -> Expr {
-    Expr::Cmp { op: CmpOp::Equal, register: REGISTER_1, data }
 }

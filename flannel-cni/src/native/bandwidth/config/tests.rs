@@ -1,5 +1,6 @@
 use super::*;
 use crate::error::chain;
+use flannel_core::json::Value;
 
 fn parse(members: &str) -> Result<[Option<(u64, u64)>; 2], String> {
     let text = format!(r#"{{"name":"n","type":"bandwidth"{members}}}"#);

@@ -2,17 +2,19 @@ use super::*;
 use crate::error::chain;
 
 fn object(members: &str) -> Object {
-    let text = format!(r#"{{"cniVersion":"1.0.0","name":"n","type":"bridge"{members}}}"#);
-    Value::parse(text.as_bytes()).unwrap().as_object().unwrap().clone()
+    request(members, "").config
+}
+
+fn request(members: &str, args: &str) -> Request {
+    Request::sample(&format!(r#"{{"cniVersion":"1.0.0","name":"n","type":"bridge"{members}}}"#), "a", args)
 }
 
 #[test]
 fn flannels_config_is_supported() {
     let stock = r#"{"cniVersion":"0.3.1","hairpinMode":true,"ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.244.1.0/24"}]],"routes":[{"dst":"10.244.0.0/16"}],"type":"host-local"},"isDefaultGateway":true,"isGateway":true,"mtu":1450,"name":"cbr0","type":"bridge"}"#;
-    let stock = Value::parse(stock.as_bytes()).unwrap();
-    let stock = stock.as_object().unwrap();
-    assert_eq!(check_supported(stock), Ok(()));
-    let config = Config::parse(stock, "").unwrap();
+    let stock = Request::sample(stock, "a", "");
+    assert_eq!(check_supported(&stock.config), Ok(()));
+    let config = Config::parse(&stock).unwrap();
     assert_eq!(
         config,
         Config {
@@ -80,7 +82,7 @@ fn what_is_not_done_here_is_never_ignored() {
 #[test]
 fn the_hardware_address_comes_from_three_places() {
     let mac = |members: &str, args: &str| {
-        Config::parse(&object(members), args)
+        Config::parse(&request(members, args))
             .map(|config| config.mac.map(|mac| mac.to_string()))
             .map_err(|error| chain(&error))
     };
@@ -102,7 +104,7 @@ fn the_hardware_address_comes_from_three_places() {
 #[test]
 fn what_excludes_each_other_is_an_error_of_an_add() {
     let conflict = |members: &str| {
-        let config = Config::parse(&object(members), "").unwrap();
+        let config = Config::parse(&request(members, "")).unwrap();
         config.check_conflicts().err().map(|error| error.to_string())
     };
     assert_eq!(conflict(r#","hairpinMode":true,"disableContainerInterface":true"#), None);
@@ -119,20 +121,20 @@ fn what_excludes_each_other_is_an_error_of_an_add() {
 #[test]
 fn name_resolution_of_the_runtime_comes_first() {
     let members = r#","dns":{"domain":"x"},"runtimeConfig":{"dns":{"servers":["10.0.0.10"],"searches":["a","b"],"options":["ndots:5"]}}"#;
-    let dns = Config::parse(&object(members), "").unwrap().dns.unwrap();
+    let dns = Config::parse(&request(members, "")).unwrap().dns.unwrap();
     assert_eq!(dns.nameservers, Some(vec!["10.0.0.10".to_owned()]));
     assert_eq!(dns.search, Some(vec!["a".to_owned(), "b".to_owned()]));
     assert_eq!(dns.options, Some(vec!["ndots:5".to_owned()]));
     assert_eq!(dns.domain, "");
     let members = r#","dns":{"domain":"x"},"runtimeConfig":{"dns":{}}"#;
-    assert_eq!(Config::parse(&object(members), "").unwrap().dns.unwrap().domain, "x");
+    assert_eq!(Config::parse(&request(members, "")).unwrap().dns.unwrap().domain, "x");
     let members = r#","runtimeConfig":{"dns":{"servers":"10.0.0.10"}}"#;
-    assert!(Config::parse(&object(members), "").is_err());
+    assert!(Config::parse(&request(members, "")).is_err());
 }
 
 #[test]
 fn dns_counts_if_anything_is_there() {
-    let dns = |members: &str| Config::parse(&object(members), "").unwrap().dns.is_some();
+    let dns = |members: &str| Config::parse(&request(members, "")).unwrap().dns.is_some();
     assert!(!dns(r#","dns":{}"#));
     assert!(dns(r#","dns":{"search":[]}"#));
     assert!(dns(r#","dns":{"domain":"x"}"#));

@@ -2,8 +2,8 @@ use super::*;
 use crate::error::chain;
 
 fn parse(text: &str, args: &str, version: Version) -> Result<Config, String> {
-    let value = Value::parse(text.as_bytes()).unwrap();
-    Config::parse(value.as_object().unwrap(), args, version).map_err(|error| chain(&error))
+    let request = Request { version, ..Request::sample(text, "a", args) };
+    Config::parse(&request).map_err(|error| chain(&error))
 }
 
 fn sets(members: &str) -> Result<Vec<String>, String> {
@@ -25,10 +25,7 @@ fn sets_are_numbered_in_order() {
 
 #[test]
 fn the_directory_is_named_after_the_network() {
-    let of = |text: &str| {
-        let value = Value::parse(text.as_bytes()).unwrap();
-        directory(value.as_object().unwrap()).display().to_string()
-    };
+    let of = |text: &str| directory(&Request::sample(text, "a", "")).display().to_string();
     assert_eq!(of(r#"{"name":"cbr0","ipam":{}}"#), "/var/lib/cni/networks/cbr0");
     assert_eq!(of(r#"{"name":"cbr0","ipam":{"DataDir":"/x","ranges":1}}"#), "/x/cbr0");
 }

@@ -31,7 +31,6 @@ fn a_mark_is_read_back() {
 #[test]
 fn files_without_mark_are_kept_in_doubt() {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
     let now = SystemTime::now();
     let minutes = |count: u64| Duration::from_secs(60 * count);
     for (text, taken_at, abandoned) in [
@@ -45,11 +44,7 @@ fn files_without_mark_are_kept_in_doubt() {
         let path = directory.path().join("10.1.2.3");
         fs::write(&path, text).unwrap();
         File::options().write(true).open(&path).unwrap().set_modified(taken_at).unwrap();
-        let [reservation] = &store.reservations().unwrap()[..] else { panic!("one reservation") };
-        assert_eq!(
-            is_abandoned(&store, reservation, "flannel-test-network"),
-            abandoned,
-            "{text:?} {taken_at:?}"
-        );
+        let holder = Holder::parse(text);
+        assert_eq!(is_abandoned(&path, &holder, "flannel-test-network"), abandoned, "{text:?} {taken_at:?}");
     }
 }

@@ -1,0 +1,89 @@
+//! Pairs of veth links, one end of which is a port of a bridge.
+
+use flannel_core::link::{LinkName, Mac};
+use flannel_core::message::link::{self, NewVeth};
+use nix::errno::Errno;
+use std::os::fd::AsRawFd;
+
+use super::BridgeError;
+use crate::error::{CniError, note};
+use crate::kernel::{Found, Kernel};
+use crate::netns::Netns;
+
+/// How often another random name is tried.
+const NAME_ATTEMPTS: u32 = 10;
+
+/// A pair whose one end is a port of `bridge` under a random name, and up.
+pub(super) fn new(bridge: &Found, mtu: Option<u32>, peer: LinkName) -> Result<NewVeth, CniError> {
+    Ok(NewVeth {
+        name: random_name()?,
+        mac: None,
+        master: Some(bridge.record.index),
+        up: true,
+        mtu,
+        // Compatibility: Go's library sends that for this end.
+        queue_length: Some(0),
+        peer,
+        peer_mac: None,
+        peer_netns: None,
+    })
+}
+
+/// Creates a pair whose other end is in a container. One that fails leaves nothing.
+pub(super) fn create(
+    host: &mut Kernel,
+    mut veth: NewVeth,
+    netns: &Netns,
+    mac: Option<Mac>,
+) -> Result<Found, CniError> {
+    veth.peer_mac = mac;
+    veth.peer_netns = Some(netns.file().as_raw_fd());
+    let mut attempt = 1;
+    loop {
+        match host.change_one(&link::create_veth(&veth)) {
+            Ok(()) => break,
+            Err(error) if error.is(Errno::EEXIST) => {
+                if attempt == NAME_ATTEMPTS || host.link(&veth.name)?.is_none() {
+                    return Err(BridgeError::Exists(veth.peer.to_string(), veth.name.to_string()).into());
+                }
+                attempt += 1;
+                veth.name = random_name()?;
+            }
+            Err(error) => {
+                delete(host, &veth.name);
+                return Err(BridgeError::Veth(error).into());
+            }
+        }
+    }
+    match host.link(&veth.name) {
+        Ok(found) => Ok(found.ok_or_else(|| BridgeError::Vanished(veth.name.to_string()))?),
+        Err(error) => {
+            delete(host, &veth.name);
+            Err(error.into())
+        }
+    }
+}
+
+/// Deletes a link whose name only this process uses. The error of the ADD is the one that is returned.
+fn delete(host: &mut Kernel, name: &LinkName) {
+    if let Err(error) = host.delete_by_name(name) {
+        note!("could not undo {name}: {error}");
+    }
+}
+
+fn random_name() -> Result<LinkName, CniError> {
+    Ok(format!("veth{:08x}", u32::from_ne_bytes(random()?)).parse()?)
+}
+
+/// A random hardware address of a single, locally administered station.
+pub(super) fn random_mac() -> Result<Mac, BridgeError> {
+    Ok(Mac::from_seed(random()?))
+}
+
+fn random<const N: usize>() -> Result<[u8; N], BridgeError> {
+    let mut bytes = [0; N];
+    // The kernel gives up to 256 bytes at once.
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(BridgeError::Random)?;
+    Ok(bytes)
+}
