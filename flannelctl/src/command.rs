@@ -18,8 +18,7 @@ pub(crate) mod subnet;
 pub(crate) mod support;
 
 use flannel_core::store::Listing;
-use flanneld::cli::StoreOptions;
-use flanneld::store::AnyStore;
+use flanneld::store::{Store, StoreOptions};
 
 use crate::Outcome;
 use crate::cli::{Cli, Command, NodeFlags, StoreFlags};
@@ -43,7 +42,7 @@ impl Session {
     ///
     /// # Errors
     /// Fails if it is a directory that does not exist: whoever looks or mistypes must not make one.
-    pub(crate) fn store(&self) -> anyhow::Result<AnyStore> {
+    pub(crate) fn store(&self) -> anyhow::Result<Store> {
         match self.store.options() {
             StoreOptions::Directory(path) if !path.is_dir() => Err(Failure::new(
                 Kind::Unreachable,
@@ -51,15 +50,15 @@ impl Session {
                 "check --lease-dir; flannelctl config set FILE makes a new one",
             )
             .into()),
-            options => Ok(AnyStore::new(options)?),
+            options => Ok(options.open()?),
         }
     }
 
     /// The store for a network config to be written to, and what it holds. It may be a directory that is yet to be made.
-    pub(crate) async fn store_to_be(&self) -> anyhow::Result<(AnyStore, Cluster)> {
+    pub(crate) async fn store_to_be(&self) -> anyhow::Result<(Store, Cluster)> {
         let options = self.store.options();
         let missing = matches!(&options, StoreOptions::Directory(path) if !path.exists());
-        let store = AnyStore::new(options)?;
+        let store = options.open()?;
         let cluster = match missing {
             true => Cluster::new(self, Listing::default()),
             false => Cluster::read(self, &store).await?,

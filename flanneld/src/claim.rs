@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::error::chain;
-use crate::store::{Held, LeaseStore, Listing, StoreError};
+use crate::store::{Held, Listing, Store, StoreError};
 
 /// What the claim has reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,9 +38,9 @@ pub struct Own {
 }
 
 /// What the claim listens to and speaks to.
-pub struct Ports<S> {
+pub struct Ports {
     /// Where the leases are.
-    pub store: S,
+    pub store: Store,
     /// Life of a new lease.
     pub lease_time: Duration,
     /// How we want to be reached; `None` until it is known.
@@ -54,7 +54,7 @@ pub struct Ports<S> {
 }
 
 /// Gets a lease and keeps it until told to stop. The lease stays in the store.
-pub async fn run<S: LeaseStore>(mut claim: Claim, mut ports: Ports<S>, stop: CancellationToken) {
+pub async fn run(mut claim: Claim, mut ports: Ports, stop: CancellationToken) {
     let start = Instant::now();
     loop {
         if let Some(attrs) = ports.attrs.borrow_and_update().clone() {
@@ -85,7 +85,7 @@ enum Done {
     Deleted(Result<(), StoreError>),
 }
 
-async fn perform<S: LeaseStore>(step: Step, ports: &mut Ports<S>, start: Instant) -> Done {
+async fn perform(step: Step, ports: &mut Ports, start: Instant) -> Done {
     let store = &ports.store;
     match step {
         Step::Wait(until) => {
@@ -115,7 +115,9 @@ async fn perform<S: LeaseStore>(step: Step, ports: &mut Ports<S>, start: Instant
             Done::Updated(attrs, outcome)
         }
         Step::Renew { subnets, held } => Done::Renewed(store.renew(&subnets, &held).await),
-        Step::Delete { subnets, revision } => Done::Deleted(store.delete(&subnets, revision).await),
+        Step::Delete { subnets, revision } => {
+            Done::Deleted(store.delete(&subnets.to_string(), revision).await)
+        }
     }
 }
 
@@ -133,7 +135,7 @@ fn tell(claim: &mut Claim, done: Done, now: Duration) {
 
 /// Hands over what has arrived since the last time, also while a step was under way: once, since what was true then need not
 /// be true any more.
-fn hear<S>(claim: &mut Claim, ports: &mut Ports<S>, now: Duration) {
+fn hear(claim: &mut Claim, ports: &mut Ports, now: Duration) {
     if let Some(view) = news(&mut ports.record).flatten() {
         claim.seen(&view, now);
     }

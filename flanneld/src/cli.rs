@@ -10,7 +10,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use crate::store::etcd::EtcdOptions;
+use crate::store::StoreOptions;
 use flannel_core::select::Criteria;
 use go_flags::{Setting, Words};
 use reader::Reader;
@@ -66,45 +66,6 @@ pub struct Options {
     pub log: LogOptions,
     warnings: Vec<Warning>,
     settings: Vec<Setting>,
-}
-
-/// Where leases are kept.
-#[derive(Clone, Debug)]
-pub enum StoreOptions {
-    /// In etcd.
-    Etcd(EtcdOptions),
-    /// In a directory.
-    Directory(PathBuf),
-}
-
-impl StoreOptions {
-    /// Where the network config is, for messages.
-    #[must_use]
-    pub fn config_place(&self) -> String {
-        match self {
-            Self::Etcd(etcd) => format!("the etcd key {}/config", etcd.prefix.trim_end_matches('/')),
-            Self::Directory(path) => format!("the file {}", path.join("config").display()),
-        }
-    }
-
-    /// A file name that tells this store from others of the same host: several daemons may run
-    /// side by side with prefixes of their own.
-    #[must_use]
-    pub fn scope(&self) -> String {
-        let (kind, place) = match self {
-            Self::Etcd(etcd) => ("etcd", etcd.prefix.as_str()),
-            Self::Directory(path) => ("dir", path.to_str().unwrap_or_default()),
-        };
-        let mut scope = kind.to_owned();
-        for byte in place.trim_end_matches('/').bytes() {
-            match byte {
-                b'/' => scope.push('-'),
-                b'.' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => scope.push(char::from(byte)),
-                _ => scope.push_str(&format!("%{byte:02X}")),
-            }
-        }
-        scope
-    }
 }
 
 /// How much is logged, and in which form.

@@ -48,7 +48,7 @@ use crate::pulse::pulse;
 use crate::reconcile::{self, Memory, Outputs, Reconciler};
 use crate::state::{Remembered, StateDir};
 use crate::status::{Board, Sources, StatusSocket, ViewRequest, metrics};
-use crate::store::AnyStore;
+use crate::store::Store;
 use crate::store::watch::{self as store_watch, Update, WatchCounters};
 
 /// How long tasks may take to end. All of them end at their next wait; only a blocked disk takes longer.
@@ -93,7 +93,7 @@ async fn start_and_watch(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: CancellationToken,
 ) -> anyhow::Result<std::convert::Infallible> {
-    let store = AnyStore::new(options.store.clone())?;
+    let store = options.store.clone().open()?;
     let (channels, board) = Channels::open(&options, &store);
     if let Some(address) = options.healthz {
         let healthz = Healthz::bind(address)?;
@@ -131,7 +131,7 @@ struct Channels {
 }
 
 impl Channels {
-    fn open(options: &Options, store: &AnyStore) -> (Self, Arc<Board>) {
+    fn open(options: &Options, store: &Store) -> (Self, Arc<Board>) {
         // One question about the kernel is under way at a time.
         let (ask, views) = mpsc::channel(1);
         let channels = Self {
@@ -144,7 +144,7 @@ impl Channels {
             views,
         };
         let board = Board::new(Sources {
-            store: store.clone(),
+            store: Arc::clone(store),
             watch: Arc::clone(&channels.watch),
             readiness: channels.readiness.subscribe(),
             claim: channels.claim.subscribe(),
@@ -229,7 +229,7 @@ impl Past {
 
 async fn start(
     options: Options,
-    store: AnyStore,
+    store: Store,
     tasks: &mut JoinSet<anyhow::Result<()>>,
     channels: Channels,
     stop: CancellationToken,
@@ -259,7 +259,8 @@ async fn start(
     });
 
     let mut kernel = NetlinkKernel::open()?;
-    let (node, seen) = first_config(&options, &past, &mut kernel, &mut updates, &channels.readiness).await?;
+    let (node, seen) =
+        first_config((&options, &store), &past, &mut kernel, &mut updates, &channels.readiness).await?;
     check_bridge(&node)?;
     let external = node.external();
     info!(
@@ -277,7 +278,7 @@ async fn start(
 /// Waits for a config that can be used: that of the store, or that of the last run while the store is away. Returns
 /// also what the store has told meanwhile.
 async fn first_config(
-    options: &Options,
+    (options, store): (&Options, &Store),
     past: &Past,
     kernel: &mut NetlinkKernel,
     updates: &mut mpsc::Receiver<Update>,
@@ -316,7 +317,7 @@ async fn first_config(
             None => continue,
             Some(None) if away => continue,
             Some(None) => {
-                format!("the store has no network config: write one to {}", options.store.config_place())
+                format!("the store has no network config: write one to {}", store.identity().config_place)
             }
             Some(Some(text)) => match try_config(&node_options, &text, kernel).await? {
                 Ok(node) => return Ok((node, seen)),
@@ -373,7 +374,7 @@ fn check_bridge(node: &Node) -> anyhow::Result<()> {
 fn spawn_rest(
     options: Options,
     mut past: Past,
-    store: AnyStore,
+    store: Store,
     kernel: NetlinkKernel,
     mut node: Node,
     (seen, updates): (Vec<Update>, mpsc::Receiver<Update>),

@@ -3,23 +3,30 @@
 //! Writes are always guarded: a record is created only while its key is absent and the network
 //! config is unchanged, and changed or deleted only at the revision that the writer knows.
 
-mod any;
 pub mod dir;
-mod encode;
 mod error;
 pub mod etcd;
+mod options;
 mod stats;
 pub mod watch;
 
+use async_trait::async_trait;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
+use std::sync::Arc;
 use std::time::Duration;
 
-pub use any::{AnyStore, AnyWatch};
 pub use error::{Cause, StoreError, TlsProblem};
+pub use options::StoreOptions;
 pub(crate) use stats::LATENCY_CLASSES;
 pub use stats::{Operation, OperationStats, StoreStats};
 
 pub use flannel_core::store::{Change, ConfigRecord, CreateGuard, Grant, Held, Listing, Record};
+
+/// A store, chosen at run time by [`StoreOptions::open`].
+pub type Store = Arc<dyn LeaseStore>;
+
+/// A running watch. Dropping it ends it.
+pub type Watch = Box<dyn LeaseWatch>;
 
 /// What a watch delivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,53 +51,78 @@ pub struct Life {
     pub granted: Duration,
 }
 
+/// The names of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The kind of store, in one word.
+    pub kind: &'static str,
+    /// Where the store is, for messages.
+    pub location: String,
+    /// Where the network config is, for messages.
+    pub config_place: String,
+    /// A file name that differs between the stores that daemons of one host use.
+    pub scope: String,
+}
+
 /// A store of leases. Every call has a time limit of its own and never retries. A write that ends in an error other
 /// than [`StoreError::Raced`], or whose future is dropped, may have happened: list again to know.
-pub trait LeaseStore: Clone + Send + Sync + 'static {
-    /// A running watch.
-    type Watch: LeaseWatch;
+#[async_trait]
+pub trait LeaseStore: Send + Sync + 'static {
+    /// Returns the names of this store.
+    fn identity(&self) -> &Identity;
+
+    /// Returns the counters of all requests so far.
+    fn stats(&self) -> StoreStats;
 
     /// Reads config and records at one revision, in one request.
-    fn list(&self) -> impl Future<Output = Result<Listing, StoreError>> + Send;
+    async fn list(&self) -> Result<Listing, StoreError>;
 
     /// Starts to deliver all changes after `after`.
-    fn watch(&self, after: Revision) -> impl Future<Output = Result<Self::Watch, StoreError>> + Send;
+    async fn watch(&self, after: Revision) -> Result<Watch, StoreError>;
 
     /// Creates a record that lives for `lifetime`, or for ever. Fails with [`StoreError::Raced`] if
     /// the key exists or the guard does not hold.
-    fn create(
+    async fn create(
         &self,
         subnets: &Subnets,
         attrs: &LeaseAttrs,
         guard: CreateGuard,
         lifetime: Option<Duration>,
-    ) -> impl Future<Output = Result<Held, StoreError>> + Send;
+    ) -> Result<Held, StoreError>;
 
     /// Changes our record and keeps its grant (a reservation stays one) and the time it has left. Fails with
     /// [`StoreError::Raced`] unless it is still at the revision of `held`.
-    fn update(
-        &self,
-        subnets: &Subnets,
-        attrs: &LeaseAttrs,
-        held: &Held,
-    ) -> impl Future<Output = Result<Held, StoreError>> + Send;
+    async fn update(&self, subnets: &Subnets, attrs: &LeaseAttrs, held: &Held) -> Result<Held, StoreError>;
 
     /// Prolongs the life of our record without writing it; answers with the time left. Fails with
     /// [`StoreError::Raced`] if the grant has expired.
-    fn renew(&self, subnets: &Subnets, held: &Held) -> impl Future<Output = Result<Held, StoreError>> + Send;
+    async fn renew(&self, subnets: &Subnets, held: &Held) -> Result<Held, StoreError>;
 
-    /// Deletes a record at a revision. Fails with [`StoreError::Raced`] if it has another one.
-    fn delete(
-        &self,
-        subnets: &Subnets,
-        revision: Revision,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Deletes the record of any key, also one that no daemon can read. Fails with [`StoreError::Raced`] if it has
+    /// another revision.
+    async fn delete(&self, key: &str, revision: Revision) -> Result<(), StoreError>;
+
+    /// Writes the network config. Fails with [`StoreError::Raced`] unless it still has the revision `current`, or does
+    /// not exist if that is `None`.
+    async fn put_config(&self, text: &str, current: Option<Revision>) -> Result<Revision, StoreError>;
+
+    /// Returns how long a record lives; `None` if for ever, or if it has ended.
+    async fn life(&self, record: &Record) -> Result<Option<Life>, StoreError>;
+
+    /// Whether [`LeaseStore::life`] takes a request for each record, which is slow for many of them.
+    fn is_life_remote(&self) -> bool;
+
+    /// Lets a record live for `lifetime` from now on, or for ever, and keeps its value. Fails with
+    /// [`StoreError::Raced`] if it has another revision than it was read at.
+    async fn set_lifetime(&self, record: &Record, lifetime: Option<Duration>)
+    -> Result<Revision, StoreError>;
 }
 
-/// A running watch. Dropping it ends it.
-pub trait LeaseWatch: Send + 'static {
+/// A running watch.
+#[async_trait]
+pub trait LeaseWatch: Send {
     /// Waits for the next event. An error ends the watch. Cancel-safe.
-    fn next(&mut self) -> impl Future<Output = Result<WatchEvent, StoreError>> + Send;
+    async fn next(&mut self) -> Result<WatchEvent, StoreError>;
 
     /// How long it may be silent while all is well; `None` if silence says nothing.
     fn silence_limit(&self) -> Option<Duration> {

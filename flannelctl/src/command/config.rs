@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use flannel_core::config::NetworkConfig;
 use flannel_core::store::ConfigRecord;
-use flanneld::store::{AnyStore, LeaseStore as _};
+use flanneld::store::Store;
 use serde_json::{Value, json};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> anyhow::Re
 }
 
 /// The config of the store.
-async fn stored(store: &AnyStore) -> anyhow::Result<ConfigRecord> {
+async fn stored(store: &Store) -> anyhow::Result<ConfigRecord> {
     store.list().await?.config.ok_or_else(|| no_config(store).into())
 }
 
@@ -107,7 +107,7 @@ async fn set(session: &Session, file: &Path, dry_run: DryRun) -> anyhow::Result<
 /// Writes a config in place of the one that was read, and says what that does to the nodes.
 async fn write(
     session: &Session,
-    store: &AnyStore,
+    store: &Store,
     cluster: &Cluster,
     (text, config): (&str, &NetworkConfig),
     DryRun { dry_run }: DryRun,
@@ -127,7 +127,7 @@ async fn write(
     } else {
         let written = store.put_config(text, current.map(|current| current.revision)).await;
         written.context("could not write the config")?;
-        output.message(&format!("written to {}", store.location()));
+        output.message(&format!("written to {}", store.identity().location));
     }
     output.page(&summary(config, Some(&impact)))
 }

@@ -123,7 +123,7 @@ fn view(sight: &Sight) -> anyhow::Result<&View> {
             Err(Failure::new(Kind::Unreachable, message, "check --etcd-endpoints or --lease-dir").into())
         }
         (None, Ok(_)) => {
-            let message = format!("no network config at {}", sight.options.store.config_place());
+            let message = format!("no network config at {}", sight.store.identity().config_place);
             Err(Failure::new(Kind::NotFound, message, "write one: flannelctl config set FILE").into())
         }
     }

@@ -1,7 +1,8 @@
 //! How the daemon of this node is started, and so where its store is.
 
-use flanneld::cli::{Options, Parsed, StoreOptions};
+use flanneld::cli::{Options, Parsed};
 use flanneld::host::daemons::{Process, processes};
+use flanneld::store::StoreOptions;
 use std::fs;
 
 /// The options that it was started with, where they can be read.

@@ -4,10 +4,10 @@ mod scrub;
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use flanneld::cli::{Options, StoreOptions};
+use flanneld::cli::Options;
 use flanneld::exec::Program;
 use flanneld::host::daemons::{self, Process};
-use flanneld::store::AnyStore;
+use flanneld::store::StoreOptions;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
@@ -112,10 +112,10 @@ pub(crate) async fn run(session: &Session, command: SupportCommand) -> anyhow::R
 /// Config and leases.
 async fn store(session: &Session, options: &StoreOptions, bundle: &mut Bundle) {
     let read = async {
-        let store = AnyStore::new(options.clone())?;
+        let store = options.clone().open()?;
         let mut cluster = Cluster::read(session, &store).await?;
         cluster.ask_lives(&store, false).await?;
-        anyhow::Ok((store.location(), cluster))
+        anyhow::Ok((store.identity().location.clone(), cluster))
     };
     match read.await {
         Ok((location, cluster)) => {

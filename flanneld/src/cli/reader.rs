@@ -2,7 +2,8 @@
 
 use super::go_flags::{Given, HIDDEN, Origin, Setting};
 use super::table::FLAGS;
-use super::{CliError, Criteria, LogFormat, LogOptions, Options, StoreOptions, Warning};
+use super::{CliError, Criteria, LogFormat, LogOptions, Options, Warning};
+use crate::store::StoreOptions;
 use crate::store::etcd::EtcdOptions;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;

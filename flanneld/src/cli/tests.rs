@@ -1,5 +1,6 @@
 use super::go_flags::parse_integer;
 use super::*;
+use crate::store::etcd::EtcdOptions;
 use insta::assert_snapshot;
 use std::collections::BTreeMap;
 

@@ -21,13 +21,12 @@ use crate::error::chain;
 use crate::firewall::FirewallStatus;
 use crate::healthz::Readiness;
 use crate::kernel::{Kernel as _, KernelError, NetlinkKernel};
-use crate::store::AnyStore;
 use crate::store::watch::WatchCounters;
 use crate::sys;
 
 /// Where the board looks.
 pub(crate) struct Sources {
-    pub(crate) store: AnyStore,
+    pub(crate) store: crate::store::Store,
     pub(crate) watch: Arc<WatchCounters>,
     pub(crate) readiness: watch::Receiver<Readiness>,
     pub(crate) claim: watch::Receiver<ClaimState>,
@@ -223,11 +222,11 @@ impl Board {
     }
 
     fn store(&self, revision: Option<i64>) -> Store {
-        let stats = self.sources.store.stats();
+        let (stats, identity) = (self.sources.store.stats(), self.sources.store.identity());
         let watch = self.sources.watch.snapshot();
         Store {
-            kind: self.sources.store.kind().to_owned(),
-            location: self.sources.store.location(),
+            kind: identity.kind.to_owned(),
+            location: identity.location.clone(),
             up: self.store_is_up(),
             revision,
             last_request: stats.newest().map(|newest| StoreRequest {

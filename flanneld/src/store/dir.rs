@@ -17,20 +17,19 @@ mod index;
 mod tree;
 mod watch;
 
+use async_trait::async_trait;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use std::panic::resume_unwind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 
-pub use watch::DirWatch;
-
-use super::encode::{key_text, value_text};
 use super::error::StoreError;
 use super::stats::{Counters, Operation, StoreStats};
-use super::{CreateGuard, Held, LeaseStore, Life, Listing, Record};
+use super::{CreateGuard, Held, Identity, LeaseStore, Life, Listing, Record, Watch, options::scope};
 use tree::Tree;
+use watch::DirWatch;
 
 /// The leases in one directory. Cloning shares it.
 #[derive(Clone)]
@@ -39,6 +38,7 @@ pub struct DirStore {
 }
 
 struct Shared {
+    identity: Identity,
     tree: Tree,
     counters: Counters,
 }
@@ -48,61 +48,17 @@ impl DirStore {
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
+        let scope = scope("dir", path.to_str().unwrap_or_default());
         // Independent of later changes of the working directory. It fails on an empty path only.
         let path = std::path::absolute(&path).unwrap_or(path);
-        Self { shared: Arc::new(Shared { tree: Tree::new(path), counters: Counters::default() }) }
-    }
-
-    /// What was asked so far.
-    #[must_use]
-    pub fn stats(&self) -> StoreStats {
-        self.shared.counters.snapshot()
-    }
-
-    /// The directory.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.shared.tree.root
-    }
-
-    /// Writes the network config, if it still has the revision `current`, or does not exist if that is `None`.
-    ///
-    /// # Errors
-    /// [`StoreError::Raced`] if somebody else has written it.
-    pub async fn put_config(&self, text: &str, current: Option<Revision>) -> Result<Revision, StoreError> {
-        let text = text.to_owned();
-        self.run(Operation::PutConfig, move |tree| tree.lock()?.put_config(&text, current)).await
-    }
-
-    /// Deletes the record of any key, also one that no daemon could read, at a revision.
-    ///
-    /// # Errors
-    /// [`StoreError::Raced`] if it has another revision.
-    pub async fn delete_key(&self, key: &str, revision: Revision) -> Result<(), StoreError> {
-        let key = key.to_owned();
-        self.run(Operation::Delete, move |tree| tree.lock()?.delete(&key, revision)).await
-    }
-
-    /// How long a record lives; `None` if for ever, or if it has ended.
-    ///
-    /// # Errors
-    /// Fails if the directory cannot be read.
-    pub async fn life(&self, key: &str) -> Result<Option<Life>, StoreError> {
-        let key = key.to_owned();
-        self.run(Operation::TimeLeft, move |tree| Ok(tree.lock()?.life(&key))).await
-    }
-
-    /// Lets a record live for `lifetime` from now on, or for ever, if it is still as it was read.
-    ///
-    /// # Errors
-    /// [`StoreError::Raced`] if it has another revision.
-    pub async fn set_lifetime(
-        &self,
-        record: &Record,
-        lifetime: Option<Duration>,
-    ) -> Result<Revision, StoreError> {
-        let (key, revision) = (record.key.clone(), record.revision);
-        self.run(Operation::Update, move |tree| tree.lock()?.set_lifetime(&key, revision, lifetime)).await
+        let identity = Identity {
+            kind: "directory",
+            location: path.display().to_string(),
+            config_place: format!("the file {}", path.join("config").display()),
+            scope,
+        };
+        let shared = Shared { identity, tree: Tree::new(path), counters: Counters::default() };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Does file work where it may block, and counts it.
@@ -122,15 +78,22 @@ impl DirStore {
     }
 }
 
+#[async_trait]
 impl LeaseStore for DirStore {
-    type Watch = DirWatch;
+    fn identity(&self) -> &Identity {
+        &self.shared.identity
+    }
+
+    fn stats(&self) -> StoreStats {
+        self.shared.counters.snapshot()
+    }
 
     async fn list(&self) -> Result<Listing, StoreError> {
         self.run(Operation::List, |tree| tree.lock()?.list()).await
     }
 
-    async fn watch(&self, after: Revision) -> Result<DirWatch, StoreError> {
-        Ok(DirWatch::new(self.clone(), after))
+    async fn watch(&self, after: Revision) -> Result<Watch, StoreError> {
+        Ok(Box::new(DirWatch::new(self.clone(), after)))
     }
 
     async fn create(
@@ -140,22 +103,46 @@ impl LeaseStore for DirStore {
         guard: CreateGuard,
         lifetime: Option<Duration>,
     ) -> Result<Held, StoreError> {
-        let (key, value) = (key_text(subnets), value_text(attrs));
+        let (key, value) = (subnets.to_string(), attrs.to_json());
         self.run(Operation::Create, move |tree| tree.lock()?.create(&key, &value, guard, lifetime)).await
     }
 
     async fn update(&self, subnets: &Subnets, attrs: &LeaseAttrs, held: &Held) -> Result<Held, StoreError> {
-        let (key, value, held) = (key_text(subnets), value_text(attrs), *held);
+        let (key, value, held) = (subnets.to_string(), attrs.to_json(), *held);
         self.run(Operation::Update, move |tree| tree.lock()?.update(&key, &value, &held)).await
     }
 
     async fn renew(&self, subnets: &Subnets, held: &Held) -> Result<Held, StoreError> {
-        let (key, held) = (key_text(subnets), *held);
+        let (key, held) = (subnets.to_string(), *held);
         self.run(Operation::Renew, move |tree| tree.lock()?.renew(&key, &held)).await
     }
 
-    async fn delete(&self, subnets: &Subnets, revision: Revision) -> Result<(), StoreError> {
-        self.delete_key(&key_text(subnets), revision).await
+    async fn delete(&self, key: &str, revision: Revision) -> Result<(), StoreError> {
+        let key = key.to_owned();
+        self.run(Operation::Delete, move |tree| tree.lock()?.delete(&key, revision)).await
+    }
+
+    async fn put_config(&self, text: &str, current: Option<Revision>) -> Result<Revision, StoreError> {
+        let text = text.to_owned();
+        self.run(Operation::PutConfig, move |tree| tree.lock()?.put_config(&text, current)).await
+    }
+
+    async fn life(&self, record: &Record) -> Result<Option<Life>, StoreError> {
+        let key = record.key.clone();
+        self.run(Operation::TimeLeft, move |tree| Ok(tree.lock()?.life(&key))).await
+    }
+
+    fn is_life_remote(&self) -> bool {
+        false
+    }
+
+    async fn set_lifetime(
+        &self,
+        record: &Record,
+        lifetime: Option<Duration>,
+    ) -> Result<Revision, StoreError> {
+        let (key, revision) = (record.key.clone(), record.revision);
+        self.run(Operation::Update, move |tree| tree.lock()?.set_lifetime(&key, revision, lifetime)).await
     }
 }
 

@@ -11,10 +11,10 @@
 mod connect;
 mod failure;
 mod landmark;
-mod lifetime;
 mod options;
 mod watch;
 
+use async_trait::async_trait;
 use etcd_client::{
     Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
@@ -26,16 +26,18 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
 pub use options::{Endpoint, EtcdOptions, EtcdOptionsError};
-pub use watch::EtcdWatch;
 
-use super::encode::{key_text, value_text};
 use super::error::StoreError;
 use super::stats::{Counters, Operation, StoreStats};
-use super::{ConfigRecord, CreateGuard, Grant, Held, LeaseStore, Listing, Record};
+use super::{
+    ConfigRecord, CreateGuard, Grant, Held, Identity, LeaseStore, Life, Listing, Record, Watch,
+    options::scope,
+};
 use connect::{Connection, Connector};
 use failure::{Failure, classify, is_login_needed, is_not_found};
 use landmark::{Landmark, Landmarks};
 use options::Target;
+use watch::EtcdWatch;
 
 /// Time for a whole call, connecting included. A quorum that has lost its leader needs about a second for a new one.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
@@ -50,6 +52,7 @@ pub struct EtcdStore {
 
 struct Shared {
     target: Target,
+    identity: Identity,
     link: tokio::sync::Mutex<Link>,
     counters: Counters,
     landmarks: Mutex<Landmarks>,
@@ -71,6 +74,7 @@ impl EtcdStore {
     /// # Errors
     /// Fails if the options cannot work.
     pub fn new(options: EtcdOptions) -> Result<Self, EtcdOptionsError> {
+        let scope = scope("etcd", &options.prefix);
         let target = Target::new(options)?;
         for endpoint in &target.endpoints {
             if target.ignores_certificates(endpoint) {
@@ -79,6 +83,7 @@ impl EtcdStore {
         }
         Ok(Self {
             shared: Arc::new(Shared {
+                identity: identity(&target, scope),
                 target,
                 link: tokio::sync::Mutex::default(),
                 counters: Counters::default(),
@@ -86,44 +91,6 @@ impl EtcdStore {
                 narrow: AtomicBool::new(false),
             }),
         })
-    }
-
-    /// What was asked so far.
-    #[must_use]
-    pub fn stats(&self) -> StoreStats {
-        self.shared.counters.snapshot()
-    }
-
-    /// Where this store is, for messages: the endpoints and the prefix.
-    #[must_use]
-    pub fn location(&self) -> String {
-        let target = &self.shared.target;
-        let urls: Vec<&str> = target.endpoints.iter().map(|endpoint| endpoint.url.as_str()).collect();
-        format!("{} {}", urls.join(","), target.keys.prefix)
-    }
-
-    /// Writes the network config, if it still has the revision `current`, or does not exist if that is `None`.
-    ///
-    /// # Errors
-    /// [`StoreError::Raced`] if somebody else has written it.
-    pub async fn put_config(&self, text: &str, current: Option<Revision>) -> Result<Revision, StoreError> {
-        let key = self.shared.target.keys.config.as_str();
-        let txn = Txn::new()
-            .when([Compare::mod_revision(key, CompareOp::Equal, current.map_or(0, |current| current.0))])
-            .and_then([TxnOp::put(key, text, None)]);
-        self.transact(Operation::PutConfig, txn).await
-    }
-
-    /// Deletes the record of any key, also one that no daemon could read, at a revision.
-    ///
-    /// # Errors
-    /// [`StoreError::Raced`] if it has another revision.
-    pub async fn delete_key(&self, key: &str, revision: Revision) -> Result<(), StoreError> {
-        let key = self.record_key(key);
-        let txn = Txn::new()
-            .when([Compare::mod_revision(key.as_str(), CompareOp::Equal, revision.0)])
-            .and_then([TxnOp::delete(key, None)]);
-        self.transact(Operation::Delete, txn).await.map(|_| ())
     }
 
     fn record_key(&self, key: &str) -> String {
@@ -187,7 +154,7 @@ impl EtcdStore {
         };
         timeout_at(deadline, connect)
             .await
-            .unwrap_or_else(|_| Err(self.timed_out(self.location(), operation)))
+            .unwrap_or_else(|_| Err(self.timed_out(self.shared.identity.location.clone(), operation)))
     }
 
     /// Drops a connection that failed, unless that has been done already.
@@ -229,17 +196,17 @@ impl EtcdStore {
     fn with_landmarks<T>(&self, change: impl FnOnce(&mut Landmarks) -> T) -> T {
         change(&mut self.shared.landmarks.lock().unwrap_or_else(PoisonError::into_inner))
     }
-
-    /// Gives back the grant of a record that was not created. Deletes that record, should it be there after all.
-    async fn revoke(&self, grant: i64) {
-        let request = |mut connection: Connection| async move { connection.lease.revoke(grant).await };
-        // On failure it expires by itself.
-        let _ = timeout(REVOKE_LIMIT, self.call(Operation::Revoke, request)).await;
-    }
 }
 
+#[async_trait]
 impl LeaseStore for EtcdStore {
-    type Watch = EtcdWatch;
+    fn identity(&self) -> &Identity {
+        &self.shared.identity
+    }
+
+    fn stats(&self) -> StoreStats {
+        self.shared.counters.snapshot()
+    }
 
     async fn list(&self) -> Result<Listing, StoreError> {
         let keys = &self.shared.target.keys;
@@ -267,8 +234,8 @@ impl LeaseStore for EtcdStore {
         })
     }
 
-    async fn watch(&self, after: Revision) -> Result<EtcdWatch, StoreError> {
-        EtcdWatch::open(self, after).await
+    async fn watch(&self, after: Revision) -> Result<Watch, StoreError> {
+        Ok(Box::new(EtcdWatch::open(self, after).await?))
     }
 
     async fn create(
@@ -279,7 +246,7 @@ impl LeaseStore for EtcdStore {
         lifetime: Option<Duration>,
     ) -> Result<Held, StoreError> {
         let keys = &self.shared.target.keys;
-        let key = self.record_key(&key_text(subnets));
+        let key = self.record_key(&subnets.to_string());
         let mut guards = vec![
             Compare::version(key.as_str(), CompareOp::Equal, 0),
             Compare::mod_revision(keys.config.as_str(), CompareOp::Equal, guard.config.0),
@@ -288,28 +255,14 @@ impl LeaseStore for EtcdStore {
             let later = Compare::mod_revision(keys.subnets.as_str(), CompareOp::Less, records.0 + 1);
             guards.push(later.with_range(keys.subnets_end.as_str()));
         }
-        let started = Instant::now();
-        let granted = match lifetime {
-            Some(lifetime) => Some(self.grant(lifetime).await?),
-            None => None,
-        };
-        let put = granted.map(|(grant, _)| PutOptions::new().with_lease(grant));
-        let txn = Txn::new().when(guards).and_then([TxnOp::put(key, value_text(attrs), put)]);
-        let result = self.transact(Operation::Create, txn).await;
-        if let (Err(_), Some((grant, _))) = (&result, granted) {
-            self.revoke(grant).await;
-        }
-        Ok(Held {
-            revision: result?,
-            grant: granted.map(|(grant, _)| Grant(grant)),
-            remaining: granted.map(|(_, ttl)| ttl.saturating_sub(started.elapsed())),
-        })
+        let put = |options| TxnOp::put(key.as_str(), attrs.to_json(), options);
+        self.put_granted(Operation::Create, guards, put, lifetime).await
     }
 
     async fn update(&self, subnets: &Subnets, attrs: &LeaseAttrs, held: &Held) -> Result<Held, StoreError> {
-        let key = self.record_key(&key_text(subnets));
+        let key = self.record_key(&subnets.to_string());
         // The guard makes sure that the key is there and still has the lease that it had.
-        let put = TxnOp::put(key.as_str(), value_text(attrs), Some(PutOptions::new().with_ignore_lease()));
+        let put = TxnOp::put(key.as_str(), attrs.to_json(), Some(PutOptions::new().with_ignore_lease()));
         let txn =
             Txn::new().when([Compare::mod_revision(key, CompareOp::Equal, held.revision.0)]).and_then([put]);
         let revision = self.transact(Operation::Update, txn).await?;
@@ -336,12 +289,76 @@ impl LeaseStore for EtcdStore {
         Ok(Held { remaining: Some(remaining), ..*held })
     }
 
-    async fn delete(&self, subnets: &Subnets, revision: Revision) -> Result<(), StoreError> {
-        self.delete_key(&key_text(subnets), revision).await
+    async fn delete(&self, key: &str, revision: Revision) -> Result<(), StoreError> {
+        let key = self.record_key(key);
+        let txn = Txn::new()
+            .when([Compare::mod_revision(key.as_str(), CompareOp::Equal, revision.0)])
+            .and_then([TxnOp::delete(key, None)]);
+        self.transact(Operation::Delete, txn).await.map(|_| ())
+    }
+
+    async fn put_config(&self, text: &str, current: Option<Revision>) -> Result<Revision, StoreError> {
+        let key = self.shared.target.keys.config.as_str();
+        let txn = Txn::new()
+            .when([Compare::mod_revision(key, CompareOp::Equal, current.map_or(0, |current| current.0))])
+            .and_then([TxnOp::put(key, text, None)]);
+        self.transact(Operation::PutConfig, txn).await
+    }
+
+    async fn life(&self, record: &Record) -> Result<Option<Life>, StoreError> {
+        let Some(Grant(grant)) = record.grant else { return Ok(None) };
+        let request =
+            |mut connection: Connection| async move { connection.lease.time_to_live(grant, None).await };
+        let answer = self.call(Operation::TimeLeft, request).await?;
+        // An unknown grant has -1 seconds left.
+        let seconds = |number: i64| u64::try_from(number).ok().map(Duration::from_secs);
+        Ok(seconds(answer.ttl())
+            .map(|left| Life { left, granted: seconds(answer.granted_ttl()).unwrap_or(left) }))
+    }
+
+    fn is_life_remote(&self) -> bool {
+        true
+    }
+
+    async fn set_lifetime(
+        &self,
+        record: &Record,
+        lifetime: Option<Duration>,
+    ) -> Result<Revision, StoreError> {
+        let key = self.record_key(&record.key);
+        let guard = Compare::mod_revision(key.as_str(), CompareOp::Equal, record.revision.0);
+        // A put without a grant takes the key off the one that it had.
+        let put = |options| TxnOp::put(key.as_str(), record.value.as_slice(), options);
+        Ok(self.put_granted(Operation::Update, vec![guard], put, lifetime).await?.revision)
     }
 }
 
 impl EtcdStore {
+    /// Writes a record with a new grant, which is given back if a guard does not hold, or without any.
+    async fn put_granted(
+        &self,
+        operation: Operation,
+        guards: Vec<Compare>,
+        put: impl FnOnce(Option<PutOptions>) -> TxnOp,
+        lifetime: Option<Duration>,
+    ) -> Result<Held, StoreError> {
+        let started = Instant::now();
+        let granted = match lifetime {
+            Some(lifetime) => Some(self.grant(lifetime).await?),
+            None => None,
+        };
+        let put = put(granted.map(|(grant, _)| PutOptions::new().with_lease(grant)));
+        let result = self.transact(operation, Txn::new().when(guards).and_then([put])).await;
+        if let (Err(_), Some((grant, _))) = (&result, granted) {
+            self.revoke(grant).await;
+        }
+        Ok(Held {
+            revision: result?,
+            grant: granted.map(|(grant, _)| Grant(grant)),
+            remaining: granted.map(|(_, ttl)| ttl.saturating_sub(started.elapsed())),
+        })
+    }
+
     /// Gets a grant and its time, which the server may have made longer (it has a minimum).
     async fn grant(&self, lifetime: Duration) -> Result<(i64, Duration), StoreError> {
         let whole = lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0);
@@ -350,6 +367,23 @@ impl EtcdStore {
         let response = self.call(Operation::Grant, request).await?;
         let ttl = u64::try_from(response.ttl()).unwrap_or(0);
         Ok((response.id(), Duration::from_secs(ttl)))
+    }
+
+    /// Gives back the grant of a record that was not created. Deletes that record, should it be there after all.
+    async fn revoke(&self, grant: i64) {
+        let request = |mut connection: Connection| async move { connection.lease.revoke(grant).await };
+        // On failure it expires by itself.
+        let _ = timeout(REVOKE_LIMIT, self.call(Operation::Revoke, request)).await;
+    }
+}
+
+fn identity(target: &Target, scope: String) -> Identity {
+    let urls: Vec<&str> = target.endpoints.iter().map(|endpoint| endpoint.url.as_str()).collect();
+    Identity {
+        kind: "etcd",
+        location: format!("{} {}", urls.join(","), target.keys.prefix),
+        config_place: format!("the etcd key {}", target.keys.config),
+        scope,
     }
 }
 

@@ -171,6 +171,12 @@ pub struct StoreStats {
 }
 
 impl StoreStats {
+    /// No request yet.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Counters::default().snapshot()
+    }
+
     /// One kind of request.
     #[must_use]
     pub fn of(&self, operation: Operation) -> OperationStats {

@@ -1,19 +1,19 @@
 //! The contract of [`LeaseStore`]: the same cases on every store.
 
 mod cases;
-mod lifetime;
 pub(super) mod server;
 
 use etcd_client::{Client, PutOptions};
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 use super::dir::DirStore;
 use super::etcd::{EtcdOptions, EtcdStore};
-use super::{Change, LeaseStore, LeaseWatch, StoreError, WatchEvent};
+use super::{Change, LeaseStore as _, Store, StoreError, Watch, WatchEvent};
 use crate::testing::store::MemoryStore;
 use server::Server;
 
@@ -21,9 +21,7 @@ pub(super) const PREFIX: &str = "/coreos.com/network";
 
 /// A store and what other programs do to it.
 pub(super) trait Bench {
-    type Store: LeaseStore;
-
-    fn store(&self) -> Self::Store;
+    fn store(&self) -> Store;
     /// Writes a record as an administrator would, with a lease or without one.
     async fn lay_out(&self, key: &str, value: &str, lifetime: Option<Duration>);
     async fn remove(&self, key: &str);
@@ -48,10 +46,8 @@ impl EtcdBench {
 }
 
 impl Bench for EtcdBench {
-    type Store = EtcdStore;
-
-    fn store(&self) -> EtcdStore {
-        self.store.clone()
+    fn store(&self) -> Store {
+        Arc::new(self.store.clone())
     }
 
     async fn lay_out(&self, key: &str, value: &str, lifetime: Option<Duration>) {
@@ -102,10 +98,8 @@ impl DirBench {
 }
 
 impl Bench for DirBench {
-    type Store = DirStore;
-
-    fn store(&self) -> DirStore {
-        self.store.clone()
+    fn store(&self) -> Store {
+        Arc::new(self.store.clone())
     }
 
     async fn lay_out(&self, key: &str, value: &str, lifetime: Option<Duration>) {
@@ -146,10 +140,8 @@ struct MemoryBench {
 }
 
 impl Bench for MemoryBench {
-    type Store = MemoryStore;
-
-    fn store(&self) -> MemoryStore {
-        self.store.clone()
+    fn store(&self) -> Store {
+        self.store.shared()
     }
 
     async fn lay_out(&self, key: &str, value: &str, lifetime: Option<Duration>) {
@@ -222,4 +214,5 @@ contract! {
     a_watch_tells_every_change
     a_watch_resumes_where_it_was
     a_watch_without_history_is_outdated
+    a_lease_becomes_a_reservation_and_back
 }

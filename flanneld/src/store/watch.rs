@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::error::StoreError;
-use super::{LeaseStore, LeaseWatch, WatchEvent};
+use super::{Store, Watch, WatchEvent};
 use crate::error::chain;
 
 /// What the consumer is told.
@@ -104,8 +104,8 @@ impl WatchCounters {
 }
 
 /// Follows `store` until told to stop, or until nobody listens any more. `seed` spreads the retries of many nodes.
-pub async fn follow<S: LeaseStore>(
-    store: S,
+pub async fn follow(
+    store: Store,
     updates: mpsc::Sender<Update>,
     counters: Arc<WatchCounters>,
     seed: u64,
@@ -126,19 +126,19 @@ pub async fn follow<S: LeaseStore>(
     }
 }
 
-enum State<W> {
+enum State {
     /// Nothing is known, or not enough.
     Listing,
     /// All up to a revision is known.
     Opening { after: Revision },
     /// Changes come by themselves.
-    Streaming { watch: W, after: Revision, since: Instant },
+    Streaming { watch: Watch, after: Revision, since: Instant },
 }
 
 struct ConsumerGone;
 
-struct Follower<S> {
-    store: S,
+struct Follower {
+    store: Store,
     updates: mpsc::Sender<Update>,
     counters: Arc<WatchCounters>,
     backoff: Backoff,
@@ -148,8 +148,8 @@ struct Follower<S> {
     failures: u32,
 }
 
-impl<S: LeaseStore> Follower<S> {
-    async fn step(&mut self, state: State<S::Watch>) -> Result<State<S::Watch>, ConsumerGone> {
+impl Follower {
+    async fn step(&mut self, state: State) -> Result<State, ConsumerGone> {
         match state {
             State::Listing => match self.store.list().await {
                 Ok(listing) => {
@@ -183,10 +183,10 @@ impl<S: LeaseStore> Follower<S> {
 
     async fn stream(
         &mut self,
-        mut watch: S::Watch,
+        mut watch: Watch,
         after: Revision,
         since: Instant,
-    ) -> Result<State<S::Watch>, ConsumerGone> {
+    ) -> Result<State, ConsumerGone> {
         let event = match watch.silence_limit() {
             Some(limit) => timeout(limit, watch.next()).await.ok(),
             None => Some(watch.next().await),

@@ -11,12 +11,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::claim::{ClaimState, Own};
-use crate::cli::StoreOptions;
 use crate::firewall::FirewallStatus;
 use crate::healthz::Readiness;
 use crate::reconcile::Reason;
 use crate::status::{Board, History, Report, Sources, ViewRequest};
-use crate::store::AnyStore;
+use crate::store::StoreOptions;
 
 pub(crate) struct Fixture {
     pub(crate) board: Arc<Board>,
@@ -34,7 +33,7 @@ impl Fixture {
     /// A daemon that has just started.
     pub(crate) fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
-        let store = AnyStore::new(StoreOptions::Directory(home.path().to_owned())).unwrap();
+        let store = StoreOptions::Directory(home.path().to_owned()).open().unwrap();
         let readiness = watch::Sender::new(Readiness::NotReady { reasons: vec!["starting".to_owned()] });
         let (claim, report, history) =
             (watch::Sender::default(), watch::Sender::default(), watch::Sender::default());

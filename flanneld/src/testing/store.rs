@@ -1,16 +1,20 @@
 //! A store in memory. It keeps the contract of [`LeaseStore`], on the clock of tokio, and fails when told to.
 
+use async_trait::async_trait;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::seed::Seed;
 use flannel_core::store::{Change, ConfigRecord, CreateGuard, Grant, Held, Listing, Record};
 use std::collections::BTreeMap;
 use std::future::pending;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::store::{Cause, LeaseStore, LeaseWatch, Operation, StoreError, WatchEvent};
+use crate::store::{
+    Cause, Identity, LeaseStore, LeaseWatch, Life, Operation, Store, StoreError, StoreStats, Watch,
+    WatchEvent,
+};
 
 /// How it treats calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,7 +75,7 @@ struct State {
     config: Option<ConfigRecord>,
     records: BTreeMap<String, Record>,
     /// A grant lives on when its record is deleted or put under another one, as in etcd.
-    lives: BTreeMap<Grant, Life>,
+    lives: BTreeMap<Grant, Grantee>,
     /// What was sent and has not arrived yet.
     late: Vec<(Instant, Deed)>,
     history: Ledger,
@@ -103,13 +107,13 @@ impl Default for State {
 }
 
 #[derive(Clone, Copy)]
-struct Life {
+struct Grantee {
     lifetime: Duration,
     expires: Instant,
 }
 
 /// A running watch of a [`MemoryStore`].
-pub(crate) struct MemoryWatch {
+struct MemoryWatch {
     store: MemoryStore,
     after: i64,
     incarnation: usize,
@@ -120,6 +124,11 @@ pub(crate) struct MemoryWatch {
 }
 
 impl MemoryStore {
+    /// This way to the store as the daemon has it.
+    pub(crate) fn shared(&self) -> Store {
+        Arc::new(self.clone())
+    }
+
     /// Another way to the same store, whose messages take up to `latency` each way.
     pub(crate) fn line(&self, latency: Duration, seed: u64) -> Self {
         let line = Line { latency, chance: Some(Seed::new(seed)), ..Line::default() };
@@ -159,6 +168,11 @@ impl MemoryStore {
         self.change(|state| state.compacted = state.revision);
     }
 
+    /// Lets no watch start ever.
+    pub(crate) fn forget_always(&self) {
+        self.change(|state| state.compacted = i64::MAX);
+    }
+
     /// Starts as a new, empty store. What was sent to the old one is lost.
     pub(crate) fn wipe(&self) {
         self.change(|state| {
@@ -172,11 +186,7 @@ impl MemoryStore {
 
     /// Writes the config, or removes it.
     pub(crate) fn set_config(&self, text: Option<&str>) {
-        self.change(|state| {
-            let revision = state.advance();
-            state.config = text.map(|text| ConfigRecord { text: text.to_owned(), revision });
-            state.log(Change::Config(state.config.clone()));
-        });
+        self.change(|state| state.set_config(text));
     }
 
     /// Writes a record as another program would.
@@ -336,7 +346,7 @@ impl State {
     fn grant(&mut self, lifetime: Duration) -> Grant {
         self.grants += 1;
         let grant = Grant(self.grants);
-        self.lives.insert(grant, Life { lifetime, expires: Instant::now() + lifetime });
+        self.lives.insert(grant, Grantee { lifetime, expires: Instant::now() + lifetime });
         grant
     }
 
@@ -349,6 +359,13 @@ impl State {
         let record = Record { key: key.to_owned(), value, revision, grant };
         self.log(Change::Put(record.clone()));
         self.records.insert(key.to_owned(), record);
+        revision
+    }
+
+    fn set_config(&mut self, text: Option<&str>) -> Revision {
+        let revision = self.advance();
+        self.config = text.map(|text| ConfigRecord { text: text.to_owned(), revision });
+        self.log(Change::Config(self.config.clone()));
         revision
     }
 
@@ -432,18 +449,32 @@ impl State {
     }
 }
 
+#[async_trait]
 impl LeaseStore for MemoryStore {
-    type Watch = MemoryWatch;
+    fn identity(&self) -> &Identity {
+        static IDENTITY: LazyLock<Identity> = LazyLock::new(|| Identity {
+            kind: "memory",
+            location: "memory".to_owned(),
+            config_place: "memory".to_owned(),
+            scope: "memory".to_owned(),
+        });
+        &IDENTITY
+    }
+
+    fn stats(&self) -> StoreStats {
+        StoreStats::none()
+    }
 
     async fn list(&self) -> Result<Listing, StoreError> {
         self.call(Operation::List, |state| Ok(state.listing())).await
     }
 
-    async fn watch(&self, after: Revision) -> Result<MemoryWatch, StoreError> {
+    async fn watch(&self, after: Revision) -> Result<Watch, StoreError> {
         let (incarnation, breaks) =
             self.call(Operation::Watch, |state| Ok((state.past.len(), state.breaks))).await?;
         let changed = self.changed.subscribe();
-        Ok(MemoryWatch { store: self.clone(), after: after.0, incarnation, breaks, arrival: None, changed })
+        let (store, after) = (self.clone(), after.0);
+        Ok(Box::new(MemoryWatch { store, after, incarnation, breaks, arrival: None, changed }))
     }
 
     async fn create(
@@ -467,9 +498,45 @@ impl LeaseStore for MemoryStore {
         self.call(Operation::Renew, move |state| state.renew(held)).await
     }
 
-    async fn delete(&self, subnets: &Subnets, revision: Revision) -> Result<(), StoreError> {
-        let key = subnets.to_string();
+    async fn delete(&self, key: &str, revision: Revision) -> Result<(), StoreError> {
+        let key = key.to_owned();
         self.call(Operation::Delete, move |state| state.delete(&key, revision)).await
+    }
+
+    async fn put_config(&self, text: &str, current: Option<Revision>) -> Result<Revision, StoreError> {
+        let text = text.to_owned();
+        self.call(Operation::PutConfig, move |state| match &state.config {
+            config if config.as_ref().map(|config| config.revision) != current => Err(StoreError::Raced),
+            _ => Ok(state.set_config(Some(&text))),
+        })
+        .await
+    }
+
+    async fn life(&self, record: &Record) -> Result<Option<Life>, StoreError> {
+        let grant = record.grant;
+        let life = move |state: &mut State| {
+            let life = grant.and_then(|grant| state.lives.get(&grant));
+            Ok(life.map(|life| Life { left: life.expires - Instant::now(), granted: life.lifetime }))
+        };
+        self.call(Operation::TimeLeft, life).await
+    }
+
+    fn is_life_remote(&self) -> bool {
+        false
+    }
+
+    async fn set_lifetime(
+        &self,
+        record: &Record,
+        lifetime: Option<Duration>,
+    ) -> Result<Revision, StoreError> {
+        let (key, revision) = (record.key.clone(), record.revision);
+        let set = move |state: &mut State| {
+            let value = state.at(&key, revision)?.value.clone();
+            let grant = lifetime.map(|lifetime| state.grant(lifetime));
+            Ok(state.put(&key, value, grant))
+        };
+        self.call(Operation::Update, set).await
     }
 }
 
@@ -506,6 +573,7 @@ impl MemoryWatch {
     }
 }
 
+#[async_trait]
 impl LeaseWatch for MemoryWatch {
     async fn next(&mut self) -> Result<WatchEvent, StoreError> {
         loop {

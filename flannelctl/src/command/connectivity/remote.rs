@@ -2,7 +2,6 @@
 
 use flannel_core::family::Family;
 use flannel_core::lease::table::LeaseTable;
-use flanneld::store::LeaseStore as _;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::process::Stdio;

@@ -4,14 +4,15 @@ use flannel_core::config::{BackendConfig, NetworkConfig};
 use flannel_core::family::Family;
 use flannel_core::ruleset::{Mode, Ruleset};
 use flannel_core::store::Listing;
-use flanneld::cli::{Options, StoreOptions};
+use flanneld::cli::Options;
 use flanneld::firewall::{self, AnyFirewall, Firewall as _};
 use flanneld::host::subnet_file;
 use flanneld::host::sysctl::Sysctl;
 use flanneld::kernel::{Kernel as _, NetlinkKernel, Observation};
 use flanneld::node::{Node, NodeError, NodeOptions};
 use flanneld::state::{Remembered, StateDir};
-use flanneld::store::{AnyStore, LeaseStore as _};
+use flanneld::store::Store;
+use flanneld::store::StoreOptions;
 use rustix::process::geteuid;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -38,7 +39,7 @@ pub(crate) struct Places {
 /// The node as store and kernel show it: what every question about it begins with.
 pub(crate) struct Sight {
     pub(crate) options: Options,
-    pub(crate) store: AnyStore,
+    pub(crate) store: Store,
     pub(crate) listing: Result<Listing, String>,
     pub(crate) observation: Observation,
     /// `None` without a config.
@@ -112,8 +113,8 @@ pub(crate) async fn gather(
         daemons: invocation.daemons.clone(),
         answer: daemon::ask(invocation).await,
         store: StoreFacts {
-            location: store.location(),
-            config_place: options.store.config_place(),
+            location: store.identity().location.clone(),
+            config_place: store.identity().config_place.clone(),
             latency: match &listing {
                 Ok(_) => latency(&store).await,
                 Err(_) => None,
@@ -178,8 +179,8 @@ fn remembered_records(remembered: &Remembered) -> Vec<flannel_core::store::Recor
 }
 
 /// A directory that is not there is not made: whoever asks for a diagnosis wants to hear of it.
-async fn ask_store(options: &StoreOptions) -> anyhow::Result<(AnyStore, Result<Listing, String>)> {
-    let store = AnyStore::new(options.clone())?;
+async fn ask_store(options: &StoreOptions) -> anyhow::Result<(Store, Result<Listing, String>)> {
+    let store = options.clone().open()?;
     let missing = match options {
         StoreOptions::Directory(path) if !path.is_dir() => Some(path),
         _ => None,
@@ -192,7 +193,7 @@ async fn ask_store(options: &StoreOptions) -> anyhow::Result<(AnyStore, Result<L
 }
 
 /// The middle one of some requests on a connection that stands.
-async fn latency(store: &AnyStore) -> Option<Duration> {
+async fn latency(store: &Store) -> Option<Duration> {
     let mut times = Vec::new();
     for _ in 0..3 {
         let started = Instant::now();
@@ -203,7 +204,7 @@ async fn latency(store: &AnyStore) -> Option<Duration> {
     times.get(times.len() / 2).copied()
 }
 
-async fn time_left(store: &AnyStore, listing: &Listing, key: &str) -> Option<Duration> {
+async fn time_left(store: &Store, listing: &Listing, key: &str) -> Option<Duration> {
     let record = listing.records.iter().find(|record| record.key == key)?;
     Some(store.life(record).await.ok()??.left)
 }

@@ -6,7 +6,7 @@ use flannel_core::family::Family;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::store::CreateGuard;
 use flanneld::host::daemons;
-use flanneld::store::{AnyStore, LeaseStore as _, StoreError};
+use flanneld::store::{Store, StoreError};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -37,7 +37,7 @@ pub(super) async fn release(
     {
         // Nobody can use it, so nobody can miss it.
         if !dry_run {
-            store.delete_key(key, record.revision).await?;
+            store.delete(key, record.revision).await?;
         }
         return done(session, "released", dry_run, key, json!({"key": key, "reason": reason}));
     }
@@ -56,7 +56,7 @@ pub(super) async fn release(
         if !force && !consent.yes {
             session.output.confirm(&format!("Release {}?", entry.title()), "--yes")?;
         }
-        store.delete_key(&entry.record.key, entry.record.revision).await?;
+        store.delete(&entry.record.key, entry.record.revision).await?;
     }
     done(session, "released", dry_run, &entry.title(), entry.to_json())
 }
@@ -123,7 +123,7 @@ pub(super) async fn reserve(
 
 async fn create(
     session: &Session,
-    (store, cluster, config, revision): (&AnyStore, &Cluster, &NetworkConfig, Revision),
+    (store, cluster, config, revision): (&Store, &Cluster, &NetworkConfig, Revision),
     subnets: &Subnets,
     attrs: &LeaseAttrs,
     dry_run: bool,
@@ -211,7 +211,7 @@ pub(super) async fn r#move(
         // With all that the node publishes, so that its peers find it there without a pause.
         store.create(&subnets, &entry.attrs, guard, None).await?;
     }
-    match store.delete_key(&entry.record.key, entry.record.revision).await {
+    match store.delete(&entry.record.key, entry.record.revision).await {
         Err(StoreError::Raced) => {
             let message = format!(
                 "the record {} has changed meanwhile; {} is reserved",

@@ -9,12 +9,13 @@ use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::store::{ConfigRecord, Listing, Record};
 use flannel_core::subnet_env::PreviousEnv;
 use flanneld::state;
-use flanneld::store::{AnyStore, LeaseStore as _, Life};
+use flanneld::store::{Life, Store};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -113,16 +114,16 @@ impl Entry {
 
 impl Cluster {
     /// Reads the store.
-    pub(crate) async fn read(session: &Session, store: &AnyStore) -> anyhow::Result<Self> {
+    pub(crate) async fn read(session: &Session, store: &Store) -> anyhow::Result<Self> {
         Ok(Self::new(session, store.list().await?))
     }
 
     /// Asks how long the leases live. etcd tells it of one lease at a time, so that of more than [`FEW`] it is asked
     /// only for `all`. Whether it was asked.
-    pub(crate) async fn ask_lives(&mut self, store: &AnyStore, all: bool) -> anyhow::Result<bool> {
+    pub(crate) async fn ask_lives(&mut self, store: &Store, all: bool) -> anyhow::Result<bool> {
         let ending = self.entries.iter().filter(|entry| !entry.is_reservation());
         let records: Vec<Record> = ending.map(|entry| entry.record.clone()).collect();
-        if !all && records.len() > FEW && matches!(store, AnyStore::Etcd(_)) {
+        if !all && records.len() > FEW && store.is_life_remote() {
             return Ok(false);
         }
         let mut lives = lives(store, records).await?;
@@ -240,23 +241,23 @@ pub(crate) fn parse_subnet(text: &str) -> Result<IpNet, String> {
 /// Fails if there is none, or if no daemon can use it.
 pub(crate) fn store_config(
     config: Option<&ConfigRecord>,
-    store: &AnyStore,
+    store: &Store,
 ) -> anyhow::Result<(NetworkConfig, Revision)> {
     let Some(record) = config else { return Err(no_config(store).into()) };
     let config = NetworkConfig::parse(&record.text).map_err(|error| {
         Failure::new(
             Kind::Invalid,
-            format!("the network config in {} cannot be used: {}", store.location(), chain(&error)),
+            format!("the network config in {} cannot be used: {}", store.identity().location, chain(&error)),
             "mend it with flannelctl config edit",
         )
     })?;
     Ok((config, record.revision))
 }
 
-pub(crate) fn no_config(store: &AnyStore) -> Failure {
+pub(crate) fn no_config(store: &Store) -> Failure {
     Failure::new(
         Kind::NotFound,
-        format!("{} has no network config", store.location()),
+        format!("{} has no network config", store.identity().location),
         "write one with flannelctl config set FILE",
     )
 }
@@ -272,11 +273,11 @@ pub(crate) fn own_subnets(session: &Session) -> Subnets {
     env.or_else(remembered).unwrap_or(Subnets { v4: None, v6: None })
 }
 
-async fn lives(store: &AnyStore, records: Vec<Record>) -> anyhow::Result<BTreeMap<String, Option<Life>>> {
+async fn lives(store: &Store, records: Vec<Record>) -> anyhow::Result<BTreeMap<String, Option<Life>>> {
     let mut lives = BTreeMap::new();
     let mut waiting = JoinSet::new();
     for record in records {
-        let store = store.clone();
+        let store = Arc::clone(store);
         waiting.spawn(async move { (store.life(&record).await, record.key) });
         if waiting.len() >= AT_ONCE
             && let Some(answer) = waiting.join_next().await

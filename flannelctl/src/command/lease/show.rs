@@ -38,7 +38,7 @@ pub(super) async fn list(session: &Session, address: Option<IpAddr>, expiry: boo
     if cluster.entries.is_empty() {
         session.output.message(&match address {
             Some(address) => format!("no lease has {address}"),
-            None => format!("{} has no leases", store.location()),
+            None => format!("{} has no leases", store.identity().location),
         });
     }
     if !named && !asked {

@@ -1,6 +1,6 @@
 //! Takes secrets out of texts: those that are known, and what looks like one.
 
-use flanneld::cli::StoreOptions;
+use flanneld::store::StoreOptions;
 use serde_json::Value;
 use std::fs;
 

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::claim::{ClaimState, Ports, run};
+use crate::store::Store;
 use crate::store::watch::{Update, channel, follow};
 use crate::testing::store::{Ledger, MemoryStore};
 
@@ -80,7 +81,7 @@ impl Node {
         let state = watch::Sender::new(ClaimState::default());
         let (record, stirs) = (watch::Sender::new(None), watch::Sender::new(0));
         let ports = Ports {
-            store: store.clone(),
+            store: store.shared(),
             lease_time: start.lifetime,
             attrs: attrs.subscribe(),
             record: record.subscribe(),
@@ -98,7 +99,7 @@ impl Node {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(run(claim, ports, stop.clone()));
-        tasks.spawn(view.follow(store.clone(), state.subscribe(), start.seed, stop.clone()));
+        tasks.spawn(view.follow(store.shared(), state.subscribe(), start.seed, stop.clone()));
         Self { store, attrs, state: state.subscribe(), stop, tasks }
     }
 
@@ -152,7 +153,7 @@ struct View {
 impl View {
     async fn follow(
         mut self,
-        store: MemoryStore,
+        store: Store,
         mut state: watch::Receiver<ClaimState>,
         seed: u64,
         stop: CancellationToken,

@@ -1,7 +1,7 @@
 use super::*;
 use crate::store::tests::server::eventually;
 use crate::store::tests::{Bench, DirBench};
-use crate::store::{Change, Grant, LeaseWatch, WatchEvent};
+use crate::store::{Change, Grant, WatchEvent};
 use std::fs;
 use std::os::unix::fs::symlink;
 use tokio::time::timeout;
@@ -14,12 +14,12 @@ fn subnets(third: u8) -> Subnets {
     Subnets { v4: Some(format!("10.5.{third}.0/24").parse().unwrap()), v6: None }
 }
 
-async fn watching(bench: &DirBench) -> DirWatch {
+async fn watching(bench: &DirBench) -> Watch {
     let store = bench.store();
     store.watch(store.list().await.unwrap().revision).await.unwrap()
 }
 
-async fn next(watch: &mut DirWatch) -> Vec<Change> {
+async fn next(watch: &mut Watch) -> Vec<Change> {
     match timeout(PATIENCE, watch.next()).await.expect("an event").unwrap() {
         WatchEvent::Changes { changes, .. } => changes,
         WatchEvent::Outdated => panic!("outdated"),
@@ -27,7 +27,7 @@ async fn next(watch: &mut DirWatch) -> Vec<Change> {
 }
 
 /// The values of a key that a watch delivers, up to the one wanted.
-async fn values_until(watch: &mut DirWatch, key: &str, wanted: &str) -> Vec<String> {
+async fn values_until(watch: &mut Watch, key: &str, wanted: &str) -> Vec<String> {
     let mut values = Vec::new();
     while values.last().is_none_or(|last| last != wanted) {
         for change in next(watch).await {
@@ -100,7 +100,7 @@ async fn processes_agree_on_revisions() {
     let held = two.create(&subnets(2), &LeaseAttrs::default(), guard, Some(DAY)).await.unwrap();
     let renewed = one.renew(&subnets(2), &held).await.unwrap();
     assert_eq!(renewed.remaining, Some(DAY));
-    one.delete(&subnets(2), held.revision).await.unwrap();
+    one.delete("10.5.2.0-24", held.revision).await.unwrap();
     assert_eq!(one.list().await.unwrap(), two.list().await.unwrap());
     let left: Vec<_> =
         fs::read_dir(bench.path("leases")).unwrap().map(|entry| entry.unwrap().file_name()).collect();

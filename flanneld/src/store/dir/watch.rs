@@ -1,5 +1,6 @@
 //! A watch of a lease directory: woken by inotify and by the next expiry, otherwise idle.
 
+use async_trait::async_trait;
 use flannel_core::lease::Revision;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -16,7 +17,7 @@ use crate::store::stats::Operation;
 use crate::store::{LeaseWatch, WatchEvent};
 
 /// A running watch of a [`DirStore`].
-pub struct DirWatch {
+pub(super) struct DirWatch {
     store: DirStore,
     after: Revision,
     notices: Option<AsyncFd<Notices>>,
@@ -54,6 +55,7 @@ impl DirWatch {
     }
 }
 
+#[async_trait]
 impl LeaseWatch for DirWatch {
     async fn next(&mut self) -> Result<WatchEvent, StoreError> {
         loop {

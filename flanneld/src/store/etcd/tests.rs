@@ -13,7 +13,7 @@ use crate::error::chain;
 use crate::store::tests::server::{Server, eventually, free_port};
 use crate::store::tests::{PREFIX, options};
 use crate::store::watch::{Update, WatchCounters, channel, follow};
-use crate::store::{Change, LeaseWatch, WatchEvent};
+use crate::store::{Change, WatchEvent};
 
 /// A cap, not an expectation.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,7 +37,7 @@ fn show(error: &StoreError, server: &Server) -> String {
         .replace(server.directory.path().to_str().unwrap(), "DIR")
 }
 
-async fn event(watch: &mut EtcdWatch) -> Result<WatchEvent, StoreError> {
+async fn event(watch: &mut Watch) -> Result<WatchEvent, StoreError> {
     timeout(PATIENCE, watch.next()).await.expect("the watch says something")
 }
 
@@ -107,7 +107,7 @@ async fn a_watch_survives_restarts_and_compaction() {
     let (sender, mut updates) = channel();
     let (counters, stop) = (Arc::<WatchCounters>::default(), CancellationToken::new());
     let mut tasks = JoinSet::new();
-    tasks.spawn(follow(server.store(), sender, counters.clone(), 1, stop.clone()));
+    tasks.spawn(follow(Arc::new(server.store()), sender, counters.clone(), 1, stop.clone()));
     let mut next = async || {
         loop {
             match timeout(PATIENCE, updates.recv()).await.expect("an update").unwrap() {
@@ -217,7 +217,7 @@ async fn the_config_is_written_only_as_it_was_read() {
 
     put(&server, "subnets/no key at all", "x").await;
     let record = store.list().await.unwrap().records.remove(0);
-    store.delete_key(&record.key, record.revision).await.unwrap();
+    store.delete(&record.key, record.revision).await.unwrap();
     assert_eq!(store.list().await.unwrap().records, []);
 }
 

@@ -1,5 +1,6 @@
 //! A watch of config and records on one etcd stream.
 
+use async_trait::async_trait;
 use etcd_client::{GetOptions, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
 use flannel_core::lease::Revision;
 use std::collections::VecDeque;
@@ -22,7 +23,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(120);
 const SILENCE_LIMIT: Duration = Duration::from_secs(300);
 
 /// A running watch of an [`EtcdStore`].
-pub struct EtcdWatch {
+pub(super) struct EtcdWatch {
     store: EtcdStore,
     connection: Connection,
     requests: WatchRequestSender,
@@ -229,6 +230,7 @@ async fn refusal(store: &EtcdStore, connection: &Connection, error: etcd_client:
     Refusal::Failed(store.failed(connection, Operation::Watch, error).await)
 }
 
+#[async_trait]
 impl LeaseWatch for EtcdWatch {
     async fn next(&mut self) -> Result<WatchEvent, StoreError> {
         if self.outdated {

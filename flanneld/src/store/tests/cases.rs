@@ -15,6 +15,10 @@ fn subnets(third: u8) -> Subnets {
     Subnets { v4: Some(format!("10.5.{third}.0/24").parse().unwrap()), v6: None }
 }
 
+fn key(third: u8) -> String {
+    subnets(third).to_string()
+}
+
 fn attrs(last: u8) -> LeaseAttrs {
     LeaseAttrs {
         public_ip: Some([192, 0, 2, last].into()),
@@ -39,7 +43,7 @@ fn guard(listing: &Listing) -> CreateGuard {
     CreateGuard { config: listing.config.as_ref().expect("a config was put").revision, records: None }
 }
 
-async fn configured<B: Bench>(bench: &B) -> (B::Store, Listing) {
+async fn configured(bench: &impl Bench) -> (Store, Listing) {
     bench.put_config(CONFIG).await;
     let store = bench.store();
     let listing = store.list().await.unwrap();
@@ -47,7 +51,7 @@ async fn configured<B: Bench>(bench: &B) -> (B::Store, Listing) {
 }
 
 /// Creates 10.5.`third`.0/24.
-async fn created<B: Bench>(bench: &B, third: u8, lifetime: Option<Duration>) -> (B::Store, Held) {
+async fn created(bench: &impl Bench, third: u8, lifetime: Option<Duration>) -> (Store, Held) {
     let (store, listing) = configured(bench).await;
     let held = store.create(&subnets(third), &attrs(1), guard(&listing), lifetime).await.unwrap();
     (store, held)
@@ -58,7 +62,7 @@ fn assert_raced<T: std::fmt::Debug>(result: Result<T, StoreError>) {
 }
 
 /// Reads a watch up to and including the change wanted; checks that revisions never go back.
-async fn until(watch: &mut impl LeaseWatch, wanted: impl Fn(&Change) -> bool) -> (Vec<Change>, Revision) {
+async fn until(watch: &mut Watch, wanted: impl Fn(&Change) -> bool) -> (Vec<Change>, Revision) {
     let mut seen = Vec::new();
     let mut last = Revision(0);
     loop {
@@ -228,11 +232,11 @@ pub(super) async fn a_reservation_stays_one(bench: &impl Bench) {
 pub(super) async fn a_deletion_needs_the_revision(bench: &impl Bench) {
     let (store, first) = created(bench, 1, DAY).await;
     let second = store.update(&subnets(1), &attrs(2), &first).await.unwrap();
-    assert_raced(store.delete(&subnets(1), first.revision).await);
+    assert_raced(store.delete(&key(1), first.revision).await);
     assert_eq!(keys(&store.list().await.unwrap()), ["10.5.1.0-24"]);
-    store.delete(&subnets(1), second.revision).await.unwrap();
+    store.delete(&key(1), second.revision).await.unwrap();
     assert_eq!(store.list().await.unwrap().records, []);
-    assert_raced(store.delete(&subnets(1), second.revision).await);
+    assert_raced(store.delete(&key(1), second.revision).await);
 }
 
 pub(super) async fn renewal_prolongs_without_writing(bench: &impl Bench) {
@@ -263,7 +267,7 @@ pub(super) async fn an_unrenewed_record_expires(bench: &impl Bench) {
     assert_eq!(keys(&store.list().await.unwrap()), ["10.5.7.0-24"]);
     assert_raced(store.renew(&subnets(1), &held).await);
     assert_raced(store.update(&subnets(1), &attrs(1), &held).await);
-    assert_raced(store.delete(&subnets(1), held.revision).await);
+    assert_raced(store.delete(&key(1), held.revision).await);
     let listing = store.list().await.unwrap();
     store.create(&subnets(1), &attrs(2), guard(&listing), DAY).await.expect("it is free again");
 }
@@ -288,7 +292,7 @@ pub(super) async fn a_watch_tells_every_change(bench: &impl Bench) {
     let Change::Config(Some(config)) = &seen[0] else { panic!("{seen:?}") };
     assert_eq!((config.text.as_str(), config.revision > second.revision), ("{}", true));
 
-    store.delete(&subnets(1), second.revision).await.unwrap();
+    store.delete(&key(1), second.revision).await.unwrap();
     let (seen, _) = until(&mut watch, |change| is_delete(change, "10.5.1.0-24")).await;
     assert_eq!(seen.len(), 1, "{seen:?}");
 
@@ -302,7 +306,7 @@ pub(super) async fn a_watch_resumes_where_it_was(bench: &impl Bench) {
     let (store, first) = created(bench, 1, DAY).await;
     let before = store.list().await.unwrap();
     let second = store.create(&subnets(2), &attrs(2), guard(&before), DAY).await.unwrap();
-    store.delete(&subnets(1), first.revision).await.unwrap();
+    store.delete(&key(1), first.revision).await.unwrap();
     bench.put_config("{}").await;
     // Nothing was watching. Whoever resumes gets all of it, in order.
     let mut watch = store.watch(before.revision).await.unwrap();
@@ -329,4 +333,32 @@ pub(super) async fn a_watch_without_history_is_outdated(bench: &impl Bench) {
     let mut watch = store.watch(listing.revision).await.unwrap();
     bench.remove("10.5.1.0-24").await;
     until(&mut watch, |change| is_delete(change, "10.5.1.0-24")).await;
+}
+
+pub(super) async fn a_lease_becomes_a_reservation_and_back(bench: &impl Bench) {
+    let (store, _) = created(bench, 1, DAY).await;
+    let only_record = async || {
+        let mut records = store.list().await.unwrap().records;
+        assert_eq!(records.len(), 1, "{records:?}");
+        records.remove(0)
+    };
+    let lease = only_record().await;
+    let day = Duration::from_secs(86_400);
+    let life = store.life(&lease).await.unwrap().unwrap();
+    assert_eq!(life.granted, day);
+    assert!(life.left <= day && life.left > day / 2, "{life:?}");
+
+    let stale = Record { revision: Revision(lease.revision.0 - 1), ..lease.clone() };
+    assert_raced(store.set_lifetime(&stale, None).await);
+    assert_eq!(only_record().await, lease);
+
+    let revision = store.set_lifetime(&lease, None).await.unwrap();
+    let reserved = only_record().await;
+    assert_eq!(reserved, Record { grant: None, revision, ..lease });
+    assert_eq!(store.life(&reserved).await.unwrap(), None);
+
+    store.set_lifetime(&reserved, Some(day / 2)).await.unwrap();
+    let lease = only_record().await;
+    assert!(lease.grant.is_some() && lease.value == reserved.value && lease.revision > revision);
+    assert_eq!(store.life(&lease).await.unwrap().unwrap().granted, day / 2);
 }

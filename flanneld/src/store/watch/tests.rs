@@ -1,6 +1,6 @@
 use super::*;
-use crate::store::Record;
 use crate::store::tests::{Bench, DirBench};
+use crate::store::{LeaseStore as _, Operation, Record};
 use crate::testing::store::{MemoryStore, Mood};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -68,7 +68,7 @@ impl Scene {
         let (sender, updates) = mpsc::channel(queue);
         let (counters, stop) = (Arc::<WatchCounters>::default(), CancellationToken::new());
         let mut task = tokio::task::JoinSet::new();
-        task.spawn(follow(store.clone(), sender, counters.clone(), 1, stop.clone()));
+        task.spawn(follow(store.shared(), sender, counters.clone(), 1, stop.clone()));
         Self { store, updates, counters, stop, task, view: View::default() }
     }
 
@@ -173,59 +173,14 @@ async fn a_watch_that_is_silent_too_long_leads_to_a_listing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_refuses_every_watch_is_not_hammered() {
-    /// Lists well and has no history at all.
-    #[derive(Clone)]
-    struct Amnesiac(Arc<AtomicU64>);
-    struct Never;
-    impl LeaseWatch for Never {
-        async fn next(&mut self) -> Result<WatchEvent, StoreError> {
-            Ok(WatchEvent::Outdated)
-        }
-    }
-    impl LeaseStore for Amnesiac {
-        type Watch = Never;
-        async fn list(&self) -> Result<Listing, StoreError> {
-            count(&self.0);
-            Ok(Listing::default())
-        }
-        async fn watch(&self, _: Revision) -> Result<Never, StoreError> {
-            Ok(Never)
-        }
-        async fn create(
-            &self,
-            _: &flannel_core::lease::Subnets,
-            _: &flannel_core::lease::LeaseAttrs,
-            _: flannel_core::store::CreateGuard,
-            _: Option<Duration>,
-        ) -> Result<flannel_core::store::Held, StoreError> {
-            Err(StoreError::Raced)
-        }
-        async fn update(
-            &self,
-            _: &flannel_core::lease::Subnets,
-            _: &flannel_core::lease::LeaseAttrs,
-            _: &flannel_core::store::Held,
-        ) -> Result<flannel_core::store::Held, StoreError> {
-            Err(StoreError::Raced)
-        }
-        async fn renew(
-            &self,
-            _: &flannel_core::lease::Subnets,
-            _: &flannel_core::store::Held,
-        ) -> Result<flannel_core::store::Held, StoreError> {
-            Err(StoreError::Raced)
-        }
-        async fn delete(&self, _: &flannel_core::lease::Subnets, _: Revision) -> Result<(), StoreError> {
-            Err(StoreError::Raced)
-        }
-    }
-    let listings = Arc::new(AtomicU64::new(0));
+    let store = MemoryStore::default();
+    store.forget_always();
     let (sender, mut updates) = channel();
-    let following = follow(Amnesiac(listings.clone()), sender, Arc::default(), 1, CancellationToken::new());
+    let following = follow(store.shared(), sender, Arc::default(), 1, CancellationToken::new());
     let consuming = async { while updates.recv().await.is_some() {} };
     let both = async { tokio::join!(following, consuming) };
     assert!(timeout(Duration::from_secs(600), both).await.is_err(), "it goes on for ever");
-    let listings = listings.load(Ordering::Relaxed);
+    let listings = store.calls_of(Operation::List);
     assert!((600 / 5..600 / 2).contains(&listings), "{listings} in ten minutes");
 }
 

@@ -1,8 +1,9 @@
 //! The daemons of this network namespace, and how the daemon is started.
 
 use flannel_core::status::Status;
-use flanneld::cli::{Options, Parsed, StoreOptions};
+use flanneld::cli::{Options, Parsed};
 use flanneld::host::daemons::{Process, processes};
+use flanneld::store::StoreOptions;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;

@@ -48,7 +48,7 @@ async fn works(store: &EtcdStore, third: u8) {
     let held = store.create(&subnets(third), &attrs, guard, Some(PATIENCE)).await.unwrap();
     let held = store.renew(&subnets(third), &held).await.unwrap();
     let held = store.update(&subnets(third), &attrs, &held).await.unwrap();
-    store.delete(&subnets(third), held.revision).await.unwrap();
+    store.delete(&subnets(third).to_string(), held.revision).await.unwrap();
     let mut kinds = String::new();
     while kinds.len() < 3 {
         let WatchEvent::Changes { changes, .. } = event(&mut watch).await.unwrap() else {
