@@ -29,11 +29,7 @@ struct Arguments {
 }
 
 const SUMMARY: &str = "Network fabric for containers";
-const DESCRIPTION: &str =
-    "Every node of a cluster gets a subnet of one network, and every container reaches every
-other container, on whatever node it runs. flanneld takes the subnet from etcd or a
-directory and keeps routes, tunnels and firewall of the node right; flannel is the CNI
-plugin that connects containers; flannelctl shows and changes what flannel knows.";
+const DESCRIPTION: &str = include_str!("../../assets/package/description");
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
@@ -57,7 +53,7 @@ fn run(arguments: &Arguments) -> Result<()> {
                 .reserved_space(None),
         )
         .release(release)
-        .description(DESCRIPTION)
+        .description(DESCRIPTION.trim_end())
         .build_host("localhost")
         .post_install_script(include_str!("../../assets/package/rpm/post"))
         .pre_uninstall_script(include_str!("../../assets/package/rpm/preun"))

@@ -1,7 +1,6 @@
 //! A Debian package: deb(5), an `ar` archive of a version, the control files and the files.
 //!
-//! tar and gzip are crates. `ar` is not: it is one line of text before each of three members, and the crate for it has had
-//! no release for years.
+//! tar and gzip are crates. `ar` needs only one line of text before each of three members, and its crate is unmaintained.
 
 use anyhow::Result;
 use std::fmt::Write as _;
@@ -10,13 +9,8 @@ use super::target::Target;
 use super::tree::{Node, Tree};
 use super::{Release, archive};
 
-const DESCRIPTION: &str = "network fabric for containers
- Every node of a cluster gets a subnet of one network, and every container
- reaches every other container, on whatever node it runs. flanneld takes the
- subnet from etcd or a directory and keeps routes, tunnels and firewall of the
- node right; flannel is the CNI plugin that connects containers; flannelctl
- shows and changes what flannel knows.
-";
+const SUMMARY: &str = "network fabric for containers";
+const DESCRIPTION: &str = include_str!("../../assets/package/description");
 
 pub(crate) fn file_name(release: &Release, target: &Target) -> String {
     format!("flannel_{}_{}.deb", release.full_version(), target.debian)
@@ -42,7 +36,7 @@ pub(crate) fn build(release: &Release, target: &Target, tree: &Tree) -> Result<V
     Ok(package)
 }
 
-/// The files that dpkg reads. It makes the list of checksums itself.
+/// Returns the control files. dpkg computes the list of checksums itself.
 pub(crate) fn control(release: &Release, target: &Target, tree: &Tree) -> Result<Tree> {
     let mut conffiles = String::new();
     for (path, entry) in tree.entries() {
@@ -52,9 +46,11 @@ pub(crate) fn control(release: &Release, target: &Target, tree: &Tree) -> Result
         }
     }
     let version = release.full_version();
+    // Each line of a long description is indented: deb-control(5).
+    let description: String = DESCRIPTION.lines().map(|line| format!("\n {line}")).collect();
     let (architecture, size) = (target.debian, tree.size().div_ceil(1024));
-    // The reference plugins of Debian 11 came with a flannel of their own. Nothing is depended on: the
-    // programs are static, and init-system-helpers is essential.
+    // The reference plugins of Debian 11 include a program `flannel`. No dependencies: the programs are static, and
+    // init-system-helpers is essential.
     let text = format!(
         "Package: flannel
 Version: {version}
@@ -67,7 +63,8 @@ Breaks: containernetworking-plugins (<< 1.0)
 Replaces: containernetworking-plugins (<< 1.0)
 Section: net
 Priority: optional
-Description: {DESCRIPTION}"
+Description: {SUMMARY}{description}
+"
     );
     let mut control = Tree::default();
     control.file("control", text)?;
