@@ -1,7 +1,7 @@
 //! What the status socket of the daemon answers, as the JSON that flannelctl and others read.
 //!
-//! Names of fields are stable, and units stand last in them; times of day are seconds since 1970 in UTC. New fields may
-//! come, so a reader ignores what it does not know. Nothing secret is in any of them.
+//! Keys are lowerCamelCase and stable, and a unit is their last word; times are seconds since 1970 in UTC. Versions may add
+//! keys, so readers ignore those that they do not know. No value is a secret.
 //!
 //! | path | answer |
 //! |---|---|
@@ -36,6 +36,7 @@ pub const SOCKET: &str = "/run/flannel/flanneld.sock";
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Failure {
     /// For people: what is wrong, and what to do.
     pub error: String,
@@ -43,15 +44,16 @@ pub struct Failure {
 
 /// The state of a daemon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Status {
     /// Version of flanneld.
     pub version: String,
     /// Its process.
     pub pid: u32,
     /// When it started.
-    pub started_at_unix_secs: u64,
+    pub started_at_unix_seconds: u64,
     /// How long it has been running.
-    pub uptime_secs: u64,
+    pub uptime_seconds: u64,
     /// Pods can be served: as `/readyz`.
     pub ready: bool,
     /// What is missing, if it is not ready.
@@ -81,7 +83,7 @@ pub struct Status {
     /// The last change of leases that was applied by itself, without a full round.
     pub last_lease_change: Option<Round>,
     /// When the last full round ended without a failed operation.
-    pub last_success_at_unix_secs: Option<u64>,
+    pub last_success_at_unix_seconds: Option<u64>,
     /// Operations that failed when they were last tried, some of them.
     pub failing_ops: Vec<String>,
     /// The firewall.
@@ -90,6 +92,7 @@ pub struct Status {
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// What it concerns: the key of a lease (`10.42.2.0-24`), or one of `claim`, `config`, `firewall`, `host`, `interface`,
     /// `kernel`, `node`, `public address`, `store`, `subnet.env`.
@@ -100,6 +103,7 @@ pub struct Condition {
 
 /// The store of leases.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Store {
     /// `etcd` or `directory`.
     pub kind: String,
@@ -123,15 +127,17 @@ pub struct Store {
 
 /// A request to the store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct StoreRequest {
     /// What was asked, such as `list` or `renew`.
     pub operation: String,
     /// How long it took.
-    pub latency_millis: f64,
+    pub latency_milliseconds: f64,
 }
 
 /// Our own lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct OwnLease {
     /// Its key in the store.
     pub key: Subnets,
@@ -142,13 +148,14 @@ pub struct OwnLease {
     /// It is a reservation, which never ends.
     pub reservation: bool,
     /// Time until it ends unless renewed; `null` for a reservation, and while it is not known.
-    pub remaining_secs: Option<u64>,
+    pub remaining_seconds: Option<u64>,
     /// It is renewed this long before its end.
-    pub renew_margin_secs: u64,
+    pub renew_margin_seconds: u64,
 }
 
 /// The interface that carries traffic between nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Interface {
     /// Its name.
     pub name: LinkName,
@@ -166,6 +173,7 @@ pub struct Interface {
 
 /// How many leases of others there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PeerCounts {
     /// In use.
     pub total: u64,
@@ -179,6 +187,7 @@ pub struct PeerCounts {
 
 /// The subnets of one family.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Allocation {
     /// `ipv4` or `ipv6`.
     pub family: String,
@@ -193,14 +202,15 @@ pub struct Allocation {
 
 /// One run of the reconcile loop.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Round {
     /// Why it ran: `start`, `hint`, `overrun`, `retry`, `resync`, `config`, `claim`, `listing`, `grace`, `overlap`,
     /// `lease-change`.
     pub reason: String,
     /// When it ended.
-    pub at_unix_secs: u64,
+    pub at_unix_seconds: u64,
     /// How long it took.
-    pub elapsed_millis: u64,
+    pub elapsed_milliseconds: u64,
     /// Objects that were right already.
     pub kept: u64,
     /// Objects that were set.
@@ -213,6 +223,7 @@ pub struct Round {
 
 /// The firewall.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Firewall {
     /// `nftables` or `iptables`; `null` before the first rules.
     pub mode: Option<String>,

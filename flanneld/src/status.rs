@@ -65,7 +65,7 @@ pub(crate) struct History {
     /// The last full rounds, the oldest first.
     pub(crate) rounds: VecDeque<Round>,
     pub(crate) last_lease_change: Option<Round>,
-    pub(crate) last_success_at_unix_secs: Option<u64>,
+    pub(crate) last_success_at_unix_seconds: Option<u64>,
     /// Operations that failed when they were last tried, some of them.
     pub(crate) failing: Vec<String>,
     /// How many failed in the last full round and the changes since.
@@ -92,7 +92,7 @@ impl History {
         self.durations.note(elapsed);
         self.failing_count = round.failed;
         if round.failed == 0 {
-            self.last_success_at_unix_secs = Some(round.at_unix_secs);
+            self.last_success_at_unix_seconds = Some(round.at_unix_seconds);
         }
         if Reason::REPAIRS.contains(&reason) {
             *self.repairs.entry(reason).or_default() += round.set + round.deleted;

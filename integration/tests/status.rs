@@ -78,34 +78,34 @@ fn a_healthy_node() {
         let status = ask(daemon, "/status")?;
         for (field, expected) in [
             ("ready", json!(true)),
-            ("not_ready_reasons", json!([])),
+            ("notReadyReasons", json!([])),
             ("conditions", json!([])),
             ("pid", json!(daemon.pid()?)),
             ("backend", json!("vxlan")),
-            ("pod_mtu_bytes", json!(1450)),
+            ("podMtuBytes", json!(1450)),
             ("tunnels", json!(["flannel.1"])),
-            ("failing_ops", json!([])),
+            ("failingOps", json!([])),
         ] {
             ensure!(status[field] == expected, "{field}: {} instead of {expected}", status[field]);
         }
         let store = &status["store"];
         ensure!(store["kind"] == "directory" && store["up"] == true, "{store}");
         ensure!(store["location"] == leases.path().to_string_lossy().as_ref(), "{store}");
-        ensure!(store["last_request"]["latency_millis"].as_f64() > Some(0.0), "{store}");
-        ensure!(status["config_revision"].as_i64() > Some(0), "{}", status["config_revision"]);
+        ensure!(store["lastRequest"]["latencyMilliseconds"].as_f64() > Some(0.0), "{store}");
+        ensure!(status["configRevision"].as_i64() > Some(0), "{}", status["configRevision"]);
         let interface = &status["interface"];
-        ensure!(interface["name"] == "eth0" && interface["mtu_bytes"] == 1500, "{interface}");
-        ensure!(interface["chosen_by"] == "the default route", "{interface}");
-        ensure!(interface["public_addresses"] == json!(["192.168.50.1"]), "{interface}");
+        ensure!(interface["name"] == "eth0" && interface["mtuBytes"] == 1500, "{interface}");
+        ensure!(interface["chosenBy"] == "the default route", "{interface}");
+        ensure!(interface["publicAddresses"] == json!(["192.168.50.1"]), "{interface}");
         let lease = &status["lease"];
         ensure!(lease["subnets"] == json!([own.to_string()]) && lease["confirmed"] == true, "{lease}");
-        let left = lease["remaining_secs"].as_u64().context("no time left")?;
+        let left = lease["remainingSeconds"].as_u64().context("no time left")?;
         ensure!((86_000..=86_400).contains(&left) && lease["reservation"] == false, "{lease}");
         let rounds = status["rounds"].as_array().context("no rounds")?;
         ensure!(rounds[0]["reason"] == "start", "{rounds:?}");
         ensure!(rounds.iter().any(|round| round["set"].as_u64() > Some(0)), "{rounds:?}");
         ensure!(rounds.iter().all(|round| round["failed"] == 0), "{rounds:?}");
-        ensure!(status["last_success_at_unix_secs"].as_u64() > Some(1_600_000_000), "{status}");
+        ensure!(status["lastSuccessAtUnixSeconds"].as_u64() > Some(1_600_000_000), "{status}");
         let allocation = json!([{"family":"ipv4","network":"10.42.0.0/16","capacity":"255","used":2}]);
         ensure!(status["allocation"] == allocation, "{}", status["allocation"]);
         let firewall = &status["firewall"];
@@ -114,8 +114,8 @@ fn a_healthy_node() {
         let peers = ask(daemon, "/peers")?;
         let found = &peers["peers"][0];
         ensure!(found["subnets"] == json!([peer.to_string()]) && found["state"] == "in-place", "{peers}");
-        ensure!(found["public_addresses"] == json!(["192.168.50.2"]), "{peers}");
-        ensure!(found["backend_data"]["VtepMAC"].is_string(), "{peers}");
+        ensure!(found["publicAddresses"] == json!(["192.168.50.2"]), "{peers}");
+        ensure!(found["backendData"]["VtepMAC"].is_string(), "{peers}");
         let objects = found["objects"].as_array().context("no objects")?;
         ensure!(objects.len() == 3 && objects.iter().all(|object| object["state"] == "present"), "{peers}");
         ensure!(ask(daemon, "/desired")? == ask(daemon, "/actual")?, "desired and actual differ");
@@ -206,7 +206,7 @@ fn a_store_that_is_away_and_a_bad_lease_are_named_and_no_secret_is() {
             let found = conditions(&daemon)?;
             ensure!(found.iter().any(|(about, _)| about == "store"), "{found:?}");
             ensure!(sample(&daemon, "flannel_store_up")? < 0.5, "up in metrics");
-            ensure!(status["ready"] == true, "not ready: {}", status["not_ready_reasons"]);
+            ensure!(status["ready"] == true, "not ready: {}", status["notReadyReasons"]);
             Ok(())
         })?;
         for path in PATHS {
@@ -232,7 +232,7 @@ fn a_daemon_without_a_config() {
         let daemon = cluster.nodes[0].start(&Flanneld::on_directory(leases.path()))?;
         wait::until("the daemon says what it waits for", wait::LONG, || {
             let status = ask(&daemon, "/status")?;
-            let reason = status["not_ready_reasons"][0].as_str().unwrap_or_default().to_owned();
+            let reason = status["notReadyReasons"][0].as_str().unwrap_or_default().to_owned();
             ensure!(reason.contains("no network config: write one to"), "{status}");
             let diff = daemon.status("/diff")?;
             ensure!(diff.status == 503 && diff.body.contains("no network config"), "{diff:?}");

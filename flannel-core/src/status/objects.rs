@@ -11,6 +11,7 @@ use crate::link::{LinkName, Mac};
 
 /// Kernel objects of ours, each list in the order of its keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Objects {
     /// Interfaces.
     pub links: Vec<LinkObject>,
@@ -26,6 +27,7 @@ pub struct Objects {
 
 /// An interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct LinkObject {
     /// Its name.
     pub name: LinkName,
@@ -46,6 +48,7 @@ pub struct LinkObject {
 
 /// Parameters of a VXLAN device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct VxlanParameters {
     /// Network identifier.
     pub vni: u32,
@@ -63,6 +66,7 @@ pub struct VxlanParameters {
 
 /// An address of an interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct AddressObject {
     /// Interface.
     pub link: LinkName,
@@ -72,6 +76,7 @@ pub struct AddressObject {
 
 /// A neighbour entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct NeighbourObject {
     /// Interface.
     pub link: LinkName,
@@ -85,6 +90,7 @@ pub struct NeighbourObject {
 
 /// A forwarding entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct FdbObject {
     /// Tunnel device.
     pub link: LinkName,
@@ -98,6 +104,7 @@ pub struct FdbObject {
 
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct RouteObject {
     /// Destination.
     pub destination: IpNet,
@@ -120,6 +127,7 @@ pub struct RouteObject {
 
 /// The difference between what the kernel should have and what it has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Diff {
     /// The operations that would make them equal, in their order.
     pub ops: Vec<PendingOp>,
@@ -132,6 +140,7 @@ pub struct Diff {
 
 /// An operation that would run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PendingOp {
     /// It as a line, in the manner of iproute2.
     pub text: String,

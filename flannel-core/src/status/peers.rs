@@ -15,6 +15,7 @@ use crate::lease::{Lease, Subnets};
 
 /// All peers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Peers {
     /// In the order of their subnets.
     pub peers: Vec<Peer>,
@@ -24,6 +25,7 @@ pub struct Peers {
 
 /// Another node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Peer {
     /// The key of its lease in the store.
     pub key: Subnets,
@@ -44,7 +46,7 @@ pub struct Peer {
     /// The kernel objects that it needs.
     pub objects: Vec<PeerObject>,
     /// When its lease last changed; `null` if it has not since the daemon started.
-    pub changed_at_unix_secs: Option<u64>,
+    pub changed_at_unix_seconds: Option<u64>,
     /// The store has lost its lease, and it is kept for a while.
     pub kept: bool,
 }
@@ -67,6 +69,7 @@ pub enum State {
 
 /// A kernel object that a peer needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PeerObject {
     /// What it is.
     pub kind: Kind,
@@ -129,7 +132,7 @@ pub fn peers(
                 state: state(errors, &objects),
                 problems: errors.iter().map(|error| chain(error)).collect(),
                 objects,
-                changed_at_unix_secs: changed.get(&lease.subnets).copied(),
+                changed_at_unix_seconds: changed.get(&lease.subnets).copied(),
                 kept: is_kept(&lease.subnets),
             }
         })

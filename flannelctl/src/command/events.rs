@@ -52,9 +52,9 @@ fn remembered(session: &Session) -> anyhow::Result<Outcome> {
     let mut values = Vec::new();
     let rounds = status.rounds.iter().chain(&status.last_lease_change);
     let mut rounds: Vec<_> = rounds.collect();
-    rounds.sort_by_key(|round| round.at_unix_secs);
+    rounds.sort_by_key(|round| round.at_unix_seconds);
     for round in rounds {
-        table.push(vec![ago(round.at_unix_secs).into(), "round".into(), round_text(round).into()]);
+        table.push(vec![ago(round.at_unix_seconds).into(), "round".into(), round_text(round).into()]);
         values.push(json!({"kind": "round", "round": round}));
     }
     for Condition { about, reason } in &status.conditions {

@@ -64,7 +64,7 @@ fn row(peer: &Peer) -> Vec<Cell> {
         Cell::from(peer.backend.clone()),
         Cell::from(peer.state.name()).styled(style),
         Cell::lines(problems),
-        Cell::lines(peer.changed_at_unix_secs.map(ago)),
+        Cell::lines(peer.changed_at_unix_seconds.map(ago)),
         Cell::lines(peer.objects.iter().map(|object| &object.text)),
     ]
 }

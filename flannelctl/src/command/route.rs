@@ -59,7 +59,7 @@ pub(crate) async fn run(session: &Session, command: &RouteCommand) -> anyhow::Re
     let value = json!({
         "owner": owner.as_ref().map(|owner| json!({
             "subnets": owner.subnets,
-            "public_addresses": owner.public_addresses,
+            "publicAddresses": owner.public_addresses,
             "source": owner.source,
         })),
         "path": path,

@@ -123,7 +123,7 @@ type Row = (&'static str, String, Style);
 
 fn rows(status: &Status) -> Vec<Row> {
     let judged = |good| if good { Style::Good } else { Style::Bad };
-    let uptime = life_text(Duration::from_secs(status.uptime_secs));
+    let uptime = life_text(Duration::from_secs(status.uptime_seconds));
     let mut rows = vec![
         ("daemon", format!("flanneld {}, process {}, up {uptime}", status.version, status.pid), Style::Plain),
         match status.ready {
@@ -134,7 +134,7 @@ fn rows(status: &Status) -> Vec<Row> {
     rows.push(lease(status));
     let store = &status.store;
     let latency = store.last_request.as_ref().map_or_else(String::new, |request| {
-        format!(", last request ({}) {:.1} ms", request.operation, request.latency_millis)
+        format!(", last request ({}) {:.1} ms", request.operation, request.latency_milliseconds)
     });
     let up = if store.up { "up" } else { "away" };
     rows.push(("store", format!("{} {}: {up}{latency}", store.kind, store.location), judged(store.up)));
@@ -162,7 +162,7 @@ fn rows(status: &Status) -> Vec<Row> {
     };
     rows.push(("firewall", text, judged(firewall.correct)));
     if let Some(round) = status.rounds.last() {
-        let text = format!("{}, {}", ago(round.at_unix_secs), round_text(round));
+        let text = format!("{}, {}", ago(round.at_unix_seconds), round_text(round));
         rows.push(("last round", text, judged(round.failed == 0)));
     }
     rows.extend(status.failing_ops.iter().map(|op| ("failing", op.clone(), Style::Bad)));
@@ -178,7 +178,7 @@ fn rows(status: &Status) -> Vec<Row> {
 fn lease(status: &Status) -> Row {
     let Some(lease) = &status.lease else { return ("lease", "none".to_owned(), Style::Bad) };
     let subnets: Vec<String> = lease.subnets.iter().map(|subnet| subnet.to_string()).collect();
-    let left = match (lease.remaining_secs, lease.reservation) {
+    let left = match (lease.remaining_seconds, lease.reservation) {
         (Some(left), _) => format!("ends in {} unless renewed", life_text(Duration::from_secs(left))),
         (None, true) => "reserved, never ends".to_owned(),
         (None, false) if lease.confirmed => "its end is not known yet".to_owned(),
@@ -211,12 +211,12 @@ fn cluster(status: &Status) -> Vec<Row> {
 
 /// A round on one line.
 pub(super) fn round_text(round: &Round) -> String {
-    let Round { reason, elapsed_millis, kept, set, deleted, failed, .. } = round;
-    format!("{reason}: {kept} kept, {set} set, {deleted} deleted, {failed} failed, {elapsed_millis} ms")
+    let Round { reason, elapsed_milliseconds, kept, set, deleted, failed, .. } = round;
+    format!("{reason}: {kept} kept, {set} set, {deleted} deleted, {failed} failed, {elapsed_milliseconds} ms")
 }
 
 /// A time of day as people read it without a calendar: how long ago.
-pub(super) fn ago(at_unix_secs: u64) -> String {
+pub(super) fn ago(at_unix_seconds: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    format!("{} ago", life_text(Duration::from_secs(now.saturating_sub(at_unix_secs))))
+    format!("{} ago", life_text(Duration::from_secs(now.saturating_sub(at_unix_seconds))))
 }

@@ -49,32 +49,32 @@ impl Daemon {
 fn status() -> Value {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970").as_secs();
     json!({
-        "version": "0.1.0", "pid": 77, "started_at_unix_secs": now - 7500, "uptime_secs": 7500,
-        "ready": true, "not_ready_reasons": [], "conditions": [],
+        "version": "0.1.0", "pid": 77, "startedAtUnixSeconds": now - 7500, "uptimeSeconds": 7500,
+        "ready": true, "notReadyReasons": [], "conditions": [],
         "store": {
             "kind": "etcd", "location": "https://10.0.0.1:2379 /coreos.com/network", "up": true, "revision": 12,
-            "last_request": {"operation": "renew", "latency_millis": 1.234},
-            "requests": 9, "errors": 0, "listings": 1, "watch_restarts": 0
+            "lastRequest": {"operation": "renew", "latencyMilliseconds": 1.234},
+            "requests": 9, "errors": 0, "listings": 1, "watchRestarts": 0
         },
-        "config_revision": 3, "backend": "vxlan",
+        "configRevision": 3, "backend": "vxlan",
         "lease": {
             "key": "10.5.1.0-24", "subnets": ["10.5.1.0/24"], "confirmed": true, "reservation": false,
-            "remaining_secs": 80000, "renew_margin_secs": 3600
+            "remainingSeconds": 80000, "renewMarginSeconds": 3600
         },
         "interface": {
-            "name": "eth0", "chosen_by": "the default route", "mtu_bytes": 1500, "mac": "0a:00:00:00:00:01",
-            "addresses": ["10.0.0.5"], "public_addresses": ["192.0.2.5"]
+            "name": "eth0", "chosenBy": "the default route", "mtuBytes": 1500, "mac": "0a:00:00:00:00:01",
+            "addresses": ["10.0.0.5"], "publicAddresses": ["192.0.2.5"]
         },
-        "pod_mtu_bytes": 1450, "tunnels": ["flannel.1"],
+        "podMtuBytes": 1450, "tunnels": ["flannel.1"],
         "peers": {"total": 2, "faulty": 0, "kept": 0, "unreadable": 0},
         "allocation": [{"family": "ipv4", "network": "10.5.0.0/16", "capacity": "255", "used": 3}],
         "rounds": [{
-            "reason": "resync", "at_unix_secs": now - 150, "elapsed_millis": 2,
+            "reason": "resync", "atUnixSeconds": now - 150, "elapsedMilliseconds": 2,
             "kept": 9, "set": 1, "deleted": 0, "failed": 0
         }],
-        "last_lease_change": null, "last_success_at_unix_secs": now - 150, "failing_ops": [],
+        "lastLeaseChange": null, "lastSuccessAtUnixSeconds": now - 150, "failingOps": [],
         "firewall": {
-            "mode": "nftables", "correct": true, "error": null, "cleanup_error": null,
+            "mode": "nftables", "correct": true, "error": null, "cleanupError": null,
             "installs": 1, "repairs": 2, "checks": 30
         },
         "a_field_of_a_later_version": [1, 2, 3]
@@ -92,17 +92,17 @@ fn status_of_a_healthy_node() {
 fn status_of_a_node_in_trouble() {
     let mut status = status();
     status["ready"] = json!(false);
-    status["not_ready_reasons"] = json!(["firewall rules are not in place yet"]);
+    status["notReadyReasons"] = json!(["firewall rules are not in place yet"]);
     status["conditions"] = json!([
         {"about": "10.5.9.0-24", "reason": "the record cannot be used: PublicIP must be an IPv4 address such as \"192.168.64.3\""},
         {"about": "store", "reason": "could not reach etcd"}
     ]);
     status["store"]["up"] = json!(false);
     status["lease"]["confirmed"] = json!(false);
-    status["lease"]["remaining_secs"] = json!(null);
+    status["lease"]["remainingSeconds"] = json!(null);
     status["peers"] = json!({"total": 2, "faulty": 1, "kept": 2, "unreadable": 1});
     status["allocation"][0]["used"] = json!(255);
-    status["failing_ops"] = json!(["route replace 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink"]);
+    status["failingOps"] = json!(["route replace 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink"]);
     status["rounds"][0]["failed"] = json!(1);
     status["firewall"]["correct"] = json!(false);
     status["firewall"]["error"] = json!("iptables was not found in PATH");
@@ -117,9 +117,9 @@ fn peers_and_what_is_wrong_with_them() {
     let object = |kind, text, state| json!({"kind": kind, "text": text, "state": state});
     let peer = |net: &str, state: &str, problems: Value, objects: Value| {
         json!({
-            "key": net.replace('/', "-"), "subnets": [net], "public_addresses": ["192.168.50.2"], "backend": "vxlan",
-            "backend_data": {"VNI": 1, "VtepMAC": "0a:00:00:00:00:02"}, "backend_v6_data": null, "state": state,
-            "problems": problems, "objects": objects, "changed_at_unix_secs": null, "kept": false
+            "key": net.replace('/', "-"), "subnets": [net], "publicAddresses": ["192.168.50.2"], "backend": "vxlan",
+            "backendData": {"VNI": 1, "VtepMAC": "0a:00:00:00:00:02"}, "backendV6Data": null, "state": state,
+            "problems": problems, "objects": objects, "changedAtUnixSeconds": null, "kept": false
         })
     };
     let route = "route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink";
@@ -137,13 +137,13 @@ fn peers_and_what_is_wrong_with_them() {
 
 #[test]
 fn pending_operations_are_findings() {
-    let diff = json!({"settled": true, "removes_surplus": true, "ops": [
+    let diff = json!({"settled": true, "removesSurplus": true, "ops": [
         {"text": "route replace 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink", "action": "set", "kind": "route", "object": "10.5.2.0/24"},
         {"text": "neigh del 10.5.9.0 dev flannel.1", "action": "delete", "kind": "neighbour", "object": "10.5.9.0 dev flannel.1"}
     ]});
     let daemon = Daemon::new(vec![("/diff", 200, diff)]);
     assert_snapshot!(daemon.shown(&["diff"]));
-    let nothing = json!({"settled": true, "removes_surplus": false, "ops": []});
+    let nothing = json!({"settled": true, "removesSurplus": false, "ops": []});
     let daemon = Daemon::new(vec![("/diff", 200, nothing)]);
     assert_snapshot!(daemon.shown(&["diff"]));
 }

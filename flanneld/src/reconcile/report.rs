@@ -25,8 +25,8 @@ impl<K: Kernel> Reconciler<K> {
         self.version += 1;
         let round = Round {
             reason: reason.name().to_owned(),
-            at_unix_secs: unix_secs(SystemTime::now()),
-            elapsed_millis: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            at_unix_seconds: unix_secs(SystemTime::now()),
+            elapsed_milliseconds: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             kept: applied.kept,
             set: applied.set,
             deleted: applied.deleted,

@@ -509,7 +509,7 @@ async fn a_view_is_of_one_moment() {
 async fn rounds_are_counted_by_what_they_did() {
     let mut lab = Lab::settled().await;
     let history = lab.history.borrow().clone();
-    assert!(history.last_success_at_unix_secs.is_some() && history.failing.is_empty());
+    assert!(history.last_success_at_unix_seconds.is_some() && history.failing.is_empty());
     assert_eq!(history.repairs.values().sum::<u64>(), 0);
     assert_eq!(lab.report.borrow().allocation[0].used, 3);
     lab.change(vec![Change::Put(peer(4))]).await;

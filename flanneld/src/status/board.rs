@@ -157,8 +157,8 @@ impl Board {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            started_at_unix_secs: unix_secs(self.started.1),
-            uptime_secs: self.started.0.elapsed().as_secs(),
+            started_at_unix_seconds: unix_secs(self.started.1),
+            uptime_seconds: self.started.0.elapsed().as_secs(),
             ready: not_ready_reasons.is_empty(),
             not_ready_reasons,
             conditions: self.conditions(),
@@ -188,7 +188,7 @@ impl Board {
             allocation: report.allocation,
             rounds: history.rounds.into(),
             last_lease_change: history.last_lease_change,
-            last_success_at_unix_secs: history.last_success_at_unix_secs,
+            last_success_at_unix_seconds: history.last_success_at_unix_seconds,
             failing_ops: history.failing,
             firewall: self.firewall(),
         }
@@ -231,7 +231,7 @@ impl Board {
             revision,
             last_request: stats.newest().map(|newest| StoreRequest {
                 operation: newest.operation.name().to_owned(),
-                latency_millis: newest.last.as_secs_f64() * 1000.0,
+                latency_milliseconds: newest.last.as_secs_f64() * 1000.0,
             }),
             requests: stats.requests(),
             errors: stats.errors(),
@@ -254,8 +254,8 @@ impl Board {
             subnets: own.subnets.iter().collect(),
             confirmed: own.confirmed,
             reservation: own.reservation,
-            remaining_secs: remaining,
-            renew_margin_secs: self.sources.renew_margin.as_secs(),
+            remaining_seconds: remaining,
+            renew_margin_seconds: self.sources.renew_margin.as_secs(),
         })
     }
 

@@ -56,7 +56,7 @@ fn rounds(page: &mut Page, board: &Board) {
         "flannel_round_last_success_timestamp_seconds",
         GAUGE,
         "When the last full round ended without a failed operation; 0 if none has.",
-        history.last_success_at_unix_secs.unwrap_or_default(),
+        history.last_success_at_unix_seconds.unwrap_or_default(),
     );
     page.family(
         "flannel_ops_total",
@@ -161,7 +161,7 @@ fn lease(page: &mut Page, board: &Board) {
         "Time until the lease of this node ends unless renewed; +Inf for a reservation, absent while not known.",
     );
     if let Some(lease) = &lease {
-        match lease.remaining_secs {
+        match lease.remaining_seconds {
             Some(remaining) => page.sample("", &[], remaining),
             None if lease.reservation => page.sample("", &[], "+Inf"),
             None => {}

@@ -113,8 +113,8 @@ impl Fixture {
 fn round(reason: Reason, set: u64) -> Round {
     Round {
         reason: reason.name().to_owned(),
-        at_unix_secs: 1_700_000_000,
-        elapsed_millis: 3,
+        at_unix_seconds: 1_700_000_000,
+        elapsed_milliseconds: 3,
         kept: 10,
         set,
         deleted: 0,

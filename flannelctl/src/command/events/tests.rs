@@ -44,8 +44,8 @@ fn status(conditions: &[(&str, &str)], rounds: &[u64]) -> Status {
     };
     let round = |set: &u64| Round {
         reason: "hint".to_owned(),
-        at_unix_secs: *set,
-        elapsed_millis: 1,
+        at_unix_seconds: *set,
+        elapsed_milliseconds: 1,
         kept: 3,
         set: *set,
         deleted: 0,
@@ -54,8 +54,8 @@ fn status(conditions: &[(&str, &str)], rounds: &[u64]) -> Status {
     Status {
         version: "1".to_owned(),
         pid: 1,
-        started_at_unix_secs: 0,
-        uptime_secs: 0,
+        started_at_unix_seconds: 0,
+        uptime_seconds: 0,
         ready: true,
         not_ready_reasons: Vec::new(),
         conditions: conditions.iter().map(condition).collect(),
@@ -80,7 +80,7 @@ fn status(conditions: &[(&str, &str)], rounds: &[u64]) -> Status {
         allocation: Vec::new(),
         rounds: rounds.iter().map(round).collect(),
         last_lease_change: None,
-        last_success_at_unix_secs: None,
+        last_success_at_unix_seconds: None,
         failing_ops: Vec::new(),
         firewall: Firewall::default(),
     }
