@@ -472,7 +472,13 @@ fn source_seen_by_peer() -> String {
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     socket.send_to(b"?", PEER).unwrap();
     let mut answer = [0; 64];
-    let length = socket.recv(&mut answer).expect("an answer");
+    // SIGCHLD of an iptables-restore interrupts a receive with a time limit, SA_RESTART or not (signal(7)).
+    let length = loop {
+        match socket.recv(&mut answer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            received => break received.expect("an answer"),
+        }
+    };
     String::from_utf8_lossy(&answer[..length]).into_owned()
 }
 
