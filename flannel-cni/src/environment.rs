@@ -21,28 +21,25 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    const ALL: [(Self, &str); 6] = [
+        (Self::Add, "ADD"),
+        (Self::Del, "DEL"),
+        (Self::Check, "CHECK"),
+        (Self::Gc, "GC"),
+        (Self::Status, "STATUS"),
+        (Self::Version, "VERSION"),
+    ];
+
     fn parse(text: &str) -> Self {
-        match text {
-            "ADD" => Self::Add,
-            "DEL" => Self::Del,
-            "CHECK" => Self::Check,
-            "GC" => Self::Gc,
-            "STATUS" => Self::Status,
-            "VERSION" => Self::Version,
-            other => Self::Unknown(other.to_owned()),
-        }
+        let known = Self::ALL.into_iter().find(|(_, name)| *name == text);
+        known.map_or_else(|| Self::Unknown(text.to_owned()), |(command, _)| command)
     }
 
     pub(crate) fn as_str(&self) -> &str {
-        match self {
-            Self::Add => "ADD",
-            Self::Del => "DEL",
-            Self::Check => "CHECK",
-            Self::Gc => "GC",
-            Self::Status => "STATUS",
-            Self::Version => "VERSION",
-            Self::Unknown(text) => text,
+        if let Self::Unknown(text) = self {
+            return text;
         }
+        Self::ALL.iter().find(|(command, _)| command == self).map_or("", |(_, name)| name)
     }
 }
 

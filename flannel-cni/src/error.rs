@@ -1,5 +1,6 @@
 //! The error object of the CNI protocol.
 
+pub(crate) use flannel_core::error::chain;
 use flannel_core::json::{Object, Value};
 use nix::errno::Errno;
 use std::error::Error;
@@ -85,18 +86,6 @@ impl<E: Error> From<E> for CniError {
     fn from(error: E) -> Self {
         Self::new(Code::Internal, chain(&error))
     }
-}
-
-/// An error and its sources, outermost first.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 /// A failed system call on a path, in the form `open <path>: no such file or directory` that Go prints and tools match.

@@ -88,7 +88,7 @@ impl Delegate {
         if environment.command != Command::Add {
             return Ok(None);
         }
-        let (result, _) = CniResult::parse(&stdout, config.text("cniVersion")).map_err(|error| {
+        let result = CniResult::parse(&stdout, config.text("cniVersion")).map_err(|error| {
             let failed = FlannelError::Delegate { verb: "add".to_owned(), reason: chain(&error) };
             CallError::Failed(failed.into())
         })?;

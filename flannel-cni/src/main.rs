@@ -11,6 +11,7 @@ mod delegate;
 mod environment;
 mod error;
 mod fault;
+mod files;
 mod firewall;
 mod flannel;
 mod invoke;

@@ -8,6 +8,20 @@ use crate::request::valid_attachments;
 use crate::result::Dns;
 
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
+/// The keys that every network config may have, in lower case.
+pub(crate) const COMMON_KEYS: [&str; 11] = [
+    "cniversion",
+    "name",
+    "type",
+    "capabilities",
+    "prevresult",
+    "runtimeconfig",
+    "args",
+    "dns",
+    "ipam",
+    "cni.dev/attachments",
+    "cni.dev/valid-attachments",
+];
 /// Go's type of a map.
 const MAP: &str = "map[string]interface {}";
 const DATA_DIR: &str = "/var/lib/cni/flannel";

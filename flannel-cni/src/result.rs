@@ -91,7 +91,7 @@ pub(crate) struct ConvertError;
 
 impl CniResult {
     /// Reads what a delegate printed. Without a version of its own it has that of the config.
-    pub(crate) fn parse(text: &[u8], assumed: &str) -> Result<(Self, Version), ResultError> {
+    pub(crate) fn parse(text: &[u8], assumed: &str) -> Result<Self, ResultError> {
         match Value::parse(text)? {
             Value::Object(object) => Self::from_object(&object, assumed),
             Value::Null => Self::from_object(&Object::new(), assumed),
@@ -100,7 +100,7 @@ impl CniResult {
     }
 
     /// The same from an object. A version that is empty counts as none.
-    pub(crate) fn from_object(object: &Object, assumed: &str) -> Result<(Self, Version), ResultError> {
+    fn from_object(object: &Object, assumed: &str) -> Result<Self, ResultError> {
         let found = match object.field("cniVersion") {
             None => assumed,
             Some(Value::String(text)) if text.is_empty() => assumed,
@@ -108,7 +108,7 @@ impl CniResult {
             Some(other) => return Err(other.type_error("Result.cniVersion", "string").into()),
         };
         let version = Version::parse(found).ok_or_else(|| ResultError::Version(found.to_owned()))?;
-        Ok((parse::result(object, version.shape())?, version))
+        parse::result(object, version.shape())
     }
 
     /// Reads `prevResult`, which must have a version of the same shape as the config.
@@ -118,15 +118,13 @@ impl CniResult {
             Some(Value::String(text)) => text,
             Some(other) => return Err(other.type_error("Result.cniVersion", "string").into()),
         };
+        let supported: Vec<_> = Version::ALL
+            .iter()
+            .filter(|version| version.shape() == config.shape())
+            .map(|version| version.as_str())
+            .collect();
         let legacy_default = found.is_empty() && config.shape() == Shape::Legacy;
-        let same =
-            Version::ALL.iter().any(|version| version.shape() == config.shape() && version.as_str() == found);
-        if !same && !legacy_default {
-            let supported: Vec<_> = Version::ALL
-                .iter()
-                .filter(|version| version.shape() == config.shape())
-                .map(|version| version.as_str())
-                .collect();
+        if !supported.contains(&found) && !legacy_default {
             return Err(ResultError::PrevResult { supported: supported.join(" "), found: found.to_owned() });
         }
         parse::result(object, config.shape())
@@ -159,7 +157,7 @@ impl Route {
 
     /// A route as JSON, members without value left out, names sorted.
     pub(crate) fn to_value(&self) -> Value {
-        print::route(self).sorted()
+        print::route(self).sorted().into()
     }
 
     /// Reads one element of a list of routes; `path` names it in errors.

@@ -4,6 +4,7 @@
 //! it in place and for whatever interface came last, so `<dataDir>/<container>.<interface>` stands beside it and is
 //! read first. The directory is shared by all networks.
 
+use flannel_core::host_local::Attachment;
 use nix::errno::Errno;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -12,8 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::error::PathError;
-use crate::fault;
-use flannel_core::host_local::Attachment;
+use crate::files;
 
 /// What the names of files begin with that are being written.
 const TEMPORARY: &str = ".tmp-";
@@ -79,27 +79,21 @@ impl Scratch {
 
     fn replace(&self, path: &Path, text: &[u8], attachment: &Attachment) -> Result<(), PathError> {
         let temporary = self.temporary_file(attachment);
-        let written = fault::step()
-            .and_then(|()| {
-                let mut options = OpenOptions::new();
-                options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)
-            })
-            .and_then(|mut file| file.write_all(text))
-            .and_then(|()| fault::step())
-            .and_then(|()| fs::rename(&temporary, path));
-        written.map_err(|error| {
-            // What matters is the first error.
-            let _ = fs::remove_file(&temporary);
-            PathError::new("open", path, error)
-        })
+        let write = || {
+            let mut options = OpenOptions::new();
+            let file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary);
+            file?.write_all(text)
+        };
+        files::create(&temporary, write, || fs::rename(&temporary, path))
+            .map_err(|error| PathError::new("open", path, error))
     }
 
     /// The config saved for an interface: its own, or that of the container unless it is known to be another interface's.
     pub(crate) fn load(&self, attachment: &Attachment) -> Result<Option<Saved>, PathError> {
-        if let Some(text) = read(&self.interface_file(attachment))? {
+        if let Some(text) = files::read(&self.interface_file(attachment))? {
             return Ok(Some(Saved { text, for_interface: true }));
         }
-        let Some(text) = read(&self.container_file(attachment))? else { return Ok(None) };
+        let Some(text) = files::read(&self.container_file(attachment))? else { return Ok(None) };
         if self.others(attachment)?.iter().any(|other| other.text == text) {
             return Ok(None);
         }
@@ -109,17 +103,17 @@ impl Scratch {
     /// Forgets an interface. The container's file stays for another interface that still stands, with that one's config.
     pub(crate) fn remove(&self, attachment: &Attachment) -> Result<(), PathError> {
         let interface_file = self.interface_file(attachment);
-        let own = read(&interface_file)?;
-        remove(&self.temporary_file(attachment))?;
-        remove(&interface_file)?;
+        let own = files::read(&interface_file)?;
+        files::remove(&self.temporary_file(attachment))?;
+        files::remove(&interface_file)?;
         let container_file = self.container_file(attachment);
-        let Some(text) = read(&container_file)? else { return Ok(()) };
+        let Some(text) = files::read(&container_file)? else { return Ok(()) };
         if own.is_some_and(|own| own != text) {
             // Somebody wrote it later, for another interface.
             return Ok(());
         }
         match self.others(attachment)?.into_iter().next() {
-            None => remove(&container_file),
+            None => files::remove(&container_file),
             Some(other) if other.text != text => self.replace(&container_file, &other.text, attachment),
             Some(_) => Ok(()),
         }
@@ -138,7 +132,7 @@ impl Scratch {
                 SystemTime::now().duration_since(written).is_ok_and(|age| age > LEFTOVER_AGE)
             });
             if old && file.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
-                remove(&file.path())?;
+                files::remove(&file.path())?;
             }
         }
         Ok(())
@@ -146,7 +140,7 @@ impl Scratch {
 
     /// Removes a file that [`Self::entries`] listed.
     pub(crate) fn remove_entry(&self, entry: &Entry) -> Result<(), PathError> {
-        remove(&self.directory.join(&entry.file_name))
+        files::remove(&self.directory.join(&entry.file_name))
     }
 
     /// Saved configs of the other interfaces of a container.
@@ -171,27 +165,12 @@ impl Scratch {
             if !regular || file_name.starts_with('.') || !wanted(&file_name) {
                 continue;
             }
-            if let Some(text) = read(&file.path())? {
+            if let Some(text) = files::read(&file.path())? {
                 entries.push(Entry { file_name, text });
             }
         }
         entries.sort_by(|a, b| a.file_name.cmp(&b.file_name));
         Ok(entries)
-    }
-}
-
-fn read(path: &Path) -> Result<Option<Vec<u8>>, PathError> {
-    match fs::read(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(PathError::new("open", path, error)),
-    }
-}
-
-fn remove(path: &Path) -> Result<(), PathError> {
-    match fault::step().and_then(|()| fs::remove_file(path)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PathError::new("remove", path, error)),
-        _ => Ok(()),
     }
 }
 

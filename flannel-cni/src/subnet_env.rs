@@ -1,6 +1,6 @@
 //! `subnet.env`, through which flanneld tells the node's subnet. This is the plugin's reader: strict, line by line.
 
-use flannel_core::family::{DualStack, Family};
+use flannel_core::family::DualStack;
 use ipnet::IpNet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -109,29 +109,22 @@ impl SubnetEnv {
                 networks.push(network);
             }
         }
-        let mut subnets = DualStack::default();
-        for (family, text) in [(Family::V4, subnet), (Family::V6, subnet_v6)] {
-            *subnets.slot(family) =
-                text.map(|text| parse_cidr(text).map(|subnet| subnet.trunc())).transpose()?;
-        }
+        let net = |text: Option<&str>| text.map(parse_cidr).transpose().map(|net| net.map(|net| net.trunc()));
+        let subnets = DualStack { v4: net(subnet)?, v6: net(subnet_v6)? };
         let mtu = mtu.map(parse_mtu).transpose()?;
 
-        let lacks = [
-            network.is_none() && network_v6.is_none(),
-            network.is_none() && network_v6.is_none(),
-            subnet.is_none() && subnet_v6.is_none(),
-            subnet.is_none() && subnet_v6.is_none(),
-            mtu.is_none(),
-            ip_masq.is_none(),
-        ];
+        let lacks_network = networks.is_empty();
+        let lacks_subnet = subnets == DualStack::default();
         match (mtu, ip_masq) {
-            (Some(mtu), Some(ip_masq)) if !lacks.contains(&true) => {
+            (Some(mtu), Some(ip_masq)) if !lacks_network && !lacks_subnet => {
                 Ok(Self { networks, subnets, mtu, ip_masq: ip_masq == "true" })
             }
-            _ => Err(SubnetEnvError::Missing {
-                path: path.display().to_string(),
-                keys: KEYS.into_iter().zip(lacks).filter_map(|(key, lacks)| lacks.then_some(key)).collect(),
-            }),
+            _ => {
+                let lacks = [lacks_network, lacks_network, lacks_subnet, lacks_subnet];
+                let lacks = lacks.into_iter().chain([mtu.is_none(), ip_masq.is_none()]);
+                let keys = KEYS.into_iter().zip(lacks).filter_map(|(key, lacks)| lacks.then_some(key));
+                Err(SubnetEnvError::Missing { path: path.display().to_string(), keys: keys.collect() })
+            }
         }
     }
 }

@@ -5,6 +5,10 @@
 //! name ([`Object::get`]); of duplicates the last one counts; bad UTF-8 and lone surrogates become U+FFFD; numbers
 //! of maps are IEEE doubles; texts of syntax errors are Go's, because tools match on them.
 
+use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
+use serde_json::value::RawValue;
 use std::fmt;
 
 mod fields;
@@ -134,17 +138,37 @@ impl Value {
     /// The text without white space.
     #[must_use]
     pub fn to_compact(&self) -> String {
-        let mut out = String::new();
-        write_value(&mut out, self, None);
-        out
+        self.write(CompactFormatter)
     }
 
     /// The text with four spaces for each level, as CNI plugins print it.
     #[must_use]
     pub fn to_pretty(&self) -> String {
-        let mut out = String::new();
-        write_value(&mut out, self, Some(0));
+        self.write(PrettyFormatter::with_indent(b"    "))
+    }
+
+    fn write(&self, formatter: impl Formatter) -> String {
+        let mut text = Vec::with_capacity(1 << 10);
+        self.serialize(&mut Serializer::with_formatter(&mut text, formatter))
+            .expect("memory takes every value, and numbers are valid JSON");
+        let mut out = String::with_capacity(text.len());
+        fields::push_escaped(&mut out, &String::from_utf8_lossy(&text));
         out
+    }
+}
+
+impl Serialize for Value {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_unit(),
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Number(number) => RawValue::from_string(number.to_string())
+                .map_err(serde::ser::Error::custom)?
+                .serialize(serializer),
+            Self::String(text) => serializer.serialize_str(text),
+            Self::Array(elements) => serializer.collect_seq(elements),
+            Self::Object(object) => serializer.collect_map(object.iter()),
+        }
     }
 }
 
@@ -306,73 +330,9 @@ fn folds_to(member: &str, name: &str) -> bool {
     member.chars().map(fold).eq(name.chars().map(fold))
 }
 
-/// `depth` is the level of indentation; `None` writes no white space.
-fn write_value(out: &mut String, value: &Value, depth: Option<usize>) {
-    match value {
-        Value::Null => out.push_str("null"),
-        Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
-        Value::Number(number) => out.push_str(&number.to_string()),
-        Value::String(text) => write_string(out, text),
-        Value::Array(elements) => {
-            write_sequence(out, ['[', ']'], elements, depth, |out, element, depth| {
-                write_value(out, element, depth);
-            });
-        }
-        Value::Object(Object(members)) => {
-            write_sequence(out, ['{', '}'], members, depth, |out, (name, value), depth| {
-                write_string(out, name);
-                out.push_str(if depth.is_some() { ": " } else { ":" });
-                write_value(out, value, depth);
-            });
-        }
-    }
-}
-
-fn write_sequence<T>(
-    out: &mut String,
-    [open, close]: [char; 2],
-    items: &[T],
-    depth: Option<usize>,
-    write: impl Fn(&mut String, &T, Option<usize>),
-) {
-    let inner = depth.map(|depth| depth + 1);
-    let break_line = |out: &mut String, depth: Option<usize>| {
-        if let Some(depth) = depth {
-            out.push('\n');
-            out.extend(std::iter::repeat_n("    ", depth));
-        }
-    };
-    out.push(open);
-    for (at, item) in items.iter().enumerate() {
-        if at > 0 {
-            out.push(',');
-        }
-        break_line(out, inner);
-        write(out, item, inner);
-    }
-    if !items.is_empty() {
-        break_line(out, depth);
-    }
-    out.push(close);
-}
-
-/// Writes a string in quotes. Escapes what Go escapes by default: also `<`, `>`, `&` and the line separators of JavaScript.
+/// Writes a string in quotes, with the escapes of Go.
 pub(crate) fn write_string(out: &mut String, text: &str) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if c < ' ' || fields::must_escape(c) => fields::write_escape(out, c),
-            other => out.push(other),
-        }
-    }
-    out.push('"');
+    out.push_str(&Value::from(text).to_compact());
 }
 
 #[cfg(test)]

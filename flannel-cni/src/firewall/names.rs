@@ -82,18 +82,19 @@ pub(crate) fn parse_comment(comment: &str) -> Option<(&str, &str)> {
     Some((network, rest.strip_suffix('"')?))
 }
 
-/// A name of the form of [`Owner::masquerade_chain`].
+/// Whether a name has the form of [`Owner::masquerade_chain`].
 pub(crate) fn is_masquerade_chain(name: &str) -> bool {
-    name.strip_prefix("CNI-").is_some_and(|hex| hex.len() == 24 && is_hex(hex))
+    is_chain(name, "CNI-", 24)
 }
 
-/// A name of the form of [`Owner::mapping_chain`].
+/// Whether a name has the form of [`Owner::mapping_chain`].
 pub(crate) fn is_mapping_chain(name: &str) -> bool {
-    name.strip_prefix("CNI-DN-").is_some_and(|hex| hex.len() == 21 && is_hex(hex))
+    is_chain(name, "CNI-DN-", 21)
 }
 
-fn is_hex(text: &str) -> bool {
-    text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+fn is_chain(name: &str, prefix: &str, digits: usize) -> bool {
+    let is_hex = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    name.strip_prefix(prefix).is_some_and(|hex| hex.len() == digits && hex.bytes().all(is_hex))
 }
 
 #[cfg(test)]

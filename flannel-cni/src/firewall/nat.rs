@@ -8,6 +8,7 @@ use flannel_core::host_local::Attachment;
 use flannel_core::message::nftables::{
     CmpOp, Command, Expr, META_L4PROTO, META_MARK, Message, PayloadBase, Query, Rule, TableFamily, Verdict,
 };
+use flannel_core::ruleset::iptables::words;
 use flannel_core::ruleset::nft::address_offsets;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -334,32 +335,6 @@ fn multiport(content: &[u8]) -> Vec<u16> {
     }
     let ports = ports.chunks_exact(2).map(|pair| u16::from_ne_bytes([pair[0], pair[1]]));
     ports.take(usize::from(count)).collect()
-}
-
-/// The words of a line, quotes taken away.
-fn words(line: &str) -> Vec<String> {
-    let (mut words, mut word, mut quoted, mut begun) = (Vec::new(), String::new(), false, false);
-    let mut characters = line.chars();
-    while let Some(c) = characters.next() {
-        match c {
-            '\\' => word.extend(characters.next()),
-            '"' => {
-                quoted = !quoted;
-                begun = true;
-            }
-            ' ' if !quoted => {
-                if begun || !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
-                }
-                begun = false;
-            }
-            other => word.push(other),
-        }
-    }
-    if begun || !word.is_empty() {
-        words.push(word);
-    }
-    words
 }
 
 #[cfg(test)]

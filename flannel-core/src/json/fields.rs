@@ -288,37 +288,35 @@ pub fn array(value: &RawValue) -> Option<Vec<&RawValue>> {
 }
 
 /// Removes white space between the tokens of a value and escapes what Go escapes in embedded raw JSON. Escapes
-/// that are there stay as they are.
+/// in the text are kept.
 #[must_use]
 pub fn compact(value: &RawValue) -> String {
-    let text = value.get();
-    let mut out = String::with_capacity(text.len());
+    let mut out = String::with_capacity(value.get().len());
     let mut in_string = false;
     let mut escaped = false;
-    for c in text.chars() {
+    for c in value.get().chars() {
         if in_string {
-            if must_escape(c) {
-                write_escape(&mut out, c);
-            } else {
-                out.push(c);
-            }
             in_string = escaped || c != '"';
             escaped = !escaped && c == '\\';
-        } else if !matches!(c, ' ' | '\t' | '\r' | '\n') {
-            out.push(c);
+        } else if matches!(c, ' ' | '\t' | '\r' | '\n') {
+            continue;
+        } else {
             in_string = c == '"';
         }
+        push_escaped(&mut out, c.encode_utf8(&mut [0; 4]));
     }
     out
 }
 
-/// Characters that are safe in JSON but not in HTML or JavaScript.
-pub(super) const fn must_escape(c: char) -> bool {
-    matches!(c, '<' | '>' | '&' | '\u{2028}' | '\u{2029}')
-}
-
-pub(super) fn write_escape(out: &mut String, c: char) {
-    out.push_str(&format!("\\u{:04x}", u32::from(c)));
+/// Appends JSON text. Escapes the characters that are safe in JSON but not in HTML or JavaScript; they only occur in strings.
+pub(super) fn push_escaped(out: &mut String, text: &str) {
+    for c in text.chars() {
+        if matches!(c, '<' | '>' | '&' | '\u{2028}' | '\u{2029}') {
+            out.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            out.push(c);
+        }
+    }
 }
 
 /// The members of an object, as serde hands them over.

@@ -197,7 +197,8 @@ impl ObservedChain {
 }
 
 /// Splits a line of `iptables-save`, which quotes words with spaces and escapes `"` and `\` in them.
-fn words(line: &str) -> Vec<String> {
+#[must_use]
+pub fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quoted = false;

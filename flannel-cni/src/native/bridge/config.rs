@@ -7,6 +7,7 @@ use super::vlan::{VlanError, Vlans};
 use crate::args::{self, ArgsError};
 use crate::error::{CniError, Code};
 use crate::firewall::BackendChoice;
+use crate::netconf::COMMON_KEYS;
 use crate::request::Request;
 use crate::result::Dns;
 
@@ -87,63 +88,45 @@ impl UnsupportedError {
     }
 }
 
-/// What a key may hold to be done here.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Rule {
-    Any,
-    Text,
-    Flag,
-    Mtu,
-    Integer,
-    List,
-}
+/// Whether a value has the type of its key, and what it must be.
+type Rule = (fn(&Value) -> bool, &'static str);
 
-/// Names folded, as they are compared.
-const KEYS: [(&str, Rule); 27] = [
-    ("cniversion", Rule::Text),
-    ("name", Rule::Text),
-    ("type", Rule::Text),
-    ("capabilities", Rule::Any),
-    ("prevresult", Rule::Any),
-    ("runtimeconfig", Rule::Any),
-    ("args", Rule::Any),
-    ("dns", Rule::Any),
-    ("ipam", Rule::Any),
-    ("cni.dev/attachments", Rule::Any),
-    ("cni.dev/valid-attachments", Rule::Any),
-    ("bridge", Rule::Text),
-    ("isgateway", Rule::Flag),
-    ("isdefaultgateway", Rule::Flag),
-    ("forceaddress", Rule::Flag),
-    ("hairpinmode", Rule::Flag),
-    ("mtu", Rule::Mtu),
-    ("ipmasq", Rule::Flag),
-    ("ipmasqbackend", Rule::Text),
-    ("promiscmode", Rule::Flag),
-    ("preservedefaultvlan", Rule::Flag),
-    ("vlan", Rule::Integer),
-    ("vlantrunk", Rule::List),
-    ("macspoofchk", Rule::Flag),
-    ("enabledad", Rule::Flag),
-    ("disablecontainerinterface", Rule::Flag),
-    ("portisolation", Rule::Flag),
+const ANY: Rule = (|_| true, "");
+const TEXT: Rule = (|value| value.as_str().is_some(), "it must be a string");
+const FLAG: Rule = (|value| value.as_bool().is_some(), "it must be true or false");
+const MTU: Rule = (|value| value.as_integer::<u32>().is_some(), "it must be a number of bytes");
+const INTEGER: Rule = (|value| value.as_integer::<i64>().is_some(), "it must be a whole number");
+const LIST: Rule = (|value| value.as_array().is_some(), "it must be a list");
+
+/// Its own keys, in lower case.
+const KEYS: [(&str, Rule); 16] = [
+    ("bridge", TEXT),
+    ("isgateway", FLAG),
+    ("isdefaultgateway", FLAG),
+    ("forceaddress", FLAG),
+    ("hairpinmode", FLAG),
+    ("mtu", MTU),
+    ("ipmasq", FLAG),
+    ("ipmasqbackend", TEXT),
+    ("promiscmode", FLAG),
+    ("preservedefaultvlan", FLAG),
+    ("vlan", INTEGER),
+    ("vlantrunk", LIST),
+    ("macspoofchk", FLAG),
+    ("enabledad", FLAG),
+    ("disablecontainerinterface", FLAG),
+    ("portisolation", FLAG),
 ];
 
 const IPAM_KEYS: [&str; 9] =
     ["type", "ranges", "subnet", "rangestart", "rangeend", "gateway", "routes", "datadir", "resolvconf"];
 
-impl Rule {
-    /// What is wrong with a value, if anything is.
-    fn refuse(self, value: &Value) -> Option<&'static str> {
-        let (allowed, rule) = match self {
-            Self::Any => (true, ""),
-            Self::Text => (value.as_str().is_some(), "it must be a string"),
-            Self::Flag => (value.as_bool().is_some(), "it must be true or false"),
-            Self::Mtu => (value.as_integer::<u32>().is_some(), "it must be a number of bytes"),
-            Self::Integer => (value.as_integer::<i64>().is_some(), "it must be a whole number"),
-            Self::List => (value.as_array().is_some(), "it must be a list"),
-        };
-        (!allowed && *value != Value::Null).then_some(rule)
+/// The rule of a key, if it is known.
+fn rule(key: &str) -> Option<Rule> {
+    match key {
+        "cniversion" | "name" | "type" => Some(TEXT),
+        _ if COMMON_KEYS.contains(&key) => Some(ANY),
+        _ => KEYS.iter().find(|(known, _)| *known == key).map(|(_, rule)| *rule),
     }
 }
 
@@ -153,9 +136,9 @@ pub(crate) fn check_supported(config: &Object) -> Result<(), UnsupportedError> {
         Err(UnsupportedError { key: key.to_owned(), value: value.to_compact(), rule })
     };
     for (key, value) in config.iter() {
-        let known = KEYS.iter().find(|(known, _)| *known == key.to_lowercase());
-        let Some((_, rule)) = known else { return refuse(key, value, "the key is not known") };
-        if let Some(rule) = rule.refuse(value) {
+        let rule = rule(&key.to_lowercase());
+        let Some((allows, rule)) = rule else { return refuse(key, value, "the key is not known") };
+        if *value != Value::Null && !allows(value) {
             return refuse(key, value, rule);
         }
     }

@@ -14,7 +14,7 @@ use flannel_core::host_local::{Attachment, Holder};
 
 use super::owner::{self, Owner};
 use crate::error::PathError;
-use crate::fault;
+use crate::{fault, files};
 
 /// Where a file is written before it gets its name, so that none is ever seen half-written.
 const TEMPORARY: &str = ".tmp";
@@ -97,28 +97,20 @@ impl Store {
         owner: Option<&Owner>,
     ) -> Result<bool, PathError> {
         let (temporary, path) = (self.directory.join(TEMPORARY), self.directory.join(ip.to_string()));
-        let written = remove(&temporary).and_then(|()| {
-            fault::step()?;
+        self.clean()?;
+        let write = || {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             // In one call: `write!` makes one of each part.
             file.write_all(format!("{}\r\n{}", attachment.container_id, attachment.ifname).as_bytes())?;
             if let Some(owner) = owner {
                 owner::mark(owner, &file);
             }
-            fault::step()?;
-            rename_new(&temporary, &path)
-        });
-        match written {
+            Ok(())
+        };
+        match files::create(&temporary, write, || rename_new(&temporary, &path)) {
             Ok(()) => Ok(true),
-            Err(error) => {
-                // What matters is the first error.
-                let _ = fs::remove_file(&temporary);
-                if error.kind() == io::ErrorKind::AlreadyExists {
-                    Ok(false)
-                } else {
-                    Err(PathError::new("open", &path, error))
-                }
-            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(PathError::new("open", &path, error)),
         }
     }
 
@@ -140,22 +132,17 @@ impl Store {
 
     /// Removes what an ADD that was killed may have left.
     pub(crate) fn clean(&self) -> Result<(), PathError> {
-        self.remove(TEMPORARY)
+        files::remove(&self.directory.join(TEMPORARY))
     }
 
     /// Releases an address.
     pub(crate) fn release(&self, reservation: &Reservation) -> Result<(), PathError> {
-        self.remove(&reservation.file_name)
+        files::remove(&self.path_of(reservation))
     }
 
     /// Releases an address that this process took.
     pub(crate) fn release_ip(&self, ip: IpAddr) -> Result<(), PathError> {
-        self.remove(&ip.to_string())
-    }
-
-    fn remove(&self, name: &str) -> Result<(), PathError> {
-        let path = self.directory.join(name);
-        remove(&path).map_err(|error| PathError::new("remove", &path, error))
+        files::remove(&self.directory.join(ip.to_string()))
     }
 
     /// The file of an address, for what is known of it beside its content.
@@ -208,13 +195,6 @@ fn read_at(directory: &File, name: &str) -> rustix::io::Result<Vec<u8>> {
             return Ok(text);
         }
         text.resize(2 * length, 0);
-    }
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fault::step().and_then(|()| fs::remove_file(path)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }
 

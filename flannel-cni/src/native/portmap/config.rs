@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use crate::address::parse_ip;
 use crate::environment::Environment;
 use crate::firewall::{self, Backend, BackendChoice};
+use crate::netconf::COMMON_KEYS;
 use crate::request::Request;
 use crate::result::{CniResult, ResultError};
 
@@ -18,26 +19,9 @@ const MARK_BIT: u8 = 13;
 /// The keys of further conditions, by the family of the packets.
 const CONDITIONS: [(Family, &str); 2] = [(Family::V4, "conditionsV4"), (Family::V6, "conditionsV6")];
 
-const KEYS: [&str; 18] = [
-    "cniversion",
-    "name",
-    "type",
-    "capabilities",
-    "prevresult",
-    "runtimeconfig",
-    "args",
-    "dns",
-    "ipam",
-    "cni.dev/attachments",
-    "cni.dev/valid-attachments",
-    "backend",
-    "snat",
-    "masqall",
-    "markmasqbit",
-    "externalsetmarkchain",
-    "conditionsv4",
-    "conditionsv6",
-];
+/// Its own keys, in lower case.
+const KEYS: [&str; 7] =
+    ["backend", "snat", "masqall", "markmasqbit", "externalsetmarkchain", "conditionsv4", "conditionsv6"];
 
 /// What portmap is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +87,8 @@ pub(super) enum ConfigError {
 impl Config {
     /// Reads a config, to the last key.
     pub(super) fn parse(config: &Object) -> Result<Self, ConfigError> {
-        if let Some((key, _)) = config.iter().find(|(key, _)| !KEYS.contains(&key.to_lowercase().as_str())) {
+        let known = |key: &str| COMMON_KEYS.contains(&key) || KEYS.contains(&key);
+        if let Some((key, _)) = config.iter().find(|(key, _)| !known(&key.to_lowercase())) {
             return Err(ConfigError::Unknown(key.to_owned()));
         }
         let keys = GoStruct::new(config, "PortMapConf");
