@@ -1,18 +1,19 @@
 //! The command line, in kubectl's manner: noun, then verb. Flags of a command stand beside it in `command`.
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
-use flanneld::store::StoreOptions;
-use flanneld::store::etcd::EtcdOptions;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::command::{
-    config, connectivity, daemon, doctor, events, ipam, lease, node, peer, route, status, subnet, support,
+    about, config, connectivity, diff, doctor, events, ipam, lease, node, peer, route, status, subnet,
+    support,
 };
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::flags::{NodeFlags, StoreFlags};
 use crate::output::{Form, Output};
+use crate::session::Session;
 
 /// Shows and changes what a flannel network is made of.
 #[derive(Debug, Parser)]
@@ -82,146 +83,29 @@ pub(crate) enum Command {
     Doctor(doctor::DoctorArguments),
 }
 
-/// Where the store is; the same flags and variables as flanneld's. Without any of them it is the store of the flanneld of
-/// this node.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Store")]
-pub(crate) struct StoreFlags {
-    /// Directory of leases, instead of etcd
-    #[arg(long, global = true, env = "FLANNELD_LEASE_DIR", value_name = "PATH", hide_short_help = true)]
-    lease_dir: Option<PathBuf>,
-    /// etcd servers, separated by commas [default: http://127.0.0.1:4001,http://127.0.0.1:2379, unless flanneld of this
-    /// node has others]
-    #[arg(long, global = true, env = "FLANNELD_ETCD_ENDPOINTS", value_name = "LIST", hide_short_help = true)]
-    etcd_endpoints: Option<String>,
-    /// etcd key below which config and leases are [default: /coreos.com/network]
-    #[arg(long, global = true, env = "FLANNELD_ETCD_PREFIX", value_name = "KEY", hide_short_help = true)]
-    etcd_prefix: Option<String>,
-    /// Certificates of the authorities that etcd is checked against
-    #[arg(long, global = true, env = "FLANNELD_ETCD_CAFILE", value_name = "FILE", hide_short_help = true)]
-    etcd_cafile: Option<PathBuf>,
-    /// Client certificate for etcd
-    #[arg(long, global = true, env = "FLANNELD_ETCD_CERTFILE", value_name = "FILE", hide_short_help = true)]
-    etcd_certfile: Option<PathBuf>,
-    /// Private key of the client certificate
-    #[arg(long, global = true, env = "FLANNELD_ETCD_KEYFILE", value_name = "FILE", hide_short_help = true)]
-    etcd_keyfile: Option<PathBuf>,
-    /// etcd user
-    #[arg(long, global = true, env = "FLANNELD_ETCD_USERNAME", value_name = "NAME", hide_short_help = true)]
-    etcd_username: Option<String>,
-    /// Password of the etcd user
-    #[arg(
-        long,
-        global = true,
-        env = "FLANNELD_ETCD_PASSWORD",
-        hide_env_values = true,
-        value_name = "PASSWORD",
-        hide_short_help = true
-    )]
-    etcd_password: Option<String>,
-}
-
-impl StoreFlags {
-    /// The flags for flannelctl on another host, as far as they may be seen there: a password may not, and is left to
-    /// that host's `FLANNELD_ETCD_PASSWORD`.
-    pub(crate) fn for_another_host(&self) -> Vec<String> {
-        let etcd = match self.options() {
-            StoreOptions::Directory(path) => return vec![format!("--lease-dir={}", path.display())],
-            StoreOptions::Etcd(etcd) => etcd,
-        };
-        let mut flags =
-            vec![format!("--etcd-endpoints={}", etcd.endpoints), format!("--etcd-prefix={}", etcd.prefix)];
-        let files = [("cafile", &etcd.cafile), ("certfile", &etcd.certfile), ("keyfile", &etcd.keyfile)];
-        let named = files.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?)));
-        flags.extend(named.map(|(name, path)| format!("--etcd-{name}={}", path.display())));
-        flags.extend(etcd.username.as_ref().map(|name| format!("--etcd-username={name}")));
-        flags
-    }
-
-    /// The store that is meant: the one that is named, or that of the daemon of this node.
-    pub(crate) fn options(&self) -> StoreOptions {
-        let Self { lease_dir, etcd_endpoints, etcd_prefix, etcd_cafile, etcd_certfile, etcd_keyfile, .. } =
-            self;
-        // As the daemon has it: an empty value is one that is not given.
-        let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        let file = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
-        if let Some(path) = file(lease_dir) {
-            return StoreOptions::Directory(path);
+/// Runs the command of a command line.
+pub(crate) async fn run(cli: Cli, output: Output) -> anyhow::Result<Outcome> {
+    let session = Session { store: cli.store, node: cli.node, output };
+    match cli.command {
+        Command::Lease(command) => lease::run(&session, command).await,
+        Command::Config(command) => config::run(&session, command).await,
+        Command::Ipam(command) => ipam::run(&session, command),
+        Command::Status(arguments) => status::run(&session, &arguments).await,
+        Command::Peer(command) => peer::run(&session, &command).await,
+        Command::Diff => diff::run(&session),
+        Command::Route(command) => route::run(&session, &command).await,
+        Command::Events(arguments) => events::run(&session, &arguments).await,
+        Command::Node(command) => node::run(&session, command).await,
+        Command::Subnet(command) => subnet::run(&session, command).await,
+        Command::Support(command) => support::run(&session, command).await,
+        Command::Version => about::version(&session).map(|()| Outcome::Fine),
+        Command::Completion { shell } => {
+            about::completion(&session, shell, Cli::command()).map(|()| Outcome::Fine)
         }
-        let texts = [etcd_endpoints, etcd_prefix, &self.etcd_username, &self.etcd_password];
-        let files = [etcd_cafile, etcd_certfile, etcd_keyfile];
-        if texts.into_iter().all(|given| text(given).is_none())
-            && files.into_iter().all(|given| file(given).is_none())
-            && let Some(options) = daemon::store()
-        {
-            return options;
-        }
-        StoreOptions::Etcd(EtcdOptions {
-            endpoints: text(etcd_endpoints).unwrap_or_else(|| ENDPOINTS.to_owned()),
-            prefix: etcd_prefix.clone().unwrap_or_else(|| PREFIX.to_owned()),
-            cafile: file(etcd_cafile),
-            certfile: file(etcd_certfile),
-            keyfile: file(etcd_keyfile),
-            username: text(&self.etcd_username),
-            password: text(&self.etcd_password),
-        })
+        Command::Man { dir } => about::man(&session, &dir, Cli::command()).map(|()| Outcome::Fine),
+        Command::Connectivity(command) => connectivity::run(&session, command).await,
+        Command::Doctor(arguments) => doctor::run(&session, arguments).await,
     }
-}
-
-/// flanneld's own.
-const ENDPOINTS: &str = "http://127.0.0.1:4001,http://127.0.0.1:2379";
-const PREFIX: &str = "/coreos.com/network";
-
-/// What the daemon of this node leaves here; the same flags and variables as flanneld's.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "This node")]
-pub(crate) struct NodeFlags {
-    /// What flanneld tells the CNI plugin
-    #[arg(
-        long,
-        global = true,
-        env = "FLANNELD_SUBNET_FILE",
-        default_value = "/run/flannel/subnet.env",
-        value_name = "FILE",
-        hide_short_help = true
-    )]
-    pub(crate) subnet_file: PathBuf,
-    /// What flanneld keeps over a restart
-    #[arg(
-        long,
-        global = true,
-        env = "FLANNELD_STATE_DIR",
-        default_value = "/var/lib/flannel",
-        value_name = "PATH",
-        hide_short_help = true
-    )]
-    pub(crate) state_dir: PathBuf,
-    /// Where flanneld tells its state
-    #[arg(
-        long,
-        global = true,
-        env = "FLANNELD_STATUS_SOCKET",
-        default_value = flannel_core::status::SOCKET,
-        value_name = "FILE",
-        hide_short_help = true
-    )]
-    pub(crate) status_socket: PathBuf,
-}
-
-/// Of every command that changes something.
-#[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct DryRun {
-    /// Say what would be done, and do nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-/// Of every command whose result changes by itself.
-#[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct Watch {
-    /// Go on and show what changes
-    #[arg(short, long)]
-    pub(crate) watch: bool,
 }
 
 /// Ends for a command line that cannot be read, or that asks for help.

@@ -1,4 +1,4 @@
-//! An error as the person or the program outside gets it: kind, message, mend.
+//! How a command ends: its outcome, or an error as the person or the program outside gets it (kind, message, mend).
 
 use flannel_core::config::ParseConfigError;
 use flanneld::cli::CliError;
@@ -6,6 +6,17 @@ use flanneld::store::StoreError;
 use flanneld::store::etcd::EtcdOptionsError;
 use serde_json::{Value, json};
 use std::fmt;
+
+/// What a command found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// All is well.
+    Fine,
+    /// Something is not as it must be: exit code 3.
+    Findings,
+    /// The daemon does not answer; what can be told without it was told. With the exit code.
+    Unreachable(u8),
+}
 
 /// The kinds of failures. The names are part of the output of `-o json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,27 +9,18 @@
 
 mod cli;
 mod command;
+mod doctor;
 mod failure;
-mod icmp;
+mod flags;
+mod node;
 mod output;
-mod socket;
+mod session;
 
 use clap::Parser as _;
 use cli::Cli;
-use failure::Failure;
+use failure::{Failure, Outcome};
 use output::Output;
 use std::process::ExitCode;
-
-/// What a command found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    /// All is well.
-    Fine,
-    /// Something is not as it must be: exit code 3.
-    Findings,
-    /// The daemon does not answer; what can be told without it was told. With the exit code.
-    Unreachable(u8),
-}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -39,7 +30,7 @@ async fn main() -> ExitCode {
         Err(error) => return cli::refuse(error),
     };
     let output = Output::new(cli.output);
-    match command::run(cli, output).await {
+    match cli::run(cli, output).await {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
         Ok(Outcome::Findings) => ExitCode::from(3),
         Ok(Outcome::Unreachable(code)) => ExitCode::from(code),

@@ -2,6 +2,7 @@
 
 mod page;
 mod table;
+pub(crate) mod text;
 mod yaml;
 
 #[cfg(test)]

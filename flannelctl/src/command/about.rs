@@ -1,7 +1,7 @@
 //! What the program says of itself: version, completions, man pages.
 
 use anyhow::Context as _;
-use clap::{Arg, ArgAction, Command, CommandFactory as _};
+use clap::{Arg, ArgAction, Command};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use flanneld::cli::{FlagText, flags};
@@ -9,9 +9,8 @@ use serde_json::json;
 use std::fs;
 use std::path::Path;
 
-use super::Session;
-use crate::cli::Cli;
 use crate::output::Page;
+use crate::session::Session;
 
 /// Prints the version.
 pub(crate) fn version(session: &Session) -> anyhow::Result<()> {
@@ -25,16 +24,16 @@ pub(crate) fn version(session: &Session) -> anyhow::Result<()> {
 }
 
 /// Prints a script that completes the command line.
-pub(crate) fn completion(session: &Session, shell: Shell) -> anyhow::Result<()> {
+pub(crate) fn completion(session: &Session, shell: Shell, mut command: Command) -> anyhow::Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "flannelctl", &mut script);
+    clap_complete::generate(shell, &mut command, "flannelctl", &mut script);
     session.output.raw(&String::from_utf8_lossy(&script))
 }
 
 /// Writes the man pages of flannelctl, one for each command, and that of flanneld.
-pub(crate) fn man(session: &Session, directory: &Path) -> anyhow::Result<()> {
+pub(crate) fn man(session: &Session, directory: &Path, command: Command) -> anyhow::Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("could not create {}", directory.display()))?;
-    let mut command = Cli::command().disable_help_subcommand(true);
+    let mut command = command.disable_help_subcommand(true);
     command.build();
     let mut written = Vec::new();
     pages(&command, "flannelctl", directory, &mut written)?;

@@ -10,14 +10,13 @@ use flannel_core::config::NetworkConfig;
 use flannel_core::store::ConfigRecord;
 use flanneld::store::Store;
 use serde_json::{Value, json};
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use super::Session;
-use super::lease::{Cluster, no_config, store_config};
-use crate::Outcome;
-use crate::cli::DryRun;
+use crate::failure::Outcome;
+use crate::flags::{self, DryRun};
+use crate::node::cluster::{Cluster, no_config, store_config};
 use crate::output::{Form, Page};
+use crate::session::Session;
 use impact::Impact;
 
 #[derive(Debug, Subcommand)]
@@ -57,8 +56,8 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> anyhow::Re
         ConfigCommand::Explain { file } => {
             let text = match &file {
                 Some(file) => {
-                    let text = read(file)?;
-                    parse(&text, file)?;
+                    let text = flags::read(file)?;
+                    flags::parse_config(&text, file)?;
                     text
                 }
                 None => {
@@ -92,15 +91,15 @@ async fn get(session: &Session) -> anyhow::Result<()> {
 
 /// Checks a config and prints what follows from it.
 fn validate(session: &Session, file: &Path) -> anyhow::Result<()> {
-    let config = parse(&read(file)?, file)?;
+    let config = flags::config(file)?;
     session.output.page(&summary(&config, None))
 }
 
 /// Checks a config and writes it, unless the one in the store has changed since it was read.
 async fn set(session: &Session, file: &Path, dry_run: DryRun) -> anyhow::Result<()> {
-    let text = read(file)?;
-    let config = parse(&text, file)?;
-    let (store, cluster) = session.store_to_be().await?;
+    let text = flags::read(file)?;
+    let config = flags::parse_config(&text, file)?;
+    let (store, cluster) = Cluster::to_be(session).await?;
     write(session, &store, &cluster, (&text, &config), dry_run).await
 }
 
@@ -130,24 +129,6 @@ async fn write(
         output.message(&format!("written to {}", store.identity().location));
     }
     output.page(&summary(config, Some(&impact)))
-}
-
-/// The config of a file.
-pub(crate) fn from_file(file: &Path) -> anyhow::Result<NetworkConfig> {
-    parse(&read(file)?, file)
-}
-
-fn parse(text: &str, file: &Path) -> anyhow::Result<NetworkConfig> {
-    NetworkConfig::parse(text).with_context(|| format!("the config in {} cannot be used", file.display()))
-}
-
-fn read(file: &Path) -> anyhow::Result<String> {
-    if file == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("could not read standard input")?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(file).with_context(|| format!("could not read {}", file.display()))
 }
 
 /// The derived values, which are what one gets wrong.

@@ -8,11 +8,11 @@ use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Session;
-use super::doctor::facts::View;
-use super::doctor::gather::{Sight, options_of};
-use crate::Outcome;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::flags;
+use crate::node::daemon::Invocation;
+use crate::node::view::{Snapshot, View};
+use crate::session::Session;
 use measure::Measurement;
 use report::Report;
 
@@ -82,12 +82,7 @@ pub(crate) async fn run(session: &Session, command: ConnectivityCommand) -> anyh
 }
 
 fn read(path: &Path) -> anyhow::Result<Report> {
-    let text = if path == Path::new("-") {
-        std::io::read_to_string(std::io::stdin()).context("could not read standard input")?
-    } else {
-        std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?
-    };
-    Report::parse(&text).map_err(|reason| {
+    Report::parse(&flags::read(path)?).map_err(|reason| {
         let message = format!("{} holds no result of a connectivity test: {reason}", path.display());
         Failure::new(Kind::Invalid, message, "make one with flannelctl connectivity test -o json").into()
     })
@@ -97,10 +92,10 @@ async fn test(session: &Session, arguments: &TestArguments) -> anyhow::Result<Re
     if let Some(command) = &arguments.exec {
         return remote::everywhere(session, arguments, command).await;
     }
-    let invocation = options_of(&[], session.store.options(), &session.node)?;
-    let sight = Sight::of(&invocation).await?;
-    let view = view(&sight)?;
-    let plan = target::plan(view, &sight.observation)?;
+    let invocation = Invocation::of(&[], session.store_options(), &session.node)?;
+    let snapshot = Snapshot::of(&invocation).await?;
+    let view = view(&snapshot)?;
+    let plan = target::plan(view, &snapshot.observation)?;
     let measurement = Measurement {
         count: arguments.count,
         limit: Duration::from_millis(arguments.timeout),
@@ -111,8 +106,8 @@ async fn test(session: &Session, arguments: &TestArguments) -> anyhow::Result<Re
 }
 
 /// The node, with the reason where there is none.
-fn view(sight: &Sight) -> anyhow::Result<&View> {
-    match (&sight.view, &sight.listing) {
+fn view(snapshot: &Snapshot) -> anyhow::Result<&View> {
+    match (&snapshot.view, &snapshot.listing) {
         (Some(Ok(view)), _) => Ok(view),
         (Some(Err(error)), _) => {
             let message = format!("this host is no node: {}", flannel_core::error::chain(error));
@@ -123,7 +118,7 @@ fn view(sight: &Sight) -> anyhow::Result<&View> {
             Err(Failure::new(Kind::Unreachable, message, "check --etcd-endpoints or --lease-dir").into())
         }
         (None, Ok(_)) => {
-            let message = format!("no network config at {}", sight.store.identity().config_place);
+            let message = format!("no network config at {}", snapshot.store.identity().config_place);
             Err(Failure::new(Kind::NotFound, message, "write one: flannelctl config set FILE").into())
         }
     }

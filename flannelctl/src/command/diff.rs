@@ -2,10 +2,10 @@
 
 use flannel_core::status::Diff;
 
-use super::Session;
-use crate::Outcome;
+use crate::failure::Outcome;
+use crate::node::socket;
 use crate::output::Page;
-use crate::socket;
+use crate::session::Session;
 
 /// Shows the operations that are pending; findings if there are any.
 pub(crate) fn run(session: &Session) -> anyhow::Result<Outcome> {

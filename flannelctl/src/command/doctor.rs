@@ -1,32 +1,17 @@
 //! `flannelctl doctor`: what is wrong with this node, and what mends it.
-//!
-//! Facts are gathered ([`gather`]), judged by pure checks ([`checks`]) and shown ([`report`]). What the kernel should
-//! have is computed from the store by the daemon's own code, so that it makes no difference whether a daemon runs.
 
 use clap::Args;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use super::Session;
-use super::cni::CONFIGS;
-use crate::Outcome;
-use crate::failure::{Failure, Kind};
+use crate::doctor::catalog::{CHECKS, Severity};
+use crate::doctor::report::Report;
+use crate::doctor::{PLUGINS, Places, diagnose};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::node::cni::CONFIGS;
 use crate::output::{Cell, Form, Page, Style, Table};
-use catalog::{CHECKS, Severity};
-use gather::Places;
-use report::Report;
-
-mod catalog;
-mod checks;
-pub(super) mod facts;
-pub(super) mod gather;
-mod packet_filter;
-mod report;
-
-/// Where runtimes and distributions have CNI plugins.
-const PLUGINS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
+use crate::session::Session;
 
 /// Flags of `flannelctl doctor`.
 #[derive(Args, Debug)]
@@ -57,42 +42,12 @@ pub(crate) async fn run(session: &Session, arguments: DoctorArguments) -> anyhow
         let message = format!("there is no check {unknown}");
         return Err(Failure::new(Kind::Usage, message, "flannelctl doctor --list shows all").into());
     }
-    let mut report = diagnose(session, &arguments).await?;
+    let places = Places { cni_configs: arguments.cni_conf_dir, cni_plugins: arguments.cni_bin_dir };
+    let mut report = diagnose(session, &places, &arguments.flanneld).await?;
     report.only(&arguments.check);
     let checked = if arguments.check.is_empty() { CHECKS.len() } else { arguments.check.len() };
     session.output.page(&page(&report, checked, session.output.form()))?;
     Ok(if report.has_findings() { Outcome::Findings } else { Outcome::Fine })
-}
-
-/// What all checks find on this node, as a value.
-pub(crate) async fn everything(session: &Session) -> anyhow::Result<Value> {
-    let arguments = DoctorArguments {
-        check: Vec::new(),
-        list: false,
-        cni_conf_dir: CONFIGS.into(),
-        cni_bin_dir: PLUGINS.map(PathBuf::from).into(),
-        flanneld: Vec::new(),
-    };
-    Ok(serde_json::to_value(diagnose(session, &arguments).await?)?)
-}
-
-/// How long a running daemon has to mend what is found, which takes it less than a second.
-const PATIENCE: Duration = Duration::from_millis(1500);
-
-async fn diagnose(session: &Session, arguments: &DoctorArguments) -> anyhow::Result<Report> {
-    let places =
-        Places { cni_configs: arguments.cni_conf_dir.clone(), cni_plugins: arguments.cni_bin_dir.clone() };
-    let look = async |before| {
-        let invocation = gather::options_of(&arguments.flanneld, session.store.options(), &session.node)?;
-        gather::gather(&invocation, &places, before).await
-    };
-    let facts = look(None).await?;
-    let report = checks::run(&facts);
-    if !report.has_findings() || !facts.daemon_works() {
-        return Ok(report);
-    }
-    tokio::time::sleep(PATIENCE).await;
-    Ok(report.confirmed_by(checks::run(&look(Some(&facts)).await?)))
 }
 
 fn page(report: &Report, checked: usize, form: Form) -> Page {

@@ -13,13 +13,12 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::Session;
-use super::peer::nobody;
-use super::status::{ago, round_text};
-use crate::Outcome;
-use crate::cli::Watch;
+use crate::failure::{Failure, Kind, Outcome};
+use crate::flags::Watch;
+use crate::node::socket;
+use crate::output::text::{ago, round_text};
 use crate::output::{Cell, Page, Style, Table};
-use crate::socket;
+use crate::session::Session;
 
 #[derive(Args, Debug)]
 pub(crate) struct EventsArguments {
@@ -201,7 +200,8 @@ async fn leases(session: &Session, events: mpsc::Sender<Event>) -> anyhow::Resul
         }
     };
     tokio::join!(following, telling);
-    Err(nobody("the store is not followed any more").into())
+    let start = "start flanneld, or name the store: --etcd-endpoints, --lease-dir";
+    Err(Failure::new(Kind::Unreachable, "the store is not followed any more", start).into())
 }
 
 /// What an update of the store means. Leases that stand when it begins are no event.

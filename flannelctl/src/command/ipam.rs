@@ -1,11 +1,9 @@
 //! `flannelctl ipam`: the addresses that host-local has given to pods of this node.
 
-pub(in crate::command) mod network;
-
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use flannel_core::family::Family;
-use flannel_core::host_local::{DATA_DIRECTORY, Holder, Use};
+use flannel_core::host_local::{DATA_DIRECTORY, Use};
 use flannel_core::subnet_env::PreviousEnv;
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -14,14 +12,13 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::Session;
-use super::cni::{CONFIGS, CniFile};
-use super::lease::{Consent, life_text};
-use crate::Outcome;
-use crate::cli::DryRun;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::flags::{Consent, DryRun};
+use crate::node::cni::{CONFIGS, CniFile};
+use crate::node::host_local::{Given, Network, holder};
+use crate::output::text::life_text;
 use crate::output::{Cell, Page, Style, Table};
-use network::{Given, Network};
+use crate::session::Session;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum IpamCommand {
@@ -111,13 +108,6 @@ fn networks(place: &Place) -> anyhow::Result<Vec<Network>> {
     names.into_iter().map(|name| Network::read(&directory, &name)).collect()
 }
 
-/// An address of a network that a living container has.
-pub(crate) fn living(data: &Path, name: &str) -> Option<String> {
-    let network = Network::read(data, name).ok()?;
-    let given = network.given.iter().find(|given| given.usage == Use::Alive)?;
-    Some(format!("container {} has {}", holder(&given.holder).0, given.address))
-}
-
 fn list(session: &Session, place: &Place) -> anyhow::Result<()> {
     let networks = networks(place)?;
     let mut table = Table::new(
@@ -150,14 +140,6 @@ fn list(session: &Session, place: &Place) -> anyhow::Result<()> {
         session.output.message(&format!("no addresses are given out in {}", place.directory().display()));
     }
     Ok(())
-}
-
-fn holder(holder: &Holder) -> (&str, &str) {
-    match holder {
-        Holder::Attachment(attachment) => (&attachment.container_id, &attachment.ifname),
-        Holder::Container(id) => (id, ""),
-        Holder::Nobody => ("", ""),
-    }
 }
 
 const fn usage_name(usage: Use) -> &'static str {

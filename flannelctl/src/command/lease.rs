@@ -1,20 +1,17 @@
 //! `flannelctl lease`.
 
 mod change;
-pub(super) mod cluster;
 mod show;
 mod watch;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-use super::Session;
-use crate::Outcome;
-use crate::cli::{DryRun, Watch};
-use cluster::{Target, parse_subnet};
-
-pub(crate) use cluster::{Cluster, Entry, life_text, no_config, store_config};
+use crate::failure::Outcome;
+use crate::flags::{Consent, DryRun, Watch};
+use crate::node::cluster::{Target, parse_subnet};
+use crate::session::Session;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LeaseCommand {
@@ -78,14 +75,6 @@ pub(crate) enum LeaseCommand {
         #[command(flatten)]
         dry_run: DryRun,
     },
-}
-
-/// Of every command that asks before it does something.
-#[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct Consent {
-    /// Do not ask
-    #[arg(short, long)]
-    pub(crate) yes: bool,
 }
 
 pub(crate) async fn run(session: &Session, command: LeaseCommand) -> anyhow::Result<Outcome> {

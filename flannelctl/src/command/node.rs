@@ -5,9 +5,9 @@ mod plugins;
 
 use clap::{Args, Subcommand};
 
-use super::Session;
-use crate::Outcome;
-use crate::cli::DryRun;
+use crate::failure::Outcome;
+use crate::flags::DryRun;
+use crate::session::Session;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {

@@ -3,15 +3,13 @@
 use clap::Subcommand;
 use flannel_core::status::{ObjectState, Peer, Peers, State};
 use serde_json::json;
-use std::time::Duration;
 
-use super::Session;
-use super::lease::cluster::Cluster;
-use super::status::ago;
-use crate::Outcome;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Outcome};
+use crate::node::cluster::Cluster;
+use crate::node::socket;
+use crate::output::text::ago;
 use crate::output::{Cell, Page, Style, Table};
-use crate::socket;
+use crate::session::Session;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PeerCommand {
@@ -97,19 +95,4 @@ async fn without_daemon(session: &Session, error: &anyhow::Error) -> anyhow::Res
         .output
         .message("these are the leases of the store; what the kernel has of them only flanneld can tell");
     Ok(Outcome::Unreachable(failure.exit_code()))
-}
-
-/// The peers, where a daemon tells them soon.
-pub(super) fn known(session: &Session) -> Option<Vec<Peer>> {
-    const SOON: Duration = Duration::from_secs(3);
-    socket::ask_within::<Peers>(&session.node.status_socket, "/peers", SOON).ok().map(|peers| peers.peers)
-}
-
-/// There is nobody who could answer.
-pub(super) fn nobody(what: &str) -> Failure {
-    Failure::new(
-        Kind::Unreachable,
-        what.to_owned(),
-        "start flanneld, or name the store: --etcd-endpoints, --lease-dir",
-    )
 }

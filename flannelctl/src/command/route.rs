@@ -5,18 +5,20 @@ use flannel_core::dataplane::LinkKind;
 use flannel_core::family::Family;
 use flannel_core::message::route::Question;
 use flannel_core::path::{Answer, Hop, Path, trace};
+use flannel_core::status::Peers;
 use flannel_core::subnet_env::PreviousEnv;
 use flanneld::kernel::{Kernel as _, NetlinkKernel, Observation};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use super::lease::{Cluster, Entry};
-use super::{Session, peer};
-use crate::Outcome;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::node::cluster::{Cluster, Entry};
+use crate::node::socket;
 use crate::output::{Cell, Page, Style, Table};
+use crate::session::Session;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RouteCommand {
@@ -103,9 +105,13 @@ async fn ask(kernel: &mut NetlinkKernel, question: &Question) -> anyhow::Result<
     Ok(kernel.route(question).await?.map_err(|refused| refused.to_string()))
 }
 
+/// The store knows it too, if the daemon takes longer.
+const SOON: Duration = Duration::from_secs(3);
+
 fn owner_by_daemon(session: &Session, address: IpAddr) -> Option<Owner> {
-    let peers = peer::known(session)?;
-    let peer = peers.into_iter().find(|peer| peer.subnets.iter().any(|subnet| subnet.contains(&address)))?;
+    let peers: Peers = socket::ask_within(&session.node.status_socket, "/peers", SOON).ok()?;
+    let peer =
+        peers.peers.into_iter().find(|peer| peer.subnets.iter().any(|subnet| subnet.contains(&address)))?;
     Some(Owner {
         subnets: peer.subnets.iter().map(|subnet| subnet.to_string()).collect(),
         public_addresses: peer.public_addresses,

@@ -1,18 +1,18 @@
 //! `flannelctl status`: how this node is.
 
 use clap::Args;
-use flannel_core::status::{Round, Status};
+use flannel_core::status::Status;
 use flanneld::host::daemons;
 use serde_json::json;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
-use super::Session;
-use super::lease::cluster::{Cluster, Entry, life_text, own_subnets};
-use crate::Outcome;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::node::cluster::{Cluster, Entry, own_subnets};
+use crate::node::socket;
+use crate::output::text::{ago, life_text, round_text};
 use crate::output::{Cell, Page, Style, Table};
-use crate::socket;
+use crate::session::Session;
 
 #[derive(Args, Debug)]
 pub(crate) struct StatusArguments {
@@ -207,16 +207,4 @@ fn cluster(status: &Status) -> Vec<Row> {
         rows.push(("subnets", text, if full { Style::Warning } else { Style::Plain }));
     }
     rows
-}
-
-/// A round on one line.
-pub(super) fn round_text(round: &Round) -> String {
-    let Round { reason, elapsed_milliseconds, kept, set, deleted, failed, .. } = round;
-    format!("{reason}: {kept} kept, {set} set, {deleted} deleted, {failed} failed, {elapsed_milliseconds} ms")
-}
-
-/// A time of day as people read it without a calendar: how long ago.
-pub(super) fn ago(at_unix_seconds: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    format!("{} ago", life_text(Duration::from_secs(now.saturating_sub(at_unix_seconds))))
 }

@@ -7,11 +7,11 @@ use flannel_core::family::Family;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-use super::Session;
-use super::config::from_file;
-use super::lease::{Cluster, Entry, store_config};
-use crate::Outcome;
+use crate::failure::Outcome;
+use crate::flags;
+use crate::node::cluster::{Cluster, Entry, store_config};
 use crate::output::Page;
+use crate::session::Session;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SubnetCommand {
@@ -43,7 +43,7 @@ async fn plan(session: &Session, file: Option<&Path>, per_month: Option<u32>) ->
             (store_config(cluster.config.as_ref(), &store)?.0, cluster.entries)
         }
         Some(file) => {
-            let config = from_file(file)?;
+            let config = flags::config(file)?;
             // A config can be looked at before there is a store.
             let entries = match read.await {
                 Ok((_, cluster)) => cluster.entries,

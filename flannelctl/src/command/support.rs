@@ -19,14 +19,14 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::cni::{self, CONFIGS, CniFile};
-use super::doctor::gather::options_of;
-use super::lease::{Cluster, Entry};
-use super::{Session, doctor};
-use crate::Outcome;
-use crate::failure::{Failure, Kind};
+use crate::doctor::{Places, diagnose};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::node::cluster::{Cluster, Entry};
+use crate::node::cni::{self, CONFIGS, CniFile};
+use crate::node::daemon::Invocation;
+use crate::node::socket;
 use crate::output::Page;
-use crate::socket;
+use crate::session::Session;
 use scrub::Scrubber;
 
 #[derive(Debug, Subcommand)]
@@ -68,9 +68,9 @@ const PATHS: [&str; 5] = ["status", "peers", "desired", "actual", "diff"];
 pub(crate) async fn run(session: &Session, command: SupportCommand) -> anyhow::Result<Outcome> {
     let SupportCommand::Bundle { file } = command;
     // A daemon that runs knows best where everything is, and which secrets there are.
-    let options = options_of(&[], session.store.options(), &session.node)?.options;
+    let options = Invocation::of(&[], session.store_options(), &session.node)?.options;
     let mut bundle = Bundle { scrubber: Scrubber::default(), files: Vec::new() };
-    for store in [&options.store, &session.store.options()] {
+    for store in [&options.store, &session.store_options()] {
         bundle.scrubber.learn_store(store);
     }
     bundle.scrubber.learn_variables(env::vars());
@@ -88,8 +88,8 @@ pub(crate) async fn run(session: &Session, command: SupportCommand) -> anyhow::R
     let metrics = socket::text(socket, "/metrics").unwrap_or_else(|error| format!("{error:#}\n"));
     bundle.add("daemon/metrics.txt", &metrics);
     bundle.add("daemon/processes.txt", &processes());
-    match doctor::everything(session).await {
-        Ok(report) => bundle.add("doctor.json", &format!("{report:#}\n")),
+    match diagnose(session, &Places::default(), &[]).await {
+        Ok(report) => bundle.add("doctor.json", &format!("{:#}\n", serde_json::to_value(report)?)),
         Err(error) => bundle.add("doctor.txt", &format!("{error:#}\n")),
     }
     for (name, line) in COMMANDS {

@@ -1,4 +1,6 @@
 use super::*;
+use crate::cli::Cli;
+use clap::CommandFactory as _;
 use std::path::Path;
 
 /// Every page with what it sets as code within its sentences.

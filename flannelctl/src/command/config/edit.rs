@@ -10,9 +10,10 @@ use std::path::Path;
 use std::process::Command;
 
 use super::write;
-use crate::cli::DryRun;
-use crate::command::Session;
 use crate::failure::{Failure, Kind};
+use crate::flags::DryRun;
+use crate::node::cluster::Cluster;
+use crate::session::Session;
 
 /// What there is to begin with in a store without a config.
 const TEMPLATE: &str = r#"{
@@ -23,7 +24,7 @@ const TEMPLATE: &str = r#"{
 "#;
 
 pub(super) async fn run(session: &Session, dry_run: DryRun) -> anyhow::Result<()> {
-    let (store, cluster) = session.store_to_be().await?;
+    let (store, cluster) = Cluster::to_be(session).await?;
     let before = cluster.config.as_ref().map_or(TEMPLATE, |config| config.text.as_str());
     // The config may hold keys: a temporary file is for its user alone.
     let mut file = tempfile::Builder::new().prefix("flannel-config-").suffix(".json").tempfile()?;

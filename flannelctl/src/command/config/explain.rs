@@ -4,8 +4,8 @@ use flannel_core::config::{BackendConfig, NetworkConfig, SubnetRange};
 use flannel_core::family::Family;
 use serde_json::{Value, json};
 
-use crate::command::Session;
 use crate::output::{Cell, Page, Table};
+use crate::session::Session;
 
 /// One key.
 struct Key {

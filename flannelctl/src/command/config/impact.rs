@@ -5,7 +5,7 @@ use flannel_core::store::ConfigRecord;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-use crate::command::lease::Entry;
+use crate::node::cluster::Entry;
 
 /// How many nodes are concerned in which way. What runs on each decides the rules of flanneld.
 #[derive(Clone, Debug, Default)]

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use super::report::{Path, Report, RoundTrip, Via};
 use super::target::{Plan, Target};
-use crate::icmp::{Answer, Echo, EchoError};
+use crate::node::icmp::{Answer, Echo, EchoError};
 use crate::output::Output;
 
 /// How it is measured.

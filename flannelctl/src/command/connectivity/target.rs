@@ -15,8 +15,8 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 
 use super::report::{Node, Via};
-use crate::command::doctor::facts::View;
 use crate::failure::{Failure, Kind};
+use crate::node::view::View;
 
 /// What is to be measured.
 #[derive(Clone, Debug)]

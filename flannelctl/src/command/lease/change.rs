@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::Consent;
-use super::cluster::{Cluster, Entry, Target, life_text, store_config};
-use crate::cli::DryRun;
-use crate::command::Session;
 use crate::failure::{Failure, Kind};
+use crate::flags::{Consent, DryRun};
+use crate::node::cluster::{Cluster, Entry, Target, store_config};
 use crate::output::Page;
+use crate::output::text::life_text;
+use crate::session::Session;
 
 /// What a reservation lives for when it is none any more: as long as any new lease of Go's or our daemon.
 const LEASE_TIME: Duration = Duration::from_secs(86_400);

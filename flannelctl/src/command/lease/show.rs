@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::cluster::{Cluster, Entry, Target, life_text};
-use crate::command::Session;
+use crate::node::cluster::{Cluster, Entry, Target};
+use crate::output::text::life_text;
 use crate::output::{Cell, Form, Page, Style, Table};
+use crate::session::Session;
 
 /// Prints who holds which subnet. Records that no daemon can use are named on stderr.
 pub(super) async fn list(session: &Session, address: Option<IpAddr>, expiry: bool) -> anyhow::Result<()> {

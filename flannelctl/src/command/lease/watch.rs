@@ -9,10 +9,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-use super::cluster::{Entry, own_subnets};
 use super::show::columns;
-use crate::command::Session;
+use crate::node::cluster::{Entry, own_subnets};
 use crate::output::{Cell, Page, Table};
+use crate::session::Session;
 
 /// Runs until it is stopped, or until nobody reads any more.
 pub(super) async fn run(session: &Session, address: Option<IpAddr>) -> anyhow::Result<()> {

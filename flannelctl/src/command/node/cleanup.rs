@@ -21,11 +21,12 @@ use std::path::{Path, PathBuf};
 
 use super::Cleanup;
 use super::plugins::PluginState;
-use crate::cli::DryRun;
-use crate::command::lease::Cluster;
-use crate::command::{Session, cni, ipam};
 use crate::failure::{Failure, Kind};
+use crate::flags::DryRun;
+use crate::node::cluster::Cluster;
+use crate::node::{cni, host_local};
 use crate::output::{Cell, Page, Style, Table};
+use crate::session::Session;
 
 const BRIDGE: &str = "cni0";
 
@@ -50,7 +51,7 @@ pub(super) async fn run(session: &Session, options: Cleanup) -> anyhow::Result<(
     }
     let plugins = if options.cni { PluginState::look() } else { PluginState::default() };
     if !options.force
-        && let Some(pod) = plugins.networks.iter().find_map(|(data, name)| ipam::living(data, name))
+        && let Some(pod) = plugins.networks.iter().find_map(|(data, name)| host_local::living(data, name))
     {
         let message = format!("pods of this node are running: {pod}");
         return Err(Failure::new(Kind::Refused, message, "drain the node first, or give --force").into());

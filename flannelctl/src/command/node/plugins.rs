@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::command::cni::{self, CONFIGS, CniFile};
+use crate::node::cni::{self, CONFIGS, CniFile};
 
 /// Where the flannel plugin keeps what it has told its delegate about each container, unless `dataDir` says otherwise.
 const SAVED: &str = "/var/lib/cni/flannel";

@@ -4,9 +4,10 @@ use flannel_core::host_local::{DATA_DIRECTORY, Use};
 use std::path::Path;
 
 use super::{Places, host};
-use crate::command::cni::{CniFile, names};
-use crate::command::doctor::facts::{CniFacts, Reservation, View};
-use crate::command::ipam::network::Network;
+use crate::doctor::facts::{CniFacts, Reservation};
+use crate::node::cni::{CniFile, names};
+use crate::node::host_local::Network;
+use crate::node::view::View;
 
 pub(super) fn look(places: &Places, view: Option<&View>) -> CniFacts {
     let files = CniFile::all(&places.cni_configs);

@@ -5,13 +5,14 @@ use flannel_core::family::Family;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-use crate::command::cni::CniFile;
-use crate::command::doctor::catalog::{
+use crate::doctor::catalog::{
     ADDRESS_LEAKED, ADDRESSES_EXHAUSTED, BRIDGE_ADDRESS, BRIDGE_MTU, CNI_CONFIG_INVALID, CNI_CONFIG_MISSING,
     CNI_CONFIG_SHADOWED, CNI_PLUGIN_MISSING, SUBNET_ENV_MISMATCH, SUBNET_ENV_MISSING,
 };
-use crate::command::doctor::facts::{Facts, Own};
-use crate::command::doctor::report::Report;
+use crate::doctor::facts::Facts;
+use crate::doctor::report::Report;
+use crate::node::cni::CniFile;
+use crate::node::view::Own;
 
 use super::AS_ROOT;
 

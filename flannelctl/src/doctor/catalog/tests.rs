@@ -11,7 +11,7 @@ fn table() -> String {
 
 #[test]
 fn the_documentation_has_them_all() {
-    let page = include_str!("../../../../../docs/doctor.md");
+    let page = include_str!("../../../../docs/doctor.md");
     assert!(page.contains(&table()), "docs/doctor.md must hold this table:\n{}", table());
 }
 
@@ -31,8 +31,8 @@ fn ids_are_stable_names() {
 #[test]
 fn each_is_proved_on_a_real_node() {
     let tests = [
-        include_str!("../../../../../integration/tests/doctor.rs"),
-        include_str!("../../../../../integration/tests/doctor_store.rs"),
+        include_str!("../../../../integration/tests/doctor.rs"),
+        include_str!("../../../../integration/tests/doctor_store.rs"),
     ];
     for Check { id, .. } in CHECKS {
         let quoted = format!("\"{id}\"");

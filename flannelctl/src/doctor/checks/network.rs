@@ -9,12 +9,13 @@ use flanneld::node::NodeError;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::command::doctor::catalog::{
+use crate::doctor::catalog::{
     CONFIG_INVALID, CONFIG_UNFIT, FORWARD_DROP, INTERFACE_MISSING, MTU_PATH, NETWORK_OVERLAP, PORT_CLOSED,
 };
-use crate::command::doctor::facts::{Facts, View};
-use crate::command::doctor::packet_filter::{Filter, Hook, Packet};
-use crate::command::doctor::report::Report;
+use crate::doctor::facts::Facts;
+use crate::doctor::packet_filter::{Filter, Hook, Packet};
+use crate::doctor::report::Report;
+use crate::node::view::View;
 
 pub(super) fn check(facts: &Facts, report: &mut Report) {
     match &facts.view {

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::command::doctor::facts::View;
+use crate::node::view::View;
 
 /// The interfaces whose settings count: the tunnels and the external one, as far as they exist.
 pub(super) fn links(observation: &Observation, view: Option<&View>) -> BTreeSet<LinkName> {

@@ -5,7 +5,7 @@ use flanneld::exec::{ExecError, Program};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::command::doctor::packet_filter::Filter;
+use crate::doctor::packet_filter::Filter;
 
 const LIMIT: Duration = Duration::from_secs(20);
 

@@ -9,7 +9,7 @@ use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::store::{ConfigRecord, Listing, Record};
 use flannel_core::subnet_env::PreviousEnv;
 use flanneld::state;
-use flanneld::store::{Life, Store};
+use flanneld::store::{Life, Store, StoreOptions};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-use crate::command::Session;
 use crate::failure::{Failure, Kind};
+use crate::session::Session;
 
 /// What the store holds.
 #[derive(Clone, Debug)]
@@ -116,6 +116,18 @@ impl Cluster {
     /// Reads the store.
     pub(crate) async fn read(session: &Session, store: &Store) -> anyhow::Result<Self> {
         Ok(Self::new(session, store.list().await?))
+    }
+
+    /// The store for a network config to be written to, and what it holds. It may be a directory that is yet to be made.
+    pub(crate) async fn to_be(session: &Session) -> anyhow::Result<(Store, Self)> {
+        let options = session.store_options();
+        let missing = matches!(&options, StoreOptions::Directory(path) if !path.exists());
+        let store = options.open()?;
+        let cluster = match missing {
+            true => Self::new(session, Listing::default()),
+            false => Self::read(session, &store).await?,
+        };
+        Ok((store, cluster))
     }
 
     /// Asks how long the leases live. etcd tells it of one lease at a time, so that of more than [`FEW`] it is asked
@@ -267,7 +279,7 @@ pub(crate) fn own_subnets(session: &Session) -> Subnets {
     let env = std::fs::read_to_string(&session.node.subnet_file).ok();
     let env = env.map(|text| PreviousEnv::parse(&text).subnets).filter(|subnets| !subnets.is_empty());
     let remembered = || {
-        let key = state::remembered_key(&session.node.state_dir, &session.store.options().scope())?;
+        let key = state::remembered_key(&session.node.state_dir, &session.store_options().scope())?;
         Subnets::parse_key(&key).ok()
     };
     env.or_else(remembered).unwrap_or(Subnets { v4: None, v6: None })
@@ -291,16 +303,4 @@ async fn lives(store: &Store, records: Vec<Record>) -> anyhow::Result<BTreeMap<S
         lives.insert(key, life?);
     }
     Ok(lives)
-}
-
-/// A time as people say it.
-pub(crate) fn life_text(time: Duration) -> String {
-    let seconds = time.as_secs();
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds}s"),
-        (0, 0, minutes) => format!("{minutes}m"),
-        (0, hours, minutes) => format!("{hours}h{minutes:02}m"),
-        (days, hours, _) => format!("{days}d{hours:02}h"),
-    }
 }

@@ -12,28 +12,28 @@ use std::time::{Duration, SystemTime};
 
 /// A network and its addresses in use.
 #[derive(Debug)]
-pub(in crate::command) struct Network {
-    pub(super) name: String,
-    pub(in crate::command) given: Vec<Given>,
+pub(crate) struct Network {
+    pub(crate) name: String,
+    pub(crate) given: Vec<Given>,
     /// Files of addresses that cannot be read.
-    pub(super) unreadable: Vec<PathBuf>,
+    pub(crate) unreadable: Vec<PathBuf>,
     directory: PathBuf,
 }
 
 /// An address in use.
 #[derive(Clone, Debug)]
-pub(in crate::command) struct Given {
-    pub(in crate::command) address: IpAddr,
-    pub(super) holder: Holder,
-    pub(in crate::command) owner: Option<Owner>,
-    pub(super) age: Option<Duration>,
-    pub(in crate::command) usage: Use,
+pub(crate) struct Given {
+    pub(crate) address: IpAddr,
+    pub(crate) holder: Holder,
+    pub(crate) owner: Option<Owner>,
+    pub(crate) age: Option<Duration>,
+    pub(crate) usage: Use,
     file: PathBuf,
 }
 
 impl Network {
     /// Reads a directory, without the lock: a listing may be as old as it is printed.
-    pub(in crate::command) fn read(data: &Path, name: &str) -> anyhow::Result<Self> {
+    pub(crate) fn read(data: &Path, name: &str) -> anyhow::Result<Self> {
         let directory = data.join(name);
         let (mut given, mut unreadable) = (Vec::new(), Vec::new());
         let entries =
@@ -57,7 +57,7 @@ impl Network {
     }
 
     /// Removes the file of an address, if it is still as it was judged. `force` removes it whoever has it.
-    pub(super) fn release(&self, given: &Given, force: bool) -> anyhow::Result<bool> {
+    pub(crate) fn release(&self, given: &Given, force: bool) -> anyhow::Result<bool> {
         let path = self.directory.join("lock");
         let lock = File::open(&path).or_else(|_| File::options().append(true).create(true).open(&path));
         let lock = lock.with_context(|| format!("could not open {}", path.display()))?;
@@ -72,6 +72,22 @@ impl Network {
             }
             _ => Ok(true),
         }
+    }
+}
+
+/// An address of a network that a living container has.
+pub(crate) fn living(data: &Path, name: &str) -> Option<String> {
+    let network = Network::read(data, name).ok()?;
+    let given = network.given.iter().find(|given| given.usage == Use::Alive)?;
+    Some(format!("container {} has {}", holder(&given.holder).0, given.address))
+}
+
+/// The container and the interface of a holder.
+pub(crate) fn holder(holder: &Holder) -> (&str, &str) {
+    match holder {
+        Holder::Attachment(attachment) => (&attachment.container_id, &attachment.ifname),
+        Holder::Container(id) => (id, ""),
+        Holder::Nobody => ("", ""),
     }
 }
 

@@ -7,8 +7,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-use crate::command::doctor::facts::{PathFacts, View};
-use crate::icmp::{Echo, EchoError};
+use crate::doctor::facts::PathFacts;
+use crate::node::icmp::{Echo, EchoError};
+use crate::node::view::View;
 
 /// So many nodes tell enough: a path of one size to all is the usual case, and a cluster may have thousands.
 const MOST: usize = 8;

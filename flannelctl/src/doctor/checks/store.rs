@@ -4,12 +4,13 @@ use flannel_core::family::Family;
 use flannel_core::lease::{LeaseAttrs, Subnets};
 use std::time::Duration;
 
-use crate::command::doctor::catalog::{
+use crate::doctor::catalog::{
     CLOCK_SKEW, CONFIG_MISSING, CONFIG_UNFIT, DUPLICATE_PUBLIC_ADDRESS, LEASE_EXPIRING, LEASE_MISSING,
     STORE_SLOW, STORE_UNREACHABLE,
 };
-use crate::command::doctor::facts::{Facts, Own, View};
-use crate::command::doctor::report::Report;
+use crate::doctor::facts::Facts;
+use crate::doctor::report::Report;
+use crate::node::view::{Own, View};
 
 use super::leases::mac;
 

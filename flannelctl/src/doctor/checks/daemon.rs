@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::command::doctor::catalog::{DAEMON_DOWN, DAEMON_DUPLICATE, DAEMON_NOT_READY, DAEMON_STUCK};
-use crate::command::doctor::facts::{DaemonAnswer, Facts};
-use crate::command::doctor::report::Report;
+use crate::doctor::catalog::{DAEMON_DOWN, DAEMON_DUPLICATE, DAEMON_NOT_READY, DAEMON_STUCK};
+use crate::doctor::facts::Facts;
+use crate::doctor::report::Report;
+use crate::node::daemon::DaemonAnswer;
 
 use super::AS_ROOT;
 

@@ -4,12 +4,13 @@ use flannel_core::config::BackendConfig;
 use flannel_core::family::Family;
 use flannel_core::ruleset::bridge::{BridgeNetfilter, sysctl};
 
-use crate::command::doctor::catalog::{
+use crate::doctor::catalog::{
     BR_NETFILTER, CHECKSUM_OFFLOAD, IPV4_FORWARDING, IPV6_DISABLED, IPV6_FORWARDING, KERNEL_FEATURE,
     RP_FILTER, STATE_UNWRITABLE, Severity,
 };
-use crate::command::doctor::facts::{Facts, View};
-use crate::command::doctor::report::Report;
+use crate::doctor::facts::Facts;
+use crate::doctor::report::Report;
+use crate::node::view::View;
 
 use super::AS_ROOT;
 

@@ -1,8 +1,9 @@
 //! Cases that are hard to bring about on a real node. The others are made there: `integration/tests/doctor*.rs`.
 
 use super::*;
-use crate::command::doctor::catalog::Severity;
-use crate::command::doctor::facts::{CniFacts, Daemon, DaemonAnswer, FirewallFacts, StoreFacts};
+use crate::doctor::catalog::Severity;
+use crate::doctor::facts::{CniFacts, FirewallFacts, StoreFacts};
+use crate::node::daemon::{Daemon, DaemonAnswer};
 use flannel_core::ruleset::Mode;
 use flannel_core::store::{ConfigRecord, Listing};
 use flanneld::cli::{Options, Parsed};

@@ -8,11 +8,12 @@ use flannel_core::link::Mac;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::command::doctor::catalog::{
+use crate::doctor::catalog::{
     DUPLICATE_PUBLIC_ADDRESS, DUPLICATE_VTEP_MAC, LEASE_OVERLAP, PEER_UNUSABLE, RECORD_MALFORMED,
 };
-use crate::command::doctor::facts::{Facts, View};
-use crate::command::doctor::report::Report;
+use crate::doctor::facts::Facts;
+use crate::doctor::report::Report;
+use crate::node::view::View;
 
 pub(super) fn check(facts: &Facts, report: &mut Report) {
     let Some(view) = facts.view() else { return };

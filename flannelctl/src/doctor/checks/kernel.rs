@@ -7,13 +7,14 @@ use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::command::doctor::catalog::{
+use crate::doctor::catalog::{
     Check, FDB_MISSING, FDB_STALE, FIREWALL_LEFTOVER, FIREWALL_RULES, NEIGHBOUR_STALE, NEIGHBOUR_WRONG,
     ROUTE_MISSING, ROUTE_SHADOWED, ROUTE_STALE, ROUTE_WRONG, VTEP_ADDRESS, VTEP_DOWN, VTEP_LEARNING,
     VTEP_LEFTOVER, VTEP_MAC, VTEP_MISSING, VTEP_MTU, VTEP_WRONG,
 };
-use crate::command::doctor::facts::{Comparison, Facts, View};
-use crate::command::doctor::report::Report;
+use crate::doctor::facts::Facts;
+use crate::doctor::report::Report;
+use crate::node::view::{Comparison, View};
 
 pub(super) fn check(facts: &Facts, report: &mut Report) {
     // Before there is a first daemon nothing can be missing.

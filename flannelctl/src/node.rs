@@ -1,0 +1,9 @@
+//! What commands read: this node, its daemon, and the cluster in the store.
+
+pub(crate) mod cluster;
+pub(crate) mod cni;
+pub(crate) mod daemon;
+pub(crate) mod host_local;
+pub(crate) mod icmp;
+pub(crate) mod socket;
+pub(crate) mod view;
