@@ -1,24 +1,28 @@
-//! The HTTP server behind the health endpoints and the status socket: few clients, short answers, and nothing that
-//! a client does can hold up the daemon.
+//! HTTP/1.1: the server behind the health endpoints and the status socket, and a client for one request.
+//!
+//! The server has few clients and short responses, and no client can block the daemon.
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1 as client;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::io;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time;
+use tokio_util::net::Listener;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+
+pub use hyper::body::Bytes;
+pub use hyper::{Response, StatusCode};
 
 /// An answer.
 pub(crate) type Answer = Response<Full<Bytes>>;
@@ -34,31 +38,6 @@ const GRACE: Duration = Duration::from_millis(500);
 /// Pause after a failed accept: with no file descriptor left the next one fails at once, too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What connections come from.
-pub(crate) trait Listener: Send {
-    /// A connection.
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-
-    /// Waits for the next connection. Cancel-safe.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
-}
-
-impl Listener for TcpListener {
-    type Stream = TcpStream;
-
-    async fn accept(&self) -> io::Result<TcpStream> {
-        Self::accept(self).await.map(|(stream, _)| stream)
-    }
-}
-
-impl Listener for UnixListener {
-    type Stream = UnixStream;
-
-    async fn accept(&self) -> io::Result<UnixStream> {
-        Self::accept(self).await.map(|(stream, _)| stream)
-    }
-}
-
 /// What answers requests.
 pub(crate) trait Service: Clone + Send + Sync + 'static {
     /// Answers one request.
@@ -66,7 +45,10 @@ pub(crate) trait Service: Clone + Send + Sync + 'static {
 }
 
 /// Answers until `stop`; then requests under way get a moment, and `listener` is gone.
-pub(crate) async fn serve<L: Listener>(listener: L, service: impl Service, stop: CancellationToken) {
+pub(crate) async fn serve<L>(mut listener: L, service: impl Service, stop: CancellationToken)
+where
+    L: Listener<Io: Unpin + Send + 'static> + Send,
+{
     let mut connections = JoinSet::new();
     let mut handles = VecDeque::new();
     let mut failing = false;
@@ -77,7 +59,7 @@ pub(crate) async fn serve<L: Listener>(listener: L, service: impl Service, stop:
             Some(_) = connections.join_next() => continue,
         };
         match accepted {
-            Ok(stream) => {
+            Ok((stream, _)) => {
                 failing = false;
                 make_room(&mut handles);
                 let connection = serve_connection(stream, service.clone(), stop.clone());
@@ -138,6 +120,27 @@ where
     if let Err(error) = result {
         debug!(%error, "a request ended early");
     }
+}
+
+/// Sends a GET request for `path` over a new connection and returns the whole response. The caller sets the time limit.
+///
+/// # Errors
+/// If the connection breaks, or the peer does not speak HTTP.
+pub async fn get<S>(stream: S, path: &'static str) -> Result<Response<Bytes>, hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await?;
+    let mut request = Request::new(Empty::<Bytes>::new());
+    *request.uri_mut() = Uri::from_static(path);
+    request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
+    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let exchange = async move {
+        let (head, body) = sender.send_request(request).await?.into_parts();
+        Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
+    };
+    // The connection moves the bytes; why it ended is in the error of the exchange.
+    tokio::join!(exchange, connection).0
 }
 
 /// An answer with a body of this type.

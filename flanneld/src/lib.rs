@@ -9,7 +9,7 @@ pub mod exec;
 pub mod firewall;
 pub mod healthz;
 pub mod host;
-mod http;
+pub mod http;
 pub mod kernel;
 pub mod logging;
 pub mod node;

@@ -115,3 +115,18 @@ async fn what_is_no_socket_is_left_alone() {
     let error = crate::error::chain(&StatusSocket::bind(&long).unwrap_err());
     assert!(error.contains("could not make the status socket") && error.contains("SUN_LEN"), "{error}");
 }
+
+#[tokio::test]
+async fn the_client_reads_a_whole_response() {
+    with_server(&Fixture::busy(), async |path| {
+        let stream = UnixStream::connect(&path).await.unwrap();
+        let response = http::get(stream, "/status").await.unwrap();
+        assert_eq!(
+            (response.status(), &response.headers()["content-type"]),
+            (StatusCode::OK, &HeaderValue::from_static(JSON))
+        );
+        let status: flannel_core::status::Status = serde_json::from_slice(response.body()).unwrap();
+        assert!(status.ready);
+    })
+    .await;
+}
