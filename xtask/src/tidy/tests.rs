@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use super::{Findings, documents, look_at};
+use super::{Findings, documents, look_at, production_lines};
 
 fn check(name: &str, text: &str) -> Findings {
     let mut findings = Findings::default();
@@ -81,11 +81,28 @@ fn nothing_of_this_machine() {
 }
 
 #[test]
-fn long_files_need_a_reason() {
-    let long = "x\n".repeat(601);
-    assert_eq!(check("a/src/b.rs", &long).warnings.len(), 1);
-    assert_eq!(check("a/src/b/tests.rs", &long).warnings.len(), 0);
-    assert_eq!(check("a/src/b.rs", &format!("// long file: one table\n{long}")).warnings.len(), 0);
+fn long_files_are_refused() {
+    let long = "x\n".repeat(501);
+    refused("a/src/b.rs", &long, "a/src/b.rs: 501 lines");
+    accepted("a/src/b/tests.rs", &long);
+    accepted("a/src/b.rs", &"x\n".repeat(500));
+}
+
+#[test]
+fn only_their_own_files_name_backends() {
+    let text = "fn a() {\n    Backend::Vxlan(options)\n}\n";
+    refused("a/src/b.rs", text, "a/src/b.rs: names a backend or kind of link in lines 2");
+    accepted("a/src/b/tests.rs", text);
+    accepted("flannel-core/src/backend/vxlan.rs", text);
+    accepted("flannel-core/src/backend.rs", text);
+}
+
+#[test]
+fn production_lines_are_counted() {
+    let sources =
+        [("xtask/src/a.rs", "//! A\n\nfn a() {\n    // b\n}\n"), ("xtask/src/a/tests.rs", "fn a() {}\n")];
+    let sources = sources.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
+    assert_eq!(production_lines(&sources), "2 in all: xtask 2");
 }
 
 #[test]
