@@ -1,8 +1,8 @@
-//! The pages for users as sources of commands: what they tell people to do is what the tests do.
+//! Runs the commands of the documentation as they are written.
 //!
-//! The [register](register) says of every block of every page which test follows it, or why none can; a test of this
-//! crate compares the two. [`walk`] hands a test its blocks, and fails it if it leaves one out. So a command that is
-//! added to a page and that nobody runs is noticed.
+//! The [register](register) names the test of every code block of every document, or the reason why it has none; a unit test
+//! compares it with the documents. [`walk`] passes a test its blocks and fails if the test skips one. A command without
+//! a test is therefore an error.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::VecDeque;
@@ -16,9 +16,9 @@ mod terminal;
 pub use host::{Host, Started};
 pub use terminal::Terminal;
 
-use register::{Fate, PAGES};
+use register::{Coverage, PAGES};
 
-/// What a page sets apart: commands, or the text of a file.
+/// A code block of a document: commands, or the content of a file.
 #[derive(Clone, Debug)]
 pub struct Block {
     page: &'static str,
@@ -27,29 +27,29 @@ pub struct Block {
 }
 
 impl Block {
-    /// All of it, as a shell or a file takes it.
+    /// Returns the complete text.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Its commands, of which there must be so many.
+    /// Returns the commands of the block. Fails unless there are `N`.
     pub fn commands<const N: usize>(&self) -> Result<[String; N]> {
         let text = self.text.replace("\\\n", " ");
         let commands: Vec<String> = text.lines().map(str::to_owned).collect();
         commands.try_into().map_err(|found: Vec<String>| {
-            anyhow::anyhow!("{self} has {} commands, of which its test knows {N}", found.len())
+            anyhow::anyhow!("{self} has {} commands, its test expects {N}", found.len())
         })
     }
 
-    /// Commands, marked by `$`, and what each of them says.
+    /// Returns the commands, marked by `$`, each with its output.
     pub fn examples(&self) -> Result<Vec<(&str, String)>> {
         let mut examples: Vec<(&str, String)> = Vec::new();
         for line in self.text.lines() {
             match (line.strip_prefix("$ "), examples.last_mut()) {
                 (Some(command), _) => examples.push((command, String::new())),
-                (None, Some((_, said))) => said.extend([line, "\n"]),
-                (None, None) => bail!("{self} begins with no command: {line:?}"),
+                (None, Some((_, output))) => output.extend([line, "\n"]),
+                (None, None) => bail!("{self} does not begin with a command: {line:?}"),
             }
         }
         Ok(examples)
@@ -63,7 +63,7 @@ impl std::fmt::Display for Block {
     }
 }
 
-/// The blocks of a page: indented by four columns after an empty line, or between fences.
+/// Returns the blocks of a document: indented by four columns after an empty line, or fenced.
 fn parse(page: &'static str, text: &str) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     let (mut fenced, mut open, mut after_blank) = (false, false, true);
@@ -88,36 +88,37 @@ fn parse(page: &'static str, text: &str) -> Vec<Block> {
     blocks
 }
 
-/// The blocks that a test has to follow, in the order of the pages.
+/// The blocks that a test must run, in order.
 pub struct Walk {
     test: &'static str,
     blocks: VecDeque<Block>,
 }
 
-/// Lets a test follow the blocks that the register gives it. It must take each of them.
+/// Runs `follow` with the blocks that the register assigns to `test`. Fails if it skips one.
 pub fn walk<T>(test: &'static str, follow: impl FnOnce(&mut Walk) -> Result<T>) -> Result<T> {
-    let ours = entries()?.into_iter().filter(|(_, fate)| matches!(fate, Fate::By(by) if *by == test));
-    let mut walk = Walk { test, blocks: ours.map(|(block, _)| block).collect() };
-    ensure!(!walk.blocks.is_empty(), "integration/src/pages/register.rs gives no block to {test}");
+    let assigned =
+        entries()?.into_iter().filter(|(_, coverage)| matches!(coverage, Coverage::Test(by) if *by == test));
+    let mut walk = Walk { test, blocks: assigned.map(|(block, _)| block).collect() };
+    ensure!(!walk.blocks.is_empty(), "integration/src/pages/register.rs assigns no block to {test}");
     let outcome = follow(&mut walk)?;
     match walk.blocks.front() {
         None => Ok(outcome),
-        Some(left) => bail!("{test} has not followed {left}"),
+        Some(left) => bail!("{test} did not run {left}"),
     }
 }
 
 impl Walk {
-    /// The next block, which begins like this.
+    /// Returns the next block. Fails unless it begins with `beginning`.
     pub fn next(&mut self, beginning: &str) -> Result<Block> {
         let block = self.blocks.pop_front();
-        let block = block.with_context(|| format!("{} has no block {beginning:?} any more", self.test))?;
+        let block = block.with_context(|| format!("{} has no further block {beginning:?}", self.test))?;
         ensure!(block.text.starts_with(beginning), "{block} does not begin with {beginning:?}");
         eprintln!("{block}");
         Ok(block)
     }
 }
 
-/// A block of a page, whoever follows it.
+/// Returns the first block of a document that begins with `beginning`.
 pub fn block(page: &str, beginning: &str) -> Result<Block> {
     all_blocks()
         .find(|block| block.page == page && block.text.starts_with(beginning))
@@ -128,32 +129,32 @@ fn all_blocks() -> impl Iterator<Item = Block> {
     PAGES.iter().flat_map(|page| parse(page.name, page.text))
 }
 
-/// Each block of the pages with what the register says of it. Fails where the two do not agree.
-fn entries() -> Result<Vec<(Block, Fate)>> {
+/// Returns each block of the documents with its entry in the register. Fails if they do not match.
+fn entries() -> Result<Vec<(Block, Coverage)>> {
     let mut entries = Vec::new();
     for page in PAGES {
         let mut register = page.blocks.iter();
         for block in parse(page.name, page.text) {
             match register.next() {
-                Some((_, Fate::Not(""))) => bail!("no test follows {block}, for no reason: {MEND}"),
-                Some((beginning, fate)) if block.text.starts_with(beginning) => entries.push((block, *fate)),
-                Some((beginning, _)) => bail!("{block} stands where the register has {beginning:?}: {MEND}"),
-                None => bail!("no test follows {block}: {MEND}"),
+                Some((_, Coverage::Untested(""))) => bail!("{block} has no test and no reason: {FIX}"),
+                Some((beginning, coverage)) if block.text.starts_with(beginning) => {
+                    entries.push((block, *coverage))
+                }
+                Some((beginning, _)) => bail!("{block} is where the register expects {beginning:?}: {FIX}"),
+                None => bail!("{block} has no test: {FIX}"),
             }
         }
         if let Some((beginning, _)) = register.next() {
-            bail!("{} has no block {beginning:?}: {MEND}", page.name);
+            bail!("{} has no block {beginning:?}: {FIX}", page.name);
         }
     }
     Ok(entries)
 }
 
-/// What to do about a block that is not known.
-const MEND: &str =
-    "let an end-to-end test follow every block, and enter it in integration/src/pages/register.rs";
+const FIX: &str = "run every block in an end-to-end test, and add it to integration/src/pages/register.rs";
 
 impl Block {
-    /// Writes another text into the page.
+    /// Replaces the block in the document.
     fn rewrite(&self, text: &str) -> Result<()> {
         let indented = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(self.page);

@@ -1,5 +1,5 @@
-//! docs/backends.md, docs/configuration.md, docs/connectivity.md and docs/flannelctl.md: their commands and examples, run as they are
-//! written there.
+//! Commands and examples of docs/backends.md, docs/configuration.md, docs/connectivity.md and docs/flannelctl.md, run as
+//! written.
 
 use anyhow::{Context, Result, ensure};
 use integration::pages::{Terminal, Walk, block, walk};
@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// A node with these addresses on `eth0`, and a gateway for each.
+/// Creates a node with an address on `eth0` and a gateway.
 fn node(lab: &Lab, segment: &str, gateway: &str, address: &str) -> Result<Node> {
     let lan = lab.segment(segment, &[gateway.parse()?])?;
     let node = lab.node("n1")?;
@@ -17,7 +17,7 @@ fn node(lab: &Lab, segment: &str, gateway: &str, address: &str) -> Result<Node> 
     Ok(node)
 }
 
-/// A daemon with the next block of a page as network config, and the record of the node that the page shows.
+/// Starts a daemon with the next block as network config, and writes the record of the peer that the document shows.
 fn start(lab: &Lab, node: &Node, page: &mut Walk, record: &str) -> Result<Daemon> {
     let leases = LeaseDirectory::new(lab, page.next("{\"Network\"")?.text())?;
     fs::create_dir(leases.path().join("subnets"))?;
@@ -28,37 +28,37 @@ fn start(lab: &Lab, node: &Node, page: &mut Walk, record: &str) -> Result<Daemon
 }
 
 /// ```text
-///   n1 192.0.2.139 ── near 192.0.2.128/25 ── router ── (192.0.2.12, which need not be there)
+///   n1 192.0.2.139 ── near 192.0.2.128/25 ── router ── (192.0.2.12, not created)
 /// ```
 #[test]
-fn vxlan_is_seen_as_the_page_shows_it() {
+fn vxlan_state_matches_the_document() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan])?;
         let node = node(lab, "near", "192.0.2.129/25", "192.0.2.139/25")?;
-        walk("reference::vxlan_is_seen_as_the_page_shows_it", |page| {
+        walk("reference::vxlan_state_matches_the_document", |page| {
             let record = r#"{"PublicIP":"192.0.2.12","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"5a:11:9e:02:77:41"}}"#;
             let _daemon = start(lab, &node, page, record)?;
-            terminal(lab, &node)?.follow(&page.next("$ ip route show dev flannel.1")?)
+            terminal(lab, &node)?.verify(&page.next("$ ip route show dev flannel.1")?)
         })
     });
 }
 
 /// ```text
-///   n1 192.0.2.11 ── lan 192.0.2.0/24 (with 192.0.2.12, which need not be there)
+///   n1 192.0.2.11 ── lan 192.0.2.0/24 (with 192.0.2.12, not created)
 /// ```
 #[test]
-fn host_gw_is_seen_as_the_page_shows_it() {
+fn host_gw_state_matches_the_document() {
     lab(|lab| {
         let node = node(lab, "lan", "192.0.2.1/24", "192.0.2.11/24")?;
-        walk("reference::host_gw_is_seen_as_the_page_shows_it", |page| {
+        walk("reference::host_gw_state_matches_the_document", |page| {
             let record = r#"{"PublicIP":"192.0.2.12","PublicIPv6":null,"BackendType":"host-gw"}"#;
             let _daemon = start(lab, &node, page, record)?;
-            terminal(lab, &node)?.follow(&page.next("$ ip route show root")?)
+            terminal(lab, &node)?.verify(&page.next("$ ip route show root")?)
         })
     });
 }
 
-/// In an empty directory.
+/// Opens a terminal in an empty directory.
 fn terminal(lab: &Lab, node: &Node) -> Result<Terminal> {
     Terminal::open(node.netns(), &lab.directory(&format!("terminal/{}", node.name()))?)
 }
@@ -81,16 +81,17 @@ fn configuration() {
             terminal.run("flannelctl lease reserve 192.0.2.11 --subnet 10.5.34.0/24")?.expect(0, &[])?;
             node.start(&Flanneld::on_directory(leases.path()))?.wait_ready()?;
             for line in page.next("DIR/config")?.text().lines() {
-                let (file, holds) =
-                    line.split_once(' ').with_context(|| format!("no file and text: {line}"))?;
+                let (file, content) = line
+                    .split_once(' ')
+                    .with_context(|| format!("expected a file and its content: {line}"))?;
                 let text = fs::read_to_string(file.replace("DIR", &leases.path().display().to_string()))?;
-                let start = if file == "DIR/config" { "{" } else { holds.trim().trim_end_matches("...}}") };
-                ensure!(text.starts_with(start), "{file} holds {text}, not {start}");
+                let start = if file == "DIR/config" { "{" } else { content.trim().trim_end_matches("...}}") };
+                ensure!(text.starts_with(start), "{file} contains {text}, expected {start}");
             }
             let list = page.next("{\"name\":")?;
             ensure!(
                 list.text() == block("README.md", "{\"name\":")?.text(),
-                "not the list of README.md: {list}"
+                "differs from the list in README.md: {list}"
             );
             Ok(())
         })
@@ -132,15 +133,15 @@ fn connectivity() {
     });
 }
 
-/// Takes the page with the matrix away.
+/// Checks the page with the matrix and removes it.
 fn expect_page(lab: &Lab) -> Result<()> {
     let page = lab.directory("terminal")?.join("net.html");
-    let html = fs::read_to_string(&page).context("no page")?;
+    let html = fs::read_to_string(&page).context("could not read the page")?;
     ensure!(html.contains("<svg"), "{html}");
-    fs::remove_file(page).context("the page stays")
+    fs::remove_file(page).context("could not remove the page")
 }
 
-/// What nodes have that are more than namespaces: a name, and a way in from the others.
+/// Provides what a real node has in addition: a host name, and ssh from the other nodes.
 fn shims(lab: &Lab, netns: &Netns) -> Result<std::path::PathBuf> {
     let directory = lab.directory(&format!("shims/{}", netns.name()))?;
     let ssh = "node=n${1##*.}; shift; exec ip netns exec \"$node\" \"$@\"";
@@ -153,13 +154,13 @@ fn shims(lab: &Lab, netns: &Netns) -> Result<std::path::PathBuf> {
 }
 
 #[test]
-fn examples_of_flannelctl_are_right() {
+fn examples_of_flannelctl_are_up_to_date() {
     lab(|lab| {
         let node = lab.node("n1")?;
         let home = lab.directory("terminal/n1")?;
         let terminal = terminal(lab, &node)?.set("FLANNELD_LEASE_DIR", "leases");
-        lay_out(&home)?;
-        walk("reference::examples_of_flannelctl_are_right", |page| {
+        prepare(&home)?;
+        walk("reference::examples_of_flannelctl_are_up_to_date", |page| {
             for beginning in [
                 "$ flannelctl config validate",
                 "$ flannelctl lease reserve",
@@ -171,26 +172,26 @@ fn examples_of_flannelctl_are_right() {
                 "$ flannelctl subnet plan",
                 "$ flannelctl ipam list",
             ] {
-                terminal.follow(&page.next(beginning)?)?;
+                terminal.verify(&page.next(beginning)?)?;
             }
-            let [look, clean] = page.next("flannelctl node cleanup")?.commands()?;
-            let left = node.file("/run/flannel/subnet.env")?;
-            fs::write(&left, "FLANNEL_SUBNET=10.5.9.1/24\n")?;
+            let [dry_run, clean] = page.next("flannelctl node cleanup")?.commands()?;
+            let stale = node.file("/run/flannel/subnet.env")?;
+            fs::write(&stale, "FLANNEL_SUBNET=10.5.9.1/24\n")?;
             node.netns().ip("link add cni0 type bridge")?;
-            terminal.run(&look)?.expect(0, &["/run/flannel/subnet.env"])?;
-            ensure!(left.exists(), "a dry run removes");
+            terminal.run(&dry_run)?.expect(0, &["/run/flannel/subnet.env"])?;
+            ensure!(stale.exists(), "a dry run removed a file");
             terminal.run(&clean)?.expect(0, &["/run/flannel/subnet.env", "cni0"])?;
-            ensure!(!left.exists() && node.netns().ip("link show cni0").is_err(), "not clean");
+            ensure!(!stale.exists() && node.netns().ip("link show cni0").is_err(), "cleanup is incomplete");
 
             terminal.run(page.next("flannelctl support bundle")?.text())?.expect(0, &["report.tar.gz"])?;
             terminal.run("tar -tzf report.tar.gz")?.expect(0, &["store", "kernel"])?;
-            terminal.follow(&page.next("$ flannelctl version")?)
+            terminal.verify(&page.next("$ flannelctl version")?)
         })
     });
 }
 
-/// What the examples begin with.
-fn lay_out(home: &Path) -> Result<()> {
+/// Creates the files that the examples need.
+fn prepare(home: &Path) -> Result<()> {
     let network = home.join("networks/cbr0");
     fs::create_dir_all(&network)?;
     fs::write(
@@ -199,11 +200,11 @@ fn lay_out(home: &Path) -> Result<()> {
     )?;
     let address = network.join("10.5.9.2");
     fs::write(&address, "0123456789abcdef0123\r\neth0")?;
-    // Half a minute to spare before another age is shown.
+    // 30 s before the displayed age changes.
     let age = Duration::from_secs(90);
     File::options()
         .write(true)
         .open(&address)?
         .set_modified(SystemTime::now() - age)
-        .context("no time is set")
+        .context("could not set the time of the file")
 }

@@ -1,4 +1,4 @@
-//! The host that the pages presume: systemd, our packages at hand, and etcd at 10.0.0.10.
+//! The host that the documentation assumes: systemd, the packages in its directory, and etcd at 10.0.0.10.
 
 use anyhow::{Result, ensure};
 
@@ -14,17 +14,17 @@ use crate::wait;
 /// ```
 pub struct Host {
     system: System,
-    /// Where other nodes can be attached.
+    /// The network for other nodes.
     pub lan: Segment,
-    /// Its interface there.
+    /// Its interface in that network.
     pub nic: Nic,
 }
 
-/// Where the files of `cargo xtask dist` are, and where commands are typed.
+/// The directory with the files of `cargo xtask dist`, in which commands run.
 const DIRECTORY: &str = "/srv/dist";
 
 impl Host {
-    /// Boots it.
+    /// Boots the host and starts etcd.
     pub fn boot(lab: &Lab) -> Result<Self> {
         lab.require(&[Feature::Systemd, Feature::Dpkg, Feature::Etcd, Feature::Vxlan, Feature::Nft])?;
         let lan = lab.segment("lan", &["10.0.0.254/24".parse()?])?;
@@ -36,34 +36,34 @@ impl Host {
         let host = Self { system, lan, nic };
         host.system.run(&format!("cp -r /run/shared/first {DIRECTORY}"))?;
         host.expect(
-            "systemd-run --unit etcd-of-pages etcd --data-dir /var/lib/etcd-of-pages \
+            "systemd-run --unit etcd-documented etcd --data-dir /var/lib/etcd-documented \
              --listen-client-urls http://10.0.0.10:2379 --advertise-client-urls http://10.0.0.10:2379",
         )?;
-        wait::until("etcd is up", wait::LONG, || {
+        wait::until("etcd is healthy", wait::LONG, || {
             host.expect("etcdctl --endpoints http://10.0.0.10:2379 endpoint health").map(drop)
         })?;
         Ok(host)
     }
 
-    /// The system on it.
+    /// Returns its system.
     #[must_use]
     pub const fn system(&self) -> &System {
         &self.system
     }
 
-    /// Types this, as it is.
+    /// Runs a script.
     pub fn run(&self, script: &str) -> Result<Answer> {
         Answer::of(&mut self.system.command(&format!("set -e; cd {DIRECTORY}\n{script}")))
     }
 
-    /// Types this, which must succeed; answers with its stdout.
+    /// Runs a script and returns its stdout. Fails if the script fails.
     pub fn expect(&self, script: &str) -> Result<String> {
         let answer = self.run(script)?;
         ensure!(answer.code == 0, "`{script}`: {answer:?}");
         Ok(answer.stdout)
     }
 
-    /// Types what does not end by itself; answers with where all that it says is written to.
+    /// Starts a script that does not end by itself. Its output goes to a log file.
     pub fn start(&self, name: &str, script: &str) -> Result<Started> {
         let started = Started { unit: format!("page-{name}"), log: format!("/srv/{name}.log") };
         self.expect(&format!("cat >/srv/{name}.sh <<'END'\n{script}\nEND"))?;
@@ -75,16 +75,16 @@ impl Host {
         Ok(started)
     }
 
-    /// Ends it, as Ctrl-C would.
+    /// Stops the script.
     pub fn stop(&self, started: &Started) -> Result<()> {
         self.expect(&format!("systemctl stop {}.service", started.unit)).map(drop)
     }
 }
 
-/// A process of [`Host::start`].
+/// A script started by [`Host::start`].
 #[derive(Debug)]
 pub struct Started {
     unit: String,
-    /// A file on the host.
+    /// The log file on the host.
     pub log: String,
 }

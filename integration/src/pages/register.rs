@@ -1,21 +1,21 @@
-//! Every block of every page, and who follows it.
+//! Every code block of the documentation, and its test.
 
-use Fate::{By, Not};
+use Coverage::{Test, Untested};
 
-/// Who follows a block.
+/// How a block is tested.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Fate {
-    /// The end-to-end test of this name.
-    By(&'static str),
-    /// Nobody, for this reason.
-    Not(&'static str),
+pub(super) enum Coverage {
+    /// By the end-to-end test of this name.
+    Test(&'static str),
+    /// Not at all, for this reason.
+    Untested(&'static str),
 }
 
-/// A page, and its blocks in order, each by how it begins.
+/// A document, and its blocks in order, each by its first characters.
 pub(super) struct Page {
     pub(super) name: &'static str,
     pub(super) text: &'static str,
-    pub(super) blocks: &'static [(&'static str, Fate)],
+    pub(super) blocks: &'static [(&'static str, Coverage)],
 }
 
 macro_rules! page {
@@ -24,67 +24,64 @@ macro_rules! page {
     };
 }
 
-const BENCH: Fate = Not("measures for minutes, and means nothing on a machine that does other work as well");
-const EXAMPLES: Fate = By("reference::examples_of_flannelctl_are_right");
+const BENCH: Coverage = Untested("takes minutes, and its results are meaningless under other load");
+const EXAMPLES: Coverage = Test("reference::examples_of_flannelctl_are_up_to_date");
 
-/// All of them.
+/// All documents.
 pub(super) const PAGES: &[Page] = &[
     page!(
         "README.md",
         [
-            (
-                "cargo xtask demo",
-                Not("`test` is what runs this; what `demo` runs is run by the tests `demo::`")
-            ),
+            ("cargo xtask demo", Untested("runs the tests; the tests `demo::` cover `demo`")),
             (
                 "cargo build",
-                Not("compiles for minutes; what tests run is made from the same sources, not optimised")
+                Untested("compiles for minutes; tests run an unoptimised build of the same sources")
             ),
-            ("install -D -m 755 -t /usr/local/bin", By("pages::first::cluster_of_the_readme")),
-            ("echo '{", By("pages::first::cluster_of_the_readme")),
-            ("curl ", By("pages::first::cluster_of_the_readme")),
-            ("etcdctl ", By("pages::first::cluster_of_the_readme")),
-            ("flannelctl --lease-dir", By("pages::first::cluster_of_the_readme")),
-            ("install -D -m 755 target/release/flannel ", By("readme::install_plugins")),
-            ("{\"name\":", By("readme::install_plugins")),
-            ("version = 2\n", By("readme::containerd_config")),
+            ("install -D -m 755 -t /usr/local/bin", Test("pages::first::cluster_of_the_readme")),
+            ("echo '{", Test("pages::first::cluster_of_the_readme")),
+            ("curl ", Test("pages::first::cluster_of_the_readme")),
+            ("etcdctl ", Test("pages::first::cluster_of_the_readme")),
+            ("flannelctl --lease-dir", Test("pages::first::cluster_of_the_readme")),
+            ("install -D -m 755 target/release/flannel ", Test("readme::install_plugins")),
+            ("{\"name\":", Test("readme::install_plugins")),
+            ("version = 2\n", Test("readme::containerd_config")),
             (
                 "version = 3\n",
-                Not("for containerd 2; where that is installed, the tests `containerd::` use it")
+                Untested("for containerd 2; the tests `containerd::` use it where that is installed")
             ),
         ]
     ),
-    page!("docs/architecture.md", [(" etcd or directory", Not("a drawing"))]),
+    page!("docs/architecture.md", [(" etcd or directory", Untested("a diagram"))]),
     page!(
         "docs/backends.md",
         [
-            ("{\"Network\"", By("reference::vxlan_is_seen_as_the_page_shows_it")),
-            ("$ ip route show dev flannel.1", By("reference::vxlan_is_seen_as_the_page_shows_it")),
-            ("{\"Network\"", By("reference::host_gw_is_seen_as_the_page_shows_it")),
-            ("$ ip route show root", By("reference::host_gw_is_seen_as_the_page_shows_it")),
+            ("{\"Network\"", Test("reference::vxlan_state_matches_the_document")),
+            ("$ ip route show dev flannel.1", Test("reference::vxlan_state_matches_the_document")),
+            ("{\"Network\"", Test("reference::host_gw_state_matches_the_document")),
+            ("$ ip route show root", Test("reference::host_gw_state_matches_the_document")),
         ]
     ),
     page!(
         "docs/configuration.md",
         [
-            ("{\n", By("reference::configuration")),
-            ("flannelctl config validate", By("reference::configuration")),
-            ("DIR/config", By("reference::configuration")),
-            ("{\"name\":", By("reference::configuration")),
+            ("{\n", Test("reference::configuration")),
+            ("flannelctl config validate", Test("reference::configuration")),
+            ("DIR/config", Test("reference::configuration")),
+            ("{\"name\":", Test("reference::configuration")),
         ]
     ),
     page!(
         "docs/connectivity.md",
         [
-            ("flannelctl connectivity test", By("reference::connectivity")),
-            ("flannelctl connectivity test -o json", By("reference::connectivity")),
+            ("flannelctl connectivity test", Test("reference::connectivity")),
+            ("flannelctl connectivity test -o json", Test("reference::connectivity")),
         ]
     ),
     page!(
         "docs/contributing.md",
-        [("cargo build", Not("compiles for minutes; `cargo xtask test` runs both as part of its work"))]
+        [("cargo build", Untested("compiles for minutes; part of `cargo xtask test`"))]
     ),
-    page!("docs/doctor.md", [("flannelctl doctor", By("pages::node::doctor_and_metrics"))]),
+    page!("docs/doctor.md", [("flannelctl doctor", Test("pages::node::doctor_and_metrics"))]),
     page!(
         "docs/flannelctl.md",
         [
@@ -105,55 +102,55 @@ pub(super) const PAGES: &[Page] = &[
     page!(
         "docs/install.md",
         [
-            ("cargo xtask dist", Not("compiles for minutes; the tests `packages::` are about what it makes")),
+            ("cargo xtask dist", Untested("compiles for minutes; the tests `packages::` check its results")),
             (
                 "rustup target add",
-                Not("tests for other processors install that by themselves: `xtask/src/packages.rs`")
+                Untested("tests for other architectures install it themselves: `xtask/src/packages.rs`")
             ),
-            ("dpkg --install", By("packages::guide::packages_work_as_the_guide_tells")),
-            ("dnf install", By("packages::rpm::dnf_installs_upgrades_and_removes")),
-            ("echo net.ipv4", By("packages::guide::packages_work_as_the_guide_tells")),
-            ("flannelctl ", By("packages::guide::packages_work_as_the_guide_tells")),
-            ("echo FLANNELD_", By("packages::guide::packages_work_as_the_guide_tells")),
-            ("install -D", By("packages::guide::packages_work_as_the_guide_tells")),
-            ("version = 2", By("packages::guide::packages_work_as_the_guide_tells")),
-            ("systemctl disable", By("packages::guide::packages_work_as_the_guide_tells")),
-            ("mkdir -p /etc/systemd", By("packages::guide::packages_work_as_the_guide_tells")),
-            ("tar --extract", By("packages::guide::static_programs_work_as_the_guide_tells")),
-            ("ctr images import", By("packages::image::image_serves_a_node_by_containerd")),
-            ("mkdir -p /run/flannel", By("packages::image::image_serves_a_node_by_containerd")),
-            ("ctr tasks delete", By("packages::image::image_serves_a_node_by_containerd")),
-            ("ctr images remove", By("packages::image::image_serves_a_node_by_containerd")),
+            ("dpkg --install", Test("packages::guide::packages_work_as_documented")),
+            ("dnf install", Test("packages::rpm::dnf_installs_upgrades_and_removes")),
+            ("echo net.ipv4", Test("packages::guide::packages_work_as_documented")),
+            ("flannelctl ", Test("packages::guide::packages_work_as_documented")),
+            ("echo FLANNELD_", Test("packages::guide::packages_work_as_documented")),
+            ("install -D", Test("packages::guide::packages_work_as_documented")),
+            ("version = 2", Test("packages::guide::packages_work_as_documented")),
+            ("systemctl disable", Test("packages::guide::packages_work_as_documented")),
+            ("mkdir -p /etc/systemd", Test("packages::guide::packages_work_as_documented")),
+            ("tar --extract", Test("packages::guide::static_programs_work_as_documented")),
+            ("ctr images import", Test("packages::image::image_serves_a_node_by_containerd")),
+            ("mkdir -p /run/flannel", Test("packages::image::image_serves_a_node_by_containerd")),
+            ("ctr tasks delete", Test("packages::image::image_serves_a_node_by_containerd")),
+            ("ctr images remove", Test("packages::image::image_serves_a_node_by_containerd")),
         ]
     ),
     page!(
         "docs/metrics.md",
         [
-            ("curl -s http", By("pages::node::doctor_and_metrics")),
-            ("rule_files", By("pages::node::doctor_and_metrics")),
+            ("curl -s http", Test("pages::node::doctor_and_metrics")),
+            ("rule_files", Test("pages::node::doctor_and_metrics")),
         ]
     ),
     page!(
         "docs/migration.md",
         [
-            ("dpkg --install", By("pages::migration::from_go_and_back")),
-            ("echo FLANNELD_", By("pages::migration::from_go_and_back")),
-            ("systemctl stop", By("pages::migration::from_go_and_back")),
-            ("flannelctl status", By("pages::migration::from_go_and_back")),
-            ("systemctl disable", By("pages::migration::from_go_and_back")),
+            ("dpkg --install", Test("pages::migration::from_go_and_back")),
+            ("echo FLANNELD_", Test("pages::migration::from_go_and_back")),
+            ("systemctl stop", Test("pages::migration::from_go_and_back")),
+            ("flannelctl status", Test("pages::migration::from_go_and_back")),
+            ("systemctl disable", Test("pages::migration::from_go_and_back")),
         ]
     ),
     page!(
         "docs/operations.md",
         [
-            ("curl http", By("pages::node::operations")),
-            ("set -a", By("pages::node::operations")),
-            ("flannelctl status ", By("pages::node::operations")),
-            ("curl -s --unix-socket", By("pages::node::operations")),
-            ("flannelctl config", By("pages::node::operations")),
-            ("systemctl restart", By("pages::node::operations")),
-            ("systemctl disable", By("pages::node::operations")),
-            ("flannelctl lease release", By("pages::node::operations")),
+            ("curl http", Test("pages::node::operations")),
+            ("set -a", Test("pages::node::operations")),
+            ("flannelctl status ", Test("pages::node::operations")),
+            ("curl -s --unix-socket", Test("pages::node::operations")),
+            ("flannelctl config", Test("pages::node::operations")),
+            ("systemctl restart", Test("pages::node::operations")),
+            ("systemctl disable", Test("pages::node::operations")),
+            ("flannelctl lease release", Test("pages::node::operations")),
         ]
     ),
     page!("docs/performance.md", [("cargo xtask bench control", BENCH), ("cargo xtask bench cni", BENCH)]),

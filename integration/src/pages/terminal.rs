@@ -1,4 +1,4 @@
-//! Where the commands of a page are typed.
+//! A shell for the commands of the documentation.
 
 use anyhow::{Context, Result, ensure};
 use std::env;
@@ -12,7 +12,7 @@ use crate::ctl::Answer;
 use crate::netns::Netns;
 use crate::program;
 
-/// A shell on a node, in a directory, with the programs that were built in its search path.
+/// A shell on a node, in a directory, with the built programs in `PATH`.
 #[derive(Clone, Debug)]
 pub struct Terminal {
     netns: Netns,
@@ -21,28 +21,28 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Opens one.
+    /// Opens a shell.
     pub fn open(netns: &Netns, directory: &Path) -> Result<Self> {
         let flannelctl = program("flannelctl");
-        let ours = flannelctl.parent().context("a program without a directory")?.to_owned();
+        let built = flannelctl.parent().context("the program has no directory")?.to_owned();
         let terminal =
             Self { netns: netns.clone(), directory: directory.to_owned(), environment: Vec::new() };
-        terminal.search_first(&ours)
+        terminal.search_first(&built)
     }
 
-    /// With a variable of the environment.
+    /// Sets an environment variable.
     #[must_use]
     pub fn set(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
         self.environment.push((name, value.into()));
         self
     }
 
-    /// With another directory at the head of the search path.
+    /// Adds a directory at the beginning of `PATH`.
     pub fn search_first(self, directory: &Path) -> Result<Self> {
-        let mine = self.environment.iter().rev().find(|(name, _)| *name == "PATH");
-        let path = mine.map(|(_, path)| path.clone()).or_else(|| env::var_os("PATH")).unwrap_or_default();
+        let own = self.environment.iter().rev().find(|(name, _)| *name == "PATH");
+        let path = own.map(|(_, path)| path.clone()).or_else(|| env::var_os("PATH")).unwrap_or_default();
         let path = env::join_paths([directory.to_owned()].into_iter().chain(env::split_paths(&path)));
-        Ok(self.set("PATH", path.context("not a search path")?))
+        Ok(self.set("PATH", path.context("invalid search path")?))
     }
 
     fn command(&self, script: &str) -> Command {
@@ -55,12 +55,12 @@ impl Terminal {
         command
     }
 
-    /// Types this, as it is.
+    /// Runs a script.
     pub fn run(&self, script: &str) -> Result<Answer> {
         self.netns.enter(|| Answer::of(&mut self.command(script)))
     }
 
-    /// Types what does not end, with all that it says in a file of the directory.
+    /// Starts a script that does not end by itself. Its output goes to a file in the directory.
     pub fn start(&self, script: &str, log: &str) -> Result<Child> {
         let log = fs::File::create(self.directory.join(log)).context("could not create a log")?;
         let mut command = self.command(&format!("exec {script}"));
@@ -68,30 +68,30 @@ impl Terminal {
         self.netns.spawn(&mut command)
     }
 
-    /// Types the examples of a block. They must say what the page has them say; `FLANNEL_UPDATE_DOCS=1` writes into the
-    /// page what they say now.
-    pub fn follow(&self, block: &Block) -> Result<()> {
-        let mut now = String::new();
+    /// Runs the examples of a block and compares their output with the document. `FLANNEL_UPDATE_DOCS=1` updates the
+    /// document instead.
+    pub fn verify(&self, block: &Block) -> Result<()> {
+        let mut actual = String::new();
         for (command, _) in block.examples()? {
             let answer = self.run(command)?.expect(0, &[])?;
-            let said = answer.stdout + &answer.stderr;
-            now += &format!("$ {command}\n");
-            for line in said.replace(&format!("{}/", self.directory.display()), "").lines() {
-                now.extend([line.trim_end(), "\n"]);
+            let output = answer.stdout + &answer.stderr;
+            actual += &format!("$ {command}\n");
+            for line in output.replace(&format!("{}/", self.directory.display()), "").lines() {
+                actual.extend([line.trim_end(), "\n"]);
             }
         }
-        if masked(&now) == masked(block.text()) {
+        if masked(&actual) == masked(block.text()) {
             return Ok(());
         }
         ensure!(
             env::var_os("FLANNEL_UPDATE_DOCS").is_some(),
-            "{block} is not so any more (FLANNEL_UPDATE_DOCS=1 writes it anew); now:\n{now}"
+            "{block} is out of date (update it with FLANNEL_UPDATE_DOCS=1); actual output:\n{actual}"
         );
-        block.rewrite(&now)
+        block.rewrite(&actual)
     }
 }
 
-/// Revisions begin with the time.
+/// Masks revisions, which contain the time.
 fn masked(text: &str) -> String {
     let is_revision = |word: &str| word.len() > 12 && word.bytes().all(|byte| byte.is_ascii_digit());
     let words = text.split_inclusive(char::is_whitespace);

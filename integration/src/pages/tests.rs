@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::register::{Fate, PAGES};
+use super::register::{Coverage, PAGES};
 use super::{entries, parse};
 
 #[test]
@@ -15,29 +15,28 @@ fn blocks_are_indented_or_fenced() {
     assert_eq!(blocks, expected);
 }
 
-/// Of every page that there is.
 #[test]
-fn every_block_is_followed_by_a_test_that_exists() {
+fn every_block_of_every_document_has_an_existing_test() {
     let pages: BTreeSet<String> = PAGES.iter().map(|page| page.name.to_owned()).collect();
     let found = files(&root().join("docs"), "md").into_iter().chain([root().join("README.md")]);
     let found = found.map(|file| file.strip_prefix(root()).unwrap().display().to_string());
-    assert_eq!(pages, found.collect(), "pages of the register, and pages that there are");
+    assert_eq!(pages, found.collect(), "documents in the register, and existing documents");
 
     let sources: Vec<String> = ["integration/tests", "integration/src"]
         .iter()
         .flat_map(|directory| files(&root().join(directory), "rs"))
         .map(|file| fs::read_to_string(file).unwrap())
         .collect();
-    for (block, fate) in entries().unwrap() {
-        let Fate::By(test) = fate else { continue };
+    for (block, coverage) in entries().unwrap() {
+        let Coverage::Test(test) = coverage else { continue };
         assert!(
             sources.iter().any(|source| walks(source, test)),
-            "{block}: there is no {test} that follows it"
+            "{block}: test {test} does not exist or does not run it"
         );
     }
 }
 
-/// Whether the source has this function, and the function asks for its blocks.
+/// Whether the source contains this function, and the function requests its blocks.
 fn walks(source: &str, test: &str) -> bool {
     let function = test.rsplit("::").next().unwrap_or(test);
     let bodies = source.split("fn ").filter(|rest| rest.starts_with(&format!("{function}(")));

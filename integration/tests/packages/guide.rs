@@ -1,4 +1,4 @@
-//! The commands of docs/install.md, run as they are written there.
+//! The commands of docs/install.md, run as written.
 
 use anyhow::ensure;
 use integration::pages::{self, Host, walk};
@@ -7,16 +7,16 @@ use integration::{Feature, lab};
 use crate::host::{expect, subnet};
 
 #[test]
-fn packages_work_as_the_guide_tells() {
+fn packages_work_as_documented() {
     lab(|lab| {
         lab.require(&[Feature::Containerd])?;
         let host = Host::boot(lab)?;
         let system = host.system();
-        walk("packages::guide::packages_work_as_the_guide_tells", |guide| {
+        walk("packages::guide::packages_work_as_documented", |guide| {
             host.expect(guide.next("dpkg ")?.text())?;
             system.netns().set_sysctl("net/ipv4/ip_forward", "0")?;
             host.expect(guide.next("echo net.")?.text())?;
-            ensure!(system.netns().sysctl("net/ipv4/ip_forward")? == "1", "the host does not forward");
+            ensure!(system.netns().sysctl("net/ipv4/ip_forward")? == "1", "forwarding is off");
             host.expect(guide.next("flannelctl ")?.text())?;
             host.expect(guide.next("echo FLANNELD_")?.text())?;
             subnet(system)?;
@@ -33,21 +33,21 @@ fn packages_work_as_the_guide_tells() {
             ensure!(writable.trim() == "/run /srv/leases", "{writable}");
 
             host.expect(remove.text())?;
-            ensure!(system.netns().ip("link show flannel.1").is_err(), "flannel.1 is left");
+            ensure!(system.netns().ip("link show flannel.1").is_err(), "flannel.1 still exists");
             Ok(())
         })
     });
 }
 
 #[test]
-fn static_programs_work_as_the_guide_tells() {
+fn static_programs_work_as_documented() {
     lab(|lab| {
         let host = Host::boot(lab)?;
         let system = host.system();
-        walk("packages::guide::static_programs_work_as_the_guide_tells", |guide| {
+        walk("packages::guide::static_programs_work_as_documented", |guide| {
             host.expect(guide.next("tar ")?.text()).map(drop)
         })?;
-        // The rest is as with packages; the examples are elsewhere, as the guide says.
+        // Continue as with packages; the examples are in another directory.
         let network = pages::block("docs/install.md", "flannelctl ")?;
         host.expect(&network.text().replace("/usr/share/doc/flannel/", "flannel-*-linux-amd64/doc/"))?;
         host.expect(pages::block("docs/install.md", "echo FLANNELD_")?.text())?;
@@ -55,7 +55,7 @@ fn static_programs_work_as_the_guide_tells() {
         subnet(system)?;
         for name in host.expect("ls /opt/cni/bin")?.split_whitespace() {
             let about = host.expect(&format!("/opt/cni/bin/{name} 2>&1 </dev/null"))?;
-            ensure!(about.starts_with(&format!("CNI plugin {name} ")), "{name} says {about:?}");
+            ensure!(about.starts_with(&format!("CNI plugin {name} ")), "{name} printed {about:?}");
         }
         Ok(())
     });

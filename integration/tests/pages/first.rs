@@ -1,4 +1,4 @@
-//! README.md, "A first cluster": of one node.
+//! README.md, "Install": a cluster with one node.
 
 use anyhow::ensure;
 use integration::pages::{Host, walk};
@@ -9,18 +9,18 @@ fn cluster_of_the_readme() {
     lab(|lab| {
         lab.require(&[Feature::Curl])?;
         let host = Host::boot(lab)?;
-        // What the compiler leaves.
+        // The build result.
         host.expect("mkdir -p target/release; tar -C target/release --strip-components 1 -xf flannel-*-linux-amd64.tar.gz")?;
         host.system().netns().set_sysctl("net/ipv4/ip_forward", "0")?;
         walk("pages::first::cluster_of_the_readme", |readme| {
             host.expect(readme.next("install -D -m 755 -t /usr/local/bin")?.text())?;
-            ensure!(host.system().netns().sysctl("net/ipv4/ip_forward")? == "1", "the host does not forward");
+            ensure!(host.system().netns().sysctl("net/ipv4/ip_forward")? == "1", "forwarding is off");
 
             let started = host.start("on-etcd", readme.next("echo '{")?.text())?;
             let curl = readme.next("curl ")?;
             let [ready, list] = curl.commands()?;
             let wait_ready = || {
-                wait::until("the page's daemon is ready", wait::LONG, || {
+                wait::until("the daemon is ready", wait::LONG, || {
                     host.run(&ready)?.expect(0, &["flanneld is ready"]).map(drop)
                 })
             };

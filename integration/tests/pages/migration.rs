@@ -1,7 +1,7 @@
-//! docs/migration.md: a node goes from the Go flannel to this one and back, while pods talk.
+//! docs/migration.md: a node migrates from Go flannel to this one and back, under traffic between pods.
 //!
-//! What the Go daemon leaves in kernel and store is made by hand. With `FLANNEL_GO_FLANNELD=PROGRAM` in the environment
-//! a real one runs on the node before and after, and on the other node all the time.
+//! The test creates the kernel state and records of a Go daemon. With `FLANNEL_GO_FLANNELD=PROGRAM` in the environment a real one
+//! runs on the node before and after, and on the other node all the time.
 
 use anyhow::{Context, Result, ensure};
 use integration::golden::{Peer, go};
@@ -36,34 +36,35 @@ fn from_go_and_back_with_host_gw_and_nftables() {
 }
 
 fn migrate(lab: &Lab, backend: &'static str, nftables: bool, steps: Vec<Block>) -> Result<()> {
-    let [install, settings, exchange, look, back] = steps.try_into().ok().context("not so many steps")?;
+    let [install, settings, switch, verify, roll_back] =
+        steps.try_into().ok().context("unexpected number of steps")?;
     let site = Site::build(lab, backend, nftables)?;
     let host = &site.host;
     let flows = [
         Datagrams::start(&site.pod, &site.other, site.address_of_other, INTERVAL)?,
         Datagrams::start(&site.other, &site.pod, POD.parse()?, INTERVAL)?,
     ];
-    let go_on = || flows.iter().try_for_each(|flow| flow.wait_answered(20));
-    go_on()?;
+    let traffic_flows = || flows.iter().try_for_each(|flow| flow.wait_answered(20));
+    traffic_flows()?;
 
     host.expect("mkdir -p /opt/cni/bin; echo 'exit 1' >/opt/cni/bin/flannel")?;
     host.expect(install.text())?;
     host.run("/opt/cni/bin/flannel </dev/null")?.expect(0, &["CNI plugin flannel "])?;
     host.expect(settings.text())?;
     host.expect("systemctl is-active flanneld")?;
-    go_on()?;
-    host.expect(exchange.text())?;
+    traffic_flows()?;
+    host.expect(switch.text())?;
     host.expect("grep -q FLANNEL_SUBNET=10.42.1.1/24 /run/flannel/subnet.env")?;
-    let [status, peers, doctor] = look.commands()?;
+    let [status, peers, doctor] = verify.commands()?;
     host.run(&status)?.expect(0, &["10.42.1.0/24", backend])?;
-    wait::until("the other node is in place", wait::LONG, || {
+    wait::until("the other node is in sync", wait::LONG, || {
         host.run(&peers)?.expect(0, &["10.42.2.0/24", "in-place"]).map(drop)
     })?;
     host.expect("install -D -m 644 /usr/share/doc/flannel/examples/10-flannel.conflist /etc/cni/net.d/10-flannel.conflist")?;
     host.run(&doctor)?.expect(0, &[])?;
-    go_on()?;
+    traffic_flows()?;
 
-    // A node that joins is reached from both kinds.
+    // Both kinds reach a node that joins.
     let joined = site.node(lab, "n3", "10.0.0.12/24")?;
     site.run(&joined, &Flanneld::bare())?;
     let address = joined.add_pod("pod")?.address(true)?;
@@ -71,17 +72,17 @@ fn migrate(lab: &Lab, backend: &'static str, nftables: bool, steps: Vec<Block>) 
         pod.wait_ping(address)?;
     }
 
-    host.expect(back.text())?;
+    host.expect(roll_back.text())?;
     host.expect("systemctl is-active flanneld-go")?;
     let state = host.run("systemctl is-active flanneld")?;
     ensure!(state.stdout.trim() == "inactive", "{state:?}");
     site.wait_go()?;
     site.pod.wait_ping(address)?;
-    go_on()?;
+    traffic_flows()?;
     flows.into_iter().try_for_each(|flow| flow.stop()?.expect_none_lost())
 }
 
-/// The pod of the host.
+/// The address of the host's pod.
 const POD: &str = "10.42.1.7";
 
 /// ```text
@@ -107,7 +108,7 @@ impl Site {
         let mtu_bytes = if backend == "vxlan" { 1450 } else { 1500 };
         let pod = pod_of(&host, lab, mtu_bytes)?;
         let mut site = Self { host, other: pod.clone(), pod, address_of_other: POD.parse()?, go };
-        site.leave_records(backend)?;
+        site.write_records(backend)?;
         let program = match &site.go {
             Some(program) => Flanneld::bare().program(program),
             None => Flanneld::bare(),
@@ -137,8 +138,8 @@ impl Site {
         wait::until("the node has its subnet", wait::LONG, || node.subnet(true).map(drop))
     }
 
-    /// Which subnets the nodes have.
-    fn leave_records(&self, backend: &str) -> Result<()> {
+    /// Writes the records of the nodes.
+    fn write_records(&self, backend: &str) -> Result<()> {
         for number in [1, 2] {
             let data = match backend {
                 "vxlan" => format!(r#","BackendData":{{"VNI":1,"VtepMAC":"{}"}}"#, mac(number)),
@@ -156,7 +157,7 @@ impl Site {
         Ok(())
     }
 
-    /// The Go daemon and its unit, or what they leave.
+    /// Starts the Go daemon by its unit, or creates the state that it leaves.
     fn start_go(&self, backend: &str, nftables: bool) -> Result<()> {
         let start = match &self.go {
             Some(program) => format!("{} --etcd-endpoints={ETCD} --ip-masq", program.display()),
@@ -186,7 +187,7 @@ impl Site {
         self.wait_go()
     }
 
-    /// Until a real one has written its file.
+    /// Waits until the Go daemon has written its subnet file.
     fn wait_go(&self) -> Result<()> {
         wait::until("the node has its subnet", wait::LONG, || {
             self.host.expect("grep FLANNEL_SUBNET=10.42.1.1/24 /run/flannel/subnet.env").map(drop)
@@ -206,7 +207,7 @@ fn known(number: u8) -> Result<Peer> {
     })
 }
 
-/// A pod of the host, as plugins make it.
+/// Adds a pod to the host, like the Go plugins.
 fn pod_of(host: &Host, lab: &Lab, mtu_bytes: u32) -> Result<Netns> {
     let pod = lab.host("pod")?;
     host.system().netns().ip_batch(&format!(

@@ -1,4 +1,4 @@
-//! docs/operations.md, docs/doctor.md and docs/metrics.md, on a node of a small cluster.
+//! Commands of docs/operations.md, docs/doctor.md and docs/metrics.md, on a node of a small cluster.
 
 use anyhow::{Result, ensure};
 use integration::ctl::Answer;
@@ -24,7 +24,7 @@ impl Site {
         for beginning in ["dpkg ", "flannelctl ", "echo FLANNELD_", "install -D -m 644"] {
             let step = block("docs/install.md", beginning)?;
             if beginning == "echo FLANNELD_" {
-                // The subnet that it had before.
+                // Its previous subnet.
                 host.expect(
                     "mkdir -p /run/flannel; echo FLANNEL_SUBNET=10.5.34.1/24 >/run/flannel/subnet.env",
                 )?;
@@ -36,17 +36,17 @@ impl Site {
         host.lan.default_routes(&host.lan.attach(n2.netns(), "eth0", &["10.0.0.11/24".parse()?])?)?;
         fs::write(n2.file("/run/flannel/subnet.env")?, "FLANNEL_SUBNET=10.5.3.1/24\n")?;
         n2.start(&Flanneld::bare().argument(format!("--etcd-endpoints={ETCD}")))?.wait_ready()?;
-        wait::until("the nodes know each other", wait::LONG, || {
+        wait::until("the nodes are peers", wait::LONG, || {
             host.run("flannelctl peer list")?.expect(0, &["10.5.3.0/24", "in-place"]).map(drop)
         })?;
         Ok(Self { host, n2 })
     }
 
-    /// n2 has a route to this subnet, or has none.
-    fn wait_route(&self, subnet: &str, there: bool) -> Result<()> {
-        wait::until(format!("n2 has a route to {subnet}: {there}"), wait::LONG, || {
+    /// Waits until n2 has a route to this subnet, or has none.
+    fn wait_route(&self, subnet: &str, present: bool) -> Result<()> {
+        wait::until(format!("n2 has a route to {subnet}: {present}"), wait::LONG, || {
             let route = self.n2.netns().ip(&format!("route show {subnet}"))?;
-            ensure!(route.is_empty() != there, "{route:?}");
+            ensure!(route.is_empty() != present, "{route:?}");
             Ok(())
         })
     }
@@ -58,48 +58,48 @@ fn operations() {
         let site = Site::build(lab)?;
         let host = &site.host;
         walk("pages::node::operations", |page| {
-            let [alive, ready] = page.next("curl http")?.commands()?;
-            host.run(&alive)?.expect(0, &["flanneld is running"])?;
-            host.run(&ready)?.expect(0, &["flanneld is ready"])?;
+            let [healthz, readyz] = page.next("curl http")?.commands()?;
+            host.run(&healthz)?.expect(0, &["flanneld is running"])?;
+            host.run(&readyz)?.expect(0, &["flanneld is ready"])?;
             let settings = page.next("set -a")?;
             let settings = settings.text();
             let commands: [String; 7] = page.next("flannelctl status ")?.commands()?;
-            follow_health(host, settings, &commands)?;
+            run_health_commands(host, settings, &commands)?;
             host.run(page.next("curl -s --unix-socket")?.text())?
                 .expect(0, &[r#""subnets":["10.5.34.0/24"]"#])?;
 
-            let [look, change] = page.next("flannelctl config")?.commands()?;
-            // Nothing that is taken while pods run.
+            let [dry_run, change] = page.next("flannelctl config")?.commands()?;
+            // A change that needs a restart.
             host.expect("echo '{\"Network\":\"10.5.0.0/16\",\"EnableNFTables\":true,\"Backend\":{\"Type\":\"vxlan\",\"VNI\":2}}' >network.json")?;
-            let type_in = |command: &str| -> Result<Answer> { host.run(&format!("{settings}{command}")) };
-            type_in(&look)?.expect(0, &["2 nodes", "restart"])?;
-            let config = type_in("flannelctl config get")?;
-            ensure!(!config.stdout.contains("VNI"), "a dry run writes: {config:?}");
-            type_in(&change)?.expect(0, &["written to"])?;
-            wait::until("the change is refused", wait::LONG, || {
+            let run = |command: &str| -> Result<Answer> { host.run(&format!("{settings}{command}")) };
+            run(&dry_run)?.expect(0, &["2 nodes", "restart"])?;
+            let config = run("flannelctl config get")?;
+            ensure!(!config.stdout.contains("VNI"), "a dry run wrote: {config:?}");
+            run(&change)?.expect(0, &["written to"])?;
+            wait::until("the change is rejected", wait::LONG, || {
                 host.run("flannelctl status")?.expect(3, &["config"]).map(drop)
             })?;
             host.system().netns().ip("link show flannel.1")?;
             host.expect(page.next("systemctl restart")?.text())?;
             host.system().netns().ip("link show flannel.2")?;
 
-            let [stop, look, clean] = page.next("systemctl disable")?.commands()?;
+            let [stop, dry_run, clean] = page.next("systemctl disable")?.commands()?;
             host.expect(&stop)?;
-            type_in(&look)?.expect(0, &["flannel.2", "subnet.env"])?;
+            run(&dry_run)?.expect(0, &["flannel.2", "subnet.env"])?;
             host.system().netns().ip("link show flannel.2")?;
-            type_in(&clean)?.expect(0, &["flannel.2", "subnet.env"])?;
-            ensure!(host.system().netns().ip("link show flannel.2").is_err(), "not clean");
-            ensure!(!host.system().exists("/run/flannel/subnet.env")?, "not clean");
+            run(&clean)?.expect(0, &["flannel.2", "subnet.env"])?;
+            ensure!(host.system().netns().ip("link show flannel.2").is_err(), "cleanup is incomplete");
+            ensure!(!host.system().exists("/run/flannel/subnet.env")?, "cleanup is incomplete");
             site.wait_route("10.5.34.0/24", true)?;
-            type_in("flannelctl lease release 10.5.34.0/24 --yes")?.expect(1, &["--force"])?;
-            type_in(page.next("flannelctl lease release")?.text())?.expect(0, &["10.5.34.0/24"])?;
+            run("flannelctl lease release 10.5.34.0/24 --yes")?.expect(1, &["--force"])?;
+            run(page.next("flannelctl lease release")?.text())?.expect(0, &["10.5.34.0/24"])?;
             site.wait_route("10.5.34.0/24", false)
         })
     });
 }
 
-/// The commands of the section on health, on a node that is well.
-fn follow_health(host: &Host, settings: &str, commands: &[String; 7]) -> Result<()> {
+/// Runs the commands of the section on health on a node without problems.
+fn run_health_commands(host: &Host, settings: &str, commands: &[String; 7]) -> Result<()> {
     let [status, wait, peers, diff, doctor, route, events] = commands;
     host.run(status)?.expect(0, &["10.5.34.0/24", "10.0.0.10"])?;
     host.run(wait)?.expect(0, &["10.5.34.0/24"])?;
@@ -108,16 +108,16 @@ fn follow_health(host: &Host, settings: &str, commands: &[String; 7]) -> Result<
     host.run(doctor)?.expect(0, &[])?;
     host.run(route)?.expect(0, &["10.5.3.0/24 of node 10.0.0.11", "flannel.1"])?;
     let watching = host.start("events", &format!("{settings}{events}"))?;
-    let says = |what: &str| {
-        wait::until(format!("an event says {what}"), wait::LONG, || {
+    let wait_event = |what: &str| {
+        wait::until(format!("an event contains {what}"), wait::LONG, || {
             let text = host.expect(&format!("cat {}", watching.log))?;
             ensure!(text.contains(what), "{text}");
             Ok(())
         })
     };
-    says("ready")?;
+    wait_event("ready")?;
     host.system().netns().ip("route del 10.5.3.0/24")?;
-    says("1 set")?;
+    wait_event("1 set")?;
     host.stop(&watching)
 }
 
@@ -133,7 +133,7 @@ fn doctor_and_metrics() {
             ensure!(answer["findings"] == serde_json::json!([]), "{answer}");
             host.run(&one)?.expect(0, &[])?;
             host.run(&list)?.expect(0, &["mtu-path", "duplicate-vtep-mac"])?;
-            // The same, and something to find.
+            // The same check with a finding.
             host.nic.set_switch_mtu(1400)?;
             host.run(&one)?.expect(3, &["mtu-path"])?;
 
