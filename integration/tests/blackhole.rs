@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Packets to pods that do not exist are dropped instead of following the default route; those to pods that do exist
 /// are not.
 #[test]
-fn blackhole_route_keeps_packets_from_leaving() {
+fn blackhole_route_drops_packets_to_missing_pods() {
     lab(|lab| {
         let cluster = lab.cluster(2)?;
         let leases = LeaseDirectory::new(lab, &Stack::Dual.config(r#"{"Type":"host-gw"}"#))?;

@@ -92,17 +92,17 @@ fn simultaneous(lab: &Lab, more: &str) -> Result<()> {
 }
 
 #[test]
-fn simultaneous_starters_never_share() {
+fn concurrent_starts_never_share_a_subnet() {
     lab(|lab| simultaneous(lab, ""));
 }
 
 #[test]
-fn simultaneous_dual_stack_starters_never_share() {
+fn concurrent_dual_stack_starts_never_share_a_subnet() {
     lab(|lab| simultaneous(lab, DUAL));
 }
 
 #[test]
-fn simultaneous_starters_on_a_directory_never_share() {
+fn concurrent_starts_on_a_directory_never_share_a_subnet() {
     const COUNT: u16 = 14;
     lab(|lab| {
         let cluster = lab.cluster(1)?;
@@ -139,7 +139,7 @@ fn peers(etcd: &Etcd, range: std::ops::Range<u32>) -> Result<()> {
 }
 
 #[test]
-fn restart_writes_nothing_and_asks_little() {
+fn restart_writes_nothing_with_few_requests() {
     lab(|lab| {
         let (cluster, etcd, _) = start(lab, 1, &config(r#""SubnetMin":"10.42.210.0","#, "vxlan"))?;
         peers(&etcd, 0..2)?;
@@ -186,7 +186,7 @@ fn wait_there(etcd: &Etcd, key: &str) -> Result<()> {
 }
 
 #[test]
-fn expired_lease_that_is_free_is_taken_again() {
+fn expired_lease_with_a_free_subnet_is_acquired_again() {
     lab(|lab| {
         let (cluster, etcd, history) = start(lab, 2, &config("", "vxlan"))?;
         let flanneld = Flanneld::on_etcd(&etcd).argument(NO_RULES).argument(SHORT);
@@ -236,7 +236,7 @@ fn impatient() -> Conflist {
 }
 
 #[test]
-fn expired_lease_that_another_took_is_left_to_it() {
+fn expired_lease_of_a_taken_subnet_is_replaced() {
     lab(|lab| {
         let (cluster, etcd, history) = start(lab, 2, &config(&subnets(2), "vxlan"))?;
         let flanneld = Flanneld::on_etcd(&etcd).argument(NO_RULES).argument(SHORT);
@@ -299,7 +299,7 @@ fn expired_lease_that_another_took_is_left_to_it() {
 }
 
 #[test]
-fn clone_of_a_node_takes_a_subnet_of_its_own() {
+fn clone_of_a_node_acquires_its_own_subnet() {
     lab(|lab| {
         let (cluster, etcd, history) = start(lab, 2, &config("", "vxlan"))?;
         let flanneld = Flanneld::on_etcd(&etcd).argument(NO_RULES);
@@ -335,7 +335,7 @@ fn clone_of_a_node_takes_a_subnet_of_its_own() {
 }
 
 #[test]
-fn duplicate_public_address_is_named_and_not_fought_over() {
+fn duplicate_public_address_is_reported_and_not_overwritten() {
     lab(|lab| {
         let (cluster, etcd, _) = start(lab, 2, &config("", "vxlan"))?;
         let flanneld = Flanneld::on_etcd(&etcd).argument(NO_RULES);
@@ -396,7 +396,7 @@ fn leases_of_another_length_never_overlap() {
 }
 
 #[test]
-fn younger_overlapping_record_is_ignored_and_named() {
+fn younger_overlapping_record_is_ignored_and_reported() {
     lab(|lab| {
         let (cluster, etcd, _) = start(lab, 2, &config("", "vxlan"))?;
         let daemons = cluster.start_all(&Flanneld::on_etcd(&etcd).argument(NO_RULES))?;
@@ -425,7 +425,7 @@ fn younger_overlapping_record_is_ignored_and_named() {
 }
 
 #[test]
-fn reservation_is_used_and_stays_one() {
+fn reservation_is_used_and_kept() {
     lab(|lab| {
         let (cluster, etcd, _) = start(lab, 1, &config("", "vxlan"))?;
         let node = &cluster.nodes[0];
@@ -456,7 +456,7 @@ fn reservation_is_used_and_stays_one() {
 }
 
 #[test]
-fn full_network_is_told_and_a_freed_subnet_is_taken() {
+fn full_network_is_reported_and_a_released_subnet_is_acquired() {
     lab(|lab| {
         let (cluster, etcd, _) = start(lab, 1, &config(&subnets(2), "host-gw"))?;
         let node = &cluster.nodes[0];
@@ -482,7 +482,7 @@ fn full_network_is_told_and_a_freed_subnet_is_taken() {
 }
 
 #[test]
-fn changed_config_is_taken_live_or_with_a_restart() {
+fn changed_config_is_applied_live_or_after_a_restart() {
     lab(|lab| {
         let offer = |network: &str, options: &str| {
             format!(
@@ -539,7 +539,7 @@ fn changed_config_is_taken_live_or_with_a_restart() {
 
 /// Options that pods need not notice, one after the other while pods talk.
 #[test]
-fn what_is_taken_live_costs_no_packet() {
+fn live_changes_lose_no_packet() {
     lab(|lab| {
         lab.require(&[Feature::Nft, Feature::Iptables, Feature::BridgeNetfilter])?;
         let offer = |nftables: bool, more: &str, options: &str| {
@@ -593,7 +593,7 @@ fn what_is_taken_live_costs_no_packet() {
 
 /// Byte for byte what Go's daemon writes, and what Go's daemon wrote is used.
 #[test]
-fn records_are_those_of_go() {
+fn records_match_those_of_go() {
     const GO: &str = r#"{"PublicIP":"192.168.50.64","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#;
     lab(|lab| {
         let (cluster, etcd, _) = start(lab, 1, &config("", "vxlan"))?;

@@ -34,7 +34,7 @@ fn to<'a>(paths: &'a [Value], node: &Node, v4: bool) -> Result<&'a Value> {
 }
 
 #[test]
-fn all_is_well_through_vxlan() {
+fn healthy_vxlan_network() {
     lab(|lab| {
         let (cluster, store) = nodes(lab, Stack::Dual, r#"{"Type":"vxlan"}"#)?;
         // With bridges, whose network has the address of the tunnel device as anycast address.
@@ -74,7 +74,7 @@ fn targets_of_host_gw() {
 }
 
 #[test]
-fn a_node_that_is_cut_off_and_a_narrow_path() {
+fn unreachable_node_and_smaller_path_mtu() {
     lab(|lab| {
         let (cluster, store) = nodes(lab, Stack::V4, r#"{"Type":"vxlan"}"#)?;
         cluster.nodes[1].netns().run("nft add table inet guard")?;
@@ -95,7 +95,7 @@ fn a_node_that_is_cut_off_and_a_narrow_path() {
 
 /// From one place by a command, and from files that were made on each node: the same matrix, and a page.
 #[test]
-fn the_whole_matrix() {
+fn complete_matrix() {
     lab(|lab| {
         let (cluster, store) = nodes(lab, Stack::V4, r#"{"Type":"vxlan"}"#)?;
         let directory = lab.directory("connectivity")?;
@@ -141,7 +141,7 @@ fn the_whole_matrix() {
 }
 
 #[test]
-fn messages_of_what_cannot_be_done() {
+fn errors_of_impossible_tests() {
     lab(|lab| {
         let (cluster, store) = nodes(lab, Stack::V4, r#"{"Type":"vxlan"}"#)?;
         // Neither a raw nor a ping socket.

@@ -48,7 +48,7 @@ fn through_tunnel(cluster: &Cluster, to: usize, v4: bool) -> Result<String> {
 }
 
 #[test]
-fn direct_routing_uses_the_link_where_there_is_one() {
+fn direct_routing_uses_a_common_link() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan])?;
         let TwoSegments { cluster, .. } = two_segments(lab)?;

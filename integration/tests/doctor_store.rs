@@ -125,7 +125,7 @@ fn ahead(doctor: &Doctor) -> Result<()> {
 
 /// With certificates of the server and of the client.
 #[test]
-fn the_clock_of_etcd_over_tls() {
+fn clock_of_etcd_over_tls() {
     lab(|lab| {
         lab.require(&[Feature::Etcd, Feature::Faketime, Feature::Openssl, Feature::Vxlan, Feature::Nft])?;
         let cluster = lab.cluster(1)?;
@@ -230,7 +230,7 @@ fn faults_of_daemons() {
 
 /// A daemon that waits for a config says that it is not ready.
 #[test]
-fn a_daemon_that_is_not_ready() {
+fn daemon_that_is_not_ready() {
     lab(|lab| {
         let cluster = lab.cluster(1)?;
         let leases = LeaseDirectory::empty(lab)?;

@@ -164,7 +164,7 @@ fn repaired(what: &str, mut look: impl FnMut() -> Result<()>) -> Result<()> {
 }
 
 #[test]
-fn nftables_rules_are_as_specified_and_go_when_turned_off() {
+fn nftables_rules_match_the_specification_and_are_removed_when_disabled() {
     lab(|lab| {
         lab.require(&[Feature::Nft])?;
         let (cluster, store) = node(lab, true)?;
@@ -188,7 +188,7 @@ fn nftables_rules_are_as_specified_and_go_when_turned_off() {
 }
 
 #[test]
-fn iptables_rules_are_as_specified_and_go_when_turned_off() {
+fn iptables_rules_match_the_specification_and_are_removed_when_disabled() {
     lab(|lab| {
         lab.require(&[Feature::Iptables, Feature::BridgeNetfilter])?;
         let (cluster, store) = node(lab, false)?;
@@ -226,7 +226,7 @@ fn go_rules(v4: bool) -> String {
 
 /// Rules that a Go daemon left are taken over as they are.
 #[test]
-fn rules_of_a_go_daemon_are_left_alone() {
+fn rules_of_a_go_daemon_are_kept() {
     lab(|lab| {
         lab.require(&[Feature::Iptables, Feature::BridgeNetfilter])?;
         let (cluster, store) = node(lab, false)?;
@@ -297,7 +297,7 @@ fn masquerade_from_outside(lab: &Lab, nftables: bool) -> Result<()> {
 }
 
 #[test]
-fn masquerade_is_seen_from_outside_with_nftables() {
+fn masquerade_is_effective_with_nftables() {
     lab(|lab| {
         lab.require(&[Feature::Nft, Feature::Vxlan])?;
         masquerade_from_outside(lab, true)
@@ -305,7 +305,7 @@ fn masquerade_is_seen_from_outside_with_nftables() {
 }
 
 #[test]
-fn masquerade_is_seen_from_outside_with_iptables() {
+fn masquerade_is_effective_with_iptables() {
     lab(|lab| {
         lab.require(&[Feature::Iptables, Feature::BridgeNetfilter, Feature::Vxlan])?;
         masquerade_from_outside(lab, false)
@@ -335,7 +335,7 @@ fn add_foreign(node: &Node) -> Result<String> {
 }
 
 #[test]
-fn nftables_rules_are_repaired_and_others_left_alone() {
+fn nftables_rules_are_repaired_and_unmanaged_rules_kept() {
     lab(|lab| {
         lab.require(&[Feature::Nft, Feature::Iptables])?;
         let (cluster, store) = node(lab, true)?;
@@ -361,7 +361,7 @@ fn nftables_rules_are_repaired_and_others_left_alone() {
 }
 
 #[test]
-fn iptables_rules_are_repaired_and_others_left_alone() {
+fn iptables_rules_are_repaired_and_unmanaged_rules_kept() {
     lab(|lab| {
         lab.require(&[Feature::Iptables, Feature::BridgeNetfilter])?;
         let (cluster, store) = node(lab, false)?;
@@ -400,7 +400,7 @@ fn iptables_rules_are_repaired_and_others_left_alone() {
 }
 
 #[test]
-fn other_mode_leaves_nothing() {
+fn change_of_mode_removes_the_rules_of_the_previous_one() {
     lab(|lab| {
         lab.require(&[Feature::Nft, Feature::Iptables, Feature::BridgeNetfilter])?;
         let (cluster, store) = node(lab, true)?;
@@ -438,7 +438,7 @@ fn other_mode_leaves_nothing() {
 
 /// As on hosts with Docker: forwarding is denied unless a rule allows it.
 #[test]
-fn forward_rules_let_pods_through_a_drop_policy() {
+fn forward_rules_override_a_drop_policy() {
     lab(|lab| {
         lab.require(&[Feature::Iptables, Feature::BridgeNetfilter, Feature::Vxlan])?;
         let cluster = lab.cluster(2)?;
@@ -472,7 +472,7 @@ fn programs(lab: &Lab, pairs: &[(&str, &str)]) -> Result<PathBuf> {
 }
 
 #[test]
-fn legacy_iptables_is_used_where_it_is_the_one_in_path() {
+fn legacy_iptables_is_used_if_it_is_in_path() {
     lab(|lab| {
         lab.require(&[Feature::IptablesLegacy, Feature::BridgeNetfilter])?;
         let (cluster, store) = node(lab, false)?;
@@ -505,7 +505,7 @@ fn legacy_iptables_is_used_where_it_is_the_one_in_path() {
 }
 
 #[test]
-fn missing_iptables_is_named_with_the_mend() {
+fn missing_iptables_is_reported_with_the_fix() {
     lab(|lab| {
         lab.require(&[Feature::Nft, Feature::BridgeNetfilter])?;
         let (cluster, store) = node(lab, false)?;
@@ -522,7 +522,7 @@ fn missing_iptables_is_named_with_the_mend() {
 }
 
 #[test]
-fn missing_bridge_netfilter_is_named_with_the_mend() {
+fn missing_bridge_netfilter_is_reported_with_the_fix() {
     lab(|lab| {
         lab.require(&[Feature::Nft, Feature::BridgeNetfilter])?;
         let (cluster, store) = node(lab, false)?;

@@ -42,7 +42,7 @@ fn lease_of(etcd: &Etcd, key: &str) -> Result<String> {
 }
 
 #[test]
-fn a_node_takes_the_subnet_that_was_reserved_for_it_and_keeps_it() {
+fn node_acquires_its_reserved_subnet_and_keeps_it() {
     lab(|lab| {
         let (cluster, etcd) = start(lab, 2, NFTABLES)?;
         let (admin, node) = (&cluster.nodes[0], &cluster.nodes[1]);
@@ -75,7 +75,7 @@ fn a_node_takes_the_subnet_that_was_reserved_for_it_and_keeps_it() {
 }
 
 #[test]
-fn a_node_that_runs_moves_at_once_and_one_that_is_down_when_it_starts() {
+fn running_node_moves_at_once_and_stopped_node_when_it_starts() {
     lab(|lab| {
         let (cluster, etcd) = start(lab, 2, NFTABLES)?;
         let mut daemons = [run(&cluster.nodes[0], &etcd)?, run(&cluster.nodes[1], &etcd)?];
@@ -109,7 +109,7 @@ fn a_node_that_runs_moves_at_once_and_one_that_is_down_when_it_starts() {
 }
 
 #[test]
-fn a_lease_is_released_when_its_node_is_gone() {
+fn lease_of_a_removed_node_is_released() {
     lab(|lab| {
         let (cluster, etcd) = start(lab, 2, NFTABLES)?;
         let (node, other) = (&cluster.nodes[0], &cluster.nodes[1]);
@@ -137,7 +137,7 @@ fn a_lease_is_released_when_its_node_is_gone() {
 
 /// etcd tells the time left of one lease at a time.
 #[test]
-fn many_leases_are_listed_without_a_request_for_each() {
+fn many_leases_are_listed_with_one_request() {
     lab(|lab| {
         let (cluster, etcd) = start(lab, 1, NFTABLES)?;
         let node = &cluster.nodes[0];
@@ -283,12 +283,12 @@ fn cleaned_after_a_run(lab: &Lab, config: &str) -> Result<()> {
 }
 
 #[test]
-fn cleanup_leaves_the_node_as_it_was_with_nftables() {
+fn cleanup_restores_the_node_with_nftables() {
     lab(|lab| cleaned_after_a_run(lab, NFTABLES));
 }
 
 #[test]
-fn cleanup_leaves_the_node_as_it_was_with_iptables() {
+fn cleanup_restores_the_node_with_iptables() {
     lab(|lab| cleaned_after_a_run(lab, IPTABLES));
 }
 
@@ -342,7 +342,7 @@ fn go_state(node: &Node) -> Result<()> {
 }
 
 #[test]
-fn cleanup_knows_what_go_flannel_leaves() {
+fn cleanup_removes_the_state_of_go_flannel() {
     lab(|lab| {
         lab.require(&[Feature::Iptables])?;
         let (cluster, etcd) = start(lab, 1, NFTABLES)?;
@@ -373,7 +373,7 @@ fn cleanup_knows_what_go_flannel_leaves() {
 
 /// Rules in the old tables of iptables, beside those of others.
 #[test]
-fn cleanup_knows_legacy_iptables() {
+fn cleanup_removes_legacy_iptables_rules() {
     lab(|lab| {
         lab.require(&[Feature::IptablesLegacy])?;
         let cluster = lab.cluster(1)?;
@@ -454,7 +454,7 @@ fn cleanup_removes_the_device_of_ipip() {
 
 /// Addresses, and what the flannel plugin saves of containers, where the CNI config says that they are kept.
 #[test]
-fn ipam_and_cleanup_look_where_the_cni_config_says() {
+fn ipam_and_cleanup_use_the_directories_of_the_cni_config() {
     lab(|lab| {
         let (cluster, etcd) = start(lab, 1, NFTABLES)?;
         let node = &cluster.nodes[0];
@@ -491,7 +491,7 @@ fn ipam_and_cleanup_look_where_the_cni_config_says() {
 }
 
 #[test]
-fn addresses_of_pods_that_are_gone_are_found_and_given_back() {
+fn leaked_addresses_are_found_and_released() {
     lab(|lab| {
         let (cluster, etcd) = start(lab, 1, NFTABLES)?;
         let node = &cluster.nodes[0];

@@ -86,7 +86,7 @@ fn connections_compare_every_byte() {
 }
 
 #[test]
-fn nodes_have_files_of_their_own() {
+fn nodes_have_their_own_files() {
     lab(|lab| {
         let (n1, n2) = (lab.node("n1")?, lab.node("n2")?);
         n1.netns().run("mkdir -p /var/lib/cni/networks")?;
@@ -172,7 +172,7 @@ fn gateway_writes_many_keys() {
 }
 
 #[test]
-fn monitors_tell_of_changes() {
+fn monitors_report_changes() {
     lab(|lab| {
         let cluster = lab.cluster(1)?;
         let node = cluster.nodes[0].netns();
@@ -189,7 +189,7 @@ fn monitors_tell_of_changes() {
 /// A device that takes thousands of entries along is one burst: with the usual room nothing of it is lost, and where
 /// something is lost it is told.
 #[test]
-fn monitors_lose_nothing_unsaid() {
+fn monitors_report_lost_notifications() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(1)?;

@@ -52,7 +52,7 @@ fn dual_stack() {
 /// The backend is changed in the store and the daemons are restarted one after the other: pods go on, and nothing
 /// of the old backend is left.
 #[test]
-fn takes_over_from_vxlan() {
+fn replaces_vxlan() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(2)?;
@@ -82,7 +82,7 @@ fn takes_over_from_vxlan() {
 ///   n1 ── lan 192.168.50.0/24 ── fabric (router) ── far 192.168.60.0/24 ── n3
 /// ```
 #[test]
-fn names_a_node_on_another_link() {
+fn reports_a_node_on_another_link() {
     lab(|lab| {
         let mut cluster = lab.cluster(1)?;
         let far = lab.segment("far", &["192.168.60.254/24".parse()?])?;
@@ -99,7 +99,7 @@ fn names_a_node_on_another_link() {
 
 /// host-gw cannot work with an address that is translated on the way.
 #[test]
-fn refuses_a_public_address_that_is_elsewhere() {
+fn rejects_an_unassigned_public_address() {
     lab(|lab| {
         let cluster = lab.cluster(1)?;
         let leases = LeaseDirectory::new(lab, &Stack::V4.config(HOST_GW))?;

@@ -48,7 +48,7 @@ impl Site {
 }
 
 #[test]
-fn a_healthy_node_is_shown() {
+fn healthy_node() {
     lab(|lab| {
         let site = Site::new(lab)?;
         let (own, peer) = (site.node().subnet(true)?, site.cluster.nodes[1].subnet(true)?);
@@ -99,7 +99,7 @@ fn a_healthy_node_is_shown() {
 
 /// Rules of the administrator that take packets past flannel's routes.
 #[test]
-fn the_way_of_a_packet_heeds_policy_rules() {
+fn path_of_a_packet_follows_policy_rules() {
     lab(|lab| {
         let site = Site::new(lab)?;
         let (netns, peer) = (site.node().netns(), site.cluster.nodes[1].subnet(true)?);
@@ -138,7 +138,7 @@ fn the_way_of_a_packet_heeds_policy_rules() {
 
 /// Nobody has rights here. What he may not see is not taken for a fault.
 #[test]
-fn without_rights_less_is_seen_and_nothing_wrong_is_said() {
+fn missing_permissions_are_not_findings() {
     lab(|lab| {
         let site = Site::new(lab)?;
         let pod = site.node().add_pod("a")?;
@@ -180,7 +180,7 @@ fn without_rights_less_is_seen_and_nothing_wrong_is_said() {
 
 /// A config that cannot be taken while pods run is a condition: findings, not an error.
 #[test]
-fn what_is_wrong_is_a_finding() {
+fn problems_are_findings() {
     lab(|lab| {
         let site = Site::new(lab)?;
         site.leases.set_config(OTHER_NETWORK)?;
@@ -249,7 +249,7 @@ fn without_a_daemon() {
 }
 
 #[test]
-fn a_daemon_that_hangs_is_told_from_one_that_is_gone() {
+fn hanging_daemon_differs_from_a_stopped_one() {
     lab(|lab| {
         let mut site = Site::new(lab)?;
         site.daemons[0].signal(Signal::SIGSTOP)?;
@@ -298,7 +298,7 @@ fn program() -> PathBuf {
 }
 
 #[test]
-fn events_come_as_they_happen() {
+fn events_are_shown_as_they_happen() {
     lab(|lab| {
         let mut site = Site::new(lab)?;
         let mut events = Events::start(lab, &site)?;

@@ -70,7 +70,7 @@ impl Host {
 }
 
 #[test]
-fn ipv4_is_chosen_as_wished() {
+fn ipv4_interface_is_chosen_as_requested() {
     lab(|lab| {
         let host = host(lab, Stack::V4)?;
         for (flags, public, mtu_bytes) in [
@@ -93,7 +93,7 @@ fn ipv4_is_chosen_as_wished() {
 }
 
 #[test]
-fn ipv6_is_chosen_as_wished() {
+fn ipv6_interface_is_chosen_as_requested() {
     lab(|lab| {
         let host = host(lab, Stack::V6)?;
         for (flags, public, mtu_bytes) in [
@@ -112,7 +112,7 @@ fn ipv6_is_chosen_as_wished() {
 }
 
 #[test]
-fn both_families_are_chosen_as_wished() {
+fn dual_stack_interface_is_chosen_as_requested() {
     lab(|lab| {
         let host = host(lab, Stack::Dual)?;
         for (flags, v4, v6, mtu_bytes) in [
@@ -139,7 +139,7 @@ fn both_families_are_chosen_as_wished() {
 }
 
 #[test]
-fn no_interface_is_an_error_that_says_what_to_do() {
+fn missing_interface_is_an_error_with_advice() {
     lab(|lab| {
         let host = host(lab, Stack::V4)?;
         let mend = "Name an interface or an address of this host: --iface=NAME";
@@ -286,7 +286,7 @@ fn host_gw_follows_the_mtu() {
 
 /// The interface disappears, which takes the vxlan device with it, and comes back with another number.
 #[test]
-fn interface_that_comes_back_is_used_again() {
+fn returned_interface_is_used_again() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(2)?;

@@ -157,7 +157,7 @@ fn put_through(member: &Member, third: u8) -> Result<()> {
 /// etcd crashes. Meanwhile pods start, routes are mended, a daemon restarts, a node without any past waits,
 /// and a peer changes its address.
 #[test]
-fn etcd_crashes_and_comes_back() {
+fn etcd_crashes_and_restarts() {
     lab(|lab| {
         let mut f = Fixture::start(lab, 3, &EtcdOptions::default(), |flanneld| flanneld)?;
         let since = f.logged()?;
@@ -214,7 +214,7 @@ fn etcd_crashes_and_comes_back() {
 /// Each node is cut off from etcd in another way, long enough to be noticed. Meanwhile leases come and go and all
 /// history is forgotten.
 #[test]
-fn a_cut_network_heals_and_nothing_was_missed() {
+fn no_change_is_lost_over_a_network_cut() {
     lab(|lab| {
         let f = Fixture::start(lab, 3, &EtcdOptions::default(), |flanneld| flanneld)?;
         let leaves = put_peer(&f.etcd, 201)?;
@@ -249,7 +249,7 @@ fn a_cut_network_heals_and_nothing_was_missed() {
 
 /// Short breaks, which nobody need notice, and history that is forgotten under running watches.
 #[test]
-fn short_breaks_lose_no_change() {
+fn no_change_is_lost_over_short_interruptions() {
     lab(|lab| {
         let f = Fixture::start(lab, 2, &EtcdOptions::default(), |flanneld| flanneld)?;
         let etcd = &f.etcd.members[0].nic;
@@ -289,7 +289,7 @@ fn short_breaks_lose_no_change() {
 
 /// All data is lost, by an order and with the disk.
 #[test]
-fn a_wiped_store_is_filled_again() {
+fn wiped_store_is_repopulated() {
     lab(|lab| {
         let mut f = Fixture::start(lab, 3, &EtcdOptions::default(), |flanneld| flanneld)?;
         // Only the leases.
@@ -325,7 +325,7 @@ fn a_wiped_store_is_filled_again() {
 /// etcd is put back to what it was some time ago: its revisions begin again below those that all have seen, and
 /// records are what they were.
 #[test]
-fn an_older_snapshot_is_put_in_place() {
+fn store_is_restored_from_an_older_snapshot() {
     lab(|lab| {
         let f = Fixture::start(lab, 3, &EtcdOptions::default(), |flanneld| flanneld)?;
         let early = put_peer(&f.etcd, 210)?;
@@ -364,7 +364,7 @@ fn an_older_snapshot_is_put_in_place() {
 
 /// One of three members is lost, whichever it is, and an endpoint is named where nothing is.
 #[test]
-fn members_of_etcd_come_and_go() {
+fn etcd_members_fail_and_return() {
     lab(|lab| {
         let options = EtcdOptions { members: 3, ..EtcdOptions::default() };
         let f = Fixture::start(lab, 2, &options, |flanneld| {
@@ -403,7 +403,7 @@ fn members_of_etcd_come_and_go() {
 
 /// A member that lost the others but not the nodes knows nothing new: whoever watches there must go elsewhere.
 #[test]
-fn a_member_cut_off_from_the_others_misleads_nobody() {
+fn partitioned_etcd_member_is_not_used() {
     lab(|lab| {
         let options = EtcdOptions { members: 3, ..EtcdOptions::default() };
         let f = Fixture::start(lab, 2, &options, |flanneld| flanneld)?;
@@ -428,7 +428,7 @@ fn a_member_cut_off_from_the_others_misleads_nobody() {
 
 /// There is no config, then a broken one, then a right one; then come keys and values that nobody can read.
 #[test]
-fn bad_records_are_named_and_hurt_nobody() {
+fn malformed_records_are_reported_and_skipped() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan, Feature::Etcd])?;
         let cluster = lab.cluster(2)?;

@@ -87,7 +87,7 @@ fn vxlan_with_direct_routing() {
 
 /// Damage that is done while no daemon runs is repaired by the time that the next one says it is ready.
 #[test]
-fn while_nobody_looks() {
+fn changes_while_the_daemon_is_stopped() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan, Feature::Nft])?;
         let mut site = Site::build(lab, VXLAN)?;
@@ -125,7 +125,7 @@ fn while_nobody_looks() {
 
 /// Thousands of stale objects at once go, and no packet of those that talk is lost over it.
 #[test]
-fn storm() {
+fn stress() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan, Feature::Nft])?;
         let site = Site::build(lab, VXLAN)?;
@@ -153,7 +153,7 @@ fn storm() {
 /// What bears our mark and is not wanted goes, and what is in the way of our device is waited for, both at once and
 /// not with the next look at everything.
 #[test]
-fn foreign_devices() {
+fn unmanaged_devices() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan, Feature::Nft])?;
         let site = Site::build(lab, VXLAN)?;

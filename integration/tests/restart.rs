@@ -19,7 +19,7 @@ fn config(backend: &str) -> String {
 }
 
 #[test]
-fn nobody_notices_with_vxlan_and_etcd() {
+fn restart_is_hitless_with_vxlan_and_etcd() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan, Feature::Etcd])?;
         let cluster = lab.cluster(2)?;
@@ -35,7 +35,7 @@ fn nobody_notices_with_vxlan_and_etcd() {
 }
 
 #[test]
-fn nobody_notices_with_host_gw_and_directory() {
+fn restart_is_hitless_with_host_gw_and_directory() {
     lab(|lab| {
         let cluster = lab.cluster(2)?;
         let flanneld = on_directory(lab, "host-gw")?;
@@ -46,7 +46,7 @@ fn nobody_notices_with_host_gw_and_directory() {
 
 /// Whatever it waits for, the daemon ends when it is told to.
 #[test]
-fn ends_while_etcd_is_silent() {
+fn stops_while_etcd_does_not_respond() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan, Feature::Etcd])?;
         let cluster = lab.cluster(1)?;

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 /// They change the same device in place.
 #[test]
-fn daemons_with_one_vni_do_not_fight_for_ever() {
+fn daemons_with_one_vni_back_off() {
     lab(|lab| quarrel(lab, r#"{"Type":"vxlan"}"#));
 }
 
 /// Neither can use the device of the other, so each makes it anew.
 #[test]
-fn daemons_with_one_vni_and_two_ports_do_not_fight_for_ever() {
+fn daemons_with_one_vni_and_two_ports_back_off() {
     lab(|lab| quarrel(lab, r#"{"Type":"vxlan","Port":8473}"#));
 }
 

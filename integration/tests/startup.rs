@@ -16,7 +16,7 @@ fn ends(node: &Node, flanneld: &Flanneld, code: i32, words: &[&str]) -> Result<(
 }
 
 #[test]
-fn wrong_flags_name_the_right_ones() {
+fn invalid_flags_suggest_the_closest_match() {
     lab(|lab| {
         let node = lab.node("n1")?;
         for (flags, words) in [
@@ -38,7 +38,7 @@ fn wrong_flags_name_the_right_ones() {
 }
 
 #[test]
-fn help_and_version_end_well() {
+fn help_and_version_succeed() {
     lab(|lab| {
         let node = lab.node("n1")?;
         ends(&node, &Flanneld::bare().argument("--help"), 0, &["--etcd-endpoints"])?;
@@ -47,7 +47,7 @@ fn help_and_version_end_well() {
 }
 
 #[test]
-fn backends_of_later_are_refused_with_the_choice() {
+fn unavailable_backends_are_rejected_with_the_available_ones() {
     lab(|lab| {
         let cluster = lab.cluster(1)?;
         for backend in ["wireguard", "udp", "ipip"] {
@@ -98,7 +98,7 @@ fn mends(daemon: &mut Daemon, place: &str, set_config: impl Fn(&str) -> Result<(
 }
 
 #[test]
-fn bad_config_in_a_directory_is_waited_out() {
+fn waits_for_a_valid_config_in_a_directory() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(1)?;
@@ -109,7 +109,7 @@ fn bad_config_in_a_directory_is_waited_out() {
 }
 
 #[test]
-fn bad_config_in_etcd_is_waited_out() {
+fn waits_for_a_valid_config_in_etcd() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan, Feature::Etcd])?;
         let cluster = lab.cluster(1)?;
@@ -122,7 +122,7 @@ fn bad_config_in_etcd_is_waited_out() {
 
 /// A config that turns bad while the daemon runs changes nothing and is named; so is one that pods would not survive.
 #[test]
-fn bad_config_later_changes_nothing() {
+fn later_invalid_config_changes_nothing() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(1)?;
@@ -161,7 +161,7 @@ fn bad_config_later_changes_nothing() {
 /// The texts of the specification for its examples, with the second subnet where they have the first, which is never
 /// given out.
 #[test]
-fn subnet_env_is_as_specified() {
+fn subnet_env_matches_the_specification() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(1)?;

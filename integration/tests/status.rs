@@ -69,7 +69,7 @@ fn wait_settled(daemon: &Daemon, peers: u64) -> Result<()> {
 }
 
 #[test]
-fn a_healthy_node() {
+fn status_of_a_healthy_node() {
     lab(|lab| {
         let (cluster, leases, daemons) = two_nodes(lab)?;
         let (node, daemon) = (&cluster.nodes[0], &daemons[0]);
@@ -135,7 +135,7 @@ fn a_healthy_node() {
 /// Repairs come within milliseconds, but no sooner than a burst of notifications is over. So the route is taken away again
 /// and again until somebody who asks has seen it gone.
 #[test]
-fn a_broken_route_shows_and_is_repaired() {
+fn removed_route_is_shown_and_repaired() {
     lab(|lab| {
         let (cluster, _, daemons) = two_nodes(lab)?;
         let (node, daemon) = (&cluster.nodes[0], &daemons[0]);
@@ -172,7 +172,7 @@ fn a_broken_route_shows_and_is_repaired() {
 }
 
 #[test]
-fn a_store_that_is_away_and_a_bad_lease_are_named_and_no_secret_is() {
+fn unreachable_store_and_malformed_lease_are_reported_without_secrets() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan, Feature::Etcd])?;
         let cluster = lab.cluster(1)?;
@@ -225,7 +225,7 @@ fn a_store_that_is_away_and_a_bad_lease_are_named_and_no_secret_is() {
 
 /// While it waits for a config a daemon tells so, and answers what it can.
 #[test]
-fn a_daemon_without_a_config() {
+fn daemon_without_a_config() {
     lab(|lab| {
         let cluster = lab.cluster(1)?;
         let leases = directory::LeaseDirectory::empty(lab)?;
@@ -283,7 +283,7 @@ fn two_daemons_on_one_host() {
 
 /// A daemon that is stopped lives; a socket file that nobody serves any more does not.
 #[test]
-fn a_stopped_daemon_is_no_dead_one() {
+fn suspended_daemon_is_not_reported_as_stopped() {
     lab(|lab| {
         let (cluster, leases, daemons) = two_nodes(lab)?;
         let node = &cluster.nodes[0];
@@ -314,7 +314,7 @@ fn a_stopped_daemon_is_no_dead_one() {
 
 /// What Prometheus itself thinks of the page, the rules and their tests.
 #[test]
-fn metrics_and_alerts_as_promtool_reads_them() {
+fn metrics_and_alerts_pass_promtool() {
     lab(|lab| {
         lab.require(&[Feature::Promtool])?;
         let (cluster, _, daemons) = two_nodes(lab)?;

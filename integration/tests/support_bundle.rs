@@ -11,7 +11,7 @@ const PASSWORD: &str = "planted-\"password\"-0001";
 const PSK: &str = "planted-psk-0002";
 
 #[test]
-fn a_bundle_beside_a_daemon_on_etcd() {
+fn bundle_of_a_running_daemon_on_etcd() {
     lab(|lab| {
         lab.require(&[Feature::Etcd, Feature::Openssl, Feature::Vxlan, Feature::Nft, Feature::Iptables])?;
         let cluster = lab.cluster(1)?;
@@ -103,7 +103,7 @@ fn having(directory: &Path, text: &str) -> Result<String> {
 }
 
 #[test]
-fn a_bundle_has_the_journal_of_the_unit() {
+fn bundle_contains_the_journal_of_the_unit() {
     lab(|lab| {
         lab.require(&[Feature::Systemd, Feature::Nft])?;
         let host = lab.host("host")?;

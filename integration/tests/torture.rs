@@ -286,7 +286,7 @@ fn plugins_killed_at_random_moments() {
 
 /// The namespaces of all pods of a node are deleted; nobody says DEL. The next pods have nothing to wait for.
 #[test]
-fn a_full_node_lost_at_once() {
+fn all_pods_of_a_full_node_lost_at_once() {
     lab(|lab| {
         let site = Site::new(lab)?;
         site.node.netns().enter(|| {

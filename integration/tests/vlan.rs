@@ -37,7 +37,7 @@ fn port(cluster: &Cluster, pod: &Pod) -> Result<String> {
 }
 
 #[test]
-fn pods_of_one_vlan_reach_each_other_and_no_others() {
+fn vlans_isolate_pods() {
     lab(|lab| {
         let cluster = node(lab)?;
         let (_leases, _daemons) = cluster.start_on_directory(lab, &Stack::Dual.config(HOST_GW))?;

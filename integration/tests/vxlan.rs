@@ -140,7 +140,7 @@ fn direct_routing_over_two_subnets_and_a_router() {
 /// A pod of a dual-stack cluster has the MTU of the IPv4 tunnel; the IPv6 one is 20 bytes smaller, and the
 /// node says so to who sends larger packets.
 #[test]
-fn ipv6_of_dual_stack_finds_its_mtu() {
+fn ipv6_in_dual_stack_discovers_the_mtu() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(2)?;
@@ -160,7 +160,7 @@ fn ipv6_of_dual_stack_finds_its_mtu() {
 
 /// Options of the config that the device must show.
 #[test]
-fn options_reach_the_device() {
+fn options_are_set_on_the_device() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(2)?;
@@ -182,7 +182,7 @@ fn options_reach_the_device() {
 /// A node whose public address is not its own (translated on the way): peers send to the public one, the tunnel
 /// starts from the interface's.
 #[test]
-fn public_address_elsewhere_is_published() {
+fn translated_public_address_is_published() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan])?;
         let cluster = lab.cluster(1)?;

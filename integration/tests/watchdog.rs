@@ -50,7 +50,7 @@ impl Manager {
 }
 
 #[test]
-fn signs_of_life_come_in_time_and_end_when_the_loop_hangs() {
+fn pings_are_sent_in_time_and_stop_when_the_loop_hangs() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan, Feature::Nft])?;
         let cluster = lab.cluster(1)?;

@@ -117,10 +117,10 @@ pub(super) const PAGES: &[Page] = &[
             ("systemctl disable", Test("packages::guide::packages_work_as_documented")),
             ("mkdir -p /etc/systemd", Test("packages::guide::packages_work_as_documented")),
             ("tar --extract", Test("packages::guide::static_programs_work_as_documented")),
-            ("ctr images import", Test("packages::image::image_serves_a_node_by_containerd")),
-            ("mkdir -p /run/flannel", Test("packages::image::image_serves_a_node_by_containerd")),
-            ("ctr tasks delete", Test("packages::image::image_serves_a_node_by_containerd")),
-            ("ctr images remove", Test("packages::image::image_serves_a_node_by_containerd")),
+            ("ctr images import", Test("packages::image::image_runs_with_containerd")),
+            ("mkdir -p /run/flannel", Test("packages::image::image_runs_with_containerd")),
+            ("ctr tasks delete", Test("packages::image::image_runs_with_containerd")),
+            ("ctr images remove", Test("packages::image::image_runs_with_containerd")),
         ]
     ),
     page!(

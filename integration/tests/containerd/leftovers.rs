@@ -15,7 +15,7 @@ const SANDBOX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../xtask/assets/sand
 
 /// Runs pods in a sandbox inside of this one, and kills it: what it leaves would be seen here.
 #[test]
-fn nothing_is_left_of_a_killed_run() {
+fn killed_run_leaves_nothing() {
     if std::env::var_os(INNER).is_some() {
         return run_until_killed();
     }
@@ -25,7 +25,7 @@ fn nothing_is_left_of_a_killed_run() {
         let mut inner = Command::new("unshare")
             .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--", "sh", SANDBOX])
             .arg(std::env::current_exe().context("this program has no name")?)
-            .args(["--exact", "leftovers::nothing_is_left_of_a_killed_run", "--nocapture"])
+            .args(["--exact", "leftovers::killed_run_leaves_nothing", "--nocapture"])
             .env(INNER, "1")
             .env_remove("FLANNEL_E2E_DIR")
             .stdin(Stdio::null())

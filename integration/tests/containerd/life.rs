@@ -121,7 +121,7 @@ fn cut_power(scene: &mut Scene) -> Result<()> {
 
 /// A pod that comes before the daemon waits for it; where that takes long, it is told to try again, as the kubelet does.
 #[test]
-fn pods_come_before_the_daemon() {
+fn pods_start_before_the_daemon() {
     lab(|lab| {
         let mut scene = Scene::new(lab, 1, &config(r#"{"Type":"host-gw"}"#))?;
         let node = scene.cluster.add_node(lab, "n2", 2)?;

@@ -77,12 +77,12 @@ fn to_the_outside(argument: &str) {
 }
 
 #[test]
-fn to_the_outside_with_masquerade_of_the_daemon() {
+fn external_traffic_with_masquerade_by_the_daemon() {
     to_the_outside("--ip-masq=true");
 }
 
 #[test]
-fn to_the_outside_with_masquerade_of_the_plugin() {
+fn external_traffic_with_masquerade_by_the_plugin() {
     to_the_outside("--ip-masq=false");
 }
 
@@ -163,12 +163,12 @@ fn udp_host_port_passes_on(backend: &str) {
 }
 
 #[test]
-fn udp_host_port_passes_on_with_iptables() {
+fn udp_host_port_moves_to_the_new_pod_with_iptables() {
     udp_host_port_passes_on("iptables");
 }
 
 #[test]
-fn udp_host_port_passes_on_with_nftables() {
+fn udp_host_port_moves_to_the_new_pod_with_nftables() {
     udp_host_port_passes_on("nftables");
 }
 

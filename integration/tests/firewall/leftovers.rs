@@ -5,7 +5,7 @@ use super::*;
 /// What another program makes in the mode not in use, an older flannel beside us above all: the kernel tells, so it goes at
 /// once, and without a program.
 #[test]
-fn what_appears_in_the_other_mode_goes() {
+fn rules_of_the_unused_mode_are_removed() {
     lab(|lab| {
         lab.require(&[Feature::Nft, Feature::Iptables, Feature::BridgeNetfilter])?;
         let (cluster, store) = node(lab, true)?;
@@ -41,7 +41,7 @@ fn what_appears_in_the_other_mode_goes() {
 
 /// The legacy variant tells nobody: its rules go with the next look, here one at the damage of others.
 #[test]
-fn legacy_rules_go_in_nftables_mode() {
+fn legacy_rules_are_removed_in_nftables_mode() {
     lab(|lab| {
         lab.require(&[Feature::Nft, Feature::IptablesLegacy])?;
         let (cluster, store) = node(lab, true)?;

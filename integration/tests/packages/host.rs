@@ -89,7 +89,7 @@ const DEBIAN_FILES: [&str; 6] = [
 ];
 
 #[test]
-fn debian_package_serves_a_host_through_its_life() {
+fn debian_package_lifecycle() {
     lab(|lab| {
         lab.require(&[Feature::Dpkg, Feature::Vxlan, Feature::Nft, Feature::IptablesLegacy])?;
         let system = boot(lab)?;
@@ -209,7 +209,7 @@ END"#,
 const EXPOSURE: u32 = 35;
 
 #[test]
-fn unit_is_right_and_confined() {
+fn unit_is_valid_and_confined() {
     lab(|lab| {
         lab.require(&[Feature::Dpkg])?;
         let system = boot(lab)?;
@@ -226,7 +226,7 @@ fn unit_is_right_and_confined() {
 }
 
 #[test]
-fn daemon_that_fails_or_hangs_is_started_again() {
+fn failed_or_hanging_daemon_is_restarted() {
     lab(|lab| {
         lab.require(&[Feature::Dpkg, Feature::Nft])?;
         let system = boot(lab)?;

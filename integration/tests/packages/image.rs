@@ -31,7 +31,7 @@ fn spawn(machine: &Machine, line: &str, log: &Path) -> Result<()> {
 
 /// By the commands of the guide.
 #[test]
-fn image_serves_a_node_by_containerd() {
+fn image_runs_with_containerd() {
     lab(|lab| {
         lab.require(&[Feature::Containerd, Feature::Runc, Feature::Etcd, Feature::Vxlan, Feature::Nft])?;
         if is_long() {
@@ -69,7 +69,7 @@ fn image_serves_a_node_by_containerd() {
             })
             .with_context(|| netns.run("ctr tasks list").unwrap_or_default())
         };
-        walk("packages::image::image_serves_a_node_by_containerd", |guide| {
+        walk("packages::image::image_runs_with_containerd", |guide| {
             let mut next = |beginning| Ok::<_, anyhow::Error>(guide.next(beginning)?.text().to_owned());
             let import = next("ctr images import")?;
             let start = next("mkdir -p /run/flannel")?.replace("ctr run ", UNLIMITED);
@@ -109,7 +109,7 @@ fn image_serves_a_node_by_containerd() {
 
 /// Nothing but programs, and what an engine needs to start them.
 #[test]
-fn image_holds_programs_only() {
+fn image_contains_only_programs() {
     lab(|lab| {
         let host = lab.host("unpack")?;
         let image = Layout::unpack(lab, &host, &file(Revision::First, "-image.tar")?)?;

@@ -31,7 +31,7 @@ fn emulated(lab: &Lab, tools: &Netns, program: &Path) -> Result<PathBuf> {
 
 /// Every test has the plugin, the long form everything.
 #[test]
-fn programs_for_another_processor_serve_a_node() {
+fn programs_for_another_architecture_run() {
     lab(|lab| {
         lab.require(&[Feature::CrossBuild, Feature::Emulator, Feature::Iptables])?;
         let tools = lab.host("tools")?;

@@ -23,7 +23,7 @@ pub(crate) fn unpack(lab: &Lab, revision: Revision, ending: &str) -> Result<Path
 }
 
 #[test]
-fn every_file_is_as_its_checksum_says() {
+fn checksums_match() {
     lab(|lab| expect_checksums(&lab.host("check")?, Revision::First));
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn expect_checksums(tools: &Netns, revision: Revision) -> Result<()> 
 }
 
 #[test]
-fn bill_of_materials_names_what_is_linked() {
+fn bill_of_materials_lists_the_linked_crates() {
     lab(|_| {
         let text =
             fs::read(file(Revision::First, ".cdx.json")?).context("could not read the bill of materials")?;
@@ -83,7 +83,7 @@ fn cluster_with_etcd(lab: &Lab, options: &EtcdOptions) -> Result<(Cluster, Etcd,
 }
 
 #[test]
-fn static_programs_speak_tls() {
+fn static_programs_use_tls() {
     lab(|lab| {
         lab.require(&[Feature::Openssl])?;
         let options = EtcdOptions { tls: true, client_certificates: true, ..EtcdOptions::default() };
@@ -102,7 +102,7 @@ fn static_programs_speak_tls() {
 /// In `/etc/hosts`, and in the DNS; on a host whose `nsswitch.conf` names a service that a static program must
 /// not load, and which would end the search.
 #[test]
-fn static_programs_find_names() {
+fn static_programs_resolve_names() {
     lab(|lab| {
         let (cluster, etcd, address) = cluster_with_etcd(lab, &EtcdOptions::default())?;
         let node = cluster.nodes[0].netns();

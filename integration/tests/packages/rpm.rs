@@ -39,7 +39,7 @@ fn path(revision: Revision) -> Result<String> {
 }
 
 #[test]
-fn rpm_package_serves_a_host_through_its_life() {
+fn rpm_package_lifecycle() {
     lab(|lab| {
         lab.require(&[Feature::IptablesLegacy])?;
         let system = host(lab)?;
@@ -93,7 +93,7 @@ END",
 
 /// Also for another processor than this machine's. Nothing but the date that it was given is in it.
 #[test]
-fn same_files_give_the_same_package() {
+fn packages_are_reproducible() {
     lab(|lab| {
         lab.require(&[Feature::Rpm])?;
         let directory = lab.directory("same")?;
