@@ -7,8 +7,8 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-#[path = "firewall/leftovers.rs"]
-mod leftovers;
+#[path = "firewall/stale.rs"]
+mod stale;
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// Promised is a second; the rest is for a machine that is busy with other tests.

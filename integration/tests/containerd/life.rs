@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::thread;
 
-use crate::leftovers::processes;
+use crate::cleanup::processes;
 use crate::runtime::{Containerd, Pod, install};
 use crate::scene::{Scene, config};
 

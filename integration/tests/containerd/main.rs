@@ -2,7 +2,7 @@
 //! installed by the lines of the README's section on containerd, those for its series. Another containerd than the one that
 //! is installed is tried by putting its directory first in `PATH`.
 
-mod leftovers;
+mod cleanup;
 mod life;
 mod runtime;
 mod scene;
