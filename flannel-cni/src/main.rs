@@ -19,6 +19,7 @@ mod kernel;
 mod links;
 mod native;
 mod netconf;
+mod netlink;
 mod netns;
 mod plugin;
 mod request;

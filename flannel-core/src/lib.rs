@@ -13,6 +13,7 @@ pub mod config;
 pub mod dataplane;
 pub mod desired;
 pub mod error;
+pub mod exchange;
 pub mod external;
 pub mod facts;
 pub mod family;

@@ -6,7 +6,6 @@ use flannel_core::link::LinkName;
 use std::collections::BTreeSet;
 
 pub(crate) mod conn;
-mod dump;
 mod error;
 mod monitor;
 mod netlink;

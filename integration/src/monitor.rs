@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use flannel_core::hint::{Hint, RouteKind};
 use flannel_core::link::IfIndex;
-use flannel_core::message::{frames, notification};
+use flannel_core::message::notification;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket,
@@ -169,8 +169,7 @@ fn read(socket: &OwnedFd, shared: &Shared, send: &Sender<(Duration, Vec<u8>)>) {
 
 impl Decoder {
     fn take(&mut self, at: Duration, bytes: &[u8]) {
-        let hints = frames(bytes).filter_map(|frame| notification::decode(&frame.ok()?).ok()?);
-        for hint in hints {
+        for hint in notification::hints(bytes) {
             if let Hint::Link { index, name: Some(name), .. } = &hint {
                 self.names.insert(*index, name.to_string());
             }

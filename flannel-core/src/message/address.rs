@@ -5,7 +5,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use std::net::Ipv4Addr;
 
-use super::{DecodeError, Request, Scope, attribute};
+use super::{DecodeError, Get, Request, Scope, attribute};
 use crate::facts::AddressFacts;
 use crate::family::Family;
 use crate::link::IfIndex;
@@ -54,21 +54,21 @@ pub fn delete(index: IfIndex, net: IpNet) -> Request {
 
 /// Asks for all addresses of a family.
 #[must_use]
-pub fn dump(family: Family) -> Request {
+pub fn dump(family: Family) -> Get<AddressRecord> {
     dump_matching(family, 0)
 }
 
 /// Asks for the addresses of one family and link.
 #[must_use]
-pub fn dump_link(family: Family, index: IfIndex) -> Request {
+pub fn dump_link(family: Family, index: IfIndex) -> Get<AddressRecord> {
     dump_matching(family, index.0)
 }
 
-fn dump_matching(family: Family, index: u32) -> Request {
+fn dump_matching(family: Family, index: u32) -> Get<AddressRecord> {
     let mut message = AddressMessage::default();
     message.header.family = attribute::family_number(family).into();
     message.header.index = index;
-    Request::dump(RouteNetlinkMessage::GetAddress(message))
+    Get::all("addresses", RouteNetlinkMessage::GetAddress(message), |frame| decode(frame.payload))
 }
 
 fn message(index: IfIndex, net: IpNet) -> AddressMessage {

@@ -57,6 +57,18 @@ impl Attribute<'_> {
         self.value.try_into().map(u32::from_ne_bytes).map_err(|_| self.bad())
     }
 
+    pub(super) fn be32(&self) -> Result<u32, DecodeError> {
+        self.value.try_into().map(u32::from_be_bytes).map_err(|_| self.bad())
+    }
+
+    pub(super) fn be64(&self) -> Result<u64, DecodeError> {
+        self.value.try_into().map(u64::from_be_bytes).map_err(|_| self.bad())
+    }
+
+    pub(super) fn text(&self) -> String {
+        text(self.value)
+    }
+
     /// An address, whose family shows in its length.
     pub(super) fn ip(&self) -> Result<IpAddr, DecodeError> {
         if let Ok(bytes) = <[u8; 4]>::try_from(self.value) {
@@ -76,6 +88,17 @@ pub(super) fn of<'a>(
 ) -> Result<impl Iterator<Item = Attribute<'a>> + use<'a>, DecodeError> {
     let bytes = payload.get(header..).ok_or(DecodeError::Header { object, length: payload.len() })?;
     Ok(attributes(bytes).map(move |(kind, value)| Attribute { object, kind, value }))
+}
+
+/// Returns the attribute with the number `kind`, which every such object has.
+pub(super) fn required<'a>(
+    object: &'static str,
+    bytes: &'a [u8],
+    kind: u16,
+) -> Result<Attribute<'a>, DecodeError> {
+    let found = attributes(bytes).find(|(found, _)| *found == kind);
+    let (_, value) = found.ok_or(DecodeError::Missing { object, attribute: kind })?;
+    Ok(Attribute { object, kind, value })
 }
 
 /// `AF_INET`.

@@ -6,7 +6,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::attribute::{self, AF_BRIDGE, u32_at};
-use super::{DecodeError, Request};
+use super::{DecodeError, Get, Request};
 use crate::link::IfIndex;
 
 /// How a port takes part in a VLAN.
@@ -36,11 +36,11 @@ pub fn delete_vlan(port: IfIndex, vlan: u16) -> Request {
 
 /// Asks for the VLANs of all ports.
 #[must_use]
-pub fn dump_vlans() -> Request {
+pub fn dump_vlans() -> Get<PortVlans> {
     let mut message = LinkMessage::default();
     message.header.interface_family = AddressFamily::Bridge;
     message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::Brvlan])];
-    Request::dump(RouteNetlinkMessage::GetLink(message))
+    Get::all("bridge ports", RouteNetlinkMessage::GetLink(message), |frame| decode_vlans(frame.payload))
 }
 
 fn message(port: IfIndex, vlan: u16, flags: BridgeVlanInfoFlags) -> LinkMessage {

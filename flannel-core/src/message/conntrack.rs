@@ -4,11 +4,11 @@
 //! The layout is that of the kernel's include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use super::Frame;
-use super::attribute::family_number;
-use super::nfnetlink::{Attributes, DecodeError, Writer};
+use super::attribute::{self, family_number};
+use super::nfnetlink::{self, Writer};
+use super::{DecodeError, Frame, Get, Request};
 use crate::family::Family;
 
 #[cfg(test)]
@@ -46,11 +46,11 @@ pub struct Entry {
     id: Option<Vec<u8>>,
 }
 
-/// Asks for the UDP entries of a family. With a port, kernels from 5.8 on tell those that were sent to it alone; older
-/// ones tell all, also of other protocols.
+/// Requests the UDP entries of a family. Given a port, kernels from 5.8 on send only the entries with that destination
+/// port; older ones send all entries, of other protocols too.
 #[must_use]
-pub fn dump(family: Family, port: Option<u16>, sequence: u32) -> Vec<u8> {
-    message(GET, NLM_F_DUMP, family, sequence, |w| {
+pub fn dump(family: Family, port: Option<u16>) -> Get<Entry> {
+    let request = request(GET, NLM_F_DUMP, family, |w| {
         w.nested(TUPLE_ORIGINAL, |w| {
             w.nested(2, |w| {
                 w.bytes(1, &[UDP]);
@@ -61,17 +61,18 @@ pub fn dump(family: Family, port: Option<u16>, sequence: u32) -> Vec<u8> {
         });
         let port = if port.is_some() { FILTER_DESTINATION_PORT } else { 0 };
         w.nested(FILTER, |w| {
-            // In host order, unlike all else.
+            // In host order, unlike all others.
             w.bytes(1, &(FILTER_PROTOCOL | port).to_ne_bytes());
             w.bytes(2, &0_u32.to_ne_bytes());
         });
-    })
+    });
+    Get::encoded(format!("UDP connections of {family}").into(), request, true, decode)
 }
 
-/// Deletes one entry.
+/// Deletes an entry.
 #[must_use]
-pub fn delete(entry: &Entry, sequence: u32) -> Vec<u8> {
-    message(DELETE, NLM_F_ACK, entry.family, sequence, |w| {
+pub fn delete(entry: &Entry) -> Request {
+    request(DELETE, NLM_F_ACK, entry.family, |w| {
         w.nested_bytes(TUPLE_ORIGINAL, &entry.tuple);
         for (kind, value) in [(ZONE, &entry.zone), (ID, &entry.id)] {
             if let Some(value) = value {
@@ -81,17 +82,9 @@ pub fn delete(entry: &Entry, sequence: u32) -> Vec<u8> {
     })
 }
 
-fn message(
-    kind: u16,
-    flags: u16,
-    family: Family,
-    sequence: u32,
-    attributes: impl FnOnce(&mut Writer),
-) -> Vec<u8> {
-    let mut writer = Writer::default();
+fn request(kind: u16, flags: u16, family: Family, attributes: impl FnOnce(&mut Writer)) -> Request {
     let kind = SUBSYSTEM << 8 | kind;
-    writer.message(kind, flags | NLM_F_REQUEST, sequence, family_number(family), 0, attributes);
-    writer.0
+    Writer::request(kind, flags | NLM_F_REQUEST, family_number(family), 0, attributes)
 }
 
 /// Reads an entry; `None` if it is not of UDP over IP.
@@ -99,53 +92,40 @@ fn message(
 /// # Errors
 /// If the message is cut off.
 pub fn decode(frame: &Frame<'_>) -> Result<Option<Entry>, DecodeError> {
-    let &[family, _version, _, _, ref attributes @ ..] = frame.payload else {
-        return Err(DecodeError::Truncated("nfgenmsg"));
-    };
+    let (family, attributes) = nfnetlink::split(frame)?;
     if frame.kind != SUBSYSTEM << 8 | NEW {
         return Ok(None);
     }
-    let Some(family) = Family::ALL.into_iter().find(|one| family_number(*one) == family) else {
-        return Ok(None);
-    };
+    let Some(family) = attribute::family(family) else { return Ok(None) };
     let (mut tuple, mut zone, mut id) = (None, None, None);
-    for attribute in Attributes(attributes) {
-        let attribute = attribute?;
-        match attribute.kind {
-            TUPLE_ORIGINAL => tuple = Some(attribute.value),
-            ZONE => zone = Some(attribute.value.to_owned()),
-            ID => id = Some(attribute.value.to_owned()),
+    for (kind, value) in attribute::attributes(attributes) {
+        match kind {
+            TUPLE_ORIGINAL => tuple = Some(value),
+            ZONE => zone = Some(value.to_owned()),
+            ID => id = Some(value.to_owned()),
             _ => {}
         }
     }
     let Some(tuple) = tuple else { return Ok(None) };
-    let Some((destination, port)) = destination(Attributes(tuple))? else { return Ok(None) };
+    let Some((destination, port)) = destination(tuple) else { return Ok(None) };
     Ok(Some(Entry { family, destination, port, tuple: tuple.to_owned(), zone, id }))
 }
 
-/// Destination address and port in a tuple of UDP.
-fn destination(tuple: Attributes<'_>) -> Result<Option<(IpAddr, u16)>, DecodeError> {
+/// Returns destination address and port of a UDP tuple.
+fn destination(tuple: &[u8]) -> Option<(IpAddr, u16)> {
     let (mut address, mut port, mut protocol) = (None, None, 0);
-    for part in tuple {
-        let part = part?;
-        for attribute in Attributes(part.value) {
-            let attribute = attribute?;
-            match (part.kind, attribute.kind) {
+    for (part, bytes) in attribute::attributes(tuple) {
+        for (kind, value) in attribute::attributes(bytes) {
+            match (part, kind) {
                 // CTA_TUPLE_IP: CTA_IP_V4_DST and CTA_IP_V6_DST.
-                (1, 2) => {
-                    address =
-                        attribute.value.first_chunk::<4>().map(|bytes| IpAddr::V4(Ipv4Addr::from(*bytes)));
-                }
-                (1, 4) => {
-                    address =
-                        attribute.value.first_chunk::<16>().map(|bytes| IpAddr::V6(Ipv6Addr::from(*bytes)));
-                }
+                (1, 2) => address = value.first_chunk::<4>().map(|bytes| IpAddr::from(*bytes)),
+                (1, 4) => address = value.first_chunk::<16>().map(|bytes| IpAddr::from(*bytes)),
                 // CTA_TUPLE_PROTO: CTA_PROTO_NUM and CTA_PROTO_DST_PORT.
-                (2, 1) => protocol = attribute.value.first().copied().unwrap_or_default(),
-                (2, 3) => port = attribute.value.first_chunk().map(|bytes| u16::from_be_bytes(*bytes)),
+                (2, 1) => protocol = value.first().copied().unwrap_or_default(),
+                (2, 3) => port = value.first_chunk().map(|bytes| u16::from_be_bytes(*bytes)),
                 _ => {}
             }
         }
     }
-    Ok(if protocol == UDP { address.zip(port) } else { None })
+    address.zip(port).filter(|_| protocol == UDP)
 }

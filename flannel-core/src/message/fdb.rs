@@ -7,7 +7,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::net::IpAddr;
 
 use super::neighbour::{HEADER_LEN, Header, NDA_DST, NDA_LLADDR, NUD_PERMANENT};
-use super::{DecodeError, Request, attribute};
+use super::{DecodeError, Get, Request, attribute};
 use crate::link::{IfIndex, Mac};
 
 /// Makes `destination` the only one of a unicast MAC (the kernel's `vxlan_fdb_replace`).
@@ -25,11 +25,11 @@ pub fn delete(index: IfIndex, mac: Mac, destination: IpAddr) -> Request {
 
 /// Asks for the forwarding entries of one device.
 #[must_use]
-pub fn dump(index: IfIndex) -> Request {
+pub fn dump(index: IfIndex) -> Get<FdbRecord> {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Bridge;
     message.header.ifindex = index.0;
-    Request::dump(RouteNetlinkMessage::GetNeighbour(message))
+    Get::all("forwarding entries", RouteNetlinkMessage::GetNeighbour(message), |frame| decode(frame.payload))
 }
 
 fn message(index: IfIndex, mac: Mac, destination: IpAddr) -> NeighbourMessage {

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::os::fd::RawFd;
 
 use super::attribute::{self, Attribute};
-use super::{DecodeError, EncodeError, Request};
+use super::{DecodeError, EncodeError, Get, Request};
 use crate::dataplane::{Link, LinkChange, LinkKind, Vxlan};
 use crate::facts::LinkFacts;
 use crate::link::{IfIndex, LinkName, Mac, Vni};
@@ -257,21 +257,26 @@ pub fn delete(index: IfIndex) -> Request {
 
 /// Asks for a link by name.
 #[must_use]
-pub fn get(name: &LinkName) -> Request {
+pub fn get(name: &LinkName) -> Get<LinkRecord> {
     let attributes = vec![LinkAttribute::IfName(name.to_string()), without_statistics()];
-    Request::get(RouteNetlinkMessage::GetLink(message(0, attributes)))
+    get_one(message(0, attributes))
 }
 
 /// Asks for the link of a number.
 #[must_use]
-pub fn get_by_index(index: IfIndex) -> Request {
-    Request::get(RouteNetlinkMessage::GetLink(message(index.0, vec![without_statistics()])))
+pub fn get_by_index(index: IfIndex) -> Get<LinkRecord> {
+    get_one(message(index.0, vec![without_statistics()]))
 }
 
 /// Asks for all links.
 #[must_use]
-pub fn dump() -> Request {
-    Request::dump(RouteNetlinkMessage::GetLink(message(0, vec![without_statistics()])))
+pub fn dump() -> Get<LinkRecord> {
+    let message = message(0, vec![without_statistics()]);
+    Get::all("links", RouteNetlinkMessage::GetLink(message), |frame| decode(frame.payload))
+}
+
+fn get_one(message: LinkMessage) -> Get<LinkRecord> {
+    Get::one("a link", RouteNetlinkMessage::GetLink(message), |frame| decode(frame.payload))
 }
 
 /// The kernel leaves the statistics of IPv6 out on request.

@@ -7,7 +7,7 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::RouteType;
 use std::net::IpAddr;
 
-use super::{DecodeError, Request, attribute};
+use super::{DecodeError, Get, Request, attribute};
 use crate::dataplane::{Neighbour, PROTOCOL};
 use crate::family::Family;
 use crate::link::{IfIndex, Mac};
@@ -31,12 +31,12 @@ pub fn delete(index: IfIndex, address: IpAddr) -> Request {
 
 /// Asks for the neighbours of one family on one link.
 #[must_use]
-pub fn dump(family: Family, index: IfIndex) -> Request {
+pub fn dump(family: Family, index: IfIndex) -> Get<NeighbourRecord> {
     let mut message = NeighbourMessage::default();
     message.header.family = attribute::family_number(family).into();
     // Strict checking refuses a filter in the header.
     message.attributes = vec![NeighbourAttribute::IfIndex(index.0)];
-    Request::dump(RouteNetlinkMessage::GetNeighbour(message))
+    Get::all("neighbours", RouteNetlinkMessage::GetNeighbour(message), |frame| decode(frame.payload))
 }
 
 fn message(index: IfIndex, address: IpAddr) -> NeighbourMessage {

@@ -4,31 +4,31 @@
 //! and nested ones carry `NLA_F_NESTED`. Decoding ignores attributes that it does not know, so a dump of what
 //! was sent gives equal values; an expression that it does not know is kept as bytes.
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST};
 use std::fmt;
 
-use super::Frame;
+use super::attribute;
+use super::nfnetlink::{self, Writer};
+use super::{DecodeError, Frame};
 use crate::family::Family;
 
 mod expr;
+mod request;
 
 #[cfg(test)]
 mod tests;
 
-pub use super::nfnetlink::DecodeError;
 pub use expr::{
     CT_STATUS, CmpOp, DESTINATION_NAT, Expr, LOCAL_ADDRESS, MASQUERADE_FULLY_RANDOM, META_INPUT_NAME,
     META_L4PROTO, META_MARK, META_NFPROTO, PayloadBase, REGISTER_1, REGISTER_2, Verdict,
 };
 
-use super::nfnetlink::{self as wire, Attributes, Writer, text};
+pub use request::{Command, Query};
 
 /// The multicast group of all changes of tables, chains and rules (`NFNLGRP_NFTABLES`).
 pub const MULTICAST_GROUP: u32 = 7;
 
 const SUBSYSTEM: u16 = 10;
-const BATCH_BEGIN: u16 = 0x10;
-const BATCH_END: u16 = 0x11;
+const CHAIN: &str = "chain";
 
 /// `NFT_MSG_*`.
 mod kind {
@@ -43,6 +43,10 @@ mod kind {
     pub(super) const DELETE_RULE: u8 = 8;
     pub(super) const NEW_GENERATION: u8 = 15;
     pub(super) const GET_GENERATION: u8 = 16;
+}
+
+const fn message_type(kind: u8) -> u16 {
+    SUBSYSTEM << 8 | kind as u16
 }
 
 /// The address family of a table (`NFPROTO_*`).
@@ -170,85 +174,6 @@ pub struct Rule {
     pub comment: Option<String>,
 }
 
-/// One change within a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Creates a table; one that exists is left as it is.
-    AddTable(Table),
-    /// Deletes a table with all that is in it.
-    DeleteTable(TableFamily, String),
-    /// Creates a chain; one that exists must have the same hook.
-    AddChain(Chain),
-    /// Deletes a chain: family, table, chain.
-    DeleteChain(TableFamily, String, String),
-    /// Appends a rule to its chain.
-    AppendRule(Rule),
-    /// Puts a rule before all others of its chain.
-    InsertRule(Rule),
-    /// Deletes all rules of a chain: family, table, chain.
-    FlushChain(TableFamily, String, String),
-    /// Deletes one rule: family, table, chain, handle.
-    DeleteRule(TableFamily, String, String, u64),
-}
-
-/// As the command of nft would begin.
-impl fmt::Display for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AddTable(Table { family, name, .. }) => write!(f, "add table {family} {name}"),
-            Self::DeleteTable(family, name) => write!(f, "delete table {family} {name}"),
-            Self::AddChain(Chain { family, table, name, .. }) => {
-                write!(f, "add chain {family} {table} {name}")
-            }
-            Self::DeleteChain(family, table, chain) => write!(f, "delete chain {family} {table} {chain}"),
-            Self::AppendRule(Rule { family, table, chain, .. }) => {
-                write!(f, "add rule {family} {table} {chain}")
-            }
-            Self::InsertRule(Rule { family, table, chain, .. }) => {
-                write!(f, "insert rule {family} {table} {chain}")
-            }
-            Self::FlushChain(family, table, chain) => write!(f, "flush chain {family} {table} {chain}"),
-            Self::DeleteRule(family, table, chain, handle) => {
-                write!(f, "delete rule {family} {table} {chain} handle {handle}")
-            }
-        }
-    }
-}
-
-/// A request for information. All but [`Query::Table`], [`Query::Chain`] and [`Query::Generation`] are answered
-/// by a dump.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Query {
-    /// All tables.
-    Tables(TableFamily),
-    /// One table.
-    Table(TableFamily, String),
-    /// All chains of a family; the kernel has no filter by table.
-    Chains(TableFamily),
-    /// One chain: family, table, chain.
-    Chain(TableFamily, String, String),
-    /// The rules of a table.
-    Rules(TableFamily, String),
-    /// The rules of a chain: family, table, chain.
-    ChainRules(TableFamily, String, String),
-    /// The number of the current generation, which grows by one with every transaction.
-    Generation,
-}
-
-impl fmt::Display for Query {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tables(family) => write!(f, "list tables {family}"),
-            Self::Table(family, name) => write!(f, "list table {family} {name}"),
-            Self::Chains(family) => write!(f, "list chains {family}"),
-            Self::Chain(family, table, chain) => write!(f, "list chain {family} {table} {chain}"),
-            Self::Rules(family, table) => write!(f, "list rules of {family} {table}"),
-            Self::ChainRules(family, table, chain) => write!(f, "list rules of {family} {table} {chain}"),
-            Self::Generation => f.write_str("read the generation"),
-        }
-    }
-}
-
 /// What the kernel tells, as an answer or a notification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -271,16 +196,17 @@ pub enum Message {
 }
 
 impl Message {
-    /// Reads one message of the kernel.
+    /// Decodes one message.
+    ///
+    /// # Errors
+    /// If it is malformed.
     pub fn decode(frame: &Frame<'_>) -> Result<Self, DecodeError> {
-        let &[family, _version, _, _, ref attributes @ ..] = frame.payload else {
-            return Err(DecodeError::Truncated("nfgenmsg"));
-        };
+        let (family, attributes) = nfnetlink::split(frame)?;
         let [kind, subsystem] = frame.kind.to_le_bytes();
         if u16::from(subsystem) != SUBSYSTEM {
             return Ok(Self::Other(frame.kind));
         }
-        let (family, attributes) = (TableFamily(family), Attributes(attributes));
+        let family = TableFamily(family);
         Ok(match kind {
             kind::NEW_TABLE => Self::Table(Table::decode(family, attributes)?),
             kind::DELETE_TABLE => Self::TableGone(Table::decode(family, attributes)?),
@@ -288,119 +214,11 @@ impl Message {
             kind::DELETE_CHAIN => Self::ChainGone(Chain::decode(family, attributes)?),
             kind::NEW_RULE => Self::Rule(Rule::decode(family, attributes)?),
             kind::DELETE_RULE => Self::RuleGone(Rule::decode(family, attributes)?),
-            kind::NEW_GENERATION => Self::Generation(attributes.required("NFTA_GEN_ID", 1)?.be32()?),
+            kind::NEW_GENERATION => {
+                Self::Generation(attribute::required("generation", attributes, 1)?.be32()?)
+            }
             _ => Self::Other(frame.kind),
         })
-    }
-}
-
-/// A transaction: what the kernel does in full or not at all.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
-    /// The messages, for one `send`.
-    pub bytes: Vec<u8>,
-    /// Sequence number of the message that begins the batch: errors of the whole bear it.
-    pub begin: u32,
-    /// Sequence number of the last command: the only one that is acknowledged. (Only kernels from
-    /// 6.10 on acknowledge the message that ends the batch.)
-    pub last: u32,
-}
-
-impl Batch {
-    /// Puts commands between begin and end. Command `i` has the sequence number `begin + 1 + i`.
-    ///
-    /// With `commit` false the end is left out: the kernel checks all commands, then drops them.
-    #[must_use]
-    pub fn new(commands: &[Command], begin: u32, commit: bool) -> Self {
-        let mut writer = Writer::default();
-        writer.message(BATCH_BEGIN, NLM_F_REQUEST, begin, 0, SUBSYSTEM, |_| {});
-        let mut sequence = begin;
-        for (at, command) in commands.iter().enumerate() {
-            sequence = sequence.wrapping_add(1);
-            let ack = if at + 1 == commands.len() { NLM_F_ACK } else { 0 };
-            command.encode(&mut writer, sequence, ack);
-        }
-        if commit {
-            writer.message(BATCH_END, NLM_F_REQUEST, sequence.wrapping_add(1), 0, SUBSYSTEM, |_| {});
-        }
-        Self { bytes: writer.0, begin, last: sequence }
-    }
-}
-
-const fn message_type(kind: u8) -> u16 {
-    SUBSYSTEM << 8 | kind as u16
-}
-
-impl Command {
-    fn encode(&self, writer: &mut Writer, sequence: u32, flags: u16) {
-        let flags = flags | NLM_F_REQUEST;
-        let mut put = |kind, flags, family: TableFamily, attributes: &dyn Fn(&mut Writer)| {
-            writer.message(message_type(kind), flags, sequence, family.0, 0, attributes);
-        };
-        match self {
-            Self::AddTable(table) => {
-                put(kind::NEW_TABLE, flags | NLM_F_CREATE, table.family, &|w| table.encode(w));
-            }
-            Self::DeleteTable(family, name) => put(kind::DELETE_TABLE, flags, *family, &|w| w.text(1, name)),
-            Self::AddChain(chain) => {
-                put(kind::NEW_CHAIN, flags | NLM_F_CREATE, chain.family, &|w| chain.encode(w));
-            }
-            Self::DeleteChain(family, table, chain) => put(kind::DELETE_CHAIN, flags, *family, &|w| {
-                w.text(1, table);
-                w.text(3, chain);
-            }),
-            Self::AppendRule(rule) => {
-                put(kind::NEW_RULE, flags | NLM_F_CREATE | NLM_F_APPEND, rule.family, &|w| rule.encode(w));
-            }
-            Self::InsertRule(rule) => {
-                put(kind::NEW_RULE, flags | NLM_F_CREATE, rule.family, &|w| rule.encode(w))
-            }
-            Self::FlushChain(family, table, chain) => put(kind::DELETE_RULE, flags, *family, &|w| {
-                w.text(1, table);
-                w.text(2, chain);
-            }),
-            Self::DeleteRule(family, table, chain, handle) => put(kind::DELETE_RULE, flags, *family, &|w| {
-                w.text(1, table);
-                w.text(2, chain);
-                w.bytes(3, &handle.to_be_bytes());
-            }),
-        }
-    }
-}
-
-impl Query {
-    /// The request.
-    #[must_use]
-    pub fn encode(&self, sequence: u32) -> Vec<u8> {
-        let mut writer = Writer::default();
-        let (kind, flags, family) = match self {
-            Self::Tables(family) => (kind::GET_TABLE, NLM_F_DUMP, *family),
-            Self::Table(family, _) => (kind::GET_TABLE, 0, *family),
-            Self::Chains(family) => (kind::GET_CHAIN, NLM_F_DUMP, *family),
-            Self::Chain(family, ..) => (kind::GET_CHAIN, 0, *family),
-            Self::Rules(family, _) | Self::ChainRules(family, ..) => (kind::GET_RULE, NLM_F_DUMP, *family),
-            Self::Generation => (kind::GET_GENERATION, 0, TableFamily::ANY),
-        };
-        writer.message(message_type(kind), flags | NLM_F_REQUEST, sequence, family.0, 0, |w| match self {
-            // The attribute of the table's name is 1 in all of them.
-            Self::Table(_, table) | Self::Rules(_, table) => w.text(1, table),
-            Self::Chain(_, table, chain) => {
-                w.text(1, table);
-                w.text(3, chain);
-            }
-            Self::ChainRules(_, table, chain) => {
-                w.text(1, table);
-                w.text(2, chain);
-            }
-            _ => {}
-        });
-        writer.0
-    }
-
-    /// The answer is a series of messages up to [`super::Reply::Done`].
-    #[must_use]
-    pub const fn is_dump(&self) -> bool {
-        matches!(self, Self::Tables(_) | Self::Chains(_) | Self::Rules(..) | Self::ChainRules(..))
     }
 }
 
@@ -411,14 +229,13 @@ impl Table {
         writer.comment(6, self.comment.as_deref());
     }
 
-    fn decode(family: TableFamily, attributes: Attributes<'_>) -> Result<Self, DecodeError> {
+    fn decode(family: TableFamily, attributes: &[u8]) -> Result<Self, DecodeError> {
         let mut table = Self { family, name: String::new(), flags: 0, comment: None };
-        for attribute in attributes {
-            let attribute = attribute?;
+        for attribute in attribute::of("table", attributes, 0)? {
             match attribute.kind {
-                1 => table.name = text(attribute.value),
+                1 => table.name = attribute.text(),
                 2 => table.flags = attribute.be32()?,
-                6 => table.comment = wire::comment(attribute.value),
+                6 => table.comment = nfnetlink::comment(attribute.value),
                 _ => {}
             }
         }
@@ -441,23 +258,21 @@ impl Chain {
         writer.comment(12, self.comment.as_deref());
     }
 
-    fn decode(family: TableFamily, attributes: Attributes<'_>) -> Result<Self, DecodeError> {
+    fn decode(family: TableFamily, attributes: &[u8]) -> Result<Self, DecodeError> {
         let (mut table, mut name, mut comment) = (String::new(), String::new(), None);
         let (mut place, mut kind, mut policy) = (None, String::new(), Policy::Accept);
-        for attribute in attributes {
-            let attribute = attribute?;
+        for attribute in attribute::of(CHAIN, attributes, 0)? {
             match attribute.kind {
-                1 => table = text(attribute.value),
-                3 => name = text(attribute.value),
+                1 => table = attribute.text(),
+                3 => name = attribute.text(),
                 4 => {
-                    let hook = Attributes(attribute.value);
-                    let number = hook.required("NFTA_HOOK_HOOKNUM", 1)?.be32()?;
-                    let priority = hook.required("NFTA_HOOK_PRIORITY", 2)?.be32()?;
+                    let number = attribute::required(CHAIN, attribute.value, 1)?.be32()?;
+                    let priority = attribute::required(CHAIN, attribute.value, 2)?.be32()?;
                     place = Some((number, priority.cast_signed()));
                 }
                 5 => policy = if attribute.be32()? == 0 { Policy::Drop } else { Policy::Accept },
-                7 => kind = text(attribute.value),
-                12 => comment = wire::comment(attribute.value),
+                7 => kind = attribute.text(),
+                12 => comment = nfnetlink::comment(attribute.value),
                 _ => {}
             }
         }
@@ -481,7 +296,7 @@ impl Rule {
         writer.comment(7, self.comment.as_deref());
     }
 
-    fn decode(family: TableFamily, attributes: Attributes<'_>) -> Result<Self, DecodeError> {
+    fn decode(family: TableFamily, attributes: &[u8]) -> Result<Self, DecodeError> {
         let mut rule = Self {
             family,
             table: String::new(),
@@ -490,18 +305,17 @@ impl Rule {
             expressions: Vec::new(),
             comment: None,
         };
-        for attribute in attributes {
-            let attribute = attribute?;
+        for attribute in attribute::of("rule", attributes, 0)? {
             match attribute.kind {
-                1 => rule.table = text(attribute.value),
-                2 => rule.chain = text(attribute.value),
+                1 => rule.table = attribute.text(),
+                2 => rule.chain = attribute.text(),
                 3 => rule.handle = Some(attribute.be64()?),
                 4 => {
-                    rule.expressions = Attributes(attribute.value)
-                        .map(|element| Expr::decode(Attributes(element?.value)))
-                        .collect::<Result<_, _>>()?;
+                    let elements = attribute::attributes(attribute.value);
+                    rule.expressions =
+                        elements.map(|(_, element)| Expr::decode(element)).collect::<Result<_, _>>()?;
                 }
-                7 => rule.comment = wire::comment(attribute.value),
+                7 => rule.comment = nfnetlink::comment(attribute.value),
                 _ => {}
             }
         }

@@ -2,10 +2,17 @@
 
 use super::{
     DELETE_ADDRESS, DELETE_LINK, DELETE_NEIGHBOUR, DELETE_ROUTE, DecodeError, Frame, NEW_ADDRESS, NEW_LINK,
-    NEW_NEIGHBOUR, NEW_ROUTE, Reply, address, fdb, link, neighbour, route,
+    NEW_NEIGHBOUR, NEW_ROUTE, Reply, address, fdb, frames, link, neighbour, route,
 };
 use crate::dataplane::{LinkKind, RouteKey};
 use crate::hint::{Hint, LinkNow, RouteKind, RouteNow};
+
+/// Decodes a datagram of notifications. What cannot be decoded may concern us, so it counts as [`Hint::Overrun`].
+#[must_use]
+pub fn hints(datagram: &[u8]) -> Vec<Hint> {
+    let hints = frames(datagram).map(|frame| frame.and_then(|frame| decode(&frame)));
+    hints.filter_map(|hint| hint.unwrap_or(Some(Hint::Overrun))).collect()
+}
 
 /// What a notification tells; `None` if it is about nothing that flannel deals with (other tables and
 /// families, bridge ports, cached routes).

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use super::attribute::{self, Attribute};
-use super::{DecodeError, EncodeError, Request, Scope};
+use super::{DecodeError, EncodeError, Get, Request, Scope};
 use crate::dataplane::{Route, RouteKey, RouteTarget};
 use crate::facts::RouteFacts;
 use crate::family::Family;
@@ -182,22 +182,22 @@ pub fn delete_first(key: &RouteKey, protocol: u8) -> Request {
 
 /// Asks for the routes of one family and table.
 #[must_use]
-pub fn dump(family: Family, table: u32) -> Request {
+pub fn dump(family: Family, table: u32) -> Get<RouteRecord> {
     let mut message = RouteMessage::default();
     message.header.address_family = attribute::family_number(family).into();
     set_table(&mut message, table);
-    Request::dump(RouteNetlinkMessage::GetRoute(message))
+    Get::all("routes", RouteNetlinkMessage::GetRoute(message), |frame| decode(frame.payload))
 }
 
 /// Asks which route a packet to an address takes.
 #[must_use]
-pub fn get(destination: IpAddr) -> Request {
+pub fn get(destination: IpAddr) -> Get<RouteRecord> {
     let mut message = RouteMessage::default();
     let family = Family::of(destination);
     message.header.address_family = attribute::family_number(family).into();
     message.header.destination_prefix_length = family.bits();
     message.attributes.push(RouteAttribute::Destination(RouteAddress::from(destination)));
-    Request::get(RouteNetlinkMessage::GetRoute(message))
+    Get::one("a route", RouteNetlinkMessage::GetRoute(message), |frame| decode(frame.payload))
 }
 
 /// A packet whose route is asked for.
@@ -213,7 +213,7 @@ pub struct Question {
 
 /// Asks which entry of which table decides about a packet, policy rules included.
 #[must_use]
-pub fn decide(question: &Question) -> Request {
+pub fn decide(question: &Question) -> Get<RouteRecord> {
     let mut message = RouteMessage::default();
     let family = Family::of(question.destination);
     message.header.address_family = attribute::family_number(family).into();
@@ -226,7 +226,7 @@ pub fn decide(question: &Question) -> Request {
         message.attributes.push(RouteAttribute::Source(RouteAddress::from(source)));
     }
     message.attributes.extend(question.input.map(|index| RouteAttribute::Iif(index.0)));
-    Request::get(RouteNetlinkMessage::GetRoute(message))
+    Get::one("a route", RouteNetlinkMessage::GetRoute(message), |frame| decode(frame.payload))
 }
 
 fn header(destination: IpNet, table: u32, metric: u32) -> RouteMessage {

@@ -1,7 +1,7 @@
 //! Requests are compared as text, answers are captured samples (`tests/captured.txt`).
 
 use insta::assert_snapshot;
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK_TLVS, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use super::frame::{DONE, ERROR};
 use super::snapshot::Snapshot;
 use super::*;
 use crate::dataplane::*;
@@ -242,12 +243,12 @@ fn links_are_changed_and_read() {
     let down = link::LinkSettings { up: Some(false), ..link::LinkSettings::default() };
     assert_snapshot!(render(&link::set(IfIndex(4), &down), 16), @"type 16 flags 0x5 00000000040000000000000001000000");
     assert_snapshot!(render(&link::delete(IfIndex(4)), 16), @"type 17 flags 0x5 00000000040000000000000000000000");
-    assert_snapshot!(render(&link::get(&name("eth0")), 16), @"
+    assert_snapshot!(render(link::get(&name("eth0")).request(), 16), @"
     type 18 flags 0x1 00000000000000000000000000000000
       3 6574683000
       29 08000000
     ");
-    assert_snapshot!(render(&link::dump(), 16), @"
+    assert_snapshot!(render(link::dump().request(), 16), @"
     type 18 flags 0x301 00000000000000000000000000000000
       29 08000000
     ");
@@ -284,9 +285,9 @@ fn addresses_are_set() {
       2 0a2a0100
       1 0a2a0100
     ");
-    assert_snapshot!(render(&address::dump(Family::V6), 8), @"type 22 flags 0x301 0a00000000000000");
+    assert_snapshot!(render(address::dump(Family::V6).request(), 8), @"type 22 flags 0x301 0a00000000000000");
     let of_link = address::dump_link(Family::V4, IfIndex(7));
-    assert_snapshot!(render(&of_link, 8), @"type 22 flags 0x301 0200000007000000");
+    assert_snapshot!(render(of_link.request(), 8), @"type 22 flags 0x301 0200000007000000");
 }
 
 #[test]
@@ -302,7 +303,7 @@ fn neighbours_and_forwarding_entries_are_set() {
     type 29 flags 0x5 020000000400000000000000
       1 0a2a0200
     ");
-    assert_snapshot!(render(&neighbour::dump(Family::V4, IfIndex(4)), 12), @"
+    assert_snapshot!(render(neighbour::dump(Family::V4, IfIndex(4)).request(), 12), @"
     type 30 flags 0x301 020000000000000000000000
       8 04000000
     ");
@@ -316,7 +317,7 @@ fn neighbours_and_forwarding_entries_are_set() {
       2 aaaaaaaaaa02
       1 fd500000000000000000000000000002
     ");
-    assert_snapshot!(render(&fdb::dump(IfIndex(4)), 12), @"type 30 flags 0x301 070000000400000000000000");
+    assert_snapshot!(render(fdb::dump(IfIndex(4)).request(), 12), @"type 30 flags 0x301 070000000400000000000000");
 }
 
 fn tunnel_route() -> (RouteKey, Route) {
@@ -345,7 +346,7 @@ fn routes_are_set() {
     type 25 flags 0x5 02180000fe03ff0000000000
       1 0a2a0200
     ");
-    assert_snapshot!(render(&route::dump(Family::V6, route::MAIN_TABLE), 12), @"type 26 flags 0x301 0a000000fe00000000000000");
+    assert_snapshot!(render(route::dump(Family::V6, route::MAIN_TABLE).request(), 12), @"type 26 flags 0x301 0a000000fe00000000000000");
     let blackhole = Route { target: RouteTarget::Blackhole, protocol: PROTOCOL };
     let key = RouteKey { destination: "fd00:10:244:1::/64".parse().unwrap(), metric: 1024 };
     let new = route::NewRoute::planned(&key, &blackhole, None).unwrap();
@@ -392,7 +393,7 @@ fn requests_are_well_formed() {
     let new = route::NewRoute::planned(&key, &route, Some(IfIndex(4))).unwrap();
     let requests = [
         link::create(&name("flannel.1"), &flannel_1(), Some(IfIndex(3))).unwrap(),
-        link::dump(),
+        link::dump().request().clone(),
         address::add(&address::NewAddress::new(IfIndex(5), "fd00::/128".parse().unwrap())),
         neighbour::set(IfIndex(4), ip("fd00::"), mac("aa:aa:aa:aa:aa:02")),
         route::replace(&new),
@@ -404,8 +405,12 @@ fn requests_are_well_formed() {
     let read: Vec<_> = frames(&buffer).map(Result::unwrap).collect();
     assert_eq!(read.iter().map(|frame| frame.sequence).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
     for request in &requests {
-        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&request.to_bytes(1)).unwrap();
-        assert_eq!(message.payload, NetlinkPayload::InnerMessage(request.message.clone()));
+        let bytes = request.to_bytes(1);
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes).unwrap();
+        assert!(matches!(message.payload, NetlinkPayload::InnerMessage(_)), "{message:?}");
+        let mut again = vec![0; message.buffer_len()];
+        message.serialize(&mut again);
+        assert_eq!(again, bytes[..again.len()]);
     }
 }
 
@@ -642,10 +647,10 @@ fn answers_are_understood() {
         6761746577617900";
     let capped = "440000000200000309000000b56200009bffffff2c000000180005050900000000000000200001004e657874\
         686f702068617320696e76616c6964206761746577617900";
-    assert_snapshot!(read(&hex(full)), @r#"refused Refusal { errno: 101, text: "Nexthop has invalid gateway" }"#);
+    assert_snapshot!(read(&hex(full)), @r#"refused Refusal { errno: 101, text: "Nexthop has invalid gateway", offset: None }"#);
     assert_eq!(read(&hex(full)), read(&hex(capped)));
     let no_link = "240000000200000109000000b5620000edffffff2c000000120001000900000000000000";
-    assert_snapshot!(read(&hex(no_link)), @r#"refused Refusal { errno: 19, text: "" }"#);
+    assert_snapshot!(read(&hex(no_link)), @r#"refused Refusal { errno: 19, text: "", offset: None }"#);
     let ack = "240000000200000109000000b5620000000000002c000000120001000900000000000000";
     assert_snapshot!(read(&hex(ack)), @"ack None");
 
@@ -655,8 +660,31 @@ fn answers_are_understood() {
         format!("{:?}", frame.reply().unwrap())
     };
     assert_snapshot!(done("done"), @"Done");
-    assert_snapshot!(done("done no table"), @r#"Refused(Refusal { errno: 2, text: "ipv4: FIB table does not exist" })"#);
-    assert_snapshot!(done("done bad filter"), @r#"Refused(Refusal { errno: 22, text: "Invalid values in header for neighbor dump request" })"#);
+    assert_snapshot!(done("done no table"), @r#"Refused(Refusal { errno: 2, text: "ipv4: FIB table does not exist", offset: None })"#);
+    assert_snapshot!(done("done bad filter"), @r#"Refused(Refusal { errno: 22, text: "Invalid values in header for neighbor dump request", offset: None })"#);
+}
+
+/// The extended ACK of a request with an attribute that strict checking rejects.
+#[test]
+fn refusals_name_the_attribute() {
+    let refusal = |text: &str, offset| Refusal { errno: 22, text: text.to_owned(), offset };
+    let attribute = |kind: u16, value: &[u8]| {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat()
+    };
+    let payload =
+        [&(-22i32).to_ne_bytes()[..], &[0; 16], &attribute(1, b"bad\0"), &attribute(2, &28u32.to_ne_bytes())]
+            .concat();
+    let frame = Frame { kind: ERROR, flags: 0x300, sequence: 1, port: 1, payload: &payload };
+    assert_eq!(frame.reply().unwrap(), Reply::Refused(refusal("bad", Some(28))));
+    for (refusal, details) in [
+        (refusal("bad", Some(28)), Some("bad, attribute at byte 28")),
+        (refusal("", Some(28)), Some("attribute at byte 28")),
+        (refusal("bad", None), Some("bad")),
+        (refusal("", None), None),
+    ] {
+        assert_eq!(refusal.details().as_deref(), details);
+    }
 }
 
 #[test]
@@ -664,6 +692,12 @@ fn dumps_say_when_they_were_interrupted() {
     let frame = Frame { kind: 24, flags: 0x12, sequence: 1, port: 1, payload: &[] };
     assert!(frame.interrupted());
     assert!(!Frame { flags: 0x2, ..frame }.interrupted());
+}
+
+#[test]
+fn notifications_that_cannot_be_decoded_are_an_overrun() {
+    assert_eq!(notification::hints(&[1, 2, 3]), [Hint::Overrun]);
+    assert_eq!(notification::hints(&[]), []);
 }
 
 /// Whatever bytes come, reading ends with a value or an error.

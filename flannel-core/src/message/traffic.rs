@@ -8,7 +8,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
 
 use super::attribute::{self, u32_at};
-use super::{DecodeError, Request};
+use super::{DecodeError, Get, Request};
 use crate::link::IfIndex;
 
 /// The kernel counts time in units of 64 ns (`PSCHED_SHIFT`), on every machine: `/proc/net/psched` says so.
@@ -140,14 +140,16 @@ pub fn redirect(index: IfIndex, target: IfIndex) -> Request {
 
 /// Asks for the disciplines of all links.
 #[must_use]
-pub fn dump_disciplines() -> Request {
-    Request::dump(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()))
+pub fn dump_disciplines() -> Get<DisciplineRecord> {
+    let message = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+    Get::all("queueing disciplines", message, |frame| decode_discipline(frame.payload))
 }
 
 /// Asks for the filters of what a link receives.
 #[must_use]
-pub fn dump_filters(index: IfIndex) -> Request {
-    Request::dump(RouteNetlinkMessage::GetTrafficFilter(header(index, 0, INGRESS_HANDLE)))
+pub fn dump_filters(index: IfIndex) -> Get<IfIndex> {
+    let message = RouteNetlinkMessage::GetTrafficFilter(header(index, 0, INGRESS_HANDLE));
+    Get::all("traffic filters", message, |frame| decode_redirect(frame.payload))
 }
 
 fn header(index: IfIndex, handle: u32, parent: u32) -> TcMessage {

@@ -4,15 +4,14 @@ use flannel_core::message;
 use flannel_core::message::nftables::{MULTICAST_GROUP, Message};
 use flannel_core::ruleset::Mode;
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use nix::errno::Errno;
 use std::io;
 
 use crate::kernel::KernelError;
-use crate::kernel::conn::Connection;
+use crate::kernel::conn::{Connection, is_loss};
 
 /// Room for some ten thousand changes, as many as kube-proxy makes in one go on a large cluster. More are no loss:
 /// they end as one hint.
-const ROOM: usize = 16 << 20;
+const CAPACITY: usize = 16 << 20;
 
 /// Something that may concern our rules has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +29,7 @@ pub(super) struct Monitor {
 
 impl Monitor {
     pub(super) fn open() -> Result<Self, KernelError> {
-        let connection = Connection::open_protocol(NETLINK_NETFILTER, &[MULTICAST_GROUP], ROOM)?;
+        let connection = Connection::open_protocol(NETLINK_NETFILTER, &[MULTICAST_GROUP], CAPACITY)?;
         Ok(Self { connection, concerned: false })
     }
 
@@ -38,7 +37,7 @@ impl Monitor {
     pub(super) async fn next(&mut self, mode: Mode) -> io::Result<Hint> {
         let Self { connection, concerned } = self;
         loop {
-            match connection.notification().await {
+            match connection.receive().await {
                 Ok(datagram) => {
                     if let Some(hint) = read(mode, datagram, concerned) {
                         return Ok(hint);
@@ -52,11 +51,6 @@ impl Monitor {
             }
         }
     }
-}
-
-/// There were more notifications than the socket could hold, or one was longer than the buffer.
-fn is_loss(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(Errno::ENOBUFS as i32)
 }
 
 /// A transaction ends with its generation, perhaps in a later datagram: `concerned` is what is known of it so far.

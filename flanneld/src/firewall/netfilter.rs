@@ -1,7 +1,8 @@
-//! The socket half of nf_tables: requests, dumps and transactions on `NETLINK_NETFILTER`.
+//! Requests to nf_tables over netlink, and their errors.
 
-use flannel_core::message::nftables::{Batch, Command, DecodeError, Message, Query};
-use flannel_core::message::{self, Frame, Refusal, Reply};
+use flannel_core::exchange::{Rejected, Transaction};
+use flannel_core::message::Refusal;
+use flannel_core::message::nftables::{Command, Message, Query};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 use std::fmt;
@@ -9,14 +10,11 @@ use std::fmt;
 use crate::kernel::KernelError;
 use crate::kernel::conn::Connection;
 
-/// Room for the answers to a transaction in which every command is refused, many times over.
-const ROOM: usize = 1 << 20;
-
-/// A dump that a change disturbed is read again, this often.
-const DUMP_ATTEMPTS: usize = 10;
+/// Receive buffer for the answers to a transaction in which every command is refused, many times over.
+const CAPACITY: usize = 1 << 20;
 
 /// An open connection. After an error other than [`NetfilterError::Refused`] it must be replaced, because an answer
-/// may be on its way still.
+/// may still arrive.
 pub(super) struct Netfilter(Connection);
 
 impl fmt::Debug for Netfilter {
@@ -25,47 +23,23 @@ impl fmt::Debug for Netfilter {
     }
 }
 
-/// Why the kernel did not do what it was asked.
+/// A failed request to nf_tables.
 #[derive(Debug, thiserror::Error)]
 pub enum NetfilterError {
-    /// There is no netlink for netfilter, or no answer.
+    /// There is no netlink for netfilter, or no usable answer.
     #[error("could not talk to nf_tables")]
-    Socket(#[from] KernelError),
-    /// The kernel refused.
-    #[error("the kernel refused `{request}`: {}{}", describe(*errno, text), mend(*errno))]
+    Kernel(#[from] KernelError),
+    /// The kernel refused the request.
+    #[error("the kernel refused `{request}`: {}{}", describe(*errno, text), advice(*errno))]
     Refused {
         /// The request.
         request: String,
-        /// The command of the transaction that it was refused for, by its place.
+        /// The place in the transaction of the command that failed.
         command: Option<usize>,
         /// The error number.
         errno: Errno,
-        /// What the kernel says about it.
+        /// The kernel's extended ACK; may be empty.
         text: String,
-    },
-    /// Others change the rules faster than they can be read.
-    #[error("the answer to `{request}` was disturbed by changes of others {DUMP_ATTEMPTS} times in a row")]
-    Disturbed {
-        /// The request.
-        request: String,
-    },
-    /// An answer that makes no sense.
-    #[error("could not read the kernel's answer to `{request}`")]
-    Decode {
-        /// The request.
-        request: String,
-        /// Why.
-        #[source]
-        source: DecodeError,
-    },
-    /// An answer that is cut off.
-    #[error("could not read the kernel's answer to `{request}`")]
-    Frame {
-        /// The request.
-        request: String,
-        /// Why.
-        #[source]
-        source: message::DecodeError,
     },
 }
 
@@ -73,7 +47,7 @@ fn describe(errno: Errno, text: &str) -> String {
     if text.is_empty() { errno.desc().to_owned() } else { format!("{} ({text})", errno.desc()) }
 }
 
-const fn mend(errno: Errno) -> &'static str {
+const fn advice(errno: Errno) -> &'static str {
     match errno {
         Errno::EPERM => "; give flanneld the capability CAP_NET_ADMIN",
         Errno::EOPNOTSUPP | Errno::ENOENT | Errno::EINVAL | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT => {
@@ -85,14 +59,19 @@ const fn mend(errno: Errno) -> &'static str {
 }
 
 impl NetfilterError {
-    /// The kernel has no nf_tables at all: there can be nothing of ours in it.
+    fn refused(request: String, command: Option<usize>, refusal: &Refusal) -> Self {
+        let text = refusal.details().unwrap_or_default();
+        Self::Refused { request, command, errno: Errno::from_raw(refusal.errno), text }
+    }
+
+    /// Returns true if the kernel has no nf_tables at all, so that there can be no rules in it.
     pub(super) fn means_no_nftables(&self) -> bool {
         match self {
-            Self::Socket(KernelError::Socket { cause, .. }) => {
+            Self::Kernel(KernelError::Socket { cause, .. }) => {
                 let errno = cause.raw_os_error().map(Errno::from_raw);
                 matches!(errno, Some(Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT))
             }
-            // nfnetlink_rcv_msg answers EINVAL for a subsystem that is not there.
+            // nfnetlink_rcv_msg answers EINVAL for a subsystem that does not exist.
             Self::Refused { command: None, errno, .. } => {
                 matches!(errno, Errno::EINVAL | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)
             }
@@ -103,100 +82,27 @@ impl NetfilterError {
 
 impl Netfilter {
     pub(super) fn open() -> Result<Self, NetfilterError> {
-        Ok(Self(Connection::open_protocol(NETLINK_NETFILTER, &[], ROOM)?))
+        Ok(Self(Connection::open_protocol(NETLINK_NETFILTER, &[], CAPACITY)?))
     }
 
-    /// The answer to a query: all of a dump, or at most one message. What does not exist is no error.
+    /// Returns the answer to a query: all of a dump, or at most one message. An object that does not exist is no error.
     pub(super) async fn query(&mut self, query: &Query) -> Result<Vec<Message>, NetfilterError> {
-        for _ in 0..DUMP_ATTEMPTS {
-            if let Some(messages) = self.query_once(query).await? {
-                return Ok(messages);
+        let get = query.get();
+        match self.0.fetch(&get).await? {
+            Ok(fetched) => {
+                let what = || get.subject().to_owned();
+                Ok(fetched.all().map_err(|cause| KernelError::Unreadable { what: what(), cause })?)
             }
-        }
-        Err(NetfilterError::Disturbed { request: query.to_string() })
-    }
-
-    /// `None` if the content changed while it was read.
-    async fn query_once(&mut self, query: &Query) -> Result<Option<Vec<Message>>, NetfilterError> {
-        let request = || query.to_string();
-        let sequence = self.0.next_sequence();
-        self.0.send(&query.encode(sequence)).await?;
-        let (mut messages, mut whole) = (Vec::new(), true);
-        loop {
-            for frame in message::frames(self.0.answer().await?) {
-                let frame = frame.map_err(|source| NetfilterError::Frame { request: request(), source })?;
-                if frame.sequence != sequence {
-                    continue;
-                }
-                whole &= !frame.interrupted();
-                match reply(&frame, &request)? {
-                    Reply::Object(_) => {
-                        let message = Message::decode(&frame);
-                        messages.push(
-                            message
-                                .map_err(|source| NetfilterError::Decode { request: request(), source })?,
-                        );
-                        if !query.is_dump() {
-                            return Ok(Some(messages));
-                        }
-                    }
-                    Reply::Done => return Ok(whole.then_some(messages)),
-                    Reply::Refused(refusal) => {
-                        return match Errno::from_raw(refusal.errno) {
-                            Errno::ENOENT => Ok(Some(Vec::new())),
-                            Errno::EINTR | Errno::EAGAIN => Ok(None),
-                            _ => Err(refused(request(), None, refusal)),
-                        };
-                    }
-                    Reply::Ack(_) | Reply::Noop | Reply::Overrun => {}
-                }
-            }
+            Err(refusal) if refusal.means_absent() => Ok(Vec::new()),
+            Err(refusal) => Err(NetfilterError::refused(query.to_string(), None, &refusal)),
         }
     }
 
-    /// Carries out all commands or none.
+    /// Applies all commands or none.
     pub(super) async fn commit(&mut self, commands: &[Command]) -> Result<(), NetfilterError> {
-        let request = || format!("transaction of {} commands", commands.len());
-        let batch = Batch::new(commands, self.0.next_sequence(), true);
-        // The batch has one number for each command, and one for its end.
-        for _ in 0..=commands.len() {
-            self.0.next_sequence();
-        }
-        self.0.send(&batch.bytes).await?;
-        let mut first_refusal = None;
-        loop {
-            for frame in message::frames(self.0.answer().await?) {
-                let frame = frame.map_err(|source| NetfilterError::Frame { request: request(), source })?;
-                // Numbers before `begin` are late answers to something else.
-                let place = frame.sequence.wrapping_sub(batch.begin);
-                if place > batch.last.wrapping_sub(batch.begin) {
-                    continue;
-                }
-                let of_whole = place == 0;
-                match reply(&frame, &request)? {
-                    Reply::Refused(refusal) => {
-                        let command = usize::try_from(place).ok().and_then(|place| place.checked_sub(1));
-                        let refused_command = command.and_then(|command| commands.get(command));
-                        let what = refused_command.map_or_else(request, ToString::to_string);
-                        first_refusal.get_or_insert(refused(what, command, refusal));
-                    }
-                    Reply::Ack(_) => {}
-                    _ => continue,
-                }
-                // An error of the whole is sent first of all; the last command is answered in any other case.
-                if of_whole || frame.sequence == batch.last {
-                    return first_refusal.map_or(Ok(()), Err);
-                }
-            }
-        }
+        let result = self.0.run(&mut Transaction::new(commands)).await?;
+        result.map_err(|Rejected { command, request, refusal }| {
+            NetfilterError::refused(request, command, &refusal)
+        })
     }
-}
-
-fn reply<'a>(frame: &Frame<'a>, request: &impl Fn() -> String) -> Result<Reply<'a>, NetfilterError> {
-    frame.reply().map_err(|source| NetfilterError::Frame { request: request(), source })
-}
-
-fn refused(request: String, command: Option<usize>, refusal: Refusal) -> NetfilterError {
-    let errno = Errno::from_raw(refusal.errno);
-    NetfilterError::Refused { request, command, errno, text: refusal.text }
 }

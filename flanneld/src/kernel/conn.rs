@@ -1,7 +1,10 @@
-//! The one place that opens netlink sockets, with all options set.
+//! The one place that opens netlink sockets, with all options set, and moves bytes through them.
 
+use flannel_core::exchange::{Exchange, Fetch, FetchError, Fetched, Numbers};
+use flannel_core::message::{Get, Refusal};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, Socket, SocketAddr, TokioSocket};
+use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::future::poll_fn;
 use std::io;
@@ -11,35 +14,46 @@ use tracing::debug;
 
 use super::KernelError;
 
-/// The kernel carries requests out while it takes them, so that answers are there at once; what takes
-/// time is the wait for its lock (`rtnl_mutex`), which others hold for seconds at most.
+/// The kernel executes requests while it receives them, so that answers are available at once. What takes time is the
+/// wait for its lock (`rtnl_mutex`), which others hold for seconds at most.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// The kernel fills up to 32 KiB at a time (`NLMSG_GOODSIZE`), and single messages are smaller.
 const BUFFER_LEN: usize = 64 * 1024;
 
+/// Attempts to fetch objects that change meanwhile. On a host where pods start all the time, links change during a
+/// dump now and then, not each time.
+const FETCH_ATTEMPTS: u32 = 6;
+
+/// Pause before the second attempt; it doubles.
+const FETCH_PAUSE: Duration = Duration::from_millis(5);
+
 /// A connection to the kernel, in the namespace of the thread that opened it.
 pub(crate) struct Connection {
     socket: TokioSocket,
-    sequence: u32,
+    numbers: Numbers,
     buffer: Vec<u8>,
 }
 
 impl Connection {
-    /// Opens a connection to the rtnetlink part with room for `room` bytes of messages that were not read yet.
-    pub(super) fn open(groups: &[u32], room: usize) -> Result<Self, KernelError> {
-        Self::open_protocol(NETLINK_ROUTE, groups, room)
+    /// Opens a connection to rtnetlink with a receive buffer of `capacity` bytes.
+    pub(super) fn open(groups: &[u32], capacity: usize) -> Result<Self, KernelError> {
+        Self::open_protocol(NETLINK_ROUTE, groups, capacity)
     }
 
-    /// The same to another part (`NETLINK_*`).
-    pub(crate) fn open_protocol(protocol: isize, groups: &[u32], room: usize) -> Result<Self, KernelError> {
+    /// Opens a connection to another netlink family (`NETLINK_*`).
+    pub(crate) fn open_protocol(
+        protocol: isize,
+        groups: &[u32],
+        capacity: usize,
+    ) -> Result<Self, KernelError> {
         let failed = |action| move |cause| KernelError::Socket { action, cause };
         let mut asynchronous = TokioSocket::new(protocol).map_err(failed("open"))?;
         let socket = asynchronous.socket_mut();
-        socket.bind_auto().map_err(failed("bind"))?;
+        let address = socket.bind_auto().map_err(failed("bind"))?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(failed("connect"))?;
-        // Without them an old kernel ignores the filters of a dump and says less about errors; what it sends
-        // is filtered again when it is read.
+        // Old kernels lack them, ignore the filters of a dump and give less detail about errors. Answers are filtered
+        // again when they are decoded.
         for (option, result) in [
             ("NETLINK_GET_STRICT_CHK", socket.set_netlink_get_strict_chk(true)),
             ("NETLINK_EXT_ACK", socket.set_ext_ack(true)),
@@ -49,86 +63,105 @@ impl Connection {
                 debug!(option, %error, "netlink socket option is not available");
             }
         }
-        set_buffers(socket, room);
+        set_buffers(socket, capacity);
         for group in groups {
             socket.add_membership(*group).map_err(failed("join the groups of"))?;
         }
-        Ok(Self { socket: asynchronous, sequence: 0, buffer: vec![0; BUFFER_LEN] })
+        let numbers = Numbers::new(address.port_number());
+        Ok(Self { socket: asynchronous, numbers, buffer: vec![0; BUFFER_LEN] })
     }
 
-    /// The number for the next request. Never 0, which notifications have.
-    pub(crate) const fn next_sequence(&mut self) -> u32 {
-        self.sequence = match self.sequence.checked_add(1) {
-            Some(next) => next,
-            None => 1,
-        };
-        self.sequence
-    }
-
-    /// Sends messages to the kernel.
-    pub(crate) async fn send(&self, bytes: &[u8]) -> Result<(), KernelError> {
-        let send = poll_fn(|context| self.socket.poll_send(context, bytes));
-        match time::timeout(ANSWER_LIMIT, send).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(cause)) => Err(KernelError::Socket { action: "write to", cause }),
-            Err(_) => Err(KernelError::Socket { action: "write to", cause: io::ErrorKind::TimedOut.into() }),
+    /// Runs an exchange to its end.
+    pub(crate) async fn run<E: Exchange>(&mut self, exchange: &mut E) -> Result<E::Outcome, KernelError> {
+        let bytes = exchange.start(&mut self.numbers);
+        in_time("write to", poll_fn(|context| self.socket.poll_send(context, &bytes))).await?;
+        loop {
+            let datagram = in_time("read from", self.receive()).await?;
+            let outcome = exchange.take(datagram);
+            let unreadable = |cause| KernelError::Unreadable { what: exchange.subject(), cause };
+            if let Some(outcome) = outcome.map_err(unreadable)? {
+                return Ok(outcome);
+            }
         }
     }
 
-    /// Waits for what answers a request.
-    pub(crate) async fn answer(&mut self) -> Result<&[u8], KernelError> {
-        match time::timeout(ANSWER_LIMIT, self.receive()).await {
-            Ok(Ok(length)) => Ok(&self.buffer[..length]),
-            Ok(Err(cause)) => Err(KernelError::Socket { action: "read from", cause }),
-            Err(_) => Err(KernelError::Socket { action: "read from", cause: io::ErrorKind::TimedOut.into() }),
+    /// Fetches objects, again if they change meanwhile.
+    pub(crate) async fn fetch<T>(
+        &mut self,
+        get: &Get<T>,
+    ) -> Result<Result<Fetched<T>, Refusal>, KernelError> {
+        let mut pause = FETCH_PAUSE;
+        for attempt in 1..=FETCH_ATTEMPTS {
+            match self.run(&mut Fetch::new(get)).await? {
+                Ok(fetched) => return Ok(Ok(fetched)),
+                Err(FetchError::Refused(refusal)) => return Ok(Err(refusal)),
+                Err(FetchError::Interrupted) => {}
+            }
+            debug!(what = get.subject(), attempt, "kernel objects changed during the dump");
+            if attempt < FETCH_ATTEMPTS {
+                time::sleep(pause).await;
+                pause *= 2;
+            }
         }
+        Err(KernelError::Unsteady { what: get.subject().to_owned(), attempts: FETCH_ATTEMPTS })
     }
 
-    /// Waits for a notification, however long. Cancel-safe.
-    pub(crate) async fn notification(&mut self) -> io::Result<&[u8]> {
-        let length = self.receive().await?;
-        Ok(&self.buffer[..length])
-    }
-
-    /// Reads what the kernel sent at one time.
-    async fn receive(&mut self) -> io::Result<usize> {
+    /// Waits for a datagram, for as long as it takes. Cancel-safe.
+    pub(crate) async fn receive(&mut self) -> io::Result<&[u8]> {
         let Self { socket, buffer, .. } = self;
         loop {
-            let room = buffer.len();
+            let capacity = buffer.len();
             let (length, sender) = poll_fn(|context| {
                 let mut space = buffer.as_mut_slice();
                 let read = socket.poll_recv_from(context, &mut space);
-                read.map_ok(|sender| (room - space.len(), sender))
+                read.map_ok(|sender| (capacity - space.len(), sender))
             })
             .await?;
-            // Other processes can write to this socket as well.
+            // Other processes can write to this socket, too.
             if sender.port_number() != 0 {
                 continue;
             }
-            // Full to the last byte: there was more, and it is lost.
-            if length == room {
-                buffer.resize(2 * room, 0);
+            // A full buffer means that the rest of the message is lost.
+            if length == capacity {
+                buffer.resize(2 * capacity, 0);
                 return Err(io::Error::new(
                     io::ErrorKind::Interrupted,
-                    "a message was longer than the buffer",
+                    "the message exceeds the receive buffer",
                 ));
             }
-            return Ok(length);
+            return Ok(&buffer[..length]);
         }
     }
 }
 
-/// `SO_*BUFFORCE` goes beyond the limits of the host but needs CAP_NET_ADMIN in the initial user namespace.
-fn set_buffers(socket: &Socket, room: usize) {
-    if setsockopt(socket, sockopt::RcvBufForce, &room).is_err()
-        && let Err(error) = setsockopt(socket, sockopt::RcvBuf, &room)
+/// Waits for a step of an exchange, which takes a limited time.
+async fn in_time<T>(
+    action: &'static str,
+    step: impl Future<Output = io::Result<T>>,
+) -> Result<T, KernelError> {
+    let result = time::timeout(ANSWER_LIMIT, step).await;
+    result
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|cause| KernelError::Socket { action, cause })
+}
+
+/// Returns true if an error of [`Connection::receive`] means that notifications were lost: the receive buffer was full,
+/// or a message was longer than ours. The socket remains usable.
+pub(crate) fn is_loss(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(Errno::ENOBUFS as i32)
+}
+
+/// `SO_*BUFFORCE` exceeds the limits of the host but needs CAP_NET_ADMIN in the initial user namespace.
+fn set_buffers(socket: &Socket, capacity: usize) {
+    if setsockopt(socket, sockopt::RcvBufForce, &capacity).is_err()
+        && let Err(error) = setsockopt(socket, sockopt::RcvBuf, &capacity)
     {
-        debug!(room, %error, "netlink receive buffer keeps its size");
+        debug!(capacity, %error, "netlink receive buffer keeps its size");
     }
-    if setsockopt(socket, sockopt::SndBufForce, &room).is_err()
-        && let Err(error) = setsockopt(socket, sockopt::SndBuf, &room)
+    if setsockopt(socket, sockopt::SndBufForce, &capacity).is_err()
+        && let Err(error) = setsockopt(socket, sockopt::SndBuf, &capacity)
     {
-        debug!(room, %error, "netlink send buffer keeps its size");
+        debug!(capacity, %error, "netlink send buffer keeps its size");
     }
 }
 

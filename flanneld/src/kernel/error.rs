@@ -54,8 +54,8 @@ pub enum KernelError {
     #[error("the kernel refused to list {what}")]
     List {
         /// What was to be listed.
-        what: &'static str,
-        /// What the kernel says.
+        what: String,
+        /// The kernel's error.
         #[source]
         cause: Refused,
     },
@@ -63,15 +63,15 @@ pub enum KernelError {
     #[error("{what} changed during each of {attempts} listings")]
     Unsteady {
         /// What was to be listed.
-        what: &'static str,
+        what: String,
         /// Number of listings.
         attempts: u32,
     },
     /// The kernel sent what cannot be read.
     #[error("could not read what the kernel says about {what}")]
     Unreadable {
-        /// What it is about.
-        what: &'static str,
+        /// The kind of object or change.
+        what: String,
         /// What is wrong.
         #[source]
         cause: DecodeError,
@@ -88,6 +88,11 @@ pub enum KernelError {
 }
 
 impl KernelError {
+    /// Returns true if the connection is unusable: an answer may still arrive, or none will.
+    pub(super) const fn breaks_connection(&self) -> bool {
+        matches!(self, Self::Socket { .. } | Self::Unreadable { .. })
+    }
+
     /// Whether the same request may succeed later without anybody changing what is asked.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -123,7 +128,8 @@ impl Refused {
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Self { errno: Errno::from_raw(refusal.errno), text: refusal.text }
+        let text = refusal.details().unwrap_or_default();
+        Self { errno: Errno::from_raw(refusal.errno), text }
     }
 }
 

@@ -1,14 +1,12 @@
 //! Notifications of the kernel, as hints to look again. They are never the state itself.
 
 use flannel_core::hint::{Hint, Hints};
-use flannel_core::message::{frames, notification};
-use nix::errno::Errno;
-use std::io;
+use flannel_core::message::notification;
 use tokio::sync::watch;
 use tracing::debug;
 
 use super::KernelError;
-use super::conn::Connection;
+use super::conn::{Connection, is_loss};
 
 /// Links, neighbours (FDB entries come with them), addresses and routes of both families:
 /// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`.
@@ -51,8 +49,8 @@ impl Monitor {
     /// # Errors
     /// If the socket fails for good.
     pub async fn next(&mut self) -> Result<Vec<Hint>, KernelError> {
-        match self.connection.notification().await {
-            Ok(datagram) => Ok(hints(datagram)),
+        match self.connection.receive().await {
+            Ok(datagram) => Ok(notification::hints(datagram)),
             Err(error) if is_loss(&error) => {
                 debug!(%error, "lost netlink notifications");
                 Ok(vec![Hint::Overrun])
@@ -60,24 +58,6 @@ impl Monitor {
             Err(cause) => Err(KernelError::Socket { action: "read notifications from", cause }),
         }
     }
-}
-
-/// The kernel had no room, or a message was longer than ours: something is lost, the socket lives on.
-fn is_loss(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(Errno::ENOBUFS as i32)
-}
-
-/// What a datagram of notifications hints at. What cannot be understood may have been about us.
-fn hints(datagram: &[u8]) -> Vec<Hint> {
-    let read =
-        frames(datagram).filter_map(|frame| frame.and_then(|frame| notification::decode(&frame)).transpose());
-    read.map(|hint| {
-        hint.unwrap_or_else(|error| {
-            debug!(%error, "could not read a netlink notification");
-            Hint::Overrun
-        })
-    })
-    .collect()
 }
 
 /// Where hints wait for the one who judges them. Only the last of each object is kept, and beyond a number of

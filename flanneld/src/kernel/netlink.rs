@@ -1,23 +1,23 @@
 //! The real kernel, through netlink.
 
 use flannel_core::dataplane::{LinkKind, Op};
+use flannel_core::exchange::Changes;
 use flannel_core::family::Family;
 use flannel_core::link::LinkName;
-use flannel_core::message::neighbour::NeighbourRecord;
 use flannel_core::message::route::{Question, RouteRecord};
 use flannel_core::message::snapshot::Snapshot;
-use flannel_core::message::{DecodeError, Reply, Request, address, fdb, frames, link, neighbour, route};
+use flannel_core::message::{Get, address, fdb, link, neighbour, route};
 use nix::errno::Errno;
 use std::collections::BTreeSet;
+use tracing::debug;
 
 use super::conn::Connection;
-use super::dump::dump;
 use super::{Kernel, KernelError, Observation, Refused};
 
 mod apply;
 
-/// Room for the answers to one batch, and for one step of a listing.
-const ROOM: usize = 1 << 20;
+/// Receive buffer for the answers to one batch, or for one part of a dump.
+const CAPACITY: usize = 1 << 20;
 
 /// The kernel of the network namespace in which this was opened.
 pub struct NetlinkKernel {
@@ -32,7 +32,7 @@ impl NetlinkKernel {
     /// # Errors
     /// If the socket cannot be opened.
     pub fn open() -> Result<Self, KernelError> {
-        Ok(Self { connection: Some(Connection::open(&[], ROOM)?) })
+        Ok(Self { connection: Some(Connection::open(&[], CAPACITY)?) })
     }
 
     /// Whether the kernel can make links of this kind (`vxlan`, `bridge`). A module is loaded for it where that is
@@ -42,14 +42,17 @@ impl NetlinkKernel {
     /// If the kernel does not say.
     pub async fn knows_link_kind(&mut self, kind: &str) -> Result<bool, KernelError> {
         let mut connection = self.connection()?;
-        let nothing = |_: &[u8]| Ok(None::<()>);
-        let answer = ask(&mut connection, "a kind of link", &link::probe(kind), nothing).await?;
+        let probe = [link::probe(kind)];
+        let mut results = connection.run(&mut Changes::new(&probe)).await?;
         self.connection = Some(connection);
-        match answer {
-            Err(cause) if cause.errno == Errno::EOPNOTSUPP => Ok(false),
-            Err(cause) if cause.errno == Errno::EPERM => {
-                Err(KernelError::Refused { op: format!("link add type {kind}"), cause })
-            }
+        match results.pop() {
+            Some(Err(refusal)) => match Refused::from(refusal) {
+                Refused { errno: Errno::EOPNOTSUPP, .. } => Ok(false),
+                cause @ Refused { errno: Errno::EPERM, .. } => {
+                    Err(KernelError::Refused { op: format!("link add type {kind}"), cause })
+                }
+                _ => Ok(true),
+            },
             _ => Ok(true),
         }
     }
@@ -59,14 +62,21 @@ impl NetlinkKernel {
     /// # Errors
     /// If the kernel does not answer.
     pub async fn route(&mut self, question: &Question) -> Result<Result<RouteRecord, Refused>, KernelError> {
+        let get = route::decide(question);
         let mut connection = self.connection()?;
-        let answer = ask(&mut connection, "a route", &route::decide(question), route::decode).await?;
+        let answer = connection.fetch(&get).await?;
         self.connection = Some(connection);
-        Ok(answer)
+        let fetched = match answer {
+            Ok(fetched) => fetched.all(),
+            Err(refusal) => return Ok(Err(refusal.into())),
+        };
+        let unreadable = |cause| KernelError::Unreadable { what: get.subject().to_owned(), cause };
+        let route = fetched.map_err(unreadable)?.pop();
+        Ok(route.ok_or(Refused { errno: Errno::ENETUNREACH, text: String::new() }))
     }
 
     fn connection(&mut self) -> Result<Connection, KernelError> {
-        self.connection.take().map_or_else(|| Connection::open(&[], ROOM), Ok)
+        self.connection.take().map_or_else(|| Connection::open(&[], CAPACITY), Ok)
     }
 }
 
@@ -79,87 +89,50 @@ impl Kernel for NetlinkKernel {
     }
 
     async fn apply(&mut self, ops: &[Op]) -> Vec<Result<(), KernelError>> {
-        let broken = match self.connection() {
-            Ok(mut connection) => {
-                let (results, broken) = apply::run(&mut connection, ops).await;
-                match broken {
-                    None => {
-                        self.connection = Some(connection);
-                        return results.into_iter().map(|result| result.unwrap_or(Ok(()))).collect();
-                    }
-                    Some(error) => (results, error),
-                }
+        match self.connection() {
+            Ok(connection) => {
+                let (results, connection) = apply::run(connection, ops).await;
+                self.connection = connection;
+                results
             }
-            Err(error) => (Vec::new(), error),
-        };
-        let (results, error) = broken;
-        apply::give_up(ops, results, error)
-    }
-}
-
-/// The answer to a request for one object.
-async fn ask<T>(
-    connection: &mut Connection,
-    what: &'static str,
-    request: &Request,
-    decode: impl Fn(&[u8]) -> Result<Option<T>, DecodeError>,
-) -> Result<Result<T, Refused>, KernelError> {
-    let sequence = connection.next_sequence();
-    connection.send(&request.to_bytes(sequence)).await?;
-    loop {
-        for frame in frames(connection.answer().await?) {
-            let unreadable = |cause| KernelError::Unreadable { what, cause };
-            let frame = frame.map_err(unreadable)?;
-            // What is left of an earlier request that was given up.
-            if frame.sequence != sequence {
-                continue;
-            }
-            match frame.reply().map_err(unreadable)? {
-                Reply::Refused(refusal) => return Ok(Err(refusal.into())),
-                Reply::Object(payload) => {
-                    if let Some(object) = decode(payload).map_err(unreadable)? {
-                        return Ok(Ok(object));
-                    }
-                }
-                Reply::Ack(_) | Reply::Done | Reply::Noop | Reply::Overrun => {}
-            }
+            Err(error) => apply::give_up(ops, Vec::new(), error),
         }
     }
 }
 
+/// Lists objects. One object of somebody else that cannot be decoded must not hide all others.
+async fn list<T>(connection: &mut Connection, get: &Get<T>) -> Result<Vec<T>, KernelError> {
+    let fetched = connection.fetch(get).await?;
+    let fetched = fetched
+        .map_err(|refusal| KernelError::List { what: get.subject().to_owned(), cause: refusal.into() })?;
+    if let Some(error) = fetched.undecoded {
+        debug!(what = get.subject(), %error, "skipped kernel objects that cannot be decoded");
+    }
+    Ok(fetched.objects)
+}
+
 async fn read(connection: &mut Connection, tunnels: &BTreeSet<LinkName>) -> Result<Snapshot, KernelError> {
-    let mut snapshot = Snapshot {
-        links: dump(connection, "links", &link::dump(), link::decode).await?,
-        ..Snapshot::default()
-    };
+    let mut snapshot = Snapshot { links: list(connection, &link::dump()).await?, ..Snapshot::default() };
     for family in Family::ALL {
         // A kernel without IPv6 answers a question about it with what it has of all families.
-        let addresses = |payload: &[u8]| {
-            Ok(address::decode(payload)?.filter(|record| Family::of_net(record.facts.net) == family))
-        };
-        let request = address::dump(family);
-        snapshot.addresses.extend(dump(connection, "addresses", &request, addresses).await?);
-        let routes = |payload: &[u8]| {
-            let in_family = |record: &RouteRecord| Family::of_net(record.destination) == family;
-            Ok(route::decode(payload)?.filter(|record| record.is_main() && in_family(record)))
-        };
-        let request = route::dump(family, route::MAIN_TABLE);
-        snapshot.routes.extend(dump(connection, "routes", &request, routes).await?);
+        let mut addresses = list(connection, &address::dump(family)).await?;
+        addresses.retain(|record| Family::of_net(record.facts.net) == family);
+        snapshot.addresses.append(&mut addresses);
+        let mut routes = list(connection, &route::dump(family, route::MAIN_TABLE)).await?;
+        routes.retain(|record| record.is_main() && Family::of_net(record.destination) == family);
+        snapshot.routes.append(&mut routes);
     }
     for tunnel in snapshot.links.iter().filter(|link| tunnels.contains(&link.name)) {
         let index = tunnel.index;
         for family in Family::ALL {
-            let neighbours = |payload: &[u8]| {
-                let in_family = |record: &NeighbourRecord| Family::of(record.address) == family;
-                Ok(neighbour::decode(payload)?.filter(|record| record.index == index && in_family(record)))
-            };
-            let request = neighbour::dump(family, index);
-            snapshot.neighbours.extend(dump(connection, "neighbours", &request, neighbours).await?);
+            let mut neighbours = list(connection, &neighbour::dump(family, index)).await?;
+            neighbours.retain(|record| record.index == index && Family::of(record.address) == family);
+            snapshot.neighbours.append(&mut neighbours);
         }
         if let LinkKind::Vxlan(_) = tunnel.link.kind {
-            let entries = |payload: &[u8]| Ok(fdb::decode(payload)?.filter(|record| record.index == index));
-            let request = fdb::dump(index);
-            snapshot.fdb.extend(dump(connection, "forwarding entries", &request, entries).await?);
+            let mut entries = list(connection, &fdb::dump(index)).await?;
+            entries.retain(|record| record.index == index);
+            snapshot.fdb.append(&mut entries);
         }
     }
     Ok(snapshot)

@@ -109,7 +109,7 @@ impl Kernel for FakeKernel {
         let mut state = self.lock();
         if state.failing_observations > 0 {
             state.failing_observations -= 1;
-            return Err(KernelError::Unsteady { what: "routes", attempts: 1 });
+            return Err(KernelError::Unsteady { what: "routes".to_owned(), attempts: 1 });
         }
         let facts = state.facts();
         let mut dataplane = state.dataplane.clone();

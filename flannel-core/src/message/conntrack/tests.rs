@@ -3,7 +3,7 @@ use crate::message::frames;
 
 /// What the kernel tells of a UDP packet from 192.0.2.9 port 5000 to 192.0.2.1 port 53, in zone 7.
 fn told(protocol: u8) -> Vec<u8> {
-    message(NEW, 0, Family::V4, 1, |w| {
+    let request = request(NEW, 0, Family::V4, |w| {
         w.nested(TUPLE_ORIGINAL, |w| {
             w.nested(1, |w| {
                 w.bytes(1, &[192, 0, 2, 9]);
@@ -17,7 +17,8 @@ fn told(protocol: u8) -> Vec<u8> {
         });
         w.bytes(ZONE, &7_u16.to_be_bytes());
         w.be32(ID, 4711);
-    })
+    });
+    request.to_bytes(1)
 }
 
 fn read(bytes: &[u8]) -> Option<Entry> {
@@ -28,7 +29,7 @@ fn read(bytes: &[u8]) -> Option<Entry> {
 fn an_entry_is_deleted_by_all_that_names_it() {
     let entry = read(&told(UDP)).unwrap();
     assert_eq!((entry.destination, entry.port), (IpAddr::from([192, 0, 2, 1]), 53));
-    let bytes = delete(&entry, 9);
+    let bytes = delete(&entry).to_bytes(9);
     let frame = frames(&bytes).next().unwrap().unwrap();
     assert_eq!((frame.kind, frame.sequence), (0x102, 9));
     // The same attributes as were told, in the same order.

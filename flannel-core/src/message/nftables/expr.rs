@@ -1,6 +1,10 @@
 //! Expressions: what the rules of nf_tables are made of.
 
-use crate::message::nfnetlink::{Attributes, DecodeError, Writer, text};
+use crate::message::DecodeError;
+use crate::message::attribute::{self, attributes};
+use crate::message::nfnetlink::Writer;
+
+const OBJECT: &str = "expression";
 
 /// The first of the 16-byte registers (`NFT_REG_1`).
 pub const REGISTER_1: u32 = 1;
@@ -248,36 +252,31 @@ impl Expr {
         if name != "match" && name != "target" {
             return None;
         }
-        let attributes = Attributes(data);
-        let name = text(attributes.required("NFTA_MATCH_NAME", 1).ok()?.value);
-        Some((name, attributes.required("NFTA_MATCH_INFO", 3).ok()?.value))
+        let name = attribute::required(OBJECT, data, 1).ok()?.text();
+        Some((name, attribute::required(OBJECT, data, 3).ok()?.value))
     }
 
     /// Reads one element of `NFTA_RULE_EXPRESSIONS`.
-    pub(super) fn decode(attributes: Attributes<'_>) -> Result<Self, DecodeError> {
-        let name = text(attributes.required("NFTA_EXPR_NAME", 1)?.value);
+    pub(super) fn decode(element: &[u8]) -> Result<Self, DecodeError> {
+        let name = attribute::required(OBJECT, element, 1)?.text();
         // Some expressions (`notrack`) have no attributes at all.
-        let data = attributes.required("NFTA_EXPR_DATA", 2).map(|data| data.value).unwrap_or_default();
-        let known = Fields::read(Attributes(data))?.and_then(|fields| fields.known(&name));
+        let data = attribute::required(OBJECT, element, 2).map(|data| data.value).unwrap_or_default();
+        let known = Fields::read(data).and_then(|fields| fields.known(&name));
         Ok(known.unwrap_or_else(|| Self::Other { name, data: data.to_owned() }))
     }
 }
 
-/// The attributes of an expression by number; all that we know have at most eight.
+/// The attributes of an expression by number. Known expressions have at most eight.
 struct Fields<'a>([Option<&'a [u8]>; 9]);
 
 impl<'a> Fields<'a> {
-    /// `None` if there is an attribute that no expression of ours has.
-    fn read(attributes: Attributes<'a>) -> Result<Option<Self>, DecodeError> {
+    /// Returns `None` if there is an attribute that no known expression has.
+    fn read(data: &'a [u8]) -> Option<Self> {
         let mut fields = [None; 9];
-        for attribute in attributes {
-            let attribute = attribute?;
-            match fields.get_mut(usize::from(attribute.kind)) {
-                Some(slot) => *slot = Some(attribute.value),
-                None => return Ok(None),
-            }
+        for (kind, value) in attributes(data) {
+            *fields.get_mut(usize::from(kind))? = Some(value);
         }
-        Ok(Some(Self(fields)))
+        Some(Self(fields))
     }
 
     fn number(&self, at: usize) -> Option<u32> {
@@ -286,7 +285,7 @@ impl<'a> Fields<'a> {
 
     /// Nested `NFTA_DATA_VALUE`.
     fn value(&self, at: usize) -> Option<Vec<u8>> {
-        Some(Attributes(self.0[at]?).required("NFTA_DATA_VALUE", 1).ok()?.value.to_owned())
+        Some(attribute::required(OBJECT, self.0[at]?, 1).ok()?.value.to_owned())
     }
 
     /// No attribute beyond those given and those that are zero: a value of 0 is the default everywhere.
@@ -341,8 +340,8 @@ impl<'a> Fields<'a> {
                 &[1, 2, 3],
             ),
             "immediate" if self.number(1)? == REGISTER_VERDICT => {
-                let verdict = Attributes(self.0[2]?).required("NFTA_DATA_VERDICT", 2).ok()?;
-                (Expr::Verdict(Verdict::decode(Attributes(verdict.value))?), &[1, 2])
+                let verdict = attribute::required(OBJECT, self.0[2]?, 2).ok()?;
+                (Expr::Verdict(Verdict::decode(verdict.value)?), &[1, 2])
             }
             "immediate" => (Expr::Immediate { register: self.number(1)?, data: self.value(2)? }, &[1, 2]),
             "masq" => (Expr::Masquerade { flags: self.number(1).unwrap_or_default() }, &[1]),
@@ -367,9 +366,9 @@ impl Verdict {
         }
     }
 
-    fn decode(attributes: Attributes<'_>) -> Option<Self> {
-        let code = attributes.required("NFTA_VERDICT_CODE", 1).ok()?.be32().ok()?.cast_signed();
-        let chain = || Some(text(attributes.required("NFTA_VERDICT_CHAIN", 2).ok()?.value));
+    fn decode(data: &[u8]) -> Option<Self> {
+        let code = attribute::required(OBJECT, data, 1).ok()?.be32().ok()?.cast_signed();
+        let chain = || Some(attribute::required(OBJECT, data, 2).ok()?.text());
         match code {
             ACCEPT => Some(Self::Accept),
             DROP => Some(Self::Drop),

@@ -2,6 +2,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+use netlink_packet_core::NLM_F_ACK;
+
 use super::*;
 use crate::message::frames;
 
@@ -120,13 +122,12 @@ fn command() -> impl Strategy<Value = Command> {
 
 proptest! {
     #[test]
-    fn what_is_encoded_is_decoded(commands in vec(command(), 1..5), begin: u32, commit: bool) {
-        let batch = Batch::new(&commands, begin, commit);
-        let all: Vec<Frame<'_>> = frames(&batch.bytes).map(|frame| frame.unwrap()).collect();
-        prop_assert_eq!(all.len(), commands.len() + 1 + usize::from(commit));
-        prop_assert_eq!(all[0].sequence, batch.begin);
+    fn what_is_encoded_is_decoded(commands in vec(command(), 1..5), first in 1..u32::MAX - 10) {
+        let bytes = Command::batch(&commands, first);
+        let all: Vec<Frame<'_>> = frames(&bytes).map(|frame| frame.unwrap()).collect();
+        prop_assert_eq!(all.len(), commands.len() + 2);
+        prop_assert!((first..).zip(&all).all(|(sequence, frame)| frame.sequence == sequence));
         let last = all[commands.len()];
-        prop_assert_eq!(last.sequence, batch.last);
         let acknowledged = all.iter().filter(|frame| frame.flags & NLM_F_ACK != 0).count();
         prop_assert!(acknowledged == 1 && last.flags & NLM_F_ACK != 0);
         for (frame, command) in all[1..].iter().zip(&commands) {
@@ -143,7 +144,7 @@ proptest! {
     /// Whatever a byte is changed to or wherever the message ends: an error or a value, never a panic.
     #[test]
     fn damaged_messages_do_no_harm(commands in vec(command(), 1..4), at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
-        let mut bytes = Batch::new(&commands, 1, true).bytes;
+        let mut bytes = Command::batch(&commands, 1);
         let at = at.index(bytes.len());
         bytes[at] = byte;
         bytes.truncate(cut.index(bytes.len()) + 1);
@@ -167,8 +168,7 @@ proptest! {
 /// of some later kernel.
 #[test]
 fn decodes_what_the_kernel_adds() {
-    let mut writer = Writer::default();
-    writer.message(message_type(kind::NEW_RULE), 0x802, 5, 2, 0, |w| {
+    let request = Writer::request(message_type(kind::NEW_RULE), 0x802, 2, 0, |w| {
         w.text(1, "flannel-ipv4");
         w.text(2, "postrtg");
         w.bytes(3, &4_u64.to_be_bytes());
@@ -198,7 +198,7 @@ fn decodes_what_the_kernel_adds() {
         Expr::Masquerade { flags: 0 },
     ];
     assert_eq!(
-        decode(&writer.0),
+        decode(&request.to_bytes(5)),
         [Message::Rule(Rule {
             family: TableFamily::IP,
             table: "flannel-ipv4".to_owned(),
@@ -217,7 +217,7 @@ fn variants_of_known_expressions_are_kept_apart() {
         let mut writer = Writer::default();
         writer.text(1, name);
         writer.nested(2, content);
-        Expr::decode(Attributes(&writer.0)).unwrap()
+        Expr::decode(&writer.0).unwrap()
     };
     let load = |w: &mut Writer| {
         for (at, value) in [(1, 1), (2, 1), (3, 12), (4, 4)] {
@@ -236,37 +236,33 @@ fn variants_of_known_expressions_are_kept_apart() {
     assert!(matches!(&unknown_number, Expr::Other { .. }));
     let mut bare = Writer::default();
     bare.text(1, "notrack");
-    assert_eq!(
-        Expr::decode(Attributes(&bare.0)),
-        Ok(Expr::Other { name: "notrack".to_owned(), data: Vec::new() })
-    );
+    assert_eq!(Expr::decode(&bare.0), Ok(Expr::Other { name: "notrack".to_owned(), data: Vec::new() }));
 }
 
 /// The bytes that nft 1.0.6 sends to list a table (seen by strace), which asks for an ACK in addition.
 #[test]
 fn queries_are_those_of_nft() {
-    let bytes = Query::Table(TableFamily::IP, "flannel-ipv4".to_owned()).encode(0);
+    let bytes = Query::Table(TableFamily::IP, "flannel-ipv4".to_owned()).get().request().to_bytes(0);
     let mut expected = vec![40, 0, 0, 0, 1, 10, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 17, 0, 1, 0];
     expected.extend_from_slice(b"flannel-ipv4\0\0\0\0");
     assert_eq!(bytes, expected);
     assert_eq!(
-        Query::Generation.encode(0),
+        Query::Generation.get().request().to_bytes(0),
         [20, 0, 0, 0, 0x10, 10, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     );
     assert_eq!(
-        Query::Chains(TableFamily::ANY).encode(0),
+        Query::Chains(TableFamily::ANY).get().request().to_bytes(0),
         [20, 0, 0, 0, 4, 10, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     );
-    assert!(Query::Chains(TableFamily::ANY).is_dump() && !Query::Generation.is_dump());
+    assert!(Query::Chains(TableFamily::ANY).get().is_dump() && !Query::Generation.get().is_dump());
 }
 
 #[test]
 fn long_comments_are_cut_between_characters() {
     let comment = "ä".repeat(100);
     let table = Table { family: TableFamily::IP, name: "t".to_owned(), flags: 0, comment: Some(comment) };
-    let batch = Batch::new(&[Command::AddTable(table)], 0, false);
-    let messages = decode(&batch.bytes);
-    let [_, Message::Table(table)] = messages.as_slice() else { panic!("{messages:?}") };
+    let messages = decode(&Command::batch(&[Command::AddTable(table)], 1));
+    let [_, Message::Table(table), _] = messages.as_slice() else { panic!("{messages:?}") };
     assert_eq!(table.comment, Some("ä".repeat(63)));
 }
 
@@ -296,5 +292,5 @@ fn deletions_name_what_goes() {
         }),
         Message::TableGone(Table { family, name: text("t"), flags: 0, comment }),
     ];
-    assert_eq!(decode(&Batch::new(&commands, 1, true).bytes)[1..5], expected);
+    assert_eq!(decode(&Command::batch(&commands, 1))[1..5], expected);
 }

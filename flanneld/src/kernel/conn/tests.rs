@@ -1,8 +1,9 @@
 //! The messages of flannel-core that plans have no op for: what the kernel makes of them.
 
+use flannel_core::exchange::Changes;
 use flannel_core::link::IfIndex;
 use flannel_core::message::link::{self, LinkRecord, LinkSettings, NewBridge, NewVeth};
-use flannel_core::message::{Reply, Request, Scope, address, frames, route};
+use flannel_core::message::{Request, Scope, address, route};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
@@ -30,19 +31,12 @@ fn run_in(namespace: &File, commands: &str) -> String {
 }
 
 async fn send(connection: &mut Connection, request: &Request) {
-    let sequence = connection.next_sequence();
-    connection.send(&request.to_bytes(sequence)).await.unwrap();
-    let datagram = connection.answer().await.unwrap();
-    let reply = frames(datagram).next().unwrap().unwrap().reply().unwrap();
-    assert!(matches!(reply, Reply::Ack(_)), "{request:?}: {reply:?}");
+    let results = connection.run(&mut Changes::new(std::slice::from_ref(request))).await.unwrap();
+    assert!(matches!(results[..], [Ok(_)]), "{request:?}: {results:?}");
 }
 
 async fn read(connection: &mut Connection, link: &str) -> LinkRecord {
-    let sequence = connection.next_sequence();
-    connection.send(&link::get(&name(link)).to_bytes(sequence)).await.unwrap();
-    let frame = frames(connection.answer().await.unwrap()).next().unwrap().unwrap();
-    assert_eq!(frame.sequence, sequence);
-    link::decode(frame.payload).unwrap().unwrap()
+    connection.fetch(&link::get(&name(link))).await.unwrap().unwrap().objects.remove(0)
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn errors_name_the_object_and_keep_the_words_of_the_kernel() {
     assert_snapshot!(Refused { errno: Errno::EPERM, text: String::new() }, @"EPERM: Operation not permitted");
     let error = KernelError::NoLink { op: "link delete flannel.1".to_owned(), link: name() };
     assert_snapshot!(error, @"`link delete flannel.1` needs the interface flannel.1, which does not exist");
-    let error = KernelError::Unsteady { what: "routes", attempts: 6 };
+    let error = KernelError::Unsteady { what: "routes".to_owned(), attempts: 6 };
     assert_snapshot!(error, @"routes changed during each of 6 listings");
 }
 

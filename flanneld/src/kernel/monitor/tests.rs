@@ -39,12 +39,6 @@ async fn an_inbox_wakes_only_when_filled() {
     filled.unwrap();
 }
 
-#[test]
-fn what_cannot_be_read_is_an_overrun() {
-    assert_eq!(hints(&[1, 2, 3]), [Hint::Overrun]);
-    assert_eq!(hints(&[]), []);
-}
-
 /// Reads hints until one matches.
 async fn wait_for(monitor: &mut Monitor, what: &str, matches: impl Fn(&Hint) -> bool) {
     let found = async { while !monitor.next().await.unwrap().iter().any(&matches) {} };

@@ -1,44 +1,49 @@
 //! Ops as batches of netlink messages.
 //!
-//! The kernel carries out the messages of one send in order and answers each. An op that creates or deletes
-//! a link stands alone, because the number of a link is known only afterwards. Numbers are looked up
-//! when an op needs them and forgotten with the call.
+//! The kernel processes the messages of one datagram in order and answers each. An op that creates or deletes a link
+//! is sent alone, because the index of a link is known only afterwards. Indices are looked up when an op needs them and
+//! are not kept beyond the call.
 
-use flannel_core::dataplane::{Link, LinkChange, LinkKind, Op, Route, RouteKey, RouteTarget, Vxlan};
+use flannel_core::dataplane::{Link, LinkChange, LinkKind, Op, Route, RouteTarget, Vxlan};
+use flannel_core::exchange::Changes;
 use flannel_core::link::{IfIndex, LinkName};
 use flannel_core::message::link::LinkRecord;
-use flannel_core::message::{Reply, Request, address, fdb, frames, link, neighbour, route};
+use flannel_core::message::{Request, address, fdb, link, neighbour, route};
 use flannel_core::plan;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use tracing::debug;
 
-use super::super::conn::Connection;
-use super::super::error::{KernelError, Refused, is_settled};
+use crate::kernel::conn::Connection;
+use crate::kernel::error::{KernelError, Refused, is_settled};
 
 /// Few enough that the answers fit into the default receive buffer of a host that allows no larger one (212,992
 /// bytes, and an answer takes about one KiB of them), and that the thread is kept for some milliseconds only.
 const BATCH_MESSAGES: usize = 64;
 
-/// Results so far, and why the connection can no longer be used, if so.
-type Outcome = (Vec<Option<Result<(), KernelError>>>, Option<KernelError>);
+/// The results of ops that have one.
+type Results = Vec<Option<Result<(), KernelError>>>;
 
-/// Runs the ops. Without a broken connection every op has a result.
-pub(super) async fn run(connection: &mut Connection, ops: &[Op]) -> Outcome {
+/// Applies the ops. Returns one result for each, and the connection if it is still usable.
+pub(super) async fn run(
+    connection: Connection,
+    ops: &[Op],
+) -> (Vec<Result<(), KernelError>>, Option<Connection>) {
     let mut results = Vec::new();
     results.resize_with(ops.len(), || None);
     let mut application =
         Application { connection, ops, results, indices: BTreeMap::new(), batch: Batch::default() };
-    let broken = application.run().await.err();
-    (application.results, broken)
+    match application.run().await {
+        Ok(()) => {
+            let results = application.results.into_iter().map(|result| result.unwrap_or(Ok(())));
+            (results.collect(), Some(application.connection))
+        }
+        Err(error) => (give_up(ops, application.results, error), None),
+    }
 }
 
 /// Results of ops after the connection broke.
-pub(super) fn give_up(
-    ops: &[Op],
-    results: Vec<Option<Result<(), KernelError>>>,
-    error: KernelError,
-) -> Vec<Result<(), KernelError>> {
+pub(super) fn give_up(ops: &[Op], results: Results, error: KernelError) -> Vec<Result<(), KernelError>> {
     let mut cause = Some(error);
     let results = results.into_iter().chain(std::iter::repeat_with(|| None));
     ops.iter()
@@ -52,203 +57,176 @@ pub(super) fn give_up(
 }
 
 struct Application<'a> {
-    connection: &'a mut Connection,
+    connection: Connection,
     ops: &'a [Op],
-    results: Vec<Option<Result<(), KernelError>>>,
-    /// Numbers of links that were looked up; `None` if there is no such link.
+    results: Results,
+    /// Indices of links that were looked up; `None` if there is no such link.
     indices: BTreeMap<LinkName, Option<IfIndex>>,
     batch: Batch,
 }
 
-/// Messages to be sent together.
+/// Requests to be sent together.
 #[derive(Default)]
 struct Batch {
-    bytes: Vec<u8>,
-    /// Place of the op by sequence number.
-    places: BTreeMap<u32, usize>,
-}
-
-/// What an op comes to before anything is sent.
-enum Prepared {
-    /// All of them have to succeed.
-    Send(Vec<Request>),
-    /// Nothing to do, or impossible.
-    Settled(Result<(), KernelError>),
+    requests: Vec<Request>,
+    /// The place of the op of each request.
+    places: Vec<usize>,
 }
 
 impl Application<'_> {
-    /// Errors here are those of the connection; those of ops are in the results.
+    /// Applies all ops. Errors here are those of the connection; those of ops are in the results.
     async fn run(&mut self) -> Result<(), KernelError> {
         let ops = self.ops;
         for (place, op) in ops.iter().enumerate() {
+            let alone = matches!(op, Op::CreateLink(..) | Op::DeleteLink(_));
+            if alone || self.batch.places.len() >= BATCH_MESSAGES {
+                self.flush().await?;
+            }
             match op {
                 Op::CreateLink(name, link) => {
-                    self.flush().await?;
                     self.indices.remove(name);
-                    let result = self.create_link(op, name, link).await?;
+                    let result = self.create_link(op, name, link).await;
                     if matches!(result, Err(KernelError::OtherLink { .. })) {
-                        // What follows is not for a device of somebody else.
+                        // The ops that follow are not for a device of somebody else.
                         self.indices.insert(name.clone(), None);
                     }
-                    self.results[place] = Some(result);
+                    self.finish(place, result)?;
                 }
-                Op::DeleteLink(name) => {
-                    self.flush().await?;
-                    self.enqueue(place, op).await?;
-                    self.flush().await?;
-                    self.indices.remove(name);
-                }
-                _ => self.enqueue(place, op).await?,
+                _ => match self.requests(op).await {
+                    Ok(requests) if requests.is_empty() => self.finish(place, Ok(()))?,
+                    Ok(requests) => {
+                        self.batch.places.extend(requests.iter().map(|_| place));
+                        self.batch.requests.extend(requests);
+                    }
+                    Err(error) => self.finish(place, Err(error))?,
+                },
             }
-            if self.batch.places.len() >= BATCH_MESSAGES {
+            if let Op::DeleteLink(name) = op {
                 self.flush().await?;
+                self.indices.remove(name);
             }
         }
         self.flush().await
     }
 
-    async fn enqueue(&mut self, place: usize, op: &Op) -> Result<(), KernelError> {
-        match self.prepare(op).await? {
-            Prepared::Send(requests) => {
-                for request in requests {
-                    let sequence = self.connection.next_sequence();
-                    request.write(sequence, &mut self.batch.bytes);
-                    self.batch.places.insert(sequence, place);
-                }
+    /// Records the result of an op; returns an error if the connection is broken.
+    fn finish(&mut self, place: usize, result: Result<(), KernelError>) -> Result<(), KernelError> {
+        match result {
+            Err(error) if error.breaks_connection() => Err(error),
+            result => {
+                self.results[place] = Some(result);
+                Ok(())
             }
-            Prepared::Settled(result) => self.results[place] = Some(result),
+        }
+    }
+
+    /// Sends the batch and takes all answers.
+    async fn flush(&mut self) -> Result<(), KernelError> {
+        let Batch { requests, places } = std::mem::take(&mut self.batch);
+        let results = self.change(&requests).await?;
+        for (place, result) in places.into_iter().zip(results) {
+            let result = match result {
+                // An op with several requests has failed if one of them has.
+                Ok(()) if self.results[place].is_some() => continue,
+                Ok(()) => Ok(()),
+                Err(cause) => self.refused(&self.ops[place], cause).await,
+            };
+            self.finish(place, result)?;
         }
         Ok(())
     }
 
-    /// Sends the batch and takes in all answers.
-    async fn flush(&mut self) -> Result<(), KernelError> {
-        let Batch { bytes, mut places } = std::mem::take(&mut self.batch);
-        if places.is_empty() {
+    /// Sends changes in one call; returns the result of each.
+    async fn change(&mut self, requests: &[Request]) -> Result<Vec<Result<(), Refused>>, KernelError> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let results = self.connection.run(&mut Changes::new(requests)).await?;
+        let results = results.into_iter().map(|result| match result {
+            Ok(warning) => {
+                if let Some(warning) = warning {
+                    debug!(warning, "warning from the kernel about a change");
+                }
+                Ok(())
+            }
+            Err(refusal) => Err(refusal.into()),
+        });
+        Ok(results.collect())
+    }
+
+    /// Handles the refusal of an op.
+    async fn refused(&mut self, op: &Op, cause: Refused) -> Result<(), KernelError> {
+        if is_settled(op, cause.errno) {
             return Ok(());
         }
-        self.connection.send(&bytes).await?;
-        let mut refused = Vec::new();
-        while !places.is_empty() {
-            let datagram = self.connection.answer().await?;
-            for (sequence, answer) in answers(datagram)? {
-                let Some(place) = places.remove(&sequence) else { continue };
-                match answer {
-                    None => {
-                        self.results[place].get_or_insert(Ok(()));
-                    }
-                    Some(cause) => refused.push((place, cause)),
-                }
-            }
-        }
-        for (place, cause) in refused {
-            let result = self.refused(&self.ops[place], cause).await?;
-            self.results[place] = Some(result);
-        }
-        Ok(())
-    }
-
-    /// What becomes of an op that the kernel refused.
-    async fn refused(&mut self, op: &Op, cause: Refused) -> Result<Result<(), KernelError>, KernelError> {
-        if is_settled(op, cause.errno) {
-            return Ok(Ok(()));
-        }
         match (op, cause.errno) {
-            (Op::SetRoute(key, wanted), Errno::EEXIST) => self.bring_forward(op, key, wanted).await,
-            // The link has another number since it was looked up, or is gone.
+            // The same route is behind another one with its key, where it has no effect and keeps the kernel from
+            // replacing the first one.
+            (Op::SetRoute(key, wanted), Errno::EEXIST) => {
+                self.single(&Op::DeleteRoute(*key, wanted.clone())).await?;
+                self.single(op).await
+            }
+            // The link has another index since it was looked up, or is gone.
             (_, Errno::ENODEV) if op.link().is_some_and(|name| self.indices.remove(name).is_some()) => {
                 self.single(op).await
             }
-            _ => Ok(Err(KernelError::Refused { op: op.to_string(), cause })),
+            _ => Err(KernelError::Refused { op: op.to_string(), cause }),
         }
     }
 
-    /// Runs one op by itself.
-    async fn single(&mut self, op: &Op) -> Result<Result<(), KernelError>, KernelError> {
-        let requests = match self.prepare(op).await? {
-            Prepared::Send(requests) => requests,
-            Prepared::Settled(result) => return Ok(result),
-        };
-        for request in requests {
-            if let Some(cause) = self.transact(&request).await?
-                && !is_settled(op, cause.errno)
-            {
-                return Ok(Err(KernelError::Refused { op: op.to_string(), cause }));
-            }
-        }
-        Ok(Ok(()))
+    /// Applies one op by itself.
+    async fn single(&mut self, op: &Op) -> Result<(), KernelError> {
+        let requests = self.requests(op).await?;
+        let results = self.change(&requests).await?;
+        let error = results.into_iter().filter_map(Result::err).find(|cause| !is_settled(op, cause.errno));
+        error.map_or(Ok(()), |cause| Err(KernelError::Refused { op: op.to_string(), cause }))
     }
 
-    /// The very route stands behind another one with its key, where it has no effect and keeps the kernel from
-    /// replacing the first one.
-    async fn bring_forward(
-        &mut self,
-        op: &Op,
-        key: &RouteKey,
-        wanted: &Route,
-    ) -> Result<Result<(), KernelError>, KernelError> {
-        let hidden = Op::DeleteRoute(*key, wanted.clone());
-        match self.single(&hidden).await? {
-            Ok(()) => self.single(op).await,
-            Err(error) => Ok(Err(error)),
-        }
-    }
-
-    /// Creates a link, or takes over the one that is there if it is of the same make, and settles its parameters.
-    async fn create_link(
-        &mut self,
-        op: &Op,
-        name: &LinkName,
-        wanted: &Link,
-    ) -> Result<Result<(), KernelError>, KernelError> {
+    /// Creates a link, or adopts an existing one of the same kind, and sets its remaining parameters.
+    async fn create_link(&mut self, op: &Op, name: &LinkName, wanted: &Link) -> Result<(), KernelError> {
         let underlay = match &wanted.kind {
             LinkKind::Vxlan(Vxlan { lower: Some(lower), .. }) => match self.index(lower).await? {
                 Some(index) => Some(index),
-                None => return Ok(Err(KernelError::NoLink { op: op.to_string(), link: lower.clone() })),
+                None => return Err(KernelError::NoLink { op: op.to_string(), link: lower.clone() }),
             },
             _ => None,
         };
-        let request = match link::create(name, wanted, underlay) {
-            Ok(request) => request,
-            Err(cause) => return Ok(Err(KernelError::Inexpressible { op: op.to_string(), cause })),
-        };
-        let refusal = self.transact(&request).await?;
+        let request = link::create(name, wanted, underlay)
+            .map_err(|cause| KernelError::Inexpressible { op: op.to_string(), cause })?;
+        let refusal = self.change(&[request]).await?.into_iter().find_map(Result::err);
         if let Some(cause) = refusal.as_ref().filter(|cause| cause.errno != Errno::EEXIST) {
-            return Ok(Err(KernelError::Refused { op: op.to_string(), cause: cause.clone() }));
+            return Err(KernelError::Refused { op: op.to_string(), cause: cause.clone() });
         }
+        let existed = refusal.is_some();
         let Some(found) = self.look_up(name).await? else {
             // Without a link of that name, EEXIST is about one that has the same VNI and port.
-            return Ok(Err(match refusal {
+            return Err(match refusal {
                 Some(cause) => KernelError::Refused { op: op.to_string(), cause },
                 None => KernelError::NoLink { op: op.to_string(), link: name.clone() },
-            }));
+            });
         };
         if let Some(difference) = difference(wanted, underlay, &found) {
-            return Ok(Err(KernelError::OtherLink { op: op.to_string(), difference }));
+            return Err(KernelError::OtherLink { op: op.to_string(), difference });
         }
-        if found.link.mtu < wanted.mtu && refusal.is_none() {
+        if found.link.mtu < wanted.mtu && !existed {
             debug!(link = %name, mtu = found.link.mtu, wanted = wanted.mtu, "the kernel limited the mtu to that of the underlay");
         }
         ignore_router_advertisements(name);
-        let change = remaining(wanted, &found, refusal.is_some());
-        for request in link::change(found.index, &change) {
-            if let Some(cause) = self.transact(&request).await? {
-                return Ok(Err(KernelError::Refused { op: op.to_string(), cause }));
-            }
+        let change = link::change(found.index, &remaining(wanted, &found, existed));
+        match self.change(&change).await?.into_iter().find_map(Result::err) {
+            Some(cause) => Err(KernelError::Refused { op: op.to_string(), cause }),
+            None => Ok(()),
         }
-        Ok(Ok(()))
     }
 
-    async fn prepare(&mut self, op: &Op) -> Result<Prepared, KernelError> {
+    /// Returns the requests of an op, all of which have to succeed; none if there is nothing to do.
+    async fn requests(&mut self, op: &Op) -> Result<Vec<Request>, KernelError> {
         let index = match op.link() {
             None => None,
             Some(name) => match self.index(name).await? {
                 Some(index) => Some(index),
-                None if deletes(op) => return Ok(Prepared::Settled(Ok(()))),
-                None => {
-                    let error = KernelError::NoLink { op: op.to_string(), link: name.clone() };
-                    return Ok(Prepared::Settled(Err(error)));
-                }
+                None if deletes(op) => return Ok(Vec::new()),
+                None => return Err(KernelError::NoLink { op: op.to_string(), link: name.clone() }),
             },
         };
         let requests = match (op, index) {
@@ -274,14 +252,10 @@ impl Application<'_> {
             // `create_link` does this one, and the others name a link.
             (Op::CreateLink(..), _) | (_, None) => Ok(Vec::new()),
         };
-        Ok(match requests {
-            Ok(requests) if requests.is_empty() => Prepared::Settled(Ok(())),
-            Ok(requests) => Prepared::Send(requests),
-            Err(cause) => Prepared::Settled(Err(KernelError::Inexpressible { op: op.to_string(), cause })),
-        })
+        requests.map_err(|cause| KernelError::Inexpressible { op: op.to_string(), cause })
     }
 
-    /// The number of a link.
+    /// Returns the index of a link.
     async fn index(&mut self, name: &LinkName) -> Result<Option<IfIndex>, KernelError> {
         if let Some(index) = self.indices.get(name) {
             return Ok(*index);
@@ -293,61 +267,18 @@ impl Application<'_> {
 
     /// Reads a link by name.
     async fn look_up(&mut self, name: &LinkName) -> Result<Option<LinkRecord>, KernelError> {
-        const WHAT: &str = "a link";
-        let unreadable = |cause| KernelError::Unreadable { what: WHAT, cause };
-        let sequence = self.connection.next_sequence();
-        self.connection.send(&link::get(name).to_bytes(sequence)).await?;
-        loop {
-            let datagram = self.connection.answer().await?;
-            for frame in frames(datagram) {
-                let frame = frame.map_err(unreadable)?;
-                if frame.sequence != sequence {
-                    continue;
-                }
-                match frame.reply().map_err(unreadable)? {
-                    Reply::Object(payload) => return link::decode(payload).map_err(unreadable),
-                    Reply::Refused(refusal) if refusal.errno == Errno::ENODEV as i32 => return Ok(None),
-                    Reply::Refused(refusal) => {
-                        return Err(KernelError::List { what: WHAT, cause: refusal.into() });
-                    }
-                    _ => {}
-                }
+        let get = link::get(name);
+        let what = || get.subject().to_owned();
+        match self.connection.fetch(&get).await? {
+            Ok(fetched) => {
+                let mut links =
+                    fetched.all().map_err(|cause| KernelError::Unreadable { what: what(), cause })?;
+                Ok(links.pop())
             }
+            Err(refusal) if refusal.means_absent() => Ok(None),
+            Err(refusal) => Err(KernelError::List { what: what(), cause: refusal.into() }),
         }
     }
-
-    /// Sends one message and waits for its answer: `None` is success.
-    async fn transact(&mut self, request: &Request) -> Result<Option<Refused>, KernelError> {
-        let sequence = self.connection.next_sequence();
-        self.connection.send(&request.to_bytes(sequence)).await?;
-        loop {
-            let datagram = self.connection.answer().await?;
-            let answer = answers(datagram)?.into_iter().find(|(answered, _)| *answered == sequence);
-            if let Some((_, answer)) = answer {
-                return Ok(answer);
-            }
-        }
-    }
-}
-
-/// The sequence numbers that a datagram answers, each with the refusal if it is one.
-fn answers(datagram: &[u8]) -> Result<Vec<(u32, Option<Refused>)>, KernelError> {
-    let unreadable = |cause| KernelError::Unreadable { what: "a change", cause };
-    let mut answers = Vec::new();
-    for frame in frames(datagram) {
-        let frame = frame.map_err(unreadable)?;
-        match frame.reply().map_err(unreadable)? {
-            Reply::Ack(remark) => {
-                if let Some(remark) = remark {
-                    debug!(remark, "the kernel remarks on a change");
-                }
-                answers.push((frame.sequence, None));
-            }
-            Reply::Refused(refusal) => answers.push((frame.sequence, Some(refusal.into()))),
-            _ => {}
-        }
-    }
-    Ok(answers)
 }
 
 /// Ops about objects that go with their link.

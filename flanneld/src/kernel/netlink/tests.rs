@@ -35,7 +35,7 @@ fn ops_without_an_answer_failed() {
     let [Ok(()), Err(first), Err(second)] = results.as_slice() else { panic!("{results:?}") };
     assert!(matches!(first, KernelError::Socket { .. }), "{first:?}");
     assert!(matches!(second, KernelError::Unanswered { op } if *op == ops[2].to_string()), "{second:?}");
-    let error = KernelError::Unsteady { what: "links", attempts: 1 };
+    let error = KernelError::Unsteady { what: "links".to_owned(), attempts: 1 };
     let nothing_sent = apply::give_up(ops, Vec::new(), error);
     assert!(nothing_sent.len() == 3 && nothing_sent.iter().all(Result::is_err), "{nothing_sent:?}");
 }
