@@ -1,13 +1,14 @@
 //! The config of the flannel plugin, with the rules of Go's decoder for typed keys.
 
+use flannel_core::cni::SAVED_CONFIGS;
 use flannel_core::json::{GoStruct, Object, TypeError, Value};
+use flannel_core::subnet_env;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::request::valid_attachments;
 use crate::result::Dns;
 
-const SUBNET_FILE: &str = "/run/flannel/subnet.env";
 /// The keys that every network config may have, in lower case.
 pub(crate) const COMMON_KEYS: [&str; 11] = [
     "cniversion",
@@ -24,7 +25,6 @@ pub(crate) const COMMON_KEYS: [&str; 11] = [
 ];
 /// Go's type of a map.
 const MAP: &str = "map[string]interface {}";
-const DATA_DIR: &str = "/var/lib/cni/flannel";
 /// How long an ADD waits for flanneld to write its file. Runtimes give an ADD minutes, and try again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -79,8 +79,8 @@ impl NetConf {
         let conf = Self {
             cni_version: cni_version.unwrap_or_default().to_owned(),
             name: name.unwrap_or_default().to_owned(),
-            subnet_file: path(subnet_file, SUBNET_FILE),
-            data_dir: path(data_dir, DATA_DIR),
+            subnet_file: path(subnet_file, subnet_env::PATH),
+            data_dir: path(data_dir, SAVED_CONFIGS),
             delegate: delegate.unwrap_or_default(),
             ipam: ipam.unwrap_or_default(),
             runtime_config,

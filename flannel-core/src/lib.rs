@@ -9,6 +9,7 @@ pub mod allocate;
 pub mod backoff;
 pub mod claim;
 pub mod cluster;
+pub mod cni;
 pub mod config;
 pub mod dataplane;
 pub mod desired;

@@ -356,7 +356,7 @@ fn reason(error: &regex::Error) -> String {
 fn is_ours(name: &LinkName) -> bool {
     let name = name.as_str();
     let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    matches!(name, "cni0" | "flannel.ipip" | "flannel-wg" | "flannel-wg-v6")
+    matches!(name, crate::cni::BRIDGE | "flannel.ipip" | "flannel-wg" | "flannel-wg-v6")
         || ["flannel.", "flannel-v6.", "flannel"]
             .iter()
             .any(|stem| name.strip_prefix(stem).is_some_and(number))

@@ -14,6 +14,9 @@ use crate::lease::Subnets;
 #[cfg(test)]
 mod tests;
 
+/// The file, unless a flag or the config names another one.
+pub const PATH: &str = "/run/flannel/subnet.env";
+
 /// What `subnet.env` says. `Display` gives its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubnetEnv {

@@ -87,7 +87,7 @@ pub(crate) struct NodeFlags {
         long,
         global = true,
         env = "FLANNELD_SUBNET_FILE",
-        default_value = "/run/flannel/subnet.env",
+        default_value = flannel_core::subnet_env::PATH,
         value_name = "FILE",
         hide_short_help = true
     )]

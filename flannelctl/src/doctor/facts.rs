@@ -110,7 +110,7 @@ impl CniFacts {
     /// The name of the pods' bridge.
     pub(crate) fn bridge(&self) -> &str {
         let mut named = self.files.iter().filter_map(|file| file.flannel()?["delegate"]["bridge"].as_str());
-        named.next().unwrap_or("cni0")
+        named.next().unwrap_or(flannel_core::cni::BRIDGE)
     }
 }
 

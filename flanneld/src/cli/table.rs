@@ -23,7 +23,7 @@ pub(super) const FLAGS: &[Flag] = &[
     text(
         "subnet-file",
         "FILE",
-        "/run/flannel/subnet.env",
+        flannel_core::subnet_env::PATH,
         "where the subnet of this node is written for the CNI plugin",
     ),
     text("public-ip", "IPv4", "", "address that other nodes send to; without it that of the interface"),

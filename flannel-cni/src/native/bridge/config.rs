@@ -1,5 +1,6 @@
 //! The config of the bridge plugin, and which configs are done here.
 
+use flannel_core::cni::BRIDGE;
 use flannel_core::json::{GoStruct, Object, TypeError, Value};
 use flannel_core::link::{LinkName, Mac, ParseLinkNameError};
 
@@ -10,8 +11,6 @@ use crate::firewall::BackendChoice;
 use crate::netconf::COMMON_KEYS;
 use crate::request::Request;
 use crate::result::Dns;
-
-const BRIDGE: &str = "cni0";
 
 /// What the bridge plugin is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! `node cleanup`: the node as it was before flannel. What is not surely flannel's stays, and is named.
 
+use flannel_core::cni::BRIDGE;
 use flannel_core::dataplane::{
     Dataplane, Link, LinkKind, Op, PROTOCOL, PROTOCOL_BOOT, Route, RouteKey, RouteTarget,
 };
@@ -27,8 +28,6 @@ use crate::node::cluster::Cluster;
 use crate::node::{cni, host_local};
 use crate::output::{Cell, Page, Style, Table};
 use crate::session::Session;
-
-const BRIDGE: &str = "cni0";
 
 /// One thing to be removed, and what came of it.
 struct Item {

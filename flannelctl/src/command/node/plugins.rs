@@ -1,14 +1,12 @@
 //! What flannel's CNI plugin and its delegates keep on this node.
 
+use flannel_core::cni::SAVED_CONFIGS;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::node::cni::{self, CONFIGS, CniFile};
-
-/// Where the flannel plugin keeps what it has told its delegate about each container, unless `dataDir` says otherwise.
-const SAVED: &str = "/var/lib/cni/flannel";
 
 /// Files and directories, by the CNI configs that are installed and by what was saved under earlier ones.
 #[derive(Debug, Default)]
@@ -25,7 +23,7 @@ pub(super) struct PluginState {
 
 impl PluginState {
     pub(super) fn look() -> Self {
-        let mut state = Self { directories: BTreeSet::from([SAVED.into()]), ..Self::default() };
+        let mut state = Self { directories: BTreeSet::from([SAVED_CONFIGS.into()]), ..Self::default() };
         for file in CniFile::all(Path::new(CONFIGS)) {
             if let Some(plugin) = file.flannel() {
                 state.directories.extend(cni::directory(plugin));
@@ -40,7 +38,7 @@ impl PluginState {
                 let saved = saved.filter(|saved| saved["type"].is_string());
                 // A directory of the administrator's choice may hold files of others. In ours, a file that cannot be read
                 // is of a plugin that was killed.
-                if saved.is_some() || directory == Path::new(SAVED) {
+                if saved.is_some() || directory == Path::new(SAVED_CONFIGS) {
                     state.saved.push(path);
                 }
                 if let Some(saved) = saved {
