@@ -2,8 +2,7 @@
 
 use flannel_core::config::ParseConfigError;
 use flanneld::cli::CliError;
-use flanneld::store::StoreError;
-use flanneld::store::etcd::EtcdOptionsError;
+use flanneld::store::{StoreError, StoreOptionsError};
 use serde_json::{Value, json};
 use std::fmt;
 
@@ -81,7 +80,7 @@ impl Failure {
             let (kind, mend) = of_store(store);
             return Self { kind, message, mend: Some(mend.to_owned()), complete: kind != Kind::Conflict };
         }
-        let usage = causes().any(|cause| cause.is::<EtcdOptionsError>() || cause.is::<CliError>());
+        let usage = causes().any(|cause| cause.is::<StoreOptionsError>() || cause.is::<CliError>());
         if usage {
             return Self { kind: Kind::Usage, message, mend: None, complete: true };
         }

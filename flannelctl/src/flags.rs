@@ -1,82 +1,69 @@
 //! Flags that several commands share.
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use flannel_core::config::NetworkConfig;
-use flanneld::store::StoreOptions;
-use flanneld::store::etcd::EtcdOptions;
+use flanneld::flag::{Flag, Kind};
+use flanneld::store::{FLAGS, StoreOptions};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Where the store is; the same flags and variables as flanneld's. Without any of them it is the store of the flanneld of
-/// this node.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Store")]
-pub(crate) struct StoreFlags {
-    /// Directory of leases, instead of etcd
-    #[arg(long, global = true, env = "FLANNELD_LEASE_DIR", value_name = "PATH", hide_short_help = true)]
-    lease_dir: Option<PathBuf>,
-    /// etcd servers, separated by commas [default: http://127.0.0.1:4001,http://127.0.0.1:2379, unless flanneld of this
-    /// node has others]
-    #[arg(long, global = true, env = "FLANNELD_ETCD_ENDPOINTS", value_name = "LIST", hide_short_help = true)]
-    etcd_endpoints: Option<String>,
-    /// etcd key below which config and leases are [default: /coreos.com/network]
-    #[arg(long, global = true, env = "FLANNELD_ETCD_PREFIX", value_name = "KEY", hide_short_help = true)]
-    etcd_prefix: Option<String>,
-    /// Certificates of the authorities that etcd is checked against
-    #[arg(long, global = true, env = "FLANNELD_ETCD_CAFILE", value_name = "FILE", hide_short_help = true)]
-    etcd_cafile: Option<PathBuf>,
-    /// Client certificate for etcd
-    #[arg(long, global = true, env = "FLANNELD_ETCD_CERTFILE", value_name = "FILE", hide_short_help = true)]
-    etcd_certfile: Option<PathBuf>,
-    /// Private key of the client certificate
-    #[arg(long, global = true, env = "FLANNELD_ETCD_KEYFILE", value_name = "FILE", hide_short_help = true)]
-    etcd_keyfile: Option<PathBuf>,
-    /// etcd user
-    #[arg(long, global = true, env = "FLANNELD_ETCD_USERNAME", value_name = "NAME", hide_short_help = true)]
-    etcd_username: Option<String>,
-    /// Password of the etcd user
-    #[arg(
-        long,
-        global = true,
-        env = "FLANNELD_ETCD_PASSWORD",
-        hide_env_values = true,
-        value_name = "PASSWORD",
-        hide_short_help = true
-    )]
-    etcd_password: Option<String>,
-}
+/// The flags that select the store: those of flanneld, with its variables.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreFlags(BTreeMap<&'static str, String>);
 
-impl StoreFlags {
-    /// The store that is named; `None` if no flag or variable names one.
-    pub(crate) fn options(&self) -> Option<StoreOptions> {
-        let Self { lease_dir, etcd_endpoints, etcd_prefix, etcd_cafile, etcd_certfile, etcd_keyfile, .. } =
-            self;
-        // As the daemon has it: an empty value is one that is not given.
-        let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        let file = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
-        if let Some(path) = file(lease_dir) {
-            return Some(StoreOptions::Directory(path));
-        }
-        let texts = [etcd_endpoints, etcd_prefix, &self.etcd_username, &self.etcd_password];
-        let files = [etcd_cafile, etcd_certfile, etcd_keyfile];
-        let named = texts.into_iter().any(|given| text(given).is_some())
-            || files.into_iter().any(|given| file(given).is_some());
-        let etcd = || EtcdOptions {
-            endpoints: text(etcd_endpoints).unwrap_or_else(|| ENDPOINTS.to_owned()),
-            prefix: etcd_prefix.clone().unwrap_or_else(|| PREFIX.to_owned()),
-            cafile: file(etcd_cafile),
-            certfile: file(etcd_certfile),
-            keyfile: file(etcd_keyfile),
-            username: text(&self.etcd_username),
-            password: text(&self.etcd_password),
+impl Args for StoreFlags {
+    fn augment_args(command: Command) -> Command {
+        let arg = |flag: Flag| {
+            let default = match flag.default {
+                "" => String::new(),
+                default => format!(" [default: that of flanneld on this node, or {default}]"),
+            };
+            Arg::new(flag.name)
+                .long(flag.name)
+                .global(true)
+                // clap wants names that live for ever; there are as many as there are flags.
+                .env(String::leak(flag.variable()) as &'static str)
+                .hide_env_values(flag.kind == Kind::Secret)
+                .value_name(flag.value)
+                .help(format!("{}{default}", flag.help))
+                .help_heading("Store")
+                .hide_short_help(true)
         };
-        named.then(|| StoreOptions::Etcd(etcd()))
+        command.args(FLAGS.map(arg))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
     }
 }
 
-/// flanneld's own.
-pub(crate) const ENDPOINTS: &str = "http://127.0.0.1:4001,http://127.0.0.1:2379";
-pub(crate) const PREFIX: &str = "/coreos.com/network";
+impl FromArgMatches for StoreFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let value = |flag: Flag| {
+            let text = matches.get_one::<String>(flag.name)?;
+            let is_unset =
+                text.is_empty() && matches.value_source(flag.name) == Some(ValueSource::EnvVariable);
+            // As in flanneld, an empty variable counts as not set.
+            (!is_unset).then(|| (flag.name, text.clone()))
+        };
+        Ok(Self(FLAGS.into_iter().filter_map(value).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl StoreFlags {
+    /// Returns the store that is named; `None` if no flag or variable names one.
+    pub(crate) fn options(&self) -> Option<StoreOptions> {
+        let is_named = self.0.values().any(|text| !text.is_empty());
+        is_named.then(|| StoreOptions::from_flags(|flag| self.0.get(flag.name).cloned()))
+    }
+}
 
 /// What the daemon of this node leaves here; the same flags and variables as flanneld's.
 #[derive(Args, Clone, Debug)]

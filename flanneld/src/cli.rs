@@ -18,8 +18,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-use table::FLAGS;
-pub use table::{FlagText, flags};
+pub use table::flags;
 use tracing::{debug, info, warn};
 
 /// What a command line asks for.
@@ -178,7 +177,7 @@ impl Options {
         args: impl Iterator<Item = OsString>,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Parsed, CliError> {
-        let mut given = match go_flags::parse(FLAGS, args)? {
+        let mut given = match go_flags::parse(args)? {
             Words::Help => return Ok(Parsed::Help(table::help())),
             Words::Flags(given) => given,
         };
@@ -186,7 +185,7 @@ impl Options {
         if Reader::new(&given).setting("version").switch()? {
             return Ok(Parsed::Version);
         }
-        given.add_environment(FLAGS, env);
+        given.add_environment(env);
         Reader::new(&given).options().map(|options| Parsed::Run(Box::new(options)))
     }
 

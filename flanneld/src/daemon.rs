@@ -93,7 +93,7 @@ async fn start_and_watch(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: CancellationToken,
 ) -> anyhow::Result<std::convert::Infallible> {
-    let store = options.store.clone().open()?;
+    let store = options.store.open()?;
     let (channels, board) = Channels::open(&options, &store);
     if let Some(address) = options.healthz {
         let healthz = Healthz::bind(address)?;

@@ -7,6 +7,7 @@ pub mod daemon;
 mod error;
 pub mod exec;
 pub mod firewall;
+pub mod flag;
 pub mod healthz;
 pub mod host;
 pub mod http;

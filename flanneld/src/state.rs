@@ -6,6 +6,7 @@
 //! config can hold keys. Calls block (they wait for the disk): run them off the event loop.
 
 use crate::replace_file::{self, Mode, ReplaceFileError, make_directory};
+use crate::store::is_scope;
 use flannel_core::lease::Revision;
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::store::ConfigRecord;
@@ -84,12 +85,8 @@ pub fn files(path: &Path) -> Vec<PathBuf> {
 #[must_use]
 pub fn directories(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
-    // See `StoreOptions::scope`.
-    let of_store = |name: &str| name.starts_with("etcd") || name.starts_with("dir");
-    let mut directories: Vec<PathBuf> = entries
-        .filter(|entry| entry.file_name().to_str().is_some_and(of_store) && entry.path().is_dir())
-        .map(|entry| entry.path())
-        .collect();
+    let mut directories: Vec<PathBuf> =
+        entries.map(|entry| entry.path()).filter(|path| is_scope(path) && path.is_dir()).collect();
     directories.push(path.to_owned());
     directories
 }

@@ -3,9 +3,11 @@
 //! Writes are always guarded: a record is created only while its key is absent and the network
 //! config is unchanged, and changed or deleted only at the revision that the writer knows.
 
-pub mod dir;
+mod dir;
 mod error;
-pub mod etcd;
+mod etcd;
+mod identity;
+mod operation;
 mod options;
 mod stats;
 pub mod watch;
@@ -16,9 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::{Cause, StoreError, TlsProblem};
-pub use options::StoreOptions;
+#[cfg(test)]
+pub(crate) use etcd::EtcdOptions;
+pub use identity::{Identity, is_scope};
+pub use operation::Operation;
+pub use options::{FLAGS, LEASE_DIR, PAIRS, StoreOptions, StoreOptionsError};
 pub(crate) use stats::LATENCY_CLASSES;
-pub use stats::{Operation, OperationStats, StoreStats};
+pub use stats::{OperationStats, StoreStats};
 
 pub use flannel_core::store::{Change, ConfigRecord, CreateGuard, Grant, Held, Listing, Record};
 
@@ -49,19 +55,6 @@ pub struct Life {
     pub left: Duration,
     /// Time that it had when it was last renewed.
     pub granted: Duration,
-}
-
-/// The names of a store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The kind of store, in one word.
-    pub kind: &'static str,
-    /// Where the store is, for messages.
-    pub location: String,
-    /// Where the network config is, for messages.
-    pub config_place: String,
-    /// A file name that differs between the stores that daemons of one host use.
-    pub scope: String,
 }
 
 /// A store of leases. Every call has a time limit of its own and never retries. A write that ends in an error other
@@ -111,6 +104,10 @@ pub trait LeaseStore: Send + Sync + 'static {
 
     /// Whether [`LeaseStore::life`] takes a request for each record, which is slow for many of them.
     fn is_life_remote(&self) -> bool;
+
+    /// Returns by how many seconds the clock of the store is ahead of that of this host, or why that is unknown; `None`
+    /// for a store without a clock of its own.
+    async fn clock_ahead_secs(&self) -> Option<Result<i64, String>>;
 
     /// Lets a record live for `lifetime` from now on, or for ever, and keeps its value. Fails with
     /// [`StoreError::Raced`] if it has another revision than it was read at.

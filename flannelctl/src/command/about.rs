@@ -4,7 +4,8 @@ use anyhow::Context as _;
 use clap::{Arg, ArgAction, Command};
 use clap_complete::Shell;
 use clap_mangen::Man;
-use flanneld::cli::{FlagText, flags};
+use flanneld::cli::flags;
+use flanneld::flag::Flag;
 use serde_json::json;
 use std::fs;
 use std::path::Path;
@@ -62,11 +63,12 @@ fn page(command: Command, name: &str, directory: &Path, written: &mut Vec<String
 
 /// The command line of flanneld, which clap does not parse, for its man page.
 fn daemon() -> Command {
-    let flag = |FlagText { name, value, default, help, variable }: FlagText| {
+    let flag = |flag: &Flag| {
+        let Flag { name, value, default, help, .. } = *flag;
         let flag = Arg::new(name)
             .long(name)
             .help(help)
-            .env(String::leak(variable) as &'static str)
+            .env(String::leak(flag.variable()) as &'static str)
             .hide_env_values(true);
         let flag = match value {
             "" => flag.action(ArgAction::SetTrue),

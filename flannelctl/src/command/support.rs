@@ -112,7 +112,7 @@ pub(crate) async fn run(session: &Session, command: SupportCommand) -> anyhow::R
 /// Config and leases.
 async fn store(session: &Session, options: &StoreOptions, bundle: &mut Bundle) {
     let read = async {
-        let store = options.clone().open()?;
+        let store = options.open()?;
         let mut cluster = Cluster::read(session, &store).await?;
         cluster.ask_lives(&store, false).await?;
         anyhow::Ok((store.identity().location.clone(), cluster))

@@ -7,7 +7,7 @@ use flannel_core::store::Listing;
 use flanneld::firewall::{self, AnyFirewall, Firewall as _};
 use flanneld::host::sysctl::Sysctl;
 use flanneld::kernel::NetlinkKernel;
-use flanneld::store::{Store, StoreOptions};
+use flanneld::store::Store;
 use rustix::process::geteuid;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -17,7 +17,6 @@ use crate::node::cni::CONFIGS;
 use crate::node::daemon::{self, Invocation};
 use crate::node::view::{Snapshot, View};
 
-mod clock;
 mod cni;
 mod host;
 mod path;
@@ -73,9 +72,9 @@ pub(crate) async fn gather(
                 Ok(_) => latency(&store).await,
                 Err(_) => None,
             },
-            clock_ahead: match &options.store {
-                StoreOptions::Etcd(etcd) if listing.is_ok() => Some(clock::ahead(etcd).await),
-                _ => None,
+            clock_ahead: match &listing {
+                Ok(_) => store.clock_ahead_secs().await,
+                Err(_) => None,
             },
             listing,
             time_left,

@@ -9,7 +9,7 @@ use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::store::{ConfigRecord, Listing, Record};
 use flannel_core::subnet_env::PreviousEnv;
 use flanneld::state;
-use flanneld::store::{Life, Store, StoreOptions};
+use flanneld::store::{Life, Store};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -121,9 +121,8 @@ impl Cluster {
     /// The store for a network config to be written to, and what it holds. It may be a directory that is yet to be made.
     pub(crate) async fn to_be(session: &Session) -> anyhow::Result<(Store, Self)> {
         let options = session.store_options();
-        let missing = matches!(&options, StoreOptions::Directory(path) if !path.exists());
         let store = options.open()?;
-        let cluster = match missing {
+        let cluster = match options.missing().is_some() {
             true => Self::new(session, Listing::default()),
             false => Self::read(session, &store).await?,
         };

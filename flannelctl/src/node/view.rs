@@ -212,13 +212,9 @@ fn remembered_records(remembered: &Remembered) -> Vec<Record> {
 
 /// A directory that is not there is not made: whoever asks for a diagnosis wants to hear of it.
 async fn ask_store(options: &StoreOptions) -> anyhow::Result<(Store, Result<Listing, String>)> {
-    let store = options.clone().open()?;
-    let missing = match options {
-        StoreOptions::Directory(path) if !path.is_dir() => Some(path),
-        _ => None,
-    };
-    let listing = match missing {
-        Some(path) => Err(format!("{} is not a directory", path.display())),
+    let store = options.open()?;
+    let listing = match options.missing() {
+        Some(missing) => Err(missing),
         None => store.list().await.map_err(|error| flannel_core::error::chain(&error)),
     };
     Ok((store, listing))

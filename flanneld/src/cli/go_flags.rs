@@ -2,56 +2,13 @@
 //! for, and its number syntax.
 
 use super::CliError;
+use super::table::flags;
+use crate::flag::{Flag, Kind};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::ops::RangeInclusive;
-
-/// One flag.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Flag {
-    /// Name without dashes.
-    pub(super) name: &'static str,
-    /// Form of its value.
-    pub(super) kind: Kind,
-    /// What `--help` calls the value.
-    pub(super) value: &'static str,
-    /// The value if none is given.
-    pub(super) default: &'static str,
-    /// One line for `--help`.
-    pub(super) help: &'static str,
-    /// Not a flag of the Go flanneld.
-    pub(super) ours: bool,
-}
-
-/// The form of a flag's value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// True or false. The only kind that never takes the next word.
-    Switch,
-    /// An integer in Go's syntax.
-    Integer,
-    /// An integer in decimal digits (klog's `-v`).
-    Level,
-    /// Any text.
-    Text,
-    /// Text that is shown nowhere.
-    Secret,
-    /// Text; repeating the flag appends.
-    List,
-}
-
-impl Flag {
-    /// The name as users write it.
-    pub(super) fn dashed(&self) -> String {
-        format!("{}{}", if self.name.len() == 1 { "-" } else { "--" }, self.name)
-    }
-
-    /// The environment variable that stands in for the flag.
-    pub(super) fn variable(&self) -> String {
-        format!("FLANNELD_{}", self.name.to_uppercase().replace(['-', '.'], "_"))
-    }
-}
+use strsim::osa_distance;
 
 /// Where a value came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,10 +107,7 @@ pub(super) struct Ignored {
 }
 
 /// Reads a command line (without the program name).
-pub(super) fn parse(
-    table: &'static [Flag],
-    mut args: impl Iterator<Item = OsString>,
-) -> Result<Words, CliError> {
+pub(super) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Words, CliError> {
     let mut given = Given::default();
     let mut previous: Option<&'static Flag> = None;
     while let Some(word) = args.next() {
@@ -171,11 +125,11 @@ pub(super) fn parse(
             let (shown, _) = word.split_once('=').unwrap_or((&word, ""));
             return Err(CliError::BadSyntax { word: shown.to_owned() });
         }
-        let Some(flag) = table.iter().find(|flag| flag.name == name) else {
+        let Some(flag) = flags().find(|flag| flag.name == name) else {
             if matches!(name, "h" | "help") {
                 return Ok(Words::Help);
             }
-            return Err(CliError::UnknownFlag { flag: name.to_owned(), nearest: nearest(table, name) });
+            return Err(CliError::UnknownFlag { flag: name.to_owned(), nearest: nearest(name) });
         };
         let text = match (value, flag.kind) {
             (Some(value), _) => value,
@@ -234,8 +188,8 @@ fn ignored(
 
 impl Given {
     /// Adds the variables of flags that are not on the command line. A list is one element there.
-    pub(super) fn add_environment(&mut self, table: &'static [Flag], env: impl Fn(&str) -> Option<String>) {
-        for flag in table {
+    pub(super) fn add_environment(&mut self, env: impl Fn(&str) -> Option<String>) {
+        for flag in flags() {
             if self.settings.contains_key(flag.name) {
                 continue;
             }
@@ -287,38 +241,15 @@ pub(super) fn parse_integer(text: &str) -> Option<i64> {
 }
 
 /// The flag that was probably meant.
-fn nearest(table: &'static [Flag], name: &str) -> Option<&'static str> {
+fn nearest(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase().replace('_', "-");
-    let begun: Vec<&Flag> = table.iter().filter(|flag| flag.name.starts_with(&name)).collect();
+    let begun: Vec<&Flag> = flags().filter(|flag| flag.name.starts_with(&name)).collect();
     if let [only] = begun[..] {
         return Some(only.name);
     }
-    table
-        .iter()
-        .map(|flag| (distance(&name, flag.name), flag.name))
+    flags()
+        .map(|flag| (osa_distance(&name, flag.name), flag.name))
         .min()
         .filter(|(distance, flag)| *distance <= (flag.len().min(name.len()) / 3).min(4))
         .map(|(_, flag)| flag)
-}
-
-/// Insertions, deletions, replacements and swaps of neighbours between two texts (optimal string
-/// alignment).
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let change = usize::from(a[i - 1] != b[j - 1]);
-                let mut best = (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(rows[i - 1][j - 1] + change);
-                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                    best = best.min(rows[i - 2][j - 2] + 1);
-                }
-                best
-            };
-        }
-    }
-    rows[a.len()][b.len()]
 }

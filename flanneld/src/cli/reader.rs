@@ -1,10 +1,10 @@
 //! Given texts -> values of [`Options`].
 
 use super::go_flags::{Given, HIDDEN, Origin, Setting};
-use super::table::FLAGS;
+use super::table::flags;
 use super::{CliError, Criteria, LogFormat, LogOptions, Options, Warning};
-use crate::store::StoreOptions;
-use crate::store::etcd::EtcdOptions;
+use crate::flag::Flag;
+use crate::store::{LEASE_DIR, PAIRS, StoreOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,8 +23,7 @@ impl<'a> Reader<'a> {
     /// The setting that counts, or the default.
     pub(super) fn setting(&self, name: &str) -> Setting {
         self.given.all(name).last().cloned().unwrap_or_else(|| {
-            let flag =
-                FLAGS.iter().find(|flag| flag.name == name).expect("only names of the table are asked for");
+            let flag = flags().find(|flag| flag.name == name).expect("only names of the table are asked for");
             Setting { flag, origin: Origin::Default, text: flag.default.to_owned() }
         })
     }
@@ -105,55 +104,33 @@ impl<'a> Reader<'a> {
     }
 
     fn store(&mut self) -> Result<StoreOptions, CliError> {
-        let Some(directory) = self.optional("lease-dir") else { return self.etcd().map(StoreOptions::Etcd) };
-        let unused: Vec<String> = self
-            .given
-            .iter()
-            .filter(|setting| setting.flag.name.starts_with("etcd-"))
-            .map(Setting::name)
-            .collect();
-        for setting in unused {
-            self.warn(setting, format!("leases are in the directory of {}", directory.name()));
+        let mut unused = Vec::new();
+        if let Some(directory) = self.optional(LEASE_DIR.name) {
+            let reason = format!("leases are in the directory of {}", directory.name());
+            let given = self.given.iter().filter(|setting| setting.flag.name.starts_with("etcd-"));
+            given.for_each(|setting| unused.push((setting.clone(), reason.clone())));
+        } else {
+            // Compatibility: Go ignores one without the other.
+            for (one, other, reason) in PAIRS {
+                for (one, other) in [(one, other), (other, one)] {
+                    if let (Some(alone), None) = (self.optional(one.name), self.optional(other.name)) {
+                        unused.push((alone, format!("{reason}: {} is missing", other.dashed())));
+                    }
+                }
+            }
         }
-        Ok(StoreOptions::Directory(PathBuf::from(directory.text)))
-    }
-
-    fn etcd(&mut self) -> Result<EtcdOptions, CliError> {
-        let (certfile, keyfile) =
-            self.pair("etcd-certfile", "etcd-keyfile", "a client certificate needs both").unzip();
-        let (username, password) = self.pair("etcd-username", "etcd-password", "a login needs both").unzip();
-        let endpoints = self.setting("etcd-endpoints");
-        let options = EtcdOptions {
-            endpoints: endpoints.text.clone(),
-            prefix: self.setting("etcd-prefix").text,
-            cafile: self.optional_path("etcd-cafile"),
-            certfile: certfile.map(PathBuf::from),
-            keyfile: keyfile.map(PathBuf::from),
-            username,
-            password,
-        };
-        // Nothing else can be wrong with them: halves of pairs are left out.
+        let is_unused = |flag: &Flag| unused.iter().any(|(setting, _)| setting.flag.name == flag.name);
+        let options =
+            StoreOptions::from_flags(|flag| (!is_unused(flag)).then(|| self.setting(flag.name).text));
+        for (setting, reason) in unused {
+            self.warn(setting.name(), reason);
+        }
+        // Nothing else can be wrong: halves of pairs are left out.
         options.check().map_err(|_| {
             let rule = "http://host:port or https://host:port, several separated by commas";
-            endpoints.wrong(rule, "http://192.0.2.1:2379,http://192.0.2.2:2379")
+            self.setting("etcd-endpoints").wrong(rule, "http://192.0.2.1:2379,http://192.0.2.2:2379")
         })?;
         Ok(options)
-    }
-
-    /// Two settings that only count together. Compatibility: Go ignores one without the other.
-    fn pair(&mut self, one: &str, other: &str, reason: &str) -> Option<(String, String)> {
-        match (self.optional(one), self.optional(other)) {
-            (Some(one), Some(other)) => Some((one.text, other.text)),
-            (Some(alone), None) => {
-                self.warn(alone.name(), format!("{reason}: --{other} is missing"));
-                None
-            }
-            (None, Some(alone)) => {
-                self.warn(alone.name(), format!("{reason}: --{one} is missing"));
-                None
-            }
-            (None, None) => None,
-        }
     }
 
     fn interface(&self) -> Result<Criteria, CliError> {

@@ -1,22 +1,17 @@
 //! The flags of flanneld as data: parsing, the environment and `--help` all read this table.
 
-use super::go_flags::{Flag, Kind};
+use crate::flag::{Flag, Kind};
+use crate::store;
 use std::fmt::Write as _;
 
-/// All flags: those of the Go flanneld in its order, then ours.
-pub(super) const FLAGS: &[Flag] = &[
-    text(
-        "etcd-endpoints",
-        "LIST",
-        "http://127.0.0.1:4001,http://127.0.0.1:2379",
-        "etcd servers, separated by commas",
-    ),
-    text("etcd-prefix", "KEY", "/coreos.com/network", "etcd key below which config and leases are"),
-    text("etcd-keyfile", "FILE", "", "private key of the client certificate for etcd"),
-    text("etcd-certfile", "FILE", "", "client certificate for etcd"),
-    text("etcd-cafile", "FILE", "", "certificates of the authorities that etcd is checked against"),
-    text("etcd-username", "NAME", "", "etcd user"),
-    Flag { kind: Kind::Secret, ..text("etcd-password", "PASSWORD", "", "password of the etcd user") },
+/// All flags: those of the Go flanneld in its order, then the others.
+pub fn flags() -> impl Iterator<Item = &'static Flag> {
+    let (extensions, go): (Vec<_>, Vec<_>) = store::FLAGS.iter().partition(|flag| flag.extension);
+    go.into_iter().chain(GO).chain(extensions).chain(EXTENSIONS)
+}
+
+/// The flags of the Go flanneld that do not concern the store.
+const GO: &[Flag] = &[
     list("iface", "NAME|IP", "interface for traffic between nodes; the first of several that exists"),
     list("iface-regex", "REGEX", "interface whose address or name matches; tried after --iface"),
     text("iface-can-reach", "IP", "", "interface of the route to this address; tried last"),
@@ -53,68 +48,40 @@ pub(super) const FLAGS: &[Flag] = &[
     switch("ip-blackhole-route", "false", "keep a blackhole route for the subnet of this node"),
     text("net-config-path", "FILE", "/etc/kube-flannel/net-conf.json", "network config in Kubernetes mode"),
     switch("set-node-network-unavailable", "true", "clear NetworkUnavailable of the Kubernetes node"),
-    Flag {
-        kind: Kind::Level,
-        ..number("v", "LEVEL", "0", "0 logs what changed, 1 each operation, 5 everything")
-    },
+    text("v", "LEVEL", "0", "0 logs what changed, 1 each operation, 5 everything").with_kind(Kind::Level),
     text("vmodule", "LIST", "", "accepted for compatibility, has no effect"),
     text("log_backtrace_at", "FILE:LINE", "", "accepted for compatibility, has no effect"),
-    ours(text("lease-dir", "DIR", "", "keep config and leases in this directory instead of etcd")),
-    ours(text("state-dir", "DIR", "/var/lib/flannel", "what must survive a restart while the store is away")),
-    ours(text("lease-time", "DURATION", "24h", "life of a lease that is not renewed, at least 2s")),
-    ours(text(
+];
+
+/// The others.
+const EXTENSIONS: &[Flag] = &[
+    text("state-dir", "DIR", "/var/lib/flannel", "what must survive a restart while the store is away")
+        .extension(),
+    text("lease-time", "DURATION", "24h", "life of a lease that is not renewed, at least 2s").extension(),
+    text(
         "status-socket",
         "FILE",
         flannel_core::status::SOCKET,
         "socket that flannelctl asks; an empty path turns it off",
-    )),
-    ours(text("log-format", "text|json", "text", "form of the log lines")),
+    )
+    .extension(),
+    text("log-format", "text|json", "text", "form of the log lines").extension(),
 ];
 
 const fn text(name: &'static str, value: &'static str, default: &'static str, help: &'static str) -> Flag {
-    Flag { name, kind: Kind::Text, value, default, help, ours: false }
+    Flag::text(name, value, default, help)
 }
 
 const fn list(name: &'static str, value: &'static str, help: &'static str) -> Flag {
-    Flag { kind: Kind::List, ..text(name, value, "", help) }
+    text(name, value, "", help).with_kind(Kind::List)
 }
 
 const fn number(name: &'static str, value: &'static str, default: &'static str, help: &'static str) -> Flag {
-    Flag { kind: Kind::Integer, ..text(name, value, default, help) }
+    text(name, value, default, help).with_kind(Kind::Integer)
 }
 
 const fn switch(name: &'static str, default: &'static str, help: &'static str) -> Flag {
-    Flag { kind: Kind::Switch, ..text(name, "", default, help) }
-}
-
-const fn ours(flag: Flag) -> Flag {
-    Flag { ours: true, ..flag }
-}
-
-/// A flag of flanneld, for documentation.
-#[derive(Clone, Debug)]
-pub struct FlagText {
-    /// Its name, without dashes.
-    pub name: &'static str,
-    /// What kind of value it wants; empty for switches.
-    pub value: &'static str,
-    /// The value that counts if none is given.
-    pub default: &'static str,
-    /// What it is for.
-    pub help: &'static str,
-    /// Its variable.
-    pub variable: String,
-}
-
-/// All flags, for documentation.
-pub fn flags() -> impl Iterator<Item = FlagText> {
-    FLAGS.iter().map(|flag| FlagText {
-        name: flag.name,
-        value: flag.value,
-        default: flag.default,
-        help: flag.help,
-        variable: flag.variable(),
-    })
+    text(name, "", default, help).with_kind(Kind::Switch)
 }
 
 /// The text of `--help`.
@@ -131,9 +98,9 @@ the command line wins, and an empty variable counts as not set.
 Flags of every flannel:
 ",
     );
-    describe(&mut page, FLAGS.iter().filter(|flag| !flag.ours));
+    describe(&mut page, flags().filter(|flag| !flag.extension));
     page.push_str("\nFlags of this implementation only:\n");
-    describe(&mut page, FLAGS.iter().filter(|flag| flag.ours));
+    describe(&mut page, flags().filter(|flag| flag.extension));
     page
 }
 

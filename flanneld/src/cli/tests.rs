@@ -1,6 +1,6 @@
 use super::go_flags::parse_integer;
 use super::*;
-use crate::store::etcd::EtcdOptions;
+use crate::store::EtcdOptions;
 use insta::assert_snapshot;
 use std::collections::BTreeMap;
 
@@ -21,10 +21,7 @@ fn options(args: &[&str]) -> Options {
 }
 
 fn etcd(options: &Options) -> &EtcdOptions {
-    match &options.store {
-        StoreOptions::Etcd(etcd) => etcd,
-        StoreOptions::Directory(path) => panic!("{path:?}"),
-    }
+    options.store.etcd()
 }
 
 /// The error of a command line, with its exit code.
@@ -407,9 +404,7 @@ fn settings_that_do_nothing_are_named() {
 #[test]
 fn stores() {
     let options = options(&["--lease-dir=/var/lib/leases"]);
-    assert!(
-        matches!(&options.store, StoreOptions::Directory(path) if path.to_str() == Some("/var/lib/leases"))
-    );
+    assert_eq!(options.store.public_flags(), ["--lease-dir=/var/lib/leases"]);
     assert_snapshot!(refused(&["--lease-dir=/l", "--kube-subnet-mgr"]), @"2: --kube-subnet-mgr and --lease-dir exclude each other: leases are kept in one place, leave one of them out");
     assert_snapshot!(refused(&["--kube-subnet-mgr"]), @"1: --kube-subnet-mgr: this build cannot keep leases in Kubernetes yet; use etcd (--etcd-endpoints) or a directory (--lease-dir)");
     let login = ["--etcd-username=u", "--etcd-password=s3cret"];
@@ -479,7 +474,7 @@ fn documents_have_every_flag_with_its_default_and_no_other() {
         documented.extend(names.split('`').skip(1).step_by(2).map(|name| (name.to_owned(), default)));
     }
     assert!(documented.remove("--help").is_some());
-    for flag in FLAGS {
+    for flag in flags() {
         let name = flag.dashed();
         let default =
             documented.remove(&name).unwrap_or_else(|| panic!("docs/configuration.md lacks {name}"));

@@ -26,14 +26,16 @@ use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 
 use super::error::StoreError;
-use super::stats::{Counters, Operation, StoreStats};
-use super::{CreateGuard, Held, Identity, LeaseStore, Life, Listing, Record, Watch, options::scope};
+use super::identity::{DIRECTORY, scope};
+use super::operation::Operation;
+use super::stats::{Counters, StoreStats};
+use super::{CreateGuard, Held, Identity, LeaseStore, Life, Listing, Record, Watch};
 use tree::Tree;
 use watch::DirWatch;
 
 /// The leases in one directory. Cloning shares it.
 #[derive(Clone)]
-pub struct DirStore {
+pub(super) struct DirStore {
     shared: Arc<Shared>,
 }
 
@@ -46,9 +48,9 @@ struct Shared {
 impl DirStore {
     /// A store in a directory, which is made when it is first used.
     #[must_use]
-    pub fn new(path: impl Into<PathBuf>) -> Self {
+    pub(super) fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
-        let scope = scope("dir", path.to_str().unwrap_or_default());
+        let scope = scope(DIRECTORY, path.to_str().unwrap_or_default());
         // Independent of later changes of the working directory. It fails on an empty path only.
         let path = std::path::absolute(&path).unwrap_or(path);
         let identity = Identity {
@@ -134,6 +136,10 @@ impl LeaseStore for DirStore {
 
     fn is_life_remote(&self) -> bool {
         false
+    }
+
+    async fn clock_ahead_secs(&self) -> Option<Result<i64, String>> {
+        None
     }
 
     async fn set_lifetime(

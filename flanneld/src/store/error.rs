@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::stats::Operation;
+use super::operation::Operation;
 
 /// Why a store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,7 @@ pub enum StoreError {
     },
 
     /// A certificate or key file cannot be used.
-    #[error("could not use {path} given as {flag}; check that it exists, is readable and in PEM format")]
+    #[error("could not use {path} given as --{flag}; check that it exists, is readable and in PEM format")]
     Certificate {
         /// The file.
         path: PathBuf,

@@ -8,6 +8,7 @@
 //! Whoever cannot live with that lists again: a record made by a lost `create` shows there with the
 //! address of its maker, and expires if nobody renews it.
 
+mod clock;
 mod connect;
 mod failure;
 mod landmark;
@@ -25,14 +26,14 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
-pub use options::{Endpoint, EtcdOptions, EtcdOptionsError};
+pub(crate) use options::EtcdOptions;
+pub(super) use options::{EtcdOptionsError, FLAGS, PAIRS};
 
 use super::error::StoreError;
-use super::stats::{Counters, Operation, StoreStats};
-use super::{
-    ConfigRecord, CreateGuard, Grant, Held, Identity, LeaseStore, Life, Listing, Record, Watch,
-    options::scope,
-};
+use super::identity::{ETCD, scope};
+use super::operation::Operation;
+use super::stats::{Counters, StoreStats};
+use super::{ConfigRecord, CreateGuard, Grant, Held, Identity, LeaseStore, Life, Listing, Record, Watch};
 use connect::{Connection, Connector};
 use failure::{Failure, classify, is_login_needed, is_not_found};
 use landmark::{Landmark, Landmarks};
@@ -46,7 +47,7 @@ const REVOKE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The leases in one etcd cluster. Cloning shares the connection.
 #[derive(Clone)]
-pub struct EtcdStore {
+pub(super) struct EtcdStore {
     shared: Arc<Shared>,
 }
 
@@ -73,8 +74,8 @@ impl EtcdStore {
     ///
     /// # Errors
     /// Fails if the options cannot work.
-    pub fn new(options: EtcdOptions) -> Result<Self, EtcdOptionsError> {
-        let scope = scope("etcd", &options.prefix);
+    pub(super) fn new(options: EtcdOptions) -> Result<Self, EtcdOptionsError> {
+        let scope = scope(ETCD, &options.prefix);
         let target = Target::new(options)?;
         for endpoint in &target.endpoints {
             if target.ignores_certificates(endpoint) {
@@ -318,6 +319,10 @@ impl LeaseStore for EtcdStore {
 
     fn is_life_remote(&self) -> bool {
         true
+    }
+
+    async fn clock_ahead_secs(&self) -> Option<Result<i64, String>> {
+        Some(clock::ahead_secs(&self.shared.target).await)
     }
 
     async fn set_lifetime(

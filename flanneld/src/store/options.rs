@@ -1,53 +1,120 @@
-//! Which store to use, and how to open it.
+//! Which store to use: flags, defaults, and how to open it.
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Store;
 use super::dir::DirStore;
-use super::etcd::{EtcdOptions, EtcdOptionsError, EtcdStore};
+use super::etcd::{self, EtcdOptions, EtcdOptionsError, EtcdStore};
+use super::identity::{DIRECTORY, ETCD, scope};
+use crate::flag::Flag;
 
-/// Where leases are kept.
+/// The flag that selects a directory.
+pub const LEASE_DIR: Flag =
+    Flag::text("lease-dir", "DIR", "", "Directory for config and leases, instead of etcd").extension();
+
+/// The flags that select a store. flanneld and flannelctl have the same.
+pub const FLAGS: [Flag; 8] = {
+    let [endpoints, prefix, keyfile, certfile, cafile, username, password] = etcd::FLAGS;
+    [endpoints, prefix, keyfile, certfile, cafile, username, password, LEASE_DIR]
+};
+
+/// Flags that only count together, and why.
+pub const PAIRS: [(Flag, Flag, &str); 2] = etcd::PAIRS;
+
+/// A choice of store.
 #[derive(Clone, Debug)]
-pub enum StoreOptions {
-    /// In etcd.
+pub struct StoreOptions(Choice);
+
+#[derive(Clone, Debug)]
+enum Choice {
     Etcd(EtcdOptions),
-    /// In a directory.
     Directory(PathBuf),
 }
 
+/// Options that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct StoreOptionsError(#[from] EtcdOptionsError);
+
 impl StoreOptions {
+    /// Takes the values of [`FLAGS`]; a flag without a value has its default.
+    pub fn from_flags(value: impl Fn(&Flag) -> Option<String>) -> Self {
+        match value(&LEASE_DIR).filter(|path| !path.is_empty()) {
+            Some(path) => Self::directory(path),
+            None => Self(Choice::Etcd(EtcdOptions::from_flags(value))),
+        }
+    }
+
+    /// A store in a directory.
+    pub fn directory(path: impl Into<PathBuf>) -> Self {
+        Self(Choice::Directory(path.into()))
+    }
+
+    /// Checks the options without opening the store.
+    ///
+    /// # Errors
+    /// Fails if the options cannot work.
+    pub fn check(&self) -> Result<(), StoreOptionsError> {
+        self.open().map(drop)
+    }
+
     /// Opens the store. Nothing is connected or read yet.
     ///
     /// # Errors
     /// Fails if the options cannot work.
-    pub fn open(self) -> Result<Store, EtcdOptionsError> {
-        Ok(match self {
-            Self::Etcd(options) => Arc::new(EtcdStore::new(options)?),
-            Self::Directory(path) => Arc::new(DirStore::new(path)),
+    pub fn open(&self) -> Result<Store, StoreOptionsError> {
+        Ok(match &self.0 {
+            Choice::Etcd(options) => Arc::new(EtcdStore::new(options.clone())?),
+            Choice::Directory(path) => Arc::new(DirStore::new(path)),
         })
     }
 
-    /// A file name that tells this store from others of the same host: several daemons may run
-    /// side by side with prefixes of their own.
+    /// Returns the reason why there is nothing to read, for a store that its first write would make.
+    #[must_use]
+    pub fn missing(&self) -> Option<String> {
+        match &self.0 {
+            Choice::Directory(path) if !path.is_dir() => {
+                Some(format!("there is no directory {} of leases", path.display()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns [`super::Identity::scope`] of the store.
     #[must_use]
     pub fn scope(&self) -> String {
-        match self {
-            Self::Etcd(etcd) => scope("etcd", &etcd.prefix),
-            Self::Directory(path) => scope("dir", path.to_str().unwrap_or_default()),
+        match &self.0 {
+            Choice::Etcd(options) => scope(ETCD, &options.prefix),
+            Choice::Directory(path) => scope(DIRECTORY, path.to_str().unwrap_or_default()),
         }
     }
-}
 
-/// The scope of a store at a place.
-pub(super) fn scope(kind: &str, place: &str) -> String {
-    let mut scope = kind.to_owned();
-    for byte in place.trim_end_matches('/').bytes() {
-        match byte {
-            b'/' => scope.push('-'),
-            b'.' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => scope.push(char::from(byte)),
-            _ => scope.push_str(&format!("%{byte:02X}")),
+    /// Returns the flags that select this store, without the password.
+    #[must_use]
+    pub fn public_flags(&self) -> Vec<String> {
+        match &self.0 {
+            Choice::Etcd(options) => options.public_flags(),
+            Choice::Directory(path) => vec![format!("{}={}", LEASE_DIR.dashed(), path.display())],
         }
     }
-    scope
+
+    /// Returns the texts that no report may show: the password and the lines of the private key.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<String> {
+        let Choice::Etcd(options) = &self.0 else { return Vec::new() };
+        let key = options.keyfile.as_ref().and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+        // Each line: wherever the key is quoted, its lines may be broken in another way.
+        let lines = key.lines().filter(|line| !line.starts_with("-----")).map(str::to_owned);
+        options.password.iter().cloned().chain(lines).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn etcd(&self) -> &EtcdOptions {
+        match &self.0 {
+            Choice::Etcd(options) => options,
+            Choice::Directory(path) => panic!("{path:?}"),
+        }
+    }
 }

@@ -33,7 +33,7 @@ impl Fixture {
     /// A daemon that has just started.
     pub(crate) fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
-        let store = StoreOptions::Directory(home.path().to_owned()).open().unwrap();
+        let store = StoreOptions::directory(home.path()).open().unwrap();
         let readiness = watch::Sender::new(Readiness::NotReady { reasons: vec!["starting".to_owned()] });
         let (claim, report, history) =
             (watch::Sender::default(), watch::Sender::default(), watch::Sender::default());

@@ -525,6 +525,10 @@ impl LeaseStore for MemoryStore {
         false
     }
 
+    async fn clock_ahead_secs(&self) -> Option<Result<i64, String>> {
+        None
+    }
+
     async fn set_lifetime(
         &self,
         record: &Record,

@@ -2,7 +2,6 @@
 
 use flannel_core::family::Family;
 use flannel_core::lease::table::LeaseTable;
-use flanneld::store::StoreOptions;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::process::Stdio;
@@ -74,28 +73,12 @@ pub(super) async fn everywhere(
 
 /// What is run there.
 fn flags(session: &Session, arguments: &TestArguments) -> Vec<String> {
-    let mut flags = store_flags(&session.store_options());
+    let mut flags = session.store_options().public_flags();
     flags.extend(["connectivity", "test", "-o", "json"].map(str::to_owned));
     flags.push(format!("--count={}", arguments.count));
     flags.push(format!("--timeout={}", arguments.timeout));
     flags.push(format!("--parallel={}", arguments.parallel));
     flags.extend(arguments.no_size.then(|| "--no-size".to_owned()));
-    flags
-}
-
-/// The flags of a store, as far as they may be seen on another host: a password may not, and is left to that host's
-/// `FLANNELD_ETCD_PASSWORD`.
-fn store_flags(options: &StoreOptions) -> Vec<String> {
-    let etcd = match options {
-        StoreOptions::Directory(path) => return vec![format!("--lease-dir={}", path.display())],
-        StoreOptions::Etcd(etcd) => etcd,
-    };
-    let mut flags =
-        vec![format!("--etcd-endpoints={}", etcd.endpoints), format!("--etcd-prefix={}", etcd.prefix)];
-    let files = [("cafile", &etcd.cafile), ("certfile", &etcd.certfile), ("keyfile", &etcd.keyfile)];
-    let named = files.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?)));
-    flags.extend(named.map(|(name, path)| format!("--etcd-{name}={}", path.display())));
-    flags.extend(etcd.username.as_ref().map(|name| format!("--etcd-username={name}")));
     flags
 }
 

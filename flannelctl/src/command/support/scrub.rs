@@ -2,7 +2,6 @@
 
 use flanneld::store::StoreOptions;
 use serde_json::Value;
-use std::fs;
 
 const REMOVED: &str = "[removed]";
 /// Parts of names whose values are secret.
@@ -31,13 +30,8 @@ pub(super) struct Scrubber {
 impl Scrubber {
     /// Learns the secrets of a store.
     pub(super) fn learn_store(&mut self, store: &StoreOptions) {
-        if let StoreOptions::Etcd(options) = store {
-            self.learn(options.password.as_deref());
-            let key = options.keyfile.as_ref().and_then(|file| fs::read_to_string(file).ok());
-            // Each line: wherever the key is quoted, its lines may be broken in another way.
-            for line in key.iter().flat_map(|key| key.lines()).filter(|line| !line.starts_with("-----")) {
-                self.learn(Some(line));
-            }
+        for secret in store.secrets() {
+            self.learn(Some(&secret));
         }
     }
 

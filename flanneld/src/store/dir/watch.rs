@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::DirStore;
 use super::tree::Tree;
 use crate::store::error::StoreError;
-use crate::store::stats::Operation;
+use crate::store::operation::Operation;
 use crate::store::{LeaseWatch, WatchEvent};
 
 /// A running watch of a [`DirStore`].

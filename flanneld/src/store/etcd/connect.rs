@@ -18,7 +18,8 @@ use tokio::time::{Instant, sleep};
 use super::failure::{FAILED_PRECONDITION, Failure, answer, classify};
 use super::options::{CAFILE, CERTFILE, Endpoint, KEYFILE, Target};
 use crate::store::error::{Cause, StoreError};
-use crate::store::stats::{Counters, Operation};
+use crate::store::operation::Operation;
+use crate::store::stats::Counters;
 
 /// Time for the TCP handshake, and again for that of TLS.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -166,11 +167,13 @@ async fn open_client(target: &Target, endpoint: &Endpoint) -> Result<Client, Sto
 async fn tls_options(target: &Target) -> Result<TlsOptions, StoreError> {
     let mut tls = TlsOptions::new().timeout(CONNECT_LIMIT);
     tls = match &target.cafile {
-        Some(cafile) => tls.ca_certificate(etcd_client::Certificate::from_pem(read(cafile, CAFILE).await?)),
+        Some(cafile) => {
+            tls.ca_certificate(etcd_client::Certificate::from_pem(read(cafile, CAFILE.name).await?))
+        }
         None => tls.with_enabled_roots(),
     };
     if let Some((certificate, key)) = &target.identity {
-        let (certificate, key) = (read(certificate, CERTFILE).await?, read(key, KEYFILE).await?);
+        let (certificate, key) = (read(certificate, CERTFILE.name).await?, read(key, KEYFILE.name).await?);
         tls = tls.identity(etcd_client::Identity::from_pem(certificate, key));
     }
     Ok(tls)
@@ -190,8 +193,8 @@ const PEM_BEGIN: &[u8] = b"-----BEGIN ";
 fn unusable_files(target: &Target, error: etcd_client::Error) -> Result<StoreError, etcd_client::Error> {
     let etcd_client::Error::TransportError(error) = error else { return Err(error) };
     let (path, flag) = match (&target.identity, &target.cafile) {
-        (Some((certificate, _)), _) => (certificate, CERTFILE),
-        (None, Some(cafile)) => (cafile, CAFILE),
+        (Some((certificate, _)), _) => (certificate, CERTFILE.name),
+        (None, Some(cafile)) => (cafile, CAFILE.name),
         (None, None) => return Err(etcd_client::Error::TransportError(error)),
     };
     Ok(StoreError::Certificate { path: path.clone(), flag, cause: Cause::innermost(&error) })

@@ -9,7 +9,7 @@ use std::io;
 
 use super::options::Target;
 use crate::store::error::{Cause, StoreError, TlsProblem, inner};
-use crate::store::stats::Operation;
+use crate::store::operation::Operation;
 
 /// What was going on when a request failed.
 pub(super) struct Failure<'a> {

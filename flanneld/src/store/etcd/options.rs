@@ -4,9 +4,11 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
-/// The `--etcd-*` flags as they were given. Empty text counts as not given, as with Go's flags.
+use crate::flag::{Flag, Kind};
+
+/// The values of the `--etcd-*` flags. Empty text counts as not given, as with Go's flags.
 #[derive(Clone, Default)]
-pub struct EtcdOptions {
+pub(crate) struct EtcdOptions {
     /// `--etcd-endpoints`: comma list of `http://host:port`, `https://host:port`, `host:port`.
     pub endpoints: String,
     /// `--etcd-prefix`.
@@ -37,27 +39,63 @@ impl fmt::Debug for EtcdOptions {
     }
 }
 
+/// Endpoints and prefix as in Go's flanneld.
+const ENDPOINTS: Flag = Flag::text(
+    "etcd-endpoints",
+    "LIST",
+    "http://127.0.0.1:4001,http://127.0.0.1:2379",
+    "Comma-separated list of etcd endpoints",
+);
+const PREFIX: Flag =
+    Flag::text("etcd-prefix", "KEY", "/coreos.com/network", "Prefix of the etcd keys of config and leases");
+pub(super) const KEYFILE: Flag =
+    Flag::text("etcd-keyfile", "FILE", "", "Private key of the client certificate for etcd");
+pub(super) const CERTFILE: Flag = Flag::text("etcd-certfile", "FILE", "", "Client certificate for etcd");
+pub(super) const CAFILE: Flag =
+    Flag::text("etcd-cafile", "FILE", "", "CA certificates that the certificate of etcd is verified with");
+const USERNAME: Flag = Flag::text("etcd-username", "NAME", "", "etcd user");
+const PASSWORD: Flag =
+    Flag::text("etcd-password", "PASSWORD", "", "Password of the etcd user").with_kind(Kind::Secret);
+
+/// The flags of this store, in the order of Go's.
+pub(in crate::store) const FLAGS: [Flag; 7] =
+    [ENDPOINTS, PREFIX, KEYFILE, CERTFILE, CAFILE, USERNAME, PASSWORD];
+
+/// Flags that only count together, and why.
+pub(in crate::store) const PAIRS: [(Flag, Flag, &str); 2] =
+    [(CERTFILE, KEYFILE, "a client certificate needs both"), (USERNAME, PASSWORD, "a login needs both")];
+
 impl EtcdOptions {
-    /// Says whether they can work, before anything is connected.
-    ///
-    /// # Errors
-    /// Fails if the options cannot work.
-    pub fn check(&self) -> Result<(), EtcdOptionsError> {
-        Target::new(self.clone()).map(drop)
+    /// Takes the values of [`FLAGS`].
+    pub(in crate::store) fn from_flags(value: impl Fn(&Flag) -> Option<String>) -> Self {
+        let or_default = |flag: &Flag| value(flag).unwrap_or_else(|| flag.default.to_owned());
+        let text = |flag| value(flag).filter(|text| !text.is_empty());
+        Self {
+            endpoints: or_default(&ENDPOINTS),
+            prefix: or_default(&PREFIX),
+            cafile: text(&CAFILE).map(PathBuf::from),
+            certfile: text(&CERTFILE).map(PathBuf::from),
+            keyfile: text(&KEYFILE).map(PathBuf::from),
+            username: text(&USERNAME),
+            password: text(&PASSWORD),
+        }
     }
 
-    /// The members that they name.
-    ///
-    /// # Errors
-    /// Fails if the options cannot work.
-    pub fn endpoints(&self) -> Result<Vec<Endpoint>, EtcdOptionsError> {
-        Ok(Target::new(self.clone())?.endpoints)
+    /// The flags that these options were made from, without the password.
+    pub(in crate::store) fn public_flags(&self) -> Vec<String> {
+        let text = |flag: Flag, text: &str| format!("{}={text}", flag.dashed());
+        let mut flags = vec![text(ENDPOINTS, &self.endpoints), text(PREFIX, &self.prefix)];
+        let files = [(CAFILE, &self.cafile), (CERTFILE, &self.certfile), (KEYFILE, &self.keyfile)];
+        let named = files.into_iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?)));
+        flags.extend(named.map(|(flag, path)| text(flag, &path.display().to_string())));
+        flags.extend(self.username.as_ref().map(|name| text(USERNAME, name)));
+        flags
     }
 }
 
 /// Flags that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EtcdOptionsError {
+pub(in crate::store) enum EtcdOptionsError {
     /// An empty list.
     #[error("--etcd-endpoints names no endpoint; give at least one, such as http://127.0.0.1:2379")]
     NoEndpoint,
@@ -72,21 +110,15 @@ pub enum EtcdOptionsError {
     /// User name or password in the address. It is not repeated here, because errors are logged.
     #[error("--etcd-endpoints holds a user name; give it with --etcd-username and --etcd-password instead")]
     Credentials,
-    /// Half of a client certificate.
-    #[error("{given} is set and {missing} is not; a client certificate needs both")]
-    HalfCertificate {
+    /// One of two flags that only count together.
+    #[error("--{given} is set and --{missing} is not; {reason}")]
+    Half {
         /// The flag that is there.
         given: &'static str,
         /// The flag that is not.
         missing: &'static str,
-    },
-    /// Half of a login.
-    #[error("{given} is set and {missing} is not; a login needs both")]
-    HalfLogin {
-        /// The flag that is there.
-        given: &'static str,
-        /// The flag that is not.
-        missing: &'static str,
+        /// Why both are needed.
+        reason: &'static str,
     },
 }
 
@@ -104,29 +136,10 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn new(options: EtcdOptions) -> Result<Self, EtcdOptionsError> {
-        let file = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
-        let text = |text: Option<String>| text.filter(|text| !text.is_empty());
-        let cafile = file(options.cafile);
-        let identity = match (file(options.certfile), file(options.keyfile)) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            (Some(_), None) => {
-                return Err(EtcdOptionsError::HalfCertificate { given: CERTFILE, missing: KEYFILE });
-            }
-            (None, Some(_)) => {
-                return Err(EtcdOptionsError::HalfCertificate { given: KEYFILE, missing: CERTFILE });
-            }
-        };
-        let login = match (text(options.username), text(options.password)) {
-            (Some(user), Some(password)) => Some((user, password)),
-            (None, None) => None,
-            (Some(_), None) => {
-                return Err(EtcdOptionsError::HalfLogin { given: USERNAME, missing: PASSWORD });
-            }
-            (None, Some(_)) => {
-                return Err(EtcdOptionsError::HalfLogin { given: PASSWORD, missing: USERNAME });
-            }
-        };
+        let EtcdOptions { cafile, certfile, keyfile, username, password, .. } = options;
+        let [of_certificate, of_login] = PAIRS;
+        let identity = both(of_certificate, certfile, keyfile)?;
+        let login = both(of_login, username, password)?;
         // Compatibility: Go takes the scheme of the first endpoint for all.
         let tls_by_default = match options.endpoints.trim_start() {
             first if first.starts_with("https://") => true,
@@ -152,15 +165,25 @@ impl Target {
     }
 }
 
-pub(super) const CAFILE: &str = "--etcd-cafile";
-pub(super) const CERTFILE: &str = "--etcd-certfile";
-pub(super) const KEYFILE: &str = "--etcd-keyfile";
-const USERNAME: &str = "--etcd-username";
-const PASSWORD: &str = "--etcd-password";
+fn both<T>(
+    (one, other, reason): (Flag, Flag, &'static str),
+    first: Option<T>,
+    second: Option<T>,
+) -> Result<Option<(T, T)>, EtcdOptionsError> {
+    let half = |given: Flag, missing: Flag| {
+        Err(EtcdOptionsError::Half { given: given.name, missing: missing.name, reason })
+    };
+    match (first, second) {
+        (Some(first), Some(second)) => Ok(Some((first, second))),
+        (None, None) => Ok(None),
+        (Some(_), None) => half(one, other),
+        (None, Some(_)) => half(other, one),
+    }
+}
 
 /// One member of the cluster. Each has its own scheme (Go's client takes that of the first for all).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
+pub(super) struct Endpoint {
     /// `scheme://host:port`.
     pub url: String,
     /// The host, without the brackets of an IPv6 address.

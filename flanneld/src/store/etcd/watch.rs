@@ -13,7 +13,7 @@ use super::connect::Connection;
 use super::failure::{denied, is_login_needed, is_out_of_range};
 use super::{CALL_LIMIT, EtcdStore, config_record, landmark, record};
 use crate::store::error::{Cause, StoreError};
-use crate::store::stats::Operation;
+use crate::store::operation::Operation;
 use crate::store::{Change, LeaseWatch, WatchEvent};
 
 /// How often the server is asked for a sign of life. By itself it gives one every ten minutes.

@@ -1,4 +1,5 @@
 use super::*;
+use std::collections::BTreeMap;
 
 fn options(endpoints: &str) -> EtcdOptions {
     EtcdOptions {
@@ -74,25 +75,28 @@ fn secrets_are_never_shown() {
 
 #[test]
 fn halves_are_refused() {
-    let whole = EtcdOptions {
-        certfile: Some("c".into()),
-        keyfile: Some("k".into()),
-        username: Some("u".to_owned()),
-        password: Some("p".to_owned()),
-        ..options("a:1")
+    let whole = [
+        ("etcd-endpoints", "a:1"),
+        ("etcd-certfile", "c"),
+        ("etcd-keyfile", "k"),
+        ("etcd-username", "u"),
+        ("etcd-password", "p"),
+    ];
+    let without = |missing: &str| {
+        let given = whole.into_iter().filter(|(name, _)| *name != missing).collect::<BTreeMap<_, _>>();
+        EtcdOptions::from_flags(|flag| given.get(flag.name).map(|text| (*text).to_owned()))
     };
-    assert!(Target::new(whole.clone()).is_ok());
+    let emptied = |empty: &str| {
+        let text = |name: &str, text: &str| if name == empty { String::new() } else { text.to_owned() };
+        let given: BTreeMap<_, _> = whole.into_iter().collect();
+        EtcdOptions::from_flags(|flag| Some(text(flag.name, given.get(flag.name)?)))
+    };
+    assert!(Target::new(without("")).is_ok());
     let cases = [
-        (EtcdOptions { keyfile: None, ..whole.clone() }, "--etcd-certfile is set and --etcd-keyfile is not"),
-        (
-            EtcdOptions { certfile: Some("".into()), ..whole.clone() },
-            "--etcd-keyfile is set and --etcd-certfile",
-        ),
-        (
-            EtcdOptions { password: Some(String::new()), ..whole.clone() },
-            "--etcd-username is set and --etcd-pass",
-        ),
-        (EtcdOptions { username: None, ..whole }, "--etcd-password is set and --etcd-username is not"),
+        (without("etcd-keyfile"), "--etcd-certfile is set and --etcd-keyfile is not"),
+        (emptied("etcd-certfile"), "--etcd-keyfile is set and --etcd-certfile"),
+        (emptied("etcd-password"), "--etcd-username is set and --etcd-pass"),
+        (without("etcd-username"), "--etcd-password is set and --etcd-username is not"),
     ];
     for (options, expected) in cases {
         let error = urls(options).unwrap_err();

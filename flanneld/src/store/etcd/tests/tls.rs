@@ -160,7 +160,7 @@ async fn a_client_certificate_is_shown_where_it_is_wanted() {
 
     let mixed = EtcdOptions { keyfile: Some(authority.path("server.key")), ..with_certificate.clone() };
     let error = error_of(mixed).await;
-    assert!(matches!(error, StoreError::Certificate { flag: "--etcd-certfile", .. }), "{error:?}");
+    assert!(matches!(error, StoreError::Certificate { flag: "etcd-certfile", .. }), "{error:?}");
 
     // A renewed certificate is used by the next connection, without a restart.
     let store = EtcdStore::new(of_another).unwrap();

@@ -1,0 +1,41 @@
+//! The names of a store.
+
+use std::path::Path;
+
+/// The names of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The kind of store, in one word.
+    pub kind: &'static str,
+    /// Where the store is, for messages.
+    pub location: String,
+    /// Where the network config is, for messages.
+    pub config_place: String,
+    /// A file name that differs between the stores that daemons of one host use.
+    pub scope: String,
+}
+
+/// Kinds of stores in scopes.
+pub(super) const ETCD: &str = "etcd";
+pub(super) const DIRECTORY: &str = "dir";
+
+/// Returns the scope of a store of a kind at a place. Several daemons may run on one host, each with an etcd prefix or
+/// a directory of its own.
+pub(super) fn scope(kind: &str, place: &str) -> String {
+    let mut scope = kind.to_owned();
+    for byte in place.trim_end_matches('/').bytes() {
+        match byte {
+            b'/' => scope.push('-'),
+            b'.' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => scope.push(char::from(byte)),
+            _ => scope.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    scope
+}
+
+/// Whether a file is named by the scope of a store.
+#[must_use]
+pub fn is_scope(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    [ETCD, DIRECTORY].iter().any(|kind| name.starts_with(kind))
+}
