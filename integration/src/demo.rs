@@ -1,5 +1,4 @@
-//! A small cluster at work, for a person to look at: who got which subnet, every pod reaching every other,
-//! and a route that heals.
+//! The demonstration: a small cluster with its subnets, connectivity between all pods, and the repair of a removed route.
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -32,20 +31,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         lab.require(&[Feature::Vxlan])?;
     }
     let store = if options.store == "etcd" { "etcd" } else { "a directory" };
-    println!("\n{} nodes on one network, backend {}, leases in {store}\n", options.nodes, options.backend);
+    println!("\n{} nodes on one network, backend {}, store {store}\n", options.nodes, options.backend);
 
     let cluster = lab.cluster(usize::from(options.nodes))?;
     let flanneld = prepare_store(&lab, &cluster, options)?;
     cluster.start_all(&flanneld)?;
     let pods = cluster.pods("pod")?;
     show_nodes(&cluster, &pods)?;
-    show_reach(&pods)?;
-    show_healing(&cluster, &pods)?;
+    show_connectivity(&pods)?;
+    show_repair(&cluster, &pods)?;
     println!(
-        "\nAll of this took {:.1} s. README.md says how to run it for real;",
+        "\nThe demonstration took {:.1} s. README.md describes how to install flannel.",
         started.elapsed().as_secs_f32()
     );
-    println!("`cargo xtask demo --help` shows other stores, backends and sizes.");
+    println!("Run `cargo xtask demo --help` for other stores, backends and sizes.");
     if options.keep {
         keep(&cluster)?;
     }
@@ -80,19 +79,17 @@ fn show_nodes(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
     Ok(())
 }
 
-/// Requests that each pod sends to each other one.
+/// Echo requests from each pod to each other pod.
 const PINGS: u32 = 3;
-/// How many columns fit a terminal.
+/// The number of columns that fit a terminal.
 const COLUMNS: usize = 8;
 
-fn show_reach(pods: &[Pod]) -> Result<()> {
+fn show_connectivity(pods: &[Pod]) -> Result<()> {
     let rows = thread::scope(|scope| {
-        let rows: Vec<_> = pods.iter().map(|from| scope.spawn(move || reach_of(from, pods))).collect();
-        rows.into_iter()
-            .map(|row| row.join().expect("a panic of a measurement is ours"))
-            .collect::<Result<Vec<_>>>()
+        let rows: Vec<_> = pods.iter().map(|from| scope.spawn(move || round_trips(from, pods))).collect();
+        rows.into_iter().map(|row| row.join().expect("a measurement panicked")).collect::<Result<Vec<_>>>()
     })?;
-    println!("\nEvery pod to every other, average round trip in ms:\n");
+    println!("\nAverage round-trip time from every pod to every other, in ms:\n");
     let name = |number: usize| format!("n{}", number + 1);
     let shown = pods.len().min(COLUMNS);
     println!("  {:<6}{}", "", (0..shown).map(|to| format!("{:>8}", name(to))).collect::<String>());
@@ -104,13 +101,13 @@ fn show_reach(pods: &[Pod]) -> Result<()> {
         println!("  {:<6}{}", name(from), cells.collect::<String>());
     }
     if shown < pods.len() {
-        println!("  (and the others, all without loss)");
+        println!("  (more columns are not shown; no packet was lost)");
     }
     Ok(())
 }
 
-/// The average round trip from one pod to each, `None` for itself.
-fn reach_of(from: &Pod, pods: &[Pod]) -> Result<Vec<Option<f64>>> {
+/// Returns the average round-trip time from one pod to each, `None` for itself.
+fn round_trips(from: &Pod, pods: &[Pod]) -> Result<Vec<Option<f64>>> {
     pods.iter()
         .map(|to| {
             if to.name == from.name {
@@ -125,10 +122,10 @@ fn reach_of(from: &Pod, pods: &[Pod]) -> Result<Vec<Option<f64>>> {
         .collect()
 }
 
-fn show_healing(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
+fn show_repair(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
     let (node, subnet) = (&cluster.nodes[0], cluster.nodes[1].subnet(true)?);
     let route = node.netns().ip(&format!("route show {subnet}"))?;
-    println!("\nSomeone removes a route of n1 while its pod talks to the pod of n2:\n");
+    println!("\nRemove a route of n1 while its pod sends to the pod of n2:\n");
     println!("  # {}", route.split_whitespace().collect::<Vec<_>>().join(" "));
     println!("  $ ip route del {subnet}");
     let monitor = Monitor::start(node.netns())?;
@@ -137,23 +134,23 @@ fn show_healing(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
     flow.wait_answered(50)?;
     node.netns().ip(&format!("route del {subnet}"))?;
     let subnet = subnet.to_string();
-    let gone = monitor.find(|text| text.starts_with("Deleted") && text.contains(&subnet))?;
-    let back = monitor.find(|text| text.starts_with(&subnet))?;
+    let removed = monitor.find(|text| text.starts_with("Deleted") && text.contains(&subnet))?;
+    let restored = monitor.find(|text| text.starts_with(&subnet))?;
     flow.wait_answered(50)?;
     monitor.stop()?;
     let report = flow.stop()?;
     println!(
-        "\n  back after {:.1} ms; of {} packets, one every ms, {} were lost",
-        back.at.saturating_sub(gone.at).as_secs_f64() * 1000.0,
+        "\n  restored after {:.1} ms; sent {} packets, one per ms, lost {}",
+        restored.at.saturating_sub(removed.at).as_secs_f64() * 1000.0,
         report.sent,
         report.lost.len()
     );
     Ok(())
 }
 
-/// Says how to enter the nodes, and waits for Ctrl-C.
+/// Prints how to enter the nodes, and waits for Ctrl-C.
 fn keep(cluster: &Cluster) -> Result<()> {
-    println!("\nThe cluster stays until Ctrl-C. From another terminal, as root:\n");
+    println!("\nThe cluster runs until Ctrl-C. To enter a node from another terminal, as root:\n");
     for node in &cluster.nodes {
         println!("  nsenter -a -t {:<8} # a shell on {}", resident(node)?, node.name());
     }
@@ -164,15 +161,15 @@ fn keep(cluster: &Cluster) -> Result<()> {
     }
 }
 
-/// Starts a process that stays on the node; its number as seen from outside the sandbox.
+/// Starts a process that remains on the node. Returns its id as seen from outside the sandbox.
 fn resident(node: &Node) -> Result<u32> {
     let script = "read -r stat < /run/lab/outer-proc/self/stat && echo ${stat%% *} && exec sleep infinity";
     let mut command = Command::new("sh");
     command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = node.netns().spawn(&mut command)?;
     let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().context("stdout was asked for as a pipe")?)
+    BufReader::new(child.stdout.as_mut().context("stdout is a pipe")?)
         .read_line(&mut line)
-        .context("could not read a process number")?;
-    line.trim().parse().with_context(|| format!("not a process number: {line:?}"))
+        .context("could not read a process id")?;
+    line.trim().parse().with_context(|| format!("invalid process id: {line:?}"))
 }

@@ -1,6 +1,6 @@
-//! Work inside a sandbox that is no test; `cargo xtask` starts it.
+//! Tasks in a sandbox other than tests; `cargo xtask` starts them.
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, reason = "the report on stdout is what it is for")]
+#![expect(clippy::print_stdout, reason = "the tasks report on stdout")]
 
 mod bench;
 mod demo;
@@ -11,7 +11,7 @@ use integration::{Feature, Netns};
 use std::process::ExitCode;
 
 #[derive(Parser)]
-#[command(about = "Work inside a sandbox; started by `cargo xtask`")]
+#[command(about = "Tasks in a sandbox, started by `cargo xtask`")]
 struct Arguments {
     #[command(subcommand)]
     task: Task,
@@ -19,13 +19,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Say which features this machine has
+    /// Show the features of this machine
     Probe,
-    /// Show a small cluster at work
+    /// Run the demonstration
     Demo(demo::Options),
-    /// Measure the daemon with a large cluster in etcd
+    /// Measure the daemon in a large cluster on etcd
     BenchControl(bench::control::Options),
-    /// Measure the CNI plugin against others
+    /// Measure the CNI plugin against other plugins
     BenchCni(bench::cni::Options),
 }
 

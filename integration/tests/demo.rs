@@ -1,4 +1,4 @@
-//! `cargo xtask demo`, which is what people see first.
+//! `cargo xtask demo`.
 
 use anyhow::{Context, Result, ensure};
 use integration::{Feature, lab, program};
@@ -6,22 +6,22 @@ use nix::mount::{MsFlags, mount};
 use std::path::Path;
 use std::process::Command;
 
-/// Where plugins are installed.
+/// Directories of installed plugins.
 const DIRECTORIES: [&str; 2] = ["/usr/lib/cni", "/opt/cni"];
 
-/// It shows pods on a machine where no plugin is installed.
+/// The demonstration works without installed plugins.
 #[test]
 fn needs_no_plugin() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan])?;
-        // The mounts are seen in this sandbox only.
+        // The mounts are private to this sandbox.
         for directory in DIRECTORIES.iter().filter(|directory| Path::new(directory).exists()) {
             mount(Some("tmpfs"), *directory, Some("tmpfs"), MsFlags::empty(), None::<&str>)
                 .with_context(|| format!("could not hide {directory}"))?;
         }
         let shown = demo()?;
-        for part in ["POD", "Every pod to every other", "back after"] {
-            ensure!(shown.contains(part), "no {part:?} in\n{shown}");
+        for part in ["POD", "from every pod to every other", "restored after"] {
+            ensure!(shown.contains(part), "output lacks {part:?}:\n{shown}");
         }
         Ok(())
     });

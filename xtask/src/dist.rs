@@ -1,8 +1,7 @@
-//! Packages: everything that somebody installs, made by this crate alone. No packaging tool, container engine or
-//! network is needed; the Rust toolchain and a C compiler are.
+//! Builds packages with the Rust toolchain and a C compiler, without packaging tools, container engine or network.
 //!
-//! The same sources and toolchain give the same bytes: nothing depends on the time, the machine, the user or the
-//! directory, and whatever needs a time has that of `SOURCE_DATE_EPOCH` or of the commit.
+//! Builds are reproducible: the result does not depend on time, machine, user or directory. Timestamps come from
+//! `SOURCE_DATE_EPOCH` or from the commit.
 
 mod archive;
 mod compile;
@@ -31,25 +30,25 @@ use target::{EMULATED, TARGETS, Target};
 
 #[derive(Args)]
 pub(crate) struct DistOptions {
-    /// Directory for what is made (default: `dist` where cargo builds)
+    /// Output directory [default: `dist` in the target directory]
     #[arg(long, value_name = "DIRECTORY")]
     out: Option<PathBuf>,
-    /// Build for this target (repeatable; default: each that this machine can build for)
+    /// Build for this target (repeatable) [default: all targets that this machine can build for]
     #[arg(long, value_name = "TRIPLE")]
     target: Vec<String>,
-    /// `dev` packs unoptimised programs as tests use them, without --target for this machine only
+    /// `dev` packs the unoptimised programs of the tests; without --target, only for this machine
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     profile: Profile,
-    /// Distinguishes packages of one version
+    /// Package revision of this version
     #[arg(long, default_value_t = 1)]
     revision: u32,
 }
 
-/// What all artefacts of a run have in common.
+/// Properties of all artefacts of a run.
 struct Release {
     version: String,
     revision: u32,
-    /// Seconds since 1970 that files and packages are dated with.
+    /// Timestamp of files and packages, in seconds since 1970.
     epoch: u64,
     compression: Compression,
 }
@@ -62,9 +61,9 @@ pub(crate) fn run(options: &DistOptions) -> Result<bool> {
     Ok(true)
 }
 
-/// Makes what the tests of packages want, below the directory. In `first` and `second` the packages of two revisions
-/// from the programs that tests use: an upgrade needs two. In `other` what is for another processor, if this machine
-/// can build for it: all of it in the long form, else the plugin, since all takes minutes.
+/// Builds the packages for the tests below a directory: two revisions in `first` and `second`, for upgrades, and programs for
+/// another architecture in `other` if this machine can build them: all of them in the long form, otherwise only the plugin,
+/// because all take minutes.
 pub(crate) fn for_tests(directory: &Path, long: bool) -> Result<()> {
     let options = |revision, target: &[&Target]| DistOptions {
         out: None,
@@ -93,17 +92,17 @@ pub(crate) fn for_tests(directory: &Path, long: bool) -> Result<()> {
     Ok(())
 }
 
-/// The plugin as it is packed, of the quick build, if there are packages for this machine.
+/// Returns the plugin of the packages in the `dev` profile, if packages are available for this machine.
 pub(crate) fn plugin_for_tests() -> Result<Option<PathBuf>> {
     target::here()?.map(|target| compile::plugin(target, Profile::Dev)).transpose()
 }
 
-/// Why this machine cannot build what the tests run under emulation.
+/// Returns the reason if this machine cannot build the programs that tests emulate.
 pub(crate) fn not_emulated() -> Result<Option<String>> {
     EMULATED.missing(&target::host()?)
 }
 
-/// Makes everything; answers with a line on each file.
+/// Builds all artefacts. Returns a line about each file.
 fn make(out: &Path, options: &DistOptions) -> Result<Vec<String>> {
     let release = Release {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -143,13 +142,13 @@ impl Release {
         format!("flannel-{}-linux-{}", self.version, target.debian)
     }
 
-    /// Version and revision, the same in both package formats.
+    /// Returns version and revision, which both package formats share.
     fn full_version(&self) -> String {
         format!("{}-{}", self.version, self.revision)
     }
 }
 
-/// When the sources were made.
+/// Returns the time of the sources.
 fn epoch() -> Result<u64> {
     if let Some(value) = std::env::var_os("SOURCE_DATE_EPOCH") {
         let value = value.to_string_lossy().into_owned();
@@ -165,7 +164,7 @@ fn epoch() -> Result<u64> {
         .and_then(|output| String::from_utf8_lossy(&output.stdout).trim().parse().ok())
         .with_context(|| {
             format!(
-                "`{}` does not tell how old the sources are: set SOURCE_DATE_EPOCH, in seconds since 1970",
+                "`{}` failed to report the time of the sources. Set SOURCE_DATE_EPOCH to seconds since 1970.",
                 text(&git)
             )
         })
@@ -179,8 +178,7 @@ fn sha256(bytes: &[u8]) -> String {
     })
 }
 
-/// Files that were made. They replace those of an earlier run one by one, and the checksums come last, so that a run that
-/// was interrupted shows.
+/// The output files. Each replaces that of an earlier run. The checksums are written last, so an interrupted run has none.
 struct Made {
     directory: PathBuf,
     sums: String,

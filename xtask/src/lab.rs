@@ -1,4 +1,4 @@
-//! Tasks that `lab` does inside a sandbox: we build, prepare and start it.
+//! Tasks that the program `lab` runs in a sandbox. This module builds, prepares and starts it.
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
@@ -13,16 +13,16 @@ use crate::{packages, sandbox};
 
 #[derive(Args)]
 pub(crate) struct DemoOptions {
-    /// Where the leases are: `dir` or `etcd`
+    /// Store of leases: `dir` or `etcd`
     #[arg(long, default_value = "dir", value_parser = ["dir", "etcd"])]
     store: String,
-    /// How pods reach other nodes: `vxlan` or `host-gw`
+    /// Backend: `vxlan` or `host-gw`
     #[arg(long, default_value = "vxlan", value_parser = ["vxlan", "host-gw"])]
     backend: String,
-    /// How many nodes
+    /// Number of nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=20))]
     nodes: u8,
-    /// Keep the cluster up until Ctrl-C and say how to enter its nodes
+    /// Keep the cluster until Ctrl-C and show how to enter its nodes
     #[arg(long)]
     keep: bool,
 }
@@ -43,30 +43,30 @@ pub(crate) fn demo(options: &DemoOptions) -> Result<bool> {
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {
-    /// The daemon with a large cluster in etcd: start, memory, delay of a change
+    /// Measure the daemon in a large cluster on etcd: start, memory, latency of a change
     Control {
-        /// How many leases the cluster has
+        /// Number of leases
         #[arg(long, default_value_t = 5000)]
         leases: u32,
-        /// Write the figures to this file, too
+        /// Also write the results to this file
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
-    /// Attaching pods: our plugin against others and against the kernel's part alone
+    /// Measure the CNI plugin against other plugins and against the kernel's part alone
     Cni {
-        /// Directory of the plugins to compare with
+        /// Directory of the other plugins
         #[arg(long, value_name = "DIRECTORY", default_value = "/usr/lib/cni")]
         peer: PathBuf,
-        /// Write the figures to this file, too
+        /// Also write the results to this file
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
-        /// How many pods are attached one by one
+        /// Number of pods to attach in sequence
         #[arg(long, default_value_t = 60)]
         rounds: usize,
-        /// How many pods stand all the time
+        /// Number of existing pods
         #[arg(long, default_value_t = 20)]
         standing: usize,
-        /// Only variants whose name contains one of these: bridge, dual-stack, masquerade-iptables,
+        /// Run only variants whose name contains one of these: bridge, dual-stack, masquerade-iptables,
         /// masquerade-nftables, portmap-iptables, portmap-nftables
         filters: Vec<String>,
     },

@@ -1,8 +1,7 @@
 //! Development tasks, run as `cargo xtask TASK`.
 //!
-//! This crate starts programs and reads what they say: cargo, the test binaries, and `lab` (of the crate
-//! `integration`), which holds everything that works inside network namespaces. It stays small, so that a
-//! task begins at once.
+//! This crate starts programs and reads their output: cargo, the test binaries, and `lab` (of the crate `integration`),
+//! which contains everything that runs inside network namespaces. It is kept small, so that tasks start quickly.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "the report on stdout is what a task is for")]
 
@@ -31,20 +30,20 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Show a small cluster at work: nodes as namespaces, pods, and a route that heals
+    /// Run a small cluster in network namespaces, with pods, and repair a removed route
     Demo(lab::DemoOptions),
-    /// Run everything: format, lints, unit, contract and end-to-end tests
+    /// Run all checks and tests: formatting, lints, rules, unit, contract and end-to-end tests
     Test(test::TestOptions),
     /// Run the end-to-end tests
     E2e(e2e::E2eOptions),
-    /// Measure
+    /// Run a benchmark
     #[command(subcommand)]
     Bench(lab::Bench),
-    /// Run the gates that need no privilege: format, lints, rules of the code base
+    /// Run the checks that need no root: formatting, lints, rules of the code base
     Check,
     /// Check the rules of the code base that neither rustfmt nor clippy knows
     Tidy(tidy::TidyOptions),
-    /// Make packages: static binaries, deb, rpm, image, checksums, bill of materials
+    /// Build packages: static programs, deb, rpm, image, checksums, bill of materials
     Dist(dist::DistOptions),
 }
 
@@ -59,7 +58,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a task; `false` means that it did its work and found failures, which it has reported.
+/// Runs a task. Returns `false` if it completed and reported failures.
 fn run(task: Task) -> Result<bool> {
     match task {
         Task::Demo(options) => lab::demo(&options),
@@ -84,9 +83,9 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
-    /// Most of them take minutes, so no test runs them.
+    /// No test runs these commands: most take minutes.
     #[test]
-    fn commands_of_the_pages_are_understood() {
+    fn documented_commands_are_valid() {
         let pages = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
         let texts = pages.chain([root().join("README.md")]).map(|page| fs::read_to_string(page).unwrap());
         let mut commands = 0;
@@ -98,6 +97,6 @@ mod tests {
                 commands += 1;
             }
         }
-        assert!(commands > 10, "only {commands} commands were found");
+        assert!(commands > 10, "found only {commands} commands");
     }
 }

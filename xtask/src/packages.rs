@@ -1,4 +1,4 @@
-//! The Debian packages whose programs the tests start, and their installation.
+//! Debian packages that the tests need, and their installation.
 
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -7,15 +7,15 @@ use std::process::{Command, Stdio};
 use crate::dist::target::{self, EMULATED, TARGETS};
 use crate::process::{find, is_root, succeeds, text};
 
-/// A package, a program or file by which its presence shows, and what cannot run without it.
+/// A package, a program or file that proves its presence, and what needs it.
 struct Package {
     name: &'static str,
-    shows: &'static str,
-    serves: &'static str,
+    provides: &'static str,
+    needed_by: &'static str,
 }
 
-const fn package(name: &'static str, shows: &'static str, serves: &'static str) -> Package {
-    Package { name, shows, serves }
+const fn package(name: &'static str, provides: &'static str, needed_by: &'static str) -> Package {
+    Package { name, provides, needed_by }
 }
 
 const TESTS: &[Package] = &[
@@ -37,44 +37,46 @@ const TESTS: &[Package] = &[
     package("nftables", "nft", "tests of the nftables firewall"),
     package("openssl", "openssl", "tests of etcd with TLS"),
     package("conntrack", "conntrack", "tests of masquerade"),
-    package("curl", "curl", "tests of the pages for administrators"),
+    package("curl", "curl", "tests of the documentation"),
     package("ethtool", "ethtool", "tests of device features"),
-    package("faketime", "faketime", "tests with a clock that is wrong"),
-    package("tcpdump", "tcpdump", "tests that look at packets on the wire"),
+    package("faketime", "faketime", "tests with an incorrect clock"),
+    package("tcpdump", "tcpdump", "tests that capture packets"),
     package("systemd", "/lib/systemd/systemd", "tests of packages and units"),
     package("rpm", "rpm", "tests of RPM packages"),
     package("dnf", "dnf", "tests of RPM packages by dnf"),
     package("createrepo-c", "createrepo_c", "tests of RPM packages by dnf"),
-    package("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "tests of what is built for another processor"),
+    package("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "tests of programs for another architecture"),
     package(
         "libc6-dev-arm64-cross",
         "/usr/aarch64-linux-gnu/lib/libc.a",
-        "tests of what is built for another processor",
+        "tests of programs for another architecture",
     ),
-    package("qemu-user-static", "qemu-aarch64-static", "tests of what is built for another processor"),
+    package("qemu-user-static", "qemu-aarch64-static", "tests of programs for another architecture"),
     package("strace", "strace", "tests that count system calls"),
     package("prometheus", "promtool", "checks of metrics and alert rules"),
     package("procps", "ps", "reports of failed tests"),
 ];
 
-/// What the demonstration needs.
+/// Packages for the demonstration.
 const DEMO: [&str; 5] = ["util-linux", "iproute2", "iputils-ping", "etcd-server", "etcd-client"];
 
 impl Package {
     fn present(&self) -> bool {
-        if self.shows.starts_with('/') { Path::new(self.shows).exists() } else { find(self.shows).is_some() }
+        if self.provides.starts_with('/') {
+            Path::new(self.provides).exists()
+        } else {
+            find(self.provides).is_some()
+        }
     }
 }
 
-/// Installs what the tests need and is missing, where that is possible; says what it does and, in the
-/// end, what stays missing.
+/// Installs missing packages if possible, and prints what remains missing.
 pub(crate) fn install_for_tests() -> Result<()> {
     install(&TESTS.iter().collect::<Vec<_>>())?;
     add_targets()
 }
 
-/// Adds the standard libraries that are linked into the plugin, and those of the processor that some tests emulate, to the Rust
-/// toolchain.
+/// Adds targets to the Rust toolchain: that of the plugin, and those of the architecture that some tests emulate.
 fn add_targets() -> Result<()> {
     let host = target::host()?;
     let mut missing = Vec::new();
@@ -87,12 +89,12 @@ fn add_targets() -> Result<()> {
     let mut rustup = Command::new("rustup");
     rustup.args(["target", "add"]).args(missing).stdin(Stdio::null());
     println!("adding to the Rust toolchain: `{}`", text(&rustup));
-    // Toolchains of distributions come without it, and there may be no network: the tests that need it say so.
+    // May fail: toolchains of distributions lack rustup, and the network may be missing. Tests that need it are skipped.
     let _ = succeeds(&mut rustup);
     Ok(())
 }
 
-/// Installs what the demonstration needs.
+/// Installs missing packages for the demonstration.
 pub(crate) fn install_for_demo(etcd: bool) -> Result<()> {
     let needed =
         |package: &&Package| DEMO.contains(&package.name) && (etcd || !package.name.starts_with("etcd"));
@@ -106,19 +108,19 @@ fn install(packages: &[&Package]) -> Result<()> {
         return Ok(());
     }
     if !is_root() {
-        println!("missing packages (not root, so they are not installed): {}", names.join(" "));
+        println!("missing packages, not installed because that needs root: {}", names.join(" "));
     } else if find("apt-get").is_none() {
-        println!("missing packages (no apt-get here; install them your way): {}", names.join(" "));
+        println!("missing packages, not installed because apt-get is missing: {}", names.join(" "));
     } else {
         println!("installing Debian packages: {}", names.join(" "));
-        // Fresh machines have no package lists yet; update them only if the first try fails.
+        // A new machine may lack package lists; update them only if the first attempt fails.
         if !apt_get(&["install"], &names)? {
             apt_get(&["update"], &[])?;
             apt_get(&["install"], &names)?;
         }
     }
     for package in missing() {
-        println!("without {}: no {}", package.name, package.serves);
+        println!("{} is missing: no {}", package.name, package.needed_by);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Starting programs.
+//! Starts programs.
 
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
@@ -13,16 +13,16 @@ pub(crate) fn root() -> PathBuf {
     manifest.parent().map_or_else(|| manifest.clone(), Path::to_owned)
 }
 
-/// Where cargo builds, and where results are kept.
+/// The target directory of cargo.
 pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |path| root().join(path))
 }
 
-/// A cargo command in the workspace, with the cargo that started us.
+/// Returns a cargo command in the workspace, with the cargo that started this program.
 pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(arguments);
-    // They describe this crate and would make cargo rebuild build scripts that look at them.
+    // These describe this crate; build scripts that depend on them would run again.
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR") {
             command.env_remove(name);
@@ -31,7 +31,7 @@ pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> 
     command
 }
 
-/// A command as a person would type it, for messages.
+/// Returns a command as it is typed in a shell, for messages.
 pub(crate) fn text(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())
@@ -40,13 +40,13 @@ pub(crate) fn text(command: &Command) -> String {
         .join(" ")
 }
 
-/// Runs a command that writes to our terminal; `false` if it failed.
+/// Runs a command that writes to the terminal. Returns whether it succeeded.
 pub(crate) fn succeeds(command: &mut Command) -> Result<bool> {
     let status = command.status().with_context(|| format!("could not start `{}`", text(command)))?;
     Ok(status.success())
 }
 
-/// Runs a command that must succeed.
+/// Runs a command and fails if it fails.
 pub(crate) fn must_succeed(command: &mut Command) -> Result<()> {
     if succeeds(command)? {
         return Ok(());
@@ -54,16 +54,16 @@ pub(crate) fn must_succeed(command: &mut Command) -> Result<()> {
     bail!("`{}` failed", text(command))
 }
 
-/// Runs a test program and calls `look` with each line of its stdout; `false` if it failed. What passed
-/// is not shown line by line.
+/// Runs a test program and calls `look` with each line of its stdout. Returns whether it succeeded. Prints only the lines of
+/// tests that did not pass.
 pub(crate) fn watched(command: &mut Command, mut look: impl FnMut(&str)) -> Result<bool> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("could not start `{}`", text(command)))?;
-    let stdout = child.stdout.take().expect("stdout was asked for as a pipe");
+    let stdout = child.stdout.take().expect("stdout is a pipe");
     for line in BufReader::new(stdout).lines() {
-        let line = line.context("could not read what the command says")?;
+        let line = line.context("could not read the output of the command")?;
         let passed =
             line.starts_with("test ") && (line.ends_with(" ... ok") || line.contains(" ... ignored"));
         if !passed && !line.is_empty() && !line.starts_with("running ") {
@@ -74,8 +74,8 @@ pub(crate) fn watched(command: &mut Command, mut look: impl FnMut(&str)) -> Resu
     Ok(child.wait().context("could not wait for the command")?.success())
 }
 
-/// The file of a program, looked up in `PATH` and in the administrator's directories, which an
-/// ordinary user's `PATH` leaves out.
+/// Returns the file of a program from `PATH` or from the directories of system programs, which are missing in the `PATH` of
+/// ordinary users.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -84,7 +84,7 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Whether we run as root, from the effective user in `/proc/self/status`.
+/// Returns whether the effective user of this process is root.
 pub(crate) fn is_root() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status

@@ -1,5 +1,5 @@
-//! A place that leaves nothing behind: own network, mount and process namespaces, private `/run`, `/etc`
-//! and `/var/lib`. When its first process ends, or we do, the kernel removes everything.
+//! Sandboxes: own network, mount and process namespaces, private `/run`, `/etc` and `/var/lib`. When the first process of a
+//! sandbox or this process ends, the kernel removes everything.
 
 use anyhow::{Result, bail};
 use std::ffi::OsStr;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::process::{find, is_root, root};
 
-/// Says what is missing for a sandbox, with the mend.
+/// Fails if this machine cannot create a sandbox, with the fix.
 pub(crate) fn possible(task: &str) -> Result<()> {
     if !is_root() {
         bail!("network namespaces need root: run `sudo -E env PATH=\"$PATH\" cargo xtask {task}`");
@@ -20,10 +20,10 @@ pub(crate) fn possible(task: &str) -> Result<()> {
     Ok(())
 }
 
-/// A command that runs `program` in a new sandbox; a script prepares it.
+/// Returns a command that runs `program` in a new sandbox, which a script prepares.
 ///
-/// `setpriv` makes the kernel kill `unshare` when the thread that started it dies, however that
-/// happens, and `--kill-child` does the same to everything below.
+/// `setpriv` makes the kernel kill `unshare` when the thread that started it ends for any reason; `--kill-child` does the
+/// same for its children.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command

@@ -1,9 +1,9 @@
-//! Counts of what passed, failed and was skipped, and the closing lines of a task.
+//! Counts of passed, failed and skipped tests, and the summary of a task.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Results so far.
+/// The results of a task.
 #[derive(Default, Debug)]
 pub(crate) struct Tally {
     passed: u64,
@@ -30,7 +30,7 @@ impl Tally {
         }
     }
 
-    /// One thing that either passes or fails.
+    /// Adds one result.
     pub(crate) fn outcome(&mut self, what: &str, good: bool) {
         if good {
             self.pass(1);
@@ -49,9 +49,9 @@ impl Tally {
         }
     }
 
-    /// Takes in the tests that a test binary reported: `test a::b ... ok` and its closing line.
+    /// Adds the results in a line of a test program: `test a::b ... ok` or the summary.
     ///
-    /// Ignored tests are not counted: whoever runs them counts them.
+    /// Does not count ignored tests.
     pub(crate) fn libtest_line(&mut self, of: &str, line: &str) {
         if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
             self.fail(format!("{of}: {name}"));
@@ -66,7 +66,7 @@ impl Tally {
         }
     }
 
-    /// Whether nothing failed.
+    /// Returns whether nothing failed.
     pub(crate) const fn good(&self) -> bool {
         self.failed == 0
     }

@@ -1,7 +1,7 @@
-//! Makes an RPM package, on stdout, from a tar archive of its files, on stdin.
+//! Converts a tar archive of files on stdin to an RPM package on stdout.
 //!
-//! A program of its own, since the crate `rpm` brings twenty others that nothing else here needs: `cargo xtask dist`
-//! builds it when it makes packages.
+//! A separate program, because the crate `rpm` has twenty dependencies that only this program needs. `cargo xtask dist` builds
+//! it on demand.
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result};
@@ -17,13 +17,13 @@ struct Arguments {
     version: String,
     #[arg(long)]
     release: String,
-    /// By the name that rpm has for it
+    /// Name of the architecture in rpm
     #[arg(long)]
     architecture: String,
-    /// Seconds since 1970 that everything is dated with
+    /// Timestamp of all files, in seconds since 1970
     #[arg(long)]
     date: u32,
-    /// How hard to compress, up to 9
+    /// Compression level, up to 9
     #[arg(long)]
     level: u32,
 }
@@ -45,7 +45,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { version, release, architecture, date, level } = arguments;
     let mut package = PackageBuilder::new("flannel", version, "Apache-2.0", architecture, SUMMARY);
     package
-        // Nobody signs it afterwards, so no space is reserved for that.
+        // Packages are not signed, so reserve no space for a signature.
         .using_config(
             BuildConfig::v4()
                 .source_date(*date)
@@ -63,17 +63,17 @@ fn run(arguments: &Arguments) -> Result<()> {
     for entry in archive.entries().context("could not read an archive")? {
         add(&mut package, entry.context("could not read an archive")?)?;
     }
-    let package = package.build().context("could not make the package")?;
+    let package = package.build().context("could not build the package")?;
     package.write(&mut io::stdout().lock()).context("could not write the package")
 }
 
 fn add(package: &mut PackageBuilder, mut entry: tar::Entry<'_, impl io::Read>) -> Result<()> {
-    let path = entry.path().context("a file without a name")?.to_string_lossy().into_owned();
+    let path = entry.path().context("an entry of the archive has no name")?.to_string_lossy().into_owned();
     let failed = || format!("could not pack {path}");
     let to = format!("/{}", path.trim_end_matches('/'));
     let mode = entry.header().mode().with_context(failed)? as u16 & 0o7777;
     match entry.header().entry_type() {
-        // Others are of other packages, too.
+        // Other directories belong to several packages.
         EntryType::Directory if path.contains("flannel") => {
             package.with_dir_entry(FileOptions::dir(to).permissions(mode))
         }

@@ -1,4 +1,4 @@
-//! tar and gzip, without anything that differs from run to run.
+//! Reproducible tar and gzip.
 
 use anyhow::{Context, Result};
 use flate2::GzBuilder;
@@ -8,7 +8,7 @@ use tar::{Builder, EntryType, Header};
 use super::tree::{Node, Tree};
 use crate::build::Profile;
 
-/// How hard to compress.
+/// The compression level.
 #[derive(Clone, Copy)]
 pub(crate) struct Compression(flate2::Compression);
 
@@ -31,7 +31,7 @@ impl Compression {
     }
 }
 
-/// An archive of a tree, all of it root's.
+/// Creates a tar archive of a tree, owned by root.
 pub(crate) fn tar(tree: &Tree, epoch: u64) -> Result<Vec<u8>> {
     let mut builder = Builder::new(Vec::new());
     for (path, entry) in tree.entries() {

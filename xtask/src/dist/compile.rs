@@ -1,4 +1,4 @@
-//! The programs of the packages: each one static file that runs on any distribution.
+//! Builds the programs of the packages: static files that run on any distribution.
 
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -8,7 +8,7 @@ use super::target::{Target, host};
 use crate::build::Profile;
 use crate::process::{cargo, must_succeed, root, target as target_directory};
 
-/// Their contents.
+/// The contents of the programs.
 pub(crate) struct Programs {
     pub(crate) flanneld: Vec<u8>,
     pub(crate) flannelctl: Vec<u8>,
@@ -16,7 +16,7 @@ pub(crate) struct Programs {
     pub(crate) flannel: Vec<u8>,
 }
 
-/// Packages and their programs, in the order of [`Programs`].
+/// Crates and their programs, in the order of [`Programs`].
 const PROGRAMS: [(&str, &str); 2] = [("flanneld", "flanneld"), ("flannelctl", "flannelctl")];
 const PLUGIN: (&str, &str) = ("flannel-cni", "flannel");
 
@@ -33,11 +33,14 @@ pub(crate) fn programs(target: &Target, profile: Profile) -> Result<Programs> {
     Ok(Programs { flanneld: flanneld?, flannelctl: flannelctl?, flannel: flannel? })
 }
 
-/// The plugin alone.
+/// Builds only the plugin.
 pub(crate) fn plugin(target: &Target, profile: Profile) -> Result<PathBuf> {
     let triple = target.plugin()?;
     if triple == target.triple {
-        println!("the plugin starts slower than it could: `rustup target add {}` mends it", target.musl);
+        println!(
+            "the plugin is linked with glibc and starts slower. Run `rustup target add {}` to link it with musl.",
+            target.musl
+        );
     }
     let directory = match profile {
         Profile::Dev if target.triple == host()? => {
@@ -58,8 +61,7 @@ fn static_program(path: &Path) -> Result<Vec<u8>> {
     Ok(program)
 }
 
-/// Builds for any target. No file name of this machine stays in the programs, or they would differ from one
-/// directory to another.
+/// Builds for a target. Removes file names of this machine from the programs, to make builds reproducible.
 fn built(target: &Target, triple: &str, profile: Profile, programs: &[(&str, &str)]) -> Result<PathBuf> {
     let mut command = cargo(["build", "--bins", "--target", triple]);
     for (package, _) in programs {
@@ -97,7 +99,7 @@ fn built(target: &Target, triple: &str, profile: Profile, programs: &[(&str, &st
     Ok(target_directory().join(triple).join(directory))
 }
 
-/// Links what is built for tests anyway once more, in another manner: that takes seconds.
+/// Links the test build again, statically.
 fn linked_again(other: Option<&str>, programs: &[(&str, &str)]) -> Result<PathBuf> {
     for (package, name) in programs {
         let mut command = cargo(["rustc", "--quiet", "--package", package, "--bin", name]);
@@ -110,7 +112,7 @@ fn linked_again(other: Option<&str>, programs: &[(&str, &str)]) -> Result<PathBu
     Ok(target_directory().join(other.unwrap_or_default()).join("debug"))
 }
 
-/// Whether a program for 64-bit machines needs a dynamic linker; `None` if it is no such program.
+/// Returns whether a 64-bit program needs a dynamic linker, or `None` if it is not a 64-bit ELF file.
 pub(crate) fn has_interpreter(program: &[u8]) -> Option<bool> {
     const ELF64_LITTLE_ENDIAN: &[u8] = b"\x7fELF\x02\x01";
     const PT_INTERP: u64 = 3;

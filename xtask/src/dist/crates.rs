@@ -1,4 +1,4 @@
-//! The crates that are linked into the programs of a package.
+//! The crates that the programs of a package contain.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -10,20 +10,20 @@ use std::process::Stdio;
 use super::target::Target;
 use crate::process::{cargo, root, text};
 
-/// A crate of a program.
+/// A crate in a program.
 pub(crate) struct Crate {
     pub(crate) name: String,
     pub(crate) version: String,
     /// An SPDX expression.
     pub(crate) license: String,
-    /// Of its archive; none for our own.
+    /// Checksum of its archive; `None` for the crates of this workspace.
     pub(crate) checksum: Option<String>,
     directory: PathBuf,
-    /// Ids of the crates that it is linked with.
+    /// Ids of the crates that it depends on.
     pub(crate) dependencies: Vec<String>,
 }
 
-/// All of them by cargo's id: what our programs need at run time, without tests, build scripts and macros.
+/// Returns all crates by cargo's id, without those used only by tests, build scripts and macros.
 pub(crate) fn linked(target: &Target) -> Result<BTreeMap<String, Crate>> {
     let metadata = metadata(target)?;
     let checksums = checksums()?;
@@ -42,7 +42,7 @@ pub(crate) fn linked(target: &Target) -> Result<BTreeMap<String, Crate>> {
     let mut crates = BTreeMap::new();
     while let Some(id) = waiting.pop() {
         let (package, node) = (packages.get(id), nodes.get(id));
-        let (package, node) = package.zip(node).with_context(|| format!("cargo does not describe {id}"))?;
+        let (package, node) = package.zip(node).with_context(|| format!("cargo metadata lacks {id}"))?;
         let dependencies: Vec<&str> = items(&node["deps"])
             .filter(|dependency| items(&dependency["dep_kinds"]).any(|kind| kind["kind"].is_null()))
             .filter_map(|dependency| dependency["pkg"].as_str())
@@ -56,7 +56,7 @@ pub(crate) fn linked(target: &Target) -> Result<BTreeMap<String, Crate>> {
             id.to_owned(),
             Crate {
                 checksum: checksums.get(&(name.clone(), version.clone())).cloned(),
-                // The old way to write "or".
+                // Old notation for "OR".
                 license: text("license").replace('/', " OR "),
                 directory: manifest.parent().map(Path::to_owned).unwrap_or_default(),
                 dependencies: dependencies.into_iter().map(str::to_owned).collect(),
@@ -80,7 +80,7 @@ fn metadata(target: &Target) -> Result<Value> {
     if !output.status.success() {
         bail!("`{}` failed", text(&command));
     }
-    serde_json::from_slice(&output.stdout).context("could not read what cargo tells of the crates")
+    serde_json::from_slice(&output.stdout).context("could not parse the output of cargo metadata")
 }
 
 fn items(value: &Value) -> impl Iterator<Item = &Value> {
@@ -91,7 +91,7 @@ fn is_macro(package: &Value) -> bool {
     items(&package["targets"]).any(|target| items(&target["kind"]).any(|kind| kind == "proc-macro"))
 }
 
-/// Checksums of `Cargo.lock` by name and version.
+/// Returns the checksums in `Cargo.lock` by name and version.
 fn checksums() -> Result<BTreeMap<(String, String), String>> {
     let lock = fs::read_to_string(root().join("Cargo.lock")).context("could not read Cargo.lock")?;
     let of = |block: &str| {
@@ -104,7 +104,7 @@ fn checksums() -> Result<BTreeMap<(String, String), String>> {
     Ok(lock.split("[[package]]").filter_map(of).collect())
 }
 
-/// What their licences ask to be told: copyright notices and terms, each text once.
+/// Returns the copyright notices and licence texts of the crates, each text once.
 pub(crate) fn notices(crates: &BTreeMap<String, Crate>) -> Result<String> {
     let mut texts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for Crate { name, version, license, directory, checksum, .. } in crates.values() {
@@ -130,10 +130,10 @@ fn license_files(directory: &Path) -> Result<Vec<String>> {
     for entry in fs::read_dir(directory).with_context(failed)? {
         let entry = entry.with_context(failed)?;
         let name = entry.file_name().to_string_lossy().to_uppercase();
-        let told = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE"]
+        let is_license = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE"]
             .iter()
             .any(|word| name.starts_with(word));
-        if told && entry.path().is_file() {
+        if is_license && entry.path().is_file() {
             let text = fs::read(entry.path()).with_context(failed)?;
             texts.push(String::from_utf8_lossy(&text).replace("\r\n", "\n"));
         }

@@ -1,4 +1,4 @@
-//! Which file goes where.
+//! The paths of the files in the packages.
 
 use anyhow::Result;
 
@@ -6,20 +6,20 @@ use super::compile::Programs;
 use super::pages::Pages;
 use super::tree::Tree;
 
-/// What every package is made of.
+/// The contents of every package.
 pub(crate) struct Contents<'a> {
     pub(crate) programs: &'a Programs,
     pub(crate) pages: &'a Pages,
-    /// Licences of the crates that the programs contain.
+    /// Licence notices of the crates in the programs.
     pub(crate) notices: &'a str,
 }
 
-/// Where distributions differ.
+/// Directories that differ between distributions.
 #[derive(Clone, Copy)]
 pub(crate) struct Distribution {
-    /// Directory of CNI plugins.
+    /// Directory for CNI plugins.
     plugins: &'static str,
-    /// Directory of completions for zsh.
+    /// Directory for zsh completions.
     zsh: &'static str,
 }
 
@@ -28,7 +28,7 @@ pub(crate) const DEBIAN: Distribution =
 pub(crate) const FEDORA: Distribution =
     Distribution { plugins: "usr/libexec/cni", zsh: "usr/share/zsh/site-functions" };
 
-/// Names under which the plugin does the work of a reference plugin.
+/// The names of the reference plugins that the plugin replaces.
 pub(crate) const PLUGINS: [&str; 5] = ["bandwidth", "bridge", "host-local", "loopback", "portmap"];
 
 const UNIT: &str = include_str!("../../assets/package/flanneld.service");
@@ -38,10 +38,10 @@ const NETWORK: &str = include_str!("../../assets/package/network.json");
 const COPYRIGHT: &str = include_str!("../../assets/package/copyright");
 const LICENSE: &str = include_str!("../../../LICENSE");
 
-/// The files of a package.
+/// Returns the files of a package.
 ///
-/// The plugin is where the runtimes of the distribution look, and by a link where upstream's look. Under the names of
-/// the reference plugins it is in a directory of its own, since the others belong to the packages of those plugins.
+/// The plugin is in the distribution's directory, with a link from upstream's directory. The names of the reference plugins are in a
+/// separate directory, because other packages own them in the usual one.
 pub(crate) fn package(contents: &Contents<'_>, distribution: Distribution) -> Result<Tree> {
     let Distribution { plugins, zsh } = distribution;
     let mut tree = Tree::default();
@@ -52,7 +52,7 @@ pub(crate) fn package(contents: &Contents<'_>, distribution: Distribution) -> Re
     for name in ["flannel"].iter().chain(&PLUGINS) {
         tree.link(&format!("usr/lib/flannel/cni/{name}"), &format!("/{plugins}/flannel"))?;
     }
-    // What is below /etc is the administrator's: no upgrade replaces it.
+    // A conffile: upgrades do not overwrite it.
     tree.secret("etc/default/flanneld", DEFAULTS)?;
     tree.file("usr/lib/systemd/system/flanneld.service", UNIT)?;
     documents(&mut tree, contents, "usr/share/doc/flannel")?;
@@ -72,7 +72,7 @@ pub(crate) fn package(contents: &Contents<'_>, distribution: Distribution) -> Re
     Ok(tree)
 }
 
-/// The files for those who install by hand.
+/// Returns the files of the tar archive for manual installation.
 pub(crate) fn tarball(contents: &Contents<'_>) -> Result<Tree> {
     let mut tree = Tree::default();
     tree.program("flanneld", &contents.programs.flanneld)?;
@@ -91,7 +91,7 @@ pub(crate) fn tarball(contents: &Contents<'_>) -> Result<Tree> {
     Ok(tree)
 }
 
-/// The files of the image: nothing but programs, where the manifests of Go flannel look for them.
+/// Returns the files of the image: only programs, at the paths that Go flannel's manifests use.
 pub(crate) fn image(programs: &Programs) -> Result<Tree> {
     let mut tree = Tree::default();
     tree.program("opt/bin/flanneld", &programs.flanneld)?;

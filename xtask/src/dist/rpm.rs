@@ -1,4 +1,4 @@
-//! An RPM package, by a program of its own: see `src/bin/rpm.rs`.
+//! Builds an RPM package with a separate program, `src/bin/rpm.rs`.
 
 use anyhow::{Context, Result, bail};
 use std::io::Write as _;
@@ -25,9 +25,9 @@ pub(crate) fn build(release: &Release, target: &Target, tree: &Tree) -> Result<V
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("could not start `{}`", text(&command)))?;
-    let mut stdin = child.stdin.take().context("stdin was asked for as a pipe")?;
+    let mut stdin = child.stdin.take().context("stdin is a pipe")?;
     let output = thread::scope(|scope| {
-        // If it ends before it has read all, it says why.
+        // If the program ends early, it prints the reason.
         scope.spawn(move || stdin.write_all(&files));
         child.wait_with_output().with_context(|| format!("could not wait for `{}`", text(&command)))
     })?;

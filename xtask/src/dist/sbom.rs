@@ -1,4 +1,4 @@
-//! The bill of materials: CycloneDX 1.5, for scanners that look for known defects.
+//! The bill of materials in CycloneDX 1.5, for vulnerability scanners.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ pub(crate) fn build(release: &Release, target: &Target, crates: &BTreeMap<String
 }
 
 impl Crate {
-    /// The name by which scanners know it.
+    /// Returns the package URL of the crate.
     fn reference(&self) -> String {
         format!("pkg:cargo/{}@{}", self.name, self.version)
     }
@@ -65,7 +65,7 @@ impl Crate {
     }
 }
 
-/// What is linked beside the crates: the standard library and the C libraries.
+/// Returns the other linked components: the standard library and the C libraries.
 fn toolchain(target: &Target) -> Result<Vec<Value>> {
     let version = rustc(&["-vV"])?;
     let version = version.lines().find_map(|line| line.strip_prefix("release: ")).unwrap_or_default();
@@ -95,7 +95,7 @@ fn toolchain(target: &Target) -> Result<Vec<Value>> {
     Ok(components)
 }
 
-/// As the headers of the C compiler tell; nothing if they are not of glibc.
+/// Returns the version from the headers of the C compiler, or `None` if they are not glibc's.
 fn glibc_version(target: &Target) -> Result<Option<String>> {
     let mut command = Command::new(target.compiler(&host()?));
     command.args(["-E", "-dM", "-include", "features.h", "-x", "c", "/dev/null"]);
@@ -106,10 +106,10 @@ fn glibc_version(target: &Target) -> Result<Option<String>> {
     Ok(value("__GLIBC__").zip(value("__GLIBC_MINOR__")).map(|(major, minor)| format!("{major}.{minor}")))
 }
 
-/// A time as in RFC 3339, from seconds since 1970.
+/// Formats seconds since 1970 as in RFC 3339.
 pub(crate) fn timestamp(epoch: u64) -> String {
     let (day, second) = (epoch / 86_400, epoch % 86_400);
-    // Years that begin in March, so that the leap day is the last one; 400 of them have 146,097 days.
+    // Years start in March, so that the leap day is the last day; 400 years have 146,097 days.
     let shifted = day + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;

@@ -1,4 +1,4 @@
-//! What packages can be built for, and whether this machine can.
+//! The targets of packages, and whether this machine can build for them.
 
 use anyhow::{Context, Result, bail};
 use std::path::Path;
@@ -7,23 +7,23 @@ use std::process::Command;
 use crate::build::Profile;
 use crate::process::text;
 
-/// A kind of machine, under all its names.
+/// An architecture, with all its names.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// Rust's.
+    /// The Rust target of the programs.
     pub(crate) triple: &'static str,
-    /// Rust's for the plugin, see [`Target::plugin`].
+    /// The Rust target of the plugin, see [`Target::plugin`].
     pub(crate) musl: &'static str,
-    /// Debian's, which are those of Go and so of images, too.
+    /// The name in Debian, Go and images.
     pub(crate) debian: &'static str,
     pub(crate) rpm: &'static str,
-    /// The C compiler on other machines, and Debian's packages of it and of its library.
+    /// The cross compiler for C, and the Debian packages of compiler and C library.
     compiler: &'static str,
     packages: [&'static str; 2],
 }
 
-/// glibc and not musl: its targets come with every toolchain, its allocator is faster, and a static glibc finds names by
-/// itself since 2.34 (see `flanneld::sys`). The plugin is linked with musl.
+/// The programs use glibc: every toolchain includes its targets, its allocator is faster, and since 2.34 a static glibc
+/// resolves names without plugins (see `flanneld::sys`). The plugin uses musl.
 pub(crate) const TARGETS: [Target; 2] = [
     Target {
         triple: "x86_64-unknown-linux-gnu",
@@ -43,11 +43,11 @@ pub(crate) const TARGETS: [Target; 2] = [
     },
 ];
 
-/// What the tests make packages for and run under emulation.
+/// The target whose programs the tests emulate.
 pub(crate) const EMULATED: &Target = &TARGETS[1];
 
-/// The targets of these names; without any, for a release all that can be built for here, else this machine. Says which
-/// are left out, and why.
+/// Returns the targets with these names. Without names: all targets that this machine can build for a release, or the target of
+/// this machine in other profiles. Prints skipped targets with the reason.
 pub(crate) fn chosen(names: &[String], profile: Profile) -> Result<Vec<&'static Target>> {
     let host = host()?;
     if names.is_empty() && profile == Profile::Dev {
@@ -58,11 +58,11 @@ pub(crate) fn chosen(names: &[String], profile: Profile) -> Result<Vec<&'static 
         for target in &TARGETS {
             match target.missing(&host)? {
                 None => possible.push(target),
-                Some(missing) => println!("left out: {}: {missing}", target.triple),
+                Some(missing) => println!("skipping {}: {missing}", target.triple),
             }
         }
         if possible.is_empty() {
-            bail!("this machine can build for none of the targets");
+            bail!("could not build for any target");
         }
         return Ok(possible);
     }
@@ -70,7 +70,7 @@ pub(crate) fn chosen(names: &[String], profile: Profile) -> Result<Vec<&'static 
     for name in names {
         let target = named(name)?;
         if let Some(missing) = target.missing(&host)? {
-            bail!("cannot build for {name}: {missing}");
+            bail!("could not build for {name}: {missing}");
         }
         if !targets.contains(&target) {
             targets.push(target);
@@ -82,30 +82,33 @@ pub(crate) fn chosen(names: &[String], profile: Profile) -> Result<Vec<&'static 
 fn named(triple: &str) -> Result<&'static Target> {
     TARGETS.iter().find(|target| target.triple == triple).with_context(|| {
         let names: Vec<&str> = TARGETS.iter().map(|target| target.triple).collect();
-        format!("there are no packages for {triple}, only for {}", names.join(" and "))
+        format!("unsupported target {triple}, supported are {}", names.join(" and "))
     })
 }
 
 impl Target {
-    /// What this machine lacks to build for it, with the mend.
+    /// Returns what this machine lacks to build for this target, with the fix.
     pub(crate) fn missing(&self, host: &str) -> Result<Option<String>> {
         if !has_std(self.triple)? {
             return Ok(Some(format!(
-                "the standard library for it is missing: `rustup target add {}`",
+                "the standard library is missing. Run `rustup target add {}`.",
                 self.triple
             )));
         }
         let compiler = self.compiler(host);
-        // It answers with the mere name if there is no such file.
+        // The compiler prints the bare name if the file is missing.
         let found = Command::new(compiler).arg("-print-file-name=libc.a").output();
         if found.is_ok_and(|found| found.stdout.starts_with(b"/")) {
             return Ok(None);
         }
         let packages = if self.triple == host { ["gcc", "libc6-dev"] } else { self.packages };
-        Ok(Some(format!("{compiler} or its libc.a is missing: `apt-get install {}`", packages.join(" "))))
+        Ok(Some(format!(
+            "{compiler} or its libc.a is missing. Run `apt-get install {}`.",
+            packages.join(" ")
+        )))
     }
 
-    /// Rust's names of it that are wanted and that the toolchain has no standard library for.
+    /// Returns the Rust targets whose standard library is missing in the toolchain.
     pub(crate) fn without_std(&self) -> Result<Vec<&'static str>> {
         let mut missing = Vec::new();
         for triple in [self.triple, self.musl] {
@@ -116,19 +119,19 @@ impl Target {
         Ok(missing)
     }
 
-    /// What the plugin is built for: a program that is started for every pod. musl's start takes half the time of glibc's, which asks
-    /// the processor what it is, some sixty questions that each trap in a virtual machine. Where the toolchain lacks it, glibc does.
+    /// Returns the Rust target of the plugin: musl, which starts in half the time of glibc because it does not query the CPU (each
+    /// query traps in a virtual machine), or glibc if the toolchain lacks musl.
     pub(crate) fn plugin(&self) -> Result<&'static str> {
         Ok(if has_std(self.musl)? { self.musl } else { self.triple })
     }
 
-    /// The C compiler for it on this machine.
+    /// Returns the C compiler for this target on this machine.
     pub(crate) fn compiler(&self, host: &str) -> &'static str {
         if self.triple == host { "cc" } else { self.compiler }
     }
 }
 
-/// Whether the Rust toolchain has the standard library for a target.
+/// Returns whether the toolchain has the standard library of a target.
 fn has_std(triple: &str) -> Result<bool> {
     let library = rustc(&["--print", "target-libdir", "--target", triple])?;
     Ok(Path::new(library.trim()).read_dir().is_ok_and(|mut files| {
@@ -136,20 +139,20 @@ fn has_std(triple: &str) -> Result<bool> {
     }))
 }
 
-/// This machine, if it is one that there are packages for.
+/// Returns the target of this machine if packages support it.
 pub(crate) fn here() -> Result<Option<&'static Target>> {
     let host = host()?;
     Ok(TARGETS.iter().find(|target| target.triple == host))
 }
 
-/// The target of this machine.
+/// Returns the Rust target of this machine.
 pub(crate) fn host() -> Result<String> {
     let version = rustc(&["-vV"])?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned).context("rustc does not tell what it builds for")
+    host.map(str::to_owned).context("rustc did not report its host")
 }
 
-/// What the compiler says; the one that cargo will call.
+/// Returns the output of the compiler that cargo uses.
 pub(crate) fn rustc(arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
     command.args(arguments);

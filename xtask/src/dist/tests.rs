@@ -11,7 +11,7 @@ fn release(epoch: u64) -> Release {
     Release { version: "1.2.3".to_owned(), revision: 1, epoch, compression: Compression::of(Profile::Dev) }
 }
 
-/// The files of some package, with programs of odd lengths.
+/// Returns the files of a package, with programs of odd lengths.
 fn tree(of: impl Fn(&Contents<'_>) -> Result<Tree>) -> Tree {
     let programs = Programs { flanneld: vec![1; 1001], flannelctl: vec![2; 502], flannel: vec![3; 303] };
     let pages = Pages {
@@ -21,7 +21,7 @@ fn tree(of: impl Fn(&Contents<'_>) -> Result<Tree>) -> Tree {
     of(&Contents { programs: &programs, pages: &pages, notices: "notices" }).unwrap()
 }
 
-/// Everything but the bill of materials, and the RPM, which another program makes: an end-to-end test looks at that.
+/// Returns all artefacts except the bill of materials and the RPM; an end-to-end test checks the RPM.
 fn artefacts(epoch: u64) -> Vec<Vec<u8>> {
     let release = release(epoch);
     let target = &TARGETS[0];
@@ -34,7 +34,7 @@ fn artefacts(epoch: u64) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn same_sources_give_same_bytes() {
+fn builds_are_reproducible() {
     let first = artefacts(1_700_000_000);
     assert_eq!(first, artefacts(1_700_000_000));
     for (one, other) in first.iter().zip(artefacts(1_700_000_001)) {
@@ -43,7 +43,7 @@ fn same_sources_give_same_bytes() {
 }
 
 #[test]
-fn debian_package_names_its_processor() {
+fn debian_package_states_its_architecture() {
     for (target, name) in [(&TARGETS[0], "amd64"), (&TARGETS[1], "arm64")] {
         let control = deb::control(&release(0), target, &Tree::default()).unwrap();
         let (_, control) = control.entries().find(|(path, _)| *path == "control").unwrap();
@@ -52,9 +52,9 @@ fn debian_package_names_its_processor() {
     }
 }
 
-/// `bridge` and the others there are those of the package of the reference plugins.
+/// The package of the reference plugins owns their names in the usual directory.
 #[test]
-fn only_our_own_name_is_among_the_plugins_of_others() {
+fn reference_plugins_are_in_a_separate_directory() {
     for (distribution, plugins) in [(DEBIAN, "usr/lib/cni/"), (FEDORA, "usr/libexec/cni/")] {
         let tree = tree(|contents| package(contents, distribution));
         for directory in [plugins, "opt/cni/bin/"] {
@@ -66,7 +66,7 @@ fn only_our_own_name_is_among_the_plugins_of_others() {
 }
 
 #[test]
-fn image_for_several_targets_names_each() {
+fn image_lists_each_platform() {
     let layers = [(&&TARGETS[0], vec![0; 512]), (&&TARGETS[1], vec![1; 512])];
     let built = image::build(&release(0), &layers).unwrap();
     let text = String::from_utf8_lossy(&built);
@@ -77,14 +77,14 @@ fn image_for_several_targets_names_each() {
 }
 
 #[test]
-fn a_path_is_packed_once() {
+fn duplicate_paths_are_rejected() {
     let mut tree = Tree::default();
     tree.file("a/b", "1").unwrap();
-    assert_eq!(tree.file("a/b", "2").unwrap_err().to_string(), "a/b is packed twice");
+    assert_eq!(tree.file("a/b", "2").unwrap_err().to_string(), "duplicate path a/b");
 }
 
 #[test]
-fn dynamic_programs_are_found_out() {
+fn dynamic_programs_are_detected() {
     let own = fs::read(std::env::current_exe().unwrap()).unwrap();
     assert_eq!(has_interpreter(&own), Some(true));
     assert_eq!(has_interpreter(b"#!/bin/sh\n"), None);
@@ -92,7 +92,7 @@ fn dynamic_programs_are_found_out() {
 }
 
 #[test]
-fn times_are_written_as_in_rfc_3339() {
+fn timestamps_are_formatted_as_in_rfc_3339() {
     for (epoch, text) in [
         (0, "1970-01-01T00:00:00Z"),
         (951_782_399, "2000-02-28T23:59:59Z"),
@@ -105,10 +105,10 @@ fn times_are_written_as_in_rfc_3339() {
 }
 
 #[test]
-fn unknown_targets_are_refused_with_what_there_is() {
+fn unknown_targets_are_rejected_with_the_supported_ones() {
     let error = target::chosen(&["mips-unknown-linux-gnu".to_owned()], Profile::Release).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "there are no packages for mips-unknown-linux-gnu, only for x86_64-unknown-linux-gnu and aarch64-unknown-linux-gnu"
+        "unsupported target mips-unknown-linux-gnu, supported are x86_64-unknown-linux-gnu and aarch64-unknown-linux-gnu"
     );
 }

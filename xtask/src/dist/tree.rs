@@ -1,9 +1,9 @@
-//! Files as they will be installed, in memory.
+//! The files of a package, in memory.
 
 use anyhow::{Result, bail};
 use std::collections::BTreeMap;
 
-/// Entries by path, without a leading slash, so that parents come before what they hold.
+/// Entries by path without a leading slash, so that directories precede their contents.
 #[derive(Default)]
 pub(crate) struct Tree(BTreeMap<String, Entry>);
 
@@ -28,7 +28,7 @@ impl Tree {
         self.add(path, Node::File(content.into()), 0o644)
     }
 
-    /// A file that only root reads: it may hold a password.
+    /// Adds a file that only root can read, because it may contain a password.
     pub(crate) fn secret(&mut self, path: &str, content: impl Into<Vec<u8>>) -> Result<()> {
         self.add(path, Node::File(content.into()), 0o640)
     }
@@ -44,7 +44,7 @@ impl Tree {
             self.0.entry(path[..at].to_owned()).or_insert(parent);
         }
         if self.0.insert(path.to_owned(), Entry { node, mode }).is_some() {
-            bail!("{path} is packed twice");
+            bail!("duplicate path {path}");
         }
         Ok(())
     }
@@ -53,12 +53,12 @@ impl Tree {
         self.0.iter().map(|(path, entry)| (path.as_str(), entry))
     }
 
-    /// The bytes of all files.
+    /// Returns the total size of all files.
     pub(crate) fn size(&self) -> usize {
         self.0.values().map(|entry| entry.content().len()).sum()
     }
 
-    /// The same entries in a directory.
+    /// Returns the same entries below a directory.
     pub(crate) fn below(self, directory: &str) -> Self {
         let top = Entry { node: Node::Directory, mode: 0o755 };
         let entries = self.0.into_iter().map(|(path, entry)| (format!("{directory}/{path}"), entry));
@@ -67,7 +67,7 @@ impl Tree {
 }
 
 impl Entry {
-    /// What a file holds.
+    /// Returns the content of a file.
     pub(crate) fn content(&self) -> &[u8] {
         match &self.node {
             Node::File(content) => content,
