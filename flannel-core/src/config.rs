@@ -7,16 +7,12 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::value::RawValue;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::backend::Backend;
 use crate::family::{DualStack, Family};
 use crate::json::{self, FieldError, Fields, Kind, ParseJsonError};
 
-pub use backend::{
-    BackendConfig, ExtensionConfig, IpipConfig, IpsecConfig, Secret, TencentCredentials, TencentVpcConfig,
-    UdpConfig, VxlanConfig, WireguardConfig, WireguardKey, WireguardMode,
-};
 pub use range::SubnetRange;
 
-mod backend;
 mod change;
 mod range;
 
@@ -31,7 +27,7 @@ pub struct NetworkConfig {
     /// nftables instead of iptables.
     pub enable_nftables: bool,
     /// How packets get to other nodes.
-    pub backend: BackendConfig,
+    pub backend: Backend,
 }
 
 /// Why a network config cannot be used.
@@ -106,7 +102,7 @@ pub enum ParseConfigError {
         start: IpAddr,
     },
     /// `Backend` is there, but names no type.
-    #[error("Backend.Type is missing: must be one of {}", backend::NAMES.join(", "))]
+    #[error("Backend.Type is missing: must be one of {}", Backend::names())]
     BackendTypeMissing,
 }
 
@@ -121,9 +117,10 @@ impl NetworkConfig {
             v6: fields.bool("EnableIPv6")?.unwrap_or(false).then(|| v6.derive()).transpose()?,
         };
         let backend = match fields.last("Backend") {
-            None => BackendConfig::Udp(UdpConfig::default()),
+            None => Backend::default(),
             Some(value) if Kind::of(value) == Kind::Null => return Err(ParseConfigError::BackendTypeMissing),
-            Some(value) => BackendConfig::read(&Fields::from_value("Backend", value)?, ranges.v6.is_some())?,
+            Some(value) => Backend::read(&Fields::from_value("Backend", value)?, ranges.v6.is_some())?
+                .ok_or(ParseConfigError::BackendTypeMissing)?,
         };
         let enable_nftables = fields.bool("EnableNFTables")?.unwrap_or(false);
         Ok(Self { ranges, enable_nftables, backend })
@@ -138,6 +135,12 @@ impl NetworkConfig {
     /// The ranges of the families that are on, IPv4 first.
     pub fn ranges(&self) -> impl Iterator<Item = &SubnetRange> {
         self.ranges.iter().map(|(_, range)| range)
+    }
+
+    /// The networks of the families that are on.
+    #[must_use]
+    pub fn networks(&self) -> DualStack<IpNet> {
+        DualStack { v4: self.network(Family::V4), v6: self.network(Family::V6) }
     }
 
     /// The whole network of `family`, if the family is on.

@@ -8,8 +8,12 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::link::{LinkName, Mac, Vni};
+use crate::family::Family;
+use crate::link::{LinkName, Mac};
 
+pub use kind::{LinkKind, Vxlan};
+
+mod kind;
 pub mod mark;
 pub mod model;
 
@@ -51,36 +55,6 @@ pub struct Link {
     pub up: bool,
     /// `IFLA_IFALIAS`, shown by `ip link`.
     pub alias: Option<String>,
-}
-
-/// Kinds of interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LinkKind {
-    /// A VXLAN tunnel endpoint (RFC 7348).
-    Vxlan(Vxlan),
-    /// Anything else, by the kernel's name of the kind (`veth`, `bridge`; empty for a NIC).
-    Other(String),
-}
-
-/// The parameters of a VXLAN device that decide whether it is the one we want.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Vxlan {
-    /// Network identifier.
-    pub vni: Vni,
-    /// Outer source address, which also chooses the family of the underlay.
-    pub local: Option<IpAddr>,
-    /// Underlay interface; `None` where it is gone or unset.
-    pub lower: Option<LinkName>,
-    /// UDP destination port; 0 in a creation leaves it to the kernel.
-    pub port: u16,
-    /// The kernel learns addresses from received frames.
-    pub learning: bool,
-    /// Group based policy extension.
-    pub gbp: bool,
-    /// Multicast group or default remote; never set by us.
-    pub group: Option<IpAddr>,
-    /// Notifications for unknown addresses; never set by us.
-    pub l2miss: bool,
 }
 
 /// Kernel key of an address: interface and local address with prefix length.
@@ -184,7 +158,25 @@ impl RouteTarget {
     }
 }
 
+impl RouteKey {
+    /// The key of a route of ours: with the kernel's default metric, which Go flannel has too.
+    #[must_use]
+    pub const fn owned(destination: IpNet) -> Self {
+        let metric = match Family::of_net(destination) {
+            Family::V4 => 0,
+            Family::V6 => 1024,
+        };
+        Self { destination, metric }
+    }
+}
+
 impl Route {
+    /// A route of ours to a next hop.
+    #[must_use]
+    pub fn via(gateway: IpAddr, link: &LinkName, onlink: bool) -> Self {
+        Self { target: RouteTarget::Via { gateway, link: link.clone(), onlink }, protocol: PROTOCOL }
+    }
+
     /// The routes that the key stands for: those of [`RouteTarget::Several`], otherwise this one.
     pub fn each(&self) -> impl Iterator<Item = &Self> {
         match &self.target {
@@ -312,6 +304,21 @@ pub struct LinkChange {
     pub up: Option<bool>,
     /// New alias.
     pub alias: Option<String>,
-    /// New setting of VXLAN learning.
-    pub learning: Option<bool>,
+    /// The wanted kind, of which the parameters that can change in place count.
+    pub kind: Option<LinkKind>,
+}
+
+impl Link {
+    /// The changes in place that turn `found` into this link.
+    #[must_use]
+    pub fn change(&self, found: &Self) -> Option<LinkChange> {
+        let change = LinkChange {
+            mtu: Some(self.mtu).filter(|mtu| found.mtu != *mtu),
+            mac: self.mac.filter(|mac| found.mac != Some(*mac)),
+            up: Some(self.up).filter(|up| found.up != *up),
+            alias: self.alias.clone().filter(|alias| found.alias.as_ref() != Some(alias)),
+            kind: self.kind.differs_in_place(&found.kind).then(|| self.kind.clone()),
+        };
+        (change != LinkChange::default()).then_some(change)
+    }
 }

@@ -8,9 +8,11 @@
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use crate::config::{BackendConfig, NetworkConfig};
-use crate::dataplane::{Dataplane, FdbEntry, FdbKey, PROTOCOL, Route, RouteKey, RouteTarget};
+use crate::backend::{self, BackendError, Endpoint, PeerError, Peering, Prepared};
+use crate::config::NetworkConfig;
+use crate::dataplane::{Dataplane, FdbEntry, FdbKey};
 use crate::external::ExternalInterface;
 use crate::facts::HostFacts;
 use crate::family::{DualStack, Family};
@@ -18,16 +20,10 @@ use crate::lease::{Lease, LeaseAttrs, Subnets};
 use crate::link::{LinkName, Mac};
 
 pub use assembly::{Assembly, Difference};
-pub use error::{DesiredError, PeerError};
-pub use vxlan::Endpoint;
 
-mod alloc;
 mod assembly;
 mod blackhole;
-mod error;
-mod host_gw;
 pub mod stranded;
-pub mod vxlan;
 
 /// Our own part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,19 +43,14 @@ pub struct Node {
 /// Desired state of one node.
 #[derive(Clone, Debug)]
 pub struct Desired {
-    backend: Backend,
+    peering: Option<Arc<dyn Peering>>,
     /// The name that peers of ours publish.
     published_type: &'static str,
+    uses_underlay_routes: bool,
+    /// Networks that the backend carries.
     networks: DualStack<IpNet>,
     node: Node,
     base: Dataplane,
-}
-
-#[derive(Clone, Debug)]
-enum Backend {
-    Vxlan(vxlan::Tunnels),
-    HostGw(host_gw::Gateways),
-    Alloc,
 }
 
 /// What one peer needs in the kernel.
@@ -76,34 +67,34 @@ impl Desired {
     ///
     /// # Errors
     /// If config, lease and host do not fit together.
-    pub fn new(config: &NetworkConfig, node: &Node, facts: &HostFacts) -> Result<Self, DesiredError> {
-        let mut networks = DualStack::default();
-        for family in Family::ALL {
-            *networks.slot(family) = config.network(family);
-            if config.has(family) && node.subnets.get(family).is_none() {
-                return Err(DesiredError::NoSubnet(family));
-            }
+    pub fn new(config: &NetworkConfig, node: &Node, facts: &HostFacts) -> Result<Self, BackendError> {
+        let (backend, networks) = (&config.backend, config.networks());
+        let missing = |(family, _): (Family, _)| node.subnets.get(family).is_none().then_some(family);
+        if let Some(family) = networks.iter().find_map(missing) {
+            return Err(BackendError::NoSubnet(family));
         }
-        let (backend, mut base) = match &config.backend {
-            BackendConfig::Vxlan(options) => {
-                let (tunnels, base) = vxlan::Tunnels::new(options, networks, node, facts)?;
-                (Backend::Vxlan(tunnels), base)
-            }
-            BackendConfig::HostGw => {
-                (Backend::HostGw(host_gw::Gateways::new(networks, node, facts)?), Dataplane::default())
-            }
-            BackendConfig::Alloc => (Backend::Alloc, alloc::base()),
-            other => return Err(DesiredError::Backend(other.name())),
-        };
+        let Prepared { mut base, peering } = backend.prepare(&backend::Node {
+            networks,
+            subnets: node.subnets,
+            external: &node.external,
+            endpoints: node.endpoints,
+            facts,
+        })?;
         if node.blackhole {
             let subnets = networks.iter().filter_map(|(family, _)| node.subnets.get(family));
             base.routes.extend(subnets.map(blackhole::route));
         }
-        if !matches!(backend, Backend::Alloc) {
+        if peering.is_some() {
             base.routes.extend(node.stranded.iter().map(stranded::route));
         }
-        let published_type = config.backend.published_type();
-        Ok(Self { backend, published_type, networks, node: node.clone(), base })
+        Ok(Self {
+            peering,
+            published_type: backend.published_type(),
+            uses_underlay_routes: backend.uses_underlay_routes(),
+            networks: backend.served(&networks),
+            node: node.clone(),
+            base,
+        })
     }
 
     /// What does not depend on peers: our device, its addresses, the blackhole.
@@ -120,11 +111,7 @@ impl Desired {
     /// Whether routes of the underlay decide how peers are reached.
     #[must_use]
     pub const fn depends_on_routes(&self) -> bool {
-        match &self.backend {
-            Backend::Vxlan(tunnels) => tunnels.is_direct(),
-            Backend::HostGw(_) => true,
-            Backend::Alloc => false,
-        }
+        self.uses_underlay_routes
     }
 
     /// There are pods with addresses of a lost subnet.
@@ -137,9 +124,9 @@ impl Desired {
     #[must_use]
     pub fn peer(&self, lease: &Lease) -> Peer {
         let mut peer = Peer::default();
-        if lease.subnets == self.node.subnets || matches!(self.backend, Backend::Alloc) {
+        let Some(peering) = self.peering.as_deref().filter(|_| lease.subnets != self.node.subnets) else {
             return peer;
-        }
+        };
         if !self.published_type.is_empty() && lease.attrs.is_unclaimed() {
             // Nobody is there yet, which is no fault.
             return peer;
@@ -153,7 +140,10 @@ impl Desired {
         }
         for (family, network) in self.networks.iter() {
             let Some(subnet) = lease.subnets.get(family) else { continue };
-            match self.fragment(&lease.attrs, family, *network, subnet) {
+            let reached = self
+                .address(&lease.attrs, family, *network, subnet)
+                .and_then(|address| peering.peer(&lease.attrs, family, subnet.trunc(), address));
+            match reached {
                 Ok(fragment) => peer.dataplane.extend(fragment),
                 Err(error) => peer.errors.push(error),
             }
@@ -161,13 +151,14 @@ impl Desired {
         peer
     }
 
-    fn fragment(
+    /// The address that packets to `subnet` are sent to, if the lease is sound.
+    fn address(
         &self,
         attrs: &LeaseAttrs,
         family: Family,
         network: IpNet,
         subnet: IpNet,
-    ) -> Result<Dataplane, PeerError> {
+    ) -> Result<IpAddr, PeerError> {
         // Keys may have host bits, which the kernel refuses in destinations.
         let subnet = subnet.trunc();
         if !network.contains(&subnet) || subnet == network {
@@ -184,11 +175,7 @@ impl Desired {
         if [external.public.get(family), external.address.get(family)].contains(&Some(&address)) {
             return Err(PeerError::OwnAddress(address));
         }
-        match &self.backend {
-            Backend::Vxlan(tunnels) => tunnels.peer(attrs, family, subnet, address),
-            Backend::HostGw(gateways) => gateways.peer(subnet, address),
-            Backend::Alloc => Ok(Dataplane::default()),
-        }
+        Ok(address)
     }
 
     /// Everything, and the faults of peers. Of peers with one VTEP MAC the first has it.
@@ -232,77 +219,6 @@ fn is_host(address: IpAddr) -> bool {
         || address.is_loopback()
         || address.is_multicast()
         || address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST))
-}
-
-/// The key of a route of ours: the kernel's default metrics, which Go flannel has too.
-fn route_key(destination: IpNet) -> RouteKey {
-    let metric = match Family::of_net(destination) {
-        Family::V4 => 0,
-        Family::V6 => 1024,
-    };
-    RouteKey { destination, metric }
-}
-
-/// A route of ours to a next hop.
-fn via(gateway: IpAddr, link: &LinkName, onlink: bool) -> Route {
-    Route { target: RouteTarget::Via { gateway, link: link.clone(), onlink }, protocol: PROTOCOL }
-}
-
-/// The MTU of pods, which goes to `subnet.env`, on an external interface with `external_mtu`.
-///
-/// # Errors
-/// If the backend leaves too little of it, or is none that can be run.
-pub fn mtu(config: &NetworkConfig, external_mtu: u32) -> Result<u32, DesiredError> {
-    match &config.backend {
-        BackendConfig::Vxlan(options) => vxlan::mtu(options, config, external_mtu),
-        BackendConfig::HostGw | BackendConfig::Alloc => Ok(external_mtu),
-        other => Err(DesiredError::Backend(other.name())),
-    }
-}
-
-/// Whether `config` can work on this host at all: what shows before there is a lease, and no pod should wait for.
-///
-/// # Errors
-/// If the VNI makes a device name too long, or host-gw has a public address that is not on the interface.
-pub fn check(
-    config: &NetworkConfig,
-    external: &ExternalInterface,
-    facts: &HostFacts,
-) -> Result<(), DesiredError> {
-    let mut families = Family::ALL.into_iter().filter(|family| config.has(*family));
-    match &config.backend {
-        BackendConfig::Vxlan(options) => {
-            families.try_for_each(|family| vxlan::device_name(options.vni, family).map(drop))
-        }
-        BackendConfig::HostGw if config.has(Family::V4) => host_gw::check(external, facts),
-        _ => Ok(()),
-    }
-}
-
-/// What our lease tells other nodes.
-///
-/// # Errors
-/// If the backend is none that can be run, or an endpoint of it is missing.
-pub fn attrs(
-    config: &NetworkConfig,
-    external: &ExternalInterface,
-    endpoints: &DualStack<Endpoint>,
-) -> Result<LeaseAttrs, DesiredError> {
-    let mut attrs =
-        LeaseAttrs { backend_type: config.backend.published_type().to_owned(), ..LeaseAttrs::default() };
-    for family in Family::ALL.into_iter().filter(|family| config.has(*family)) {
-        match external.public.get(family) {
-            Some(IpAddr::V4(address)) => attrs.public_ip = Some(*address),
-            Some(IpAddr::V6(address)) => attrs.public_ipv6 = Some(*address),
-            None => return Err(DesiredError::NoAddress { family, link: external.name.clone() }),
-        }
-    }
-    match &config.backend {
-        BackendConfig::Vxlan(options) => vxlan::publish(&mut attrs, options, config, endpoints)?,
-        BackendConfig::HostGw | BackendConfig::Alloc => {}
-        other => return Err(DesiredError::Backend(other.name())),
-    }
-    Ok(attrs)
 }
 
 #[cfg(test)]

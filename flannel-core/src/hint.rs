@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use crate::dataplane::mark::marks_one_of;
 use crate::dataplane::{
-    AddressKey, Dataplane, FdbKey, LinkKind, NeighbourKey, PROTOCOL, PROTOCOL_KERNEL, RouteKey, RouteTarget,
+    AddressKey, Dataplane, FdbKey, Link, NeighbourKey, PROTOCOL, PROTOCOL_KERNEL, RouteKey, RouteTarget,
 };
 use crate::facts::{AddressFacts, HostFacts, is_local_scope};
 use crate::link::{IfIndex, LinkName, Mac};
@@ -25,7 +25,7 @@ pub enum Hint {
         /// `IFLA_IFNAME`.
         name: Option<LinkName>,
         /// Its state, or `None` if it is gone.
-        now: Option<LinkNow>,
+        now: Option<Link>,
     },
     /// `RTM_NEWADDR`, `RTM_DELADDR`.
     Address {
@@ -73,21 +73,6 @@ pub enum Hint {
     },
     /// Notifications were lost (`ENOBUFS`), or one was not understood.
     Overrun,
-}
-
-/// What `RTM_NEWLINK` says of an interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LinkNow {
-    /// MTU in bytes.
-    pub mtu: u32,
-    /// Administratively up (`IFF_UP`).
-    pub up: bool,
-    /// Hardware address, where it has one of six bytes.
-    pub mac: Option<Mac>,
-    /// `IFLA_IFALIAS`.
-    pub alias: Option<String>,
-    /// VXLAN learning; `None` if the message does not say.
-    pub learning: Option<bool>,
 }
 
 /// What a route message says beyond the key.
@@ -174,15 +159,13 @@ impl Interest<'_> {
     /// An interface of others that our objects rest on.
     fn is_underlay(&self, name: &LinkName) -> bool {
         self.external.is_none_or(|external| external == name)
-            || self.desired.links.values().any(
-                |link| matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.lower.as_ref() == Some(name)),
-            )
+            || self.desired.links.values().any(|link| link.kind.lower() == Some(name))
             || self.desired.routes.values().any(
                 |route| matches!(&route.target, RouteTarget::Via { link, .. } | RouteTarget::Link(link) if link == name),
             )
     }
 
-    fn link(&self, index: IfIndex, name: Option<&LinkName>, now: Option<&LinkNow>) -> bool {
+    fn link(&self, index: IfIndex, name: Option<&LinkName>, now: Option<&Link>) -> bool {
         let known = self.facts.links.iter().find(|link| link.index == index);
         let old_name = known.map(|link| &link.name);
         let Some(name) = name.or(old_name) else { return false };
@@ -196,18 +179,9 @@ impl Interest<'_> {
             // A new device of ours has to be looked at once even if it is as wanted: only then is its number
             // known, and with it what later messages are about.
             (Some(_), None, _) | (Some(_), _, None) => true,
-            (Some(wanted), Some(now), Some(_)) => {
-                let learning = match &wanted.kind {
-                    LinkKind::Vxlan(vxlan) => Some(vxlan.learning),
-                    LinkKind::Other(_) => None,
-                };
-                renamed
-                    || (wanted.mtu, wanted.up, wanted.mac, &wanted.alias)
-                        != (now.mtu, now.up, now.mac, &now.alias)
-                    || (now.learning.is_some() && now.learning != learning)
-            }
+            (Some(wanted), Some(now), Some(_)) => renamed || wanted.change(now).is_some(),
             (None, Some(now), _) if self.is_leftover(now) => true,
-            // What has gone may be what kept the kernel from making ours: one VXLAN device for each VNI and port.
+            // What was removed may have kept the kernel from making ours.
             (None, None, _) if self.lacks_a_device() => true,
             (None, now, known) => {
                 let same = now.zip(known).is_some_and(|(now, known)| {
@@ -218,10 +192,10 @@ impl Interest<'_> {
         }
     }
 
-    /// A VXLAN device under our mark that nobody wants, as [`crate::owned`] has it.
-    fn is_leftover(&self, now: &LinkNow) -> bool {
+    /// A tunnel device under our mark that nobody wants, as [`crate::owned`] has it.
+    fn is_leftover(&self, now: &Link) -> bool {
         let alias = now.alias.as_deref();
-        now.learning.is_some() && alias.is_some_and(|alias| marks_one_of(alias, self.networks))
+        now.kind.is_tunnel() && alias.is_some_and(|alias| marks_one_of(alias, self.networks))
     }
 
     fn lacks_a_device(&self) -> bool {
@@ -245,9 +219,7 @@ impl Interest<'_> {
         });
         // IPv6 addresses are announced again whenever their lifetimes are renewed.
         let same = if gone { known.is_none() } else { known.is_some_and(|(_, known)| *known == address) };
-        let is_source = self.desired.links.values().any(
-            |link| matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.local == Some(address.net.addr())),
-        );
+        let is_source = self.desired.links.values().any(|link| link.kind.local() == Some(address.net.addr()));
         !same && (is_source || self.name(index).is_none_or(|name| self.is_external(name)))
     }
 

@@ -12,7 +12,6 @@ pub use record::ParseRecordError;
 mod key;
 mod record;
 pub mod table;
-pub mod vxlan;
 
 /// A modification number of the store: larger is later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

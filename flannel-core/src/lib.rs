@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod allocate;
+pub mod backend;
 pub mod backoff;
 pub mod claim;
 pub mod cluster;

@@ -152,6 +152,20 @@ impl Vni {
     }
 }
 
+impl Serialize for Vni {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Vni {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let vni = u32::deserialize(deserializer)?;
+        Self::new(vni)
+            .ok_or_else(|| D::Error::custom(format_args!("{vni} is not a VXLAN network identifier")))
+    }
+}
+
 impl fmt::Display for Vni {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -2,7 +2,7 @@
 //!
 //! | object | ours |
 //! |---|---|
-//! | link | by the name of a device that we want, of whatever kind; another VXLAN device with our alias |
+//! | link | by the name of a device that we want, of whatever kind; another tunnel device with our alias |
 //! | address | on our devices: in the cluster network (IPv4), any but link-local and multicast (IPv6) |
 //! | neighbour, FDB entry | permanent ones on our devices; any under a key that we want |
 //! | route | through our devices, unless the kernel made it; with our protocol number and in the cluster network; any under a key that we want |
@@ -15,8 +15,7 @@ use ipnet::IpNet;
 
 use crate::dataplane::mark::marks_one_of;
 use crate::dataplane::{
-    AddressKey, Dataplane, Link, LinkKind, PROTOCOL, PROTOCOL_BOOT, PROTOCOL_KERNEL, Route, RouteKey,
-    RouteTarget,
+    AddressKey, Dataplane, Link, PROTOCOL, PROTOCOL_BOOT, PROTOCOL_KERNEL, Route, RouteKey, RouteTarget,
 };
 use crate::facts::is_local_scope;
 use crate::family::Family;
@@ -67,8 +66,7 @@ impl Scope<'_> {
     /// A tunnel device that we made under another VNI, for a family that is off now, or that was renamed. Go's
     /// devices bear no alias until we adopted them, so a device of another flanneld on this host is safe.
     fn is_leftover(&self, link: &Link) -> bool {
-        matches!(link.kind, LinkKind::Vxlan(_))
-            && link.alias.as_deref().is_some_and(|alias| marks_one_of(alias, self.networks))
+        link.kind.is_tunnel() && link.alias.as_deref().is_some_and(|alias| marks_one_of(alias, self.networks))
     }
 
     fn owns_address(&self, key: &AddressKey) -> bool {

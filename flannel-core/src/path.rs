@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-use crate::dataplane::{Dataplane, FdbKey, LinkKind, NeighbourKey, PROTOCOL, Route, RouteKey, RouteTarget};
+use crate::dataplane::{Dataplane, FdbKey, NeighbourKey, PROTOCOL, Route, RouteKey, RouteTarget};
 use crate::facts::HostFacts;
 use crate::link::{LinkName, Mac};
 use crate::message::route::{MAIN_TABLE, RouteRecord};
@@ -46,14 +46,14 @@ pub struct Hop {
     pub text: String,
 }
 
-/// The way through a VXLAN device.
+/// The way through a tunnel device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnel {
     /// The device.
     pub link: LinkName,
     /// The next hop inside, whose address is resolved.
     pub gateway: IpAddr,
-    /// The VTEP that it stands for.
+    /// The VTEP that it stands for; `null` where the next hop is the node itself.
     pub mac: Option<Mac>,
     /// The nodes that frames for this VTEP go to.
     pub destinations: Vec<IpAddr>,
@@ -75,10 +75,14 @@ pub fn trace(address: IpAddr, answer: &Answer, facts: &HostFacts, dataplane: &Da
     path.route = hop(address, answer, facts, dataplane, &mut path.problems);
     if let Some(route) = &path.route
         && let Some(link) = &route.link
-        && let Some(LinkKind::Vxlan(_)) = dataplane.links.get(link).map(|found| &found.kind)
+        && let Some(kind) = dataplane.links.get(link).map(|found| &found.kind)
+        && kind.is_tunnel()
     {
         let gateway = route.gateway.unwrap_or(address);
-        path.tunnel = Some(tunnel(link.clone(), gateway, dataplane, &mut path.problems));
+        path.tunnel = Some(match kind.has_fdb() {
+            true => tunnel(link.clone(), gateway, dataplane, &mut path.problems),
+            false => Tunnel { link: link.clone(), gateway, mac: None, destinations: vec![gateway] },
+        });
     }
     path
 }
@@ -88,10 +92,7 @@ impl Path {
     #[must_use]
     pub fn outer(&self, dataplane: &Dataplane) -> Option<(Option<IpAddr>, IpAddr)> {
         let tunnel = self.tunnel.as_ref()?;
-        let local = match &dataplane.links.get(&tunnel.link)?.kind {
-            LinkKind::Vxlan(vxlan) => vxlan.local,
-            LinkKind::Other(_) => None,
-        };
+        let local = dataplane.links.get(&tunnel.link)?.kind.local();
         Some((local, *tunnel.destinations.first()?))
     }
 

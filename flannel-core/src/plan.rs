@@ -14,8 +14,7 @@
 use std::collections::BTreeSet;
 
 use crate::dataplane::{
-    Dataplane, FdbEntry, FdbKey, Link, LinkChange, LinkKind, Neighbour, NeighbourKey, Op, Route, RouteKey,
-    RouteTarget, Vxlan,
+    Dataplane, FdbEntry, FdbKey, Neighbour, NeighbourKey, Op, Route, RouteKey, RouteTarget,
 };
 use crate::family::Family;
 use crate::link::LinkName;
@@ -82,7 +81,7 @@ impl<'a> Links<'a> {
                 None => {
                     links.fresh.insert(name);
                 }
-                Some(found) if mismatch(wanted, found).is_some() => {
+                Some(found) if wanted.kind.mismatch(&found.kind).is_some() => {
                     links.unfit.insert(name);
                     links.fresh.insert(name);
                 }
@@ -93,7 +92,7 @@ impl<'a> Links<'a> {
             }
         }
         for (name, found) in actual.links.iter().filter(|(name, _)| !desired.links.contains_key(name)) {
-            if links.fresh.iter().any(|fresh| excludes(found, &desired.links[*fresh])) {
+            if links.fresh.iter().any(|fresh| desired.links[*fresh].kind.excludes(&found.kind)) {
                 links.unfit.insert(name);
             } else if prune == Prune::Surplus {
                 links.leftover.insert(name);
@@ -112,80 +111,12 @@ impl<'a> Links<'a> {
         for (name, wanted) in &desired.links {
             if self.fresh.contains(name) {
                 ops.push(Op::CreateLink(name.clone(), wanted.clone()));
-            } else if let Some(change) = actual.links.get(name).and_then(|found| change(wanted, found)) {
+            } else if let Some(change) = actual.links.get(name).and_then(|found| wanted.change(found)) {
                 ops.push(Op::SetLink(name.clone(), change));
             }
         }
         ops
     }
-}
-
-/// What makes an existing interface unfit to be the wanted one, or `None` if it can stay.
-///
-/// Compatibility: the rules by which Go flannel keeps a device, so that an upgrade in place or a return to
-/// it keeps the device. Beyond them: an IPv6 tunnel needs its local address, without which it is an IPv4 one.
-#[must_use]
-pub fn mismatch(wanted: &Link, found: &Link) -> Option<&'static str> {
-    match (&wanted.kind, &found.kind) {
-        (LinkKind::Vxlan(wanted), LinkKind::Vxlan(found)) => vxlan_mismatch(wanted, found),
-        (LinkKind::Other(wanted), LinkKind::Other(found)) if wanted == found => None,
-        _ => Some("kind"),
-    }
-}
-
-fn vxlan_mismatch(wanted: &Vxlan, found: &Vxlan) -> Option<&'static str> {
-    fn differ<T: PartialEq>(wanted: Option<T>, found: Option<T>) -> bool {
-        wanted.zip(found).is_some_and(|(wanted, found)| wanted != found)
-    }
-    let needs_local = wanted.local.is_some_and(|local| local.is_ipv6());
-    if wanted.vni != found.vni {
-        Some("VNI")
-    } else if differ(wanted.lower.as_ref(), found.lower.as_ref()) {
-        Some("underlay interface")
-    } else if differ(wanted.local, found.local) || (needs_local && found.local.is_none()) {
-        Some("local address")
-    } else if differ(wanted.group, found.group) {
-        Some("group")
-    } else if wanted.l2miss != found.l2miss {
-        Some("l2miss")
-    } else if wanted.port != found.port {
-        Some("port")
-    } else if wanted.gbp != found.gbp {
-        Some("gbp")
-    } else {
-        None
-    }
-}
-
-/// Whether the kernel refuses to create `wanted` while `found` exists under another name: one
-/// VXLAN device for each VNI, port and family of the underlay (`vxlan_config_validate`).
-fn excludes(found: &Link, wanted: &Link) -> bool {
-    let is_v6 = |vxlan: &Vxlan| vxlan.local.is_some_and(|local| local.is_ipv6());
-    match (&found.kind, &wanted.kind) {
-        (LinkKind::Vxlan(found), LinkKind::Vxlan(wanted)) => {
-            (found.vni, found.port, is_v6(found)) == (wanted.vni, wanted.port, is_v6(wanted))
-        }
-        _ => false,
-    }
-}
-
-/// What to change in place.
-fn change(wanted: &Link, found: &Link) -> Option<LinkChange> {
-    fn unlike<T: PartialEq + Clone>(wanted: &T, found: &T) -> Option<T> {
-        (wanted != found).then(|| wanted.clone())
-    }
-    let learning = match (&wanted.kind, &found.kind) {
-        (LinkKind::Vxlan(wanted), LinkKind::Vxlan(found)) => unlike(&wanted.learning, &found.learning),
-        _ => None,
-    };
-    let change = LinkChange {
-        mtu: unlike(&wanted.mtu, &found.mtu),
-        mac: wanted.mac.filter(|mac| found.mac != Some(*mac)),
-        up: unlike(&wanted.up, &found.up),
-        alias: wanted.alias.clone().filter(|alias| found.alias.as_ref() != Some(alias)),
-        learning,
-    };
-    (change != LinkChange::default()).then_some(change)
 }
 
 fn set_fdb(ops: &mut Vec<Op>, desired: &Dataplane, actual: &Dataplane, links: &Links<'_>) {

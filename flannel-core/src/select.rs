@@ -14,6 +14,7 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::backend;
 use crate::config::NetworkConfig;
 use crate::external::{ExternalInterface, Method};
 use crate::facts::{HostFacts, LinkFacts, RouteFacts, is_link_local};
@@ -354,12 +355,7 @@ fn reason(error: &regex::Error) -> String {
 /// Whether flannel makes a device of this name, in any backend or as the bridge of the pods. Its addresses are of the
 /// cluster's network, which many expressions match.
 fn is_ours(name: &LinkName) -> bool {
-    let name = name.as_str();
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    matches!(name, crate::cni::BRIDGE | "flannel.ipip" | "flannel-wg" | "flannel-wg-v6")
-        || ["flannel.", "flannel-v6.", "flannel"]
-            .iter()
-            .any(|stem| name.strip_prefix(stem).is_some_and(number))
+    name.as_str() == crate::cni::BRIDGE || backend::is_device(name, None)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::link::{LinkName, Mac};
 
 pub use objects::{
     Action, AddressObject, Diff, FdbObject, Kind, LinkObject, NeighbourObject, Objects, PendingOp,
-    RouteObject, VxlanParameters, classify,
+    RouteObject, classify,
 };
 pub use peers::{ObjectState, Peer, PeerObject, Peers, State, peers};
 

@@ -16,8 +16,8 @@
 //! and a start is just another round.
 
 use anyhow::{Context as _, anyhow, bail};
+use flannel_core::backend::BackendError;
 use flannel_core::claim::Claim;
-use flannel_core::desired::DesiredError;
 use flannel_core::family::Family;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::ruleset::Mode;
@@ -352,7 +352,7 @@ async fn try_config(
         Err(
             error @ (NodeError::Config(_)
             | NodeError::NoFamily
-            | NodeError::Host(DesiredError::NameTooLong { .. })),
+            | NodeError::Host(BackendError::NameTooLong { .. })),
         ) => Ok(Err(chain(&error))),
         Err(error) => Err(error.into()),
     }

@@ -1,13 +1,13 @@
 //! What this node is: the config in force, its external interface, its VTEP addresses. From these follow
 //! what it publishes and what its kernel should hold, for the daemon and for whoever checks its work.
 
-use flannel_core::config::{BackendConfig, NetworkConfig, ParseConfigError};
+use flannel_core::backend::{BackendError, Endpoint, EndpointSources};
+use flannel_core::config::{NetworkConfig, ParseConfigError};
 use flannel_core::dataplane::Dataplane;
-use flannel_core::desired::{self, Desired, DesiredError, Endpoint, stranded, vxlan};
+use flannel_core::desired::{self, Desired, stranded};
 use flannel_core::external::ExternalInterface;
 use flannel_core::facts::HostFacts;
 use flannel_core::family::{DualStack, Family};
-use flannel_core::lease::vxlan::VxlanData;
 use flannel_core::lease::{LeaseAttrs, Subnets};
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::ruleset::{Inputs, Mode, Ruleset};
@@ -57,17 +57,15 @@ pub enum NodeError {
     /// Nothing is left to do.
     #[error("the network config turns both families off: set EnableIPv4 or EnableIPv6 to true in it")]
     NoFamily,
-    /// The backend is known, but not built in.
-    #[error(
-        "the backend {0} is not in this version of flanneld: set Backend in the network config to vxlan, host-gw or alloc"
-    )]
-    Backend(&'static str),
+    /// This version cannot run the backend.
+    #[error(transparent)]
+    Backend(BackendError),
     /// None of the wishes leads to an interface.
     #[error("no external interface")]
     Interface(#[from] SelectError),
     /// The config asks for what this host cannot have.
     #[error("the network config cannot work on this host")]
-    Host(#[source] DesiredError),
+    Host(#[source] BackendError),
 }
 
 /// What became of a config that was offered.
@@ -105,7 +103,7 @@ impl Node {
             warn!(method = %attempt.method, error = %attempt.error, "no external interface found by this method, trying the next");
         }
         let external = selection.external;
-        desired::check(&config, &external, facts).map_err(NodeError::Host)?;
+        config.backend.check(&config.networks(), &external, facts).map_err(NodeError::Host)?;
         let hardware = hardware_of(&external, facts);
         let (endpoints, former) = (DualStack::default(), BTreeSet::new());
         Ok(Self { options, config, external, endpoints, hardware, former })
@@ -172,49 +170,30 @@ impl Node {
         Ok(changed)
     }
 
-    /// Settles the addresses of our tunnel devices, once. The order: the address that the device has and
-    /// the store knows, that of the state directory, that of the store, that of the device, a new one. Returns what
-    /// has to be remembered.
-    ///
-    /// Where there is neither a device nor a memory, that of the store may be the device of another node, which
-    /// has our public address: with one of our own the record tells us apart, so that the conflict can be named.
+    /// Settles the addresses of our tunnel devices, once. Returns what has to be remembered.
     pub fn settle_endpoints(
         &mut self,
-        actual: &Dataplane,
+        observed: &Dataplane,
         remembered: &BTreeMap<LinkName, Mac>,
         published: Option<&LeaseAttrs>,
-        mut chance: impl FnMut() -> [u8; 6],
+        mut random: impl FnMut() -> [u8; 6],
     ) -> Vec<(LinkName, Mac)> {
-        let BackendConfig::Vxlan(options) = &self.config.backend else { return Vec::new() };
-        let existing = vxlan::existing(options, actual);
+        let sources = EndpointSources { observed, remembered, published };
         let mut settled = Vec::new();
         for family in families(&self.config) {
-            let Ok(name) = vxlan::device_name(options.vni, family) else { continue };
-            if self.endpoints.get(family).is_some() {
-                continue;
+            if self.endpoints.get(family).is_none()
+                && let Some((device, endpoint)) = self.config.backend.endpoint(family, &sources, &mut random)
+            {
+                *self.endpoints.slot(family) = Some(endpoint);
+                settled.push((device, endpoint.mac));
             }
-            let device = existing.get(family);
-            let found = device.map(|device| device.mac);
-            let stored = published
-                .and_then(|attrs| attrs.backend_data(family))
-                .and_then(|data| VxlanData::parse(data).ok())
-                .map(|data| data.vtep_mac);
-            let mac = found
-                .filter(|mac| Some(*mac) == stored)
-                .or_else(|| remembered.get(&name).copied())
-                .or(stored.filter(|_| found.is_some()))
-                .or(found)
-                .unwrap_or_else(|| Mac::from_seed(chance()));
-            let port = device.and_then(|device| device.port);
-            *self.endpoints.slot(family) = Some(Endpoint { mac, port });
-            settled.push((name, mac));
         }
         settled
     }
 
     /// What we publish.
-    pub fn attrs(&self) -> Result<LeaseAttrs, DesiredError> {
-        desired::attrs(&self.config, &self.external, &self.endpoints)
+    pub fn attrs(&self) -> Result<LeaseAttrs, BackendError> {
+        self.config.backend.attrs(&self.config.networks(), &self.external, &self.endpoints)
     }
 
     /// What the kernel should hold while we own `own`. `pods` gives the addresses of the pods of this host.
@@ -223,7 +202,7 @@ impl Node {
         own: &Subnets,
         facts: &HostFacts,
         pods: impl FnOnce() -> Vec<IpAddr>,
-    ) -> Result<Desired, DesiredError> {
+    ) -> Result<Desired, BackendError> {
         let node = desired::Node {
             subnets: *own,
             external: self.external.clone(),
@@ -242,15 +221,14 @@ impl Node {
 
     /// The devices whose neighbours and FDB entries may be ours.
     pub fn tunnels(&self) -> BTreeSet<LinkName> {
-        let BackendConfig::Vxlan(options) = &self.config.backend else { return BTreeSet::new() };
-        Family::ALL.into_iter().filter_map(|family| vxlan::device_name(options.vni, family).ok()).collect()
+        self.config.backend.devices().collect()
     }
 
     /// The firewall rules while we own `own`.
     pub fn firewall(&self, own: &Subnets) -> firewall::Desired {
         let mode = if self.config.enable_nftables { Mode::Nftables } else { Mode::Iptables };
         let ruleset = Ruleset::new(&Inputs {
-            cluster: DualStack { v4: self.config.network(Family::V4), v6: self.config.network(Family::V6) },
+            cluster: self.config.networks(),
             subnet: *own,
             ip_masq: self.options.ip_masq,
             fully_random: self.options.fully_random,
@@ -261,8 +239,12 @@ impl Node {
 
     /// What the CNI plugin is told while we own `own`.
     pub fn subnet_env(&self, own: &Subnets) -> Result<SubnetEnv, SubnetEnvError> {
-        let mtu = desired::mtu(&self.config, self.external.mtu)?;
-        Ok(SubnetEnv::new(&self.config, own, mtu, self.options.ip_masq)?)
+        Ok(SubnetEnv::new(&self.config, own, self.pod_mtu()?, self.options.ip_masq)?)
+    }
+
+    /// The MTU of pods.
+    pub fn pod_mtu(&self) -> Result<u32, BackendError> {
+        self.config.backend.mtu(&self.config.networks(), self.external.mtu)
     }
 }
 
@@ -271,7 +253,7 @@ impl Node {
 pub enum SubnetEnvError {
     /// The MTU of pods cannot be had.
     #[error(transparent)]
-    Mtu(#[from] DesiredError),
+    Mtu(#[from] BackendError),
     /// The lease lacks a family that is on.
     #[error(transparent)]
     Subnet(#[from] MissingSubnetError),
@@ -289,8 +271,5 @@ fn supported(config: &NetworkConfig) -> Result<(), NodeError> {
     if families(config).is_empty() {
         return Err(NodeError::NoFamily);
     }
-    match &config.backend {
-        BackendConfig::Vxlan(_) | BackendConfig::HostGw | BackendConfig::Alloc => Ok(()),
-        other => Err(NodeError::Backend(other.name())),
-    }
+    config.backend.supported().map_err(NodeError::Backend)
 }

@@ -1,6 +1,6 @@
 //! What a new config means for a node that runs with an old one.
 
-use super::{BackendConfig, NetworkConfig};
+use super::NetworkConfig;
 use crate::family::Family;
 use crate::lease::Subnets;
 
@@ -26,17 +26,7 @@ impl NetworkConfig {
         if let Some(own) = own.filter(|own| obstacles.is_empty() && !new.allows(own)) {
             obstacles.push(format!("our subnet {own} is not one that it gives out"));
         }
-        match (&self.backend, &new.backend) {
-            (BackendConfig::Vxlan(old), BackendConfig::Vxlan(new))
-                if (old.vni, old.port, old.gbp) != (new.vni, new.port, new.gbp) =>
-            {
-                obstacles.push("VNI, Port or GBP of the vxlan backend".to_owned());
-            }
-            (old, new) if old.name() != new.name() => {
-                obstacles.push(format!("backend {} -> {}", old.name(), new.name()));
-            }
-            _ => {}
-        }
+        obstacles.extend(self.backend.obstacle(&new.backend));
         obstacles
     }
 }

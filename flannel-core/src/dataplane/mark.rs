@@ -11,6 +11,12 @@ pub fn alias(networks: &[IpNet]) -> String {
     networks.iter().fold(MARK.to_owned(), |alias, network| format!("{alias} {network}"))
 }
 
+/// Whether an alias was made by [`alias`].
+#[must_use]
+pub fn is_mark(alias: &str) -> bool {
+    alias.split_once(' ').is_some_and(|(mark, _)| mark == MARK)
+}
+
 /// Whether an alias was made by [`alias`] with at least one of `networks`.
 pub(crate) fn marks_one_of(alias: &str, networks: &[IpNet]) -> bool {
     let mut words = alias.split(' ');

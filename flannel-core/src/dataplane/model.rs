@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use super::{
     Address, AddressKey, Dataplane, FdbEntry, Link, LinkChange, LinkKind, Neighbour, Op, Route, RouteKey,
-    RouteTarget, Vxlan,
+    RouteTarget,
 };
 use crate::family::Family;
 use crate::link::{LinkName, Mac};
@@ -35,9 +35,6 @@ pub enum Refusal {
     #[error("network is unreachable")]
     Unreachable,
 }
-
-/// The kernel's default for VXLAN devices whose creation names no port (`vxlan.udp_port`).
-const DEFAULT_PORT: u16 = 8472;
 
 /// Runs one op.
 ///
@@ -98,48 +95,37 @@ fn create_link(state: &mut Dataplane, name: &LinkName, link: &Link) -> Result<()
     if state.links.contains_key(name) {
         return Err(Refusal::Exists);
     }
-    if let LinkKind::Vxlan(vxlan) = &mut link.kind {
-        if vxlan.port == 0 {
-            vxlan.port = DEFAULT_PORT;
-        }
-        let identity = |vxlan: &Vxlan| (vxlan.vni, vxlan.port, is_v6(vxlan));
-        let taken = |other: &Link| matches!(&other.kind, LinkKind::Vxlan(other) if identity(other) == identity(vxlan));
-        if state.links.values().any(taken) {
-            return Err(Refusal::Exists);
-        }
-        if vxlan.lower.as_ref().is_some_and(|lower| !state.links.contains_key(lower)) {
-            return Err(Refusal::NoDevice);
-        }
-        link.mtu = link.mtu.min(largest_mtu(state, vxlan).unwrap_or(u32::MAX));
+    link.kind.complete();
+    if state.links.values().any(|other| link.kind.excludes(&other.kind)) {
+        return Err(Refusal::Exists);
     }
+    if link.kind.lower().is_some_and(|lower| !state.links.contains_key(lower)) {
+        return Err(Refusal::NoDevice);
+    }
+    link.mtu = link.mtu.min(largest_mtu(state, &link.kind).unwrap_or(u32::MAX));
     // The kernel chooses one of its own where none is asked for.
     link.mac = link.mac.or(Some(Mac([0x02, 0xff, 0xff, 0, 0, 1])));
     state.links.insert(name.clone(), link);
     Ok(())
 }
 
-fn is_v6(vxlan: &Vxlan) -> bool {
-    vxlan.local.is_some_and(|local| local.is_ipv6())
-}
-
 /// The MTU of the underlay less the headers.
-fn largest_mtu(state: &Dataplane, vxlan: &Vxlan) -> Option<u32> {
-    let lower = state.links.get(vxlan.lower.as_ref()?)?;
-    Some(lower.mtu.saturating_sub(if is_v6(vxlan) { 70 } else { 50 }))
+fn largest_mtu(state: &Dataplane, kind: &LinkKind) -> Option<u32> {
+    let lower = state.links.get(kind.lower()?)?;
+    Some(lower.mtu.saturating_sub(kind.overhead()))
 }
 
 fn set_link(state: &mut Dataplane, name: &LinkName, change: &LinkChange) -> Result<(), Refusal> {
     let found = require(state, name)?;
-    if let (Some(mtu), LinkKind::Vxlan(vxlan)) = (change.mtu, &found.kind)
-        && largest_mtu(state, vxlan).is_some_and(|largest| mtu > largest)
-    {
+    let largest = largest_mtu(state, &found.kind);
+    if change.mtu.zip(largest).is_some_and(|(mtu, largest)| mtu > largest) {
         return Err(Refusal::Invalid);
     }
     let link = state.links.get_mut(name).ok_or(Refusal::NoDevice)?;
     link.mtu = change.mtu.unwrap_or(link.mtu);
     link.alias = change.alias.clone().or(link.alias.take());
-    if let (Some(learning), LinkKind::Vxlan(vxlan)) = (change.learning, &mut link.kind) {
-        vxlan.learning = learning;
+    if let Some(wanted) = &change.kind {
+        link.kind.change(wanted);
     }
     let new_mac = change.mac.is_some_and(|mac| link.mac != Some(mac));
     link.mac = change.mac.or(link.mac);
@@ -157,8 +143,7 @@ fn set_link(state: &mut Dataplane, name: &LinkName, change: &LinkChange) -> Resu
 }
 
 fn delete_link(state: &mut Dataplane, name: &LinkName) {
-    let above =
-        |link: &Link| matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.lower.as_ref() == Some(name));
+    let above = |link: &Link| link.kind.lower() == Some(name);
     let mut gone: Vec<LinkName> =
         state.links.iter().filter(|(_, link)| above(link)).map(|(name, _)| name.clone()).collect();
     gone.push(name.clone());

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Desired, Peer, PeerError};
+use super::{Desired, Peer};
+use crate::backend::PeerError;
 use crate::dataplane::{Dataplane, Op};
 use crate::family::Family;
 use crate::lease::{Lease, Subnets};

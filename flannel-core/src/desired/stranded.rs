@@ -7,7 +7,6 @@ use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::route_key;
 use crate::dataplane::{PROTOCOL, Route, RouteKey, RouteTarget};
 use crate::facts::HostFacts;
 use crate::family::Family;
@@ -43,5 +42,5 @@ pub fn find(
 
 pub(super) fn route((pod, bridge): (&IpAddr, &LinkName)) -> (RouteKey, Route) {
     let route = Route { target: RouteTarget::Link(bridge.clone()), protocol: PROTOCOL };
-    (route_key(IpNet::from(*pod)), route)
+    (RouteKey::owned(IpNet::from(*pod)), route)
 }

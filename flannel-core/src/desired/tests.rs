@@ -1,6 +1,7 @@
 use super::*;
+use crate::backend::EndpointSources;
 use crate::dataplane::model;
-use crate::dataplane::{LinkKind, NeighbourKey, Op};
+use crate::dataplane::{LinkKind, NeighbourKey, Op, PROTOCOL};
 use crate::external::Method;
 use crate::facts::{AddressFacts, LinkFacts, RouteFacts};
 use crate::lease::Revision;
@@ -109,7 +110,7 @@ fn facts() -> HostFacts {
 
 fn lease(node: u16, backend: &str) -> Lease {
     let data = |last| {
-        let data = crate::lease::vxlan::VxlanData { vni: None, vtep_mac: mac(last) }.to_raw();
+        let data = backend::Vtep { vni: None, mac: mac(last) }.to_raw();
         (backend == "vxlan").then_some(data)
     };
     Lease {
@@ -127,6 +128,14 @@ fn lease(node: u16, backend: &str) -> Lease {
 
 fn desired(families: &str, backend: &str) -> Desired {
     Desired::new(&config(families, backend), &node(), &facts()).unwrap()
+}
+
+fn attrs(
+    config: &NetworkConfig,
+    external: &ExternalInterface,
+    endpoints: &DualStack<Endpoint>,
+) -> Result<LeaseAttrs, BackendError> {
+    config.backend.attrs(&config.networks(), external, endpoints)
 }
 
 /// A state as the ops that make it.
@@ -244,8 +253,19 @@ fn an_existing_device_keeps_mac_and_port() {
     let mut observed = desired("46", r#"{"Type": "vxlan", "Port": 4789}"#).base().clone();
     observed.links.get_mut(&name("flannel.1")).unwrap().mac = Some(mac(0x42));
     observed.links.get_mut(&name("flannel-v6.1")).unwrap().kind = LinkKind::Other("dummy".to_owned());
-    let BackendConfig::Vxlan(options) = config("46", VXLAN).backend else { panic!() };
-    let found = vxlan::existing(&options, &observed);
+    let existing = |observed: &Dataplane| {
+        let remembered = BTreeMap::new();
+        let sources = EndpointSources { observed, remembered: &remembered, published: None };
+        let mut endpoints = DualStack::default();
+        for family in Family::ALL {
+            let endpoint = config("46", VXLAN).backend.endpoint(family, &sources, &mut || [0; 6]);
+            *endpoints.slot(family) = endpoint
+                .map(|(_, endpoint)| endpoint)
+                .filter(|endpoint| endpoint.mac.0 != [2, 0, 0, 0, 0, 0]);
+        }
+        endpoints
+    };
+    let found = existing(&observed);
     assert_eq!(found, DualStack { v4: Some(Endpoint { mac: mac(0x42), port: Some(4789) }), v6: None });
 
     let port = |config: &NetworkConfig| {
@@ -256,11 +276,11 @@ fn an_existing_device_keeps_mac_and_port() {
     };
     assert_eq!(port(&config("4", VXLAN)), 4789, "the config names none");
     assert_eq!(port(&config("4", r#"{"Type": "vxlan", "Port": 8472}"#)), 8472);
-    assert_eq!(vxlan::existing(&options, &Dataplane::default()), DualStack::default());
+    assert_eq!(existing(&Dataplane::default()), DualStack::default());
     let other = desired("4", r#"{"Type": "vxlan", "VNI": 3, "Port": 4789}"#);
     let link = other.base().links.values().next().unwrap().clone();
     let impostor = Dataplane { links: [(name("flannel.1"), link)].into(), ..Dataplane::default() };
-    assert_eq!(vxlan::existing(&options, &impostor), DualStack::default(), "it will be replaced");
+    assert_eq!(existing(&impostor), DualStack::default(), "it will be replaced");
 }
 
 #[test]
@@ -268,7 +288,8 @@ fn mtus() {
     let check = |families, backend: &str, external_mtu| {
         let config = config(families, backend);
         let node = Node { external: ExternalInterface { mtu: external_mtu, ..external() }, ..node() };
-        let reported = mtu(&config, external_mtu).map_err(|error| error.to_string())?;
+        let reported =
+            config.backend.mtu(&config.networks(), external_mtu).map_err(|error| error.to_string())?;
         let desired = Desired::new(&config, &node, &facts()).unwrap();
         let devices: Vec<String> = desired.base().links.values().map(|link| link.mtu.to_string()).collect();
         Ok::<_, String>(format!("{reported}: {}", devices.join(" ")))
@@ -282,7 +303,7 @@ fn mtus() {
     assert_eq!(check("46", HOST_GW, 1500).unwrap(), "1500: ");
     assert_eq!(check("4", r#"{"Type": "alloc"}"#, 1400).unwrap(), "1400: ");
     assert_snapshot!(check("46", VXLAN, 1300).unwrap_err(), @"the MTU of the underlay is 1300, but an IPv6 tunnel needs 1350: raise it, or Backend.MTU where that is the smaller one");
-    assert_snapshot!(check("4", r#"{"Type": "udp"}"#, 1500).unwrap_err(), @r#"the backend "udp" is not there yet: set Backend.Type to vxlan, host-gw or alloc"#);
+    assert_snapshot!(check("4", r#"{"Type": "udp"}"#, 1500).unwrap_err(), @r#"the backend udp is not in this version of flanneld: set Backend in the network config to vxlan, host-gw or alloc"#);
 }
 
 #[test]
@@ -465,7 +486,7 @@ fn nodes_that_do_not_fit() {
     Backend.VNI is 16777215, but the device name flannel.16777215 would be longer than 15 bytes: must be at most 9999999
     Backend.VNI is 10000, but the device name flannel-v6.10000 would be longer than 15 bytes: must be at most 9999
     the public address 203.0.113.1 is not on eth0 (which has 192.168.50.1), so host-gw cannot route through it: leave --public-ip out, or use vxlan
-    the backend "wireguard" is not there yet: set Backend.Type to vxlan, host-gw or alloc
+    the backend wireguard is not in this version of flanneld: set Backend in the network config to vxlan, host-gw or alloc
     "#);
     // With IPv6 alone nobody is told the IPv4 address.
     let mut node = node();
@@ -549,7 +570,7 @@ impl Step {
     fn lease(&self) -> Option<Arc<Lease>> {
         let (v4, v6, address, is_vxlan) = self.lease?;
         let mut lease = lease(self.node, "vxlan");
-        let data = |last| Some(crate::lease::vxlan::VxlanData { vni: None, vtep_mac: mac(last) }.to_raw());
+        let data = |last| Some(backend::Vtep { vni: None, mac: mac(last) }.to_raw());
         (lease.attrs.backend_data, lease.attrs.backend_v6_data) = (data(v4), data(v6));
         lease.attrs.public_ip = Some(format!("192.168.50.{address}").parse().unwrap());
         lease.attrs.public_ipv6 = Some(format!("fd50::{address}").parse().unwrap());
@@ -621,7 +642,8 @@ fn what_cannot_work_shows_before_there_is_a_lease() {
     let facts = HostFacts::default();
     let translated = ExternalInterface { public: dual(ip("203.0.113.9"), ip("2001:db8::9")), ..external() };
     let outcome = |families, backend, external: &ExternalInterface| {
-        check(&config(families, backend), external, &facts).map_err(|error| error.to_string())
+        let config = config(families, backend);
+        config.backend.check(&config.networks(), external, &facts).map_err(|error| error.to_string())
     };
     let host_gw = r#"{"Type": "host-gw"}"#;
     assert_eq!(outcome("46", host_gw, &external()), Ok(()));

@@ -1,5 +1,5 @@
 use super::*;
-use crate::dataplane::{Address, FdbEntry, Link, Neighbour, PROTOCOL_BOOT, Route, Vxlan};
+use crate::dataplane::{Address, FdbEntry, Link, LinkKind, Neighbour, PROTOCOL_BOOT, Route, Vxlan};
 use crate::facts::{LinkFacts, RouteFacts};
 use crate::link::Vni;
 
@@ -23,22 +23,26 @@ const ETH0: IfIndex = IfIndex(2);
 const TUNNEL: IfIndex = IfIndex(5);
 const POD: IfIndex = IfIndex(9);
 
+fn vxlan() -> LinkKind {
+    LinkKind::Vxlan(Vxlan {
+        vni: Vni::DEFAULT,
+        local: Some(ip("192.168.50.1")),
+        lower: Some(name("eth0")),
+        port: 8472,
+        learning: false,
+        gbp: false,
+        group: None,
+        l2miss: false,
+    })
+}
+
 fn desired() -> Dataplane {
     let link = name("flannel.1");
     let mut desired = Dataplane::default();
     desired.links.insert(
         link.clone(),
         Link {
-            kind: LinkKind::Vxlan(Vxlan {
-                vni: Vni::DEFAULT,
-                local: Some(ip("192.168.50.1")),
-                lower: Some(name("eth0")),
-                port: 8472,
-                learning: false,
-                gbp: false,
-                group: None,
-                l2miss: false,
-            }),
+            kind: vxlan(),
             mtu: 1450,
             mac: Some(mac(1)),
             up: true,
@@ -109,12 +113,12 @@ fn check(hint: Hint) -> bool {
     concerns(&hint, &interest)
 }
 
-fn link(index: IfIndex, text: &str, now: Option<LinkNow>) -> Hint {
+fn link(index: IfIndex, text: &str, now: Option<Link>) -> Hint {
     Hint::Link { index, name: Some(name(text)), now }
 }
 
-fn now(mtu: u32, last: u8, alias: Option<&str>) -> LinkNow {
-    LinkNow { mtu, up: true, mac: Some(mac(last)), alias: alias.map(str::to_owned), learning: Some(false) }
+fn now(mtu: u32, last: u8, alias: Option<&str>) -> Link {
+    Link { kind: vxlan(), mtu, mac: Some(mac(last)), up: true, alias: alias.map(str::to_owned) }
 }
 
 #[test]
@@ -126,14 +130,14 @@ fn links() {
         "a new device, its number is not known yet"
     );
     assert!(check(link(TUNNEL, "flannel.1", None)), "deleted");
-    assert!(check(link(TUNNEL, "flannel.1", Some(LinkNow { mtu: 1400, ..ours.clone() }))), "MTU");
-    assert!(check(link(TUNNEL, "flannel.1", Some(LinkNow { up: false, ..ours.clone() }))), "down");
-    assert!(check(link(TUNNEL, "flannel.1", Some(LinkNow { mac: Some(mac(7)), ..ours.clone() }))), "MAC");
-    assert!(check(link(TUNNEL, "flannel.1", Some(LinkNow { alias: None, ..ours.clone() }))), "alias");
-    assert!(
-        check(link(TUNNEL, "flannel.1", Some(LinkNow { learning: Some(true), ..ours.clone() }))),
-        "learning"
-    );
+    assert!(check(link(TUNNEL, "flannel.1", Some(Link { mtu: 1400, ..ours.clone() }))), "MTU");
+    assert!(check(link(TUNNEL, "flannel.1", Some(Link { up: false, ..ours.clone() }))), "down");
+    assert!(check(link(TUNNEL, "flannel.1", Some(Link { mac: Some(mac(7)), ..ours.clone() }))), "MAC");
+    assert!(check(link(TUNNEL, "flannel.1", Some(Link { alias: None, ..ours.clone() }))), "alias");
+    let mut learning = vxlan();
+    let LinkKind::Vxlan(parameters) = &mut learning else { panic!() };
+    parameters.learning = true;
+    assert!(check(link(TUNNEL, "flannel.1", Some(Link { kind: learning, ..ours.clone() }))), "learning");
     assert!(check(link(TUNNEL, "renamed", Some(ours))), "renamed");
 
     assert!(!check(link(ETH0, "eth0", Some(now(1500, 9, None)))), "nothing new");
@@ -148,7 +152,7 @@ fn links() {
     let marked = now(1450, 4, Some("flannel 10.42.0.0/16"));
     assert!(check(link(POD, "vx", Some(marked.clone()))), "a device under our mark");
     assert!(!check(link(POD, "vx", Some(now(1450, 4, Some("flannel 10.43.0.0/16"))))), "of another cluster");
-    let bridge = LinkNow { learning: None, ..marked };
+    let bridge = Link { kind: LinkKind::Other("bridge".to_owned()), ..marked };
     assert!(!check(link(POD, "br0", Some(bridge))), "no tunnel device");
 }
 

@@ -2,17 +2,18 @@
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, InfoVxlan,
-    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
-use std::net::IpAddr;
 use std::os::fd::RawFd;
 
 use super::attribute::{self, Attribute};
 use super::{DecodeError, EncodeError, Get, Request};
-use crate::dataplane::{Link, LinkChange, LinkKind, Vxlan};
+use crate::dataplane::{Link, LinkChange, LinkKind};
 use crate::facts::LinkFacts;
-use crate::link::{IfIndex, LinkName, Mac, Vni};
+use crate::link::{IfIndex, LinkName, Mac};
+
+mod kind;
 
 /// Settings that every kind of link has; `None` leaves one as it is. All go in one message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,14 +93,7 @@ pub fn create(name: &LinkName, link: &Link, underlay: Option<IfIndex>) -> Result
     if let Some(mac) = link.mac {
         attributes.push(LinkAttribute::Address(mac.0.to_vec()));
     }
-    let info = match &link.kind {
-        LinkKind::Vxlan(vxlan) => vec![
-            LinkInfo::Kind(InfoKind::Vxlan),
-            LinkInfo::Data(InfoData::Vxlan(vxlan_parameters(vxlan, underlay)?)),
-        ],
-        LinkKind::Other(kind) => vec![LinkInfo::Kind(InfoKind::Other(kind.clone()))],
-    };
-    attributes.push(LinkAttribute::LinkInfo(info));
+    attributes.push(LinkAttribute::LinkInfo(kind::creation(&link.kind, underlay)?));
     Ok(Request::create(RouteNetlinkMessage::NewLink(message(0, attributes))))
 }
 
@@ -116,44 +110,6 @@ pub fn probe(kind: &str) -> Request {
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Other(kind.to_owned()))]),
     ];
     Request::create(RouteNetlinkMessage::NewLink(message(0, attributes)))
-}
-
-/// The parameters in the order and with the zeros that Go flannel sends.
-fn vxlan_parameters(vxlan: &Vxlan, underlay: Option<IfIndex>) -> Result<Vec<InfoVxlan>, EncodeError> {
-    let mut parameters = vec![InfoVxlan::Id(vxlan.vni.get())];
-    match (&vxlan.lower, underlay) {
-        (_, Some(index)) => parameters.push(InfoVxlan::Link(index.0)),
-        (Some(lower), None) => return Err(EncodeError::Underlay(lower.clone())),
-        (None, None) => {}
-    }
-    match vxlan.group {
-        Some(IpAddr::V4(group)) => parameters.push(InfoVxlan::Group(group)),
-        Some(IpAddr::V6(group)) => parameters.push(InfoVxlan::Group6(group)),
-        None => {}
-    }
-    match vxlan.local {
-        Some(IpAddr::V4(local)) => parameters.push(InfoVxlan::Local(local)),
-        Some(IpAddr::V6(local)) => parameters.push(InfoVxlan::Local6(local)),
-        None => {}
-    }
-    parameters.extend([
-        InfoVxlan::Ttl(0),
-        InfoVxlan::Tos(0),
-        InfoVxlan::Learning(vxlan.learning),
-        InfoVxlan::Proxy(false),
-        InfoVxlan::Rsc(false),
-        InfoVxlan::L2Miss(vxlan.l2miss),
-        InfoVxlan::L3Miss(false),
-        InfoVxlan::UDPZeroCsumTX(false),
-        InfoVxlan::UDPZeroCsumRX(false),
-    ]);
-    if vxlan.gbp {
-        parameters.push(InfoVxlan::Gbp);
-    }
-    if vxlan.port > 0 {
-        parameters.push(InfoVxlan::Port(vxlan.port));
-    }
-    Ok(parameters)
 }
 
 /// Creates a veth pair.
@@ -228,25 +184,17 @@ pub fn set(index: IfIndex, settings: &LinkSettings) -> Request {
 /// parameters as one of them and refuses it.
 #[must_use]
 pub fn change(index: IfIndex, change: &LinkChange) -> Vec<Request> {
-    let LinkChange { mtu, mac, up, alias, learning } = change.clone();
+    let LinkChange { mtu, mac, up, alias, kind } = change.clone();
     let settings = LinkSettings { mtu, mac, up, alias, ..LinkSettings::default() };
     let mut requests = Vec::new();
     if settings != LinkSettings::default() {
         requests.push(set(index, &settings));
     }
-    requests.extend(learning.map(|learning| set_learning(index, learning)));
+    requests.extend(kind.map(|kind| {
+        let message = message(index.0, vec![LinkAttribute::LinkInfo(kind::change(&kind))]);
+        Request::change(RouteNetlinkMessage::NewLink(message), 0)
+    }));
     requests
-}
-
-/// Turns the learning of a VXLAN device on or off.
-#[must_use]
-pub fn set_learning(index: IfIndex, learning: bool) -> Request {
-    let info = vec![
-        LinkInfo::Kind(InfoKind::Vxlan),
-        LinkInfo::Data(InfoData::Vxlan(vec![InfoVxlan::Learning(learning)])),
-    ];
-    let message = message(index.0, vec![LinkAttribute::LinkInfo(info)]);
-    Request::change(RouteNetlinkMessage::NewLink(message), 0)
 }
 
 /// Deletes a link.
@@ -351,16 +299,6 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
-const IFLA_VXLAN_ID: u16 = 1;
-const IFLA_VXLAN_GROUP: u16 = 2;
-const IFLA_VXLAN_LINK: u16 = 3;
-const IFLA_VXLAN_LOCAL: u16 = 4;
-const IFLA_VXLAN_LEARNING: u16 = 7;
-const IFLA_VXLAN_L2MISS: u16 = 13;
-const IFLA_VXLAN_PORT: u16 = 15;
-const IFLA_VXLAN_GROUP6: u16 = 16;
-const IFLA_VXLAN_LOCAL6: u16 = 17;
-const IFLA_VXLAN_GBP: u16 = 23;
 const IFF_UP: u32 = 1;
 const IFF_LOWER_UP: u32 = 1 << 16;
 
@@ -397,7 +335,7 @@ pub fn decode(payload: &[u8]) -> Result<Option<LinkRecord>, DecodeError> {
             IFLA_IFALIAS => link.alias = Some(attribute::text(attribute.value)),
             IFLA_LINK_NETNSID => elsewhere = true,
             IFLA_LINKINFO => {
-                (link.kind, underlay, hairpin) = kind(attribute.value)?;
+                (link.kind, underlay, hairpin) = link_info(attribute.value)?;
                 vlan_filtering = heeds_vlans(attribute.value);
             }
             _ => {}
@@ -416,7 +354,7 @@ fn index_of(attribute: Attribute<'_>) -> Result<Option<IfIndex>, DecodeError> {
 }
 
 /// Kind, underlay and hairpin mode from `IFLA_LINKINFO`.
-fn kind(info: &[u8]) -> Result<(LinkKind, Option<IfIndex>, bool), DecodeError> {
+fn link_info(info: &[u8]) -> Result<(LinkKind, Option<IfIndex>, bool), DecodeError> {
     let (mut name, mut data, mut port_kind, mut port) = (String::new(), None, String::new(), None);
     for (kind, value) in attribute::attributes(info) {
         match kind {
@@ -430,12 +368,8 @@ fn kind(info: &[u8]) -> Result<(LinkKind, Option<IfIndex>, bool), DecodeError> {
     let hairpin = port_kind == "bridge"
         && attribute::attributes(port.unwrap_or_default())
             .any(|(kind, value)| kind == IFLA_BRPORT_MODE && value.first().is_some_and(|mode| *mode != 0));
-    if name == "vxlan"
-        && let Some((vxlan, underlay)) = vxlan(data.unwrap_or_default())?
-    {
-        return Ok((LinkKind::Vxlan(vxlan), underlay, hairpin));
-    }
-    Ok((LinkKind::Other(name), None, hairpin))
+    let (kind, underlay) = kind::decode(name, data.unwrap_or_default())?;
+    Ok((kind, underlay, hairpin))
 }
 
 /// VLAN filtering of a bridge, from `IFLA_LINKINFO`.
@@ -444,33 +378,4 @@ fn heeds_vlans(info: &[u8]) -> bool {
     value(IFLA_INFO_KIND).is_some_and(|(_, name)| attribute::text(name) == "bridge")
         && attribute::attributes(value(IFLA_INFO_DATA).map_or(&[], |(_, data)| data))
             .any(|(kind, value)| kind == IFLA_BR_VLAN_FILTERING && value.first().is_some_and(|on| *on != 0))
-}
-
-/// `None` for a device without an identifier (`external`): it is none of ours.
-fn vxlan(data: &[u8]) -> Result<Option<(Vxlan, Option<IfIndex>)>, DecodeError> {
-    let mut vxlan = Vxlan {
-        vni: Vni::DEFAULT,
-        local: None,
-        lower: None,
-        port: 0,
-        learning: false,
-        gbp: false,
-        group: None,
-        l2miss: false,
-    };
-    let (mut vni, mut underlay) = (None, None);
-    for attribute in attribute::of("vxlan", data, 0)? {
-        match attribute.kind {
-            IFLA_VXLAN_ID => vni = Vni::new(attribute.u32()?),
-            IFLA_VXLAN_LINK => underlay = index_of(attribute)?,
-            IFLA_VXLAN_GROUP | IFLA_VXLAN_GROUP6 => vxlan.group = Some(attribute.ip()?),
-            IFLA_VXLAN_LOCAL | IFLA_VXLAN_LOCAL6 => vxlan.local = Some(attribute.ip()?),
-            IFLA_VXLAN_LEARNING => vxlan.learning = attribute.u8()? != 0,
-            IFLA_VXLAN_L2MISS => vxlan.l2miss = attribute.u8()? != 0,
-            IFLA_VXLAN_PORT => vxlan.port = attribute.u16_be()?,
-            IFLA_VXLAN_GBP => vxlan.gbp = true,
-            _ => {}
-        }
-    }
-    Ok(vni.map(|vni| (Vxlan { vni, ..vxlan }, underlay)))
 }

@@ -4,8 +4,8 @@ use super::{
     DELETE_ADDRESS, DELETE_LINK, DELETE_NEIGHBOUR, DELETE_ROUTE, DecodeError, Frame, NEW_ADDRESS, NEW_LINK,
     NEW_NEIGHBOUR, NEW_ROUTE, Reply, address, fdb, frames, link, neighbour, route,
 };
-use crate::dataplane::{LinkKind, RouteKey};
-use crate::hint::{Hint, LinkNow, RouteKind, RouteNow};
+use crate::dataplane::RouteKey;
+use crate::hint::{Hint, RouteKind, RouteNow};
 
 /// Decodes a datagram of notifications. What cannot be decoded may concern us, so it counts as [`Hint::Overrun`].
 #[must_use]
@@ -25,14 +25,10 @@ pub fn decode(frame: &Frame<'_>) -> Result<Option<Hint>, DecodeError> {
     }
     let payload = frame.payload;
     match frame.kind {
-        NEW_LINK | DELETE_LINK => Ok(link::decode(payload)?.map(|record| {
-            let learning = match &record.link.kind {
-                LinkKind::Vxlan(vxlan) => Some(vxlan.learning),
-                LinkKind::Other(_) => None,
-            };
-            let crate::dataplane::Link { mtu, up, mac, alias, .. } = record.link;
-            let now = (frame.kind == NEW_LINK).then_some(LinkNow { mtu, up, mac, alias, learning });
-            Hint::Link { index: record.index, name: Some(record.name), now }
+        NEW_LINK | DELETE_LINK => Ok(link::decode(payload)?.map(|record| Hint::Link {
+            index: record.index,
+            name: Some(record.name),
+            now: (frame.kind == NEW_LINK).then_some(record.link),
         })),
         NEW_ADDRESS | DELETE_ADDRESS => Ok(address::decode(payload)?.map(|record| Hint::Address {
             index: record.index,

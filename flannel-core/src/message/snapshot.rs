@@ -8,7 +8,7 @@ use super::link::LinkRecord;
 use super::neighbour::NeighbourRecord;
 use super::route::RouteRecord;
 use crate::dataplane::{
-    Address, AddressKey, Dataplane, FdbEntry, FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey,
+    Address, AddressKey, Dataplane, FdbEntry, FdbKey, Link, NeighbourKey, Route, RouteKey,
 };
 use crate::facts::HostFacts;
 use crate::link::{IfIndex, LinkName};
@@ -89,8 +89,6 @@ impl Snapshot {
 
 fn link(record: &LinkRecord, names: &BTreeMap<IfIndex, LinkName>) -> Link {
     let mut link = record.link.clone();
-    if let LinkKind::Vxlan(vxlan) = &mut link.kind {
-        vxlan.lower = record.underlay.and_then(|index| names.get(&index).cloned());
-    }
+    link.kind.set_lower(record.underlay.and_then(|index| names.get(&index).cloned()));
     link
 }

@@ -226,7 +226,10 @@ fn links_are_changed_and_read() {
           4 01
           33 00
     ");
-    let change = LinkChange { mtu: Some(1400), learning: Some(true), ..LinkChange::default() };
+    let mut kind = flannel_1().kind;
+    let LinkKind::Vxlan(parameters) = &mut kind else { panic!() };
+    parameters.learning = true;
+    let change = LinkChange { mtu: Some(1400), kind: Some(kind), ..LinkChange::default() };
     let [settings, learning] = link::change(IfIndex(4), &change).try_into().unwrap();
     assert_snapshot!(render(&settings, 16), @"
     type 16 flags 0x5 00000000040000000000000000000000
@@ -581,7 +584,7 @@ fn notifications_become_hints() {
     };
     let link = read("link flannel.1", NEW_LINK);
     let Some(Hint::Link { index: IfIndex(4), now: Some(now), .. }) = link else { panic!("{link:?}") };
-    assert_eq!((now.mtu, now.up, now.learning), (1450, true, Some(false)));
+    assert_eq!((now.mtu, now.up, now.kind.changeable()), (1450, true, "nolearning"));
     assert_eq!(now.alias.as_deref(), Some("flannel overlay"));
     let link = read("link flannel.1", DELETE_LINK);
     assert!(matches!(link, Some(Hint::Link { now: None, .. })), "{link:?}");

@@ -1,6 +1,6 @@
 use super::*;
 use crate::dataplane::mark::alias;
-use crate::dataplane::{Address, FdbEntry, FdbKey, Neighbour, NeighbourKey, Vxlan};
+use crate::dataplane::{Address, FdbEntry, FdbKey, LinkKind, Neighbour, NeighbourKey, Vxlan};
 use crate::link::{Mac, Vni};
 use std::net::IpAddr;
 

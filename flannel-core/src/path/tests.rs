@@ -1,5 +1,5 @@
 use super::*;
-use crate::dataplane::{FdbEntry, Link, Neighbour, PROTOCOL, PROTOCOL_KERNEL, Vxlan};
+use crate::dataplane::{FdbEntry, Link, LinkKind, Neighbour, PROTOCOL, PROTOCOL_KERNEL, Vxlan};
 use crate::facts::{AddressFacts, LinkFacts};
 use crate::link::{IfIndex, Vni};
 use crate::message::route::{self, UNICAST};

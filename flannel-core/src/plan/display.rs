@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::dataplane::{Link, LinkChange, LinkKind, Op, Route, RouteKey, RouteTarget, Vxlan};
+use crate::dataplane::{Link, LinkChange, Op, Route, RouteKey, RouteTarget};
 use crate::family::Family;
 
 impl fmt::Display for Op {
@@ -36,30 +36,9 @@ impl fmt::Display for Parameters<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Link { kind, mtu, mac, up, alias } = self.0;
         let change =
-            LinkChange { mtu: Some(*mtu), mac: *mac, up: Some(*up), alias: alias.clone(), learning: None };
-        write!(f, "{change}")?;
-        match kind {
-            LinkKind::Vxlan(vxlan) => write_vxlan(f, vxlan),
-            LinkKind::Other(kind) => write!(f, " type {kind}"),
-        }
+            LinkChange { mtu: Some(*mtu), mac: *mac, up: Some(*up), alias: alias.clone(), kind: None };
+        write!(f, "{change} {kind}")
     }
-}
-
-fn write_vxlan(f: &mut fmt::Formatter<'_>, vxlan: &Vxlan) -> fmt::Result {
-    write!(f, " type vxlan id {}", vxlan.vni)?;
-    if let Some(local) = vxlan.local {
-        write!(f, " local {local}")?;
-    }
-    if let Some(lower) = &vxlan.lower {
-        write!(f, " dev {lower}")?;
-    }
-    if let Some(group) = vxlan.group {
-        write!(f, " group {group}")?;
-    }
-    write!(f, " dstport {}", vxlan.port)?;
-    f.write_str(if vxlan.learning { " learning" } else { " nolearning" })?;
-    f.write_str(if vxlan.l2miss { " l2miss" } else { "" })?;
-    f.write_str(if vxlan.gbp { " gbp" } else { "" })
 }
 
 impl fmt::Display for LinkChange {
@@ -76,9 +55,8 @@ impl fmt::Display for LinkChange {
         if let Some(alias) = &self.alias {
             write!(f, " alias {alias:?}")?;
         }
-        match self.learning {
-            Some(true) => f.write_str(" type vxlan learning"),
-            Some(false) => f.write_str(" type vxlan nolearning"),
+        match &self.kind {
+            Some(kind) => write!(f, " type {} {}", kind.name(), kind.changeable()),
             None => Ok(()),
         }
     }

@@ -1,7 +1,9 @@
 use super::*;
 use crate::dataplane::mark::alias;
 use crate::dataplane::model::{self, Refusal};
-use crate::dataplane::{Address, AddressKey, PROTOCOL, PROTOCOL_BOOT, PROTOCOL_KERNEL};
+use crate::dataplane::{
+    Address, AddressKey, Link, LinkChange, LinkKind, PROTOCOL, PROTOCOL_BOOT, PROTOCOL_KERNEL, Vxlan,
+};
 use crate::link::{Mac, Vni};
 use crate::owned::{Scope, owned};
 use insta::assert_snapshot;
@@ -360,7 +362,7 @@ fn mismatches_are_those_of_go_flannel() {
         let mut found = tunnel(Family::V4);
         let LinkKind::Vxlan(vxlan) = &mut found.kind else { panic!() };
         alter(vxlan);
-        mismatch(&wanted, &found)
+        wanted.kind.mismatch(&found.kind)
     };
     assert_eq!(check(|_| {}), None);
     assert_eq!(check(|found| found.vni = Vni::new(2).unwrap()), Some("VNI"));
@@ -374,12 +376,11 @@ fn mismatches_are_those_of_go_flannel() {
     assert_eq!(check(|found| found.gbp = true), Some("gbp"));
     assert_eq!(check(|found| found.learning = true), None);
     let other = Link { kind: LinkKind::Other("dummy".to_owned()), ..wanted.clone() };
-    assert_eq!(mismatch(&wanted, &other), Some("kind"));
-    assert_eq!(mismatch(&wanted, &Link { mtu: 1400, mac: Some(mac(9)), up: false, ..wanted.clone() }), None);
+    assert_eq!(wanted.kind.mismatch(&other.kind), Some("kind"));
     let mut v6 = tunnel(Family::V6);
     let LinkKind::Vxlan(vxlan) = &mut v6.kind else { panic!() };
     vxlan.local = None;
-    assert_eq!(mismatch(&tunnel(Family::V6), &v6), Some("local address"));
+    assert_eq!(tunnel(Family::V6).kind.mismatch(&v6.kind), Some("local address"));
 }
 
 prop_compose! {
@@ -511,7 +512,12 @@ fn alter_link(kernel: &mut Dataplane, at: &Index, how: u8) {
         0 => LinkChange { mtu: Some(1300), ..LinkChange::default() },
         1 => LinkChange { mac: Some(mac(60)), ..LinkChange::default() },
         2 => LinkChange { up: Some(false), ..LinkChange::default() },
-        3 => LinkChange { learning: Some(true), ..LinkChange::default() },
+        3 => {
+            let mut kind = tunnel(Family::V4).kind;
+            let LinkKind::Vxlan(vxlan) = &mut kind else { panic!() };
+            vxlan.learning = true;
+            LinkChange { kind: Some(kind), ..LinkChange::default() }
+        }
         _ => LinkChange { alias: Some("mine".to_owned()), ..LinkChange::default() },
     };
     model::apply(kernel, &Op::SetLink(key.clone(), change)).unwrap();

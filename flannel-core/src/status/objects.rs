@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 use crate::dataplane::{
-    Dataplane, FdbKey, Link, LinkKind, NeighbourKey, Op, PROTOCOL, Route, RouteKey, RouteTarget, Vxlan,
+    Dataplane, FdbKey, Link, LinkKind, NeighbourKey, Op, PROTOCOL, Route, RouteKey, RouteTarget,
 };
 use crate::link::{LinkName, Mac};
 
@@ -41,27 +41,9 @@ pub struct LinkObject {
     pub up: bool,
     /// Alias.
     pub alias: Option<String>,
-    /// What a VXLAN device has beyond that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vxlan: Option<VxlanParameters>,
-}
-
-/// Parameters of a VXLAN device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct VxlanParameters {
-    /// Network identifier.
-    pub vni: u32,
-    /// Outer source address.
-    pub local: Option<IpAddr>,
-    /// Underlay interface.
-    pub lower: Option<LinkName>,
-    /// UDP port.
-    pub port: u16,
-    /// It learns addresses from frames.
-    pub learning: bool,
-    /// Group based policy.
-    pub gbp: bool,
+    /// What a tunnel device has beyond that, under the name of the kind.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<LinkKind>,
 }
 
 /// An address of an interface.
@@ -281,29 +263,14 @@ impl From<&Dataplane> for Objects {
 }
 
 fn link((name, link): (&LinkName, &Link)) -> LinkObject {
-    let (kind, vxlan) = match &link.kind {
-        LinkKind::Vxlan(vxlan) => ("vxlan", Some(parameters(vxlan))),
-        LinkKind::Other(kind) => (kind.as_str(), None),
-    };
     LinkObject {
         name: name.clone(),
-        kind: kind.to_owned(),
+        kind: link.kind.name().to_owned(),
         mtu_bytes: link.mtu,
         mac: link.mac,
         up: link.up,
         alias: link.alias.clone(),
-        vxlan,
-    }
-}
-
-fn parameters(vxlan: &Vxlan) -> VxlanParameters {
-    VxlanParameters {
-        vni: vxlan.vni.get(),
-        local: vxlan.local,
-        lower: vxlan.lower.clone(),
-        port: vxlan.port,
-        learning: vxlan.learning,
-        gbp: vxlan.gbp,
+        parameters: link.kind.is_tunnel().then(|| link.kind.clone()),
     }
 }
 

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::objects::Kind;
+use crate::backend::PeerError;
 use crate::dataplane::{Dataplane, Op};
-use crate::desired::{Assembly, PeerError};
+use crate::desired::Assembly;
 use crate::error::chain;
 use crate::family::Family;
 use crate::lease::{Lease, Subnets};

@@ -1,7 +1,8 @@
 use super::*;
+use crate::backend::Endpoint;
 use crate::config::NetworkConfig;
 use crate::dataplane::{Dataplane, RouteKey};
-use crate::desired::{Assembly, Desired, Endpoint, Node};
+use crate::desired::{Assembly, Desired, Node};
 use crate::external::{ExternalInterface, Method};
 use crate::facts::HostFacts;
 use crate::family::DualStack;

@@ -1,7 +1,6 @@
 //! `flannelctl route get`: how a packet leaves this node, by what the kernel has and says.
 
 use clap::Subcommand;
-use flannel_core::dataplane::LinkKind;
 use flannel_core::family::Family;
 use flannel_core::message::route::Question;
 use flannel_core::path::{Answer, Hop, Path, trace};
@@ -81,7 +80,7 @@ async fn look(address: IpAddr, from: Option<IpAddr>) -> anyhow::Result<Path> {
     }
     let mut kernel = NetlinkKernel::open()?;
     let links = kernel.observe(&BTreeSet::new()).await?.dataplane.links;
-    let tunnels = links.into_iter().filter(|(_, link)| matches!(link.kind, LinkKind::Vxlan(_)));
+    let tunnels = links.into_iter().filter(|(_, link)| link.kind.is_tunnel());
     let Observation { facts, dataplane } = kernel.observe(&tunnels.map(|(name, _)| name).collect()).await?;
     let mut question = Question { destination: address, source: from, input: None };
     if let Some(from) = from.filter(|from| facts.owner(*from).is_none()) {

@@ -1,6 +1,6 @@
 //! Reads the world for the checks. Nothing is changed, and what cannot be read is said, not guessed.
 
-use flannel_core::config::{BackendConfig, NetworkConfig};
+use flannel_core::config::NetworkConfig;
 use flannel_core::family::Family;
 use flannel_core::ruleset::{Mode, Ruleset};
 use flannel_core::store::Listing;
@@ -135,14 +135,8 @@ async fn kinds(
     config: Option<&NetworkConfig>,
 ) -> Vec<(&'static str, Result<bool, String>)> {
     let Some(config) = config else { return Vec::new() };
-    let backend = match &config.backend {
-        BackendConfig::Vxlan(_) => Some("vxlan"),
-        BackendConfig::Ipip(_) => Some("ipip"),
-        BackendConfig::Wireguard(_) => Some("wireguard"),
-        _ => None,
-    };
     let mut kinds = Vec::new();
-    for kind in backend.into_iter().chain(["bridge", "veth"]) {
+    for kind in config.backend.link_kind().into_iter().chain(["bridge", "veth"]) {
         let known = kernel.knows_link_kind(kind).await;
         kinds.push((kind, known.map_err(|error| flannel_core::error::chain(&error))));
     }

@@ -1,10 +1,10 @@
 //! The leases of the store with what an administrator wants to know of each.
 
+use flannel_core::backend::Vtep;
 use flannel_core::config::NetworkConfig;
 use flannel_core::error::chain;
 use flannel_core::family::Family;
 use flannel_core::lease::table::LeaseTable;
-use flannel_core::lease::vxlan::VxlanData;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::store::{ConfigRecord, Listing, Record};
 use flannel_core::subnet_env::PreviousEnv;
@@ -81,10 +81,9 @@ impl Entry {
         Family::ALL.into_iter().filter_map(|family| self.attrs.public_address(family))
     }
 
-    /// Data of vxlan in the record.
-    pub(crate) fn vxlan(&self) -> Vec<VxlanData> {
-        let data = |family| VxlanData::parse(self.attrs.backend_data(family)?).ok();
-        Family::ALL.into_iter().filter_map(data).collect()
+    /// The tunnel endpoints in the record.
+    pub(crate) fn vteps(&self) -> Vec<Vtep> {
+        Family::ALL.into_iter().filter_map(|family| Vtep::of(&self.attrs, family)).collect()
     }
 
     /// The node and the subnet, for messages.

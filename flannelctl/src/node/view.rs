@@ -1,8 +1,9 @@
 //! The node as store and kernel show it, and what its kernel should have.
 
+use flannel_core::backend::BackendError;
 use flannel_core::config::NetworkConfig;
 use flannel_core::dataplane::{Dataplane, Op};
-use flannel_core::desired::{Assembly, DesiredError};
+use flannel_core::desired::Assembly;
 use flannel_core::family::Family;
 use flannel_core::lease::table::LeaseTable;
 use flannel_core::lease::{LeaseAttrs, Subnets};
@@ -80,7 +81,7 @@ pub(crate) struct View {
     /// What we would publish.
     pub(crate) attrs: Option<LeaseAttrs>,
     /// What the kernel should have and what of ours it has; `None` without a lease.
-    pub(crate) kernel: Option<Result<Comparison, DesiredError>>,
+    pub(crate) kernel: Option<Result<Comparison, BackendError>>,
 }
 
 /// Our own lease.

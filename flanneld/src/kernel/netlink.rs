@@ -1,6 +1,6 @@
 //! The real kernel, through netlink.
 
-use flannel_core::dataplane::{LinkKind, Op};
+use flannel_core::dataplane::Op;
 use flannel_core::exchange::Changes;
 use flannel_core::family::Family;
 use flannel_core::link::LinkName;
@@ -129,7 +129,7 @@ async fn read(connection: &mut Connection, tunnels: &BTreeSet<LinkName>) -> Resu
             neighbours.retain(|record| record.index == index && Family::of(record.address) == family);
             snapshot.neighbours.append(&mut neighbours);
         }
-        if let LinkKind::Vxlan(_) = tunnel.link.kind {
+        if tunnel.link.kind.has_fdb() {
             let mut entries = list(connection, &fdb::dump(index)).await?;
             entries.retain(|record| record.index == index);
             snapshot.fdb.append(&mut entries);

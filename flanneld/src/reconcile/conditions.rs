@@ -1,6 +1,6 @@
 //! What is wrong at the moment, by what it is about: kept for the status, and logged when it changes.
 
-use flannel_core::desired::PeerError;
+use flannel_core::backend::PeerError;
 use flannel_core::lease::Subnets;
 use std::collections::BTreeMap;
 use tracing::{info, warn};

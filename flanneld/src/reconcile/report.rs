@@ -1,7 +1,7 @@
 //! What the loop tells of itself: rounds, this node, how much of the network is taken, and what it wants of the kernel.
 
+use flannel_core::backend::PeerError;
 use flannel_core::cluster::Source;
-use flannel_core::desired;
 use flannel_core::lease::Subnets;
 use flannel_core::lease::table::PeerChange;
 use flannel_core::plan::Prune;
@@ -112,7 +112,7 @@ impl<K: Kernel> Reconciler<K> {
             backend: self.node.config().backend.name(),
             config_revision: self.in_force.as_ref().map(|config| config.revision.0),
             hardware: self.node.hardware(),
-            pod_mtu: desired::mtu(self.node.config(), external.mtu).ok(),
+            pod_mtu: self.node.pod_mtu().ok(),
             tunnels: self
                 .assembly
                 .as_ref()
@@ -126,7 +126,7 @@ impl<K: Kernel> Reconciler<K> {
     /// Counts that follow from the rest.
     pub(super) fn report_counts(&mut self) {
         let errors = self.assembly.as_ref().map(|assembly| assembly.errors().values());
-        let is_faulty = |errors: &&Vec<desired::PeerError>| errors.iter().any(|error| !error.is_expected());
+        let is_faulty = |errors: &&Vec<PeerError>| errors.iter().any(|error| !error.is_expected());
         self.report.faulty = errors.map_or(0, |errors| errors.filter(is_faulty).count());
         self.report.kept = self.cluster.lingering().len();
         self.report.unreadable = self.cluster.table().rejected().len();

@@ -348,12 +348,19 @@ async fn objects_are_replaced_in_place(mut kernel: impl Kernel) {
     assert_eq!(ours(&mut kernel).await, wanted);
 }
 
+fn learning() -> LinkKind {
+    let mut kind = vxlan().kind;
+    let LinkKind::Vxlan(parameters) = &mut kind else { unreachable!() };
+    parameters.learning = true;
+    kind
+}
+
 async fn links_are_changed_in_place(mut kernel: impl Kernel) {
     apply(&mut kernel, &tunnel()).await;
     let change = LinkChange {
         mtu: Some(1400),
         alias: Some("another".to_owned()),
-        learning: Some(true),
+        kind: Some(learning()),
         ..LinkChange::default()
     };
     apply(&mut kernel, &[Op::SetLink(name("flannel.1"), change)]).await;

@@ -1,13 +1,10 @@
 //! A kernel in memory: the model of flannel-core behind the seam, with faults on order. The contract suite of
 //! `crate::kernel` holds it against the real one.
 
-use flannel_core::dataplane::{
-    Dataplane, Link, LinkChange, LinkKind, Op, PROTOCOL_KERNEL, Route, RouteKey, RouteTarget, model,
-};
+use flannel_core::dataplane::{Dataplane, Link, Op, PROTOCOL_KERNEL, Route, RouteKey, RouteTarget, model};
 use flannel_core::facts::{AddressFacts, HostFacts, LinkFacts, RouteFacts};
 use flannel_core::hint::Hint;
 use flannel_core::link::{IfIndex, LinkName};
-use flannel_core::plan;
 use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -158,16 +155,13 @@ impl State {
         let Some(found) = self.dataplane.links.get(name) else {
             return Err(refused(op, Errno::EEXIST));
         };
-        if let Some(difference) = plan::mismatch(wanted, found) {
+        if let Some(difference) = wanted.kind.mismatch(&found.kind) {
             return Err(KernelError::OtherLink { op: op.to_string(), difference });
         }
-        let learning = match &wanted.kind {
-            LinkKind::Vxlan(vxlan) => Some(vxlan.learning),
-            LinkKind::Other(_) => None,
-        };
-        let Link { mtu, mac, up, alias, .. } = wanted.clone();
-        let change = LinkChange { mtu: Some(mtu), mac, up: Some(up), alias, learning };
-        self.run_on_model(&Op::SetLink(name.clone(), change))
+        match wanted.change(found) {
+            Some(change) => self.run_on_model(&Op::SetLink(name.clone(), change)),
+            None => Ok(()),
+        }
     }
 
     /// Gives new links a number and takes it from those that are gone: a number never comes again.
@@ -234,10 +228,7 @@ fn refused(op: &Op, errno: Errno) -> KernelError {
 /// The link that an op needs.
 fn needed(op: &Op) -> LinkName {
     match op {
-        Op::CreateLink(name, link) => match &link.kind {
-            LinkKind::Vxlan(vxlan) => vxlan.lower.clone().unwrap_or_else(|| name.clone()),
-            LinkKind::Other(_) => name.clone(),
-        },
+        Op::CreateLink(name, link) => link.kind.lower().unwrap_or(name).clone(),
         Op::SetLink(name, _) | Op::DeleteLink(name) => name.clone(),
         Op::AddAddress(key) | Op::DeleteAddress(key) => key.link.clone(),
         Op::SetNeighbour(key, _) | Op::DeleteNeighbour(key) => key.link.clone(),

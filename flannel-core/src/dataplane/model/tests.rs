@@ -1,5 +1,5 @@
 use super::*;
-use crate::dataplane::{AddressKey, FdbKey, NeighbourKey, PROTOCOL};
+use crate::dataplane::{AddressKey, FdbKey, NeighbourKey, PROTOCOL, Vxlan};
 use crate::link::Vni;
 
 fn name(text: &str) -> LinkName {

@@ -1,6 +1,7 @@
 //! `config explain`: every key, the value in force and where it comes from.
 
-use flannel_core::config::{BackendConfig, NetworkConfig, SubnetRange};
+use flannel_core::backend::Setting;
+use flannel_core::config::{NetworkConfig, SubnetRange};
 use flannel_core::family::Family;
 use serde_json::{Value, json};
 
@@ -84,48 +85,8 @@ fn keys(config: &NetworkConfig) -> Vec<Key> {
         "firewall rules by nftables instead of iptables",
     );
     key("Backend.Type", config.backend.name().to_owned(), false, "how packets get to other nodes");
-    for (name, value, meaning) in backend(&config.backend) {
+    for Setting { key: name, value, meaning } in config.backend.settings() {
         key(&format!("Backend.{name}"), value, false, meaning);
     }
     keys
-}
-
-/// Options of the backend. Secrets are not shown.
-fn backend(backend: &BackendConfig) -> Vec<(&'static str, String, &'static str)> {
-    let mtu = |mtu: Option<u32>| mtu.map_or_else(|| "of the interface".to_owned(), |mtu| mtu.to_string());
-    let port = "UDP port of the tunnel";
-    match backend {
-        BackendConfig::Vxlan(vxlan) => vec![
-            ("VNI", vxlan.vni.get().to_string(), "network identifier, and the number in the device's name"),
-            ("Port", vxlan.port.map_or_else(|| "8472".to_owned(), |port| port.to_string()), port),
-            ("MTU", mtu(vxlan.mtu), "MTU of the underlay to reckon with; devices get 50 bytes less"),
-            ("GBP", vxlan.gbp.to_string(), "group based policy"),
-            ("Learning", vxlan.learning.to_string(), "the kernel learns addresses from received frames"),
-            ("DirectRouting", vxlan.direct_routing.to_string(), "plain routes to nodes on the same link"),
-        ],
-        BackendConfig::Wireguard(wireguard) => vec![
-            ("ListenPort", wireguard.listen_port.to_string(), port),
-            ("MTU", mtu(wireguard.mtu), "MTU of the underlay to reckon with"),
-            (
-                "PSK",
-                if wireguard.psk.is_some() { "(secret)" } else { "none" }.to_owned(),
-                "key that all nodes share besides their own",
-            ),
-            (
-                "PersistentKeepaliveInterval",
-                wireguard.persistent_keepalive_secs.to_string(),
-                "seconds between packets that keep a NAT open; 0 is never",
-            ),
-        ],
-        BackendConfig::Udp(udp) => vec![("Port", udp.port.to_string(), port)],
-        BackendConfig::Ipip(ipip) => {
-            vec![("DirectRouting", ipip.direct_routing.to_string(), "plain routes to nodes on the same link")]
-        }
-        BackendConfig::Ipsec(ipsec) => vec![
-            ("UDPEncap", ipsec.udp_encap.to_string(), "ESP in UDP, for NAT on the way"),
-            ("ESPProposal", ipsec.esp_proposal.clone(), "algorithms"),
-            ("PSK", "(secret)".to_owned(), "key that all nodes share"),
-        ],
-        _ => Vec::new(),
-    }
 }

@@ -1,11 +1,12 @@
 //! Sends, waits and counts.
 
+use flannel_core::backend::Via;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-use super::report::{Path, Report, RoundTrip, Via};
+use super::report::{Path, Report, RoundTrip};
 use super::target::{Plan, Target};
 use crate::node::icmp::{Answer, Echo, EchoError};
 use crate::output::Output;

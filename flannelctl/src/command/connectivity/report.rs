@@ -1,5 +1,6 @@
 //! Results: what was measured, put together from several nodes, as table, matrix and JSON.
 
+use flannel_core::backend::Via;
 use flannel_core::family::Family;
 use flannel_core::lease::Subnets;
 use serde::{Deserialize, Serialize};
@@ -83,28 +84,6 @@ impl FamilyName {
         match self {
             Self::V4 => "IPv4",
             Self::V6 => "IPv6",
-        }
-    }
-}
-
-/// Whose address the target is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Via {
-    /// The tunnel device's: through the overlay.
-    Vtep,
-    /// The pods' bridge's: along the route to the pods.
-    Bridge,
-    /// The node's own: past the overlay.
-    Underlay,
-}
-
-impl Via {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Vtep => "vtep",
-            Self::Bridge => "bridge",
-            Self::Underlay => "underlay",
         }
     }
 }

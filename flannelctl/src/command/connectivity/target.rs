@@ -6,15 +6,13 @@
 //! | host-gw | the second, which the bridge of the pods has (`bridge`); where nothing answers there, the public address (`underlay`) | a node has a bridge once it had a pod |
 //! | others | the public address (`underlay`) | nothing else is known |
 
-use flannel_core::config::BackendConfig;
-use flannel_core::desired::vxlan;
+use flannel_core::backend::{Probe, Via};
 use flannel_core::family::Family;
 use flannel_core::lease::{LeaseAttrs, Subnets};
 use flanneld::kernel::Observation;
-use ipnet::IpNet;
 use std::net::IpAddr;
 
-use super::report::{Node, Via};
+use super::report::Node;
 use crate::failure::{Failure, Kind};
 use crate::node::view::View;
 
@@ -80,27 +78,10 @@ fn target(
     attrs: &LeaseAttrs,
     family: Family,
 ) -> Option<Target> {
-    let config = view.node.config();
-    let public = attrs.public_address(family);
     let subnet = subnets.get(family)?.trunc();
-    let external = view.node.external().mtu;
-    let (address, via, otherwise, expected) = match &config.backend {
-        BackendConfig::Vxlan(options) => {
-            let name = vxlan::device_name(options.vni, family).ok()?;
-            let device = observation.dataplane.links.get(&name);
-            // Without a device nothing passes, whatever its size.
-            (subnet.network(), Via::Vtep, None, device.map_or(external, |link| link.mtu))
-        }
-        BackendConfig::HostGw => (second(subnet), Via::Bridge, public, external),
-        _ => (public?, Via::Underlay, None, external),
-    };
-    Some(Target { to: subnets.to_string(), family, address, via, otherwise, expected })
-}
-
-/// The address of the bridge.
-fn second(subnet: IpNet) -> IpAddr {
-    match subnet.network() {
-        IpAddr::V4(first) => IpAddr::V4((first.to_bits() + 1).into()),
-        IpAddr::V6(first) => IpAddr::V6((first.to_bits() + 1).into()),
-    }
+    let (backend, external) = (&view.node.config().backend, view.node.external().mtu);
+    let Probe { address, via, fallback, mtu } =
+        backend.probe(attrs, subnet, external, &observation.dataplane.links)?;
+    let to = subnets.to_string();
+    Some(Target { to, family, address, via, otherwise: fallback, expected: mtu })
 }

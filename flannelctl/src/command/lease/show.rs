@@ -22,7 +22,7 @@ pub(super) async fn list(session: &Session, address: Option<IpAddr>, expiry: boo
     );
     for entry in &cluster.entries {
         let state = Cell::from(entry.state());
-        let vni = entry.vxlan().iter().filter_map(|data| data.vni).map(|vni| vni.get()).next();
+        let vni = entry.vteps().iter().filter_map(|data| data.vni).map(|vni| vni.get()).next();
         let mut row = columns(entry).to_vec();
         row.extend([
             if asked { expires(entry) } else { Cell::default() },
@@ -71,7 +71,7 @@ pub(super) fn columns(entry: &Entry) -> [Cell; 4] {
         if entry.is_own { subnets.styled(Style::Strong) } else { subnets },
         Cell::lines(entry.addresses()),
         Cell::from(entry.attrs.backend_type.as_str()),
-        Cell::lines(entry.vxlan().iter().map(|data| data.vtep_mac)),
+        Cell::lines(entry.vteps().iter().map(|data| data.mac)),
     ]
 }
 
@@ -122,12 +122,12 @@ pub(super) fn page(entry: &Entry) -> Page {
         ("Public address", join(entry.addresses().map(|address| address.to_string()).collect())),
         ("Backend", backend.to_owned()),
     ];
-    let vxlan = entry.vxlan();
-    if !vxlan.is_empty() {
-        lines.push(("VTEP MAC", join(vxlan.iter().map(|data| data.vtep_mac.to_string()).collect())));
+    let vteps = entry.vteps();
+    if !vteps.is_empty() {
+        lines.push(("VTEP MAC", join(vteps.iter().map(|data| data.mac.to_string()).collect())));
         lines.push((
             "VNI",
-            join(vxlan.iter().filter_map(|data| data.vni).map(|vni| vni.get().to_string()).collect()),
+            join(vteps.iter().filter_map(|data| data.vni).map(|vni| vni.get().to_string()).collect()),
         ));
     }
     lines.extend([

@@ -1,6 +1,8 @@
 //! `node cleanup`: the node as it was before flannel. What is not surely flannel's stays, and is named.
 
+use flannel_core::backend;
 use flannel_core::cni::BRIDGE;
+use flannel_core::dataplane::mark::is_mark;
 use flannel_core::dataplane::{
     Dataplane, Link, LinkKind, Op, PROTOCOL, PROTOCOL_BOOT, Route, RouteKey, RouteTarget,
 };
@@ -207,25 +209,8 @@ async fn kernel_objects(
 
 /// The devices of all backends, of Go's daemon and of ours.
 fn is_ours(name: &LinkName, link: &Link) -> bool {
-    let name = name.as_str();
-    let numbered = |stem: &str| {
-        name.strip_prefix(stem)
-            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
-    };
-    match &link.kind {
-        LinkKind::Vxlan(_) => {
-            numbered("flannel.")
-                || numbered("flannel-v6.")
-                || link.alias.as_deref().is_some_and(|alias| alias.starts_with("flannel "))
-        }
-        LinkKind::Other(kind) => match kind.as_str() {
-            "wireguard" => matches!(name, "flannel-wg" | "flannel-wg-v6"),
-            "ipip" => name == "flannel.ipip",
-            // The other is WireGuard where the kernel has none.
-            "tun" => numbered("flannel") || matches!(name, "flannel-wg" | "flannel-wg-v6"),
-            _ => false,
-        },
-    }
+    let is_marked = || link.kind.is_tunnel() && link.alias.as_deref().is_some_and(is_mark);
+    backend::is_device(name, Some(link.kind.name())) || is_marked()
 }
 
 /// By our number, or the blackhole of Go's daemon for the subnet of this node.

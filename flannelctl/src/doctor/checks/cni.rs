@@ -1,6 +1,5 @@
 //! What the container runtime finds: `subnet.env`, configs, plugins, the bridge, addresses.
 
-use flannel_core::config::BackendConfig;
 use flannel_core::family::Family;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -78,7 +77,7 @@ fn configs(facts: &Facts, report: &mut Report) {
         }
     }
     // Addresses alone are given out: pods have another network, if any.
-    if facts.view().is_some_and(|view| matches!(view.node.config().backend, BackendConfig::Alloc)) {
+    if facts.view().is_some_and(|view| !view.node.config().backend.connects_pods()) {
         return;
     }
     let readable: Vec<&CniFile> = cni.files.iter().filter(|file| file.plugins.is_ok()).collect();

@@ -1,6 +1,5 @@
 //! What the host must be able to do, before there is a daemon and ever after.
 
-use flannel_core::config::BackendConfig;
 use flannel_core::family::Family;
 use flannel_core::ruleset::bridge::{BridgeNetfilter, sysctl};
 
@@ -122,10 +121,7 @@ fn return_path(facts: &Facts, view: &View, report: &mut Report) {
     if !config.has(Family::V4) {
         return;
     }
-    let direct = match &config.backend {
-        BackendConfig::Vxlan(options) => options.direct_routing,
-        _ => true,
-    };
+    let direct = config.backend.uses_underlay_routes();
     let external = &view.node.external().name;
     let tunnels = view.node.tunnels();
     let of_ipv4 = tunnels.iter().filter(|link| !link.as_str().contains("-v6"));

@@ -141,9 +141,13 @@ impl Judge<'_> {
         if change.up == Some(true) {
             self.find(&VTEP_DOWN, name, format!("{name} is down"), op);
         }
-        if let Some(learning) = change.learning {
-            let problem = if learning { "does not learn, and should" } else { "learns, and should not" };
-            self.find(&VTEP_LEARNING, name, format!("{name} {problem}"), op);
+        if let Some(kind) = &change.kind {
+            self.find(
+                &VTEP_LEARNING,
+                name,
+                format!("{name} does not have the setting {}", kind.changeable()),
+                op,
+            );
         }
     }
 

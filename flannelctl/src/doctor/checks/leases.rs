@@ -1,8 +1,7 @@
 //! The records of the cluster: what is wrong with them, whoever reads them.
 
-use flannel_core::desired::PeerError;
+use flannel_core::backend::{PeerError, Vtep};
 use flannel_core::family::Family;
-use flannel_core::lease::vxlan::VxlanData;
 use flannel_core::lease::{LeaseAttrs, Subnets};
 use flannel_core::link::Mac;
 use std::collections::BTreeMap;
@@ -47,7 +46,7 @@ fn release(subnets: &Subnets) -> String {
 
 /// The VTEP MAC that a lease publishes.
 pub(super) fn mac(attrs: &LeaseAttrs, family: Family) -> Option<Mac> {
-    VxlanData::parse(attrs.backend_data(family)?).ok().map(|data| data.vtep_mac)
+    Vtep::of(attrs, family).map(|vtep| vtep.mac)
 }
 
 fn duplicates(view: &View, family: Family, report: &mut Report) {

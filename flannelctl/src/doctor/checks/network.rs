@@ -1,8 +1,6 @@
 //! The host's own network: addresses, routes, packet filters, paths.
 
-use flannel_core::config::{BackendConfig, VxlanConfig};
-use flannel_core::dataplane::{LinkKind, PROTOCOL, RouteTarget};
-use flannel_core::desired::vxlan;
+use flannel_core::dataplane::{PROTOCOL, RouteTarget};
 use flannel_core::family::Family;
 use flannel_core::link::LinkName;
 use flanneld::node::NodeError;
@@ -137,7 +135,6 @@ fn routes(facts: &Facts, view: &View, report: &mut Report) {
     }
 }
 
-const UDP: u8 = 17;
 const TCP: u8 = 6;
 
 fn filters(facts: &Facts, view: &View, report: &mut Report) {
@@ -163,13 +160,8 @@ const fn tool(family: Family) -> &'static str {
 }
 
 fn port(facts: &Facts, view: &View, family: Family, filter: &Filter, report: &mut Report) {
-    let BackendConfig::Vxlan(options) = &view.node.config().backend else { return };
-    let device = vxlan::device_name(options.vni, family).ok();
-    let found = device.and_then(|name| match &facts.observation.dataplane.links.get(&name)?.kind {
-        LinkKind::Vxlan(device) => Some(device.port),
-        LinkKind::Other(_) => None,
-    });
-    let port = options.port.or(found).unwrap_or(VxlanConfig::DEFAULT_PORT);
+    let links = &facts.observation.dataplane.links;
+    let Some(transport) = view.node.config().backend.transport(family, links) else { return };
     let external = view.node.external();
     let Some(destination) = external.address.get(family).copied() else { return };
     let mut peers: Vec<IpAddr> = view
@@ -188,17 +180,21 @@ fn port(facts: &Facts, view: &View, family: Family, filter: &Filter, report: &mu
     }
     let dropped = peers.into_iter().find_map(|source| {
         let input = external.name.to_string();
-        let protocol = (UDP, Some(port));
+        let protocol = (transport.protocol, transport.port);
         let packet = Packet { hook: Hook::Input, protocol, input, output: None, source, destination };
         Some((source, filter.drops(&packet)?))
     });
     if let Some((peer, by)) = dropped {
         report.find(
             &PORT_CLOSED,
-            format!("udp/{port}"),
+            transport.to_string(),
             format!("{family} packets of the tunnel from {peer} are dropped"),
             vec![by],
-            format!("{} -I INPUT -p udp --dport {port} -j ACCEPT, or the same where it drops", tool(family)),
+            format!(
+                "{} -I INPUT {} -j ACCEPT, or the same where it drops",
+                tool(family),
+                transport.iptables_match()
+            ),
         );
     }
 }
@@ -208,14 +204,7 @@ fn forward(facts: &Facts, view: &View, family: Family, filter: &Filter, report: 
     let config = view.node.config();
     let own = view.own.as_ref().and_then(|own| own.subnets.get(family));
     let (Some(own), Some(network)) = (own, config.network(family)) else { return };
-    let outside = match &config.backend {
-        BackendConfig::Vxlan(options) => match vxlan::device_name(options.vni, family) {
-            Ok(name) => name,
-            Err(_) => return,
-        },
-        BackendConfig::Alloc => return,
-        _ => view.node.external().name.clone(),
-    };
+    let Some(outside) = config.backend.carrier(family, view.node.external()) else { return };
     let peer = view.table.leases().keys().filter_map(|subnets| subnets.get(family)).find(|net| *net != own);
     let pod = |net: IpNet| net.trunc().hosts().nth(1).unwrap_or(net.addr());
     let (ours, theirs) = (pod(own), pod(peer.unwrap_or(network)));

@@ -1,7 +1,5 @@
 //! Whether packets of the size that the daemon reckons with reach other nodes whole.
 
-use flannel_core::config::BackendConfig;
-use flannel_core::desired;
 use flannel_core::family::Family;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -40,14 +38,12 @@ pub(super) async fn measure(view: Option<&View>) -> Result<Vec<PathFacts>, Strin
 /// Public addresses of other nodes, and the size of the largest packets that go there.
 fn targets(view: &View) -> Vec<(IpAddr, u32)> {
     let config = view.node.config();
-    let Ok(pods) = desired::mtu(config, view.node.external().mtu) else { return Vec::new() };
-    let needed = |family| match (&config.backend, family) {
-        (BackendConfig::Vxlan(_), Family::V4) => pods + 50,
-        // In dual stack the tunnel of IPv6 is smaller than pods are told, so that the sum is the same.
-        (BackendConfig::Vxlan(_), Family::V6) if config.has(Family::V4) => pods + 50,
-        (BackendConfig::Vxlan(_), Family::V6) => pods + 70,
-        _ => pods,
-    };
+    let external_mtu = view.node.external().mtu;
+    if config.backend.mtu(&config.networks(), external_mtu).is_err() {
+        return Vec::new();
+    }
+    // In dual stack too: a packet of either family fills the underlay's MTU.
+    let needed = config.backend.underlay_mtu(external_mtu);
     let own = view.own.as_ref().map(|own| own.subnets);
     let mut targets = Vec::new();
     for (subnets, entry) in view.table.leases() {
@@ -57,8 +53,8 @@ fn targets(view: &View) -> Vec<(IpAddr, u32)> {
         for family in Family::ALL.into_iter().filter(|family| config.has(*family)) {
             let Some(public) = entry.lease.attrs.public_address(family) else { continue };
             let ours = view.node.external().public.get(family) == Some(&public);
-            if !ours && !targets.contains(&(public, needed(family))) {
-                targets.push((public, needed(family)));
+            if !ours && !targets.contains(&(public, needed)) {
+                targets.push((public, needed));
             }
         }
     }

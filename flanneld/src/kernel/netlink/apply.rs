@@ -4,12 +4,11 @@
 //! is sent alone, because the index of a link is known only afterwards. Indices are looked up when an op needs them and
 //! are not kept beyond the call.
 
-use flannel_core::dataplane::{Link, LinkChange, LinkKind, Op, Route, RouteTarget, Vxlan};
+use flannel_core::dataplane::{Link, LinkChange, Op, Route, RouteTarget};
 use flannel_core::exchange::Changes;
 use flannel_core::link::{IfIndex, LinkName};
 use flannel_core::message::link::LinkRecord;
 use flannel_core::message::{Request, address, fdb, link, neighbour, route};
-use flannel_core::plan;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use tracing::debug;
@@ -184,12 +183,12 @@ impl Application<'_> {
 
     /// Creates a link, or adopts an existing one of the same kind, and sets its remaining parameters.
     async fn create_link(&mut self, op: &Op, name: &LinkName, wanted: &Link) -> Result<(), KernelError> {
-        let underlay = match &wanted.kind {
-            LinkKind::Vxlan(Vxlan { lower: Some(lower), .. }) => match self.index(lower).await? {
+        let underlay = match wanted.kind.lower() {
+            Some(lower) => match self.index(lower).await? {
                 Some(index) => Some(index),
                 None => return Err(KernelError::NoLink { op: op.to_string(), link: lower.clone() }),
             },
-            _ => None,
+            None => None,
         };
         let request = link::create(name, wanted, underlay)
             .map_err(|cause| KernelError::Inexpressible { op: op.to_string(), cause })?;
@@ -300,35 +299,20 @@ const fn deletes(op: &Op) -> bool {
 
 /// In what a link differs that cannot be changed.
 fn difference(wanted: &Link, underlay: Option<IfIndex>, found: &LinkRecord) -> Option<&'static str> {
-    let mut wanted = wanted.clone();
-    if let (LinkKind::Vxlan(wanted), LinkKind::Vxlan(is)) = (&mut wanted.kind, &found.link.kind) {
-        if wanted.lower.is_some() && found.underlay != underlay {
-            return Some("underlay interface");
-        }
-        if wanted.port == 0 {
-            wanted.port = is.port;
-        }
+    if wanted.kind.lower().is_some() && found.underlay != underlay {
+        return Some("underlay interface");
     }
-    plan::mismatch(&wanted, &found.link)
+    wanted.kind.mismatch(&found.link.kind)
 }
 
 /// What is left to set after creation: alias and `up`, which creation does not take (rtnl_create_link in the
 /// kernel), and everything that can be changed if the link was there before.
 fn remaining(wanted: &Link, found: &LinkRecord, existed: bool) -> LinkChange {
-    let is = &found.link;
-    let mut change = LinkChange {
-        alias: wanted.alias.clone().filter(|_| wanted.alias != is.alias),
-        up: (wanted.up != is.up).then_some(wanted.up),
-        ..LinkChange::default()
-    };
+    let change = wanted.change(&found.link).unwrap_or_default();
     if existed {
-        change.mtu = (wanted.mtu > 0 && wanted.mtu != is.mtu).then_some(wanted.mtu);
-        change.mac = wanted.mac.filter(|_| wanted.mac != is.mac);
-        if let (LinkKind::Vxlan(wanted), LinkKind::Vxlan(is)) = (&wanted.kind, &is.kind) {
-            change.learning = (wanted.learning != is.learning).then_some(wanted.learning);
-        }
+        return change;
     }
-    change
+    LinkChange { alias: change.alias, up: change.up, ..LinkChange::default() }
 }
 
 /// A router advertisement that reached a tunnel device would give it routes and addresses of another network.

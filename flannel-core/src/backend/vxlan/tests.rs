@@ -1,7 +1,8 @@
 use super::*;
+use crate::json;
 
-fn parse(text: &str) -> Result<VxlanData, FieldError> {
-    VxlanData::parse(json::parse_value(text).unwrap())
+fn parse(text: &str) -> Result<Vtep, FieldError> {
+    Vtep::parse(json::parse_value(text).unwrap())
 }
 
 #[test]
@@ -10,7 +11,7 @@ fn golden_data_reads_and_writes_back() {
     let data = parse(text).unwrap();
     assert_eq!(data.vni, Some(Vni::DEFAULT));
     assert_eq!(data.to_raw().get(), text);
-    let windows = VxlanData { vni: Vni::new(4096), ..data };
+    let windows = Vtep { vni: Vni::new(4096), ..data };
     assert_eq!(windows.to_raw().get(), r#"{"VNI":4096,"VtepMAC":"c6:d2:32:6f:8f:44"}"#);
 }
 
@@ -22,7 +23,7 @@ fn tolerated_forms() {
         r#"{"VNI": 4294967295, "VtepMAC": "9659.b23f.04ee"}"#,
     ] {
         let data = parse(text).unwrap();
-        assert_eq!((data.vni, data.vtep_mac.to_string().as_str()), (None, "96:59:b2:3f:04:ee"), "{text}");
+        assert_eq!((data.vni, data.mac.to_string().as_str()), (None, "96:59:b2:3f:04:ee"), "{text}");
     }
 }
 

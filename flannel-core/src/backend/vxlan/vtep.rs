@@ -2,22 +2,27 @@
 
 use serde_json::value::RawValue;
 
+use crate::family::Family;
 use crate::json::{self, FieldError, Fields};
+use crate::lease::LeaseAttrs;
 use crate::link::{Mac, Vni};
 
-#[cfg(test)]
-mod tests;
-
-/// The tunnel endpoint of a node in one family.
+/// The VXLAN tunnel endpoint of a node in one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VxlanData {
+pub struct Vtep {
     /// Network identifier of the node's device. Missing in some records; nothing depends on it.
     pub vni: Option<Vni>,
     /// Ethernet address of the node's device, where peers send frames to.
-    pub vtep_mac: Mac,
+    pub mac: Mac,
 }
 
-impl VxlanData {
+impl Vtep {
+    /// The endpoint that a lease publishes, if it is readable.
+    #[must_use]
+    pub fn of(attrs: &LeaseAttrs, family: Family) -> Option<Self> {
+        Self::parse(attrs.backend_data(family)?).ok()
+    }
+
     /// Reads `BackendData` or `BackendV6Data` of a vxlan lease.
     pub fn parse(data: &RawValue) -> Result<Self, FieldError> {
         let fields = Fields::from_value("BackendData", data)?;
@@ -28,7 +33,7 @@ impl VxlanData {
         })?;
         Ok(Self {
             vni: vni.and_then(|vni| Vni::new(vni.try_into().ok()?)),
-            vtep_mac: mac.ok_or_else(|| FieldError {
+            mac: mac.ok_or_else(|| FieldError {
                 key: fields.path_of("VtepMAC"),
                 value: "missing".to_owned(),
                 rule: "must be an Ethernet address such as \"0a:58:0a:05:01:00\"".to_owned(),
@@ -39,8 +44,8 @@ impl VxlanData {
     /// The JSON that peers compare and Go nodes read.
     #[must_use]
     pub fn to_raw(&self) -> Box<RawValue> {
-        let Self { vni, vtep_mac } = self;
-        let text = format!("{{\"VNI\":{},\"VtepMAC\":\"{vtep_mac}\"}}", vni.map_or(0, Vni::get));
+        let Self { vni, mac } = self;
+        let text = format!("{{\"VNI\":{},\"VtepMAC\":\"{mac}\"}}", vni.map_or(0, Vni::get));
         RawValue::from_string(text).expect("a number and a MAC address make valid JSON")
     }
 }

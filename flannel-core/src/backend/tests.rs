@@ -2,7 +2,7 @@ use super::*;
 use crate::config::NetworkConfig;
 use insta::assert_snapshot;
 
-fn parse(backend: &str) -> Result<BackendConfig, String> {
+fn parse(backend: &str) -> Result<Backend, String> {
     NetworkConfig::parse(&format!(r#"{{"Network": "10.5.0.0/16", "Backend": {backend}}}"#))
         .map(|config| config.backend)
         .map_err(|error| error.to_string())
@@ -13,9 +13,9 @@ const KEY: &str = "H0Ad2yKBMgfGM6/Yt2dRxd8u+juyViCz3KdJfEdteJ8=";
 #[test]
 fn defaults() {
     let long = "x".repeat(96);
-    let lines: Vec<_> = NAMES
+    let lines: Vec<_> = BACKENDS
         .iter()
-        .map(|name| {
+        .map(|Entry { name, .. }| {
             let backend = parse(&format!(
                 r#"{{"Type": "{name}", "PSK": "{}"}}"#,
                 if *name == "ipsec" { &long } else { "" }
@@ -26,15 +26,15 @@ fn defaults() {
         })
         .collect();
     assert_snapshot!(lines.join("\n"), @r#"
-    Vxlan(VxlanConfig { vni: Vni(1), port: None, mtu: None, gbp: false, learning: false, direct_routing: false }) publishes "vxlan"
-    HostGw publishes "host-gw"
-    Wireguard(WireguardConfig { listen_port: 51820, listen_port_v6: 51821, mtu: None, psk: None, persistent_keepalive_secs: 0, mode: Separate }) publishes "wireguard"
-    Udp(UdpConfig { port: 8285 }) publishes ""
-    Ipip(IpipConfig { direct_routing: false }) publishes "ipip"
-    Ipsec(IpsecConfig { udp_encap: false, esp_proposal: "aes128gcm16-sha256-prfsha256-ecp256", psk: Secret(…) }) publishes "ipsec"
-    Alloc publishes ""
-    Extension(ExtensionConfig { pre_startup_command: "", post_startup_command: "", subnet_add_command: "", subnet_remove_command: "" }) publishes "extension"
-    TencentVpc(TencentVpcConfig { credentials: None }) publishes ""
+    Vxlan(Options { vni: Vni(1), port: None, mtu: None, gbp: false, learning: false, direct_routing: false }) publishes "vxlan"
+    HostGw(Options) publishes "host-gw"
+    Wireguard(Options { listen_port: 51820, listen_port_v6: 51821, mtu: None, psk: None, persistent_keepalive_secs: 0, mode: Separate }) publishes "wireguard"
+    Udp(Options { port: 8285 }) publishes ""
+    Ipip(Options { direct_routing: false }) publishes "ipip"
+    Ipsec(Options { udp_encap: false, esp_proposal: "aes128gcm16-sha256-prfsha256-ecp256", psk: Secret(…) }) publishes "ipsec"
+    Alloc(Options) publishes ""
+    Extension(Options { pre_startup_command: "", post_startup_command: "", subnet_add_command: "", subnet_remove_command: "" }) publishes "extension"
+    TencentVpc(Options { credentials: None }) publishes ""
     "#);
 }
 
@@ -62,15 +62,15 @@ fn all_options_in_any_case() {
     ];
     let lines: Vec<_> = backends.into_iter().map(|backend| format!("{:?}", backend.unwrap())).collect();
     assert_snapshot!(lines.join("\n"), @r#"
-    Vxlan(VxlanConfig { vni: Vni(4096), port: Some(4789), mtu: Some(1400), gbp: true, learning: true, direct_routing: true })
-    Vxlan(VxlanConfig { vni: Vni(1), port: None, mtu: None, gbp: false, learning: false, direct_routing: false })
-    Wireguard(WireguardConfig { listen_port: 1, listen_port_v6: 2, mtu: Some(9000), psk: Some(WireguardKey(…)), persistent_keepalive_secs: 25, mode: Auto })
-    Udp(UdpConfig { port: 7890 })
-    Ipip(IpipConfig { direct_routing: true })
-    Ipsec(IpsecConfig { udp_encap: true, esp_proposal: "aes256", psk: Secret(…) })
-    Extension(ExtensionConfig { pre_startup_command: "a", post_startup_command: "b", subnet_add_command: "c", subnet_remove_command: "d" })
-    TencentVpc(TencentVpcConfig { credentials: Some(TencentCredentials { access_key_id: "id", access_key_secret: Secret(…) }) })
-    TencentVpc(TencentVpcConfig { credentials: None })
+    Vxlan(Options { vni: Vni(4096), port: Some(4789), mtu: Some(1400), gbp: true, learning: true, direct_routing: true })
+    Vxlan(Options { vni: Vni(1), port: None, mtu: None, gbp: false, learning: false, direct_routing: false })
+    Wireguard(Options { listen_port: 1, listen_port_v6: 2, mtu: Some(9000), psk: Some(Key(…)), persistent_keepalive_secs: 25, mode: Auto })
+    Udp(Options { port: 7890 })
+    Ipip(Options { direct_routing: true })
+    Ipsec(Options { udp_encap: true, esp_proposal: "aes256", psk: Secret(…) })
+    Extension(Options { pre_startup_command: "a", post_startup_command: "b", subnet_add_command: "c", subnet_remove_command: "d" })
+    TencentVpc(Options { credentials: Some(Credentials { access_key_id: "id", access_key_secret: Secret(…) }) })
+    TencentVpc(Options { credentials: None })
     "#);
 }
 
@@ -128,12 +128,11 @@ fn ipv6_needs_a_larger_underlay() {
 
 #[test]
 fn keys_in_base64() {
-    let Ok(BackendConfig::Wireguard(config)) = parse(&format!(r#"{{"Type": "wireguard", "PSK": "{KEY}"}}"#))
-    else {
+    let Ok(Backend::Wireguard(config)) = parse(&format!(r#"{{"Type": "wireguard", "PSK": "{KEY}"}}"#)) else {
         panic!("the key is good")
     };
     let key = config.psk.unwrap().0;
     assert_eq!((key[0], key[1], key[31]), (0x1f, 0x40, 0x9f));
-    assert_eq!(decode_key(&"A".repeat(44)), None);
-    assert_eq!(decode_key(&KEY.replace('H', "%")), None);
+    assert_eq!(wireguard::decode_key(&"A".repeat(44)), None);
+    assert_eq!(wireguard::decode_key(&KEY.replace('H', "%")), None);
 }

@@ -1,18 +1,21 @@
-//! What can be wrong with our own part and with the leases of peers.
+//! Why a backend cannot run here, and why a peer cannot be reached.
 
 use ipnet::IpNet;
 use std::net::IpAddr;
 
+use super::BACKENDS;
 use crate::family::Family;
 use crate::json::FieldError;
 use crate::link::{LinkName, Mac, Vni};
 
 /// Config, lease and host do not fit together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DesiredError {
-    /// This build cannot run the backend.
-    #[error("the backend {0:?} is not there yet: set Backend.Type to vxlan, host-gw or alloc")]
-    Backend(&'static str),
+pub enum BackendError {
+    /// This version cannot run the backend.
+    #[error(
+        "the backend {0} is not in this version of flanneld: set Backend in the network config to {names}", names = supported_names()
+    )]
+    Unsupported(&'static str),
     /// Our lease has no subnet of a family that is on.
     #[error(
         "{0} is on, but the lease of this node has no {0} subnet: release the lease, so that a new one is taken"
@@ -67,6 +70,13 @@ pub enum DesiredError {
         /// The external interface.
         link: LinkName,
     },
+}
+
+/// `vxlan, host-gw or alloc`.
+fn supported_names() -> String {
+    let names: Vec<&str> =
+        BACKENDS.iter().filter(|entry| entry.is_supported).map(|entry| entry.name).collect();
+    names.split_last().map_or_else(String::new, |(last, others)| format!("{} or {last}", others.join(", ")))
 }
 
 /// Why a peer cannot be reached, or not in one family.

@@ -1,0 +1,504 @@
+//! Backends: how packets get to other nodes.
+//!
+//! A backend is one file or folder below this module, and everything else asks [`Backend`], which holds the only
+//! `match` over backends. A backend implements [`Behaviour`], whose default methods answer for a backend that has no
+//! device and publishes nothing, so each writes only what differs.
+
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::dataplane::{Dataplane, Link};
+use crate::external::ExternalInterface;
+use crate::facts::HostFacts;
+use crate::family::{DualStack, Family};
+use crate::json::{FieldError, Fields};
+use crate::lease::{LeaseAttrs, Subnets};
+use crate::link::{LinkName, Mac};
+
+pub use error::{BackendError, PeerError};
+pub use probe::{Probe, Transport, Via};
+pub use vxlan::vtep::Vtep;
+
+mod alloc;
+mod error;
+mod extension;
+mod host_gw;
+mod ipip;
+mod ipsec;
+mod options;
+mod probe;
+mod tencent_vpc;
+mod tunnel;
+mod udp;
+mod vxlan;
+mod wireguard;
+
+#[cfg(test)]
+mod tests;
+
+/// A backend with its options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// VXLAN tunnels of the kernel.
+    Vxlan(vxlan::Options),
+    /// Routes through the other nodes, which must be on the same link.
+    HostGw(host_gw::Options),
+    /// WireGuard tunnels.
+    Wireguard(wireguard::Options),
+    /// A relay in user space over UDP.
+    Udp(udp::Options),
+    /// IP in IP tunnels of the kernel.
+    Ipip(ipip::Options),
+    /// IPsec tunnels.
+    Ipsec(ipsec::Options),
+    /// Subnets only: another program moves packets.
+    Alloc(alloc::Options),
+    /// Commands of the administrator.
+    Extension(extension::Options),
+    /// Routes in a Tencent cloud.
+    TencentVpc(tencent_vpc::Options),
+}
+
+/// What is known of a backend before there is a config.
+struct Entry {
+    name: &'static str,
+    /// Reads the options. The flag is whether IPv6 is on.
+    read: fn(&Fields<'_>, bool) -> Result<Backend, FieldError>,
+    /// Whether this version can run it.
+    is_supported: bool,
+    devices: &'static [Device],
+}
+
+/// The backends, in the order in which messages list them.
+const BACKENDS: [Entry; 9] = [
+    Entry { name: vxlan::NAME, read: vxlan::read, is_supported: true, devices: &vxlan::DEVICES },
+    Entry { name: host_gw::NAME, read: host_gw::read, is_supported: true, devices: &[] },
+    Entry { name: wireguard::NAME, read: wireguard::read, is_supported: false, devices: &wireguard::DEVICES },
+    Entry { name: udp::NAME, read: udp::read, is_supported: false, devices: &udp::DEVICES },
+    Entry { name: ipip::NAME, read: ipip::read, is_supported: false, devices: &ipip::DEVICES },
+    Entry { name: ipsec::NAME, read: ipsec::read, is_supported: false, devices: &[] },
+    Entry { name: alloc::NAME, read: alloc::read, is_supported: true, devices: &[] },
+    Entry { name: extension::NAME, read: extension::read, is_supported: false, devices: &[] },
+    Entry { name: tencent_vpc::NAME, read: tencent_vpc::read, is_supported: false, devices: &[] },
+];
+
+/// Devices that a backend makes.
+struct Device {
+    /// The name, or what stands before the number in it.
+    stem: &'static str,
+    is_numbered: bool,
+    /// Kinds of link that it may be.
+    kinds: &'static [&'static str],
+}
+
+/// An option as it is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The key in `Backend`.
+    pub key: &'static str,
+    /// The value; of a secret only whether there is one.
+    pub value: String,
+    /// The meaning of the key.
+    pub meaning: &'static str,
+}
+
+/// One end of the tunnels of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The MAC that peers send to. It must be that of the device at all times.
+    pub mac: Mac,
+    /// UDP port of the device that was found at start; it counts only where the config names none.
+    pub port: Option<u16>,
+}
+
+/// Where the endpoint of a node that was here before can be found.
+#[derive(Clone, Copy, Debug)]
+pub struct EndpointSources<'a> {
+    /// The kernel at start.
+    pub observed: &'a Dataplane,
+    /// MACs in the state directory.
+    pub remembered: &'a BTreeMap<LinkName, Mac>,
+    /// Our record in the store.
+    pub published: Option<&'a LeaseAttrs>,
+}
+
+/// What a backend knows of this node when it builds the desired state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Node<'a> {
+    pub(crate) networks: DualStack<IpNet>,
+    pub(crate) subnets: Subnets,
+    pub(crate) external: &'a ExternalInterface,
+    pub(crate) endpoints: DualStack<Endpoint>,
+    pub(crate) facts: &'a HostFacts,
+}
+
+/// The part of the desired state that is the backend's.
+#[derive(Default)]
+pub(crate) struct Prepared {
+    /// What does not depend on peers: the devices and their addresses.
+    pub(crate) base: Dataplane,
+    /// How to reach peers; `None` if the backend leaves that to another program.
+    pub(crate) peering: Option<Arc<dyn Peering>>,
+}
+
+/// The state for one peer.
+pub(crate) trait Peering: fmt::Debug + Send + Sync {
+    /// The objects by which `subnet` of a peer at `address` is reached.
+    fn peer(
+        &self,
+        attrs: &LeaseAttrs,
+        family: Family,
+        subnet: IpNet,
+        address: IpAddr,
+    ) -> Result<Dataplane, PeerError>;
+}
+
+/// What a backend is. The defaults are those of a backend without devices, whose routes lead through the external
+/// interface.
+trait Behaviour {
+    /// The name in `Backend.Type`.
+    fn name(&self) -> &'static str;
+
+    /// The name in lease records. Compatibility: some backends publish none.
+    fn published_type(&self) -> &'static str {
+        self.name()
+    }
+
+    fn settings(&self) -> Vec<Setting> {
+        Vec::new()
+    }
+
+    fn serves(&self, _family: Family) -> bool {
+        true
+    }
+
+    /// Bytes that headers take from each packet between nodes.
+    fn overhead(&self, _family: Family) -> u32 {
+        0
+    }
+
+    /// The largest packet that may be sent to other nodes.
+    fn underlay_mtu(&self, external_mtu: u32) -> u32 {
+        external_mtu
+    }
+
+    /// The kind of link that the kernel must know.
+    fn link_kind(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The device for `family`.
+    fn device(&self, _family: Family) -> Result<Option<LinkName>, BackendError> {
+        Ok(None)
+    }
+
+    /// Whether it can work on this host, as far as the names of devices do not tell.
+    fn check(
+        &self,
+        _networks: &DualStack<IpNet>,
+        _external: &ExternalInterface,
+        _facts: &HostFacts,
+    ) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn endpoint(
+        &self,
+        _family: Family,
+        _sources: &EndpointSources<'_>,
+        _random: &mut dyn FnMut() -> [u8; 6],
+    ) -> Option<Endpoint> {
+        None
+    }
+
+    /// Adds what peers need to know beside the public address.
+    fn publish(
+        &self,
+        _family: Family,
+        _endpoint: Option<&Endpoint>,
+        _attrs: &mut LeaseAttrs,
+    ) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn prepare(&self, _node: &Node<'_>) -> Result<Prepared, BackendError> {
+        Ok(Prepared::default())
+    }
+
+    /// Whether routes of the underlay decide how peers are reached.
+    fn uses_underlay_routes(&self) -> bool {
+        false
+    }
+
+    /// Whether it moves packets of pods.
+    fn connects_pods(&self) -> bool {
+        true
+    }
+
+    /// Packets that the firewall of a node must accept from peers.
+    fn transport(&self, _device: Option<&Link>) -> Option<Transport> {
+        None
+    }
+
+    /// Where an answer shows that a peer is reachable; `None` for the public address alone.
+    fn probe(&self, subnet: IpNet, device: Option<&LinkName>) -> Option<(IpAddr, Via)> {
+        device.map(|_| (subnet.network(), Via::Vtep))
+    }
+
+    /// Options that cannot change while pods run, if they differ in `new`, which is of the same backend.
+    fn fixed_options(&self, _new: &Backend) -> Option<&'static str> {
+        None
+    }
+}
+
+impl Default for Backend {
+    /// The backend of a config without `Backend`.
+    fn default() -> Self {
+        Self::Udp(udp::Options::default())
+    }
+}
+
+impl Backend {
+    fn behaviour(&self) -> &dyn Behaviour {
+        match self {
+            Self::Vxlan(options) => options,
+            Self::HostGw(options) => options,
+            Self::Wireguard(options) => options,
+            Self::Udp(options) => options,
+            Self::Ipip(options) => options,
+            Self::Ipsec(options) => options,
+            Self::Alloc(options) => options,
+            Self::Extension(options) => options,
+            Self::TencentVpc(options) => options,
+        }
+    }
+
+    /// Reads the `Backend` object of a config; `None` if it names no type.
+    pub(crate) fn read(fields: &Fields<'_>, has_v6: bool) -> Result<Option<Self>, FieldError> {
+        let Some(name) = fields.string("Type")?.filter(|name| !name.is_empty()) else { return Ok(None) };
+        let entry = BACKENDS.iter().find(|entry| name.eq_ignore_ascii_case(entry.name));
+        let entry = entry.ok_or_else(|| FieldError {
+            key: fields.path_of("Type"),
+            value: format!("{name:?}"),
+            rule: format!("must be one of {}", Self::names()),
+        })?;
+        (entry.read)(fields, has_v6).map(Some)
+    }
+
+    /// The values that `Backend.Type` may have, for messages.
+    pub(crate) fn names() -> String {
+        BACKENDS.map(|entry| entry.name).join(", ")
+    }
+
+    /// The name as `Backend.Type` has it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.behaviour().name()
+    }
+
+    /// The name in lease records.
+    #[must_use]
+    pub fn published_type(&self) -> &'static str {
+        self.behaviour().published_type()
+    }
+
+    /// The options in force.
+    #[must_use]
+    pub fn settings(&self) -> Vec<Setting> {
+        self.behaviour().settings()
+    }
+
+    /// Checks that this version can run the backend.
+    ///
+    /// # Errors
+    /// If it cannot.
+    pub fn supported(&self) -> Result<(), BackendError> {
+        let is_supported = |entry: &Entry| entry.is_supported && entry.name == self.name();
+        BACKENDS.iter().any(is_supported).then_some(()).ok_or(BackendError::Unsupported(self.name()))
+    }
+
+    /// The families of `networks` that the backend carries.
+    fn families(&self, networks: &DualStack<IpNet>) -> Vec<Family> {
+        let families = networks.iter().map(|(family, _)| family);
+        families.filter(|family| self.behaviour().serves(*family)).collect()
+    }
+
+    /// The networks whose packets the backend carries.
+    #[must_use]
+    pub fn served(&self, networks: &DualStack<IpNet>) -> DualStack<IpNet> {
+        let mut served = DualStack::default();
+        for family in self.families(networks) {
+            *served.slot(family) = networks.get(family).copied();
+        }
+        served
+    }
+
+    /// Checks what shows before there is a lease, and no pod should wait for.
+    ///
+    /// # Errors
+    /// If the backend cannot work on this host at all.
+    pub fn check(
+        &self,
+        networks: &DualStack<IpNet>,
+        external: &ExternalInterface,
+        facts: &HostFacts,
+    ) -> Result<(), BackendError> {
+        for family in self.families(networks) {
+            self.behaviour().device(family)?;
+        }
+        self.behaviour().check(networks, external, facts)
+    }
+
+    /// The MTU of pods, which `subnet.env` has, on an external interface with `external_mtu`.
+    ///
+    /// Compatibility: in dual stack it is that of the IPv4 tunnel, as in Go flannel, so that all nodes of a cluster
+    /// agree and IPv4 loses nothing. The IPv6 device may be smaller; a larger packet of a pod is answered with
+    /// "packet too big" by the node itself, one hop away, where no firewall can lose the answer. With IPv6 alone,
+    /// where Go's value helps nobody, it is what fits the tunnel.
+    ///
+    /// # Errors
+    /// If the backend is unsupported or leaves too little of it.
+    pub fn mtu(&self, networks: &DualStack<IpNet>, external_mtu: u32) -> Result<u32, BackendError> {
+        self.supported()?;
+        let families = self.families(networks).into_iter();
+        let mtus: Result<Vec<u32>, _> =
+            families.map(|family| tunnel::mtu(self.behaviour(), family, external_mtu)).collect();
+        Ok(mtus?.first().copied().unwrap_or(external_mtu))
+    }
+
+    /// The size of the largest packets between nodes on an external interface with `external_mtu`.
+    #[must_use]
+    pub fn underlay_mtu(&self, external_mtu: u32) -> u32 {
+        self.behaviour().underlay_mtu(external_mtu)
+    }
+
+    /// What our lease publishes.
+    ///
+    /// # Errors
+    /// If the backend is unsupported, or an address or endpoint of this node is missing.
+    pub fn attrs(
+        &self,
+        networks: &DualStack<IpNet>,
+        external: &ExternalInterface,
+        endpoints: &DualStack<Endpoint>,
+    ) -> Result<LeaseAttrs, BackendError> {
+        self.supported()?;
+        let mut attrs =
+            LeaseAttrs { backend_type: self.published_type().to_owned(), ..LeaseAttrs::default() };
+        for family in self.families(networks) {
+            match external.public.get(family) {
+                Some(IpAddr::V4(address)) => attrs.public_ip = Some(*address),
+                Some(IpAddr::V6(address)) => attrs.public_ipv6 = Some(*address),
+                None => return Err(BackendError::NoAddress { family, link: external.name.clone() }),
+            }
+            self.behaviour().publish(family, endpoints.get(family), &mut attrs)?;
+        }
+        Ok(attrs)
+    }
+
+    /// Our end of the tunnel for `family`, and its device. To be asked once, at start: later on this is what a device
+    /// is restored to. `random` gives the bytes of a new MAC.
+    pub fn endpoint(
+        &self,
+        family: Family,
+        sources: &EndpointSources<'_>,
+        random: &mut dyn FnMut() -> [u8; 6],
+    ) -> Option<(LinkName, Endpoint)> {
+        Some((self.device(family)?, self.behaviour().endpoint(family, sources, random)?))
+    }
+
+    /// The devices and the means to reach peers.
+    pub(crate) fn prepare(&self, node: &Node<'_>) -> Result<Prepared, BackendError> {
+        self.supported()?;
+        let networks = self.served(&node.networks);
+        self.behaviour().prepare(&Node { networks, ..*node })
+    }
+
+    /// The device that packets of `family` to other nodes leave through, if the backend makes one.
+    #[must_use]
+    pub fn device(&self, family: Family) -> Option<LinkName> {
+        let behaviour = self.behaviour();
+        behaviour.device(family).ok().flatten().filter(|_| behaviour.serves(family))
+    }
+
+    /// The devices of both families.
+    pub fn devices(&self) -> impl Iterator<Item = LinkName> {
+        Family::ALL.into_iter().filter_map(|family| self.device(family))
+    }
+
+    /// The interface that packets of pods to other nodes leave through; `None` if another program moves them.
+    #[must_use]
+    pub fn carrier(&self, family: Family, external: &ExternalInterface) -> Option<LinkName> {
+        let carrier = self.device(family).unwrap_or_else(|| external.name.clone());
+        self.connects_pods().then_some(carrier)
+    }
+
+    /// Whether the backend moves packets of pods.
+    #[must_use]
+    pub fn connects_pods(&self) -> bool {
+        self.behaviour().connects_pods()
+    }
+
+    /// Whether routes of the underlay decide how peers are reached.
+    #[must_use]
+    pub fn uses_underlay_routes(&self) -> bool {
+        self.behaviour().uses_underlay_routes()
+    }
+
+    /// The kind of link that the kernel must know.
+    #[must_use]
+    pub fn link_kind(&self) -> Option<&'static str> {
+        self.behaviour().link_kind()
+    }
+
+    /// The packets that a node must accept from its peers, on a kernel with `links`.
+    #[must_use]
+    pub fn transport(&self, family: Family, links: &BTreeMap<LinkName, Link>) -> Option<Transport> {
+        self.behaviour().transport(self.device(family).and_then(|name| links.get(&name)))
+    }
+
+    /// Where an answer shows that the peer with `attrs` and `subnet` is reachable. `None` if it has no address.
+    #[must_use]
+    pub fn probe(
+        &self,
+        attrs: &LeaseAttrs,
+        subnet: IpNet,
+        external_mtu: u32,
+        links: &BTreeMap<LinkName, Link>,
+    ) -> Option<Probe> {
+        let family = Family::of_net(subnet);
+        let (public, device) = (attrs.public_address(family), self.device(family));
+        // Without a device nothing passes, whatever its size.
+        let mtu = device.as_ref().and_then(|name| links.get(name)).map_or(external_mtu, |link| link.mtu);
+        Some(match self.behaviour().probe(subnet, device.as_ref()) {
+            Some((address, via @ Via::Bridge)) => Probe { address, via, fallback: public, mtu },
+            Some((address, via)) => Probe { address, via, fallback: None, mtu },
+            None => Probe { address: public?, via: Via::Underlay, fallback: None, mtu },
+        })
+    }
+
+    /// What keeps `new` from replacing this backend while pods run.
+    #[must_use]
+    pub fn obstacle(&self, new: &Self) -> Option<String> {
+        if self.name() != new.name() {
+            return Some(format!("backend {} -> {}", self.name(), new.name()));
+        }
+        let options = self.behaviour().fixed_options(new)?;
+        Some(format!("{options} of the {} backend", self.name()))
+    }
+}
+
+/// Whether a backend makes links of this name, and of this kind where one is given.
+#[must_use]
+pub fn is_device(name: &LinkName, kind: Option<&str>) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    BACKENDS.iter().flat_map(|entry| entry.devices).any(|device| {
+        let rest = name.as_str().strip_prefix(device.stem);
+        let is_named =
+            rest.is_some_and(|rest| if device.is_numbered { number(rest) } else { rest.is_empty() });
+        is_named && kind.is_none_or(|kind| device.kinds.contains(&kind))
+    })
+}

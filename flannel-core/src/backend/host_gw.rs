@@ -1,0 +1,111 @@
+//! host-gw: a route to each subnet through the node that holds it, which must be on the same link.
+
+use ipnet::IpNet;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{Backend, BackendError, Behaviour, Node, PeerError, Peering, Prepared, Via};
+use crate::dataplane::{Dataplane, Route, RouteKey};
+use crate::external::ExternalInterface;
+use crate::facts::{HostFacts, RouteLookup};
+use crate::family::{DualStack, Family};
+use crate::json::{FieldError, Fields};
+use crate::lease::LeaseAttrs;
+use crate::link::LinkName;
+
+pub(super) const NAME: &str = "host-gw";
+
+/// The host-gw backend has no options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options;
+
+pub(super) const fn read(_fields: &Fields<'_>, _has_v6: bool) -> Result<Backend, FieldError> {
+    Ok(Backend::HostGw(Options))
+}
+
+impl Behaviour for Options {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    /// A node that is reached through translation is on no link with its peers.
+    fn check(
+        &self,
+        networks: &DualStack<IpNet>,
+        external: &ExternalInterface,
+        facts: &HostFacts,
+    ) -> Result<(), BackendError> {
+        match (networks.v4, external.public.v4, external.address.v4) {
+            (Some(_), Some(public), Some(own))
+                if public != own && !facts.link(external.index).is_some_and(|link| link.has(public)) =>
+            {
+                Err(BackendError::PublicAddressElsewhere { public, own, link: external.name.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn prepare(&self, node: &Node<'_>) -> Result<Prepared, BackendError> {
+        let external = node.external;
+        self.check(&node.networks, external, node.facts)?;
+        let through: Vec<_> =
+            node.facts.routes.iter().filter(|route| route.link == Some(external.index)).collect();
+        let standing = through.iter().filter_map(|route| Some((route.destination, route.gateway?))).collect();
+        let peering = Gateways { link: external.name.clone(), routes: RouteLookup::new(through), standing };
+        Ok(Prepared { base: Dataplane::default(), peering: Some(Arc::new(peering)) })
+    }
+
+    fn uses_underlay_routes(&self) -> bool {
+        true
+    }
+
+    /// The second address, which the bridge of the pods has.
+    fn probe(&self, subnet: IpNet, _device: Option<&LinkName>) -> Option<(IpAddr, Via)> {
+        let second = match subnet.network() {
+            IpAddr::V4(first) => IpAddr::V4((first.to_bits() + 1).into()),
+            IpAddr::V6(first) => IpAddr::V6((first.to_bits() + 1).into()),
+        };
+        Some((second, Via::Bridge))
+    }
+}
+
+/// What is needed to reach peers.
+#[derive(Debug)]
+struct Gateways {
+    link: LinkName,
+    /// Routes through the external interface: the kernel looks for next hops in these alone (`fib_check_nh` in
+    /// net/ipv4/fib_semantics.c).
+    routes: RouteLookup,
+    /// Destination and next hop of the routes that stand.
+    standing: BTreeSet<(IpNet, IpAddr)>,
+}
+
+impl Gateways {
+    fn is_on_link(&self, gateway: IpAddr) -> bool {
+        match gateway {
+            IpAddr::V6(address) if address.is_unicast_link_local() => true,
+            _ => self.routes.find(gateway).is_some_and(|route| {
+                route.gateway.is_none() && Family::of_net(route.destination) == Family::of(gateway)
+            }),
+        }
+    }
+}
+
+impl Peering for Gateways {
+    fn peer(
+        &self,
+        _attrs: &LeaseAttrs,
+        _family: Family,
+        subnet: IpNet,
+        gateway: IpAddr,
+    ) -> Result<Dataplane, PeerError> {
+        // A route that stands may have lost what the kernel asks for only when it is set; it still works.
+        if !self.is_on_link(gateway) && !self.standing.contains(&(subnet, gateway)) {
+            return Err(PeerError::NotOnLink { gateway, link: self.link.clone() });
+        }
+        let mut peer = Dataplane::default();
+        peer.routes.insert(RouteKey::owned(subnet), Route::via(gateway, &self.link, false));
+        Ok(peer)
+    }
+}

@@ -1,0 +1,37 @@
+//! The kind of a link: `IFLA_LINKINFO`.
+
+use netlink_packet_route::link::{InfoKind, LinkInfo};
+
+use crate::dataplane::{LinkKind, Vxlan};
+use crate::link::IfIndex;
+use crate::message::{DecodeError, EncodeError};
+
+mod vxlan;
+
+/// The kind and its parameters, for a new link. `underlay` is the number of its lower link.
+pub(super) fn creation(kind: &LinkKind, underlay: Option<IfIndex>) -> Result<Vec<LinkInfo>, EncodeError> {
+    if let (Some(lower), None) = (kind.lower(), underlay) {
+        return Err(EncodeError::Underlay(lower.clone()));
+    }
+    Ok(match kind {
+        LinkKind::Vxlan(vxlan) => vxlan::creation(vxlan, underlay),
+        LinkKind::Other(kind) => vec![LinkInfo::Kind(InfoKind::Other(kind.clone()))],
+    })
+}
+
+/// The parameters that can change in place.
+pub(super) fn change(kind: &LinkKind) -> Vec<LinkInfo> {
+    match kind {
+        LinkKind::Vxlan(vxlan) => vxlan::change(vxlan),
+        LinkKind::Other(_) => Vec::new(),
+    }
+}
+
+/// The kind of a link by its name and data, and the number of its lower link.
+pub(super) fn decode(name: String, data: &[u8]) -> Result<(LinkKind, Option<IfIndex>), DecodeError> {
+    let known = match name.as_str() {
+        Vxlan::NAME => vxlan::decode(data)?.map(|(vxlan, underlay)| (LinkKind::Vxlan(vxlan), underlay)),
+        _ => None,
+    };
+    Ok(known.unwrap_or((LinkKind::Other(name), None)))
+}
