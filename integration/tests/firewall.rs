@@ -7,7 +7,6 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-#[path = "firewall/stale.rs"]
 mod stale;
 
 const LIMIT: Duration = Duration::from_secs(10);

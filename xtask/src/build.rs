@@ -103,10 +103,11 @@ impl TestProgram {
     }
 }
 
-/// Builds the tests that `cargo test` with these arguments would run.
+/// Builds the tests that `cargo test` with these arguments would run. Always those of the whole workspace, or their
+/// dependencies would be built again with other features.
 pub(crate) fn test_programs(arguments: &[&str]) -> Result<Vec<TestProgram>> {
-    let mut command = cargo(["test", "--quiet", "--no-run", "--message-format", "json-render-diagnostics"]);
-    command.args(arguments).stderr(Stdio::inherit());
+    let mut command = cargo(["test", "--workspace", "--quiet", "--no-run"]);
+    command.args(["--message-format", "json-render-diagnostics"]).args(arguments).stderr(Stdio::inherit());
     let output = command.output().with_context(|| format!("could not start `{}`", text(&command)))?;
     if !output.status.success() {
         bail!("`{}` failed", text(&command));

@@ -83,7 +83,7 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
     check_required(&options.require, &features)?;
     if options.list {
         for case in &cases {
-            println!("{}", case.name());
+            println!("{}", case.name);
         }
         for feature in &features {
             println!("feature {feature}");
@@ -93,7 +93,7 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
     if cases.is_empty() {
         bail!("no end-to-end test has {} in its name", options.filters.join(" or "));
     }
-    if cases.iter().any(|case| INSTALLING.contains(&case.file.as_str())) {
+    if cases.iter().any(|case| INSTALLING.iter().any(|file| case.name.starts_with(file))) {
         dist::for_tests(&packages_directory(), options.long)?;
         // That has linked them statically; `faketime` reaches only what is linked dynamically.
         programs()?;
@@ -123,8 +123,8 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
 
 const NOT_EMULATED: &str = "FLANNEL_E2E_NOT_EMULATED";
 
-/// The test files that install packages.
-const INSTALLING: [&str; 2] = ["packages", "pages"];
+/// How the names of tests that install packages begin.
+const INSTALLING: [&str; 2] = ["packages::", "pages::"];
 
 fn packages_directory() -> PathBuf {
     target().join("tmp/packages")
@@ -163,8 +163,8 @@ fn check_required(required: &[String], features: &[String]) -> Result<()> {
 /// One test of one test program.
 #[derive(Clone)]
 struct Case {
-    file: String,
-    test: String,
+    /// `file::test`
+    name: String,
     program: PathBuf,
     /// How many times the same test was queued before: both may run at once.
     repeat: usize,
@@ -172,15 +172,14 @@ struct Case {
 
 fn cases(filters: &[String]) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
-    for program in test_programs(&["--package", "integration"])? {
-        for test in program.tests(false)? {
-            let case = Case { file: program.name.clone(), test, program: program.file.clone(), repeat: 0 };
-            if filters.is_empty() || filters.iter().any(|filter| case.name().contains(filter.as_str())) {
-                cases.push(case);
+    for program in test_programs(&["--test", "e2e"])? {
+        for name in program.tests(false)? {
+            if filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str())) {
+                cases.push(Case { name, program: program.file.clone(), repeat: 0 });
             }
         }
     }
-    cases.sort_by_key(Case::name);
+    cases.sort_by_key(|case| case.name.clone());
     Ok(cases)
 }
 
@@ -197,12 +196,8 @@ struct Finished {
 }
 
 impl Case {
-    fn name(&self) -> String {
-        format!("{}::{}", self.file, self.test)
-    }
-
     fn run(&self, options: &E2eOptions, not_emulated: &str) -> Result<Finished> {
-        let mut directory = target().join("e2e").join(&self.file).join(self.test.replace("::", "."));
+        let mut directory = target().join("e2e").join(self.name.replacen("::", "/", 1).replace("::", "."));
         if self.repeat > 0 {
             directory.add_extension(self.repeat.to_string());
         }
@@ -215,7 +210,7 @@ impl Case {
         let output = File::create(directory.join("output.txt")).context("could not create output.txt")?;
         let started = Instant::now();
         let mut child = sandbox::command(&self.program)
-            .args(["--exact", &self.test, "--nocapture", "--include-ignored"])
+            .args(["--exact", &self.name, "--nocapture", "--include-ignored"])
             .env("FLANNEL_E2E_DIR", &directory)
             .env("FLANNEL_E2E_TIMEOUT", options.timeout().to_string())
             .env("FLANNEL_E2E_REQUIRE", options.require.join(","))
@@ -257,7 +252,7 @@ fn wait(child: &mut Child, limit: Duration) -> Result<Option<bool>> {
 }
 
 fn report(case: &Case, result: Result<Finished>, tally: &mut Tally) {
-    let name = case.name();
+    let name = &case.name;
     let finished = match result {
         Ok(finished) => finished,
         Err(error) => {

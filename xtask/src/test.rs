@@ -38,13 +38,15 @@ pub(crate) fn run(options: &TestOptions) -> Result<bool> {
     Ok(tally.good())
 }
 
-/// The tests of the default members, which need neither root nor a network.
+/// The tests that need neither root nor a network.
 fn unit(tally: &mut Tally) -> Result<()> {
     let mut seen = Tally::default();
-    let good =
-        watched(&mut cargo(["test", "--quiet", "--no-fail-fast", "--", "--format", "pretty"]), |line| {
+    let good = watched(
+        &mut cargo(["test", "--workspace", "--quiet", "--no-fail-fast", "--", "--format", "pretty"]),
+        |line| {
             seen.libtest_line("unit", line);
-        })?;
+        },
+    )?;
     if !good && seen.good() {
         seen.fail("unit tests: `cargo test` ended with an error before a test failed");
     }

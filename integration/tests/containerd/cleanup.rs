@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::scene::{Scene, config};
+use super::scene::{Scene, config};
 
 /// Set in the inner sandbox.
 const INNER: &str = "FLANNEL_E2E_INNER";

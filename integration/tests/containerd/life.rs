@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::thread;
 
-use crate::cleanup::processes;
-use crate::runtime::{Containerd, Pod, install};
-use crate::scene::{Scene, config};
+use super::cleanup::processes;
+use super::runtime::{Containerd, Pod, install};
+use super::scene::{Scene, config};
 
 fn addresses(pods: &[Pod]) -> BTreeSet<IpAddr> {
     pods.iter().flat_map(|pod| pod.addresses.iter().copied()).collect()

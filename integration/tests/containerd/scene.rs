@@ -7,7 +7,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::runtime::{Answer, Containerd, Pod, install};
+use super::runtime::{Answer, Containerd, Pod, install};
 
 pub(crate) struct Scene {
     pub(crate) cluster: Cluster,

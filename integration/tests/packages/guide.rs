@@ -4,7 +4,7 @@ use anyhow::ensure;
 use integration::pages::{self, Host, walk};
 use integration::{Feature, lab};
 
-use crate::host::{expect, subnet};
+use super::host::{expect, subnet};
 
 #[test]
 fn packages_work_as_documented() {

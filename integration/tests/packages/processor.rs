@@ -10,8 +10,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::image::Layout;
-use crate::programs::{expect_checksums, unpack};
+use super::image::Layout;
+use super::programs::{expect_checksums, unpack};
 use integration::artefacts::{Revision, file};
 
 const EMULATOR: &str = "qemu-aarch64-static";

@@ -5,7 +5,7 @@ use integration::artefacts::{Revision, name};
 use integration::pages::walk;
 use integration::{Feature, Lab, System, lab};
 
-use crate::host::{VXLAN, boot, bring_up, expect, expect_confined, expect_enabled, expect_upgraded, process};
+use super::host::{VXLAN, boot, bring_up, expect, expect_confined, expect_enabled, expect_upgraded, process};
 
 /// The other firewall mode, which starts programs.
 const HOST_GW: &str = r#"{"Network":"10.42.0.0/16","Backend":{"Type":"host-gw"}}"#;
