@@ -3,26 +3,26 @@
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::IpAddr;
 
-/// A text that is no address.
+/// Not an IP address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid IP address: {0}")]
 pub(crate) struct ParseIpError(pub(crate) String);
 
-/// A text that is no `address/length`.
+/// Not of the form `address/length`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid CIDR address: {0}")]
 pub(crate) struct ParseCidrError(pub(crate) String);
 
-/// An address. IPv4 in its mapped form is IPv4.
+/// Parses an address; one in the IPv4-mapped form is IPv4.
 pub(crate) fn parse_ip(text: &str) -> Result<IpAddr, ParseIpError> {
     text.parse::<IpAddr>().map(|ip| ip.to_canonical()).map_err(|_| ParseIpError(text.to_owned()))
 }
 
-/// An address with the length of its prefix; host bits are kept.
+/// Parses an address with its prefix length; host bits are kept.
 pub(crate) fn parse_cidr(text: &str) -> Result<IpNet, ParseCidrError> {
     let error = || ParseCidrError(text.to_owned());
     let (address, length) = text.split_once('/').ok_or_else(error)?;
-    // Go takes leading zeros, but no sign.
+    // Go accepts leading zeros, but no sign.
     if length.is_empty() || !length.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(error());
     }

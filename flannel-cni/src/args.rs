@@ -1,6 +1,6 @@
 //! `CNI_ARGS`: `K=V;K=V`.
 
-/// A text that is no list of arguments.
+/// Invalid `CNI_ARGS`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ArgsError {
     #[error("ARGS: invalid pair {0:?}")]
@@ -11,7 +11,7 @@ pub(crate) enum ArgsError {
     Boolean { pair: String, value: String },
 }
 
-/// The value of `key`, the only one that a plugin knows beside `IgnoreUnknown`. Of several the last one counts.
+/// Returns the last value of `key`, the only key that a plugin knows besides `IgnoreUnknown`.
 ///
 /// Compatibility: any other key is an error unless `IgnoreUnknown` is true, and keys are case-sensitive.
 pub(crate) fn value<'a>(args: &'a str, key: &str) -> Result<Option<&'a str>, ArgsError> {

@@ -1,4 +1,5 @@
-//! The config of the delegate, from ours and `subnet.env`. Its bytes are saved and sent: they are Go flannel's.
+//! Builds the config of the delegate from the network config and `subnet.env`. Compatibility: it is byte for byte the one
+//! of Go flannel, which saves it and sends it to the delegate.
 
 use flannel_core::json::{Object, Value};
 
@@ -17,7 +18,7 @@ pub(crate) enum DelegateError {
     Routes(#[source] ResultError),
 }
 
-/// The config of the delegate for an ADD.
+/// Returns the config of the delegate for an ADD.
 pub(crate) fn netconf(conf: &NetConf, env: &SubnetEnv) -> Result<Object, DelegateError> {
     if conf.delegate.get("type").is_some_and(|kind| kind.as_str().is_none()) {
         return Err(DelegateError::Type);
@@ -31,9 +32,9 @@ pub(crate) fn netconf(conf: &NetConf, env: &SubnetEnv) -> Result<Object, Delegat
     Ok(assemble(conf, Some(env), routes))
 }
 
-/// The same for a DEL or GC whose saved config is lost: made from what there is, and never refused. Without
-/// `subnet.env` it holds what deletion needs: a range, because host-local refuses a config that has none (it
-/// releases by container and interface, whatever the range), and `ipMasq`, so that rules are looked for.
+/// Returns the config of the delegate for a DEL or GC whose saved config is lost. It never fails. Without `subnet.env` it
+/// contains what a deletion needs: any range, because host-local rejects a config without one (it releases by container and
+/// interface, whatever the range), and `ipMasq`, so that the delegate looks for rules.
 pub(crate) fn netconf_for_cleaning(conf: &NetConf, env: Option<&SubnetEnv>) -> Object {
     let mut conf = conf.clone();
     for section in [&mut conf.delegate, &mut conf.ipam] {
@@ -51,7 +52,7 @@ fn assemble(conf: &NetConf, env: Option<&SubnetEnv>, routes: Vec<Route>) -> Obje
         netconf.insert("runtimeConfig", runtime_config.clone());
     }
     netconf.insert("name", conf.name.as_str());
-    // Compatibility: a member that is null is there, and no default is put in its place.
+    // Compatibility: a member that is null counts as present and gets no default.
     let mut default = |key: &str, value: Value| {
         if netconf.get(key).is_none() {
             netconf.insert(key, value);
@@ -77,7 +78,7 @@ fn ipam(user: &Object, env: Option<&SubnetEnv>, mut routes: Vec<Route>) -> Objec
     if ipam.get("type").is_none() {
         ipam.insert("type", "host-local");
     }
-    // TEST-NET-1 stands for the unknown subnet.
+    // TEST-NET-1 in place of the unknown subnet.
     let subnets: Vec<String> = env.map_or_else(
         || vec!["192.0.2.0/24".to_owned()],
         |env| env.subnets.iter().map(|(_, subnet)| subnet.to_string()).collect(),
@@ -92,7 +93,7 @@ fn ipam(user: &Object, env: Option<&SubnetEnv>, mut routes: Vec<Route>) -> Objec
     ipam
 }
 
-/// `ipam.routes` as typed values: what is not part of a route is lost.
+/// Parses `ipam.routes`; unknown members of a route are dropped.
 fn user_routes(ipam: &Object) -> Result<Vec<Route>, ResultError> {
     match ipam.get("routes") {
         None | Some(Value::Null) => Ok(Vec::new()),

@@ -1,5 +1,5 @@
-//! The parameters of one operation: environment variables, checked in the order of Go's library, because which
-//! error comes first is visible.
+//! The parameters of one operation: environment variables, checked in the order of Go's library, because users see
+//! which error comes first.
 
 use flannel_core::host_local::Attachment;
 use std::ffi::OsString;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::error::{CniError, Code};
 
-/// What the runtime asks for.
+/// A command of the CNI protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Add,
@@ -16,7 +16,7 @@ pub(crate) enum Command {
     Gc,
     Status,
     Version,
-    /// Answered with an error, but only after stdin has been read and checked.
+    /// An error, but only after stdin has been read and checked.
     Unknown(String),
 }
 
@@ -43,7 +43,7 @@ impl Command {
     }
 }
 
-/// The checked environment. What a command does not require may be empty, and is then unchecked.
+/// The checked environment. Variables that a command does not require may be empty or invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Environment {
     pub(crate) command: Command,
@@ -51,20 +51,20 @@ pub(crate) struct Environment {
     pub(crate) netns: PathBuf,
     pub(crate) args: String,
     pub(crate) path: OsString,
-    /// Work in a namespace that is our own is wanted.
+    /// The operation may run in the namespace of the plugin itself.
     pub(crate) netns_override: bool,
 }
 
-/// Why there is nothing to do.
+/// The reason not to run an operation.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Called without a command, as by a person: tell what this is.
+    /// Called without a command, probably by a person: print the name and versions.
     About,
     Error(CniError),
 }
 
 impl Environment {
-    /// Reads the variables with `lookup`.
+    /// Reads and checks the variables.
     pub(crate) fn read(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, Refusal> {
         let value = |name| lookup(name).unwrap_or_default();
         let text = |name| value(name).to_string_lossy().into_owned();

@@ -6,8 +6,8 @@ use nix::errno::Errno;
 use std::error::Error;
 use std::io::{self, Write};
 
-/// Tells on stderr, which runtimes log, what does not change the outcome. Unlike `eprintln!` it never ends the process: a runtime
-/// may have stopped reading, and what is being undone must be undone all the same.
+/// Logs to stderr, which runtimes forward to their log, what does not change the outcome. Unlike `eprintln!` it never panics: a
+/// runtime may have stopped reading, and an operation must complete nevertheless.
 macro_rules! note {
     ($($text:tt)*) => {
         $crate::error::write_line(&format!($($text)*))
@@ -15,12 +15,12 @@ macro_rules! note {
 }
 pub(crate) use note;
 
-/// One line on stderr, in one call: it is not buffered.
+/// Writes one line to stderr, in one call, because stderr is not buffered.
 pub(crate) fn write_line(text: &str) {
     let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
-/// Codes of the CNI specification, and the two that Go's library adds (8 and 999).
+/// The codes of the CNI specification and the two of Go's library (8 and 999).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
     Unknown = 0,
@@ -36,9 +36,9 @@ pub(crate) enum Code {
     Internal = 999,
 }
 
-/// What is printed on stdout when an operation fails. A delegate's object passes through unchanged.
+/// The error object on stdout when an operation fails. That of a delegate is forwarded unchanged.
 ///
-/// Not a [`std::error::Error`] itself, so that every one of those becomes code 999 by `?`.
+/// It is not a [`std::error::Error`], so that `?` converts every such error, with code 999.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CniError {
     pub(crate) code: u32,
@@ -56,13 +56,13 @@ impl CniError {
         self
     }
 
-    /// What a delegate printed, if it is an error object.
+    /// Reads the error object of a delegate.
     pub(crate) fn from_json(object: &Object) -> Self {
         let code = object.field("code").and_then(Value::as_integer).unwrap_or_default();
         Self { code, msg: object.text("msg").to_owned(), details: object.text("details").to_owned() }
     }
 
-    /// The form on stdout: as Go's library prints it.
+    /// Returns the JSON text as Go's library prints it.
     pub(crate) fn to_json(&self) -> String {
         let mut object: Object =
             [("code", Value::from(self.code)), ("msg", Value::from(self.msg.as_str()))].into_iter().collect();
@@ -72,7 +72,7 @@ impl CniError {
         Value::Object(object).to_pretty()
     }
 
-    /// Rewords "not found": containerd takes a DEL whose error has these words for done and forgets the pod.
+    /// Replaces "not found": containerd treats a DEL whose error contains these words as done and forgets the pod.
     pub(crate) fn reworded_for_del(mut self) -> Self {
         for text in [&mut self.msg, &mut self.details] {
             *text = text.replace("not found", "missing");
@@ -82,19 +82,19 @@ impl CniError {
 }
 
 impl<E: Error> From<E> for CniError {
-    /// The whole chain as one text, as Go's wrapped errors read.
+    /// The whole chain as one text, like Go's wrapped errors.
     fn from(error: E) -> Self {
         Self::new(Code::Internal, chain(&error))
     }
 }
 
-/// A failed system call on a path, in the form `open <path>: no such file or directory` that Go prints and tools match.
+/// A failed system call on a path, printed as `open <path>: no such file or directory`, which tools match on.
 #[derive(Debug, thiserror::Error)]
 #[error("{call} {path}: {}", errno_text(.error))]
 pub(crate) struct PathError {
     pub(crate) call: &'static str,
     pub(crate) path: String,
-    // Not a source: its text is already in ours.
+    // Not a source: the text already contains it.
     pub(crate) error: io::Error,
 }
 
@@ -104,7 +104,7 @@ impl PathError {
     }
 }
 
-/// The text of an errno without Rust's "(os error N)" and in lower case.
+/// Returns the text of an errno in lower case, without Rust's "(os error N)".
 pub(crate) fn errno_text(error: &io::Error) -> String {
     error
         .raw_os_error()

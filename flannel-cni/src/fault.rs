@@ -1,9 +1,9 @@
-//! Faults on purpose. A debug build that finds `FLANNEL_CNI_FAULT` in its environment fails or dies at a step, so that tests can
-//! show what an ADD or DEL leaves behind that ends anywhere. A release build has none of it.
+//! Fault injection. A debug build with `FLANNEL_CNI_FAULT` in its environment fails or is killed at a step, so that tests can check
+//! what an interrupted ADD or DEL leaves behind. Release builds do not contain it.
 //!
-//! A step is whatever changes something outside of the process, or may fail: a request to the kernel, a file, a namespace, a lock.
-//! `fail:3` refuses the third step, `kill:3` ends the process before it, and `lose:3` lets the third change of the kernel happen
-//! and loses the answer.
+//! A step is an operation outside of the process that changes something or may fail: a request to the kernel, a file, a namespace, a
+//! lock. `fail:3` makes the third step fail, `kill:3` kills the process before it, and `lose:3` drops the reply to the third change
+//! of the kernel.
 
 /// Called before each step.
 #[cfg(not(debug_assertions))]
@@ -45,7 +45,7 @@ mod on_purpose {
         match kind.as_str() {
             "kill" => {
                 eprintln!("fault: killed at step {at}");
-                // What it cannot do to itself, the test sees.
+                // The test notices if this fails.
                 let _ = kill(Pid::this(), Signal::SIGKILL);
                 Ok(())
             }

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::error::PathError;
 use crate::fault;
 
-/// The content of a file, if it exists.
+/// Returns the content of a file, if it exists.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, PathError> {
     match fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -23,8 +23,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), PathError> {
     }
 }
 
-/// Writes a file under a temporary name and gives it its own by `rename`, so that it is never seen half-written. One that fails
-/// leaves nothing.
+/// Writes a file under a temporary name and renames it, so that no reader sees a partial file. Leaves nothing if it fails.
 pub(crate) fn create(
     temporary: &Path,
     write: impl FnOnce() -> io::Result<()>,

@@ -34,7 +34,7 @@ pub(crate) enum Backend {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FirewallError {
     #[error(
-        "there is no {} in PATH: install the package iptables, or choose the nftables backend in the network config",
+        "{} was not found in PATH: install the package iptables, or choose the nftables backend in the network config",
         match .0 { Family::V4 => "iptables", Family::V6 => "ip6tables" }
     )]
     NoTool(Family),

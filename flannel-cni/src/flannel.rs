@@ -1,4 +1,4 @@
-//! The flannel plugin: makes the config of a delegate from `subnet.env` and lets the delegate work.
+//! The flannel plugin: builds the config of a delegate from `subnet.env` and calls the delegate.
 
 use flannel_core::json::{Object, Value};
 
@@ -20,7 +20,7 @@ mod gc;
 /// The flannel plugin.
 pub(crate) const PLUGIN: Plugin = Plugin { name: "flannel", add, del, check, gc: gc::gc, status };
 
-/// Why an operation of flannel failed, where it is not the delegate's error.
+/// An error of flannel itself, not of the delegate.
 #[derive(Debug, thiserror::Error)]
 enum FlannelError {
     #[error("failed to load flannel netconf file")]
@@ -31,7 +31,7 @@ enum FlannelError {
     Delegate { verb: String, reason: String },
 }
 
-/// A delegate: its request, and the bytes of its config, which are what was saved.
+/// A delegate: its request, and its config as bytes, which are the saved ones.
 struct Delegate {
     request: Request,
     text: Vec<u8>,
@@ -51,7 +51,7 @@ impl Delegate {
         Self { request: Request { environment, network, version, config }, text, native }
     }
 
-    /// A saved config, if it is still one.
+    /// A delegate with a saved config. The error is the reason why the config is unusable.
     fn saved(text: Vec<u8>, environment: &Environment, native: bool) -> Result<Self, String> {
         match Value::parse(&text).map_err(|error| error.to_string())? {
             Value::Object(object) => {
@@ -62,13 +62,13 @@ impl Delegate {
         }
     }
 
-    /// Without a saved config, a config for cleaning up.
+    /// A delegate for cleaning up without a saved config.
     fn rebuilt(conf: &NetConf, environment: &Environment) -> Self {
         let env = SubnetEnv::read(&conf.subnet_file).ok();
         Self::new(delegate::netconf_for_cleaning(conf, env.as_ref()), environment, conf)
     }
 
-    /// Every call of a delegate goes through here. An ADD returns a result.
+    /// Calls the delegate. An ADD returns a result.
     fn call(&mut self, command: Command) -> Result<Option<CniResult>, CallError> {
         self.request.environment.command = command;
         let Request { environment, config, .. } = &self.request;
@@ -77,7 +77,7 @@ impl Delegate {
             return self.call_bridge().map_err(CallError::Failed);
         }
         let stdout = match invoke::run(program, &self.text, environment) {
-            // Nothing else can undo the rest: at least the interface and the addresses are removed.
+            // Without the program, at least the interface and the addresses are removed.
             Err(CallError::Find(_))
                 if environment.command == Command::Del && self.native && program == "bridge" =>
             {
@@ -95,12 +95,12 @@ impl Delegate {
         Ok(Some(result))
     }
 
-    /// The same for callers to whom a delegate that is not installed is an error like any other.
+    /// Calls the delegate; one that is not installed is an error like any other.
     fn require(&mut self, command: Command) -> Result<Option<CniResult>, CniError> {
         self.call(command).map_err(|error| self.error(error))
     }
 
-    /// The delegate of nearly all clusters, without a process.
+    /// Calls the bridge plugin, the delegate of nearly all clusters, without a process.
     fn call_bridge(&self) -> Result<Option<CniResult>, CniError> {
         let request = &self.request;
         if matches!(request.environment.command, Command::Add | Command::Check | Command::Status) {
@@ -112,13 +112,13 @@ impl Delegate {
             Command::Check => bridge::check(request)?,
             Command::Gc => bridge::gc(request)?,
             Command::Status => bridge::status(request)?,
-            // Nothing else is ever forwarded.
+            // Never forwarded.
             Command::Version | Command::Unknown(_) => {}
         }
         Ok(None)
     }
 
-    /// A delegate's own error passes through unchanged.
+    /// Returns the error object. That of a delegate is forwarded unchanged.
     fn error(&self, error: CallError) -> CniError {
         match error {
             CallError::Failed(error) => error,
@@ -132,17 +132,17 @@ impl Delegate {
 
 fn add(request: &Request) -> Result<Value, CniError> {
     let conf = load(request)?;
-    let env = SubnetEnv::wait_and_read(&conf.subnet_file, conf.subnet_file_patience)
+    let env = SubnetEnv::wait_and_read(&conf.subnet_file, conf.subnet_file_timeout)
         .map_err(|error| subnet_env_error(&error, Code::TryAgainLater, Code::Internal))?;
     let mut delegate = Delegate::new(delegate::netconf(&conf, &env)?, &request.environment, &conf);
     Scratch::new(&conf.data_dir).save(&request.environment.attachment, &delegate.text)?;
     note!("delegateAdd: netconf sent to delegate plugin:\n{}", String::from_utf8_lossy(&delegate.text));
 
     match delegate.call(Command::Add) {
-        // In the version of the config that the delegate had, whatever version it answered in.
+        // In the version of the delegate's config, whatever version it replied in.
         Ok(result) => Ok(result.unwrap_or_default().to_value(delegate.request.version)?),
         Err(error) => {
-            // What it did before it failed is undone at once; the saved config is kept for the DEL that follows.
+            // Undo at once what it did before it failed; the saved config is kept for the DEL that follows.
             let undo = !matches!(error, CallError::Find(_));
             let failure = delegate.error(error);
             if undo && let Err(error) = delegate.require(Command::Del) {
@@ -153,18 +153,18 @@ fn add(request: &Request) -> Result<Value, CniError> {
     }
 }
 
-/// Undoes an ADD by the saved config or, where that is lost, by one made from what there is. The saved
-/// config is removed only when the delegate has succeeded, so that a DEL can be repeated.
+/// Undoes an ADD with the saved config or, if that is lost, with one built from the network config. The saved config
+/// is removed only after the delegate has succeeded, so that a DEL can be repeated.
 fn del(request: &Request) -> Result<(), CniError> {
     let (conf, problem) = NetConf::parse_leniently(&request.config);
     if let Some(problem) = problem {
-        note!("a wrong config does not keep DEL from cleaning up: {}", chain(&problem));
+        note!("DEL ignores an invalid config: {}", chain(&problem));
     }
     let scratch = Scratch::new(&conf.data_dir);
     let environment = &request.environment;
     let mut certain = false;
     if let Some((mut saved, for_interface)) = load_saved(&scratch, environment, conf.native) {
-        // A file of the container alone may belong to another network: then this one is cleaned up as well.
+        // A file of the container alone may belong to another network; this network is then cleaned up as well.
         certain = for_interface || saved.request.network == conf.name;
         saved.require(Command::Del)?;
     }
@@ -172,8 +172,8 @@ fn del(request: &Request) -> Result<(), CniError> {
         let mut rebuilt = Delegate::rebuilt(&conf, environment);
         match rebuilt.call(Command::Del) {
             Ok(_) => {}
-            // What is not installed has made nothing that could be undone.
-            Err(CallError::Find(error)) => note!("nothing to clean up with: {error}"),
+            // A delegate that is not installed has created nothing.
+            Err(CallError::Find(error)) => note!("delegate skipped: {error}"),
             Err(error) => return Err(rebuilt.error(error)),
         }
     }
@@ -183,7 +183,7 @@ fn del(request: &Request) -> Result<(), CniError> {
 fn check(request: &Request) -> Result<(), CniError> {
     let conf = load(request)?;
     let Some(prev_result) = conf.prev_result.clone() else {
-        let msg = "required prevResult missing: CHECK compares with the result of ADD";
+        let msg = "required prevResult missing: CHECK compares the container with it";
         return Err(CniError::new(Code::InvalidNetworkConfig, msg));
     };
     let mut config = match load_saved(&Scratch::new(&conf.data_dir), &request.environment, conf.native) {
@@ -203,7 +203,7 @@ fn check(request: &Request) -> Result<(), CniError> {
     Ok(())
 }
 
-/// Ready if an ADD would find what it needs. A full address range is not reported: runtimes would take the node for broken.
+/// Succeeds if an ADD could run. A full address range is not an error here: runtimes would mark the node as not ready.
 fn status(request: &Request) -> Result<(), CniError> {
     let conf = load(request)?;
     let env = SubnetEnv::read(&conf.subnet_file)
@@ -216,7 +216,7 @@ fn load(request: &Request) -> Result<NetConf, FlannelError> {
     NetConf::parse(&request.config).map_err(FlannelError::NetConf)
 }
 
-/// The saved config, if it can be read and used, and whether it is certainly that of this interface.
+/// Returns a delegate with the saved config, if that is usable, and whether the config certainly belongs to this interface.
 fn load_saved(scratch: &Scratch, environment: &Environment, native: bool) -> Option<(Delegate, bool)> {
     let saved = match scratch.load(&environment.attachment) {
         Ok(saved) => saved?,

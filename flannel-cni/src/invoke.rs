@@ -1,4 +1,4 @@
-//! Runs a delegate as a process: found in `CNI_PATH`, config on stdin, result or error object on stdout.
+//! Runs a delegate as a process: the program is found in `CNI_PATH`, stdin is the config, stdout the result or the error object.
 
 use flannel_core::json::Value;
 use nix::errno::Errno;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::environment::Environment;
 use crate::error::{CniError, Code, errno_text};
 
-/// How often a program is started that is being written at that moment, and the pause between.
+/// How often to try to start a program that is being written, and the pause between attempts.
 const BUSY_ATTEMPTS: u32 = 6;
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -26,16 +26,16 @@ pub(crate) enum FindError {
     NotFound { name: String, path: String },
 }
 
-/// A delegate that did not do its work.
+/// A failed call of a delegate.
 #[derive(Debug)]
 pub(crate) enum CallError {
-    /// There is no such program.
+    /// The program does not exist.
     Find(FindError),
-    /// It failed; this is what it said.
+    /// It failed with this error.
     Failed(CniError),
 }
 
-/// The program of a plugin: the first regular file of its name in the list of directories.
+/// Finds the program of a plugin: the first regular file of its name in the list of directories.
 pub(crate) fn find(name: &str, path: &OsStr) -> Result<PathBuf, FindError> {
     if name.is_empty() {
         return Err(FindError::NoName);
@@ -44,7 +44,7 @@ pub(crate) fn find(name: &str, path: &OsStr) -> Result<PathBuf, FindError> {
         return Err(FindError::InvalidName(name.to_owned()));
     }
     let directories: Vec<PathBuf> = std::env::split_paths(path).collect();
-    // An empty element is the current directory; `Command` would look a bare name up in PATH instead.
+    // An empty element is the current directory; `Command` would search PATH for a bare name instead.
     let candidates = directories.iter().map(|directory| {
         let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
         directory.join(name)
@@ -69,7 +69,7 @@ pub(crate) fn run(program: &str, netconf: &[u8], environment: &Environment) -> R
     if !output.status.success() {
         return Err(CallError::Failed(failure(&output)));
     }
-    // Nothing depends on stderr.
+    // The outcome does not depend on stderr.
     let _ = io::stderr().write_all(&output.stderr);
     Ok(output.stdout)
 }
@@ -92,7 +92,7 @@ fn start(program: &Path, netconf: &[u8], environment: &Environment) -> io::Resul
         .spawn()?;
     let stdin = child.stdin.take();
     std::thread::scope(|scope| {
-        // Beside the reading: a delegate may write before it has read all.
+        // In parallel with reading: a delegate may write before it has read everything.
         scope.spawn(move || {
             if let Some(mut stdin) = stdin {
                 // A delegate that does not read its input reports that by its exit status.
@@ -116,7 +116,7 @@ fn retry_while_busy<T>(pause: Duration, mut start: impl FnMut() -> io::Result<T>
     }
 }
 
-/// The error of a delegate that failed, as Go's library makes it.
+/// Returns the error of a failed delegate in the words of Go's library.
 fn failure(output: &Output) -> CniError {
     let unknown = |msg: String| CniError::new(Code::Unknown, msg);
     if output.stdout.is_empty() {
@@ -135,7 +135,7 @@ fn failure(output: &Output) -> CniError {
 }
 
 fn status_text(output: &Output) -> String {
-    // Rust says "exit status: 2" where Go says "exit status 2"; signals read alike.
+    // Rust prints "exit status: 2", Go "exit status 2"; texts for signals are the same.
     output.status.to_string().replacen("exit status: ", "exit status ", 1)
 }
 

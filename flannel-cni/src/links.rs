@@ -1,4 +1,4 @@
-//! Changes of links that several plugins make.
+//! Operations on links that several plugins need.
 
 use flannel_core::dataplane::LinkKind;
 use flannel_core::link::{IfIndex, LinkName};
@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use crate::kernel::{Kernel, KernelError};
 
-/// Whether a link is of a kind, by the kernel's name of the kind.
+/// Whether a link is of the kind with this name in the kernel.
 pub(crate) fn is_kind(record: &LinkRecord, kind: &str) -> bool {
     matches!(&record.link.kind, LinkKind::Other(other) if other == kind)
 }
@@ -26,7 +26,7 @@ impl Kernel {
         }
     }
 
-    /// Deletes the link of a name, if it exists.
+    /// Deletes a link by its name, if it exists.
     pub(crate) fn delete_by_name(&mut self, name: &LinkName) -> Result<(), KernelError> {
         self.link(name)?.map_or(Ok(()), |found| self.delete(found.record.index))
     }

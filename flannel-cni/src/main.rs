@@ -1,8 +1,8 @@
-//! The CNI plugin: `flannel`, which gives pods their place in the network.
+//! The CNI plugin `flannel`, which connects pods to the network.
 //!
-//! One process, one operation: parameters from the environment, config from stdin. Invariants: stdout carries the
-//! result or the error object and nothing else; no threads but those that feed a child, no runtime; the pure
-//! half (what to do) is apart from the doing.
+//! Each process performs one operation: parameters from the environment, config from stdin. Invariants: stdout carries
+//! only the result or the error object; the only threads write to the stdin of a child; there is no async runtime;
+//! pure functions decide, others act.
 #![forbid(unsafe_code)]
 
 mod address;
@@ -38,7 +38,7 @@ use std::process::ExitCode;
 
 use plugin::Plugin;
 
-/// musl's own allocator gives memory back to the kernel piece by piece, a tenth of the time of an ADD.
+/// musl's own allocator returns memory to the kernel piece by piece, which takes a tenth of the time of an ADD.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
@@ -48,14 +48,14 @@ fn main() -> ExitCode {
     let name = std::path::Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
     let outcome = plugin_named(&name).run(|name| std::env::var_os(name), std::io::stdin());
     let _ = std::io::stderr().write_all(outcome.stderr.as_bytes());
-    // A runtime that does not read the result has not got it.
+    // Fail if the runtime does not read the result.
     match std::io::stdout().write_all(outcome.stdout.as_bytes()) {
         Ok(()) if outcome.success => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
 }
 
-/// The plugin of a program's name. Every name that is not one of a delegate's is flannel's: installers append versions.
+/// Returns the plugin for a program name; flannel for any name that is not that of a delegate, because installers append versions.
 fn plugin_named(program: &str) -> &'static Plugin {
     match program {
         "bandwidth" => &native::bandwidth::PLUGIN,

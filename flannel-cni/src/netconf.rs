@@ -25,8 +25,8 @@ pub(crate) const COMMON_KEYS: [&str; 11] = [
 ];
 /// Go's type of a map.
 const MAP: &str = "map[string]interface {}";
-/// How long an ADD waits for flanneld to write its file. Runtimes give an ADD minutes, and try again.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an ADD waits for flanneld to write `subnet.env`. Runtimes allow minutes for an ADD, and retry.
+const SUBNET_FILE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The config of the flannel plugin.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,18 +35,18 @@ pub(crate) struct NetConf {
     pub(crate) name: String,
     pub(crate) subnet_file: PathBuf,
     pub(crate) data_dir: PathBuf,
-    /// Maps: their members are found by exact name.
+    /// A map: its members are found by exact name, like those of `ipam`.
     pub(crate) delegate: Object,
     pub(crate) ipam: Object,
     pub(crate) runtime_config: Option<Object>,
     pub(crate) prev_result: Option<Value>,
-    /// Our key `native`: false makes every delegate a process of its own.
+    /// The key `native`: if false, every delegate runs in a process of its own.
     pub(crate) native: bool,
-    /// Our key `subnetFileTimeoutSeconds`.
-    pub(crate) subnet_file_patience: Duration,
+    /// The key `subnetFileTimeoutSeconds`.
+    pub(crate) subnet_file_timeout: Duration,
 }
 
-/// A config that is not what the keys need.
+/// A config with a key of a wrong type.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetConfError {
     #[error("failed to load netconf")]
@@ -54,7 +54,7 @@ pub(crate) enum NetConfError {
 }
 
 impl NetConf {
-    /// Reads the keys that flannel knows; a wrong type anywhere is an error.
+    /// Reads the keys of flannel; a wrong type anywhere is an error.
     pub(crate) fn parse(config: &Object) -> Result<Self, NetConfError> {
         match Self::parse_leniently(config) {
             (conf, None) => Ok(conf),
@@ -62,8 +62,8 @@ impl NetConf {
         }
     }
 
-    /// The same for DEL, which must clean up whatever the config has become: a key of a wrong type
-    /// counts as absent. Also returns the first problem.
+    /// Reads the keys for a DEL, which must clean up even with an invalid config: a key of a wrong type
+    /// counts as absent. Also returns the first error.
     pub(crate) fn parse_leniently(config: &Object) -> (Self, Option<NetConfError>) {
         let keys = GoStruct::new(config, "NetConf");
         let mut problem = check_base(config).err();
@@ -86,13 +86,14 @@ impl NetConf {
             runtime_config,
             prev_result: prev_result.map(Value::Object),
             native: native.unwrap_or(true),
-            subnet_file_patience: patience.map_or(PATIENCE, |seconds| Duration::from_secs(seconds.into())),
+            subnet_file_timeout: patience
+                .map_or(SUBNET_FILE_TIMEOUT, |seconds| Duration::from_secs(seconds.into())),
         };
         (conf, problem.map(NetConfError::Type))
     }
 }
 
-/// What was read, or nothing and the first problem.
+/// Returns what was read; keeps the first error.
 fn lenient<T>(read: Result<Option<T>, TypeError>, problem: &mut Option<TypeError>) -> Option<T> {
     read.unwrap_or_else(|error| {
         problem.get_or_insert(error);
@@ -100,8 +101,8 @@ fn lenient<T>(read: Result<Option<T>, TypeError>, problem: &mut Option<TypeError
     })
 }
 
-/// The keys that all plugins have, checked for their types: what is wrong there makes a whole config
-/// unusable, also one that was saved.
+/// Checks the types of the keys that all plugins have: an error there makes the whole config unusable, including a
+/// saved one.
 pub(crate) fn check_base(config: &Object) -> Result<(), TypeError> {
     let keys = GoStruct::new(config, "NetConf");
     for name in ["cniVersion", "name", "type"] {

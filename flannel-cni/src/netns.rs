@@ -23,7 +23,7 @@ const PROCFS: i64 = 0x9fa0;
 #[derive(Debug)]
 pub(crate) struct Netns(File);
 
-/// A path that is no namespace, or one that cannot be entered.
+/// A path that is not a namespace, or a namespace that cannot be entered.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetnsError {
     #[error("failed to open netns {path:?}: {reason}")]
@@ -39,7 +39,7 @@ pub(crate) enum NetnsError {
 }
 
 impl NetnsError {
-    /// There is no such namespace any more. What is at the path may be a left-over of its mount.
+    /// Whether the namespace no longer exists. The path may still exist as a stale mount point.
     pub(crate) fn is_gone(&self) -> bool {
         match self {
             Self::Open { reason, .. } => {
@@ -63,7 +63,7 @@ impl Netns {
         Ok(Self(file))
     }
 
-    /// The same; none if the path is empty or leads to no namespace any more, which took its interfaces with it.
+    /// Opens the namespace at a path; none if the path is empty or the namespace and its interfaces no longer exist.
     pub(crate) fn open_if_present(path: &Path) -> Result<Option<Self>, NetnsError> {
         if path.as_os_str().is_empty() {
             return Ok(None);
@@ -78,16 +78,16 @@ impl Netns {
         &self.0
     }
 
-    /// Makes other operations on this container wait until this process has ended, and every program that it has started: a program
-    /// goes on when its parent is killed, and may set rules that a DEL has just looked for.
+    /// Blocks other operations on this container until this process and every program that it started have exited. A program
+    /// continues when its parent is killed, and could set rules after a DEL has looked for them.
     pub(crate) fn hold(&self) -> Result<(), NetnsError> {
         let failed = |errno: rustix::io::Errno| NetnsError::Hold(errno.into());
         rustix::fs::flock(&self.0, FlockOperation::LockExclusive).map_err(failed)?;
-        // Programs inherit the file, and with it the lock.
+        // Programs inherit the file and thus the lock.
         rustix::io::fcntl_setfd(&self.0, FdFlags::empty()).map_err(failed)
     }
 
-    /// Runs something inside, on this thread: nothing else may run on it meanwhile.
+    /// Runs `work` in the namespace, on this thread.
     pub(crate) fn enter<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
         let own = open(Path::new(OWN))?;
         fault::step()
@@ -106,8 +106,8 @@ fn open(path: &Path) -> Result<File, NetnsError> {
     })
 }
 
-/// Keeps other processes of this plugin from setting up the same links: held for the namespace of this thread, by whoever
-/// changes what all its pods share. The kernel lets go of it when the process ends, however it ends, and nothing is left on disk.
+/// The lock on what all pods of a host share, such as the bridge: one per namespace, held for the namespace of this thread. The
+/// kernel releases it when the process exits for whatever reason, and nothing is left on disk.
 #[derive(Debug)]
 pub(crate) struct HostLock {
     _lock: Flock<File>,
@@ -124,7 +124,7 @@ impl HostLock {
     }
 }
 
-/// Refuses to work in the namespace that we run in: a runtime that asks for it would cut off the host.
+/// Refuses to work in the namespace of the plugin itself, which would disconnect the host.
 pub(crate) fn guard(environment: &Environment) -> Result<(), CniError> {
     if environment.netns_override || !is_same(&environment.netns, Path::new(OWN)) {
         return Ok(());
@@ -132,7 +132,7 @@ pub(crate) fn guard(environment: &Environment) -> Result<(), CniError> {
     Err(CniError::new(Code::InvalidNetns, "plugin's netns and netns from CNI_NETNS should not be the same"))
 }
 
-/// Two paths lead to one namespace. A path that leads nowhere is the namespace of nobody.
+/// Whether two paths lead to the same namespace.
 fn is_same(one: &Path, other: &Path) -> bool {
     let identity = |path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
     identity(one).is_some_and(|one| Some(one) == identity(other))

@@ -1,4 +1,4 @@
-//! Results of all protocol versions: one value inside, read from and printed in the shape of each version.
+//! Results in all protocol versions: one type, read from and printed in the shape of each version.
 
 use flannel_core::family::Family;
 use flannel_core::json::{Object, SyntaxError, TypeError, Value};
@@ -12,7 +12,7 @@ use crate::version::{Shape, Version};
 mod parse;
 mod print;
 
-/// What an ADD made.
+/// The result of an ADD.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CniResult {
     pub(crate) interfaces: Vec<Interface>,
@@ -21,7 +21,7 @@ pub(crate) struct CniResult {
     pub(crate) dns: Dns,
 }
 
-/// An interface that was made or used.
+/// An interface that was created or used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Interface {
     pub(crate) name: String,
@@ -42,7 +42,7 @@ pub(crate) struct Ip {
     pub(crate) gateway: Option<IpAddr>,
 }
 
-/// A route, host bits of its destination kept.
+/// A route; host bits of its destination are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) dst: IpNet,
@@ -54,7 +54,7 @@ pub(crate) struct Route {
     pub(crate) scope: Option<i64>,
 }
 
-/// Name resolution. `None` and an empty list print the same, but only the second one is there.
+/// Name resolution. An absent and an empty list are printed the same, but only the latter counts as configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Dns {
     pub(crate) nameservers: Option<Vec<String>>,
@@ -63,7 +63,7 @@ pub(crate) struct Dns {
     pub(crate) options: Option<Vec<String>>,
 }
 
-/// A text that is no result.
+/// Not a valid result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResultError {
     #[error("failed to unmarshal raw result")]
@@ -76,7 +76,7 @@ pub(crate) enum ResultError {
     Ip(#[from] ParseIpError),
     #[error(transparent)]
     Cidr(#[from] ParseCidrError),
-    #[error("{0} has no {1}: an address with its prefix length is needed, such as 10.244.1.2/24")]
+    #[error("{0} has no {1}: must be an address with its prefix length, such as 10.244.1.2/24")]
     NoAddress(String, &'static str),
     #[error(
         "could not parse prevResult: result type supports [{supported}] but unmarshalled CNIVersion is {found:?}"
@@ -84,13 +84,13 @@ pub(crate) enum ResultError {
     PrevResult { supported: String, found: String },
 }
 
-/// A result that a version cannot carry.
+/// A result that a version cannot represent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot convert: no valid IP addresses")]
 pub(crate) struct ConvertError;
 
 impl CniResult {
-    /// Reads what a delegate printed. Without a version of its own it has that of the config.
+    /// Reads the output of a delegate; without a version of its own it has that of the config.
     pub(crate) fn parse(text: &[u8], assumed: &str) -> Result<Self, ResultError> {
         match Value::parse(text)? {
             Value::Object(object) => Self::from_object(&object, assumed),
@@ -99,7 +99,6 @@ impl CniResult {
         }
     }
 
-    /// The same from an object. A version that is empty counts as none.
     fn from_object(object: &Object, assumed: &str) -> Result<Self, ResultError> {
         let found = match object.field("cniVersion") {
             None => assumed,
@@ -130,19 +129,19 @@ impl CniResult {
         parse::result(object, config.shape())
     }
 
-    /// The JSON object in the shape of a version.
+    /// Returns the JSON object in the shape of a version.
     pub(crate) fn to_value(&self, version: Version) -> Result<Value, ConvertError> {
         print::value(self, version)
     }
 
-    /// First address of a family.
+    /// Returns the first address of a family.
     fn first(&self, family: Family) -> Option<&Ip> {
         self.ips.iter().find(|ip| Family::of_net(ip.address) == family)
     }
 }
 
 impl Interface {
-    /// A link, in the namespace at the path `sandbox` or, where that is empty, on the host.
+    /// A link in the namespace at the path `sandbox`, or on the host if that is empty.
     pub(crate) fn of(link: &LinkRecord, sandbox: String) -> Self {
         let mac = link.link.mac.map_or_else(String::new, |mac| mac.to_string());
         Self { name: link.name.to_string(), mac, sandbox, ..Self::default() }
@@ -150,12 +149,12 @@ impl Interface {
 }
 
 impl Route {
-    /// A route without any attribute.
+    /// A route without attributes.
     pub(crate) const fn to(dst: IpNet) -> Self {
         Self { dst, gw: None, mtu: 0, advmss: 0, priority: 0, table: None, scope: None }
     }
 
-    /// A route as JSON, members without value left out, names sorted.
+    /// Returns the route as JSON, without empty members, names sorted.
     pub(crate) fn to_value(&self) -> Value {
         print::route(self).sorted().into()
     }

@@ -1,8 +1,8 @@
-//! Saved configs: what a delegate got at ADD is what it gets at DEL, however the config has changed since.
+//! Saved configs: a delegate gets the same config for DEL as for ADD, even if the network config has changed in between.
 //!
-//! Compatibility: `<dataDir>/<container>` is Go flannel's file and is kept, so that a node can go back. Go flannel writes
-//! it in place and for whatever interface came last, so `<dataDir>/<container>.<interface>` stands beside it and is
-//! read first. The directory is shared by all networks.
+//! Compatibility: `<dataDir>/<container>` is Go flannel's file and is kept, so that a node can be rolled back. Go flannel writes
+//! it in place and for the last interface, so `<dataDir>/<container>.<interface>` exists in addition and is read first. All networks
+//! share the directory.
 
 use flannel_core::host_local::Attachment;
 use nix::errno::Errno;
@@ -15,10 +15,10 @@ use std::time::{Duration, SystemTime};
 use crate::error::PathError;
 use crate::files;
 
-/// What the names of files begin with that are being written.
+/// The prefix of the names of files that are being written.
 const TEMPORARY: &str = ".tmp-";
-/// Writing one takes no longer.
-const LEFTOVER_AGE: Duration = Duration::from_secs(60);
+/// Older temporary files are stale.
+const STALE_AGE: Duration = Duration::from_secs(60);
 
 /// The directory of saved configs.
 #[derive(Clone, Debug)]
@@ -53,10 +53,10 @@ impl Scratch {
         self.directory.join(format!("{}.{}", attachment.container_id, attachment.ifname))
     }
 
-    /// Saves a config under both names. Whenever this process is killed, a file has its old content or its new one.
+    /// Saves a config under both names. Each file has its old or its new content at any time.
     ///
-    /// Nothing is flushed to disk: that costs more than all other work of an ADD together (4 ms each, for three, where
-    /// all else takes 3). What a power loss takes here, DEL makes anew; the container is gone then as well.
+    /// Nothing is flushed to disk, which would take longer than everything else in an ADD (three times 4 ms, compared with 3 ms).
+    /// After a power loss DEL rebuilds the config; the container no longer exists either.
     pub(crate) fn save(&self, attachment: &Attachment, text: &[u8]) -> Result<(), PathError> {
         let error = |error| PathError::new("mkdir", &self.directory, error);
         // An empty path would be the current directory.
@@ -64,15 +64,15 @@ impl Scratch {
             return Err(error(io::Error::from_raw_os_error(Errno::ENOENT as i32)));
         }
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(error)?;
-        // Not one file under two names: Go flannel writes over that of the container, and would change both.
+        // Not hard links: Go flannel overwrites the file of the container in place, which would change both.
         for path in [self.interface_file(attachment), self.container_file(attachment)] {
             self.replace(&path, text, attachment)?;
         }
         Ok(())
     }
 
-    /// Where a file is written before it gets its name: no container id, so that nothing takes a left-over for a saved config. Each
-    /// interface has its own, because only other containers are worked on at the same time, and DEL knows what to remove.
+    /// The temporary file of an interface. Its name is not a container ID, so that a stale one is not mistaken for a saved config, and
+    /// it is derived from the interface, so that DEL finds it. Runtimes never run two operations on one container at a time.
     fn temporary_file(&self, attachment: &Attachment) -> PathBuf {
         self.directory.join(format!("{TEMPORARY}{}.{}", attachment.container_id, attachment.ifname))
     }
@@ -88,7 +88,7 @@ impl Scratch {
             .map_err(|error| PathError::new("open", path, error))
     }
 
-    /// The config saved for an interface: its own, or that of the container unless it is known to be another interface's.
+    /// Returns the config saved for an interface: its own, or that of the container unless it belongs to another interface.
     pub(crate) fn load(&self, attachment: &Attachment) -> Result<Option<Saved>, PathError> {
         if let Some(text) = files::read(&self.interface_file(attachment))? {
             return Ok(Some(Saved { text, for_interface: true }));
@@ -100,7 +100,7 @@ impl Scratch {
         Ok(Some(Saved { text, for_interface: false }))
     }
 
-    /// Forgets an interface. The container's file stays for another interface that still stands, with that one's config.
+    /// Removes the config of an interface. If the container has another interface, its file is kept with the config of that one.
     pub(crate) fn remove(&self, attachment: &Attachment) -> Result<(), PathError> {
         let interface_file = self.interface_file(attachment);
         let own = files::read(&interface_file)?;
@@ -109,7 +109,7 @@ impl Scratch {
         let container_file = self.container_file(attachment);
         let Some(text) = files::read(&container_file)? else { return Ok(()) };
         if own.is_some_and(|own| own != text) {
-            // Somebody wrote it later, for another interface.
+            // It was overwritten later, for another interface.
             return Ok(());
         }
         match self.others(attachment)?.into_iter().next() {
@@ -119,17 +119,17 @@ impl Scratch {
         }
     }
 
-    /// All files that may be saved configs.
+    /// Returns all files that may be saved configs.
     pub(crate) fn entries(&self) -> Result<Vec<Entry>, PathError> {
         self.files(|_| true)
     }
 
-    /// Removes what ADDs that were killed have left, and whose DEL never came. A file that an ADD works with is younger.
-    pub(crate) fn remove_leftovers(&self) -> Result<(), PathError> {
+    /// Removes temporary files of ADDs that were killed and never followed by a DEL.
+    pub(crate) fn remove_stale(&self) -> Result<(), PathError> {
         let Ok(listing) = fs::read_dir(&self.directory) else { return Ok(()) };
         for file in listing.flatten() {
             let old = file.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|written| {
-                SystemTime::now().duration_since(written).is_ok_and(|age| age > LEFTOVER_AGE)
+                SystemTime::now().duration_since(written).is_ok_and(|age| age > STALE_AGE)
             });
             if old && file.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
                 files::remove(&file.path())?;
@@ -143,7 +143,7 @@ impl Scratch {
         files::remove(&self.directory.join(&entry.file_name))
     }
 
-    /// Saved configs of the other interfaces of a container.
+    /// Returns the saved configs of the other interfaces of a container.
     fn others(&self, attachment: &Attachment) -> Result<Vec<Entry>, PathError> {
         let prefix = format!("{}.", attachment.container_id);
         let own = format!("{prefix}{}", attachment.ifname);

@@ -1,4 +1,4 @@
-//! `subnet.env`, through which flanneld tells the node's subnet. This is the plugin's reader: strict, line by line.
+//! The plugin's reader of `subnet.env`, in which flanneld publishes the node's subnet: strict, line by line.
 
 use flannel_core::family::DualStack;
 use ipnet::IpNet;
@@ -12,19 +12,19 @@ use std::time::{Duration, Instant};
 use crate::address::{ParseCidrError, parse_cidr};
 use crate::error::PathError;
 
-/// What flanneld has for the pods of this node.
+/// The content of `subnet.env`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SubnetEnv {
     /// Networks of the cluster, masked, each once; those of `FLANNEL_NETWORK` first.
     pub(crate) networks: Vec<IpNet>,
-    /// This node's part of them, masked.
+    /// This node's subnets, masked.
     pub(crate) subnets: DualStack<IpNet>,
     pub(crate) mtu: u32,
-    /// flanneld masquerades, so that the bridge plugin must not.
+    /// flanneld masquerades, so the bridge plugin must not.
     pub(crate) ip_masq: bool,
 }
 
-/// Why `subnet.env` says nothing usable.
+/// An unusable `subnet.env`.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SubnetEnvError {
     #[error(transparent)]
@@ -35,12 +35,12 @@ pub(crate) enum SubnetEnvError {
     Cidr(#[from] ParseCidrError),
     #[error("strconv.ParseUint: parsing {text:?}: {rule}")]
     Mtu { text: String, rule: &'static str },
-    #[error("the line {key:?} has no '=': {key}=VALUE is needed")]
+    #[error("the line {key:?} has no '=': must be {key}=VALUE")]
     NoValue { key: &'static str },
 }
 
 impl SubnetEnvError {
-    /// The file is not there: flanneld has not written it yet.
+    /// Whether the file does not exist: flanneld has not written it yet.
     pub(crate) fn is_absent(&self) -> bool {
         matches!(self, Self::Read(read) if read.error.kind() == io::ErrorKind::NotFound)
     }
@@ -62,16 +62,16 @@ impl SubnetEnv {
         Self::parse(&String::from_utf8_lossy(&text), path)
     }
 
-    /// Reads the file as soon as it is there, within `patience`: after a boot the runtime may be faster than flanneld.
-    pub(crate) fn wait_and_read(path: &Path, patience: Duration) -> Result<Self, SubnetEnvError> {
-        let deadline = Instant::now() + patience;
-        // Nearly always it is there. A watch costs 12 ms when it is closed (the kernel waits for its readers).
+    /// Reads the file, after waiting up to `timeout` for it: after a boot the runtime may start before flanneld.
+    pub(crate) fn wait_and_read(path: &Path, timeout: Duration) -> Result<Self, SubnetEnvError> {
+        let deadline = Instant::now() + timeout;
+        // It nearly always exists. Closing a watch takes 12 ms (the kernel waits for its readers).
         let result = Self::read(path);
-        if !Self::is_worth_waiting(&result, path) || patience.is_zero() {
+        if !Self::is_worth_waiting(&result, path) || timeout.is_zero() {
             return result;
         }
         loop {
-            // The watch stands before the file is looked for again, so that no moment is missed.
+            // The watch is set before the next read, so that no change is missed.
             let watch = watch_nearest(path);
             let result = Self::read(path);
             let left = deadline.saturating_duration_since(Instant::now());
@@ -79,10 +79,10 @@ impl SubnetEnv {
                 return result;
             }
             let Some(watch) = watch else { return result };
-            // An event in the directory, or time to look whether a nearer one has appeared.
+            // Wait for an event in the directory, or for a directory nearer to the file to appear.
             let pause = left.min(Duration::from_secs(1)).as_millis() + 1;
             let pause = PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO);
-            // Interrupted or failed: look again, until the deadline.
+            // If it is interrupted or fails: read again, until the deadline.
             let _ = poll(&mut [PollFd::new(watch.as_fd(), PollFlags::POLLIN)], pause);
         }
     }
@@ -129,7 +129,7 @@ impl SubnetEnv {
     }
 }
 
-/// An unsigned number of 32 bits; the errors are those of Go's `strconv`.
+/// Parses an unsigned number of 32 bits; the errors are those of Go's `strconv`.
 fn parse_mtu(text: &str) -> Result<u32, SubnetEnvError> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let error = |rule| SubnetEnvError::Mtu { text: text.to_owned(), rule };
@@ -139,7 +139,7 @@ fn parse_mtu(text: &str) -> Result<u32, SubnetEnvError> {
     text.parse().map_err(|_| error("value out of range"))
 }
 
-/// A watch on the directory of `path`, or on the nearest one above it that exists.
+/// Watches the directory of `path`, or the nearest ancestor that exists.
 fn watch_nearest(path: &Path) -> Option<Inotify> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC).ok()?;
     let events = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE;

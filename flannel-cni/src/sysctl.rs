@@ -1,4 +1,4 @@
-//! Settings below `/proc/sys/net`, of the namespace of this thread.
+//! Settings below `/proc/sys/net` in the namespace of this thread.
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::fs::File;
@@ -10,21 +10,21 @@ use crate::fault;
 
 const NET: &str = "/proc/sys/net";
 
-/// Writes a setting unless it has that value.
+/// Writes a setting unless it already has the value.
 pub(crate) fn set(name: &str, value: &str) -> Result<(), PathError> {
     Directory::net().set(name, value)
 }
 
-/// Writes a setting that not every kernel has, and that nothing depends on.
+/// Writes an optional setting, which not every kernel has.
 pub(crate) fn try_set(name: &str, value: &str) {
     Directory::net().try_set(name, value);
 }
 
-/// A directory of settings. The kernel looks for the directories of a namespace among those of all namespaces, one by one: whoever
-/// needs several settings lets it do that once.
+/// A directory of settings. The kernel searches the directories of all namespaces for that of a namespace, so several settings
+/// should share one lookup.
 pub(crate) struct Directory {
     path: PathBuf,
-    /// Nothing where the directory is opened anew for each setting.
+    /// None if the directory is opened for each setting.
     file: Option<File>,
 }
 
@@ -33,7 +33,7 @@ impl Directory {
         Self { path: NET.into(), file: None }
     }
 
-    /// Opens a directory of the namespace of this thread, where its settings stay, if the kernel has it.
+    /// Opens a directory in the namespace of this thread, if the kernel has it.
     pub(crate) fn open(name: &str) -> Self {
         let path = Path::new(NET).join(name);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -41,7 +41,7 @@ impl Directory {
         Self { path, file }
     }
 
-    /// Writes a setting unless it has that value.
+    /// Writes a setting unless it already has the value.
     pub(crate) fn set(&self, name: &str, value: &str) -> Result<(), PathError> {
         if self.get(name).is_some_and(|current| current == value) {
             return Ok(());
@@ -49,13 +49,13 @@ impl Directory {
         self.write(name, value).map_err(|error| PathError::new("open", &self.path.join(name), error))
     }
 
-    /// Writes a setting that not every kernel has, and that nothing depends on.
+    /// Writes an optional setting, which not every kernel has.
     pub(crate) fn try_set(&self, name: &str, value: &str) {
-        // A kernel without it works without it.
+        // Optional.
         let _ = self.write(name, value);
     }
 
-    /// The value of a setting, if the kernel has it.
+    /// Returns the value of a setting, if the kernel has it.
     pub(crate) fn get(&self, name: &str) -> Option<String> {
         let mut value = String::new();
         self.file(name, OFlags::RDONLY).and_then(|mut file| file.read_to_string(&mut value)).ok()?;

@@ -395,7 +395,7 @@ proptest! {
         let before = scratch.entries().unwrap();
         let _ = scratch.load(&attachment).unwrap();
         scratch.remove(&attachment).unwrap();
-        scratch.remove_leftovers().unwrap();
+        scratch.remove_stale().unwrap();
         let foreign = |name: &str| name != "a" && name != "a.b";
         let kept: Vec<_> = scratch.entries().unwrap().into_iter().filter(|entry| foreign(&entry.file_name)).collect();
         let expected: Vec<_> = before.into_iter().filter(|entry| foreign(&entry.file_name)).collect();

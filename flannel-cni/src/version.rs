@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::error::{CniError, Code};
 
-/// A version that we speak. Later is greater.
+/// A supported version, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Version {
     V0_1_0,
@@ -17,12 +17,12 @@ pub(crate) enum Version {
     V1_1_0,
 }
 
-/// Which shape results of a version have.
+/// The shape of the results of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     /// `ip4` and `ip6`.
     Legacy,
-    /// Lists, with a version in each IP.
+    /// Lists, with the IP version in each address.
     Listed,
     /// Lists, sorted keys.
     Current,
@@ -33,7 +33,7 @@ impl Version {
         [Self::V0_1_0, Self::V0_2_0, Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
     pub(crate) const NEWEST: Self = Self::V1_1_0;
 
-    /// The version of exactly this text; no text is 0.1.0.
+    /// Returns the version of exactly this text; an empty text is 0.1.0.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         if text.is_empty() {
             return Some(Self::V0_1_0);
@@ -68,7 +68,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// The text of `cniVersion`.
+/// Returns the text of `cniVersion`.
 pub(crate) fn text_of_config(config: &Object) -> Result<&str, CniError> {
     match config.field("cniVersion") {
         None => Ok(""),
@@ -81,7 +81,7 @@ pub(crate) fn text_of_config(config: &Object) -> Result<&str, CniError> {
     }
 }
 
-/// The version of a config, if we speak it.
+/// Returns the version of a config, if it is supported.
 pub(crate) fn of_config(config: &Object) -> Result<Version, CniError> {
     let text = text_of_config(config)?;
     Version::parse(text).ok_or_else(|| {
@@ -91,7 +91,7 @@ pub(crate) fn of_config(config: &Object) -> Result<Version, CniError> {
     })
 }
 
-/// Refuses a command that the version of the config does not have.
+/// Fails if the version of the config does not have a command.
 pub(crate) fn require(config: &Object, command: &str, least: Version) -> Result<(), CniError> {
     let wanted = numbers(text_of_config(config)?)?;
     let msg = if wanted < numbers(least.as_str())? {
@@ -104,7 +104,7 @@ pub(crate) fn require(config: &Object, command: &str, least: Version) -> Result<
     Err(CniError::new(Code::IncompatibleVersion, msg))
 }
 
-/// Major, minor, patch; missing parts are 0, an empty text is 0.1.0.
+/// Parses major, minor and patch; missing parts are 0, an empty text is 0.1.0.
 fn numbers(text: &str) -> Result<[u32; 3], CniError> {
     let text = if text.is_empty() { "0.1.0" } else { text };
     let error =
@@ -117,7 +117,7 @@ fn numbers(text: &str) -> Result<[u32; 3], CniError> {
     Ok(numbers)
 }
 
-/// The answer to VERSION, in one line.
+/// Returns the reply to VERSION, in one line.
 pub(crate) fn answer() -> String {
     let supported: Vec<Value> = Version::ALL.iter().map(|version| Value::from(version.as_str())).collect();
     let answer: Object = [

@@ -1,7 +1,7 @@
 //! The two address families, so that IPv4 and IPv6 share one code path.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An address family that flannel serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +31,15 @@ impl Family {
         match net {
             ipnet::IpNet::V4(_) => Self::V4,
             ipnet::IpNet::V6(_) => Self::V6,
+        }
+    }
+
+    /// The network of all addresses: the destination of a default route.
+    #[must_use]
+    pub const fn any(self) -> ipnet::IpNet {
+        match self {
+            Self::V4 => ipnet::IpNet::new_assert(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+            Self::V6 => ipnet::IpNet::new_assert(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
         }
     }
 

@@ -137,7 +137,7 @@ fn what_cannot_be_used_is_named() {
         (
             r#""ipam":{"routes":[{"gw":"10.0.0.1"}]}"#,
             "failed to assemble Delegate IPAM: failed to read IPAM routes: failed to parse ipam.routes: \
-             ipam.routes[0] has no dst: an address with its prefix length is needed, such as 10.244.1.2/24",
+             ipam.routes[0] has no dst: must be an address with its prefix length, such as 10.244.1.2/24",
         ),
         (
             r#""ipam":{"routes":[{"dst":"10.0.0.0"}]}"#,

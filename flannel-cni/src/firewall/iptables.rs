@@ -45,9 +45,9 @@ pub(crate) struct Tool {
 pub(crate) enum ToolError {
     #[error("could not run {program}: {}", errno_text(.error))]
     Start { program: String, error: io::Error },
-    #[error("{program} failed: another program has held the lock of iptables for {} s", LOCK_PATIENCE.as_secs())]
+    #[error("{program} failed: another program has held the iptables lock for {} s", LOCK_PATIENCE.as_secs())]
     Busy { program: String },
-    #[error("{program} did not end within {} s and was stopped", LIMIT.as_secs())]
+    #[error("{program} did not finish within {} s and was killed", LIMIT.as_secs())]
     TimedOut { program: String },
     #[error("{program} failed with {status}: {stderr}{}", in_rule(.rule))]
     Failed { program: String, status: ExitStatus, stderr: String, rule: Option<String> },
@@ -199,7 +199,7 @@ fn failure(program: String, status: ExitStatus, stderr: &[u8], input: &str) -> T
     let stderr = String::from_utf8_lossy(stderr);
     let said: Vec<&str> =
         stderr.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
-    let stderr = if said.is_empty() { "it said nothing".to_owned() } else { said.join("; ") };
+    let stderr = if said.is_empty() { "no error message".to_owned() } else { said.join("; ") };
     let rule = line_number(&stderr).and_then(|number| input.lines().nth(number.checked_sub(1)?));
     ToolError::Failed { program, status, stderr, rule: rule.map(str::to_owned) }
 }

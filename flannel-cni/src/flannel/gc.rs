@@ -1,4 +1,4 @@
-//! GC: undoes what was added for containers that are gone.
+//! GC: cleans up after containers that no longer exist.
 
 use flannel_core::host_local::Attachment;
 
@@ -6,17 +6,17 @@ use super::{CallError, CniError, Command, Delegate, NetConf, Request, Scratch, l
 use crate::request::ValidAttachments;
 use crate::scratch::Entry;
 
-/// The interface that runtimes give a container first. Go flannel's files do not tell the interface.
+/// The first interface that runtimes give a container. The files of Go flannel do not name the interface.
 const FIRST_INTERFACE: &str = "eth0";
 
-/// Removes what the list of the runtime does not hold. Without a list nothing is touched. All is tried; the first error is told
-/// with the number of the others.
+/// Removes everything that is not in the runtime's list of valid attachments. Does nothing without a list. It continues after an
+/// error and returns the first one with the number of the others.
 pub(super) fn gc(request: &Request) -> Result<(), CniError> {
     let conf = load(request)?;
     let ValidAttachments::Only(valid) = request.valid_attachments()? else { return Ok(()) };
     let mut errors = Vec::new();
     let scratch = Scratch::new(&conf.data_dir);
-    // Files of interfaces first: with the last one goes the file of its container.
+    // Files of interfaces first: the file of a container is removed with its last one.
     for per_interface in [true, false] {
         for entry in scratch.entries()? {
             if entry.file_name.contains('.') == per_interface
@@ -27,7 +27,7 @@ pub(super) fn gc(request: &Request) -> Result<(), CniError> {
             }
         }
     }
-    errors.extend(scratch.remove_leftovers().err().map(CniError::from));
+    errors.extend(scratch.remove_stale().err().map(CniError::from));
     errors.extend(forward(request, &conf).err());
     let others = errors.len().saturating_sub(1);
     match errors.into_iter().next() {
@@ -40,7 +40,7 @@ pub(super) fn gc(request: &Request) -> Result<(), CniError> {
     }
 }
 
-/// What a file may stand for: `a.b` is interface `b` of `a`, or Go flannel's file of a container `a.b`.
+/// The attachments that a file name may mean: `a.b` is interface `b` of `a`, or Go flannel's file of the container `a.b`.
 fn readings(file_name: &str) -> Vec<Attachment> {
     let attachment = |container_id: &str, ifname: &str| Attachment {
         container_id: container_id.to_owned(),
@@ -54,7 +54,7 @@ fn readings(file_name: &str) -> Vec<Attachment> {
         .collect()
 }
 
-/// The saved config, if this network saved it and it belongs to no valid attachment in any reading.
+/// Returns the delegate of a saved config that belongs to this network and, in any reading, to no valid attachment.
 fn stale(entry: &Entry, valid: &[Attachment], request: &Request, conf: &NetConf) -> Option<Delegate> {
     let delegate = Delegate::saved(entry.text.clone(), &request.environment, conf.native).ok()?;
     if delegate.request.network != conf.name {
@@ -69,12 +69,12 @@ fn collect(scratch: &Scratch, entry: &Entry, delegate: &mut Delegate) -> Result<
     for reading in readings(&entry.file_name) {
         let environment = &mut delegate.request.environment;
         environment.attachment = reading.clone();
-        // The namespace went with the container.
+        // The namespace no longer exists.
         environment.netns = "".into();
         environment.args.clear();
         match delegate.call(Command::Del) {
             Ok(_) => {}
-            Err(CallError::Find(error)) => note!("nothing to clean up with: {error}"),
+            Err(CallError::Find(error)) => note!("delegate skipped: {error}"),
             Err(error) => return Err(delegate.error(error)),
         }
         scratch.remove(&reading)?;
@@ -82,7 +82,7 @@ fn collect(scratch: &Scratch, entry: &Entry, delegate: &mut Delegate) -> Result<
     Ok(scratch.remove_entry(entry)?)
 }
 
-/// Lets the delegate collect as well, with the same list.
+/// Forwards the GC to the delegate, with the same list.
 fn forward(request: &Request, conf: &NetConf) -> Result<(), CniError> {
     let mut config = Delegate::rebuilt(conf, &request.environment).request.config;
     for name in ["cni.dev/attachments", "cni.dev/valid-attachments"] {

@@ -66,15 +66,15 @@ enum BandwidthError {
     NoPeer(String),
     #[error("failed to limit {0}: could not {1}")]
     Limit(String, &'static str, #[source] KernelError),
-    #[error("IFB {0} went away while it was set up")]
+    #[error("IFB {0} was removed while it was set up")]
     Vanished(String),
-    #[error("{0} has no limit for what {1}")]
+    #[error("{0} has no limit for packets {1} the container")]
     NotLimited(String, &'static str),
     #[error("{0} is limited to {1:?}, not {2:?}")]
     OtherLimit(String, TokenBucket, TokenBucket),
     #[error("IFB {0} is missing")]
     NoIfb(String),
-    #[error("nothing leads what {0} receives to {1}")]
+    #[error("packets received by {0} are not redirected to {1}")]
     NotRedirected(String, String),
 }
 
@@ -113,12 +113,12 @@ fn check(request: &Request) -> Result<(), CniError> {
     let mut host = Kernel::open()?;
     let veth = host_end(&mut host, &result, &request.environment)?;
     if let Some(limit) = config.ingress {
-        check_bucket(&mut host, &veth, limit, "it sends to the container")?;
+        check_bucket(&mut host, &veth, limit, "to")?;
     }
     if let Some(limit) = config.egress {
         let name = ifb_name(request)?;
         let ifb = host.link(&name)?.ok_or_else(|| BandwidthError::NoIfb(name.to_string()))?.record;
-        check_bucket(&mut host, &ifb, limit, "the container sends")?;
+        check_bucket(&mut host, &ifb, limit, "from")?;
         if !host.redirects(veth.index)?.contains(&ifb.index) {
             return Err(BandwidthError::NotRedirected(veth.name.to_string(), name.to_string()).into());
         }
@@ -257,7 +257,7 @@ impl Limits {
 
     /// Redirects all that the veth receives to the IFB, and nowhere else.
     fn redirect(&mut self, ifb: IfIndex) -> Result<(), CniError> {
-        const WHAT: &str = "see what it receives";
+        const WHAT: &str = "add an ingress qdisc";
         let (veth, name) = (self.veth.index, self.veth.name.to_string());
         match self.host.change_one(&traffic::add_ingress(veth)) {
             // Of an ADD before, with its filter, which is deleted as well.
@@ -267,7 +267,7 @@ impl Limits {
             }
             other => other.map_err(|error| BandwidthError::Limit(name.clone(), WHAT, error))?,
         }
-        self.change(&name, "redirect what it receives", &traffic::redirect(veth, ifb))
+        self.change(&name, "redirect received packets", &traffic::redirect(veth, ifb))
     }
 
     fn change(&mut self, name: &str, what: &'static str, request: &message::Request) -> Result<(), CniError> {

@@ -63,7 +63,7 @@ enum BridgeError {
     Create(String, #[source] KernelError),
     #[error("failed to create bridge {0:?}: {0:?} already exists but is not a bridge")]
     NoBridge(String),
-    #[error("failed to create bridge {0:?}: it went away while it was set up")]
+    #[error("failed to create bridge {0:?}: it was removed while it was set up")]
     Vanished(String),
     #[error("failed to create bridge {0:?} with VLANs: the kernel has no CONFIG_BRIDGE_VLAN_FILTERING")]
     NoVlans(String, #[source] KernelError),
@@ -77,7 +77,7 @@ enum BridgeError {
     Port(String, Duration),
     #[error("IPAM plugin returned missing IP config")]
     NoAddress,
-    #[error("no randomness: {0}")]
+    #[error("could not get random bytes: {0}")]
     Random(rustix::io::Errno),
 }
 

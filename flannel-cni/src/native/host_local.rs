@@ -270,7 +270,7 @@ impl<'a> Allocation<'a> {
             });
         self.reservations = kept;
         for reservation in &gone {
-            note!("took back {}: its container is gone", reservation.ip);
+            note!("released {}: its container no longer exists", reservation.ip);
             self.store.release(reservation)?;
         }
         Ok(!gone.is_empty())

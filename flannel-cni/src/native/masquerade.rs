@@ -45,7 +45,7 @@ const fn multicast(family: Family) -> IpNet {
 
 /// Rules that a container lacks.
 #[derive(Debug, thiserror::Error)]
-#[error("the masquerade rules of {0} are missing, in iptables as in nftables")]
+#[error("{0} has masquerade rules neither in iptables nor in nftables")]
 struct MissingError(IpAddr);
 
 /// The rules of one interface of a container.

@@ -54,14 +54,14 @@ enum PortmapError {
     #[error("must be called as chained plugin")]
     NoResult,
     #[error(
-        "{mapping} of container {container} in network {network} is taken by {other}: delete that one first, or map another port"
+        "{mapping} of container {container} in network {network} is already used by {other}: delete that one first, or map another port"
     )]
     Taken { mapping: Mapping, container: String, network: String, other: String },
     #[error("unable to enable route_localnet: there is no route to {0}")]
     NoRoute(IpAddr),
     #[error("could not check {} dnat", match .0 { Family::V4 => "ipv4", Family::V6 => "ipv6" })]
     Check(Family, #[source] FirewallError),
-    #[error("neither iptables nor nftables can be used here")]
+    #[error("neither iptables nor nftables is usable on this host")]
     NoBackend(#[source] FirewallError),
 }
 
@@ -132,7 +132,7 @@ fn forget(family: Family, ports: &BTreeSet<(u16, Option<IpAddr>)>) {
         return;
     }
     if let Err(error) = Netfilter::open().and_then(|mut netfilter| netfilter.forget_udp(family, ports)) {
-        note!("could not forget UDP connections to mapped ports: {}", chain(&error));
+        note!("could not delete UDP connections to mapped ports: {}", chain(&error));
     }
 }
 

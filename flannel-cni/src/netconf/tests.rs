@@ -15,7 +15,7 @@ fn defaults() {
     assert_eq!(conf.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
     assert_eq!(conf.data_dir.to_str(), Some("/var/lib/cni/flannel"));
     assert!(conf.delegate.is_empty() && conf.ipam.is_empty() && conf.native);
-    assert_eq!(conf.subnet_file_patience, Duration::from_secs(5));
+    assert_eq!(conf.subnet_file_timeout, Duration::from_secs(5));
 }
 
 #[test]
@@ -27,7 +27,7 @@ fn keys_fold_and_empty_strings_stay() {
     .unwrap();
     assert_eq!((conf.subnet_file.to_str(), conf.data_dir.to_str()), (Some(""), Some("")));
     assert!(!conf.native);
-    assert_eq!(conf.subnet_file_patience, Duration::ZERO);
+    assert_eq!(conf.subnet_file_timeout, Duration::ZERO);
     assert!(conf.runtime_config.unwrap().get("PortMappings").is_some(), "names within are kept");
 }
 

@@ -1,4 +1,4 @@
-//! JSON → result.
+//! Parses results.
 
 use flannel_core::json::{GoStruct, Object, TypeError, Value};
 use ipnet::IpNet;
@@ -97,7 +97,7 @@ fn string(keys: GoStruct<'_>, name: &str) -> Result<String, TypeError> {
     Ok(keys.string(name)?.unwrap_or_default().to_owned())
 }
 
-/// An integer of Go: no fraction, no exponent. What went through a map was rewritten there, so `2.0` is 2.
+/// An integer without fraction or exponent. Go rewrites numbers that pass through a map, so `2.0` is 2.
 fn integer(keys: GoStruct<'_>, name: &str) -> Result<Option<i64>, TypeError> {
     keys.read(name, "int", |value| match value {
         Value::Number(number) => number.to_string().parse().ok(),

@@ -1,4 +1,4 @@
-//! Result → JSON.
+//! Prints results.
 
 use flannel_core::family::Family;
 use flannel_core::json::{Object, Value};
@@ -6,7 +6,7 @@ use flannel_core::json::{Object, Value};
 use super::{CniResult, ConvertError, Dns, Interface, Ip, Route};
 use crate::version::{Shape, Version};
 
-/// The members in the order that Go prints them in.
+/// Returns the members in Go's order.
 pub(super) fn value(result: &CniResult, version: Version) -> Result<Value, ConvertError> {
     let mut object = Object::new();
     object.insert("cniVersion", version.as_str());

@@ -81,7 +81,7 @@ fn unusable_results_say_why() {
         (r#"{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.1/8","gateway":"x"}]}"#, "invalid IP address: x"),
         (
             r#"{"cniVersion":"1.0.0","ips":[{}]}"#,
-            "Result.ips[0] has no address: an address with its prefix length is needed, such as 10.244.1.2/24",
+            "Result.ips[0] has no address: must be an address with its prefix length, such as 10.244.1.2/24",
         ),
         (
             r#"{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.1/8","interface":1.5}]}"#,

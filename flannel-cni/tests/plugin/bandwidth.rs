@@ -103,7 +103,7 @@ fn each_checks_and_deletes_what_the_other_limited() {
             pod.node.netns.sh(&["tc", "qdisc", "del", "dev", &pod.veth(), "ingress"]);
             let error = pod.run(other, "CHECK", LIMITS).unwrap_err();
             assert!(
-                error.contains(&format!("nothing leads what {} receives to {IFB}", pod.veth())),
+                error.contains(&format!("packets received by {} are not redirected to {IFB}", pod.veth())),
                 "{error}"
             );
         }

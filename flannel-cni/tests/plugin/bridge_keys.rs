@@ -279,7 +279,7 @@ fn frames_with_another_source_are_dropped() {
     // CHECK sees a filter that somebody has emptied; the next ADD of the same container sets it anew.
     node.netns.sh(&["nft", "flush", "chain", "bridge", "nat", "cni-br-iface-a-eth0-mac"]);
     let error = node.run(Plugins::Ours, "CHECK", "a", &pod, &with_result(&config, &result)).unwrap_err();
-    assert!(error.contains("(macspoofchk)") && error.contains("is not complete"), "{error}");
+    assert!(error.contains("(macspoofchk)") && error.contains("is incomplete"), "{error}");
     pod.sh(&["ip", "link", "del", "eth0"]);
     std::fs::remove_dir_all(node.path("networks")).unwrap();
     node.run(Plugins::Ours, "ADD", "a", &pod, &config).unwrap();

@@ -33,7 +33,7 @@ fn each_checks_and_deletes_the_rules_of_the_other() {
                 node.run(other, "bridge", "CHECK", "cid1", &pod.path(), &check).unwrap();
                 node.tool(&["ip6tables", "-t", "nat", "-F", "POSTROUTING"]);
                 let error = node.run(other, "bridge", "CHECK", "cid1", &pod.path(), &check).unwrap_err();
-                assert!(error.contains("masquerade rules of 2001:cafe:42:1::2 are missing"), "{error}");
+                assert!(error.contains("2001:cafe:42:1::2 has masquerade rules neither"), "{error}");
             }
             for _ in 0..2 {
                 node.run(other, "bridge", "DEL", "cid1", &pod.path(), &config).unwrap();
@@ -91,7 +91,7 @@ fn the_rules_of_nftables_are_those_of_go() {
     assert_eq!(listing(), with_rules);
     node.netns.sh(&["nft", "flush", "chain", "inet", "cni_plugins_masquerade", "masq_checks"]);
     let error = node.run(Plugins::Ours, "bridge", "CHECK", "cid1", &pods[0].path(), &check).unwrap_err();
-    assert!(error.contains("masquerade rules of 10.244.1.2 are missing"), "{error}");
+    assert!(error.contains("10.244.1.2 has masquerade rules neither"), "{error}");
     // DEL looks into both, whatever the config says now.
     node.run(Plugins::Ours, "bridge", "DEL", "cid1", &pods[0].path(), &node.bridge("")).unwrap();
     assert_eq!(listing(), empty);
@@ -182,7 +182,7 @@ fn each_interface_takes_its_own_rules_away() {
 fn an_add_that_fails_leaves_nothing() {
     let refused = "echo 'iptables-restore: line 3 failed: No chain/target/match by that name.' >&2; exit 1";
     let cases = [
-        ("iptables-restore", "cat >/dev/null\nexit 4", "another program has held the lock of iptables"),
+        ("iptables-restore", "cat >/dev/null\nexit 4", "another program has held the iptables lock"),
         ("iptables-restore", refused, "-j ACCEPT"),
         // The first family is done by then.
         ("ip6tables-restore", refused, "-d 2001:cafe:42:1::/64"),
@@ -210,7 +210,7 @@ fn an_add_that_fails_leaves_nothing() {
     node.remove_tools();
     let config = node.bridge(r#","ipMasqBackend":"iptables""#);
     let error = node.run(Plugins::Ours, "bridge", "ADD", "cid1", &pod.path(), &config).unwrap_err();
-    assert!(error.contains("there is no iptables in PATH"), "{error}");
+    assert!(error.contains("iptables was not found in PATH"), "{error}");
     // Without a wish, what is there is taken.
     node.run(Plugins::Ours, "bridge", "ADD", "cid1", &pod.path(), &node.bridge("")).unwrap();
     assert!(node.nftables("inet cni_plugins_masquerade").contains("id: cid1"));

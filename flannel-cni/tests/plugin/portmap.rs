@@ -207,7 +207,7 @@ fn conditions_are_those_of_their_network() {
     // What nft does not understand is told, and nothing stays.
     let bad = one.config(&mapping(8082), r#","conditionsV4":["ip","saddr","nonsense."]"#);
     let error = one.run(&node, Plugins::Ours, "ADD", &bad).unwrap_err();
-    assert!(error.contains("nft refused the conditions"), "{error}");
+    assert!(error.contains("nft rejected the conditions"), "{error}");
     assert!(!node.nftables("ip cni_hostport").contains("\"one\""));
     // In iptables they are part of what leads to the container.
     let config = one.config(&mapping(8082), r#","conditionsV4":["!","-s","10.9.0.0/16"]"#);
@@ -241,7 +241,10 @@ fn a_port_that_is_taken_is_refused_with_both_owners() {
         let all = node.rules();
         for taken in ["192.0.2.1", "0.0.0.0", ""] {
             let error = add(&second, Plugins::Ours, &mapping(taken, "tcp"), &members).unwrap_err();
-            assert!(error.contains("8080/tcp of container second in network cbr0 is taken by"), "{error}");
+            assert!(
+                error.contains("8080/tcp of container second in network cbr0 is already used by"),
+                "{error}"
+            );
             let owner =
                 if backend == "iptables" { "container first in network cbr0" } else { "container first" };
             assert!(error.contains(owner), "{error}");
@@ -352,7 +355,7 @@ fn an_add_that_fails_leaves_nothing() {
     let refused = "echo 'iptables-restore: line 3 failed: No chain/target/match by that name.' >&2; exit 1";
     for variant in ["nft", "legacy"] {
         for (tool, script, expected) in [
-            ("iptables-restore", "cat >/dev/null\nexit 4", "another program has held the lock of iptables"),
+            ("iptables-restore", "cat >/dev/null\nexit 4", "another program has held the iptables lock"),
             ("ip6tables-restore", refused, "No chain/target/match by that name. in `"),
         ] {
             let node = Node::new(variant);
@@ -520,7 +523,10 @@ fn gc_and_status_do_their_part() {
         node.remove_tools();
         let config = config.replace("\"name\"", "\"backend\":\"iptables\",\"name\"");
         let error = node.run(Plugins::Ours, "portmap", "STATUS", "", "", &config).unwrap_err();
-        assert!(error.contains("\"code\": 50") && error.contains("there is no iptables"), "{error}");
+        assert!(
+            error.contains("\"code\": 50") && error.contains("iptables was not found in PATH"),
+            "{error}"
+        );
     }
 }
 

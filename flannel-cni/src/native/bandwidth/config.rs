@@ -35,7 +35,7 @@ pub(crate) enum ConfigError {
     NoRate(&'static str),
     #[error("{0}: burst cannot be more than 4GB")]
     Burst(&'static str),
-    #[error("{0}: less than 8 bits are nothing: the kernel counts bytes")]
+    #[error("{0}: rate and burst must be at least 8 bits, because the kernel counts bytes")]
     Tiny(&'static str),
 }
 

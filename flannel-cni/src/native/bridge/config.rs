@@ -53,7 +53,7 @@ pub(crate) enum ConfigError {
     Args(#[from] ArgsError),
     #[error("failed to make veth pair: address {0}: invalid MAC address")]
     Mac(String),
-    #[error("unknown ipmasq backend {0}: iptables and nftables are known")]
+    #[error("unknown ipmasq backend {0}: must be iptables or nftables")]
     Backend(String),
     #[error("failed to create bridge {0:?}")]
     Bridge(String, #[source] ParseLinkNameError),
@@ -72,7 +72,7 @@ pub(crate) enum ConflictError {
 
 /// A key, or a value of one, that is not done here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the bridge plugin in flannel does not do {key:?} with the value {value}: {rule}")]
+#[error("the bridge plugin in flannel does not support {key:?} with the value {value}: {rule}")]
 pub(crate) struct UnsupportedError {
     pub(crate) key: String,
     pub(crate) value: String,
@@ -83,7 +83,7 @@ impl UnsupportedError {
     /// The error where this process is the bridge plugin itself, so that nobody else can do it.
     pub(crate) fn as_cni_error(&self) -> CniError {
         CniError::new(Code::UnsupportedField, self.to_string())
-            .with_details("install the bridge plugin of containernetworking-plugins for it")
+            .with_details("install the bridge plugin of containernetworking-plugins to use it")
     }
 }
 
@@ -136,7 +136,7 @@ pub(crate) fn check_supported(config: &Object) -> Result<(), UnsupportedError> {
     };
     for (key, value) in config.iter() {
         let rule = rule(&key.to_lowercase());
-        let Some((allows, rule)) = rule else { return refuse(key, value, "the key is not known") };
+        let Some((allows, rule)) = rule else { return refuse(key, value, "unknown key") };
         if *value != Value::Null && !allows(value) {
             return refuse(key, value, rule);
         }
@@ -145,14 +145,14 @@ pub(crate) fn check_supported(config: &Object) -> Result<(), UnsupportedError> {
     let Some(ipam) = ipam.as_object() else { return refuse("ipam", ipam, "it must be an object") };
     let kind = ipam.field("type");
     if let Some(kind) = kind.filter(|kind| !matches!(kind.as_str(), Some("host-local" | ""))) {
-        return refuse("ipam.type", kind, "only host-local is done here");
+        return refuse("ipam.type", kind, "only host-local is supported");
     }
     if kind.is_none_or(|kind| kind.as_str() == Some("")) {
         return Ok(());
     }
     for (key, value) in ipam.iter() {
         if !IPAM_KEYS.contains(&key.to_lowercase().as_str()) {
-            return refuse(&format!("ipam.{key}"), value, "the key is not known");
+            return refuse(&format!("ipam.{key}"), value, "unknown key");
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 use flannel_core::family::Family;
 use flannel_core::message::address;
 use flannel_core::message::link::{self, LinkSettings};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use nix::errno::Errno;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -35,7 +35,7 @@ pub(super) fn complete(config: &Config, result: &mut CniResult) {
         if ip.gateway.is_none() && config.gateway {
             ip.gateway = Some(first_host(ip.address));
         }
-        let default = default_route(family);
+        let default = family.any();
         // A default route without a gateway gets this one when it is set.
         if config.default_gateway && !result.routes.iter().any(|route| route.dst == default) {
             result.routes.push(Route { gw: ip.gateway, ..Route::to(default) });
@@ -145,7 +145,8 @@ impl Gateway<'_> {
             "failed to set vlan interface for bridge with addr"
         };
         let msg = format!("{what}: {name:?} already has an IP address different from {net}");
-        let details = format!("it has {other}: remove it, or let \"forceAddress\": true in the config do it");
+        let details =
+            format!("it has {other}: remove that address, or set \"forceAddress\": true in the config");
         CniError::new(Code::Internal, msg).with_details(details)
     }
 
@@ -182,12 +183,5 @@ fn first_host(net: IpNet) -> IpAddr {
     match net {
         IpNet::V4(net) => Ipv4Addr::from(u32::from(net.network()) | 1).into(),
         IpNet::V6(net) => Ipv6Addr::from(u128::from(net.network()) | 1).into(),
-    }
-}
-
-fn default_route(family: Family) -> IpNet {
-    match family {
-        Family::V4 => IpNet::V4(Ipv4Net::default()),
-        Family::V6 => IpNet::V6(Ipv6Net::default()),
     }
 }

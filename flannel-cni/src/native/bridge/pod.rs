@@ -22,7 +22,7 @@ use crate::sysctl;
 /// What could not be set up in the container.
 #[derive(Debug, thiserror::Error)]
 enum PodError {
-    #[error("{0:?} went away while it was set up")]
+    #[error("{0:?} was removed while it was set up")]
     Vanished(String),
     #[error("failed to add IP addr {0} to {1:?}")]
     Address(IpNet, String, #[source] KernelError),

@@ -31,9 +31,9 @@ const NAME_LEN: usize = 16;
 /// Rules that could not be set, found or removed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SpoofError {
-    #[error("failed to {0} the filter of source addresses (macspoofchk)")]
+    #[error("failed to {0} the MAC spoofing filter (macspoofchk)")]
     Netfilter(&'static str, #[source] NetfilterError),
-    #[error("the filter of source addresses (macspoofchk) of {0} is not complete")]
+    #[error("the MAC spoofing filter (macspoofchk) of {0} is incomplete")]
     Incomplete(String),
 }
 

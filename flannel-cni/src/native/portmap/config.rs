@@ -68,7 +68,7 @@ pub(super) enum ConfigError {
     MarkBit,
     #[error("{0} backend was requested but configuration contains {1}-specific options [{2}]")]
     OtherBackend(&'static str, &'static str, String),
-    #[error("unrecognized backend {0}: iptables and nftables are known")]
+    #[error("unrecognized backend {0}: must be iptables or nftables")]
     Backend(String),
     #[error("Invalid container port number: {0}")]
     ContainerPort(String),
@@ -80,7 +80,7 @@ pub(super) enum ConfigError {
     HostIp(String, u16),
     #[error("{0} is mapped twice: to container port {1} and to {2}")]
     Twice(Mapping, u16, u16),
-    #[error("the portmap plugin in flannel does not know the key {0:?}")]
+    #[error("the portmap plugin in flannel does not support the key {0:?}")]
     Unknown(String),
 }
 

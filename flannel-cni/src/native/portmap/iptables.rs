@@ -164,8 +164,7 @@ impl<'a> Rules<'a> {
     /// Where packets come from whose answers would not come back by themselves.
     fn sources(&self) -> Vec<String> {
         match self.family() {
-            Family::V4 if self.config.masquerade_all => vec!["0.0.0.0/0".to_owned()],
-            Family::V6 if self.config.masquerade_all => vec!["::/0".to_owned()],
+            family if self.config.masquerade_all => vec![family.any().to_string()],
             Family::V4 => vec![self.target.to_string(), "127.0.0.1".to_owned()],
             Family::V6 => vec![self.target.to_string()],
         }

@@ -11,7 +11,7 @@ use flannel_core::message::nftables::{
 };
 use flannel_core::ruleset::AddressMatch;
 use flannel_core::ruleset::nft::{address_expressions, address_offsets};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Stdio;
@@ -76,9 +76,9 @@ pub(super) enum CheckError {
 /// Conditions that the program nft has to read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConditionsError {
-    #[error("conditions of nftables are read by the program nft, which could not be run: {}", crate::error::errno_text(.0))]
+    #[error("could not run nft, which parses the conditions: {}", crate::error::errno_text(.0))]
     Start(std::io::Error),
-    #[error("nft refused the conditions: {0}")]
+    #[error("nft rejected the conditions: {0}")]
     Refused(String),
 }
 
@@ -241,13 +241,9 @@ impl Rules<'_> {
     /// Sources whose mapped packets get an address of the host.
     fn masqueraded(&self) -> impl Iterator<Item = IpNet> + use<> {
         let all = self.config.masquerade_all;
-        let everything = match self.family() {
-            Family::V4 => IpNet::V4(Ipv4Net::default()),
-            Family::V6 => IpNet::V6(Ipv6Net::default()),
-        };
         let local = IpNet::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let local = (!all && self.family() == Family::V4).then_some(local);
-        [Some(if all { everything } else { self.target.trunc() }), local].into_iter().flatten()
+        [Some(if all { self.family().any() } else { self.target.trunc() }), local].into_iter().flatten()
     }
 
     /// `ip saddr S ip daddr T ct status dnat masquerade`.

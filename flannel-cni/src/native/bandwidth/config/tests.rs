@@ -28,7 +28,7 @@ fn errors_name_the_direction_and_the_reason() {
         (r#","ingressRate":8,"ingressBurst":34359738360"#, "ingress: burst cannot be more than 4GB"),
         (
             r#","ingressRate":7,"ingressBurst":9"#,
-            "ingress: less than 8 bits are nothing: the kernel counts bytes",
+            "ingress: rate and burst must be at least 8 bits, because the kernel counts bytes",
         ),
         (
             r#","ingressRate":"1M""#,

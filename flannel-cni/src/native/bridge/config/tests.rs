@@ -74,7 +74,7 @@ fn what_is_not_done_here_is_never_ignored() {
     let error = check_supported(&object(r#","vlan":"5""#)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the bridge plugin in flannel does not do \"vlan\" with the value \"5\": it must be a whole number"
+        "the bridge plugin in flannel does not support \"vlan\" with the value \"5\": it must be a whole number"
     );
     assert_eq!(error.as_cni_error().code, 2);
 }

@@ -63,7 +63,7 @@ fn bad_configs_have_the_errors_of_go() {
         ),
         (
             r#""ipam":{"subnet":"10.0.0.0/24","routes":[{"gw":"10.0.0.1"}]}"#,
-            "ipam.routes[0] has no dst: an address with its prefix length is needed, such as 10.244.1.2/24",
+            "ipam.routes[0] has no dst: must be an address with its prefix length, such as 10.244.1.2/24",
         ),
     ] {
         assert_eq!(sets(members), Err(error.to_owned()), "{members}");

@@ -75,7 +75,7 @@ fn what_is_wrong_is_named() {
             good.clone(),
             "iptables backend was requested but configuration contains nftables-specific options [conditionsV6]",
         ),
-        (r#","vendor":1"#, good, r#"does not know the key "vendor""#),
+        (r#","vendor":1"#, good, r#"does not support the key "vendor""#),
     ] {
         let error = chain(&parse(members, &mappings).unwrap_err());
         assert!(error.contains(expected), "{error}");
