@@ -1,4 +1,4 @@
-//! The command line, in kubectl's manner: noun, then verb. Flags of a command stand beside it in `command`.
+//! The command line: noun, then verb, as in kubectl. The arguments of a command are defined in its file in `command`.
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -15,12 +15,12 @@ use crate::flags::{NodeFlags, StoreFlags};
 use crate::output::{Form, Output};
 use crate::session::Session;
 
-/// Shows and changes what a flannel network is made of.
+/// Show and change leases, the network config, and the state of a flannel node
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// Form of the output
-    #[arg(short, long, global = true, value_enum, default_value_t = Form::Table, value_name = "FORM")]
+    /// Output format
+    #[arg(short, long, global = true, value_enum, default_value_t = Form::Table, value_name = "FORMAT")]
     pub(crate) output: Form,
     #[command(flatten)]
     pub(crate) store: StoreFlags,
@@ -32,58 +32,58 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Who holds which subnet
+    /// Show and change leases
     #[command(subcommand)]
     Lease(lease::LeaseCommand),
-    /// The network config
+    /// Show and change the network config
     #[command(subcommand)]
     Config(config::ConfigCommand),
-    /// The subnets of the network
+    /// Show the capacity of the network
     #[command(subcommand)]
     Subnet(subnet::SubnetCommand),
-    /// Addresses of the pods of this node
+    /// Show and release the addresses of the pods of this node
     #[command(subcommand)]
     Ipam(ipam::IpamCommand),
-    /// This node
+    /// Change this node
     #[command(subcommand)]
     Node(node::NodeCommand),
-    /// Show how this node is, and what is wrong with it
+    /// Show the state of this node
     Status(status::StatusArguments),
-    /// The other nodes, as this one sees them
+    /// Show the other nodes
     #[command(subcommand)]
     Peer(peer::PeerCommand),
-    /// Show what flanneld would change in the kernel now
+    /// Show the pending changes of the kernel
     Diff,
-    /// The way of packets out of this node
+    /// Show the path of packets out of this node
     #[command(subcommand)]
     Route(route::RouteCommand),
-    /// Show what has happened to this node; with --watch, what happens to it and to all leases
+    /// Show past events of this node; with --watch, new events of this node and of all leases
     Events(events::EventsArguments),
-    /// What a report of a problem needs
+    /// Collect data for a bug report
     #[command(subcommand)]
     Support(support::SupportCommand),
     /// Print the version
     Version,
-    /// Print a script that completes the command line: source <(flannelctl completion bash)
+    /// Print a completion script: source <(flannelctl completion bash)
     Completion {
-        /// For which shell
+        /// Name of the shell
         shell: Shell,
     },
     /// Write the man pages of flannelctl and flanneld
     #[command(hide = true)]
     Man {
-        /// Where they go
+        /// Directory of the man pages
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
-    /// Whether nodes reach each other
+    /// Test whether nodes reach each other
     #[command(subcommand)]
     Connectivity(connectivity::ConnectivityCommand),
-    /// What is wrong with this node, and what mends it
+    /// Report problems of this node and how to fix them
     Doctor(doctor::DoctorArguments),
 }
 
-/// Runs the command of a command line.
+/// Runs a command.
 pub(crate) async fn run(cli: Cli, output: Output) -> anyhow::Result<Outcome> {
     let session = Session { store: cli.store, node: cli.node, output };
     match cli.command {
@@ -92,7 +92,7 @@ pub(crate) async fn run(cli: Cli, output: Output) -> anyhow::Result<Outcome> {
         Command::Ipam(command) => ipam::run(&session, command),
         Command::Status(arguments) => status::run(&session, &arguments).await,
         Command::Peer(command) => peer::run(&session, &command).await,
-        Command::Diff => diff::run(&session),
+        Command::Diff => diff::run(&session).await,
         Command::Route(command) => route::run(&session, &command).await,
         Command::Events(arguments) => events::run(&session, &arguments).await,
         Command::Node(command) => node::run(&session, command).await,
@@ -108,13 +108,13 @@ pub(crate) async fn run(cli: Cli, output: Output) -> anyhow::Result<Outcome> {
     }
 }
 
-/// Ends for a command line that cannot be read, or that asks for help.
+/// Reports an invalid command line, or prints help.
 pub(crate) fn refuse(error: clap::Error) -> ExitCode {
-    // The usage in an error has all flags that are given, and those of the environment are nobody's concern here.
+    // The usage in an error lists all flags that are set; those from the environment would only confuse.
     let alone = Cli::command().mut_args(|flag| flag.env(None::<&str>)).try_get_matches();
     let error = alone.err().unwrap_or(error);
     if !error.use_stderr() {
-        // Help and version. Whoever closed stdout has read enough.
+        // Help and version. A closed stdout is not an error.
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
@@ -123,12 +123,12 @@ pub(crate) fn refuse(error: clap::Error) -> ExitCode {
         && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     {
         let text = error.render().to_string();
-        // The paragraphs after the first are usage and tips.
+        // The other paragraphs contain usage and tips.
         let first =
             text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ");
         let message = first.strip_prefix("error: ").unwrap_or(&first);
         let failure =
-            Failure::new(Kind::Usage, message, "see flannelctl --help, or --help behind the command");
+            Failure::new(Kind::Usage, message, "Run `flannelctl --help`, or the command with --help.");
         Output::new(form).failure(&failure);
     } else {
         let _ = error.print();
@@ -136,7 +136,7 @@ pub(crate) fn refuse(error: clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// The form that a command line asks for that cannot be read otherwise.
+/// The output format in an otherwise invalid command line.
 fn asked_form() -> Form {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let named = words.iter().enumerate().find_map(|(at, word)| match word.as_str() {

@@ -1,4 +1,4 @@
-//! How a command ends: its outcome, or an error as the person or the program outside gets it (kind, message, mend).
+//! How a command ends: an outcome, or a failure with its kind and remedy. Both determine the exit code.
 
 use flannel_core::config::ParseConfigError;
 use flanneld::cli::CliError;
@@ -6,35 +6,35 @@ use flanneld::store::{StoreError, StoreOptionsError};
 use serde_json::{Value, json};
 use std::fmt;
 
-/// What a command found.
+/// How a command ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// All is well.
+    /// Nothing is wrong.
     Fine,
-    /// Something is not as it must be: exit code 3.
+    /// Problems or differences were found: exit code 3.
     Findings,
-    /// The daemon does not answer; what can be told without it was told. With the exit code.
+    /// The daemon is unreachable, and the command showed what it knows without it. Contains the exit code.
     Unreachable(u8),
 }
 
 /// The kinds of failures. The names are part of the output of `-o json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The command line asks for something that does not exist.
+    /// Invalid command line.
     Usage,
-    /// What was named is not there.
+    /// The named object does not exist.
     NotFound,
-    /// What was given, or what the store holds, cannot be used.
+    /// Invalid input, or invalid data in the store.
     Invalid,
-    /// It could be done, but would do harm.
+    /// Refused because it might do harm.
     Refused,
-    /// Somebody else was faster, or what is wanted is taken.
+    /// Another client was faster, or the object is taken.
     Conflict,
-    /// The store or the daemon cannot be reached.
+    /// Store or daemon unreachable.
     Unreachable,
-    /// No answer in time.
+    /// No response in time.
     TimedOut,
-    /// Anything else.
+    /// Any other error.
     Error,
 }
 
@@ -53,23 +53,28 @@ impl Kind {
     }
 }
 
-/// A failure that knows what to do about it. Commands return it as an error.
+/// An error with its remedy. Commands return it as their error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     kind: Kind,
     message: String,
-    mend: Option<String>,
-    /// The message says the mend as well.
+    fix: Option<String>,
+    /// The message contains the remedy, too.
     complete: bool,
 }
 
+/// Returns a failure as the error of a command.
+pub(crate) fn fail<T>(kind: Kind, message: impl Into<String>, fix: impl Into<String>) -> anyhow::Result<T> {
+    Err(Failure::new(kind, message, fix).into())
+}
+
 impl Failure {
-    /// A failure of a kind: what is wrong, and what to do about it.
-    pub(crate) fn new(kind: Kind, message: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), mend: Some(mend.into()), complete: false }
+    /// A failure: what is wrong, and how to fix it.
+    pub(crate) fn new(kind: Kind, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), fix: Some(fix.into()), complete: false }
     }
 
-    /// What any error says.
+    /// Classifies an error.
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         let message = format!("{error:#}");
         let causes = || error.chain();
@@ -77,16 +82,17 @@ impl Failure {
             return Self { message, ..failure.clone() };
         }
         if let Some(store) = causes().find_map(|cause| cause.downcast_ref::<StoreError>()) {
-            let (kind, mend) = of_store(store);
-            return Self { kind, message, mend: Some(mend.to_owned()), complete: kind != Kind::Conflict };
+            let (kind, fix) = of_store(store);
+            return Self { kind, message, fix: Some(fix.to_owned()), complete: kind != Kind::Conflict };
         }
-        let usage = causes().any(|cause| cause.is::<StoreOptionsError>() || cause.is::<CliError>());
-        if usage {
-            return Self { kind: Kind::Usage, message, mend: None, complete: true };
-        }
-        let invalid = causes().any(|cause| cause.downcast_ref::<ParseConfigError>().is_some());
-        let kind = if invalid { Kind::Invalid } else { Kind::Error };
-        Self { kind, message, mend: None, complete: true }
+        let kind = if causes().any(|cause| cause.is::<StoreOptionsError>() || cause.is::<CliError>()) {
+            Kind::Usage
+        } else if causes().any(|cause| cause.is::<ParseConfigError>()) {
+            Kind::Invalid
+        } else {
+            Kind::Error
+        };
+        Self { kind, message, fix: None, complete: true }
     }
 
     /// The exit code of the process.
@@ -100,13 +106,13 @@ impl Failure {
 
     /// The form for programs.
     pub(crate) fn to_json(&self) -> Value {
-        json!({"error": {"kind": self.kind.name(), "message": self.message, "mend": self.mend}})
+        json!({"error": {"kind": self.kind.name(), "message": self.message, "fix": self.fix}})
     }
 
-    /// The form for people: what is wrong, and the mend on a line of its own.
+    /// The form for people: the message, and the remedy on a line of its own.
     pub(crate) fn to_text(&self) -> String {
-        match &self.mend {
-            Some(mend) if !self.complete => format!("flannelctl: {}\n  {mend}", self.message),
+        match &self.fix {
+            Some(fix) if !self.complete => format!("flannelctl: {}\n  {fix}", self.message),
             _ => format!("flannelctl: {}", self.message),
         }
     }
@@ -120,24 +126,24 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// The text of a store error says the mend in detail; this is it in short.
+/// Kind and short remedy of a store error, whose message contains the details.
 fn of_store(error: &StoreError) -> (Kind, &'static str) {
     match error {
-        StoreError::Raced => (Kind::Conflict, "look again at what is there now, and repeat the command"),
+        StoreError::Raced => (Kind::Conflict, "Check the present state and repeat the command."),
         StoreError::TimedOut { .. } | StoreError::Locked { .. } => {
-            (Kind::TimedOut, "check the store's health and load, and repeat the command")
+            (Kind::TimedOut, "Check health and load of the store, then repeat the command.")
         }
         StoreError::Certificate { .. } | StoreError::Tls { .. } if !error.is_transient() => {
-            (Kind::Error, "check the certificates: --etcd-cafile, --etcd-certfile, --etcd-keyfile")
+            (Kind::Error, "Check the certificates: --etcd-cafile, --etcd-certfile, --etcd-keyfile.")
         }
         StoreError::AuthenticationFailed { .. } | StoreError::UserNeeded { .. } => {
-            (Kind::Error, "check --etcd-username and --etcd-password")
+            (Kind::Error, "Check --etcd-username and --etcd-password.")
         }
-        StoreError::PermissionDenied { .. } => (Kind::Error, "grant the user a role that may use the keys"),
-        StoreError::File { .. } => (Kind::Error, "check --lease-dir and the permissions below it"),
-        _ if error.is_transient() => {
-            (Kind::Unreachable, "check --etcd-endpoints, and that etcd runs there and is healthy")
+        StoreError::PermissionDenied { .. } => {
+            (Kind::Error, "Grant the user a role with access to the keys.")
         }
-        _ => (Kind::Error, "check --etcd-endpoints and the log of etcd"),
+        StoreError::File { .. } => (Kind::Error, "Check --lease-dir and the permissions below it."),
+        _ if error.is_transient() => (Kind::Unreachable, "Check --etcd-endpoints and the health of etcd."),
+        _ => (Kind::Error, "Check --etcd-endpoints and the log of etcd."),
     }
 }

@@ -65,11 +65,11 @@ impl StoreFlags {
     }
 }
 
-/// What the daemon of this node leaves here; the same flags and variables as flanneld's.
+/// Files of the daemon of this node; the flags and variables are the same as those of flanneld.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "This node")]
 pub(crate) struct NodeFlags {
-    /// What flanneld tells the CNI plugin
+    /// File that flanneld writes for the CNI plugin
     #[arg(
         long,
         global = true,
@@ -79,7 +79,7 @@ pub(crate) struct NodeFlags {
         hide_short_help = true
     )]
     pub(crate) subnet_file: PathBuf,
-    /// What flanneld keeps over a restart
+    /// State directory of flanneld
     #[arg(
         long,
         global = true,
@@ -89,7 +89,7 @@ pub(crate) struct NodeFlags {
         hide_short_help = true
     )]
     pub(crate) state_dir: PathBuf,
-    /// Where flanneld tells its state
+    /// Status socket of flanneld
     #[arg(
         long,
         global = true,
@@ -101,31 +101,31 @@ pub(crate) struct NodeFlags {
     pub(crate) status_socket: PathBuf,
 }
 
-/// Of every command that changes something.
+/// Flag of every command that changes something.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct DryRun {
-    /// Say what would be done, and do nothing
+    /// Show what would be done, without doing it
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
 
-/// Of every command whose result changes by itself.
+/// Flag of every command whose result changes over time.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Watch {
-    /// Go on and show what changes
+    /// Continue and show changes
     #[arg(short, long)]
     pub(crate) watch: bool,
 }
 
-/// Of every command that asks before it does something.
+/// Flag of every command that asks for confirmation.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Consent {
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     pub(crate) yes: bool,
 }
 
-/// The text of a file that the command line names, or of standard input for `-`.
+/// Reads a file of the command line, or standard input for `-`.
 pub(crate) fn read(file: &Path) -> anyhow::Result<String> {
     if file == Path::new("-") {
         return std::io::read_to_string(std::io::stdin()).context("could not read standard input");
@@ -133,12 +133,12 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("could not read {}", file.display()))
 }
 
-/// The network config of such a file.
+/// Reads the network config in such a file.
 pub(crate) fn config(file: &Path) -> anyhow::Result<NetworkConfig> {
     parse_config(&read(file)?, file)
 }
 
-/// The network config in a text that was read from a file.
+/// Parses the network config in the text of a file.
 pub(crate) fn parse_config(text: &str, file: &Path) -> anyhow::Result<NetworkConfig> {
-    NetworkConfig::parse(text).with_context(|| format!("the config in {} cannot be used", file.display()))
+    NetworkConfig::parse(text).with_context(|| format!("invalid network config in {}", file.display()))
 }

@@ -1,10 +1,14 @@
-//! flannelctl: shows and changes what a flannel network is made of, on etcd or on a directory.
+//! flannelctl: shows and changes leases, the network config, and the state of a node.
 //!
-//! Results go to stdout, messages to stderr. Exit codes: 0 fine, 1 error, 2 usage, 3 findings (what was looked at is
-//! not as it must be), 4 something cannot be reached or did not answer in time.
+//! Results go to stdout, messages to stderr. Exit codes: 0 success, 1 error, 2 invalid command line, 3 findings, 4 store or
+//! daemon unreachable, or a timeout.
 //!
-//! Invariants: only `output` writes; a command never changes anything in a dry run, and never writes to the store
-//! without the revision that it has read.
+//! Layers, each of which uses only those below: `cli` (the command line), `command` (read, call core, hand over to
+//! `output`; no command uses another), `doctor` (the diagnosis), `node` (this node, its daemon, the cluster), `session`
+//! and `flags`, `output` and `failure`.
+//!
+//! Invariants: only `output` writes to stdout and stderr; a dry run changes nothing; every write to the store is guarded
+//! by the revision that was read.
 #![forbid(unsafe_code)]
 
 mod cli;
@@ -34,7 +38,7 @@ async fn main() -> ExitCode {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
         Ok(Outcome::Findings) => ExitCode::from(3),
         Ok(Outcome::Unreachable(code)) => ExitCode::from(code),
-        // Whoever reads our results has enough of them, as head does.
+        // The reader needs no further output, as `head`.
         Err(error) if output::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let failure = Failure::of(&error);

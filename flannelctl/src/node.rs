@@ -3,6 +3,7 @@
 pub(crate) mod cluster;
 pub(crate) mod cni;
 pub(crate) mod daemon;
+pub(crate) mod follow;
 pub(crate) mod host_local;
 pub(crate) mod icmp;
 pub(crate) mod socket;

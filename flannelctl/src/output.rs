@@ -1,4 +1,4 @@
-//! The only place that writes: results to stdout, everything else to stderr.
+//! The only module that writes: results to stdout, everything else to stderr.
 
 mod page;
 mod table;
@@ -12,27 +12,27 @@ use clap::ValueEnum;
 use serde_json::Value;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, fail};
 
 pub(crate) use page::Page;
 pub(crate) use table::{Cell, Style, Table};
 
-/// Form of the output.
+/// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Form {
-    /// Columns for people, at most 80 characters wide
+    /// Columns, at most 80 characters wide
     Table,
-    /// The same with more columns
+    /// More columns
     Wide,
     /// JSON
     Json,
-    /// The same as YAML
+    /// YAML
     Yaml,
-    /// Names alone, one on a line
+    /// Names only, one per line
     Name,
 }
 
-/// Where results and messages go, and in which form.
+/// Writes results and messages in an output format.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
     form: Form,
@@ -40,22 +40,22 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Colour is for terminals only, and not where the user does not want it (no-color.org).
+    /// Colours are for terminals only, and not if the user disables them (no-color.org).
     pub(crate) fn new(form: Form) -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self { form, colour: io::stdout().is_terminal() && !set("NO_COLOR") && !dumb }
     }
 
-    /// The form that was asked for.
+    /// The output format.
     pub(crate) const fn form(&self) -> Form {
         self.form
     }
 
-    /// A result.
+    /// Writes a result.
     ///
     /// # Errors
-    /// Fails where nobody reads, or where names are asked for and the result has none.
+    /// Fails if stdout is closed, or if names are requested and the result has none.
     pub(crate) fn page(&self, page: &Page) -> anyhow::Result<()> {
         let text = match self.form {
             Form::Table => page.text(false, self.colour),
@@ -66,14 +66,14 @@ impl Output {
                 Failure::new(
                     Kind::Usage,
                     "the result of this command has no names",
-                    "use -o table, wide, json or yaml",
+                    "Use -o table, wide, json or yaml.",
                 )
             })?,
         };
         write(&text)
     }
 
-    /// One of several results that come over time: JSON on one line, YAML with a mark in front.
+    /// Writes one of several results over time: JSON on one line, YAML as one of several documents.
     ///
     /// # Errors
     /// As for [`Output::page`].
@@ -85,10 +85,10 @@ impl Output {
         }
     }
 
-    /// The titles of a table whose rows come later, one by one.
+    /// Writes the titles of a table whose rows follow one by one.
     ///
     /// # Errors
-    /// Fails where nobody reads.
+    /// Fails if stdout is closed.
     pub(crate) fn titles(&self, table: &Table) -> anyhow::Result<()> {
         match self.form {
             Form::Table | Form::Wide => write(&table.render(self.form == Form::Wide, self.colour)),
@@ -96,21 +96,21 @@ impl Output {
         }
     }
 
-    /// A result that has one form only, such as a script or a file of the store.
+    /// Writes a result that has only one format, such as a script or a file of the store.
     ///
     /// # Errors
-    /// Fails where nobody reads.
+    /// Fails if stdout is closed.
     pub(crate) fn raw(&self, text: &str) -> anyhow::Result<()> {
         write(text)
     }
 
-    /// Something for people.
+    /// Writes a message for people.
     pub(crate) fn message(&self, text: &str) {
-        // Nothing can be done for somebody who does not listen.
+        // A closed stderr is not an error.
         let _ = writeln!(io::stderr(), "{text}");
     }
 
-    /// How far something has come, on one line that the next one replaces. For a terminal only; an empty text ends it.
+    /// Writes progress on one line that the next call replaces, on a terminal only. An empty text removes it.
     pub(crate) fn progress(&self, text: &str) {
         let mut stderr = io::stderr().lock();
         if stderr.is_terminal() {
@@ -118,33 +118,30 @@ impl Output {
         }
     }
 
-    /// Asks before something that cannot be taken back. `flag` is what says yes beforehand.
+    /// Asks for confirmation, which `flag` gives in advance.
     ///
     /// # Errors
-    /// Fails unless the answer is yes, and where nobody can be asked.
+    /// Fails unless the answer is yes, and if stdin is not a terminal.
     pub(crate) fn confirm(&self, question: &str, flag: &str) -> anyhow::Result<()> {
         if !io::stdin().is_terminal() {
-            return Err(Failure::new(
-                Kind::Refused,
-                format!("{question} Nobody can be asked: standard input is no terminal"),
-                format!("give {flag} if it is meant"),
-            )
-            .into());
+            let message =
+                format!("{question} Confirmation is required, and standard input is not a terminal");
+            return fail(Kind::Refused, message, format!("Confirm with {flag}."));
         }
         let _ = write!(io::stderr(), "{question} [y/N] ");
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
         if !answer.ends_with('\n') {
-            // Ctrl-D: the terminal is still on the line of the question.
+            // Ctrl-D: the cursor is still on the line of the question.
             self.message("");
         }
         if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
             return Ok(());
         }
-        Err(Failure::new(Kind::Refused, "nothing was done", "answer y if it is meant").into())
+        fail(Kind::Refused, "not confirmed, nothing was done", "Answer y to confirm.")
     }
 
-    /// Why it ends: for people on stderr, and for programs on stdout.
+    /// Writes a failure: for people to stderr, and for programs to stdout.
     pub(crate) fn failure(&self, failure: &Failure) {
         self.message(&failure.to_text());
         let _ = match self.form {
@@ -155,13 +152,13 @@ impl Output {
     }
 }
 
-/// True if the reader of our results is gone.
+/// Whether an error is due to a closed stdout.
 pub(crate) fn is_closed(error: &anyhow::Error) -> bool {
     let closed = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
     error.downcast_ref::<NotWritten>().is_some_and(|NotWritten(cause)| closed(cause))
 }
 
-/// Told apart from errors of files and sockets, which may be broken pipes as well.
+/// Distinct from errors of files and sockets, which may be broken pipes, too.
 #[derive(Debug)]
 struct NotWritten(io::Error);
 

@@ -1,40 +1,40 @@
-//! The place of everything that a command reads: the store, the daemon and the files of this node.
+//! What every command receives: the location of the store, the files of this node, and the output.
 
 use flanneld::store::{Store, StoreOptions};
 
-use crate::failure::{Failure, Kind};
+use crate::failure::{Kind, fail};
 use crate::flags::{NodeFlags, StoreFlags};
 use crate::node::daemon;
 use crate::output::Output;
 
-/// What every command is given.
+/// The context of a command.
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
-    /// Where the store is.
+    /// Flags of the store.
     pub(crate) store: StoreFlags,
-    /// Where the daemon of this node keeps its files.
+    /// Files of the daemon of this node.
     pub(crate) node: NodeFlags,
-    /// Where results go.
+    /// Output of results and messages.
     pub(crate) output: Output,
 }
 
 impl Session {
-    /// The store that is named, that of the daemon of this node, or the default one.
+    /// The options of the specified store, otherwise of the store of this node's daemon, otherwise the default.
     pub(crate) fn store_options(&self) -> StoreOptions {
         let default = || StoreOptions::from_flags(|_| None);
         self.store.options().or_else(daemon::store).unwrap_or_else(default)
     }
 
-    /// The store. Nothing is connected or read yet.
+    /// Opens the store. Nothing is connected or read yet.
     ///
     /// # Errors
-    /// Fails if it is a directory that does not exist: whoever looks or mistypes must not make one.
+    /// Fails if it is a directory that does not exist: reading, or a typo, must not create one.
     pub(crate) fn store(&self) -> anyhow::Result<Store> {
         let options = self.store_options();
         match options.missing() {
             Some(missing) => {
-                let fix = "check --lease-dir; flannelctl config set FILE makes a new one";
-                Err(Failure::new(Kind::Unreachable, missing, fix).into())
+                let fix = "Check --lease-dir, or run `flannelctl config set FILE` to create it.";
+                fail(Kind::Unreachable, missing, fix)
             }
             None => Ok(options.open()?),
         }

@@ -28,7 +28,7 @@ impl Site {
         let site = Self { cluster, leases, daemons, store };
         wait::until("the nodes know each other", wait::LONG, || {
             site.ctl(&["peer", "list"])?.expect(0, &["in-place"])?;
-            site.ctl(&["diff"])?.expect(0, &["the kernel has what it should have"]).map(drop)
+            site.ctl(&["diff"])?.expect(0, &["the kernel is in sync"]).map(drop)
         })?;
         Ok(site)
     }
@@ -55,7 +55,7 @@ fn healthy_node() {
         site.ctl(&["status", "--wait"])?.expect(
             0,
             &[
-                &format!("{own}, ends in 23h"),
+                &format!("{own}, expires in 23h"),
                 "eth0 (the default route), 192.168.50.1",
                 "2 of 255 in 10.42.0.0/16",
             ],
@@ -91,7 +91,7 @@ fn healthy_node() {
         site.ctl(&["events"])?.expect(0, &["start", "round"])?;
         // The store is that of the daemon, as long as none is named.
         site.ctl(&["lease", "list"])?.expect(0, &[&format!("{own} *"), &peer.to_string()])?;
-        site.ctl(&["route", "get", "10.42.0.9"])?.expect(0, &["nobody: it is in the network of pods"])?;
+        site.ctl(&["route", "get", "10.42.0.9"])?.expect(0, &["none: no lease contains"])?;
         site.ctl(&["--lease-dir=/nowhere", "lease", "list"])?.expect(4, &["no directory /nowhere"])?;
         Ok(())
     });
@@ -124,7 +124,7 @@ fn path_of_a_packet_follows_policy_rules() {
         route(&["--from", &one], 3, &["table 77"])?;
         route(&["--from", &other], 0, &["dev flannel.1 onlink"])?;
         route(&[], 0, &["dev flannel.1 onlink"])?;
-        route(&["--from", "fd50::7"], 2, &["not of one family"])?;
+        route(&["--from", "fd50::7"], 2, &["different families"])?;
         netns.ip(&format!("rule del from {one} lookup 77"))?;
         // The packet around it has rules of its own.
         netns.ip("rule add from 192.168.50.1 to 192.168.50.2 lookup 77")?;
@@ -165,9 +165,9 @@ fn missing_permissions_are_not_findings() {
             ensure!(ids("skipped").contains(&id), "{id} is not among {:?}", ids("skipped"));
         }
         for (arguments, expected) in [
-            (&["status"][..], "be root, or in the group"),
-            (&["diff"], "be root, or in the group"),
-            (&["ipam", "check"], "may not be read"),
+            (&["status"][..], "as root, or as a member of the group"),
+            (&["diff"], "as root, or as a member of the group"),
+            (&["ipam", "check"], "no permission to read"),
         ] {
             let (code, _, said) = run(arguments)?;
             ensure!(code == Some(1) && said.contains(expected), "{arguments:?}: {code:?} {said}");
@@ -209,10 +209,9 @@ fn without_a_daemon() {
         let (own, peer) = (site.node().subnet(true)?, site.cluster.nodes[1].subnet(true)?);
         let pod = peer.hosts().nth(7).context("no pod")?.to_string();
         site.daemons[0].stop()?;
-        let gone = "no flanneld runs here: there is no socket /run/flannel/flanneld.sock";
-        let status =
-            site.ctl_with_store(&["status"])?.expect(4, &[gone, "start it (systemctl start flanneld)"])?;
-        ensure!(status.stdout.contains(&format!("{own} of node 192.168.50.1, ends in")), "{status:?}");
+        let gone = "flanneld is not running: no socket /run/flannel/flanneld.sock";
+        let status = site.ctl_with_store(&["status"])?.expect(4, &[gone, "systemctl start flanneld"])?;
+        ensure!(status.stdout.contains(&format!("{own} of node 192.168.50.1, expires in")), "{status:?}");
         let json = site.ctl_with_store(&["status", "-o", "json"])?.expect(4, &[])?.json()?;
         ensure!(json["error"]["kind"] == "unreachable" && json["subnets"][0] == own.to_string(), "{json}");
         let listed = site.ctl_with_store(&["peer", "list"])?.expect(4, &[gone, "unknown", "192.168.50.2"])?;
@@ -221,7 +220,8 @@ fn without_a_daemon() {
         site.ctl(&["diff", "-o", "json"])?.expect(4, &["\"kind\": \"unreachable\""])?;
         site.ctl(&["events"])?.expect(4, &[gone])?;
         // Nor can anybody tell whose an address is that nobody has, if no store is known.
-        let unknown = site.ctl(&["route", "get", "10.42.0.9"])?.expect(0, &["cannot be told"])?;
+        let unknown =
+            site.ctl(&["route", "get", "10.42.0.9"])?.expect(0, &["the owner of the address is unknown"])?;
         ensure!(!unknown.stdout.contains("owner"), "{unknown:?}");
         site.ctl(&["status", "--wait", "--timeout", "1"])?.expect(4, &["not ready after 1 s", gone])?;
 
@@ -253,11 +253,11 @@ fn hanging_daemon_differs_from_a_stopped_one() {
     lab(|lab| {
         let mut site = Site::new(lab)?;
         site.daemons[0].signal(Signal::SIGSTOP)?;
-        let stopped = "flanneld does not answer on /run/flannel/flanneld.sock: it is stopped, or hangs";
-        site.ctl_with_store(&["status"])?.expect(4, &[stopped, "a flanneld runs here all the same"])?;
+        let stopped = "flanneld does not respond on /run/flannel/flanneld.sock: it is stopped, or hangs";
+        site.ctl_with_store(&["status"])?.expect(4, &[stopped, "flanneld is running nevertheless"])?;
         site.daemons[0].signal(Signal::SIGCONT)?;
         site.daemons[0].kill()?;
-        site.ctl_with_store(&["status"])?.expect(4, &["the one that served", "is gone"])?;
+        site.ctl_with_store(&["status"])?.expect(4, &["flanneld is not running: nobody listens on"])?;
         Ok(())
     });
 }
@@ -316,9 +316,9 @@ fn events_are_shown_as_they_happen() {
         site.leases.set_config(CONFIG)?;
         events.wait("condition", "ended", "config")?;
         site.daemons[0].stop()?;
-        events.wait("daemon", "away", "flanneld")?;
+        events.wait("daemon", "unreachable", "flanneld")?;
         site.daemons[0].start()?;
-        events.wait("daemon", "back", "flanneld")?;
+        events.wait("daemon", "reachable", "flanneld")?;
         let key = third.subnet(true)?.to_string().replace('/', "-");
         joined.kill()?;
         fs::remove_file(site.leases.path().join("subnets").join(&key))?;

@@ -1,4 +1,4 @@
-//! What the program says of itself: version, completions, man pages.
+//! Version, shell completion, man pages.
 
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, Command};
@@ -24,14 +24,14 @@ pub(crate) fn version(session: &Session) -> anyhow::Result<()> {
     session.output.page(&Page::lines(value, format!("flannelctl {version}")))
 }
 
-/// Prints a script that completes the command line.
+/// Prints a completion script.
 pub(crate) fn completion(session: &Session, shell: Shell, mut command: Command) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, "flannelctl", &mut script);
     session.output.raw(&String::from_utf8_lossy(&script))
 }
 
-/// Writes the man pages of flannelctl, one for each command, and that of flanneld.
+/// Writes one man page for each command of flannelctl, and one for flanneld.
 pub(crate) fn man(session: &Session, directory: &Path, command: Command) -> anyhow::Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("could not create {}", directory.display()))?;
     let mut command = command.disable_help_subcommand(true);
@@ -50,7 +50,7 @@ fn pages(command: &Command, name: &str, directory: &Path, written: &mut Vec<Stri
 }
 
 fn page(command: Command, name: &str, directory: &Path, written: &mut Vec<String>) -> anyhow::Result<()> {
-    // clap wants names that live for ever; there are as many as there are commands.
+    // clap requires static names; their number is that of the commands.
     let title: &'static str = String::leak(name.to_owned());
     let command = command.version(env!("CARGO_PKG_VERSION")).name(title).display_name(title);
     let file = directory.join(format!("{name}.8"));
@@ -61,7 +61,7 @@ fn page(command: Command, name: &str, directory: &Path, written: &mut Vec<String
     Ok(())
 }
 
-/// The command line of flanneld, which clap does not parse, for its man page.
+/// The command line of flanneld for its man page; clap does not parse it.
 fn daemon() -> Command {
     let flag = |flag: &Flag| {
         let Flag { name, value, default, help, .. } = *flag;
@@ -77,10 +77,10 @@ fn daemon() -> Command {
         if default.is_empty() || value.is_empty() { flag } else { flag.default_value(default) }
     };
     Command::new("flanneld")
-        .about("Gives this node a subnet and keeps the kernel as the leases of the cluster say")
+        .about("Acquires a subnet for this node and keeps the kernel in sync with the cluster's leases")
         .after_help(
-            "A switch is turned off by =false. Every flag has a variable; the command line wins, and an empty variable counts as not set. \
-             Exit codes: 0 after a signal, 1 if it cannot start or a task failed, 2 if a flag or a variable is wrong.",
+            "Use =false to turn off a switch. Every flag has an environment variable; the command line takes precedence, and an empty variable is ignored. \
+             Exit codes: 0 after a signal, 1 if it could not start or a task failed, 2 if a flag or a variable is invalid.",
         )
         .disable_help_flag(true)
         .disable_version_flag(true)

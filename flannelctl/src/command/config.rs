@@ -21,9 +21,9 @@ use impact::Impact;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Print the config as it is in the store
+    /// Print the config in the store
     Get,
-    /// Check a config and write it, unless somebody else writes at the same time
+    /// Check a config and write it to the store
     Set {
         /// File with the config, or - for standard input
         file: PathBuf,
@@ -35,14 +35,14 @@ pub(crate) enum ConfigCommand {
         #[command(flatten)]
         dry_run: DryRun,
     },
-    /// Check a config and print what follows from it
+    /// Check a config and print the ranges of subnets
     Validate {
         /// File with the config, or - for standard input
         file: PathBuf,
     },
-    /// Show every key, its value and where that comes from
+    /// Explain every key, its value and the source of the value
     Explain {
-        /// File with a config, or - for standard input; without it that of the store
+        /// File with a config, or - for standard input [default: the config in the store]
         file: Option<PathBuf>,
     },
 }
@@ -73,37 +73,37 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> anyhow::Re
     Ok(Outcome::Fine)
 }
 
-/// The config of the store.
+/// Reads the config in the store.
 async fn stored(store: &Store) -> anyhow::Result<ConfigRecord> {
     store.list().await?.config.ok_or_else(|| no_config(store).into())
 }
 
-/// Prints the config of the store.
+/// Prints the config in the store.
 async fn get(session: &Session) -> anyhow::Result<()> {
     let config = stored(&session.store()?).await?;
     if session.output.form() == Form::Yaml {
         let value = serde_json::from_str(&config.text).unwrap_or(Value::String(config.text));
         return session.output.page(&Page::lines(value, ""));
     }
-    // The text is JSON already, in the words of whoever wrote it.
+    // The text is JSON already, formatted by its author.
     session.output.raw(&format!("{}\n", config.text.trim_end()))
 }
 
-/// Checks a config and prints what follows from it.
+/// Checks a config and prints the ranges of subnets.
 fn validate(session: &Session, file: &Path) -> anyhow::Result<()> {
     let config = flags::config(file)?;
     session.output.page(&summary(&config, None))
 }
 
-/// Checks a config and writes it, unless the one in the store has changed since it was read.
+/// Checks a config and writes it, unless the one in the store changed since it was read.
 async fn set(session: &Session, file: &Path, dry_run: DryRun) -> anyhow::Result<()> {
     let text = flags::read(file)?;
     let config = flags::parse_config(&text, file)?;
-    let (store, cluster) = Cluster::to_be(session).await?;
+    let (store, cluster) = Cluster::writable(session).await?;
     write(session, &store, &cluster, (&text, &config), dry_run).await
 }
 
-/// Writes a config in place of the one that was read, and says what that does to the nodes.
+/// Replaces the config that was read, and shows the effect on the nodes.
 async fn write(
     session: &Session,
     store: &Store,
@@ -115,14 +115,14 @@ async fn write(
     let current = cluster.config.as_ref();
     let impact = Impact::new(current, config, &cluster.entries);
     if current.is_some_and(|current| current.text == text) {
-        output.message("the store has this config already");
+        output.message("the store already contains this config");
         return output.page(&summary(config, Some(&impact)));
     }
     for line in impact.lines() {
         output.message(&line);
     }
     if dry_run {
-        output.message("not written: this was a dry run");
+        output.message("not written (dry run)");
     } else {
         let written = store.put_config(text, current.map(|current| current.revision)).await;
         written.context("could not write the config")?;
@@ -131,7 +131,7 @@ async fn write(
     output.page(&summary(config, Some(&impact)))
 }
 
-/// The derived values, which are what one gets wrong.
+/// The derived values, where mistakes show.
 fn summary(config: &NetworkConfig, impact: Option<&Impact>) -> Page {
     let mut lines = Vec::new();
     let mut ranges = Vec::new();
@@ -149,7 +149,7 @@ fn summary(config: &NetworkConfig, impact: Option<&Impact>) -> Page {
             "family": range.family().to_string(),
             "network": range.network().to_string(),
             "subnetLen": range.subnet_len(),
-            // JSON numbers are doubles for most readers, and a /64 network has more subnets than they can count.
+            // Most readers parse JSON numbers as doubles, which cannot represent all subnets of a /64 network.
             "subnets": range.count().to_string(),
             "subnetMin": range.min().to_string(),
             "subnetMax": range.max().to_string(),
@@ -161,6 +161,6 @@ fn summary(config: &NetworkConfig, impact: Option<&Impact>) -> Page {
     let impact = impact.map(Impact::to_json);
     let value =
         json!({"ranges": ranges, "backend": config.backend.name(), "firewall": firewall, "impact": impact});
-    // Without names rather than refused: config set has written already.
+    // An empty list of names, because an error after config set has written would be wrong.
     Page::lines(value, lines.join("\n")).named(Vec::new())
 }

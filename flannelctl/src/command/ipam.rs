@@ -1,4 +1,4 @@
-//! `flannelctl ipam`: the addresses that host-local has given to pods of this node.
+//! `flannelctl ipam`: the addresses that host-local allocated to pods of this node.
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -6,50 +6,54 @@ use flannel_core::family::Family;
 use flannel_core::host_local::{DATA_DIRECTORY, Use};
 use flannel_core::subnet_env::PreviousEnv;
 use ipnet::IpNet;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::failure::{Failure, Kind, Outcome};
+use crate::failure::{Kind, Outcome, fail};
 use crate::flags::{Consent, DryRun};
 use crate::node::cni::{CONFIGS, CniFile};
-use crate::node::host_local::{Given, Network, holder};
-use crate::output::text::life_text;
+use crate::node::host_local::{Allocation, Network, usable};
+use crate::output::text::{count, duration, join};
 use crate::output::{Cell, Page, Style, Table};
 use crate::session::Session;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum IpamCommand {
-    /// Show the addresses in use and who has them
+    /// List allocated addresses and their containers
     List {
         #[command(flatten)]
         place: Place,
     },
-    /// Look for leaked addresses, addresses of another subnet and subnets that are nearly full
+    /// Find leaked addresses, addresses outside of the subnet, and subnets that are nearly full
     Check {
         #[command(flatten)]
         place: Place,
     },
-    /// Give back addresses whose pods are gone
-    Release {
-        /// The address
-        #[arg(required_unless_present = "leaked")]
-        address: Option<IpAddr>,
-        /// All that are certainly used by nobody
-        #[arg(long, conflicts_with = "address")]
-        leaked: bool,
-        /// Also if a pod uses it; without asking
-        #[arg(long)]
-        force: bool,
-        #[command(flatten)]
-        consent: Consent,
-        #[command(flatten)]
-        place: Place,
-        #[command(flatten)]
-        dry_run: DryRun,
-    },
+    /// Release addresses whose containers no longer exist
+    Release(Release),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Release {
+    /// Address to release
+    #[arg(required_unless_present = "leaked")]
+    address: Option<IpAddr>,
+    /// Release all addresses that are certainly unused
+    #[arg(long, conflicts_with = "address")]
+    leaked: bool,
+    /// Release the address even if a container uses it; do not ask for confirmation
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    dry_run: DryRun,
 }
 
 /// Where the addresses are kept.
@@ -67,9 +71,7 @@ pub(crate) fn run(session: &Session, command: IpamCommand) -> anyhow::Result<Out
     match command {
         IpamCommand::List { place } => list(session, &place).map(|()| Outcome::Fine),
         IpamCommand::Check { place } => check(session, &place),
-        IpamCommand::Release { address, leaked: _, force, consent, place, dry_run } => {
-            release(session, address, force, consent, &place, dry_run).map(|()| Outcome::Fine)
-        }
+        IpamCommand::Release(arguments) => release(session, &arguments).map(|()| Outcome::Fine),
     }
 }
 
@@ -80,32 +82,34 @@ impl Place {
     }
 }
 
-/// The networks that have a directory.
+/// The networks with a directory.
 fn networks(place: &Place) -> anyhow::Result<Vec<Network>> {
     let directory = place.directory();
     let names = match &place.network {
         Some(name) if !directory.join(name).is_dir() => {
-            return Err(Failure::new(
-                Kind::NotFound,
-                format!("{} has no network {name}", directory.display()),
-                "flannelctl ipam list shows all networks; --data-dir names another directory",
-            )
-            .into());
+            let message = format!("{} has no network {name}", directory.display());
+            let fix = "Run `flannelctl ipam list` to see all networks, or specify another directory with --data-dir.";
+            return fail(Kind::NotFound, message, fix);
         }
         Some(name) => vec![name.clone()],
-        None => match fs::read_dir(&directory) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            entries => {
-                let entries = entries.with_context(|| format!("could not read {}", directory.display()))?;
-                let directories = entries.filter_map(Result::ok).filter(|entry| entry.path().is_dir());
-                let mut names: Vec<String> =
-                    directories.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-                names.sort();
-                names
-            }
-        },
+        None if !directory.exists() => Vec::new(),
+        None => {
+            let entries = fs::read_dir(&directory)
+                .with_context(|| format!("could not read {}", directory.display()))?;
+            let directories = entries.filter_map(Result::ok).filter(|entry| entry.path().is_dir());
+            let mut names: Vec<String> =
+                directories.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names
+        }
     };
     names.into_iter().map(|name| Network::read(&directory, &name)).collect()
+}
+
+fn allocations(networks: &[Network]) -> impl Iterator<Item = (&Network, &Allocation)> {
+    networks
+        .iter()
+        .flat_map(|network| network.allocations.iter().map(move |allocation| (network, allocation)))
 }
 
 fn list(session: &Session, place: &Place) -> anyhow::Result<()> {
@@ -115,29 +119,27 @@ fn list(session: &Session, place: &Place) -> anyhow::Result<()> {
         &["CONTAINER-ID", "NETNS"],
     );
     let (mut values, mut names) = (Vec::new(), Vec::new());
-    for (network, given) in
-        networks.iter().flat_map(|network| network.given.iter().map(move |given| (network, given)))
-    {
-        let (container, interface) = holder(&given.holder);
-        // As long as docker and crictl show it.
+    for (network, allocation) in allocations(&networks) {
+        let (container, interface) = allocation.container();
+        // The length that docker and crictl show.
         let short: String = container.chars().take(13).collect();
         table.push(vec![
-            Cell::from(given.address.to_string()),
+            Cell::from(allocation.address.to_string()),
             Cell::from(network.name.as_str()),
             Cell::from(short),
             Cell::from(interface),
-            usage(given.usage),
-            Cell::from(given.age.map(life_text).unwrap_or_default()),
+            usage(allocation.usage),
+            Cell::from(allocation.age.map(duration).unwrap_or_default()),
             Cell::from(container),
-            Cell::from(given.owner.as_ref().map(|owner| owner.netns.clone()).unwrap_or_default()),
+            Cell::from(allocation.owner.as_ref().map(|owner| owner.netns.clone()).unwrap_or_default()),
         ]);
-        values.push(to_json(network, given));
-        names.push(given.address.to_string());
+        values.push(to_json(network, allocation));
+        names.push(allocation.address.to_string());
     }
     let empty = values.is_empty();
     session.output.page(&Page::table(Value::Array(values), table).named(names))?;
     if empty {
-        session.output.message(&format!("no addresses are given out in {}", place.directory().display()));
+        session.output.message(&format!("no addresses are allocated in {}", place.directory().display()));
     }
     Ok(())
 }
@@ -158,24 +160,25 @@ fn usage(usage: Use) -> Cell {
     })
 }
 
-fn to_json(network: &Network, given: &Given) -> Value {
-    let (container, interface) = holder(&given.holder);
+fn to_json(network: &Network, allocation: &Allocation) -> Value {
+    let (container, interface) = allocation.container();
     json!({
-        "address": given.address.to_string(),
+        "address": allocation.address.to_string(),
         "network": network.name,
         "container": container,
         "interface": interface,
-        "use": usage_name(given.usage),
-        "ageSeconds": given.age.map(|age| age.as_secs()),
-        "netns": given.owner.as_ref().map(|owner| owner.netns.as_str()),
+        "use": usage_name(allocation.usage),
+        "ageSeconds": allocation.age.map(|age| age.as_secs()),
+        "netns": allocation.owner.as_ref().map(|owner| owner.netns.as_str()),
     })
 }
 
-/// Something that is not as it must be, and what mends it.
+/// A problem and how to fix it.
+#[derive(Serialize)]
 struct Finding {
     id: &'static str,
-    what: String,
-    mend: String,
+    problem: String,
+    fix: String,
 }
 
 fn check(session: &Session, place: &Place) -> anyhow::Result<Outcome> {
@@ -183,184 +186,151 @@ fn check(session: &Session, place: &Place) -> anyhow::Result<Outcome> {
     let env = fs::read_to_string(&session.node.subnet_file).unwrap_or_default();
     let subnets: Vec<IpNet> = PreviousEnv::parse(&env).subnets.iter().collect();
     let findings: Vec<Finding> = networks.iter().flat_map(|network| findings(network, &subnets)).collect();
+    let allocated: usize = networks.iter().map(|network| network.allocations.len()).sum();
+    let value = json!({"addresses": allocated, "findings": findings});
+    let names = findings.iter().map(|finding| finding.id.to_owned()).collect();
+    if findings.is_empty() {
+        let (addresses, networks) = (count(allocated, "address"), count(networks.len(), "network"));
+        let text = format!("{addresses} in {networks}, no problems found");
+        session.output.page(&Page::lines(value, text).named(names))?;
+        return Ok(Outcome::Fine);
+    }
     let mut table = Table::new(&["ID", "FINDING"], &[]);
     for finding in &findings {
         table.push(vec![
             Cell::from(finding.id).styled(Style::Warning),
-            Cell::lines([finding.what.as_str(), &format!("mend: {}", finding.mend)]),
+            Cell::lines([finding.problem.as_str(), &format!("fix: {}", finding.fix)]),
         ]);
     }
-    let given: usize = networks.iter().map(|network| network.given.len()).sum();
-    let value = json!({
-        "addresses": given,
-        "findings": findings
-            .iter()
-            .map(|finding| json!({"id": finding.id, "what": finding.what, "mend": finding.mend}))
-            .collect::<Vec<_>>(),
-    });
-    if findings.is_empty() {
-        let count =
-            |count: usize, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
-        let text = format!(
-            "{} in {}, all as they must be",
-            count(given, "address", "addresses"),
-            count(networks.len(), "network", "networks")
-        );
-        session.output.page(&Page::lines(value, text).named(Vec::new()))?;
-        return Ok(Outcome::Fine);
-    }
-    let names = findings.iter().map(|finding| finding.id.to_owned()).collect();
     session.output.page(&Page::table(value, table).named(names))?;
     Ok(Outcome::Findings)
 }
 
 fn findings(network: &Network, subnets: &[IpNet]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let name = &network.name;
-    let leaked = network.given.iter().filter(|given| given.usage == Use::Abandoned).count();
+    let mut find = |id, problem: String, fix: String| findings.push(Finding { id, problem, fix });
+    let Network { name, allocations, .. } = network;
+    let leaked = allocations.iter().filter(|allocation| allocation.usage == Use::Abandoned).count();
     if leaked > 0 {
-        findings.push(Finding {
-            id: "ipam-leaked",
-            what: format!(
-                "{leaked} of {} addresses of network {name} are used by nobody",
-                network.given.len()
-            ),
-            mend: format!("flannelctl ipam release --leaked --network {name}"),
-        });
+        find(
+            "ipam-leaked",
+            format!("{leaked} of {} addresses of network {name} are leaked", allocations.len()),
+            format!("flannelctl ipam release --leaked --network {name}"),
+        );
     }
-    // Only of the network whose addresses come from flannel's subnet at all.
-    let ours = |given: &&Given| subnets.iter().any(|subnet| subnet.contains(&given.address));
+    // Only if this network uses the subnet of flannel.
+    let inside = |address: IpAddr| subnets.iter().any(|subnet| subnet.contains(&address));
     let of_family =
-        |given: &&Given| subnets.iter().any(|subnet| Family::of_net(*subnet) == Family::of(given.address));
-    if network.given.iter().any(|given| ours(&given)) {
-        for given in network.given.iter().filter(|given| of_family(given) && !ours(given)) {
-            findings.push(Finding {
-                id: "ipam-other-subnet",
-                what: format!("{} of network {name} is not in the subnet of this node", given.address),
-                mend: "replace that pod: nothing outside of this node can reach it".to_owned(),
-            });
+        |address: IpAddr| subnets.iter().any(|subnet| Family::of_net(*subnet) == Family::of(address));
+    let addresses = || allocations.iter().map(|allocation| allocation.address);
+    if addresses().any(inside) {
+        for address in addresses().filter(|address| of_family(*address) && !inside(*address)) {
+            find(
+                "ipam-other-subnet",
+                format!("{address} of network {name} is not in the subnet of this node"),
+                "replace that pod: it is unreachable from other nodes".to_owned(),
+            );
         }
     }
     for subnet in subnets {
-        let used = network.given.iter().filter(|given| subnet.contains(&given.address)).count() as u128;
-        let usable = usable(*subnet);
+        let used = addresses().filter(|address| subnet.contains(address)).count() as u128;
+        let usable = usable(Family::of_net(*subnet), subnet.prefix_len());
         if used > 0 && used * 10 >= usable * 9 {
-            findings.push(Finding {
-                id: "ipam-nearly-full",
-                what: format!("{used} of {usable} addresses of {subnet} are given out in network {name}"),
-                mend: "run fewer pods here, or give the network a shorter SubnetLen".to_owned(),
-            });
+            find(
+                "ipam-nearly-full",
+                format!("{used} of {usable} addresses of {subnet} are allocated in network {name}"),
+                "run fewer pods on this node, or use larger subnets (SubnetLen)".to_owned(),
+            );
         }
     }
     let mut holders: BTreeMap<(&str, &str, Family), Vec<IpAddr>> = BTreeMap::new();
-    for given in &network.given {
-        let (container, interface) = holder(&given.holder);
+    for allocation in allocations {
+        let (container, interface) = allocation.container();
         if !interface.is_empty() {
-            holders.entry((container, interface, Family::of(given.address))).or_default().push(given.address);
+            let family = Family::of(allocation.address);
+            holders.entry((container, interface, family)).or_default().push(allocation.address);
         }
     }
     for ((container, interface, family), addresses) in holders.iter().filter(|(_, all)| all.len() > 1) {
-        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        findings.push(Finding {
-            id: "ipam-twice",
-            what: format!(
+        find(
+            "ipam-twice",
+            format!(
                 "{interface} of container {container} has {} {family} addresses in network {name}: {}",
                 addresses.len(),
-                addresses.join(" ")
+                join(addresses, " ")
             ),
-            mend: "flannelctl ipam release those that the container does not show".to_owned(),
-        });
+            "flannelctl ipam release ADDRESS for each that the container does not use".to_owned(),
+        );
     }
     for file in &network.unreadable {
-        findings.push(Finding {
-            id: "ipam-unreadable",
-            what: format!("{} cannot be read, so its address is given to nobody", file.display()),
-            mend: format!("look at it, and remove it if no pod has that address: rm {}", file.display()),
-        });
+        find(
+            "ipam-unreadable",
+            format!("could not read {}, so its address is not allocated", file.display()),
+            format!("rm {}, unless a pod has that address", file.display()),
+        );
     }
     findings
 }
 
-/// Without the address of the network, the gateway, and for IPv4 the broadcast address.
-fn usable(subnet: IpNet) -> u128 {
-    let bits = u32::from(subnet.max_prefix_len() - subnet.prefix_len());
-    let all = 1_u128.checked_shl(bits).unwrap_or(u128::MAX);
-    all.saturating_sub(if subnet.addr().is_ipv4() { 3 } else { 2 })
-}
-
-fn release(
-    session: &Session,
-    address: Option<IpAddr>,
-    force: bool,
-    consent: Consent,
-    place: &Place,
-    DryRun { dry_run }: DryRun,
-) -> anyhow::Result<()> {
+fn release(session: &Session, arguments: &Release) -> anyhow::Result<()> {
+    let Release { address, force, consent, place, dry_run: DryRun { dry_run }, .. } = arguments;
+    let (force, dry_run) = (*force, *dry_run);
     let networks = networks(place)?;
-    let meant = |given: &Given| match address {
-        Some(address) => given.address == address,
-        None => given.usage == Use::Abandoned,
+    let selected = |allocation: &Allocation| match address {
+        Some(address) => allocation.address == *address,
+        None => allocation.usage == Use::Abandoned,
     };
-    let found: Vec<(&Network, &Given)> = networks
-        .iter()
-        .flat_map(|network| network.given.iter().map(move |given| (network, given)))
-        .filter(|(_, given)| meant(given))
-        .collect();
-    if let Some(address) = address {
-        let mend = match found.len() {
-            0 => "flannelctl ipam list shows all addresses in use".to_owned(),
-            1 => String::new(),
-            _ => "name one with --network".to_owned(),
-        };
-        if found.len() != 1 {
-            let what = match found.len() {
-                0 => format!("{address} is not in use"),
-                several => format!("{several} networks have {address}"),
-            };
-            return Err(Failure::new(Kind::NotFound, what, mend).into());
+    let found: Vec<(&Network, &Allocation)> =
+        allocations(&networks).filter(|(_, allocation)| selected(allocation)).collect();
+    match (address, found.as_slice()) {
+        (None, _) => {}
+        (Some(address), []) => {
+            let fix = "Run `flannelctl ipam list` to see all allocated addresses.";
+            return fail(Kind::NotFound, format!("{address} is not allocated"), fix);
         }
-        if !force && let [(network, given)] = found[..] {
-            refuse_living(network, given)?;
+        (Some(_), [(network, allocation)]) if !force => refuse_living(network, allocation)?,
+        (Some(_), [_]) => {}
+        (Some(address), several) => {
+            let message = format!("{} networks contain {address}", several.len());
+            return fail(Kind::NotFound, message, "Specify one with --network.");
         }
     }
     if !dry_run && !force && !consent.yes && !found.is_empty() {
-        let addresses: Vec<String> = found.iter().map(|(_, given)| given.address.to_string()).collect();
-        session.output.confirm(&format!("Release {}?", addresses.join(" ")), "--yes")?;
+        let addresses = join(found.iter().map(|(_, allocation)| allocation.address), " ");
+        session.output.confirm(&format!("Release {addresses}?"), "--yes")?;
     }
     let mut released = Vec::new();
-    for (network, given) in found {
-        // Judged again under the lock: the address may have gone to another pod meanwhile.
-        if dry_run || network.release(given, force)? {
-            released.push((network, given));
+    for (network, allocation) in found {
+        // Checked again under the lock: another pod may have the address now.
+        if dry_run || network.release(allocation, force)? {
+            released.push((network, allocation));
         } else {
-            session.output.message(&format!("{} has been given to a pod meanwhile and stays", given.address));
+            let address = allocation.address;
+            session.output.message(&format!("{address} was allocated to another pod meanwhile and is kept"));
         }
     }
-    let suffix = if dry_run { " would be released" } else { " released" };
-    let lines: Vec<String> = released.iter().map(|(_, given)| format!("{}{suffix}", given.address)).collect();
+    let suffix = if dry_run { " (dry run)" } else { "" };
+    let lines = released.iter().map(|(_, allocation)| format!("{} released{suffix}", allocation.address));
     let value = released
         .iter()
-        .map(|(network, given)| json!({"released": !dry_run, "address": to_json(network, given)}))
+        .map(|(network, allocation)| json!({"released": !dry_run, "address": to_json(network, allocation)}))
         .collect();
-    let names = released.iter().map(|(_, given)| given.address.to_string()).collect();
+    let names = released.iter().map(|(_, allocation)| allocation.address.to_string()).collect();
     if released.is_empty() {
-        session.output.message("no address is leaked");
+        session.output.message("no leaked addresses");
     }
-    session.output.page(&Page::lines(value, lines.join("\n")).named(names))
+    session.output.page(&Page::lines(value, join(lines, "\n")).named(names))
 }
 
-fn refuse_living(network: &Network, given: &Given) -> anyhow::Result<()> {
-    let (container, _) = holder(&given.holder);
-    let what = match given.usage {
+fn refuse_living(network: &Network, allocation: &Allocation) -> anyhow::Result<()> {
+    let ((container, _), address, name) = (allocation.container(), allocation.address, &network.name);
+    let message = match allocation.usage {
         Use::Abandoned => return Ok(()),
-        Use::Alive => {
-            format!("{} is used by container {container} of network {}", given.address, network.name)
-        }
+        Use::Alive => format!("{address} is used by container {container} of network {name}"),
         Use::Unknown => format!(
-            "nothing tells whether container {container} of network {}, which has {}, is still there",
-            network.name, given.address
+            "could not determine whether container {container} of network {name}, which has {address}, still exists"
         ),
     };
-    let mend = "look for the container (crictl ps, podman ps), and give --force if it is gone";
-    Err(Failure::new(Kind::Refused, what, mend).into())
+    let fix = "Check with `crictl ps` or `podman ps`. --force releases the address anyway.";
+    fail(Kind::Refused, message, fix)
 }

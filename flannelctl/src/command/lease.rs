@@ -12,15 +12,16 @@ use crate::failure::Outcome;
 use crate::flags::{Consent, DryRun, Watch};
 use crate::node::cluster::{Target, parse_subnet};
 use crate::session::Session;
+use change::Change;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LeaseCommand {
-    /// Show who holds which subnet
+    /// List leases
     List {
-        /// Only the lease whose subnet has this address, such as that of a pod
+        /// Only the lease whose subnet contains this address, for example that of a pod
         #[arg(long, value_name = "IP")]
         address: Option<IpAddr>,
-        /// Show the time left also of more than 500 leases: a request to etcd for each
+        /// Show when leases expire even if there are more than 500: one request to etcd for each
         #[arg(long, conflicts_with = "watch")]
         expiry: bool,
         #[command(flatten)]
@@ -28,16 +29,16 @@ pub(crate) enum LeaseCommand {
     },
     /// Show one lease
     Get {
-        /// A subnet, its key, an address in it, or the public address of its node
+        /// Subnet, key, an address in the subnet, or the public address of the node
         target: Target,
     },
-    /// Show all leases, and then what changes
+    /// List leases, then show changes
     Watch,
-    /// Delete a lease whose node is gone
+    /// Delete the lease of a node that no longer exists
     Release {
-        /// A subnet, its key, an address in it, or the public address of its node
+        /// Subnet, key, an address in the subnet, or the public address of the node
         target: Target,
-        /// Also if its node may be running; without asking
+        /// Release the lease even if its node may be running; do not ask for confirmation
         #[arg(long)]
         force: bool,
         #[command(flatten)]
@@ -45,29 +46,29 @@ pub(crate) enum LeaseCommand {
         #[command(flatten)]
         dry_run: DryRun,
     },
-    /// Keep a subnet for a node, also before the node exists
+    /// Reserve a subnet for a node, which need not exist yet
     Reserve {
-        /// Public address of the node; in dual stack its IPv6 address may follow
+        /// Public address of the node; in dual stack optionally followed by its IPv6 address
         #[arg(required = true, num_args = 1..=2, value_name = "ADDRESS")]
         addresses: Vec<IpAddr>,
-        /// The subnet, at most one of each family; without it any free one
+        /// Subnet to reserve, at most one per family [default: any free one]
         #[arg(long, value_name = "SUBNET", value_parser = parse_subnet)]
         subnet: Vec<IpNet>,
         #[command(flatten)]
         dry_run: DryRun,
     },
-    /// Let a reservation end like any lease: 24 hours after its node renews it no more
+    /// Turn a reservation into a lease that expires 24 hours after its last renewal
     Unreserve {
-        /// A subnet, its key, an address in it, or the public address of its node
+        /// Subnet, key, an address in the subnet, or the public address of the node
         target: Target,
         #[command(flatten)]
         dry_run: DryRun,
     },
-    /// Give a node another subnet; its pods must be replaced
+    /// Move a node to another subnet; its pods must be replaced
     Move {
-        /// The present subnet, its key, an address in it, or the public address of the node
+        /// Present subnet, its key, an address in it, or the public address of the node
         target: Target,
-        /// The new subnet, at most one of each family; without it any free one
+        /// New subnet, at most one per family [default: any free one]
         #[arg(long, value_name = "SUBNET", value_parser = parse_subnet)]
         subnet: Vec<IpNet>,
         #[command(flatten)]
@@ -86,14 +87,16 @@ pub(crate) async fn run(session: &Session, command: LeaseCommand) -> anyhow::Res
         LeaseCommand::Get { target } => show::get(session, &target).await?,
         LeaseCommand::Watch => watch::run(session, None).await?,
         LeaseCommand::Release { target, force, consent, dry_run } => {
-            change::release(session, &target, force, consent, dry_run).await?;
+            Change::new(session, dry_run).await?.release(&target, force, consent).await?;
         }
         LeaseCommand::Reserve { addresses, subnet, dry_run } => {
-            change::reserve(session, &addresses, &subnet, dry_run).await?;
+            Change::new(session, dry_run).await?.reserve(&addresses, &subnet).await?;
         }
-        LeaseCommand::Unreserve { target, dry_run } => change::unreserve(session, &target, dry_run).await?,
+        LeaseCommand::Unreserve { target, dry_run } => {
+            Change::new(session, dry_run).await?.unreserve(&target).await?;
+        }
         LeaseCommand::Move { target, subnet, consent, dry_run } => {
-            change::r#move(session, &target, &subnet, consent, dry_run).await?;
+            Change::new(session, dry_run).await?.relocate(&target, &subnet, consent).await?;
         }
     }
     Ok(Outcome::Fine)

@@ -11,18 +11,18 @@ use crate::session::Session;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
-    /// Take everything of flannel off this node, of ours and of Go's: links, routes, firewall rules, files
+    /// Remove everything that flannel or Go flannel created on this node: links, routes, firewall rules, files
     ///
-    /// The lease stays in the store until it ends; flannelctl lease release deletes it.
+    /// The lease is kept in the store until it expires; `flannelctl lease release` deletes it.
     Cleanup(Cleanup),
 }
 
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Cleanup {
-    /// Also what CNI plugins have made for pods: the bridge cni0 and the addresses given to them
+    /// Also remove what CNI plugins created for pods: the bridge cni0 and the allocated addresses
     #[arg(long)]
     pub(crate) cni: bool,
-    /// Also while flanneld runs, or pods use the bridge
+    /// Proceed while flanneld or pods are running
     #[arg(long)]
     pub(crate) force: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `flannelctl peer`: the other nodes, as this one sees them.
+//! `flannelctl peer`: the other nodes.
 
 use clap::Subcommand;
 use flannel_core::status::{ObjectState, Peer, Peers, State};
@@ -13,32 +13,30 @@ use crate::session::Session;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PeerCommand {
-    /// Show the other nodes, and whether the kernel has what it needs to reach each
+    /// List the other nodes, and whether the kernel has the objects to reach each
     List,
 }
 
-const TITLES: [&str; 5] = ["SUBNET", "PUBLIC-IP", "BACKEND", "STATE", "PROBLEM"];
-const WIDE: [&str; 2] = ["CHANGED", "OBJECTS"];
+fn table() -> Table {
+    Table::new(&["SUBNET", "PUBLIC-IP", "BACKEND", "STATE", "PROBLEM"], &["CHANGED", "OBJECTS"])
+}
 
 pub(crate) async fn run(session: &Session, command: &PeerCommand) -> anyhow::Result<Outcome> {
     let PeerCommand::List = command;
-    match socket::ask::<Peers>(&session.node.status_socket, "/peers") {
-        Ok(peers) => list(session, &peers).map(|()| Outcome::Fine),
-        Err(error) => without_daemon(session, &error).await,
-    }
-}
-
-fn list(session: &Session, peers: &Peers) -> anyhow::Result<()> {
-    let mut table = Table::new(&TITLES, &WIDE);
+    let peers = match socket::ask::<Peers>(&session.node.status_socket, "/peers").await {
+        Ok(peers) => peers,
+        Err(error) => return without_daemon(session, &error).await,
+    };
+    let mut table = table();
     for peer in &peers.peers {
         table.push(row(peer));
     }
     let names = peers.peers.iter().map(|peer| peer.key.to_string()).collect();
-    session.output.page(&Page::table(serde_json::to_value(peers)?, table).named(names))?;
+    session.output.page(&Page::table(serde_json::to_value(&peers)?, table).named(names))?;
     if !peers.settled {
-        session.output.message("leases changed meanwhile: some states may be of a moment ago");
+        session.output.message("leases changed meanwhile: some states may be outdated");
     }
-    Ok(())
+    Ok(Outcome::Fine)
 }
 
 fn row(peer: &Peer) -> Vec<Cell> {
@@ -48,13 +46,13 @@ fn row(peer: &Peer) -> Vec<Cell> {
         State::Incomplete | State::Faulty => Style::Bad,
     };
     let mut problems = peer.problems.clone();
-    let wrong = peer.objects.iter().filter(|object| object.state != ObjectState::Present);
-    problems.extend(wrong.map(|object| match object.state {
-        ObjectState::Missing => format!("missing: {}", object.text),
-        _ => format!("not as it should be: {}", object.text),
+    problems.extend(peer.objects.iter().filter_map(|object| match object.state {
+        ObjectState::Present => None,
+        ObjectState::Missing => Some(format!("missing: {}", object.text)),
+        ObjectState::Differs => Some(format!("out of sync: {}", object.text)),
     }));
     if peer.kept {
-        problems.push("the store has lost the lease; it is kept for a while".to_owned());
+        problems.push("the lease vanished from the store; kept for the grace period".to_owned());
     }
     vec![
         Cell::lines(&peer.subnets),
@@ -67,13 +65,13 @@ fn row(peer: &Peer) -> Vec<Cell> {
     ]
 }
 
-/// The leases of the store, whose state in the kernel only the daemon knows.
+/// Lists the leases of the store. Their state in the kernel is unknown without the daemon.
 async fn without_daemon(session: &Session, error: &anyhow::Error) -> anyhow::Result<Outcome> {
     let failure = Failure::of(error);
     let store = session.store()?;
-    // Where the store does not answer either, that no daemon runs is still the first thing to mend.
+    // If the store is unreachable, too, the missing daemon is still the first thing to fix.
     let Ok(cluster) = Cluster::read(session, &store).await else { return Err(failure.into()) };
-    let mut table = Table::new(&TITLES, &WIDE);
+    let mut table = table();
     let (mut values, mut names) = (Vec::new(), Vec::new());
     for entry in cluster.entries.iter().filter(|entry| !entry.is_own && !entry.attrs.is_unclaimed()) {
         table.push(vec![
@@ -91,8 +89,6 @@ async fn without_daemon(session: &Session, error: &anyhow::Error) -> anyhow::Res
     let value = json!({"error": failure.to_json()["error"], "peers": values});
     session.output.page(&Page::table(value, table).named(names))?;
     session.output.message(&failure.to_text());
-    session
-        .output
-        .message("these are the leases of the store; what the kernel has of them only flanneld can tell");
+    session.output.message("these are the leases of the store; their state in the kernel is unknown");
     Ok(Outcome::Unreachable(failure.exit_code()))
 }

@@ -1,4 +1,4 @@
-//! `flannelctl route get`: how a packet leaves this node, by what the kernel has and says.
+//! `flannelctl route get`: the path of a packet out of this node, according to the kernel.
 
 use clap::Subcommand;
 use flannel_core::family::Family;
@@ -11,21 +11,21 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
-use std::time::Duration;
 
-use crate::failure::{Failure, Kind, Outcome};
+use crate::failure::{Failure, Kind, Outcome, fail};
 use crate::node::cluster::{Cluster, Entry};
 use crate::node::socket;
+use crate::output::text::join;
 use crate::output::{Cell, Page, Style, Table};
 use crate::session::Session;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RouteCommand {
-    /// Show how a packet to an address, such as that of a pod, leaves this node
+    /// Show the path of a packet to an address, for example that of a pod
     Get {
-        /// Where the packet goes
+        /// Destination address
         address: IpAddr,
-        /// Where it comes from, such as a pod of this node; without it from this node itself
+        /// Source address, for example that of a pod of this node [default: this node]
         #[arg(long, value_name = "IP")]
         from: Option<IpAddr>,
     },
@@ -35,21 +35,21 @@ pub(crate) enum RouteCommand {
 struct Owner {
     subnets: Vec<String>,
     public_addresses: Vec<IpAddr>,
-    /// Who told it.
+    /// Where this is known from.
     source: &'static str,
 }
 
-/// Shows the way; findings if it leads nowhere, or to another node than the owner.
+/// Shows the path; findings if it leads nowhere, or to a node other than the owner.
 pub(crate) async fn run(session: &Session, command: &RouteCommand) -> anyhow::Result<Outcome> {
     let RouteCommand::Get { address, from } = command;
-    let mut path = look(*address, *from).await?;
-    let (owner, told) = match owner_by_daemon(session, *address) {
+    let mut path = observe(*address, *from).await?;
+    let (owner, known) = match owner_by_daemon(session, *address).await {
         Some(owner) => (Some(owner), true),
         None if path.local.is_some() => (None, false),
         None => match owner_by_store(session, *address).await {
             Ok(owner) => (owner, true),
             Err(error) => {
-                session.output.message(&format!("whose address it is cannot be told: {error:#}"));
+                session.output.message(&format!("the owner of the address is unknown: {error:#}"));
                 (None, false)
             }
         },
@@ -67,16 +67,20 @@ pub(crate) async fn run(session: &Session, command: &RouteCommand) -> anyhow::Re
     });
     let env = fs::read_to_string(&session.node.subnet_file).unwrap_or_default();
     let networks = PreviousEnv::parse(&env).networks;
-    let unowned = told && owner.is_none() && networks.iter().any(|network| network.contains(address));
+    let unowned = known && owner.is_none() && networks.iter().any(|network| network.contains(address));
     session.output.page(&Page::table(value, table(&path, owner.as_ref(), unowned)))?;
     Ok(if path.problems.is_empty() { Outcome::Fine } else { Outcome::Findings })
 }
 
-/// Reads the kernel twice: which devices are tunnels shows only the first time.
-async fn look(address: IpAddr, from: Option<IpAddr>) -> anyhow::Result<Path> {
+/// Reads the kernel twice: the first time shows which devices are tunnels.
+async fn observe(address: IpAddr, from: Option<IpAddr>) -> anyhow::Result<Path> {
     if let Some(other) = from.filter(|from| Family::of(*from) != Family::of(address)) {
-        let message = format!("{other} and {address} are not of one family");
-        return Err(Failure::new(Kind::Usage, message, "give the address of the pod in that family").into());
+        let message = format!("{other} and {address} belong to different families");
+        return fail(
+            Kind::Usage,
+            message,
+            "Specify the address of the pod in the family of the destination.",
+        );
     }
     let mut kernel = NetlinkKernel::open()?;
     let links = kernel.observe(&BTreeSet::new()).await?.dataplane.links;
@@ -84,12 +88,12 @@ async fn look(address: IpAddr, from: Option<IpAddr>) -> anyhow::Result<Path> {
     let Observation { facts, dataplane } = kernel.observe(&tunnels.map(|(name, _)| name).collect()).await?;
     let mut question = Question { destination: address, source: from, input: None };
     if let Some(from) = from.filter(|from| facts.owner(*from).is_none()) {
-        // From a pod, and so by the interface that leads to it.
+        // A packet from a pod arrives on the interface that leads to it.
         let back = Question { destination: from, source: None, input: None };
         let way = kernel.route(&back).await?.ok().and_then(|route| route.hops.first()?.index);
         question.input = Some(way.ok_or_else(|| {
-            let message = format!("{from} is no address of this node or its pods: no route leads there");
-            Failure::new(Kind::NotFound, message, "flannelctl ipam list shows the addresses of pods")
+            let message = format!("{from} is not an address of this node or its pods: no route to it");
+            Failure::new(Kind::NotFound, message, "Run `flannelctl ipam list` to see the addresses of pods.")
         })?);
     }
     let mut path = trace(address, &ask(&mut kernel, &question).await?, &facts, &dataplane);
@@ -104,11 +108,9 @@ async fn ask(kernel: &mut NetlinkKernel, question: &Question) -> anyhow::Result<
     Ok(kernel.route(question).await?.map_err(|refused| refused.to_string()))
 }
 
-/// The store knows it too, if the daemon takes longer.
-const SOON: Duration = Duration::from_secs(3);
-
-fn owner_by_daemon(session: &Session, address: IpAddr) -> Option<Owner> {
-    let peers: Peers = socket::ask_within(&session.node.status_socket, "/peers", SOON).ok()?;
+async fn owner_by_daemon(session: &Session, address: IpAddr) -> Option<Owner> {
+    let limit = socket::SHORT_LIMIT;
+    let peers: Peers = socket::ask_within(&session.node.status_socket, "/peers", limit).await.ok()?;
     let peer =
         peers.peers.into_iter().find(|peer| peer.subnets.iter().any(|subnet| subnet.contains(&address)))?;
     Some(Owner {
@@ -118,7 +120,7 @@ fn owner_by_daemon(session: &Session, address: IpAddr) -> Option<Owner> {
     })
 }
 
-/// The store may be unknown here, or away: then nobody says who the owner is.
+/// `None` if no lease contains the address.
 async fn owner_by_store(session: &Session, address: IpAddr) -> anyhow::Result<Option<Owner>> {
     let cluster = Cluster::read(session, &session.store()?).await?;
     let held = |entry: &&Entry| entry.subnets.iter().any(|subnet| subnet.contains(&address));
@@ -129,7 +131,7 @@ async fn owner_by_store(session: &Session, address: IpAddr) -> anyhow::Result<Op
     }))
 }
 
-/// Names a way that leads to another node than the owner.
+/// Reports a path that leads to a node other than the owner.
 fn compare(path: &mut Path, owner: &Owner) {
     let reached: Vec<IpAddr> = match (&path.tunnel, &path.route) {
         (Some(tunnel), _) => tunnel.destinations.clone(),
@@ -141,7 +143,7 @@ fn compare(path: &mut Path, owner: &Owner) {
     {
         path.problems.push(format!(
             "packets go to {wrong}, but the address belongs to the node {}",
-            owner.public_addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+            join(&owner.public_addresses, " ")
         ));
     }
 }
@@ -151,24 +153,25 @@ fn table(path: &Path, owner: Option<&Owner>, unowned: bool) -> Table {
     let mut add = |step: &'static str, text: String| table.push(vec![step.into(), Cell::from(text)]);
     add("address", path.address.to_string());
     if let Some(owner) = owner {
-        let addresses: Vec<String> = owner.public_addresses.iter().map(ToString::to_string).collect();
-        add("owner", format!("{} of node {}", owner.subnets.join(" "), addresses.join(" ")));
+        add("owner", format!("{} of node {}", owner.subnets.join(" "), join(&owner.public_addresses, " ")));
     } else if unowned {
-        add("owner", "nobody: it is in the network of pods, and no node holds a subnet with it".to_owned());
+        add("owner", "none: no lease contains this address of the pod network".to_owned());
     }
     if let Some(link) = &path.local {
-        add("route", format!("none needed: {link} of this host has the address"));
+        add("route", format!("none required: {link} of this host has the address"));
     }
     if let Some(route) = &path.route {
         add("route", hop(route));
     }
     if let Some(tunnel) = &path.tunnel {
         let mac = tunnel.mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string());
-        add("VTEP", format!("{mac}, by the neighbour entry of {} dev {}", tunnel.gateway, tunnel.link));
-        let nodes: Vec<String> = tunnel.destinations.iter().map(ToString::to_string).collect();
+        add("VTEP", format!("{mac}, from the neighbour entry of {} dev {}", tunnel.gateway, tunnel.link));
         add(
             "FDB",
-            if nodes.is_empty() { "none".to_owned() } else { format!("{mac} is at {}", nodes.join(" ")) },
+            match join(&tunnel.destinations, " ").as_str() {
+                "" => "none".to_owned(),
+                nodes => format!("{mac} is at {nodes}"),
+            },
         );
     }
     if let Some(underlay) = &path.underlay {

@@ -1,25 +1,26 @@
-//! `flannelctl subnet`: how much of the network is used.
+//! `flannelctl subnet`: the capacity of the network.
 
 use anyhow::Context as _;
 use clap::Subcommand;
 use flannel_core::config::SubnetRange;
-use flannel_core::family::Family;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 use crate::failure::Outcome;
 use crate::flags;
 use crate::node::cluster::{Cluster, Entry, store_config};
+use crate::node::host_local::usable;
 use crate::output::Page;
+use crate::output::text::count;
 use crate::session::Session;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SubnetCommand {
-    /// Show capacity, use and a map of the subnets
+    /// Show capacity, use and a map of the network
     Plan {
-        /// File with a config that is to be looked at, or - for standard input; without it that of the store
+        /// File with a network config, or - for standard input [default: the config in the store]
         file: Option<PathBuf>,
-        /// Nodes that join in a month, for a forecast: the store keeps no times from which it could be told
+        /// Number of nodes that join per month, for a forecast
         #[arg(long, value_name = "NODES")]
         per_month: Option<u32>,
     },
@@ -44,11 +45,11 @@ async fn plan(session: &Session, file: Option<&Path>, per_month: Option<u32>) ->
         }
         Some(file) => {
             let config = flags::config(file)?;
-            // A config can be looked at before there is a store.
+            // A config can be planned before the store exists.
             let entries = match read.await {
                 Ok((_, cluster)) => cluster.entries,
                 Err(error) => {
-                    session.output.message(&format!("shown without leases: {error:#}"));
+                    session.output.message(&format!("leases are not shown: {error:#}"));
                     Vec::new()
                 }
             };
@@ -60,14 +61,15 @@ async fn plan(session: &Session, file: Option<&Path>, per_month: Option<u32>) ->
     let free = uses.iter().map(Usage::free).min().context("the network config turns both families off")?;
     let mut lines: Vec<String> = uses.iter().flat_map(Usage::lines).collect();
     if outside > 0 {
-        lines.push(format!("{outside} leases are not of this config and are marked where they overlap it"));
+        lines
+            .push(format!("{} outside of this config; shown where they overlap it", count(outside, "lease")));
     }
     let forecast = forecast(free, per_month);
-    lines.push(format!("Room for {free} more nodes. {forecast}"));
+    lines.push(format!("Capacity for {free} more nodes. {forecast}"));
     let value = json!({
         "families": uses.iter().map(Usage::to_json).collect::<Vec<_>>(),
         "leasesOutside": outside,
-        "roomForNodes": free.to_string(),
+        "nodeCapacity": free.to_string(),
         "forecast": forecast,
         "backend": config.backend.name(),
     });
@@ -76,8 +78,8 @@ async fn plan(session: &Session, file: Option<&Path>, per_month: Option<u32>) ->
 
 fn forecast(free: u128, per_month: Option<u32>) -> String {
     match per_month {
-        None | Some(0) => "Give --per-month NODES to see when it is full.".to_owned(),
-        Some(_) if free == 0 => "It is full.".to_owned(),
+        None | Some(0) => "Specify --per-month NODES for a forecast.".to_owned(),
+        Some(_) if free == 0 => "The network is full.".to_owned(),
         Some(nodes) => match free / u128::from(nodes) {
             0 => format!("At {nodes} nodes a month it is full within a month."),
             months @ 1..24 => format!("At {nodes} nodes a month it is full in {months} months."),
@@ -86,10 +88,10 @@ fn forecast(free: u128, per_month: Option<u32>) -> String {
     }
 }
 
-/// The range of a family and who has which part of it.
+/// The range of one family and its users.
 struct Usage<'a> {
     range: &'a SubnetRange,
-    /// First and last place, and the kind.
+    /// First and last place of each lease, and its kind.
     parts: Vec<(u128, u128, Kind)>,
 }
 
@@ -128,7 +130,7 @@ impl<'a> Usage<'a> {
         Self { range, parts: entries.iter().filter_map(part).collect() }
     }
 
-    /// Subnets that are taken. Leases never overlap, but for a moment in a race with an older flannel.
+    /// Number of used subnets. Leases never overlap, except for a moment in a race with an older flannel.
     fn used(&self) -> u128 {
         self.parts.iter().map(|(from, to, _)| to - from + 1).sum::<u128>().min(self.range.count())
     }
@@ -143,10 +145,7 @@ impl<'a> Usage<'a> {
     }
 
     fn pods(&self) -> u128 {
-        let bits = u32::from(self.range.family().bits() - self.range.subnet_len());
-        // Network, gateway and, for IPv4, broadcast are no pods'.
-        let special = if self.range.family() == Family::V4 { 3 } else { 2 };
-        (1_u128 << bits.min(127)).saturating_sub(special)
+        usable(self.range.family(), self.range.subnet_len())
     }
 
     fn pods_text(&self) -> String {
@@ -179,7 +178,7 @@ impl<'a> Usage<'a> {
         lines
     }
 
-    /// The range in order, a sign for one subnet or for as many as the map needs.
+    /// The range in order, one sign per subnet, or per group of subnets in a large network.
     fn map(&self) -> Vec<String> {
         let count = self.range.count();
         let mut per_cell = 1_u128;
@@ -196,13 +195,13 @@ impl<'a> Usage<'a> {
                 };
                 let (first, last) = (cell * per_cell, (cell + 1) * per_cell - 1);
                 *used += last.min(*to) - first.max(*from) + 1;
-                // This node shows through.
+                // This node takes precedence.
                 *sign = if *sign == '*' { '*' } else { kind.sign() };
             }
         }
         let meaning = match per_cell {
             1 => "  map: . free  # in use  r reserved  * this node".to_owned(),
-            many => format!("  map, {many} subnets a sign: . free  o partly  # all in use  * this node"),
+            many => format!("  map, {many} subnets per sign: . free  o partly  # all in use  * this node"),
         };
         let starts = (0..cells.div_ceil(WIDTH)).filter_map(|line| self.range.nth(line * WIDTH * per_cell));
         let labels: Vec<String> = starts.map(|net| net.addr().to_string()).collect();
@@ -228,7 +227,7 @@ impl<'a> Usage<'a> {
             "subnetLen": self.range.subnet_len(),
             "subnetMin": self.range.min().to_string(),
             "subnetMax": self.range.max().to_string(),
-            // JSON numbers are doubles for most readers.
+            // Most readers parse JSON numbers as doubles.
             "subnets": self.range.count().to_string(),
             "used": self.used().to_string(),
             "reserved": self.reserved().to_string(),

@@ -1,4 +1,4 @@
-//! `flannelctl support`: everything that a report of a problem needs, in one archive, without secrets.
+//! `flannelctl support`: an archive with everything that a bug report needs, without secrets.
 
 mod scrub;
 
@@ -17,7 +17,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::doctor::{Places, diagnose};
 use crate::failure::{Failure, Kind, Outcome};
@@ -26,23 +26,24 @@ use crate::node::cni::{self, CONFIGS, CniFile};
 use crate::node::daemon::Invocation;
 use crate::node::socket;
 use crate::output::Page;
+use crate::output::text::unix_now;
 use crate::session::Session;
 use scrub::Scrubber;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SupportCommand {
-    /// Write an archive with status, leases, config, kernel state and logs of this node, secrets taken out
+    /// Write an archive with status, leases, config, kernel state and logs of this node, without secrets
     Bundle {
-        /// The archive to be written; it must not exist
+        /// Path of the archive, which must not exist
         #[arg(long, default_value = "flannel-support.tar.gz", value_name = "FILE")]
         file: PathBuf,
     },
 }
 
-/// For each program: a disk or a firewall that hangs must not keep the rest from being collected.
+/// Time limit of each program: if one hangs, the others are still collected.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What is asked of the programs of the host. One that is missing costs its own part only.
+/// Programs of the host whose output is collected.
 const COMMANDS: [(&str, &str); 16] = [
     ("kernel/links", "ip -d -s link show"),
     ("kernel/addresses", "ip addr show"),
@@ -62,12 +63,12 @@ const COMMANDS: [(&str, &str); 16] = [
     ("host/journal", "journalctl --unit flanneld --lines 5000 --no-pager --output short-iso-precise"),
 ];
 
-/// What the daemon of this node is asked.
-const PATHS: [&str; 5] = ["status", "peers", "desired", "actual", "diff"];
+/// Requests to the daemon of this node.
+const PATHS: [&str; 5] = ["/status", "/peers", "/desired", "/actual", "/diff"];
 
 pub(crate) async fn run(session: &Session, command: SupportCommand) -> anyhow::Result<Outcome> {
     let SupportCommand::Bundle { file } = command;
-    // A daemon that runs knows best where everything is, and which secrets there are.
+    // The options of a running daemon take precedence: they determine all paths and secrets.
     let options = Invocation::of(&[], session.store_options(), &session.node)?.options;
     let mut bundle = Bundle { scrubber: Scrubber::default(), files: Vec::new() };
     for store in [&options.store, &session.store_options()] {
@@ -80,29 +81,24 @@ pub(crate) async fn run(session: &Session, command: SupportCommand) -> anyhow::R
     store(session, &options.store, &mut bundle).await;
     let socket = options.status_socket.as_ref().unwrap_or(&session.node.status_socket);
     for path in PATHS {
-        match socket::ask::<Value>(socket, &format!("/{path}")) {
-            Ok(value) => bundle.add(&format!("daemon/{path}.json"), &format!("{value:#}\n")),
-            Err(error) => bundle.add(&format!("daemon/{path}.txt"), &format!("{error:#}\n")),
-        }
+        bundle.add_json(&format!("daemon{path}"), socket::ask::<Value>(socket, path).await);
     }
-    let metrics = socket::text(socket, "/metrics").unwrap_or_else(|error| format!("{error:#}\n"));
+    let metrics = socket::text(socket, "/metrics").await.unwrap_or_else(|error| format!("{error:#}\n"));
     bundle.add("daemon/metrics.txt", &metrics);
     bundle.add("daemon/processes.txt", &processes());
-    match diagnose(session, &Places::default(), &[]).await {
-        Ok(report) => bundle.add("doctor.json", &format!("{:#}\n", serde_json::to_value(report)?)),
-        Err(error) => bundle.add("doctor.txt", &format!("{error:#}\n")),
-    }
+    let diagnosis = diagnose(session, &Places::default(), &[]).await;
+    bundle.add_json("doctor", diagnosis.and_then(|report| Ok(serde_json::to_value(report)?)));
     for (name, line) in COMMANDS {
         bundle.add(&format!("{name}.txt"), &output_of(line).await);
     }
     files(&options, &mut bundle);
-    let version = json!({"version": env!("CARGO_PKG_VERSION"), "time": now()});
-    bundle.add("flannelctl.json", &format!("{version:#}\n"));
+    let version = json!({"version": env!("CARGO_PKG_VERSION"), "atUnixSeconds": unix_now()});
+    bundle.add_json("flannelctl", Ok(version));
     bundle.write(&file)?;
     let names: Vec<String> = bundle.files.iter().map(|(name, _)| name.clone()).collect();
     let value = json!({"file": file.display().to_string(), "contents": names});
     session.output.message(
-        "secrets that are known or look like one were taken out: look through it before you pass it on",
+        "known secrets, and texts that resemble one, were removed; review the archive before you share it",
     );
     let text = format!("{} with {} files", file.display(), names.len());
     session.output.page(&Page::lines(value, text).named(vec![file.display().to_string()]))?;
@@ -114,7 +110,7 @@ async fn store(session: &Session, options: &StoreOptions, bundle: &mut Bundle) {
     let read = async {
         let store = options.open()?;
         let mut cluster = Cluster::read(session, &store).await?;
-        cluster.ask_lives(&store, false).await?;
+        cluster.request_lives(&store, false).await?;
         anyhow::Ok((store.identity().location.clone(), cluster))
     };
     match read.await {
@@ -129,13 +125,13 @@ async fn store(session: &Session, options: &StoreOptions, bundle: &mut Bundle) {
                 .map(|(record, reason)| json!({"key": record.key, "reason": reason}))
                 .collect();
             let value = json!({"store": location, "leases": leases, "rejected": rejected});
-            bundle.add("store/leases.json", &format!("{value:#}\n"));
+            bundle.add_json("store/leases", Ok(value));
         }
         Err(error) => bundle.add("store/error.txt", &format!("{error:#}\n")),
     }
 }
 
-/// How the daemons were started.
+/// The command lines of the daemons.
 fn processes() -> String {
     let line = |process: Process| {
         let words = process.words("cmdline").unwrap_or_default().join(OsStr::new(" "));
@@ -144,11 +140,11 @@ fn processes() -> String {
     daemons::processes().into_iter().map(line).collect()
 }
 
-/// The files of flannel and of the container runtime that concern it.
+/// Files of flannel, and CNI configs.
 fn files(options: &Options, bundle: &mut Bundle) {
     let mut paths = vec![options.subnet_file.clone(), PathBuf::from("/etc/os-release")];
     paths.extend(flanneld::state::files(&options.state_dir));
-    // Others keep credentials beside their configs.
+    // Only CNI configs: other files in this directory may contain credentials.
     let configs = Path::new(CONFIGS);
     paths.extend(CniFile::all(configs).into_iter().map(|file| configs.join(file.name)));
     let events = cni::names(Path::new("/run/flannel/events")).into_values();
@@ -156,7 +152,7 @@ fn files(options: &Options, bundle: &mut Bundle) {
     for path in paths {
         let text = match fs::read(&path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) => format!("could not be read: {error}\n"),
+            Err(error) => format!("could not read it: {error}\n"),
         };
         bundle.add(&format!("files{}", path.display()), &text);
     }
@@ -172,11 +168,7 @@ async fn output_of(line: &str) -> String {
     }
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-/// What goes into the archive.
+/// The contents of the archive.
 struct Bundle {
     scrubber: Scrubber,
     files: Vec<(String, String)>,
@@ -187,19 +179,27 @@ impl Bundle {
         self.files.push((name.to_owned(), text.to_owned()));
     }
 
-    /// Writes the archive, for its user alone. Secrets go here, when all of them are known.
+    /// Adds a value as JSON, or the reason why it is missing as text.
+    fn add_json(&mut self, name: &str, value: anyhow::Result<Value>) {
+        match value {
+            Ok(value) => self.add(&format!("{name}.json"), &format!("{value:#}\n")),
+            Err(error) => self.add(&format!("{name}.txt"), &format!("{error:#}\n")),
+        }
+    }
+
+    /// Writes the archive, readable by its owner only. Secrets are removed now that all of them are known.
     fn write(&self, path: &Path) -> anyhow::Result<()> {
         let create = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         let file: File = create.map_err(|error| {
             let message = match error.kind() {
-                ErrorKind::AlreadyExists => format!("{} is there already", path.display()),
+                ErrorKind::AlreadyExists => format!("{} already exists", path.display()),
                 _ => format!("could not write {}: {error}", path.display()),
             };
-            Failure::new(Kind::Error, message, "name another file with --file")
+            Failure::new(Kind::Error, message, "Specify another file with --file.")
         })?;
         let written = self.archive(file).with_context(|| format!("could not write {}", path.display()));
         if written.is_err() {
-            // Half of an archive helps nobody.
+            // An incomplete archive is useless.
             let _ = fs::remove_file(path);
         }
         written
@@ -212,7 +212,7 @@ impl Bundle {
             let mut header = tar::Header::new_gnu();
             header.set_size(text.len() as u64);
             header.set_mode(0o600);
-            header.set_mtime(now());
+            header.set_mtime(unix_now());
             archive.append_data(&mut header, format!("flannel-support/{name}"), text.as_bytes())?;
         }
         archive.into_inner()?.finish()?.sync_all()?;

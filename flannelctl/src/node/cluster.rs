@@ -1,4 +1,4 @@
-//! The leases of the store with what an administrator wants to know of each.
+//! The leases in the store, and what administrators need to know about each.
 
 use flannel_core::backend::Vtep;
 use flannel_core::config::NetworkConfig;
@@ -20,9 +20,10 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::failure::{Failure, Kind};
+use crate::output::text::join;
 use crate::session::Session;
 
-/// What the store holds.
+/// The contents of the store.
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster {
     /// Revision of the listing.
@@ -31,7 +32,7 @@ pub(crate) struct Cluster {
     pub(crate) config: Option<ConfigRecord>,
     /// The leases, in the order of their subnets.
     pub(crate) entries: Vec<Entry>,
-    /// Records that no daemon can use, with the reason.
+    /// Malformed records, with the reason.
     pub(crate) rejected: Vec<(Record, String)>,
 }
 
@@ -40,21 +41,21 @@ pub(crate) struct Cluster {
 pub(crate) struct Entry {
     /// As it is in the store.
     pub(crate) record: Record,
-    /// What is held.
+    /// The subnets of the node.
     pub(crate) subnets: Subnets,
-    /// How the node is reached.
+    /// The data that peers need.
     pub(crate) attrs: LeaseAttrs,
-    /// How long it lives; `None` for a reservation, and where nobody has asked.
+    /// The remaining time; `None` for a reservation, or if not requested.
     pub(crate) life: Option<Life>,
-    /// It is the lease of the node where we run.
+    /// It is the lease of this node.
     pub(crate) is_own: bool,
 }
 
-/// A lease is renewed an hour before its end, or at half its time where it is shorter.
+/// A lease is renewed one hour before it expires, or after half its time if that is shorter.
 const RENEW_MARGIN: Duration = Duration::from_secs(3600);
-/// Requests for the time left of leases that are under way at once.
-const AT_ONCE: usize = 32;
-/// Of so many leases the time left is asked without being wanted: a tenth of a second of etcd's time.
+/// Number of concurrent requests for remaining times.
+const CONCURRENT: usize = 32;
+/// Up to this many leases, remaining times are always requested: a tenth of a second of etcd's time.
 const FEW: usize = 500;
 
 impl Entry {
@@ -62,12 +63,12 @@ impl Entry {
         self.record.grant.is_none()
     }
 
-    /// It should have been renewed long ago: its node is gone, or cannot reach the store.
+    /// It should have been renewed before: its node no longer exists, or cannot reach the store.
     pub(crate) fn is_overdue(&self) -> bool {
         self.life.is_some_and(|life| life.left < RENEW_MARGIN.min(life.granted / 2) / 2)
     }
 
-    /// In one word.
+    /// The state in one or two words.
     pub(crate) fn state(&self) -> &'static str {
         match (self.is_reservation(), self.attrs.is_unclaimed()) {
             (true, true) => "reserved",
@@ -88,11 +89,10 @@ impl Entry {
 
     /// The node and the subnet, for messages.
     pub(crate) fn title(&self) -> String {
-        let subnets: Vec<String> = self.subnets.iter().map(|subnet| subnet.to_string()).collect();
-        let addresses: Vec<String> = self.addresses().map(|address| address.to_string()).collect();
-        match addresses.is_empty() {
-            true => subnets.join(" and "),
-            false => format!("{} of node {}", subnets.join(" and "), addresses.join(" ")),
+        let subnets = join(self.subnets.iter(), " and ");
+        match join(self.addresses(), " ").as_str() {
+            "" => subnets,
+            addresses => format!("{subnets} of node {addresses}"),
         }
     }
 
@@ -104,8 +104,8 @@ impl Entry {
             "revision": self.record.revision.0,
             "reservation": self.is_reservation(),
             "state": self.state(),
-            "secondsLeft": self.life.map(|life| life.left.as_secs()),
-            "secondsGranted": self.life.map(|life| life.granted.as_secs()),
+            "remainingSeconds": self.life.map(|life| life.left.as_secs()),
+            "grantedSeconds": self.life.map(|life| life.granted.as_secs()),
             "thisNode": self.is_own,
         })
     }
@@ -117,8 +117,8 @@ impl Cluster {
         Ok(Self::new(session, store.list().await?))
     }
 
-    /// The store for a network config to be written to, and what it holds. It may be a directory that is yet to be made.
-    pub(crate) async fn to_be(session: &Session) -> anyhow::Result<(Store, Self)> {
+    /// Opens a store for writing the network config, and reads it. It may be a directory that does not exist yet.
+    pub(crate) async fn writable(session: &Session) -> anyhow::Result<(Store, Self)> {
         let options = session.store_options();
         let store = options.open()?;
         let cluster = match options.missing().is_some() {
@@ -128,9 +128,9 @@ impl Cluster {
         Ok((store, cluster))
     }
 
-    /// Asks how long the leases live. etcd tells it of one lease at a time, so that of more than [`FEW`] it is asked
-    /// only for `all`. Whether it was asked.
-    pub(crate) async fn ask_lives(&mut self, store: &Store, all: bool) -> anyhow::Result<bool> {
+    /// Requests the remaining times of the leases. etcd needs one request per lease, so for more than [`FEW`] leases
+    /// this happens only if `all` is set. Returns whether they were requested.
+    pub(crate) async fn request_lives(&mut self, store: &Store, all: bool) -> anyhow::Result<bool> {
         let ending = self.entries.iter().filter(|entry| !entry.is_reservation());
         let records: Vec<Record> = ending.map(|entry| entry.record.clone()).collect();
         if !all && records.len() > FEW && store.is_life_remote() {
@@ -159,7 +159,7 @@ impl Cluster {
         Self { revision: listing.revision, config: listing.config, entries, rejected }
     }
 
-    /// The lease that is meant.
+    /// Finds a lease.
     ///
     /// # Errors
     /// Fails if there is none.
@@ -176,20 +176,20 @@ impl Cluster {
             })
         };
         exact.or_else(by_node).ok_or_else(|| {
-            let what = match target {
-                Target::Key(key) => format!("there is no lease {key}"),
-                Target::Subnet(subnet) => format!("nobody holds {subnet}"),
+            let message = match target {
+                Target::Key(key) => format!("no lease {key}"),
+                Target::Subnet(subnet) => format!("no lease of {subnet}"),
                 Target::Address(address) => {
                     format!("{address} is neither in the subnet of a node nor its public address")
                 }
             };
-            let mend = match target {
+            let fix = match target {
                 Target::Key(key) if Subnets::parse_key(key).is_err() => {
-                    "name it by its subnet, its key, an address in it or that of its node; flannelctl lease list shows all"
+                    "Specify subnet, key, an address in the subnet, or the public address of the node."
                 }
-                _ => "flannelctl lease list shows all leases",
+                _ => "Run `flannelctl lease list` to see all leases.",
             };
-            Failure::new(Kind::NotFound, what, mend).into()
+            Failure::new(Kind::NotFound, message, fix).into()
         })
     }
 
@@ -198,7 +198,7 @@ impl Cluster {
         self.entries.iter().filter(move |entry| entry.attrs.is_same_node(attrs))
     }
 
-    /// Subnets that cannot be given to anybody else: also those of records that cannot be read.
+    /// Subnets that are taken, including those of malformed records.
     pub(crate) fn taken(&self) -> Vec<Subnets> {
         let rejected = self.rejected.iter().filter_map(|(record, _)| Subnets::parse_key(&record.key).ok());
         self.entries.iter().map(|entry| entry.subnets).chain(rejected).collect()
@@ -206,7 +206,7 @@ impl Cluster {
 }
 
 impl Entry {
-    /// Reads a record; `None` if no daemon can use it.
+    /// Parses a record; `None` if it is malformed.
     pub(crate) fn new(record: Record, own: &Subnets) -> Option<Self> {
         let subnets = Subnets::parse_key(&record.key).ok().filter(|subnets| !subnets.is_empty())?;
         let attrs = LeaseAttrs::parse(&record.value).ok()?;
@@ -215,14 +215,14 @@ impl Entry {
     }
 }
 
-/// What names a lease on the command line.
+/// A lease on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// The key in the store.
+    /// Its key in the store.
     Key(String),
-    /// The subnet.
+    /// Its subnet.
     Subnet(IpNet),
-    /// An address in the subnet, or the public address of the node.
+    /// An address in its subnet, or the public address of its node.
     Address(IpAddr),
 }
 
@@ -240,26 +240,23 @@ impl FromStr for Target {
     }
 }
 
-/// A subnet as people write it.
+/// Parses a subnet of the command line.
 pub(crate) fn parse_subnet(text: &str) -> Result<IpNet, String> {
-    text.parse().map_err(|_| format!("{text:?} is no subnet: write it as 10.5.3.0/24 or fd00:1:2:3::/64"))
+    text.parse().map_err(|_| format!("{text:?} is not a subnet such as 10.5.3.0/24 or fd00:1:2:3::/64"))
 }
 
-/// The network config of the store.
+/// Parses the network config of the store.
 ///
 /// # Errors
-/// Fails if there is none, or if no daemon can use it.
+/// Fails if it is missing or invalid.
 pub(crate) fn store_config(
     config: Option<&ConfigRecord>,
     store: &Store,
 ) -> anyhow::Result<(NetworkConfig, Revision)> {
     let Some(record) = config else { return Err(no_config(store).into()) };
     let config = NetworkConfig::parse(&record.text).map_err(|error| {
-        Failure::new(
-            Kind::Invalid,
-            format!("the network config in {} cannot be used: {}", store.identity().location, chain(&error)),
-            "mend it with flannelctl config edit",
-        )
+        let message = format!("invalid network config in {}: {}", store.identity().location, chain(&error));
+        Failure::new(Kind::Invalid, message, "Run `flannelctl config edit`.")
     })?;
     Ok((config, record.revision))
 }
@@ -268,11 +265,11 @@ pub(crate) fn no_config(store: &Store) -> Failure {
     Failure::new(
         Kind::NotFound,
         format!("{} has no network config", store.identity().location),
-        "write one with flannelctl config set FILE",
+        "Run `flannelctl config set FILE`.",
     )
 }
 
-/// The subnets of the node where we run, as its daemon has told them last.
+/// The subnets of this node according to the files of its daemon.
 pub(crate) fn own_subnets(session: &Session) -> Subnets {
     let env = std::fs::read_to_string(&session.node.subnet_file).ok();
     let env = env.map(|text| PreviousEnv::parse(&text).subnets).filter(|subnets| !subnets.is_empty());
@@ -283,22 +280,17 @@ pub(crate) fn own_subnets(session: &Session) -> Subnets {
     env.or_else(remembered).unwrap_or(Subnets { v4: None, v6: None })
 }
 
-async fn lives(store: &Store, records: Vec<Record>) -> anyhow::Result<BTreeMap<String, Option<Life>>> {
-    let mut lives = BTreeMap::new();
-    let mut waiting = JoinSet::new();
-    for record in records {
-        let store = Arc::clone(store);
-        waiting.spawn(async move { (store.life(&record).await, record.key) });
-        if waiting.len() >= AT_ONCE
-            && let Some(answer) = waiting.join_next().await
+async fn lives(store: &Store, mut records: Vec<Record>) -> anyhow::Result<BTreeMap<String, Option<Life>>> {
+    let (mut lives, mut running) = (BTreeMap::new(), JoinSet::new());
+    loop {
+        while running.len() < CONCURRENT
+            && let Some(record) = records.pop()
         {
-            let (life, key) = answer?;
-            lives.insert(key, life?);
+            let store = Arc::clone(store);
+            running.spawn(async move { (store.life(&record).await, record.key) });
         }
-    }
-    while let Some(answer) = waiting.join_next().await {
-        let (life, key) = answer?;
+        let Some(response) = running.join_next().await else { return Ok(lives) };
+        let (life, key) = response?;
         lives.insert(key, life?);
     }
-    Ok(lives)
 }

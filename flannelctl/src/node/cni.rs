@@ -1,4 +1,4 @@
-//! The CNI configs of this node, and where the plugins of those that use flannel keep what.
+//! The CNI configs of this node, and the data directories of those that use flannel.
 
 use flannel_core::host_local::DATA_DIRECTORY;
 use serde_json::Value;
@@ -6,21 +6,21 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where runtimes look for configs, unless they are told otherwise.
+/// Default directory of CNI configs.
 pub(crate) const CONFIGS: &str = "/etc/cni/net.d";
 
 /// A file with a CNI config.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CniFile {
     pub(crate) name: String,
-    /// The name of the network; empty where the config has none.
+    /// The name of the network; empty if missing.
     pub(crate) network: String,
-    /// The plugins that it chains, or what is wrong with it.
+    /// The chained plugins, or why the config is invalid.
     pub(crate) plugins: Result<Vec<Value>, String>,
 }
 
 impl CniFile {
-    /// The files of a directory, in the order in which a runtime reads them.
+    /// Reads the files of a directory, in the order of the runtime.
     pub(crate) fn all(directory: &Path) -> Vec<Self> {
         names(directory)
             .into_iter()
@@ -35,12 +35,12 @@ impl CniFile {
             .collect()
     }
 
-    /// The plugin by which it gives pods a network of flannel's, if it does.
+    /// The flannel plugin in the chain.
     pub(crate) fn flannel(&self) -> Option<&Value> {
         self.plugins.as_ref().ok()?.iter().find(|plugin| plugin["type"] == "flannel")
     }
 
-    /// Where `host-local` keeps the addresses that flannel's plugin has it give out.
+    /// The data directory of `host-local` under the flannel plugin.
     pub(crate) fn data_directory(&self) -> Option<PathBuf> {
         self.flannel().map(data_directory)
     }
@@ -54,21 +54,21 @@ fn read(path: &Path) -> Result<(String, Vec<Value>), String> {
     match (&value["plugins"], value["type"].is_string()) {
         (Value::Array(plugins), _) if !plugins.is_empty() => Ok((network, plugins.clone())),
         (_, true) => Ok((network, vec![value])),
-        _ => Err("it has neither plugins nor a type".to_owned()),
+        _ => Err("neither plugins nor type".to_owned()),
     }
 }
 
-/// What a plugin's config says of the place of addresses (`ipam.dataDir`), be it flannel's or that of its delegate.
+/// The data directory of addresses (`ipam.dataDir`) in the config of a plugin, or the default.
 pub(crate) fn data_directory(plugin: &Value) -> PathBuf {
     directory(&plugin["ipam"]).unwrap_or_else(|| DATA_DIRECTORY.into())
 }
 
-/// The `dataDir` of a section, unless it has none.
+/// The `dataDir` of a section.
 pub(crate) fn directory(section: &Value) -> Option<PathBuf> {
     section["dataDir"].as_str().filter(|path| path.starts_with('/')).map(PathBuf::from)
 }
 
-/// The files of a directory, sorted by name; none if there is no directory.
+/// The files of a directory by name; none if the directory does not exist.
 pub(crate) fn names(directory: &Path) -> BTreeMap<String, PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return BTreeMap::new() };
     entries

@@ -3,19 +3,20 @@
 use flannel_core::status::Status;
 use flanneld::cli::{Options, Parsed};
 use flanneld::host::daemons::{Process, processes};
+use flanneld::http::{self, StatusCode};
 use flanneld::store::StoreOptions;
 use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::socket;
 use crate::flags::NodeFlags;
+use crate::output::text::join;
 
-/// The options that it was started with, where they can be read.
+/// The options of a running daemon, if they can be read.
 pub(crate) fn options(process: &Process) -> Option<Options> {
     let arguments = process.words("cmdline")?;
     let environment = process.environment();
@@ -27,10 +28,10 @@ pub(crate) fn options(process: &Process) -> Option<Options> {
     }
 }
 
-/// What `/etc/default/flanneld` may set: the environment of the unit file.
+/// The environment of the unit file.
 const DEFAULTS: &str = "/etc/default/flanneld";
 
-/// A variable of the daemon's, from our environment or from the file of its unit.
+/// A variable of the daemon, from the environment or from the file of its unit.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().or_else(|| {
         let defaults = fs::read_to_string(DEFAULTS).ok()?;
@@ -40,8 +41,7 @@ pub(crate) fn variable(name: &str) -> Option<String> {
     })
 }
 
-/// The store of the daemon that runs, or that of the one that the unit would start. Several daemons with stores of their
-/// own name none.
+/// The store of the running daemon, otherwise that of the unit. `None` if several daemons use different stores.
 pub(crate) fn store() -> Option<StoreOptions> {
     let mut running = processes().into_iter().filter_map(|process| Some(options(&process)?.store));
     if let Some(store) = running.next() {
@@ -57,33 +57,33 @@ pub(crate) fn store() -> Option<StoreOptions> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Daemon {
     pub(crate) pid: u32,
-    /// The kernel's letter for it: `S` sleeps, `T` is stopped.
+    /// State in the notation of the kernel: `S` sleeping, `T` stopped.
     pub(crate) state: char,
-    /// What tells its store from others of this host; `None` where its command line does not parse.
+    /// Scope of its store; `None` if its command line does not parse.
     pub(crate) scope: Option<String>,
 }
 
 impl Daemon {
-    /// Stopped by a signal, or by a debugger.
+    /// Whether a signal or a debugger stopped it.
     pub(crate) const fn is_stopped(&self) -> bool {
         matches!(self.state, 'T' | 't')
     }
 }
 
-/// What the daemon says of itself.
+/// The response of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DaemonAnswer {
-    /// There is none, several, or none that can be asked.
+    /// No daemon, several, or none with an endpoint.
     NotAsked,
-    /// It is ready.
+    /// Ready.
     Ready,
-    /// It is not, with its words.
+    /// Not ready, with its reasons.
     NotReady(String),
-    /// It says nothing.
+    /// No response, with the reason.
     Silent(String),
 }
 
-/// The daemons, and the options of one that runs or would be started.
+/// The daemons, and the options of the running one, or of the one that would be started.
 #[derive(Clone, Debug)]
 pub(crate) struct Invocation {
     pub(crate) daemons: Vec<Daemon>,
@@ -91,20 +91,20 @@ pub(crate) struct Invocation {
 }
 
 impl Invocation {
-    /// Finds the daemons. The options are those of the one that runs; where none does, `given` with the environment and
-    /// the file of the unit, and the store that flannelctl was told.
-    pub(crate) fn of(given: &[OsString], store: StoreOptions, node: &NodeFlags) -> anyhow::Result<Self> {
+    /// Finds the daemons. The options are those of the running one; if none runs, `flags` with the environment and the
+    /// file of the unit, and the store of flannelctl.
+    pub(crate) fn of(flags: &[OsString], store: StoreOptions, node: &NodeFlags) -> anyhow::Result<Self> {
         let found = running();
         let daemons = found.iter().map(|(daemon, _)| daemon.clone()).collect();
         let of_running = found.into_iter().find_map(|(_, options)| options);
-        if let Some(options) = of_running.filter(|_| given.is_empty()) {
+        if let Some(options) = of_running.filter(|_| flags.is_empty()) {
             return Ok(Self { daemons, options });
         }
-        match Options::parse(given.iter().cloned(), variable)? {
+        match Options::parse(flags.iter().cloned(), variable)? {
             Parsed::Run(parsed) => {
                 let mut options = *parsed;
                 options.store = store;
-                let named = |flag: &str| given.iter().any(|word| word.to_string_lossy().contains(flag));
+                let named = |flag: &str| flags.iter().any(|word| word.to_string_lossy().contains(flag));
                 if !named("-subnet-file") {
                     options.subnet_file.clone_from(&node.subnet_file);
                 }
@@ -114,13 +114,13 @@ impl Invocation {
                 Ok(Self { daemons, options })
             }
             Parsed::Help(_) | Parsed::Version => {
-                anyhow::bail!("only flags of flanneld that run it can stand behind --")
+                anyhow::bail!("only flanneld flags are allowed after `--`, except --help and --version")
             }
         }
     }
 }
 
-/// The flanneld processes of this network namespace, with their options where they can be read.
+/// The flanneld processes of this network namespace, with their options if they can be read.
 fn running() -> Vec<(Daemon, Option<Options>)> {
     let with_options = |process: Process| {
         let options = options(&process);
@@ -130,18 +130,18 @@ fn running() -> Vec<(Daemon, Option<Options>)> {
     processes().into_iter().map(with_options).collect()
 }
 
-/// How long a daemon may take to answer.
+/// Time limit of the health port.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Asks the only daemon whether it is ready: by its status socket, otherwise (an older one, or one of Go) by its health
-/// port.
+/// Asks the daemon, if there is only one, whether it is ready: through its status socket, or, for an older version or
+/// Go flannel, through its health port.
 pub(crate) async fn ask(invocation: &Invocation) -> DaemonAnswer {
     let [daemon] = invocation.daemons.as_slice() else { return DaemonAnswer::NotAsked };
     if daemon.is_stopped() {
         return DaemonAnswer::NotAsked;
     }
     if let Some(socket) = invocation.options.status_socket.as_ref().filter(|path| path.exists()) {
-        return match socket::ask::<Status>(socket, "/status") {
+        return match socket::ask::<Status>(socket, "/status").await {
             Ok(status) if status.ready => DaemonAnswer::Ready,
             Ok(status) => DaemonAnswer::NotReady(status.not_ready_reasons.join("; ")),
             Err(error) => DaemonAnswer::Silent(format!("{error:#}")),
@@ -152,29 +152,14 @@ pub(crate) async fn ask(invocation: &Invocation) -> DaemonAnswer {
         ip if ip.is_unspecified() => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port()),
         _ => address,
     };
-    let readyz = async { exchange(TcpStream::connect(address).await?, "/readyz").await };
+    let readyz = async { anyhow::Ok(http::get(TcpStream::connect(address).await?, "/readyz").await?) };
     match timeout(LIMIT, readyz).await {
-        Ok(Ok(answer)) => {
-            let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-            match head.split(' ').nth(1) {
-                Some("200") => DaemonAnswer::Ready,
-                _ => DaemonAnswer::NotReady(body.split_whitespace().collect::<Vec<_>>().join(" ")),
-            }
+        Ok(Ok(response)) if response.status() == StatusCode::OK => DaemonAnswer::Ready,
+        Ok(Ok(response)) => {
+            let body = String::from_utf8_lossy(response.body());
+            DaemonAnswer::NotReady(join(body.split_whitespace(), " "))
         }
-        Ok(Err(error)) => DaemonAnswer::Silent(format!("{address}: {error}")),
-        Err(_) => DaemonAnswer::Silent(format!("no answer from {address} in {} s", LIMIT.as_secs())),
+        Ok(Err(error)) => DaemonAnswer::Silent(format!("{address}: {error:#}")),
+        Err(_) => DaemonAnswer::Silent(format!("no response from {address} in {} s", LIMIT.as_secs())),
     }
-}
-
-/// Sends a request over HTTP/1.0 and reads the answer to its end.
-pub(crate) async fn exchange(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    path: &str,
-) -> std::io::Result<String> {
-    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    // More than such pages have.
-    stream.take(1 << 16).read_to_end(&mut answer).await?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
 }

@@ -1,7 +1,7 @@
-//! The files of one network of host-local, and what the host shows of their containers.
+//! The addresses that host-local keeps for one network, and whether their containers still exist.
 
-use crate::failure::{Failure, Kind};
 use anyhow::Context as _;
+use flannel_core::family::Family;
 use flannel_core::host_local::{ATTRIBUTE, ATTRIBUTE_MAX, Attachment, Evidence, Holder, Owner, RESULTS, Use};
 use std::fs::{self, File};
 use std::io;
@@ -10,21 +10,23 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// A network and its addresses in use.
+use crate::failure::{Kind, fail};
+
+/// A network and its allocated addresses.
 #[derive(Debug)]
 pub(crate) struct Network {
     pub(crate) name: String,
-    pub(crate) given: Vec<Given>,
-    /// Files of addresses that cannot be read.
+    pub(crate) allocations: Vec<Allocation>,
+    /// Files of addresses that could not be read.
     pub(crate) unreadable: Vec<PathBuf>,
     directory: PathBuf,
 }
 
-/// An address in use.
+/// An allocated address.
 #[derive(Clone, Debug)]
-pub(crate) struct Given {
+pub(crate) struct Allocation {
     pub(crate) address: IpAddr,
-    pub(crate) holder: Holder,
+    holder: Holder,
     pub(crate) owner: Option<Owner>,
     pub(crate) age: Option<Duration>,
     pub(crate) usage: Use,
@@ -32,66 +34,72 @@ pub(crate) struct Given {
 }
 
 impl Network {
-    /// Reads a directory, without the lock: a listing may be as old as it is printed.
+    /// Reads a directory without the lock: a listing may be outdated when it is printed.
     pub(crate) fn read(data: &Path, name: &str) -> anyhow::Result<Self> {
         let directory = data.join(name);
-        let (mut given, mut unreadable) = (Vec::new(), Vec::new());
+        let (mut allocations, mut unreadable) = (Vec::new(), Vec::new());
         let entries =
             fs::read_dir(&directory).with_context(|| format!("could not read {}", directory.display()))?;
         for entry in entries.filter_map(Result::ok) {
             let Some(address) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            match Given::read(&entry.path(), address, name) {
-                Ok(one) => given.push(one),
+            match Allocation::read(&entry.path(), address, name) {
+                Ok(one) => allocations.push(one),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    let message = format!("{} may not be read", entry.path().display());
-                    return Err(Failure::new(Kind::Error, message, "be root").into());
+                    let message = format!("no permission to read {}", entry.path().display());
+                    return fail(Kind::Error, message, "Run the command as root.");
                 }
                 Err(_) => unreadable.push(entry.path()),
             }
         }
-        given.sort_by_key(|one| one.address);
-        Ok(Self { name: name.to_owned(), given, unreadable, directory })
+        allocations.sort_by_key(|one| one.address);
+        Ok(Self { name: name.to_owned(), allocations, unreadable, directory })
     }
 
-    /// Removes the file of an address, if it is still as it was judged. `force` removes it whoever has it.
-    pub(crate) fn release(&self, given: &Given, force: bool) -> anyhow::Result<bool> {
+    /// Removes the file of an address unless its state has changed; with `force` in any case.
+    pub(crate) fn release(&self, allocation: &Allocation, force: bool) -> anyhow::Result<bool> {
         let path = self.directory.join("lock");
         let lock = File::open(&path).or_else(|_| File::options().append(true).create(true).open(&path));
         let lock = lock.with_context(|| format!("could not open {}", path.display()))?;
         lock.lock().with_context(|| format!("could not lock {}", path.display()))?;
-        let now = Given::read(&given.file, given.address, &self.name);
-        if !force && now.is_ok_and(|now| now.holder != given.holder || now.usage != Use::Abandoned) {
+        let now = Allocation::read(&allocation.file, allocation.address, &self.name);
+        if !force && now.is_ok_and(|now| now.holder != allocation.holder || now.usage != Use::Abandoned) {
             return Ok(false);
         }
-        match fs::remove_file(&given.file) {
+        match fs::remove_file(&allocation.file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("could not remove {}", given.file.display()))
+                Err(error).with_context(|| format!("could not remove {}", allocation.file.display()))
             }
             _ => Ok(true),
         }
     }
 }
 
-/// An address of a network that a living container has.
+/// Describes an address of a network whose container exists.
 pub(crate) fn living(data: &Path, name: &str) -> Option<String> {
     let network = Network::read(data, name).ok()?;
-    let given = network.given.iter().find(|given| given.usage == Use::Alive)?;
-    Some(format!("container {} has {}", holder(&given.holder).0, given.address))
+    let living = network.allocations.iter().find(|allocation| allocation.usage == Use::Alive)?;
+    Some(format!("container {} has {}", living.container().0, living.address))
 }
 
-/// The container and the interface of a holder.
-pub(crate) fn holder(holder: &Holder) -> (&str, &str) {
-    match holder {
-        Holder::Attachment(attachment) => (&attachment.container_id, &attachment.ifname),
-        Holder::Container(id) => (id, ""),
-        Holder::Nobody => ("", ""),
+/// Number of addresses for pods in a subnet: all but network, gateway and, for IPv4, broadcast.
+pub(crate) fn usable(family: Family, prefix_len: u8) -> u128 {
+    let all = 1_u128.checked_shl(u32::from(family.bits() - prefix_len)).unwrap_or(u128::MAX);
+    all.saturating_sub(if family == Family::V4 { 3 } else { 2 })
+}
+
+impl Allocation {
+    /// Container and interface that have the address; empty if unknown.
+    pub(crate) fn container(&self) -> (&str, &str) {
+        match &self.holder {
+            Holder::Attachment(attachment) => (&attachment.container_id, &attachment.ifname),
+            Holder::Container(id) => (id, ""),
+            Holder::Nobody => ("", ""),
+        }
     }
-}
 
-impl Given {
     fn read(file: &Path, address: IpAddr, network: &str) -> io::Result<Self> {
         let holder = Holder::parse(&String::from_utf8_lossy(&fs::read(file)?));
         let owner = owner_of(file);
@@ -125,7 +133,7 @@ fn is_gone(owner: &Owner) -> bool {
         }
 }
 
-/// The runtime knows the attachment, and its namespace is there.
+/// Whether the runtime keeps the attachment, and its namespace exists.
 fn is_remembered(attachment: &Attachment, network: &str) -> bool {
     let file = format!("{RESULTS}/{network}-{}-{}", attachment.container_id, attachment.ifname);
     let Ok(text) = fs::read(file) else { return false };

@@ -1,101 +1,90 @@
-//! Asks the flanneld of this node by its status socket.
+//! Requests to the status socket of the flanneld of this node.
 
 use anyhow::Context as _;
-use flannel_core::status::Failure as Refusal;
+use flannel_core::status;
+use flanneld::http::{self, Bytes, Response, StatusCode};
 use serde::de::DeserializeOwned;
-use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
 
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, fail};
 
-/// How long an answer about the kernel may take: longer than the daemon itself waits for a round.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit of responses about the kernel, longer than the daemon itself waits for a round.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Time limit of the status, for which the daemon waits for nothing, and of optional requests.
+pub(crate) const SHORT_LIMIT: Duration = Duration::from_secs(3);
 
-/// The same for the status, for which the daemon waits for nothing.
-const STATUS_PATIENCE: Duration = Duration::from_secs(3);
-
-/// The answer to a path of the socket.
+/// Requests a path of the socket.
 ///
 /// # Errors
-/// Fails if no daemon answers, or cannot yet.
-pub(crate) fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
-    let limit = if path == "/status" { STATUS_PATIENCE } else { PATIENCE };
-    ask_within(socket, path, limit)
+/// Fails if no daemon responds, or if it is not ready to.
+pub(crate) async fn ask<T: DeserializeOwned>(socket: &Path, path: &'static str) -> anyhow::Result<T> {
+    let limit = if path == "/status" { SHORT_LIMIT } else { LIMIT };
+    ask_within(socket, path, limit).await
 }
 
-/// The same with a limit.
-pub(crate) fn ask_within<T: DeserializeOwned>(
+/// Requests a path with a time limit.
+pub(crate) async fn ask_within<T: DeserializeOwned>(
     socket: &Path,
-    path: &str,
+    path: &'static str,
     limit: Duration,
 ) -> anyhow::Result<T> {
-    serde_json::from_str(&text_within(socket, path, limit)?).with_context(|| {
-        format!(
-            "the answer of flanneld to {path} cannot be read: are flanneld and flannelctl of one version?"
-        )
+    let response = get(socket, path, limit).await?;
+    serde_json::from_slice(response.body()).with_context(|| {
+        format!("could not read the response of flanneld to {path}; flanneld and flannelctl may have different versions")
     })
 }
 
-/// The answer as it is.
-pub(crate) fn text(socket: &Path, path: &str) -> anyhow::Result<String> {
-    text_within(socket, path, PATIENCE)
+/// Requests a path whose response is text.
+pub(crate) async fn text(socket: &Path, path: &'static str) -> anyhow::Result<String> {
+    let response = get(socket, path, LIMIT).await?;
+    Ok(String::from_utf8_lossy(response.body()).into_owned())
 }
 
-fn text_within(socket: &Path, path: &str, limit: Duration) -> anyhow::Result<String> {
-    let answer = exchange(socket, path, limit).map_err(|error| unreachable(socket, &error))?;
-    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| {
-        format!("what {} answers is no HTTP: is it the socket of flanneld?", socket.display())
-    })?;
-    let code = head.split(' ').nth(1).unwrap_or_default();
-    if code != "200" {
-        let reason = serde_json::from_str(body).map_or_else(|_| body.to_owned(), |Refusal { error }| error);
-        return Err(Failure::new(
-            Kind::Unreachable,
-            reason,
-            "flannelctl status shows what it waits for, and with --wait waits until it is ready",
-        )
-        .into());
+async fn get(socket: &Path, path: &'static str, limit: Duration) -> anyhow::Result<Response<Bytes>> {
+    let exchange = async {
+        let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
+        let response = http::get(stream, path).await;
+        anyhow::Ok(response.with_context(|| format!("no HTTP response from {}", socket.display()))?)
+    };
+    let Ok(response) = timeout(limit, exchange).await else {
+        let message = format!("flanneld does not respond on {}: it is stopped, or hangs", socket.display());
+        let fix = "Check its process and its log: `journalctl -u flanneld`.";
+        return fail(Kind::TimedOut, message, fix);
+    };
+    let response = response?;
+    if response.status() != StatusCode::OK {
+        let reason = serde_json::from_slice(response.body()).map_or_else(
+            |_| String::from_utf8_lossy(response.body()).into_owned(),
+            |status::Failure { error }| error,
+        );
+        let fix = "Run `flannelctl status` for the reason, or `flannelctl status --wait` to wait until it is ready.";
+        return fail(Kind::Unreachable, reason, fix);
     }
-    Ok(body.to_owned())
+    Ok(response)
 }
 
-fn exchange(socket: &Path, path: &str, limit: Duration) -> io::Result<String> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(limit))?;
-    stream.set_write_timeout(Some(limit))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: flanneld\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
-/// Why there is no answer, and what to do.
+/// The failure of a connection.
 fn unreachable(socket: &Path, error: &io::Error) -> Failure {
     let path = socket.display();
-    let start = "start it (systemctl start flanneld), or name its socket: --status-socket";
+    let start = "Run `systemctl start flanneld`, or specify --status-socket.";
     match error.kind() {
-        ErrorKind::NotFound => Failure::new(
-            Kind::Unreachable,
-            format!("no flanneld runs here: there is no socket {path}"),
-            start,
-        ),
+        ErrorKind::NotFound => {
+            Failure::new(Kind::Unreachable, format!("flanneld is not running: no socket {path}"), start)
+        }
         ErrorKind::ConnectionRefused => Failure::new(
             Kind::Unreachable,
-            format!("no flanneld runs here: the one that served {path} is gone"),
+            format!("flanneld is not running: nobody listens on {path}"),
             start,
         ),
         ErrorKind::PermissionDenied => Failure::new(
             Kind::Error,
-            format!("you may not use {path}"),
-            "be root, or in the group that the socket belongs to",
+            format!("no permission to use {path}"),
+            "Run the command as root, or as a member of the group of the socket.",
         ),
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => Failure::new(
-            Kind::TimedOut,
-            format!("flanneld does not answer on {path}: it is stopped, or hangs"),
-            "look at its process and its log (journalctl -u flanneld)",
-        ),
-        _ => Failure::new(Kind::Error, format!("could not ask flanneld on {path}: {error}"), start),
+        _ => Failure::new(Kind::Error, format!("could not connect to {path}: {error}"), start),
     }
 }

@@ -1,10 +1,10 @@
-//! A result in all of its forms.
+//! A result in all output formats.
 
 use serde_json::Value;
 
 use super::table::Table;
 
-/// A result: a value for programs, a text for people, and names where it has any.
+/// A result: a value for programs, a text for people, and names if it has any.
 #[derive(Debug)]
 pub(crate) struct Page {
     value: Value,
@@ -19,12 +19,12 @@ enum Text {
 }
 
 impl Page {
-    /// A table and what it says as a value.
+    /// A table and the same data as a value.
     pub(crate) const fn table(value: Value, table: Table) -> Self {
         Self { value, text: Text::Table(table), names: None }
     }
 
-    /// Lines of text and what they say as a value.
+    /// Lines of text and the same data as a value.
     pub(crate) fn lines(value: Value, lines: impl Into<String>) -> Self {
         Self { value, text: Text::Lines(lines.into()), names: None }
     }
@@ -39,7 +39,7 @@ impl Page {
         &self.value
     }
 
-    /// The text for people, with the end of its last line.
+    /// The text for people, with a final newline.
     pub(super) fn text(&self, wide: bool, colour: bool) -> String {
         match &self.text {
             Text::Table(table) => table.render(wide, colour),

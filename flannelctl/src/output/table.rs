@@ -2,43 +2,43 @@
 
 use std::iter;
 
-/// Widest table that does not ask for a wide terminal.
+/// Maximum width of a table.
 const WIDTH: usize = 80;
-/// The last column is not squeezed below this.
+/// Minimum width of the last column.
 const NARROWEST: usize = 20;
 
-/// Rows under titles. Columns are as wide as they need to be, two spaces apart; where that is too wide, the text of
-/// the last column is wrapped.
+/// Rows under titles. Columns are as wide as their contents, two spaces apart; if that is too wide, the last column is
+/// wrapped.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     titles: Vec<&'static str>,
-    /// How many of the titles are always shown; the others come with `-o wide`.
+    /// Number of titles that are always shown; the others are for `-o wide`.
     always: usize,
     rows: Vec<Vec<Cell>>,
     least: Vec<usize>,
     header: bool,
 }
 
-/// One cell: lines of text, in one colour.
+/// A cell: lines of text in one style.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cell {
     lines: Vec<String>,
     style: Style,
 }
 
-/// What the colour of a cell says.
+/// Meaning of a colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// Nothing.
+    /// No colour.
     #[default]
     Plain,
-    /// As it must be.
+    /// In order.
     Good,
-    /// Worth a look.
+    /// Needs attention.
     Warning,
     /// Wrong.
     Bad,
-    /// Stands out, without a judgement.
+    /// Emphasis.
     Strong,
 }
 
@@ -56,7 +56,7 @@ impl Style {
 }
 
 impl Cell {
-    /// Several lines. None at all is shown as `-`.
+    /// Several lines. An empty cell is shown as `-`.
     pub(crate) fn lines<T: ToString>(lines: impl IntoIterator<Item = T>) -> Self {
         Self { lines: lines.into_iter().map(|line| line.to_string()).collect(), style: Style::Plain }
     }
@@ -71,7 +71,7 @@ impl Cell {
     fn line(&self, at: usize) -> &str {
         match self.lines.get(at) {
             Some(line) if !line.is_empty() => line,
-            // An empty cell would be lost for scripts that count columns.
+            // Scripts that count columns would miss an empty cell.
             _ if at == 0 => "-",
             _ => "",
         }
@@ -98,7 +98,7 @@ impl<T: Into<String>> From<T> for Cell {
 }
 
 impl Table {
-    /// A table with titles that are always shown, and more of them for `-o wide`. Rows have cells for all.
+    /// A table with titles that are always shown, and further titles for `-o wide`. Each row has a cell for every title.
     pub(crate) fn new(always: &[&'static str], wide: &[&'static str]) -> Self {
         Self {
             titles: [always, wide].concat(),
@@ -109,14 +109,14 @@ impl Table {
         }
     }
 
-    /// Without its titles, for rows that come after others.
+    /// Without titles, for rows that follow others.
     #[must_use]
     pub(crate) const fn without_titles(mut self) -> Self {
         self.header = false;
         self
     }
 
-    /// With widths that columns have at least, so that tables that follow each other look like one.
+    /// With minimum widths of columns, so that consecutive tables look like one.
     #[must_use]
     pub(crate) fn at_least(mut self, widths: &[usize]) -> Self {
         self.least = widths.to_vec();
@@ -129,31 +129,31 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// The lines, each with its end.
+    /// The table as text.
     pub(super) fn render(&self, wide: bool, colour: bool) -> String {
         let shown = if wide { self.titles.len() } else { self.always };
         let titles: Vec<Cell> = self.titles[..shown].iter().map(|title| Cell::from(*title)).collect();
         let mut rows: Vec<Vec<Cell>> =
             iter::once(titles).chain(self.rows.iter().map(|row| row[..shown].to_vec())).collect();
-        let width = |rows: &[Vec<Cell>], column: usize| {
+        let column_width = |rows: &[Vec<Cell>], column: usize| {
             let least = self.least.get(column).copied().unwrap_or(0);
             rows.iter().map(|row| row[column].width()).max().unwrap_or(0).max(least)
         };
-        let before: usize = (0..shown.saturating_sub(1)).map(|column| width(&rows, column) + 2).sum();
-        if !wide && let Some(room) = WIDTH.checked_sub(before).filter(|room| *room >= NARROWEST) {
+        let before: usize = (0..shown.saturating_sub(1)).map(|column| column_width(&rows, column) + 2).sum();
+        if !wide && let Some(width) = WIDTH.checked_sub(before).filter(|width| *width >= NARROWEST) {
             for row in &mut rows {
                 if let Some(last) = row.last_mut() {
-                    *last = last.wrapped(room);
+                    *last = last.wrapped(width);
                 }
             }
         }
-        let widths: Vec<usize> = (0..shown).map(|column| width(&rows, column)).collect();
+        let widths: Vec<usize> = (0..shown).map(|column| column_width(&rows, column)).collect();
         let skipped = usize::from(!self.header);
         rows.iter().skip(skipped).map(|row| line(row, &widths, colour)).collect()
     }
 }
 
-/// A row, which may have several lines.
+/// A row, possibly of several lines.
 fn line(row: &[Cell], widths: &[usize], colour: bool) -> String {
     let height = row.iter().map(Cell::height).max().unwrap_or(0);
     let mut out = String::new();
@@ -178,7 +178,7 @@ fn line(row: &[Cell], widths: &[usize], colour: bool) -> String {
     out
 }
 
-/// Breaks a text at spaces. A word that is too long stays whole, so that it can be copied.
+/// Breaks a text at spaces. A word that is too long is not broken, so that it can be copied.
 pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {

@@ -1,10 +1,24 @@
-//! Values as people read them.
+//! Values in the form that people read.
 
 use flannel_core::status::Round;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A time as people say it.
-pub(crate) fn life_text(time: Duration) -> String {
+/// Joins values with a separator.
+pub(crate) fn join<T: ToString>(values: impl IntoIterator<Item = T>, separator: &str) -> String {
+    values.into_iter().map(|value| value.to_string()).collect::<Vec<_>>().join(separator)
+}
+
+/// A number with its noun: `1 node`, `3 nodes`.
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    match (number, noun.strip_suffix("ss")) {
+        (1, _) => format!("1 {noun}"),
+        (number, Some(_)) => format!("{number} {noun}es"),
+        (number, None) => format!("{number} {noun}s"),
+    }
+}
+
+/// A duration in its two largest units: `45s`, `5m`, `2h05m`, `3d01h`.
+pub(crate) fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
@@ -15,14 +29,18 @@ pub(crate) fn life_text(time: Duration) -> String {
     }
 }
 
-/// A round on one line.
-pub(crate) fn round_text(round: &Round) -> String {
-    let Round { reason, elapsed_milliseconds, kept, set, deleted, failed, .. } = round;
-    format!("{reason}: {kept} kept, {set} set, {deleted} deleted, {failed} failed, {elapsed_milliseconds} ms")
+/// The present time in Unix seconds.
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// A time of day as people read it without a calendar: how long ago.
+/// How long ago a time was.
 pub(crate) fn ago(at_unix_seconds: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    format!("{} ago", life_text(Duration::from_secs(now.saturating_sub(at_unix_seconds))))
+    format!("{} ago", duration(Duration::from_secs(unix_now().saturating_sub(at_unix_seconds))))
+}
+
+/// A round of the daemon on one line.
+pub(crate) fn round(round: &Round) -> String {
+    let Round { reason, elapsed_milliseconds, kept, set, deleted, failed, .. } = round;
+    format!("{reason}: {kept} kept, {set} set, {deleted} deleted, {failed} failed, {elapsed_milliseconds} ms")
 }

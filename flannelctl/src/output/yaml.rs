@@ -1,5 +1,5 @@
-//! JSON values as YAML. Written here because the maintained crates bring a parser and a C-like scanner for what are
-//! sixty lines: all we need is block style, and quotes wherever a plain scalar could be read as anything else.
+//! Writes JSON values as YAML: block style, with quotes wherever a plain scalar could be ambiguous. The maintained crates
+//! contain a parser and a scanner that are not needed for this.
 
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -23,7 +23,7 @@ fn sequence(out: &mut String, items: &[Value], depth: usize) {
         indent(out, depth);
         out.push('-');
         match item {
-            // The first member stands behind the dash.
+            // The first member is on the line of the dash.
             Value::Object(members) if !members.is_empty() => {
                 out.push(' ');
                 mapping(out, members, depth + 1, true);
@@ -46,7 +46,7 @@ fn mapping(out: &mut String, members: &serde_json::Map<String, Value>, depth: us
     }
 }
 
-/// What stands behind a key or a dash, with the end of the line.
+/// The value after a key or a dash, with a newline.
 fn value(out: &mut String, value: &Value, depth: usize) {
     match value {
         Value::Array(items) if !items.is_empty() => {
@@ -66,7 +66,7 @@ fn value(out: &mut String, value: &Value, depth: usize) {
 fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) => string(text),
-        // Empty collections, numbers, booleans and null are the same in both languages.
+        // Empty collections, numbers, booleans and null are identical in both languages.
         other => other.to_string(),
     }
 }
@@ -74,7 +74,7 @@ fn scalar(value: &Value) -> String {
 fn string(text: &str) -> String {
     let plain = text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '/')
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/'))
-        // Words that YAML 1.1 or 1.2 reads as something else.
+        // Words with a meaning in YAML 1.1 or 1.2.
         && !matches!(
             text.to_ascii_lowercase().as_str(),
             "y" | "n" | "yes" | "no" | "on" | "off" | "true" | "false" | "null"

@@ -20,7 +20,7 @@ fn a_config_is_checked_written_and_shown() {
     1
     ---
     flannelctl: [dir] has no network config
-      write one with flannelctl config set FILE
+      Run `flannelctl config set FILE`.
     ");
     assert_snapshot!(shown(&directory, &["config", "set", file, "--dry-run"]), @r"
     0
@@ -28,7 +28,7 @@ fn a_config_is_checked_written_and_shown() {
     backend: vxlan
     firewall: nftables
     ---
-    not written: this was a dry run
+    not written (dry run)
     ");
     assert_eq!(flannelctl(&directory, &["config", "get"]).status.code(), Some(1));
     assert_snapshot!(shown(&directory, &["config", "set", file]), @r"
@@ -50,7 +50,7 @@ fn a_config_is_checked_written_and_shown() {
     backend: vxlan
     firewall: nftables
     ---
-    the store has this config already
+    the store already contains this config
     ");
 }
 
@@ -116,8 +116,8 @@ fn what_a_change_does_to_the_nodes_is_told_before() {
     backend: vxlan
     firewall: iptables
     ---
-    taken at once, without harm to pods: 2 nodes
-    not written: this was a dry run
+    applied at once, pods unaffected: 2 nodes
+    not written (dry run)
     ");
     assert_snapshot!(tried(r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.99.0","Backend":{"Type":"vxlan"}}"#), @r"
     0
@@ -125,9 +125,9 @@ fn what_a_change_does_to_the_nodes_is_told_before() {
     backend: vxlan
     firewall: iptables
     ---
-    taken at once, without harm to pods: 1 node
-    taken when flanneld restarts there, with another subnet, so that pods must be replaced: 1 node: 10.5.150.0/24 of node 192.168.64.4
-    not written: this was a dry run
+    applied at once, pods unaffected: 1 node
+    applied when flanneld restarts, new subnet, pods must be replaced: 1 node: 10.5.150.0/24 of node 192.168.64.4
+    not written (dry run)
     ");
     assert_snapshot!(tried(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#), @r"
     0
@@ -135,9 +135,9 @@ fn what_a_change_does_to_the_nodes_is_told_before() {
     backend: host-gw
     firewall: iptables
     ---
-    taken when flanneld restarts there, with the same subnet: 2 nodes
-    not while pods run: backend vxlan -> host-gw
-    not written: this was a dry run
+    applied when flanneld restarts, subnet kept: 2 nodes
+    requires a restart: backend vxlan -> host-gw
+    not written (dry run)
     ");
     assert_snapshot!(tried(r#"{"Network":"10.9.0.0/16","Backend":{"Type":"vxlan","VNI":7}}"#), @r"
     0
@@ -145,9 +145,9 @@ fn what_a_change_does_to_the_nodes_is_told_before() {
     backend: vxlan
     firewall: iptables
     ---
-    taken when flanneld restarts there, with another subnet, so that pods must be replaced: 2 nodes: 10.5.1.0/24 of node 192.168.64.3, 10.5.150.0/24 of node 192.168.64.4
-    not while pods run: IPv4 network 10.5.0.0/16 -> 10.9.0.0/16; VNI, Port or GBP of the vxlan backend
-    not written: this was a dry run
+    applied when flanneld restarts, new subnet, pods must be replaced: 2 nodes: 10.5.1.0/24 of node 192.168.64.3, 10.5.150.0/24 of node 192.168.64.4
+    requires a restart: IPv4 network 10.5.0.0/16 -> 10.9.0.0/16; VNI, Port or GBP of the vxlan backend
+    not written (dry run)
     ");
 }
 
@@ -228,42 +228,42 @@ fn an_edited_config_is_checked_and_edited_again_until_it_is_right() {
     assert_snapshot!(edited(&directory, "true"), @r"
     1
     ---
-    flannelctl: nothing was written: the text is as it was
-      save another text to write it
+    flannelctl: nothing was written: the text is unchanged
+      Change the text to write it.
     ");
     assert_snapshot!(edited(&directory, "false"), @r"
     1
     ---
-    flannelctl: the editor [home]/editor failed (exit status: 1): nothing was written; set EDITOR to another one
+    flannelctl: the editor [home]/editor failed (exit status: 1), nothing was written
     ");
-    // Wrong, and saved as it was when it comes back.
+    // Invalid, and saved unchanged when it is opened again.
     assert_snapshot!(edited(&directory, r#"sed -i s/10.5.200.0/10.5.200.7/ "$1""#), @r"
     1
     ---
-    flannelctl: nothing was written: it cannot be used: SubnetMax is 10.5.200.7, which does not start a subnet of length 24: the one around it starts at 10.5.200.0
-      what was edited is in [tmp]/flannel-config-XXXXXX.json
+    flannelctl: nothing was written: invalid config: SubnetMax is 10.5.200.7, which does not start a subnet of length 24: the one around it starts at 10.5.200.0
+      The edited config is in [tmp]/flannel-config-XXXXXX.json.
     ");
     assert_eq!(config(), before);
-    // Somebody else is faster.
+    // Another client writes first.
     let race = r#"sed -i s/10.5.200.0/10.5.210.0/ "$1"; cp "$1" "$(dirname "$0")/leases/config"; sed -i s/210/211/ "$1""#;
     assert_snapshot!(edited(&directory, race), @r"
     1
     ---
-    taken at once, without harm to pods: 2 nodes
-    what was edited is in [tmp]/flannel-config-XXXXXX.json
+    applied at once, pods unaffected: 2 nodes
+    the edited config is in [tmp]/flannel-config-XXXXXX.json
     flannelctl: could not write the config: the store has changed meanwhile
-      look again at what is there now, and repeat the command
+      Check the present state and repeat the command.
     ");
     assert!(config().contains("10.5.210.0"), "{}", config());
-    // Wrong at first, and mended with the reason before one's eyes.
-    let twice = r#"if grep -q "^# It cannot be used: SubnetMax" "$1"; then sed -i s/10.5.200.7/10.5.220.0/ "$1"; else sed -i s/10.5.210.0/10.5.200.7/ "$1"; fi"#;
+    // Invalid at first, then fixed.
+    let twice = r#"if grep -q "^# Invalid: SubnetMax" "$1"; then sed -i s/10.5.200.7/10.5.220.0/ "$1"; else sed -i s/10.5.210.0/10.5.200.7/ "$1"; fi"#;
     assert_snapshot!(edited(&directory, twice), @r"
     0
     IPv4: 10.5.0.0/16, 220 subnets of length 24, 10.5.1.0 to 10.5.220.0
     backend: vxlan
     firewall: iptables
     ---
-    taken at once, without harm to pods: 2 nodes
+    applied at once, pods unaffected: 2 nodes
     written to [dir]
     ");
     assert!(config().contains("10.5.220.0") && !config().contains('#'), "{}", config());
@@ -286,7 +286,7 @@ fn a_stored_config_that_cannot_be_used_is_named_with_its_place() {
     assert_snapshot!(shown(&directory, &["config", "explain"]), @r"
     1
     ---
-    flannelctl: the network config in [dir] cannot be used: the network config cannot be read: not valid JSON: EOF while parsing an object at line 1 column 1
-      mend it with flannelctl config edit
+    flannelctl: invalid network config in [dir]: the network config cannot be read: not valid JSON: EOF while parsing an object at line 1 column 1
+      Run `flannelctl config edit`.
     ");
 }

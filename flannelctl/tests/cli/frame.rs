@@ -15,37 +15,37 @@ fn errors_are_objects_where_json_is_asked_for() {
     1
     {
       "error": {
+        "fix": "Run `flannelctl config set FILE`.",
         "kind": "not-found",
-        "mend": "write one with flannelctl config set FILE",
         "message": "[dir] has no network config"
       }
     }
     ---
     flannelctl: [dir] has no network config
-      write one with flannelctl config set FILE
+      Run `flannelctl config set FILE`.
     "#);
     assert_snapshot!(shown(&directory, &["config", "get", "-o", "yaml"]), @r#"
     1
     error:
+      fix: "Run `flannelctl config set FILE`."
       kind: not-found
-      mend: "write one with flannelctl config set FILE"
       message: "[dir] has no network config"
     ---
     flannelctl: [dir] has no network config
-      write one with flannelctl config set FILE
+      Run `flannelctl config set FILE`.
     "#);
     assert_snapshot!(shown(&directory, &["config", "gett", "-ojson"]), @r#"
     2
     {
       "error": {
+        "fix": "Run `flannelctl --help`, or the command with --help.",
         "kind": "usage",
-        "mend": "see flannelctl --help, or --help behind the command",
         "message": "unrecognized subcommand 'gett'"
       }
     }
     ---
     flannelctl: unrecognized subcommand 'gett'
-      see flannelctl --help, or --help behind the command
+      Run `flannelctl --help`, or the command with --help.
     "#);
     assert_snapshot!(shown(&directory, &["config", "validate", "/nowhere", "--output=name"]), @r"
     1
@@ -95,7 +95,7 @@ fn a_directory_that_is_not_there_is_not_made_by_looking() {
     4
     ---
     flannelctl: there is no directory [dir] of leases
-      check --lease-dir; flannelctl config set FILE makes a new one
+      Check --lease-dir, or run `flannelctl config set FILE` to create it.
     ");
     let config = home.path().join("config.json");
     fs::write(&config, r#"{"Network":"10.5.0.0/16"}"#).unwrap();
@@ -128,9 +128,9 @@ fn what_is_wrong_with_a_command_line_is_told_without_the_environment() {
     flannelctl: --etcd-endpoints: "nowhere" has no port; write it as http://host:2379 or https://host:2379
     "#);
     let subnet = run(&["lease", "reserve", "192.168.64.9", "--subnet", "10.5.9.0"]);
-    assert!(subnet.contains("\"10.5.9.0\" is no subnet: write it as 10.5.3.0/24"), "{subnet}");
+    assert!(subnet.contains("\"10.5.9.0\" is not a subnet such as 10.5.3.0/24"), "{subnet}");
     let help = run(&[]);
-    assert!(help.starts_with("2\n") && help.contains("Who holds which subnet"), "{help}");
+    assert!(help.starts_with("2\n") && help.contains("Show and change leases"), "{help}");
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn every_command_has_a_man_page_and_so_has_the_daemon() {
     let said = shown(home.path(), &["man", "--dir", pages.to_str().unwrap()]);
     assert!(said.starts_with("0\n") && said.ends_with("---\n"), "{said}");
     let page = |name: &str| fs::read_to_string(pages.join(name)).unwrap();
-    assert!(page("flannelctl-lease-reserve.8").contains("Keep a subnet for a node"));
+    assert!(page("flannelctl-lease-reserve.8").contains("Reserve a subnet for a node"));
     assert!(page("flannelctl.8").contains("flannelctl\\-lease(8)"), "{}", page("flannelctl.8"));
     let daemon = page("flanneld.8");
     assert!(daemon.contains("etcd\\-endpoints") && daemon.contains("FLANNELD_ETCD_ENDPOINTS"), "{daemon}");

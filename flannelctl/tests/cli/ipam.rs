@@ -54,7 +54,7 @@ fn addresses_are_shown_with_what_is_known_of_their_pods() {
     1
     ---
     flannelctl: [home]/networks has no network cbr1
-      flannelctl ipam list shows all networks; --data-dir names another directory
+      Run `flannelctl ipam list` to see all networks, or specify another directory with --data-dir.
     ");
     assert_snapshot!(ipam(home.path(), &["list", "-o", "name"]), @r"
     0
@@ -68,7 +68,7 @@ fn addresses_are_shown_with_what_is_known_of_their_pods() {
     0
     ADDRESS  NETWORK  CONTAINER  INTERFACE  USE  AGE
     ---
-    no addresses are given out in [home]/networks
+    no addresses are allocated in [home]/networks
     ");
 }
 
@@ -80,15 +80,14 @@ fn a_check_finds_what_is_wrong_and_says_how_to_mend_it() {
     assert_snapshot!(ipam(home.path(), &["check"]), @r"
     3
     ID                 FINDING
-    ipam-leaked        1 of 4 addresses of network cbr0 are used by nobody
-                       mend: flannelctl ipam release --leaked --network cbr0
+    ipam-leaked        1 of 4 addresses of network cbr0 are leaked
+                       fix: flannelctl ipam release --leaked --network cbr0
     ipam-other-subnet  10.5.9.7 of network cbr0 is not in the subnet of this node
-                       mend: replace that pod: nothing outside of this node can
-                       reach it
+                       fix: replace that pod: it is unreachable from other nodes
     ipam-twice         eth0 of container 0123456789abcdef0123 has 2 IPv4 addresses
                        in network cbr0: 10.5.1.2 10.5.9.7
-                       mend: flannelctl ipam release those that the container does
-                       not show
+                       fix: flannelctl ipam release ADDRESS for each that the
+                       container does not use
     ---
     ");
     for file in ["10.5.1.4", "10.5.9.7"] {
@@ -96,7 +95,7 @@ fn a_check_finds_what_is_wrong_and_says_how_to_mend_it() {
     }
     assert_snapshot!(ipam(home.path(), &["check"]), @r"
     0
-    2 addresses in 1 network, all as they must be
+    2 addresses in 1 network, no problems found
     ---
     ");
     for last in 4..=240 {
@@ -108,9 +107,9 @@ fn a_check_finds_what_is_wrong_and_says_how_to_mend_it() {
       "addresses": 239,
       "findings": [
         {
+          "fix": "run fewer pods on this node, or use larger subnets (SubnetLen)",
           "id": "ipam-nearly-full",
-          "mend": "run fewer pods here, or give the network a shorter SubnetLen",
-          "what": "239 of 253 addresses of 10.5.1.0/24 are given out in network cbr0"
+          "problem": "239 of 253 addresses of 10.5.1.0/24 are allocated in network cbr0"
         }
       ]
     }
@@ -125,24 +124,24 @@ fn only_leaked_addresses_are_released_unless_forced() {
     assert_snapshot!(ipam(home.path(), &["release", "10.5.1.2"]), @r"
     1
     ---
-    flannelctl: nothing tells whether container 0123456789abcdef0123 of network cbr0, which has 10.5.1.2, is still there
-      look for the container (crictl ps, podman ps), and give --force if it is gone
+    flannelctl: could not determine whether container 0123456789abcdef0123 of network cbr0, which has 10.5.1.2, still exists
+      Check with `crictl ps` or `podman ps`. --force releases the address anyway.
     ");
     assert_snapshot!(ipam(home.path(), &["release", "10.5.1.99"]), @r"
     1
     ---
-    flannelctl: 10.5.1.99 is not in use
-      flannelctl ipam list shows all addresses in use
+    flannelctl: 10.5.1.99 is not allocated
+      Run `flannelctl ipam list` to see all allocated addresses.
     ");
     assert_snapshot!(ipam(home.path(), &["release", "--leaked"]), @r"
     1
     ---
-    flannelctl: Release 10.5.1.4? Nobody can be asked: standard input is no terminal
-      give --yes if it is meant
+    flannelctl: Release 10.5.1.4? Confirmation is required, and standard input is not a terminal
+      Confirm with --yes.
     ");
     assert_snapshot!(ipam(home.path(), &["release", "--leaked", "--dry-run"]), @r"
     0
-    10.5.1.4 would be released
+    10.5.1.4 released (dry run)
     ---
     ");
     assert!(has("10.5.1.4"));
@@ -155,7 +154,7 @@ fn only_leaked_addresses_are_released_unless_forced() {
     assert_snapshot!(ipam(home.path(), &["release", "--leaked", "--yes"]), @r"
     0
     ---
-    no address is leaked
+    no leaked addresses
     ");
     assert_snapshot!(ipam(home.path(), &["release", "10.5.1.3", "--force"]), @r"
     0

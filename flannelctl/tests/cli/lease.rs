@@ -96,16 +96,16 @@ fn leases_are_listed_and_bad_records_named() {
     10.5.2.0/24      192.168.64.4  host-gw  -                  never
     fd00:12:13::/64  fd00::4
     ---
-    record 10.5.3.0-24 cannot be used: the lease record cannot be read: not valid JSON: EOF while parsing an object at line 1 column 1
-      flannelctl lease release 10.5.3.0-24 deletes it
+    record 10.5.3.0-24 is malformed: the lease record cannot be read: not valid JSON: EOF while parsing an object at line 1 column 1
+      Run `flannelctl lease release 10.5.3.0-24` to delete it.
     ");
     assert_snapshot!(shown(&directory, &["lease", "list", "-o", "name"]), @r"
     0
     10.5.1.0-24
     10.5.2.0-24&fd00:12:13::-64
     ---
-    record 10.5.3.0-24 cannot be used: the lease record cannot be read: not valid JSON: EOF while parsing an object at line 1 column 1
-      flannelctl lease release 10.5.3.0-24 deletes it
+    record 10.5.3.0-24 is malformed: the lease record cannot be read: not valid JSON: EOF while parsing an object at line 1 column 1
+      Run `flannelctl lease release 10.5.3.0-24` to delete it.
     ");
     let output = flannelctl(&directory, &["lease", "list", "-o", "json"]);
     let objects: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -136,14 +136,15 @@ fn leases_are_shown_with_their_end_and_the_own_one_is_marked() {
     0
     SUBNET  PUBLIC-IP  BACKEND  VTEP-MAC  EXPIRES
     ---
-    no lease has 10.6.4.77
+    no lease contains 10.6.4.77
     ");
     let yaml = store.shown(&["lease", "list", "--address", "10.5.4.77", "-o", "yaml"]);
     // It begins with the time.
     let yaml: Vec<&str> = yaml.lines().filter(|line| !line.contains("revision: ")).collect();
     assert_snapshot!(yaml.join("\n"), @r#"
     0
-    - key: "10.5.4.0-24"
+    - grantedSeconds: null
+      key: "10.5.4.0-24"
       record:
         BackendData:
           VNI: 1
@@ -151,9 +152,8 @@ fn leases_are_shown_with_their_end_and_the_own_one_is_marked() {
         BackendType: vxlan
         PublicIP: "192.168.64.5"
         PublicIPv6: null
+      remainingSeconds: null
       reservation: true
-      secondsGranted: null
-      secondsLeft: null
       state: "reserved, in use"
       subnets:
       - "10.5.4.0/24"
@@ -190,18 +190,18 @@ fn one_lease_is_found_by_subnet_key_address_and_node() {
     1
     ---
     flannelctl: 10.5.77.1 is neither in the subnet of a node nor its public address
-      flannelctl lease list shows all leases
+      Run `flannelctl lease list` to see all leases.
     ");
     assert_snapshot!(store.shown(&["lease", "get", "10.5.77.0-24"]), @r"
     1
     ---
-    flannelctl: there is no lease 10.5.77.0-24
-      flannelctl lease list shows all leases
+    flannelctl: no lease 10.5.77.0-24
+      Run `flannelctl lease list` to see all leases.
     ");
     assert_snapshot!(store.shown(&["lease", "get", "10.5.77.0/33"]), @r#"
     2
     ---
-    error: invalid value '10.5.77.0/33' for '<TARGET>': "10.5.77.0/33" is no subnet: write it as 10.5.3.0/24 or fd00:1:2:3::/64
+    error: invalid value '10.5.77.0/33' for '<TARGET>': "10.5.77.0/33" is not a subnet such as 10.5.3.0/24 or fd00:1:2:3::/64
 
     For more information, try '--help'.
     "#);
@@ -213,32 +213,32 @@ fn a_lease_is_released_only_if_its_node_is_gone() {
     assert_snapshot!(store.shown(&["lease", "release", "10.5.1.0/24", "--yes"]), @r"
     1
     ---
-    flannelctl: 10.5.1.0/24 of node 192.168.64.3 is not released: it was renewed 1h59m ago and has 22h00m left, so its node may be running; flanneld there would take it again at once. Unless renewed it ends by itself
-      stop flanneld on that node first, and give --force if it is meant
+    flannelctl: 10.5.1.0/24 of node 192.168.64.3 is not released: it was renewed 1h59m ago and expires in 22h00m, so its node may be running and would acquire it again at once
+      Stop flanneld on that node first. --force releases the lease anyway.
     ");
     assert_snapshot!(store.shown(&["lease", "release", "192.168.64.5", "--yes", "-o", "json"]), @r#"
     1
     {
       "error": {
+        "fix": "Stop flanneld on that node first. --force releases the lease anyway.",
         "kind": "refused",
-        "mend": "stop flanneld on that node first, and give --force if it is meant",
-        "message": "10.5.4.0/24 of node 192.168.64.5 is not released: it is a reservation in use, which its node need not renew, so nothing tells whether that node is gone"
+        "message": "10.5.4.0/24 of node 192.168.64.5 is not released: it is a reservation in use, which its node does not renew, so that node may be running"
       }
     }
     ---
-    flannelctl: 10.5.4.0/24 of node 192.168.64.5 is not released: it is a reservation in use, which its node need not renew, so nothing tells whether that node is gone
-      stop flanneld on that node first, and give --force if it is meant
+    flannelctl: 10.5.4.0/24 of node 192.168.64.5 is not released: it is a reservation in use, which its node does not renew, so that node may be running
+      Stop flanneld on that node first. --force releases the lease anyway.
     "#);
     assert!(store.has("10.5.1.0-24") && store.has("10.5.4.0-24"));
     assert_snapshot!(store.shown(&["lease", "release", "10.5.2.0/24"]), @r"
     1
     ---
-    flannelctl: Release 10.5.2.0/24 of node 192.168.64.4? Nobody can be asked: standard input is no terminal
-      give --yes if it is meant
+    flannelctl: Release 10.5.2.0/24 of node 192.168.64.4? Confirmation is required, and standard input is not a terminal
+      Confirm with --yes.
     ");
     assert_snapshot!(store.shown(&["lease", "release", "10.5.2.0/24", "--dry-run"]), @r"
     0
-    10.5.2.0/24 of node 192.168.64.4 released (nothing was written)
+    10.5.2.0/24 of node 192.168.64.4 released (dry run)
     ---
     ");
     assert!(store.has("10.5.2.0-24"));
@@ -259,7 +259,7 @@ fn a_record_that_nobody_can_use_is_released_by_its_key() {
     let store = Store::usual();
     store.reservation("10.5.9.0-24", "{");
     let said = store.shown(&["lease", "list"]);
-    assert!(said.contains("flannelctl lease release 10.5.9.0-24 deletes it"), "{said}");
+    assert!(said.contains("`flannelctl lease release 10.5.9.0-24` to delete it"), "{said}");
     assert_snapshot!(store.shown(&["lease", "release", "10.5.9.0-24"]), @r"
     0
     10.5.9.0-24 released
@@ -274,7 +274,7 @@ fn a_subnet_is_reserved_for_a_node_that_is_to_come() {
     let reserve = |arguments: &[&str]| store.shown(&[&["lease", "reserve"], arguments].concat());
     assert_snapshot!(reserve(&["192.168.64.20", "--subnet", "10.5.20.0/24", "--dry-run"]), @r"
     0
-    10.5.20.0/24 reserved (nothing was written)
+    10.5.20.0/24 reserved (dry run)
     ---
     ");
     assert!(!store.has("10.5.20.0-24"));
@@ -288,45 +288,44 @@ fn a_subnet_is_reserved_for_a_node_that_is_to_come() {
     assert!(!store.expires("10.5.20.0-24"));
     assert_snapshot!(reserve(&["192.168.64.20"]), @r"
     0
-    10.5.20.0/24 of node 192.168.64.20 reserved (nothing was written)
+    10.5.20.0/24 of node 192.168.64.20 reserved (unchanged)
     ---
-    it is a reservation already
     ");
     assert_snapshot!(reserve(&["192.168.64.20", "--subnet", "10.5.21.0/24"]), @r"
     1
     ---
-    flannelctl: the node has 10.5.20.0/24 of node 192.168.64.20 already
-      flannelctl lease move 192.168.64.20 --subnet 10.5.21.0/24
+    flannelctl: the node already has 10.5.20.0/24 of node 192.168.64.20
+      Run `flannelctl lease move 192.168.64.20 --subnet 10.5.21.0/24`.
     ");
     assert_snapshot!(reserve(&["192.168.64.21", "--subnet", "10.5.20.0/24"]), @r"
     1
     ---
     flannelctl: 10.5.20.0/24 is taken: 10.5.20.0/24 of node 192.168.64.20
-      take another one, or leave --subnet out
+      Choose another subnet, or omit --subnet.
     ");
     assert_snapshot!(reserve(&["192.168.64.21", "--subnet", "10.9.20.0/24"]), @r"
     1
     ---
     flannelctl: the network config does not allow 10.9.20.0/24
-      take one of length 24 from 10.5.1.0 to 10.5.255.0
+      Choose a subnet of length 24 from 10.5.1.0 to 10.5.255.0.
     ");
     assert_snapshot!(reserve(&["192.168.64.21", "--subnet", "fd00::/64"]), @r"
     1
     ---
     flannelctl: the network has no IPv6
-      leave that subnet out
+      Omit that subnet.
     ");
     assert_snapshot!(reserve(&["fd00::1"]), @r"
     2
     ---
     flannelctl: the network has IPv4, so a node finds its reservation by its IPv4 address
-      give its public IPv4 address
+      Specify the public IPv4 address of the node.
     ");
     assert_snapshot!(reserve(&["192.168.64.21", "192.168.64.22"]), @r"
     2
     ---
     flannelctl: 192.168.64.22 cannot be the public address of the node
-      give the address that other nodes reach it at, at most one of each family
+      Specify the address at which other nodes reach it, at most one per family.
     ");
     // Any free one.
     assert!(reserve(&["192.168.64.30", "-o", "name"]).starts_with("0\n10.5."));
@@ -346,14 +345,13 @@ fn the_lease_of_a_node_becomes_a_reservation_and_back() {
     0
     10.5.1.0/24 of node 192.168.64.3 unreserved
     ---
-    it ends in 24 hours, unless its node renews it
+    the lease expires in 24 hours unless its node renews it
     ");
     assert!(store.expires("10.5.1.0-24"));
     assert_snapshot!(store.shown(&["lease", "unreserve", "10.5.1.0/24"]), @r"
     0
-    10.5.1.0/24 of node 192.168.64.3 unreserved (nothing was written)
+    10.5.1.0/24 of node 192.168.64.3 unreserved (unchanged)
     ---
-    it is no reservation
     ");
     assert_eq!(fs::read_to_string(store.directory.join("subnets/10.5.1.0-24")).unwrap(), before);
 }
@@ -364,20 +362,20 @@ fn a_node_is_moved_and_an_interrupted_move_goes_on() {
     let go = |arguments: &[&str]| store.shown(&[&["lease", "move", "192.168.64.3"], arguments].concat());
     assert_snapshot!(go(&["--subnet", "10.5.30.0/24", "--dry-run"]), @r"
     0
-    10.5.1.0/24 of node 192.168.64.3 to 10.5.30.0/24 moved (nothing was written)
+    10.5.1.0/24 of node 192.168.64.3 to 10.5.30.0/24 moved (dry run)
     ---
     ");
     assert_snapshot!(go(&["--subnet", "10.5.30.0/24"]), @r"
     1
     ---
-    flannelctl: Move 10.5.1.0/24 of node 192.168.64.3 to 10.5.30.0/24? Its pods lose their addresses and must be replaced. Nobody can be asked: standard input is no terminal
-      give --yes if it is meant
+    flannelctl: Move 10.5.1.0/24 of node 192.168.64.3 to 10.5.30.0/24? Its pods lose their addresses and must be replaced. Confirmation is required, and standard input is not a terminal
+      Confirm with --yes.
     ");
     assert_snapshot!(go(&["--subnet", "10.5.3.0/24", "--yes"]), @r"
     1
     ---
     flannelctl: 10.5.3.0/24 is taken: 10.5.3.0/24 of node 192.168.64.9
-      take another one, or leave --subnet out
+      Choose another subnet, or omit --subnet.
     ");
     assert!(store.has("10.5.1.0-24") && !store.has("10.5.30.0-24"));
     // As a move leaves it that stops half-way.
@@ -386,7 +384,7 @@ fn a_node_is_moved_and_an_interrupted_move_goes_on() {
     0
     10.5.1.0/24 of node 192.168.64.3 to 10.5.30.0/24 moved
     ---
-    flanneld on that node goes there now, or when it starts; pods with addresses of the old subnet must be replaced
+    flanneld on that node changes to the new subnet now, or when it starts; replace pods with addresses of the old subnet
     ");
     assert!(!store.has("10.5.1.0-24") && store.has("10.5.30.0-24") && !store.expires("10.5.30.0-24"));
 }

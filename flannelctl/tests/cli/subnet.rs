@@ -39,8 +39,8 @@ fn capacity_use_and_map_are_shown() {
       map: . free  # in use  r reserved  * this node
       10.5.1.0   r*..............................
       10.5.33.0  .......##......................
-    2 leases are not of this config and are marked where they overlap it
-    Room for 59 more nodes. Give --per-month NODES to see when it is full.
+    2 leases outside of this config; shown where they overlap it
+    Capacity for 59 more nodes. Specify --per-month NODES for a forecast.
     ---
     ");
     assert_snapshot!(shown(&directory, &["subnet", "plan", "--per-month", "4", "-o", "json"]), @r#"
@@ -63,7 +63,7 @@ fn capacity_use_and_map_are_shown() {
       ],
       "forecast": "At 4 nodes a month it is full in 14 months.",
       "leasesOutside": 2,
-      "roomForNodes": "59"
+      "nodeCapacity": "59"
     }
     ---
     "#);
@@ -82,7 +82,7 @@ fn a_config_is_planned_before_it_is_written() {
     IPv4: 10.5.0.0/16, subnets of length 26 for 61 pods
       1023 subnets from 10.5.0.64 to 10.5.255.192
       8 in use (0 %), 4 of them reserved, 1015 free
-      map, 2 subnets a sign: . free  o partly  # all in use  * this node
+      map, 2 subnets per sign: . free  o partly  # all in use  * this node
       10.5.0.64    .o###o..........................
       10.5.16.64   ................................
       10.5.32.64   ................................
@@ -102,7 +102,7 @@ fn a_config_is_planned_before_it_is_written() {
     IPv6: fd00:5::/48, subnets of length 64 for 2^64 pods
       65535 subnets from fd00:5:0:1:: to fd00:5:0:ffff::
       1 in use (0 %), 0 of them reserved, 65534 free
-      map, 128 subnets a sign: . free  o partly  # all in use  * this node
+      map, 128 subnets per sign: . free  o partly  # all in use  * this node
       fd00:5:0:1::     o...............................
       fd00:5:0:1001::  ................................
       fd00:5:0:2001::  ................................
@@ -119,8 +119,8 @@ fn a_config_is_planned_before_it_is_written() {
       fd00:5:0:d001::  ................................
       fd00:5:0:e001::  ................................
       fd00:5:0:f001::  ................................
-    2 leases are not of this config and are marked where they overlap it
-    Room for 1015 more nodes. At 10 nodes a month it is full in 8 years.
+    2 leases outside of this config; shown where they overlap it
+    Capacity for 1015 more nodes. At 10 nodes a month it is full in 8 years.
     ---
     ");
 }

@@ -67,7 +67,7 @@ fn answered(store: &Store, typed: &str) -> (i32, String, String) {
 #[test]
 fn a_lease_is_released_by_a_yes_and_by_nothing_else() {
     let question = "Release 10.5.3.0/24 of node 192.168.64.9? [y/N] ";
-    let refusal = "flannelctl: nothing was done\n  answer y if it is meant\n";
+    let refusal = "flannelctl: not confirmed, nothing was done\n  Answer y to confirm.\n";
     let store = Store::new();
     // What is typed is echoed by the terminal, the end of its line too; Ctrl-D is not.
     for (typed, line_end) in [("n\n", ""), ("\n", ""), ("yesterday\n", ""), ("\x04", "\n")] {
@@ -89,8 +89,8 @@ fn where_nobody_can_be_asked_it_says_so() {
     insta::assert_snapshot!(shown(&store.directory(), &["lease", "release", KEY]), @r"
     1
     ---
-    flannelctl: Release 10.5.3.0/24 of node 192.168.64.9? Nobody can be asked: standard input is no terminal
-      give --yes if it is meant
+    flannelctl: Release 10.5.3.0/24 of node 192.168.64.9? Confirmation is required, and standard input is not a terminal
+      Confirm with --yes.
     ");
     assert!(store.has_lease());
 }

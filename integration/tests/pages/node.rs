@@ -104,7 +104,7 @@ fn run_health_commands(host: &Host, settings: &str, commands: &[String; 7]) -> R
     host.run(status)?.expect(0, &["10.5.34.0/24", "10.0.0.10"])?;
     host.run(wait)?.expect(0, &["10.5.34.0/24"])?;
     host.run(peers)?.expect(0, &["10.5.3.0/24", "10.0.0.11", "in-place"])?;
-    host.run(diff)?.expect(0, &["the kernel has what it should have"])?;
+    host.run(diff)?.expect(0, &["the kernel is in sync"])?;
     host.run(doctor)?.expect(0, &[])?;
     host.run(route)?.expect(0, &["10.5.3.0/24 of node 10.0.0.11", "flannel.1"])?;
     let watching = host.start("events", &format!("{settings}{events}"))?;

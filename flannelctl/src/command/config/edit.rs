@@ -1,4 +1,4 @@
-//! `config edit`: the config in an editor, again and again until it can be used, as kubectl does it.
+//! `config edit`: opens the config in an editor until it is valid, as kubectl does.
 
 use anyhow::{Context as _, ensure};
 use flannel_core::config::NetworkConfig;
@@ -15,7 +15,7 @@ use crate::flags::DryRun;
 use crate::node::cluster::Cluster;
 use crate::session::Session;
 
-/// What there is to begin with in a store without a config.
+/// Initial text for a store without a config.
 const TEMPLATE: &str = r#"{
   "Network": "10.244.0.0/16",
   "EnableNFTables": true,
@@ -24,9 +24,9 @@ const TEMPLATE: &str = r#"{
 "#;
 
 pub(super) async fn run(session: &Session, dry_run: DryRun) -> anyhow::Result<()> {
-    let (store, cluster) = Cluster::to_be(session).await?;
+    let (store, cluster) = Cluster::writable(session).await?;
     let before = cluster.config.as_ref().map_or(TEMPLATE, |config| config.text.as_str());
-    // The config may hold keys: a temporary file is for its user alone.
+    // The config may contain keys; temporary files are readable by their owner only.
     let mut file = tempfile::Builder::new().prefix("flannel-config-").suffix(".json").tempfile()?;
     file.write_all(before.as_bytes())?;
     let mut last = before.to_owned();
@@ -34,7 +34,7 @@ pub(super) async fn run(session: &Session, dry_run: DryRun) -> anyhow::Result<()
     let (text, config) = loop {
         open(file.path())?;
         let text =
-            without_comments(&fs::read_to_string(file.path()).context("could not read what was edited")?);
+            without_comments(&fs::read_to_string(file.path()).context("could not read the edited file")?);
         if text == last && cluster.config.is_some() {
             let kept = if text == before { None } else { Some(file.keep()?.1) };
             return Err(cancelled(kept.as_deref(), fault).into());
@@ -43,10 +43,9 @@ pub(super) async fn run(session: &Session, dry_run: DryRun) -> anyhow::Result<()
             Ok(config) => break (text, config),
             Err(error) => {
                 let why = chain(&error);
-                let reason =
-                    format!("# It cannot be used: {why}\n# Mend it, or leave it as it is to give up.\n");
+                let reason = format!("# Invalid: {why}\n# Fix it, or save it unchanged to cancel.\n");
                 fs::write(file.path(), format!("{reason}{text}"))
-                    .context("could not write the file again")?;
+                    .context("could not write the file with the error")?;
                 if text == last {
                     return Err(cancelled(Some(&file.keep()?.1), Some(why)).into());
                 }
@@ -57,29 +56,29 @@ pub(super) async fn run(session: &Session, dry_run: DryRun) -> anyhow::Result<()
     };
     let written = write(session, &store, &cluster, (&text, &config), dry_run).await;
     if written.is_err() {
-        session.output.message(&format!("what was edited is in {}", file.keep()?.1.display()));
+        session.output.message(&format!("the edited config is in {}", file.keep()?.1.display()));
     }
     written
 }
 
 fn cancelled(kept: Option<&Path>, fault: Option<String>) -> Failure {
-    let mend = match kept {
-        Some(path) => format!("what was edited is in {}", path.display()),
-        None => "save another text to write it".to_owned(),
+    let fix = match kept {
+        Some(path) => format!("The edited config is in {}.", path.display()),
+        None => "Change the text to write it.".to_owned(),
     };
     let reason = match fault {
-        Some(why) => format!("it cannot be used: {why}"),
-        None => "the text is as it was".to_owned(),
+        Some(why) => format!("invalid config: {why}"),
+        None => "the text is unchanged".to_owned(),
     };
-    Failure::new(Kind::Refused, format!("nothing was written: {reason}"), mend)
+    Failure::new(Kind::Refused, format!("nothing was written: {reason}"), fix)
 }
 
-/// Our own remarks at the beginning; JSON has no others.
+/// Removes the comments at the beginning that this command added.
 fn without_comments(text: &str) -> String {
     text.split_inclusive('\n').skip_while(|line| line.starts_with('#')).collect()
 }
 
-/// The variables may hold arguments, so the shell reads them.
+/// The variables may contain arguments, so a shell evaluates them.
 fn open(path: &Path) -> anyhow::Result<()> {
     let editor = ["VISUAL", "EDITOR"]
         .into_iter()
@@ -87,9 +86,6 @@ fn open(path: &Path) -> anyhow::Result<()> {
         .unwrap_or_else(|| "vi".to_owned());
     let status = Command::new("sh").args(["-c", &format!("{editor} \"$1\""), "sh"]).arg(path).status();
     let status = status.with_context(|| format!("could not start the editor {editor}"))?;
-    ensure!(
-        status.success(),
-        "the editor {editor} failed ({status}): nothing was written; set EDITOR to another one"
-    );
+    ensure!(status.success(), "the editor {editor} failed ({status}), nothing was written");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What a new config does to the nodes that run.
+//! The effect of a new config on running nodes.
 
 use flannel_core::config::NetworkConfig;
 use flannel_core::store::ConfigRecord;
@@ -6,24 +6,25 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 use crate::node::cluster::Entry;
+use crate::output::text::{count, join};
 
-/// How many nodes are concerned in which way. What runs on each decides the rules of flanneld.
+/// Number of nodes by effect, according to the rules of flanneld.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Impact {
-    /// Nodes that take it at once, with their pods.
+    /// Nodes that apply it at once and keep their pods.
     live: usize,
-    /// Nodes that take it when flanneld restarts, with the same subnet.
+    /// Nodes that apply it when flanneld restarts, and keep their subnet.
     restart: usize,
-    /// Nodes that get another subnet then.
+    /// Nodes that move to another subnet when flanneld restarts.
     moved: Vec<String>,
-    /// What cannot change while pods run.
+    /// Settings that cannot change while pods run.
     reasons: BTreeSet<String>,
 }
 
 impl Impact {
     pub(super) fn new(current: Option<&ConfigRecord>, new: &NetworkConfig, entries: &[Entry]) -> Self {
         let mut impact = Self::default();
-        // Daemons that have none, or one that cannot be used, wait for a good one.
+        // Without a valid config, daemons wait for one.
         let old = current.and_then(|record| NetworkConfig::parse(&record.text).ok());
         for entry in entries.iter().filter(|entry| !entry.is_reservation() || !entry.attrs.is_unclaimed()) {
             let obstacles =
@@ -44,24 +45,23 @@ impl Impact {
     pub(super) fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         if self.live > 0 {
-            lines.push(format!("taken at once, without harm to pods: {}", nodes(self.live)));
+            lines.push(format!("applied at once, pods unaffected: {}", count(self.live, "node")));
         }
         if self.restart > 0 {
             lines.push(format!(
-                "taken when flanneld restarts there, with the same subnet: {}",
-                nodes(self.restart)
+                "applied when flanneld restarts, subnet kept: {}",
+                count(self.restart, "node")
             ));
         }
         if !self.moved.is_empty() {
             lines.push(format!(
-                "taken when flanneld restarts there, with another subnet, so that pods must be replaced: {}: {}",
-                nodes(self.moved.len()),
+                "applied when flanneld restarts, new subnet, pods must be replaced: {}: {}",
+                count(self.moved.len(), "node"),
                 shortened(&self.moved)
             ));
         }
         if !self.reasons.is_empty() {
-            let reasons: Vec<&str> = self.reasons.iter().map(String::as_str).collect();
-            lines.push(format!("not while pods run: {}", reasons.join("; ")));
+            lines.push(format!("requires a restart: {}", join(&self.reasons, "; ")));
         }
         lines
     }
@@ -74,10 +74,6 @@ impl Impact {
             "reasons": self.reasons,
         })
     }
-}
-
-fn nodes(count: usize) -> String {
-    if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") }
 }
 
 fn shortened(all: &[String]) -> String {

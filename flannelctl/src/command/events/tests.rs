@@ -1,13 +1,9 @@
 use super::*;
 use flannel_core::lease::Revision;
 use flannel_core::status::{Firewall, PeerCounts, Round, Store};
-use flannel_core::store::{Grant, Listing};
+use flannel_core::store::Grant;
 
-fn record(key: &str, value: &str) -> Record {
-    Record { key: key.to_owned(), value: value.into(), revision: Revision(1), grant: Some(Grant(1)) }
-}
-
-fn told(events: &[Event]) -> Vec<String> {
+fn shown(events: &[Event]) -> Vec<String> {
     events
         .iter()
         .map(|event| format!("{} {} {} {}", event.kind, event.event, event.about, event.detail))
@@ -15,26 +11,22 @@ fn told(events: &[Event]) -> Vec<String> {
 }
 
 #[test]
-fn leases_that_stand_are_no_event_and_changes_are() {
-    let mut known = None;
-    let mut tell = |update| told(&lease_events(&mut known, update));
-    let listing = |records: &[Record]| {
-        Update::Listing(Listing { revision: Revision(1), config: None, records: records.to_vec() })
+fn changes_of_leases_are_events() {
+    let record = |value: &str| {
+        Some(Record {
+            key: "10.5.3.0-24".to_owned(),
+            value: value.into(),
+            revision: Revision(1),
+            grant: Some(Grant(1)),
+        })
     };
-    let changes = |changes| Update::Changes { revision: Revision(2), changes };
-    assert!(tell(listing(&[record("10.5.1.0-24", "a"), record("10.5.2.0-24", "b")])).is_empty());
-    assert_eq!(tell(changes(vec![Change::Put(record("10.5.3.0-24", "c"))])), ["lease added 10.5.3.0/24 c"]);
-    assert!(tell(changes(vec![Change::Put(record("10.5.3.0-24", "c"))])).is_empty(), "a renewal");
-    assert_eq!(tell(changes(vec![Change::Put(record("10.5.3.0-24", "d"))])), ["lease changed 10.5.3.0/24 d"]);
-    assert_eq!(
-        tell(changes(vec![Change::Delete { key: "10.5.1.0-24".to_owned() }])),
-        ["lease deleted 10.5.1.0/24 "]
-    );
-    // After a break: a listing in place of what was missed.
-    assert_eq!(
-        tell(listing(&[record("10.5.3.0-24", "d"), record("10.5.4.0-24", "e")])),
-        ["lease deleted 10.5.2.0/24 ", "lease added 10.5.4.0/24 e"]
-    );
+    let event =
+        |before, after| shown(of_leases(follow::Event::Record { before, after, listed: false }).as_slice());
+    assert_eq!(event(None, record("c")), ["lease added 10.5.3.0/24 c"]);
+    assert_eq!(event(record("c"), record("d")), ["lease changed 10.5.3.0/24 d"]);
+    assert_eq!(event(record("d"), None), ["lease deleted 10.5.3.0/24 "]);
+    let listed = follow::Event::Record { before: None, after: record("c"), listed: true };
+    assert_eq!(of_leases(listed), None);
 }
 
 fn status(conditions: &[(&str, &str)], rounds: &[u64]) -> Status {
@@ -87,20 +79,20 @@ fn status(conditions: &[(&str, &str)], rounds: &[u64]) -> Status {
 }
 
 #[test]
-fn conditions_begin_and_end_and_rounds_are_told_once() {
+fn conditions_begin_and_end_and_each_round_is_shown_once() {
     let first = status(&[("store", "away")], &[1]);
     assert_eq!(
-        told(&changes(None, &first)),
-        ["condition began store away", "ready ready this node pods can be served"]
+        shown(&changes(None, &first)),
+        ["condition began store away", "ready ready this node pods can start"]
     );
     assert!(changes(Some(&first), &first).is_empty());
     let other_reason = status(&[("store", "refuses")], &[1]);
-    assert_eq!(told(&changes(Some(&first), &other_reason)), ["condition began store refuses"]);
+    assert_eq!(shown(&changes(Some(&first), &other_reason)), ["condition began store refuses"]);
     let mut later = status(&[], &[1, 0, 2]);
     later.ready = false;
     later.not_ready_reasons = vec!["no lease".to_owned()];
-    let found = told(&changes(Some(&other_reason), &later));
-    assert_eq!(found[..2], ["condition ended store it is all right again", "ready lost this node no lease"]);
-    assert_eq!(found.len(), 3, "the round that did nothing is none: {found:?}");
+    let found = shown(&changes(Some(&other_reason), &later));
+    assert_eq!(found[..2], ["condition ended store ", "ready lost this node no lease"]);
+    assert_eq!(found.len(), 3, "a round without changes is no event: {found:?}");
     assert!(found[2].starts_with("round done hint hint: 3 kept, 2 set"), "{found:?}");
 }

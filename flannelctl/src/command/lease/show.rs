@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use crate::node::cluster::{Cluster, Entry, Target};
-use crate::output::text::life_text;
+use crate::output::text::{duration, join};
 use crate::output::{Cell, Form, Page, Style, Table};
 use crate::session::Session;
 
-/// Prints who holds which subnet. Records that no daemon can use are named on stderr.
+/// Lists the leases. Malformed records are reported on stderr.
 pub(super) async fn list(session: &Session, address: Option<IpAddr>, expiry: bool) -> anyhow::Result<()> {
     let store = session.store()?;
     let mut cluster = Cluster::read(session, &store).await?;
@@ -15,7 +15,7 @@ pub(super) async fn list(session: &Session, address: Option<IpAddr>, expiry: boo
         cluster.entries.retain(|entry| entry.subnets.iter().any(|subnet| subnet.contains(&address)));
     }
     let named = session.output.form() == Form::Name;
-    let asked = !named && cluster.ask_lives(&store, expiry).await?;
+    let requested = !named && cluster.request_lives(&store, expiry).await?;
     let mut table = Table::new(
         &["SUBNET", "PUBLIC-IP", "BACKEND", "VTEP-MAC", "EXPIRES"],
         &["STATE", "VNI", "REVISION", "KEY"],
@@ -25,7 +25,7 @@ pub(super) async fn list(session: &Session, address: Option<IpAddr>, expiry: boo
         let vni = entry.vteps().iter().filter_map(|data| data.vni).map(|vni| vni.get()).next();
         let mut row = columns(entry).to_vec();
         row.extend([
-            if asked { expires(entry) } else { Cell::default() },
+            if requested { expires(entry) } else { Cell::default() },
             if entry.is_overdue() { state.styled(Style::Warning) } else { state },
             Cell::lines(vni),
             Cell::from(entry.record.revision.0.to_string()),
@@ -38,27 +38,27 @@ pub(super) async fn list(session: &Session, address: Option<IpAddr>, expiry: boo
     session.output.page(&Page::table(value, table).named(names))?;
     if cluster.entries.is_empty() {
         session.output.message(&match address {
-            Some(address) => format!("no lease has {address}"),
+            Some(address) => format!("no lease contains {address}"),
             None => format!("{} has no leases", store.identity().location),
         });
     }
-    if !named && !asked {
+    if !named && !requested {
         session.output.message(&format!(
-            "the time left is not shown: etcd tells it of one lease at a time, and these are {}\n  \
-             lease list --expiry asks for it, and --address or lease get for that of one",
+            "expiry is not shown: etcd needs one request for each of {} leases\n  \
+             Run `flannelctl lease list --expiry` to request all, or with --address for one lease.",
             cluster.entries.len()
         ));
     }
     for (record, reason) in &cluster.rejected {
         session.output.message(&format!(
-            "record {key} cannot be used: {reason}\n  flannelctl lease release {key} deletes it",
+            "record {key} is malformed: {reason}\n  Run `flannelctl lease release {key}` to delete it.",
             key = record.key
         ));
     }
     Ok(())
 }
 
-/// The columns that every table of leases begins with. The lease of this node has a star.
+/// The first columns of every table of leases. A star marks the lease of this node.
 pub(super) fn columns(entry: &Entry) -> [Cell; 4] {
     let mut subnets: Vec<String> = entry.subnets.iter().map(|subnet| subnet.to_string()).collect();
     if entry.is_own
@@ -79,56 +79,43 @@ fn expires(entry: &Entry) -> Cell {
     match entry.life {
         _ if entry.is_reservation() => Cell::from("never"),
         Some(life) if entry.is_overdue() => {
-            Cell::from(format!("{}, overdue", life_text(life.left))).styled(Style::Warning)
+            Cell::from(format!("{}, overdue", duration(life.left))).styled(Style::Warning)
         }
-        Some(life) => Cell::from(life_text(life.left)),
+        Some(life) => Cell::from(duration(life.left)),
         None => Cell::from("now"),
     }
 }
 
-/// Prints one lease, line by line.
+/// Shows one lease.
 pub(super) async fn get(session: &Session, target: &Target) -> anyhow::Result<()> {
     let store = session.store()?;
-    let mut cluster = Cluster::read(session, &store).await?;
-    let place = {
-        let found = cluster.find(target)?;
-        cluster.entries.iter().position(|entry| entry.record.key == found.record.key)
-    };
-    let Some(place) = place else { return Ok(()) };
-    let mut entry = cluster.entries.swap_remove(place);
+    let mut entry = Cluster::read(session, &store).await?.find(target)?.clone();
     entry.life = store.life(&entry.record).await?;
     session.output.page(&page(&entry))
 }
 
-/// A lease with all that is known of it.
+/// A lease, line by line.
 pub(super) fn page(entry: &Entry) -> Page {
-    let join = |values: Vec<String>| if values.is_empty() { "-".to_owned() } else { values.join(", ") };
-    let backend = match entry.attrs.backend_type.as_str() {
-        "" => "-",
-        backend => backend,
-    };
+    let shown = |text: String| if text.is_empty() { "-".to_owned() } else { text };
     let expires = match entry.life {
         _ if entry.is_reservation() => "never".to_owned(),
         Some(life) => format!(
             "in {}; renewed {} ago for {}",
-            life_text(life.left),
-            life_text(life.granted.saturating_sub(life.left)),
-            life_text(life.granted)
+            duration(life.left),
+            duration(life.granted.saturating_sub(life.left)),
+            duration(life.granted)
         ),
         None => "now".to_owned(),
     };
     let mut lines = vec![
-        ("Subnet", join(entry.subnets.iter().map(|subnet| subnet.to_string()).collect())),
-        ("Public address", join(entry.addresses().map(|address| address.to_string()).collect())),
-        ("Backend", backend.to_owned()),
+        ("Subnet", shown(join(entry.subnets.iter(), ", "))),
+        ("Public address", shown(join(entry.addresses(), ", "))),
+        ("Backend", shown(entry.attrs.backend_type.clone())),
     ];
     let vteps = entry.vteps();
     if !vteps.is_empty() {
-        lines.push(("VTEP MAC", join(vteps.iter().map(|data| data.mac.to_string()).collect())));
-        lines.push((
-            "VNI",
-            join(vteps.iter().filter_map(|data| data.vni).map(|vni| vni.get().to_string()).collect()),
-        ));
+        lines.push(("VTEP MAC", join(vteps.iter().map(|data| data.mac), ", ")));
+        lines.push(("VNI", join(vteps.iter().filter_map(|data| data.vni).map(|vni| vni.get()), ", ")));
     }
     lines.extend([
         ("State", entry.state().to_owned()),

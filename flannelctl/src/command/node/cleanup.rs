@@ -1,4 +1,4 @@
-//! `node cleanup`: the node as it was before flannel. What is not surely flannel's stays, and is named.
+//! `node cleanup`: removes everything that flannel created. Objects of uncertain origin are kept and reported.
 
 use flannel_core::backend;
 use flannel_core::cni::BRIDGE;
@@ -24,38 +24,35 @@ use std::path::{Path, PathBuf};
 
 use super::Cleanup;
 use super::plugins::PluginState;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Kind, fail};
 use crate::flags::DryRun;
 use crate::node::cluster::Cluster;
 use crate::node::{cni, host_local};
 use crate::output::{Cell, Page, Style, Table};
 use crate::session::Session;
 
-/// One thing to be removed, and what came of it.
+/// An object to remove, and the result.
 struct Item {
     kind: &'static str,
     name: String,
     outcome: Result<(), String>,
 }
 
-/// Removes what is flannel's.
+/// Removes the objects of flannel.
 pub(super) async fn run(session: &Session, options: Cleanup) -> anyhow::Result<()> {
     if !options.force
         && let Some(process) = daemons::running()
     {
-        return Err(Failure::new(
-            Kind::Refused,
-            format!("flanneld runs on this node (process {process}) and would put everything back"),
-            "stop it first, with systemctl stop flanneld or as it was started",
-        )
-        .into());
+        let message =
+            format!("flanneld is running on this node (process {process}) and would restore everything");
+        return fail(Kind::Refused, message, "Run `systemctl stop flanneld` first.");
     }
-    let plugins = if options.cni { PluginState::look() } else { PluginState::default() };
+    let plugins = if options.cni { PluginState::read() } else { PluginState::default() };
     if !options.force
         && let Some(pod) = plugins.networks.iter().find_map(|(data, name)| host_local::living(data, name))
     {
-        let message = format!("pods of this node are running: {pod}");
-        return Err(Failure::new(Kind::Refused, message, "drain the node first, or give --force").into());
+        let message = format!("pods are running on this node: {pod}");
+        return fail(Kind::Refused, message, "Drain the node first. --force removes their network anyway.");
     }
     let DryRun { dry_run } = options.dry_run;
     let mut kernel = NetlinkKernel::open()?;
@@ -75,7 +72,7 @@ pub(super) async fn run(session: &Session, options: Cleanup) -> anyhow::Result<(
         items.push(Item { kind: "file", name: path.display().to_string(), outcome });
     }
     if !dry_run {
-        // What others keep there stays; an empty directory was ours.
+        // A directory with unmanaged files is kept.
         for directory in directories(session, plugins) {
             let _ = fs::remove_dir(directory);
         }
@@ -105,7 +102,7 @@ fn report(session: &Session, items: &[Item], left: &[String], dry_run: bool) -> 
         session.output.page(&Page::table(value, table).named(names))?;
     } else {
         session.output.page(&Page::lines(value, "").named(names))?;
-        session.output.message("nothing of flannel is on this node");
+        session.output.message("nothing to remove on this node");
     }
     for what in left {
         session.output.message(what);
@@ -114,11 +111,11 @@ fn report(session: &Session, items: &[Item], left: &[String], dry_run: bool) -> 
     if failed == 0 {
         return Ok(());
     }
-    let mend = "run it as root (it needs CAP_NET_ADMIN and the right to write the files), then again";
-    Err(Failure::new(Kind::Error, format!("{failed} of {} could not be removed", items.len()), mend).into())
+    let message = format!("could not remove {failed} of {} objects", items.len());
+    fail(Kind::Error, message, "Run the command as root.")
 }
 
-/// Tables of nftables, and chains in both kinds of iptables.
+/// Tables of nftables, and chains of both variants of iptables.
 async fn firewalls(dry_run: bool, items: &mut Vec<Item>) {
     clear(&mut Nft::default(), "tables flannel-ipv4 and flannel-ipv6 of nftables", dry_run, items).await;
     let name = "chains FLANNEL-POSTRTG and FLANNEL-FWD of iptables";
@@ -140,7 +137,7 @@ async fn clear(firewall: &mut impl Firewall, name: &str, dry_run: bool, items: &
     });
 }
 
-/// What is to be removed from the kernel, routes before links, and what stays although it looks like flannel's.
+/// Operations that remove objects from the kernel, routes before links; and messages about objects that are kept.
 async fn kernel_objects(
     session: &Session,
     observed: &Dataplane,
@@ -154,11 +151,11 @@ async fn kernel_objects(
         if is_ours(name, link) {
             links.push(name);
         } else if name.as_str().starts_with("flannel") {
-            left.push(format!("link {name} has another kind than flannel's and stays"));
+            left.push(format!("link {name} is kept: its kind is not one of flannel"));
         } else if name.as_str() != BRIDGE && plugins.bridges.contains(name.as_str()) {
             left.push(format!(
-                "link {name}, on which flannel's CNI config puts pods, stays: it may be the administrator's. If not: \
-                 ip link del {name}"
+                "link {name}, to which the CNI config attaches pods, is kept: it may be unmanaged. Run \
+                 `ip link del {name}` to remove it."
             ));
         }
     }
@@ -196,8 +193,7 @@ async fn kernel_objects(
                 ops.push(Op::DeleteRoute(key, route));
             } else {
                 left.push(format!(
-                    "route {} is in the network of the pods but to no node of the store, and stays: it may be the \
-                     administrator's",
+                    "route {} is kept: it is in the pod network, but leads to no node of the store and may be unmanaged",
                     key.destination
                 ));
             }
@@ -213,13 +209,13 @@ fn is_ours(name: &LinkName, link: &Link) -> bool {
     backend::is_device(name, Some(link.kind.name())) || is_marked()
 }
 
-/// By our number, or the blackhole of Go's daemon for the subnet of this node.
+/// Owned by protocol number, or the blackhole route of Go flannel for the subnet of this node.
 fn is_our_route(key: RouteKey, route: &Route, own: &Subnets) -> bool {
     let blackhole = route.target == RouteTarget::Blackhole && route.protocol == PROTOCOL_BOOT;
     route.protocol == PROTOCOL || blackhole && own.iter().any(|subnet| subnet == key.destination)
 }
 
-/// Subnets and addresses of the nodes that the store knows. Go's routes to them have no other mark.
+/// The leases in the store, which identify the routes of Go flannel.
 async fn peers(session: &Session) -> Option<Cluster> {
     let store = session.store().ok()?;
     Cluster::read(session, &store).await.ok()
@@ -241,7 +237,7 @@ fn title(op: &Op) -> (&'static str, String) {
     }
 }
 
-/// The files that are there.
+/// The files that exist.
 fn files(session: &Session, plugins: &PluginState) -> Vec<PathBuf> {
     let run = session.node.subnet_file.parent().unwrap_or(Path::new("/run/flannel"));
     let mut files = vec![session.node.subnet_file.clone(), run.join("flanneld.sock")];

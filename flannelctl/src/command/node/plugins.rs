@@ -1,4 +1,4 @@
-//! What flannel's CNI plugin and its delegates keep on this node.
+//! The state of flannel's CNI plugin and its delegates on this node.
 
 use flannel_core::cni::SAVED_CONFIGS;
 use serde_json::Value;
@@ -8,21 +8,21 @@ use std::path::{Path, PathBuf};
 
 use crate::node::cni::{self, CONFIGS, CniFile};
 
-/// Files and directories, by the CNI configs that are installed and by what was saved under earlier ones.
+/// Files and directories, according to the installed CNI configs and the saved delegate configs.
 #[derive(Debug, Default)]
 pub(super) struct PluginState {
-    /// A file for each container.
+    /// Saved delegate configs, one per container.
     pub(super) saved: Vec<PathBuf>,
-    /// Where those are.
+    /// Their directories.
     pub(super) directories: BTreeSet<PathBuf>,
-    /// The networks that pods were made in: the `dataDir` of `host-local`, and the name.
+    /// The networks of pods: the `dataDir` of `host-local`, and the name.
     pub(super) networks: BTreeSet<(PathBuf, String)>,
-    /// The bridges that pods were put on, as far as they are named.
+    /// The bridges of pods, if specified.
     pub(super) bridges: BTreeSet<String>,
 }
 
 impl PluginState {
-    pub(super) fn look() -> Self {
+    pub(super) fn read() -> Self {
         let mut state = Self { directories: BTreeSet::from([SAVED_CONFIGS.into()]), ..Self::default() };
         for file in CniFile::all(Path::new(CONFIGS)) {
             if let Some(plugin) = file.flannel() {
@@ -36,8 +36,8 @@ impl PluginState {
                 let saved: Option<Value> =
                     fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
                 let saved = saved.filter(|saved| saved["type"].is_string());
-                // A directory of the administrator's choice may hold files of others. In ours, a file that cannot be read
-                // is of a plugin that was killed.
+                // A configured directory may contain unmanaged files. In the default directory, a malformed file was left
+                // by a plugin that was killed.
                 if saved.is_some() || directory == Path::new(SAVED_CONFIGS) {
                     state.saved.push(path);
                 }

@@ -1,4 +1,4 @@
-//! Takes secrets out of texts: those that are known, and what looks like one.
+//! Removes secrets from texts: known ones, and text that resembles one.
 
 use flanneld::store::StoreOptions;
 use serde_json::Value;
@@ -18,10 +18,10 @@ const NAMES: [&str; 11] = [
     "key-data",
     "bearer",
 ];
-/// Shorter ones would take half of the text with them.
+/// Shorter secrets would remove large parts of the text.
 const SHORTEST: usize = 4;
 
-/// Knows the secrets of this node.
+/// The secrets of this node.
 #[derive(Debug, Default)]
 pub(super) struct Scrubber {
     known: Vec<String>,
@@ -45,7 +45,7 @@ impl Scrubber {
     fn learn(&mut self, secret: Option<&str>) {
         if let Some(secret) = secret.filter(|secret| secret.len() >= SHORTEST) {
             self.known.push(secret.to_owned());
-            // As it stands in JSON.
+            // As escaped in JSON.
             let quoted = Value::from(secret).to_string();
             let quoted = &quoted[1..quoted.len() - 1];
             if quoted != secret {
@@ -54,7 +54,7 @@ impl Scrubber {
         }
     }
 
-    /// Learns the secrets of a network config, which other files may repeat in other forms.
+    /// Learns the secrets of a network config, which other files may contain in other forms.
     pub(super) fn learn_config(&mut self, text: &str) {
         let value: Value = serde_json::from_str(text).unwrap_or_default();
         self.learn_members(&value);
@@ -94,7 +94,7 @@ fn is_secret(name: &str) -> bool {
     NAMES.iter().any(|part| name.contains(part))
 }
 
-/// `https://user:password@host` without what is before the `@`.
+/// Removes the login of `https://user:password@host`.
 fn without_logins(line: &str) -> String {
     let mut clean = String::new();
     let mut rest = line;
@@ -115,7 +115,7 @@ fn without_logins(line: &str) -> String {
     clean + rest
 }
 
-/// The values of secret names: `"PSK":"…"`, `\"PSK\":\"…\"`, `FLANNELD_ETCD_PASSWORD=…`, `--etcd-password …`, `token: …`.
+/// Removes the values of secret names: `"PSK":"…"`, `\"PSK\":\"…\"`, `FLANNELD_ETCD_PASSWORD=…`, `--etcd-password …`, `token: …`.
 fn without_values(line: &str) -> String {
     let lower = line.to_ascii_lowercase();
     let mut clean = String::new();

@@ -29,13 +29,14 @@ fn reservations(root: &Path, view: Option<&View>) -> Vec<Reservation> {
     let mut found = Vec::new();
     for name in names(root).into_keys() {
         let Ok(network) = Network::read(root, &name) else { continue };
-        for given in network.given {
-            if subnets.iter().any(|subnet| subnet.trunc().contains(&given.address)) {
-                let abandoned = (given.usage == Use::Abandoned).then(|| {
-                    let netns = given.owner.map(|owner| format!("the namespace {} is gone", owner.netns));
+        for allocation in network.allocations {
+            if subnets.iter().any(|subnet| subnet.trunc().contains(&allocation.address)) {
+                let abandoned = (allocation.usage == Use::Abandoned).then(|| {
+                    let netns =
+                        allocation.owner.map(|owner| format!("the namespace {} is gone", owner.netns));
                     netns.unwrap_or_else(|| "given out before the last boot".to_owned())
                 });
-                found.push(Reservation { address: given.address, network: name.clone(), abandoned });
+                found.push(Reservation { address: allocation.address, network: name.clone(), abandoned });
             }
         }
     }
