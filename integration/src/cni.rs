@@ -6,10 +6,12 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::feature::CNI_DIRECTORIES;
 use crate::netns::Netns;
 use crate::node::Node;
 use crate::{program, wait};
+
+/// Directories of CNI plugins: Debian's, and the one that runtimes use by default.
+const CNI_DIRECTORIES: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 /// A network configuration list.
 #[derive(Clone, Debug)]

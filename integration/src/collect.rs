@@ -7,8 +7,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use crate::DIRECTORY;
 use crate::netns::Netns;
-use crate::topology::DIRECTORY;
 
 /// What is asked of every namespace.
 const QUESTIONS: [&str; 10] = [

@@ -9,11 +9,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::base64;
 use crate::http;
 use crate::netns::{Netns, stdout_of};
-use crate::topology::{DIRECTORY, Lab, Nic, Segment};
-use crate::wait;
+use crate::node::Flanneld;
+use crate::topology::{Cluster, Lab, Nic, Segment};
+use crate::{DIRECTORY, wait};
+use certificates::Certificates;
+
+mod certificates;
+mod history;
+
+pub use history::{Event, History};
 
 /// The prefix that flannel uses unless told otherwise.
 pub const PREFIX: &str = "/coreos.com/network";
@@ -36,6 +42,21 @@ pub struct EtcdOptions {
 impl Default for EtcdOptions {
     fn default() -> Self {
         Self { members: 1, tls: false, client_certificates: false, v6: false, token_secs: 300 }
+    }
+}
+
+impl EtcdOptions {
+    /// The arguments that are the same for all members.
+    fn arguments(&self) -> [String; 5] {
+        // A single member elects itself immediately; three on a busy machine need more time.
+        let (heartbeat, election) = if self.members == 1 { (20, 100) } else { (50, 500) };
+        [
+            format!("--heartbeat-interval={heartbeat}"),
+            format!("--election-timeout={election}"),
+            format!("--auth-token-ttl={}", self.token_secs),
+            "--log-level=error".to_owned(),
+            "--unsafe-no-fsync".to_owned(),
+        ]
     }
 }
 
@@ -77,10 +98,19 @@ fn with_port(address: SocketAddr, port: u16) -> SocketAddr {
     SocketAddr::new(address.ip(), port)
 }
 
-/// Files of keys and certificates.
-#[derive(Clone, Debug)]
-struct Certificates {
-    directory: PathBuf,
+impl Flanneld {
+    /// Our daemon, with leases in etcd, all members named, certificates included.
+    #[must_use]
+    pub fn on_etcd(etcd: &Etcd) -> Self {
+        etcd.flags().into_iter().fold(Self::bare(), |flanneld, flag| flanneld.argument(flag))
+    }
+}
+
+impl Cluster {
+    /// One etcd on the segment, at 192.168.50.240.
+    pub fn etcd(&self, lab: &Lab) -> Result<Etcd> {
+        Etcd::start(lab, &self.lan, &EtcdOptions::default())
+    }
 }
 
 impl Etcd {
@@ -102,10 +132,8 @@ impl Etcd {
             let nic = segment.attach(&netns, "eth0", &[IpNet::new(address.ip(), prefix)?])?;
             segment.default_routes(&nic)?;
             let data = lab.directory("etcd-data")?.join(name);
-            // The election time of one member is over at once; three on a busy machine need some.
-            let (heartbeat, election) = if options.members == 1 { (20, 100) } else { (50, 500) };
             let peer = with_port(*address, PEER_PORT);
-            let mut arguments: Vec<String> = [
+            let mut arguments = vec![
                 format!("--name={name}"),
                 format!("--data-dir={}", data.display()),
                 format!("--listen-client-urls={scheme}://{address}"),
@@ -113,21 +141,10 @@ impl Etcd {
                 format!("--listen-peer-urls=http://{peer}"),
                 format!("--initial-advertise-peer-urls=http://{peer}"),
                 format!("--initial-cluster={}", cluster.join(",")),
-                format!("--heartbeat-interval={heartbeat}"),
-                format!("--election-timeout={election}"),
-                format!("--auth-token-ttl={}", options.token_secs),
-                "--log-level=error".to_owned(),
-                "--unsafe-no-fsync".to_owned(),
-            ]
-            .into();
+            ];
+            arguments.extend(options.arguments());
             if let Some(certificates) = &security {
-                let (certificate, key) = certificates.server(address.ip())?;
-                arguments.push(format!("--cert-file={}", certificate.display()));
-                arguments.push(format!("--key-file={}", key.display()));
-                if options.client_certificates {
-                    arguments.push("--client-cert-auth".to_owned());
-                    arguments.push(format!("--trusted-ca-file={}", certificates.ca().display()));
-                }
+                arguments.extend(certificates.arguments(address.ip(), options.client_certificates)?);
             }
             members.push(Member {
                 netns,
@@ -224,6 +241,12 @@ impl Etcd {
         stdout_of(&command, &output)
     }
 
+    /// Runs `etcdctl` and returns the JSON that it prints.
+    fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.ctl(&[&["--write-out=json"], arguments].concat())?;
+        serde_json::from_str(&text).context("etcdctl did not print JSON")
+    }
+
     /// Writes the network config.
     pub fn set_config(&self, json: &str) -> Result<()> {
         self.put(&format!("{PREFIX}/config"), json)
@@ -248,17 +271,14 @@ impl Etcd {
 
     /// The value of a key, if it is there.
     pub fn get(&self, key: &str) -> Result<Option<String>> {
-        let answer = self.ctl(&["get", "--write-out=json", "--", key])?;
-        let answer: Value = serde_json::from_str(&answer).context("etcdctl did not answer JSON")?;
+        let answer = self.json(&["get", "--", key])?;
         let Some(value) = answer["kvs"][0].as_object() else { return Ok(None) };
-        text_of(value.get("value").unwrap_or(&Value::Null)).map(Some)
+        history::text_of(value.get("value").unwrap_or(&Value::Null)).map(Some)
     }
 
     /// The record of a key with its revisions and its etcd lease, as `etcdctl` tells it.
     pub fn record_of(&self, key: &str) -> Result<Value> {
-        let answer = self.ctl(&["get", "--write-out=json", "--", key])?;
-        let mut answer: Value = serde_json::from_str(&answer).context("etcdctl did not answer JSON")?;
-        Ok(answer["kvs"][0].take())
+        Ok(self.json(&["get", "--", key])?["kvs"][0].take())
     }
 
     /// How many requests clients have sent to the first member, those over streams included.
@@ -285,8 +305,7 @@ impl Etcd {
 
     /// Keys and values below a prefix.
     pub fn list(&self, prefix: &str) -> Result<Vec<Event>> {
-        let answer = self.ctl(&["get", "--prefix", "--write-out=json", "--", prefix])?;
-        let answer: Value = serde_json::from_str(&answer).context("etcdctl did not answer JSON")?;
+        let answer = self.json(&["get", "--prefix", "--", prefix])?;
         answer["kvs"].as_array().map_or_else(|| Ok(Vec::new()), |kvs| kvs.iter().map(Event::of).collect())
     }
 
@@ -302,8 +321,7 @@ impl Etcd {
 
     /// The newest revision.
     pub fn revision(&self) -> Result<i64> {
-        let answer = self.ctl(&["get", "--write-out=json", "revision"])?;
-        let answer: Value = serde_json::from_str(&answer).context("etcdctl did not answer JSON")?;
+        let answer = self.json(&["get", "revision"])?;
         answer["header"]["revision"].as_i64().context("an answer without a revision")
     }
 
@@ -369,18 +387,6 @@ impl Etcd {
         self.restart()
     }
 
-    /// Keeps every change below the prefix from now on, whatever is compacted later.
-    pub fn record(&self) -> Result<History> {
-        let file = Path::new(DIRECTORY).join("log").join("etcd-history.json");
-        let from = self.revision()? + 1;
-        let output = File::create(&file).with_context(|| format!("could not create {}", file.display()))?;
-        let from = format!("--rev={from}");
-        let mut command = self.command(&["watch", "--prefix", &from, "--write-out=json", PREFIX]);
-        command.stdout(output).stderr(Stdio::null());
-        self.members[0].netns.spawn(&mut command)?;
-        Ok(History { file })
-    }
-
     fn note_for_collection(self, lab: &Lab) -> Result<Self> {
         // From "/" on: all keys that anybody uses here. An empty word would get lost on the way.
         let command = self.command(&["get", "--from-key", "/", "--write-out=fields"]);
@@ -424,142 +430,4 @@ impl Member {
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
-}
-
-/// One change of one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// When.
-    pub revision: i64,
-    /// Which key.
-    pub key: String,
-    /// The new value, or `None` for a deletion.
-    pub value: Option<String>,
-}
-
-impl Event {
-    fn of(record: &Value) -> Result<Self> {
-        Ok(Self {
-            revision: record["mod_revision"].as_i64().context("a record without a revision")?,
-            key: text_of(&record["key"])?,
-            value: Some(text_of(&record["value"])?),
-        })
-    }
-}
-
-/// Every change since [`Etcd::record`].
-pub struct History {
-    file: PathBuf,
-}
-
-impl History {
-    /// All changes up to what etcd holds now.
-    pub fn events(&self, etcd: &Etcd) -> Result<Vec<Event>> {
-        // Something of our own at the end shows that everything before it has been seen.
-        let mark = format!("{PREFIX}/end-of-history");
-        etcd.put(&mark, "")?;
-        let events = wait::until("the history is complete", wait::LONG, || {
-            let events = self.read()?;
-            ensure!(events.iter().any(|event| event.key == mark), "{} events", events.len());
-            Ok(events)
-        })?;
-        etcd.delete(&mark)?;
-        Ok(events.into_iter().filter(|event| event.key != mark).collect())
-    }
-
-    fn read(&self) -> Result<Vec<Event>> {
-        let text = fs::read_to_string(&self.file)
-            .with_context(|| format!("could not read {}", self.file.display()))?;
-        let mut events = Vec::new();
-        // The last line may be half written.
-        for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-            let answer: Value =
-                serde_json::from_str(line).with_context(|| format!("not an answer: {line}"))?;
-            for event in answer["Events"].as_array().into_iter().flatten() {
-                let mut found = Event::of(&event["kv"])?;
-                if event["type"] == 1 {
-                    found.value = None;
-                }
-                events.push(found);
-            }
-        }
-        Ok(events)
-    }
-}
-
-impl Certificates {
-    /// A CA and the client certificates `root` (for etcdctl) and `flannel`.
-    fn create(lab: &Lab) -> Result<Self> {
-        let certificates = Self { directory: lab.directory("certificates")? };
-        certificates.make()?;
-        Ok(certificates)
-    }
-
-    fn make(&self) -> Result<()> {
-        let (certificate, key) = self.paths("ca");
-        self.openssl(&certificate, &key, "/CN=lab-ca", &[])?;
-        self.client("root")?;
-        self.client("flannel").map(drop)
-    }
-
-    fn paths(&self, name: &str) -> (PathBuf, PathBuf) {
-        (self.directory.join(format!("{name}.crt")), self.directory.join(format!("{name}.key")))
-    }
-
-    fn ca(&self) -> PathBuf {
-        self.paths("ca").0
-    }
-
-    fn server(&self, address: IpAddr) -> Result<(PathBuf, PathBuf)> {
-        let name = format!("server-{address}");
-        let usage = "extendedKeyUsage=serverAuth,clientAuth";
-        self.signed(&name, &[&format!("subjectAltName=IP:{address}"), usage])
-    }
-
-    fn client(&self, name: &str) -> Result<(PathBuf, PathBuf)> {
-        self.signed(name, &["extendedKeyUsage=clientAuth"])
-    }
-
-    fn signed(&self, name: &str, extensions: &[&str]) -> Result<(PathBuf, PathBuf)> {
-        let (certificate, key) = self.paths(name);
-        let (ca, ca_key) = self.paths("ca");
-        let (ca, ca_key) = (ca.display().to_string(), ca_key.display().to_string());
-        let mut arguments = vec!["-CA", &ca, "-CAkey", &ca_key, "-addext", "basicConstraints=CA:FALSE"];
-        for extension in extensions {
-            arguments.extend(["-addext", extension]);
-        }
-        self.openssl(&certificate, &key, &format!("/CN={name}"), &arguments)?;
-        Ok((certificate, key))
-    }
-
-    fn openssl(&self, certificate: &Path, key: &Path, subject: &str, arguments: &[&str]) -> Result<()> {
-        let mut command = Command::new("openssl");
-        command
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-nodes",
-                "-days",
-                "2",
-            ])
-            .args(["-subj", subject])
-            .arg("-out")
-            .arg(certificate)
-            .arg("-keyout")
-            .arg(key)
-            .args(arguments)
-            .current_dir(&self.directory);
-        let output = command.output().context("could not start openssl")?;
-        stdout_of(&command, &output).map(drop)
-    }
-}
-
-/// The text in a field of etcd's JSON, where bytes are base64 and an empty value is left out.
-fn text_of(field: &Value) -> Result<String> {
-    let bytes = base64::decode(field.as_str().unwrap_or_default())?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -88,9 +88,6 @@ enum Probe {
     Runner(&'static str),
 }
 
-/// Directories of CNI plugins: Debian's, and the one that runtimes use by default.
-pub(crate) const CNI_DIRECTORIES: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
-
 impl Feature {
     /// All of them.
     pub const ALL: &[Self] = &[

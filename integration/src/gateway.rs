@@ -2,12 +2,12 @@
 //! per write, does not reach. Plain HTTP only.
 
 use anyhow::{Context, Result, ensure};
+use base64::prelude::{BASE64_STANDARD as BASE64, Engine as _};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::base64;
 use crate::netns::Netns;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ impl Gateway {
 
     /// Deletes a key.
     pub fn delete(&mut self, key: &str) -> Result<()> {
-        self.post("/v3/kv/deleterange", &json!({"key": base64::encode(key.as_bytes())})).map(drop)
+        self.post("/v3/kv/deleterange", &json!({"key": BASE64.encode(key.as_bytes())})).map(drop)
     }
 
     fn post(&mut self, path: &str, body: &Value) -> Result<Value> {
@@ -115,8 +115,8 @@ impl Gateway {
 
 fn put_request(key: &str, value: &str, lease: &str) -> Value {
     json!({
-        "key": base64::encode(key.as_bytes()),
-        "value": base64::encode(value.as_bytes()),
+        "key": BASE64.encode(key.as_bytes()),
+        "value": BASE64.encode(value.as_bytes()),
         "lease": lease,
     })
 }

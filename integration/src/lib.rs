@@ -25,7 +25,6 @@
 #![forbid(unsafe_code)]
 
 pub mod artefacts;
-mod base64;
 pub mod cni;
 mod collect;
 pub mod ctl;
@@ -69,6 +68,9 @@ use anyhow::Result;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The directory of the harness. Below `/run`, so private to the test.
+const DIRECTORY: &str = "/run/lab";
 
 /// Runs a test. When it fails, collects logs and kernel state of every node.
 ///

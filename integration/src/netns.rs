@@ -177,6 +177,15 @@ impl Netns {
         self.enter(|| fs::write(&path, value).with_context(|| format!("could not write {}", path.display())))
     }
 
+    /// Enables forwarding for both families. A new namespace starts with the current settings of the host.
+    pub(crate) fn forward(&self) -> Result<()> {
+        self.set_sysctl("net/ipv4/ip_forward", "1")?;
+        if Path::new("/proc/sys/net/ipv6").exists() {
+            self.set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        }
+        Ok(())
+    }
+
     /// Reads a setting below `/proc/sys`.
     pub fn sysctl(&self, name: &str) -> Result<String> {
         self.read(&Path::new("/proc/sys").join(name)).map(|text| text.trim().to_owned())

@@ -11,11 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use crate::etcd::Etcd;
 use crate::http;
 use crate::netns::Netns;
-use crate::topology::{DIRECTORY, forward};
-use crate::{program, wait};
+use crate::{DIRECTORY, program, wait};
 
 /// A node. Cloning gives another handle on the same one.
 #[derive(Clone, Debug)]
@@ -51,7 +49,7 @@ impl Node {
         }
         binds.push((lock, XTABLES_LOCK));
         let netns = Netns::create(name)?.with_binds(&binds)?;
-        forward(&netns)?;
+        netns.forward()?;
         Ok(Self { name: name.to_owned(), netns, directory })
     }
 
@@ -162,12 +160,6 @@ impl Flanneld {
     #[must_use]
     pub fn on_directory(directory: &Path) -> Self {
         Self::bare().argument("--lease-dir").argument(directory)
-    }
-
-    /// Our daemon, with leases in etcd, all members named, certificates included.
-    #[must_use]
-    pub fn on_etcd(etcd: &Etcd) -> Self {
-        etcd.flags().into_iter().fold(Self::bare(), |flanneld, flag| flanneld.argument(flag))
     }
 
     /// Our daemon without a store.

@@ -10,18 +10,14 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::cni::Pod;
-use crate::etcd::{Etcd, EtcdOptions};
 use crate::netns::Netns;
 use crate::node::{Daemon, Flanneld, Node};
-use crate::wait;
+use crate::{DIRECTORY, wait};
 
 /// Everything of one test: its namespaces and files.
 pub struct Lab {
     fabric: OnceCell<Rc<Fabric>>,
 }
-
-/// Where the harness keeps its files. Below `/run`, so private to the test.
-pub(crate) const DIRECTORY: &str = "/run/lab";
 
 /// The namespace of the segments.
 struct Fabric {
@@ -64,7 +60,7 @@ impl Lab {
             return Ok(Rc::clone(fabric));
         }
         let netns = Netns::create("fabric")?;
-        forward(&netns)?;
+        netns.forward()?;
         // Frames that are only bridged have no business with anybody's packet filter here.
         for setting in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"] {
             if Path::new("/proc/sys").join(setting).exists() {
@@ -154,11 +150,6 @@ impl Cluster {
         self.lan.default_routes(&nic)?;
         (self.nodes[index], self.nics[index]) = (node, nic);
         Ok(())
-    }
-
-    /// One etcd on the segment, at 192.168.50.240.
-    pub fn etcd(&self, lab: &Lab) -> Result<Etcd> {
-        Etcd::start(lab, &self.lan, &EtcdOptions::default())
     }
 
     /// A pod of the same name on every node.
@@ -313,13 +304,4 @@ impl Nic {
 fn address_line(link: &str, address: IpNet) -> String {
     let flags = if address.addr().is_ipv6() { " nodad" } else { "" };
     format!("addr add {address} dev {link}{flags}\n")
-}
-
-/// Turns forwarding on for both families. A new namespace starts with what the host has at the moment.
-pub(crate) fn forward(netns: &Netns) -> Result<()> {
-    netns.set_sysctl("net/ipv4/ip_forward", "1")?;
-    if Path::new("/proc/sys/net/ipv6").exists() {
-        netns.set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
-    }
-    Ok(())
 }

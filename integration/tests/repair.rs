@@ -8,7 +8,7 @@
 
 use anyhow::{Context, Result, ensure};
 use integration::golden::{Peer, vxlan_device};
-use integration::random::Random;
+use integration::random;
 use integration::traffic::{Connection, Datagrams};
 use integration::{Cluster, Feature, Flanneld, Netns, Pod, kernel_state, lab, wait};
 use nix::sys::signal::Signal;
@@ -100,10 +100,10 @@ fn changes_while_the_daemon_is_stopped() {
         }
         // With any other damage to the same device nothing shows any more whose it was.
         damages.retain(|damage| !["alias changed", "device renamed"].contains(&damage.name.as_str()));
-        let mut random = Random::from_environment()?;
+        let mut rng = random::from_environment()?;
         let before = site.prepare()?;
         for _ in 0..8 {
-            random.shuffle(&mut damages);
+            rng.shuffle(&mut damages);
             site.daemons[0].kill()?;
             let mut done = Vec::new();
             for damage in &damages[..10] {
@@ -271,7 +271,7 @@ impl Site {
 
     /// Does one damage after another; each must be repaired, and nothing else changed, before the next.
     fn damage_and_watch(mut self, mut damages: Vec<Damage>) -> Result<()> {
-        Random::from_environment()?.shuffle(&mut damages);
+        random::from_environment()?.shuffle(&mut damages);
         let before = self.prepare()?;
         let (from, to) = (&self.pods[0], &self.pods[1]);
         let mut flows = Vec::new();

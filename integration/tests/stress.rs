@@ -5,7 +5,7 @@
 //! ```
 
 use anyhow::{Context, Result, bail, ensure};
-use integration::random::Random;
+use integration::random;
 use integration::{Lab, Netns, Node, cni, is_long, lab, program};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -178,7 +178,7 @@ fn address(output: &Output) -> Result<String> {
 /// Kills plugins in the middle of their work, and forgets pods.
 struct Reaper<'a> {
     site: &'a Site,
-    random: Random,
+    rng: fastrand::Rng,
     /// How long the plugin took the last time it was let alone.
     usual: Duration,
     killed: usize,
@@ -190,10 +190,10 @@ impl Reaper<'_> {
     fn call(&mut self, command: &str, pod: &Pod) -> Result<Option<Output>> {
         let started = Instant::now();
         let mut child = self.site.start(command, &pod.id, &pod.netns, &Value::Null)?;
-        let chosen = self.random.below(2) == 0;
+        let chosen = self.rng.bool();
         let usual = u64::try_from(self.usual.as_micros()).unwrap_or(u64::MAX);
         if chosen {
-            thread::sleep(Duration::from_micros(self.random.below(usual)));
+            thread::sleep(Duration::from_micros(self.rng.u64(0..=usual)));
             child.kill().context("could not kill the plugin")?;
         }
         let output = child.wait_with_output().context("could not wait for the plugin")?;
@@ -219,8 +219,14 @@ impl Reaper<'_> {
 type Living = Mutex<BTreeMap<String, String>>;
 
 /// The life of several pods of one worker; the last one stays.
-fn live(site: &Site, worker: usize, lives: usize, random: Random, living: &Living) -> Result<(Pod, usize)> {
-    let mut reaper = Reaper { site, random, usual: Duration::from_millis(20), killed: 0 };
+fn live(
+    site: &Site,
+    worker: usize,
+    lives: usize,
+    rng: fastrand::Rng,
+    living: &Living,
+) -> Result<(Pod, usize)> {
+    let mut reaper = Reaper { site, rng, usual: Duration::from_millis(20), killed: 0 };
     let mut netns = Netns::create(&format!("w{worker}-0"))?;
     for life in 0..lives {
         let id = format!("w{worker}-{life}");
@@ -231,7 +237,7 @@ fn live(site: &Site, worker: usize, lives: usize, random: Random, living: &Livin
         }
         // From here on its address may be another one's.
         locked(living).remove(&pod.address);
-        if reaper.random.below(4) == 0 {
+        if reaper.rng.u8(0..4) == 0 {
             // Nobody says DEL.
             pod.netns.delete()?;
             netns = Netns::create(&format!("w{worker}-{}", life + 1))?;
@@ -256,13 +262,13 @@ fn settle(living: &Living, pod: &Pod) -> Result<()> {
 fn plugins_killed_at_random_moments() {
     lab(|lab| {
         let site = Site::new(lab)?;
-        let random = Random::from_environment()?;
+        let rng = Mutex::new(random::from_environment()?);
         let lives = if is_long() { 10_000_usize.div_ceil(AT_ONCE) } else { 4 };
         let (living, survivors, killed) = (Living::default(), Mutex::new(Vec::new()), AtomicUsize::new(0));
         let started = Instant::now();
         site.node.netns().enter(|| {
             at_once(AT_ONCE, |worker| {
-                let (pod, times) = live(&site, worker, lives, random.fork(worker as u64), &living)?;
+                let (pod, times) = live(&site, worker, lives, locked(&rng).fork(), &living)?;
                 locked(&survivors).push(pod);
                 killed.fetch_add(times, Ordering::Relaxed);
                 Ok(())

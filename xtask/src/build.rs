@@ -8,13 +8,6 @@ use std::process::Stdio;
 use crate::dist::target::{self, Target};
 use crate::process::{cargo, must_succeed, target as target_directory, text};
 
-/// How to compile what is packed.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Profile {
-    Dev,
-    Release,
-}
-
 /// Builds the programs of the project and `lab` for tests; answers with the directory that holds them.
 pub(crate) fn programs() -> Result<PathBuf> {
     let mut command = cargo(["build", "--quiet", "--bins"]);

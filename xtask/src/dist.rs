@@ -23,10 +23,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::build::Profile;
 use crate::process::{root, target as target_directory, text};
 use archive::Compression;
-use target::{EMULATED, TARGETS, Target};
+use target::{EMULATED, Profile, TARGETS, Target};
 
 #[derive(Args)]
 pub(crate) struct DistOptions {

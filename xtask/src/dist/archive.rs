@@ -5,8 +5,8 @@ use flate2::GzBuilder;
 use std::io::Write as _;
 use tar::{Builder, EntryType, Header};
 
+use super::target::Profile;
 use super::tree::{Node, Tree};
-use crate::build::Profile;
 
 /// The compression level.
 #[derive(Clone, Copy)]

@@ -4,8 +4,7 @@ use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::target::{Target, host};
-use crate::build::Profile;
+use super::target::{Profile, Target, host};
 use crate::process::{cargo, must_succeed, root, target as target_directory};
 
 /// The contents of the programs.

@@ -4,8 +4,14 @@ use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Command;
 
-use crate::build::Profile;
 use crate::process::text;
+
+/// How to compile what is packed.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Profile {
+    Dev,
+    Release,
+}
 
 /// An architecture, with all its names.
 #[derive(Debug, PartialEq, Eq)]
