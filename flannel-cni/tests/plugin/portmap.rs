@@ -266,7 +266,7 @@ fn a_port_that_is_taken_is_refused_with_both_owners() {
         let config = |pod: &Pod, backend: &str| pod.config(TWO, &format!(r#","backend":"{backend}""#));
         first.run(&node, Plugins::Ours, "ADD", &config(&first, one)).unwrap();
         let error = second.run(&node, Plugins::Ours, "ADD", &config(&second, other)).unwrap_err();
-        assert!(error.contains("taken by container first"), "{error}");
+        assert!(error.contains("already used by container first"), "{error}");
         first.run(&node, Plugins::Ours, "DEL", &config(&first, one)).unwrap();
     }
 }
