@@ -1,8 +1,8 @@
-//! Firewall rules of pods: what they are called, how they are found, and how they are removed.
+//! Firewall rules of pods: backends, and how rules are found and removed.
 //!
-//! nf_tables is spoken to through netlink, and so are the tables of iptables where they are in nf_tables, as far as rules
-//! are looked for and deleted. New rules of iptables are written by `iptables-restore`, one process for a family, because
-//! its own programs must be able to read them.
+//! Rules in nf_tables are listed and changed through netlink. That includes listing and deleting the rules of the nftables variant
+//! of iptables; its new rules are written by `iptables-restore`, one process per family, because its programs must be able to read
+//! them.
 
 use flannel_core::family::Family;
 use flannel_core::host_local::Attachment;
@@ -23,7 +23,7 @@ use nat::{NAT, Nat, NatRule};
 use netfilter::{Netfilter, NetfilterError};
 use nft::NftTable;
 
-/// Where rules are.
+/// The firewall that holds the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backend {
     Iptables,
@@ -47,13 +47,13 @@ pub(crate) enum FirewallError {
 /// The backend that a config requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BackendChoice {
-    /// None: the host decides.
+    /// No backend: use what the host has.
     Automatic,
     Requested(Backend),
 }
 
 impl BackendChoice {
-    /// Reads the key of a config. The error is the value, if it is not the name of a backend.
+    /// Reads a key of a config. The error is the value, if it is not the name of a backend.
     pub(crate) fn read(config: &Object, key: &str) -> Result<Self, String> {
         match config.field(key) {
             None => Ok(Self::Automatic),
@@ -66,7 +66,7 @@ impl BackendChoice {
         }
     }
 
-    /// The backend to use: iptables by default, unless the host only has nftables.
+    /// Returns the backend to use: iptables by default, unless the host only has nftables.
     pub(crate) fn resolve(self) -> Backend {
         match self {
             Self::Requested(backend) => backend,
@@ -78,7 +78,7 @@ impl BackendChoice {
     }
 }
 
-/// A connection to netfilter; none where the kernel has no nf_tables.
+/// Opens a connection to netfilter; none if the kernel has no nf_tables.
 pub(crate) fn open_netfilter() -> Result<Option<Netfilter>, NetfilterError> {
     match Netfilter::open() {
         Err(error) if error.means_absent() => Ok(None),
@@ -86,7 +86,7 @@ pub(crate) fn open_netfilter() -> Result<Option<Netfilter>, NetfilterError> {
     }
 }
 
-/// The programs of the families whose `nat` table the legacy variant has made.
+/// Returns the programs of the families for which the legacy variant has created a `nat` table.
 pub(crate) fn legacy_tools() -> impl Iterator<Item = (Family, Tool)> {
     Family::ALL
         .into_iter()
@@ -94,8 +94,8 @@ pub(crate) fn legacy_tools() -> impl Iterator<Item = (Family, Tool)> {
         .filter_map(|family| Some((family, Tool::find(family)?)))
 }
 
-/// The chains of iptables of all containers of a network that are not valid, in both families; those of the legacy
-/// variant, which take a process, on request.
+/// Returns the iptables chains of all containers of a network that are not valid, in both families. `legacy` includes the legacy
+/// variant, which takes a process.
 pub(crate) fn stale_chains(
     network: &str,
     valid: &[Attachment],
@@ -115,38 +115,38 @@ pub(crate) fn stale_chains(
     Ok(chains)
 }
 
-/// The rules of one owner, or of several, wherever they are.
-pub(crate) struct Trace<'a> {
-    /// Chains of iptables that hold nothing else, and the chains that lead to them.
+/// Selects the rules of one or more owners in all firewalls.
+pub(crate) struct Selector<'a> {
+    /// iptables chains that contain nothing else, and the chains that jump to them.
     pub(crate) chains: Vec<(String, &'static str)>,
-    /// Chains of nf_tables that they share with others.
+    /// nf_tables chains that they share with other owners.
     pub(crate) tables: &'static [(NftTable, &'static [&'static str])],
-    /// Tells their rules in those by the comment.
-    pub(crate) is_ours: &'a (dyn Fn(&str) -> bool + Sync),
-    /// Tells the source addresses whose rules stay, with the chain that these lead to.
-    pub(crate) spared: &'a (dyn Fn(IpAddr) -> bool + Sync),
-    /// Rules of the legacy variant of iptables are looked for as well, which takes a process.
+    /// Whether a rule there is selected, by its comment.
+    pub(crate) is_owned: &'a (dyn Fn(&str) -> bool + Sync),
+    /// Whether the rules of a source address are kept, with the chain that they jump to.
+    pub(crate) is_kept: &'a (dyn Fn(IpAddr) -> bool + Sync),
+    /// Include the legacy variant of iptables, which takes a process.
     pub(crate) legacy: bool,
 }
 
-/// What of a trace there is.
+/// The selected rules that exist.
 pub(crate) struct Found {
     netfilter: Option<Netfilter>,
     commands: Vec<Command>,
     legacy: Vec<(Family, Tool)>,
-    /// UDP ports of the host that it led somewhere.
+    /// UDP ports of the host that they map.
     udp: BTreeSet<(Family, u16)>,
 }
 
 impl Found {
-    /// There is nothing to do.
+    /// Whether nothing has to be removed.
     pub(crate) fn is_empty(&self) -> bool {
         self.commands.is_empty() && self.legacy.is_empty()
     }
 }
 
-impl Trace<'_> {
-    /// Looks for it. No process is started.
+impl Selector<'_> {
+    /// Finds the rules without starting a process.
     pub(crate) fn find(&self) -> Result<Found, FirewallError> {
         let legacy =
             legacy_tools().filter(|(_, tool)| self.legacy && tool.variant != Variant::Nftables).collect();
@@ -160,7 +160,7 @@ impl Trace<'_> {
         Ok(found)
     }
 
-    /// Collects the commands that remove what is in nf_tables, and the UDP ports that it led somewhere.
+    /// Collects the commands that remove the rules in nf_tables, and the UDP ports that they map.
     fn plan(
         &self,
         netfilter: &mut Netfilter,
@@ -172,7 +172,7 @@ impl Trace<'_> {
             let removal = self.removal(&nat);
             commands.extend(removal.rules.iter().filter_map(|rule| rule.deletion(family)));
             let table = NftTable(family.into(), NAT);
-            // The rules of one chain may lead to the next one that is deleted.
+            // All are flushed first: the rules of one may jump to another.
             commands.extend(removal.chains.iter().map(|chain| table.flush_chain(chain)));
             commands.extend(removal.chains.iter().map(|chain| table.delete_chain(chain)));
             udp.extend(removal.udp.into_iter().map(|port| (family, port)));
@@ -180,7 +180,7 @@ impl Trace<'_> {
         for (table, chains) in self.tables {
             for chain in *chains {
                 for rule in table.rules(netfilter, chain)? {
-                    if !rule.comment.as_deref().is_some_and(self.is_ours) {
+                    if !rule.comment.as_deref().is_some_and(self.is_owned) {
                         continue;
                     }
                     for family in Family::ALL.into_iter().filter(|family| table.0 == (*family).into()) {
@@ -194,7 +194,7 @@ impl Trace<'_> {
         Ok(())
     }
 
-    /// The chains in question, if any of them is there.
+    /// Reads the chains that exist.
     fn read(&self, netfilter: &mut Netfilter, family: Family) -> Result<Nat, NetfilterError> {
         let mut wanted = BTreeSet::new();
         for (chain, entry) in &self.chains {
@@ -211,7 +211,7 @@ impl Trace<'_> {
             let (kept, gone): (Vec<_>, Vec<_>) = nat
                 .of(entry)
                 .filter(|rule| rule.leads_to(chain))
-                .partition(|rule| rule.source_address().is_some_and(self.spared));
+                .partition(|rule| rule.source_address().is_some_and(self.is_kept));
             if kept.is_empty() {
                 removal.chains.push(chain.clone());
             }
@@ -221,7 +221,7 @@ impl Trace<'_> {
         removal
     }
 
-    /// Removes it: what is in nf_tables at once, the rest by programs that are still running on return.
+    /// Removes the rules: in nf_tables at once, in iptables by programs that are still running on return.
     pub(crate) fn remove(&self, found: Found) -> Result<Removed, FirewallError> {
         let Found { mut netfilter, commands, legacy, mut udp } = found;
         if let Some(netfilter) = &mut netfilter {
@@ -248,7 +248,7 @@ impl Trace<'_> {
     }
 }
 
-/// Rules that are gone, or on their way.
+/// A removal that may still be in progress.
 pub(crate) struct Removed {
     udp: BTreeSet<(Family, u16)>,
     netfilter: Option<Netfilter>,
@@ -256,11 +256,10 @@ pub(crate) struct Removed {
 }
 
 impl Removed {
-    /// Waits until they are gone. Answers with the UDP ports of the host that are free now.
+    /// Waits for the end of the removal. Returns the UDP ports of the host that are no longer mapped.
     ///
-    /// The rules themselves are gone before. But a socket of netfilter is closed only when no packet can be on its way through
-    /// removed rules any more, some milliseconds, during which links cannot be deleted either, because the kernel locks nf_tables
-    /// for both. What else takes as long comes first.
+    /// Closing a netfilter socket takes some milliseconds, because the kernel waits until no packet passes through removed rules any
+    /// more. Meanwhile no link can be deleted, because both need the lock of nf_tables. So callers delete links first.
     pub(crate) fn finish(self) -> Result<BTreeSet<(Family, u16)>, FirewallError> {
         for running in self.running {
             running.finish()?;
@@ -270,7 +269,7 @@ impl Removed {
     }
 }
 
-/// What is removed from a `nat` table.
+/// The chains and rules to remove from a `nat` table.
 #[derive(Debug, Default)]
 struct Removal<'n> {
     rules: Vec<&'n NatRule>,
@@ -292,7 +291,7 @@ impl Removal<'_> {
 
 pub(crate) const UDP: u8 = 17;
 
-/// The number of a protocol that ports can be mapped of.
+/// Returns the number of a protocol whose ports can be mapped.
 pub(crate) fn protocol_number(name: &str) -> Option<u8> {
     match name {
         "tcp" => Some(6),

@@ -272,7 +272,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn any_config_has_an_answer(
+    fn any_config_gets_a_result_or_an_error(
         config in members(),
         program in proptest::sample::select(&["flannel", "bridge", "host-local", "loopback", "bandwidth"][..]),
         command in proptest::sample::select(&["ADD", "CHECK", "STATUS", "DEL"][..]),
@@ -286,7 +286,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_configs_are_read_or_refused(bytes in damaged(&CONFIGS), args in damaged(&ARGS)) {
+    fn damaged_configs_are_parsed_or_rejected(bytes in damaged(&CONFIGS), args in damaged(&ARGS)) {
         let args = String::from_utf8_lossy(&args);
         let Ok(config) = parse_config(&bytes) else { return Ok(()) };
         let (lenient, _) = NetConf::parse_leniently(&config);
@@ -309,7 +309,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_results_are_read_or_refused(bytes in damaged(&RESULTS)) {
+    fn damaged_results_are_parsed_or_rejected(bytes in damaged(&RESULTS)) {
         if let Ok(result) = CniResult::parse(&bytes, "1.0.0") {
             for version in Version::ALL {
                 let _ = result.to_value(version).map(|value| value.to_pretty());
@@ -326,12 +326,12 @@ proptest! {
     }
 
     #[test]
-    fn any_subnet_env_is_read_or_refused(bytes in damaged(&ENVS)) {
+    fn any_subnet_env_is_parsed_or_rejected(bytes in damaged(&ENVS)) {
         let _ = SubnetEnv::parse(&String::from_utf8_lossy(&bytes), Path::new("x")).map_err(|error| error.to_string());
     }
 
     #[test]
-    fn any_args_are_read_or_refused(text in "[A-Z;=a-z01 é]{0,20}", key in "[A-Z]{1,3}") {
+    fn any_args_are_parsed_or_rejected(text in "[A-Z;=a-z01 é]{0,20}", key in "[A-Z]{1,3}") {
         if let Ok(Some(value)) = args::value(&text, &key) {
             let pair = format!("{key}={value}");
             prop_assert!(text.contains(&pair));
@@ -340,7 +340,7 @@ proptest! {
 
     /// Whatever lies in the directory: an address is given to one container only, and DEL takes back no other's.
     #[test]
-    fn any_files_of_addresses_are_lived_with(
+    fn any_address_files_are_tolerated(
         files in vec((file_name(), content()), 0..12),
         cursor in "(10\\.1\\.2\\.[0-9]\n?|[a-z0-9.]{0,8})",
     ) {
@@ -385,7 +385,7 @@ proptest! {
     }
 
     #[test]
-    fn any_saved_configs_are_lived_with(files in vec(("[ab]{1,2}(\\.[ab]{1,2})?|\\.tmp-a\\.a", damaged(&CONFIGS)), 0..6)) {
+    fn any_saved_configs_are_tolerated(files in vec(("[ab]{1,2}(\\.[ab]{1,2})?|\\.tmp-a\\.a", damaged(&CONFIGS)), 0..6)) {
         let directory = tempfile::tempdir().unwrap();
         for (name, content) in &files {
             fs::write(directory.path().join(name), content).unwrap();

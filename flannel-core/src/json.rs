@@ -1,9 +1,8 @@
-//! JSON as Go's `encoding/json` reads and writes it: the form of the CNI protocol and of what Go
-//! flannel keeps on disk.
+//! JSON as Go's `encoding/json` reads and writes it: the format of the CNI protocol and of the files of Go flannel.
 //!
 //! Compatibility: members of structs are found by case-folded name ([`Object::field`]), members of maps by exact
-//! name ([`Object::get`]); of duplicates the last one counts; bad UTF-8 and lone surrogates become U+FFFD; numbers
-//! of maps are IEEE doubles; texts of syntax errors are Go's, because tools match on them.
+//! name ([`Object::get`]); the last of several duplicates counts; invalid UTF-8 and lone surrogates become U+FFFD; numbers
+//! in maps are IEEE doubles; the texts of syntax errors are Go's, because tools match on them.
 
 use serde::Serialize;
 use serde_json::Serializer;
@@ -21,7 +20,7 @@ pub use fields::{
 pub use go_struct::GoStruct;
 pub use parse::SyntaxError;
 
-/// A JSON value. Numbers keep their literal until they are used or written.
+/// A JSON value. Numbers are kept as literals until they are used or written.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Value {
     /// `null`
@@ -43,24 +42,24 @@ pub enum Value {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Number(String);
 
-/// An object: members in the order of the text, duplicates kept.
+/// An object: its members in the order of the text, including duplicates.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Object(Vec<(String, Value)>);
 
-/// A member or element of another type than it must have; the text is Go's.
+/// A member or element of a wrong type; the text is Go's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("json: cannot unmarshal {found} into Go struct field {field} of type {wanted}")]
 pub struct TypeError {
-    /// What is there, in Go's word.
+    /// The type that was found, in Go's words.
     pub found: String,
-    /// Name of the struct and path of the member.
+    /// The name of the struct and the path of the member.
     pub field: String,
-    /// Go's name of the type.
+    /// Go's name of the expected type.
     pub wanted: &'static str,
 }
 
 impl Value {
-    /// Reads one value and nothing behind it but white space.
+    /// Parses a text that consists of one value and white space.
     ///
     /// # Errors
     ///
@@ -69,7 +68,7 @@ impl Value {
         parse::parse(text)
     }
 
-    /// Go's word for the type: `object`, `array`, `string`, `number`, `bool`, `null`.
+    /// Returns Go's word for the type: `object`, `array`, `string`, `number`, `bool`, `null`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -82,40 +81,40 @@ impl Value {
         }
     }
 
-    /// The text of a string.
+    /// Returns the text of a string.
     #[must_use]
     pub fn as_str(&self) -> Option<&str> {
         if let Self::String(text) = self { Some(text) } else { None }
     }
 
-    /// The elements of an array.
+    /// Returns the elements of an array.
     #[must_use]
     pub fn as_array(&self) -> Option<&[Self]> {
         if let Self::Array(elements) = self { Some(elements) } else { None }
     }
 
-    /// The object, if it is one.
+    /// Returns the members of an object.
     #[must_use]
     pub const fn as_object(&self) -> Option<&Object> {
         if let Self::Object(object) = self { Some(object) } else { None }
     }
 
-    /// The value of a boolean.
+    /// Returns the value of a boolean.
     #[must_use]
     pub const fn as_bool(&self) -> Option<bool> {
         if let Self::Bool(value) = self { Some(*value) } else { None }
     }
 
-    /// The value of a number whose literal is a plain integer: no fraction, no exponent.
+    /// Returns the value of a number whose literal is an integer without fraction or exponent.
     #[must_use]
     pub fn as_integer<T: std::str::FromStr>(&self) -> Option<T> {
         if let Self::Number(number) = self { number.0.parse().ok() } else { None }
     }
 
-    /// The error that says that this is not a `wanted`.
+    /// Returns the error for a value that is not of the Go type `wanted`.
     #[must_use]
     pub fn type_error(&self, field: &str, wanted: &'static str) -> TypeError {
-        // Go names the literal where a number is not an integer.
+        // Go prints the literal of a number that is not an integer.
         let found = match self {
             Self::Number(number) if wanted.trim_start_matches('u').starts_with("int") => {
                 format!("number {}", number.literal())
@@ -125,7 +124,7 @@ impl Value {
         TypeError { found, field: field.to_owned(), wanted }
     }
 
-    /// Members of all objects sorted by name and without duplicates, as Go writes a map.
+    /// Sorts the members of all objects by name and removes duplicates, as Go writes a map.
     #[must_use]
     pub fn sorted(self) -> Self {
         match self {
@@ -135,13 +134,13 @@ impl Value {
         }
     }
 
-    /// The text without white space.
+    /// Returns the text without white space.
     #[must_use]
     pub fn to_compact(&self) -> String {
         self.write(CompactFormatter)
     }
 
-    /// The text with four spaces for each level, as CNI plugins print it.
+    /// Returns the text indented by four spaces, as CNI plugins print it.
     #[must_use]
     pub fn to_pretty(&self) -> String {
         self.write(PrettyFormatter::with_indent(b"    "))
@@ -215,7 +214,7 @@ impl<T: Into<Self>> From<Vec<T>> for Value {
 }
 
 impl Number {
-    /// The number as it was written.
+    /// Returns the number as it was written.
     #[must_use]
     pub fn literal(&self) -> &str {
         &self.0
@@ -229,7 +228,7 @@ impl fmt::Display for Number {
             Ok(number) if number.is_finite() => {
                 let size = number.abs();
                 if size != 0.0 && size >= 1e21 {
-                    // Rust writes no sign of a positive exponent, Go does.
+                    // Unlike Rust, Go writes the sign of a positive exponent.
                     f.write_str(&format!("{number:e}").replace('e', "e+"))
                 } else if size != 0.0 && size < 1e-6 {
                     write!(f, "{number:e}")
@@ -243,71 +242,71 @@ impl fmt::Display for Number {
 }
 
 impl Object {
-    /// An object without members.
+    /// Returns an object without members.
     #[must_use]
     pub const fn new() -> Self {
         Self(Vec::new())
     }
 
-    /// The member with exactly this name, as in a Go map. The last of several counts.
+    /// Returns the last member with exactly this name, as in a Go map.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.0.iter().rev().find(|(member, _)| member == name).map(|(_, value)| value)
     }
 
-    /// The member of this name in any case, as in a Go struct. The last of several counts; `null` leaves a field as it is.
+    /// Returns the last member with this name in any case, as in a Go struct, where `null` does not change a field.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&Value> {
         self.fields(name).filter(|value| **value != Value::Null).last()
     }
 
-    /// All members of this name in any case, `null` included, in the order of the text.
+    /// Returns all members with this name in any case, including `null`, in the order of the text.
     pub fn fields<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a Value> + use<'a, 'n> {
         self.0.iter().filter(move |(member, _)| folds_to(member, name)).map(|(_, value)| value)
     }
 
-    /// The text of the member of this name in any case; empty if it is absent or not a string.
+    /// Returns the string with this name in any case; empty if it is absent or of another type.
     #[must_use]
     pub fn text(&self, name: &str) -> &str {
         self.field(name).and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// The object under this name in any case, if it is one.
+    /// Returns the object with this name in any case.
     #[must_use]
     pub fn object(&self, name: &str) -> Option<&Self> {
         self.field(name).and_then(Value::as_object)
     }
 
-    /// Whether the member of this name in any case is `true`.
+    /// Whether the member with this name in any case is `true`.
     #[must_use]
     pub fn is_true(&self, name: &str) -> bool {
         self.field(name).and_then(Value::as_bool).unwrap_or_default()
     }
 
-    /// Members sorted by name and without duplicates, as Go writes a map; see [`Value::sorted`].
+    /// Sorts the members by name and removes duplicates; see [`Value::sorted`].
     #[must_use]
     pub fn sorted(self) -> Self {
         let members: std::collections::BTreeMap<_, _> = self.0.into_iter().collect();
         members.into_iter().map(|(name, value)| (name, value.sorted())).collect()
     }
 
-    /// Sets a member. Replaces those of exactly this name.
+    /// Sets a member, replacing those with exactly this name.
     pub fn insert(&mut self, name: &str, value: impl Into<Value>) {
         self.remove(name);
         self.0.push((name.to_owned(), value.into()));
     }
 
-    /// Removes the members of exactly this name.
+    /// Removes the members with exactly this name.
     pub fn remove(&mut self, name: &str) {
         self.0.retain(|(member, _)| member != name);
     }
 
-    /// Names and values in the order of the text.
+    /// Iterates over names and values in the order of the text.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// True without members.
+    /// Whether the object has no members.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -320,7 +319,7 @@ impl<N: Into<String>, V: Into<Value>> FromIterator<(N, V)> for Object {
     }
 }
 
-/// Simple case folding onto an ASCII name. Two letters outside of ASCII fold into it (Unicode CaseFolding.txt).
+/// Compares with an ASCII name by simple case folding. Two letters outside of ASCII fold to ASCII (Unicode CaseFolding.txt).
 fn folds_to(member: &str, name: &str) -> bool {
     let fold = |c: char| match c {
         '\u{212a}' => 'k',
@@ -330,7 +329,7 @@ fn folds_to(member: &str, name: &str) -> bool {
     member.chars().map(fold).eq(name.chars().map(fold))
 }
 
-/// Writes a string in quotes, with the escapes of Go.
+/// Writes a string in quotes, with Go's escapes.
 pub(crate) fn write_string(out: &mut String, text: &str) {
     out.push_str(&Value::from(text).to_compact());
 }

@@ -122,7 +122,7 @@ fn versions_and_names_within_the_delegate() {
 }
 
 #[test]
-fn what_cannot_be_used_is_named() {
+fn unusable_sections_are_named() {
     for (text, error) in [
         (r#""delegate":{"type":1}"#, "'delegate' dictionary, if present, must have (string) 'type' field"),
         (r#""delegate":{"type":null}"#, "'delegate' dictionary, if present, must have (string) 'type' field"),
@@ -153,7 +153,7 @@ fn what_cannot_be_used_is_named() {
 }
 
 #[test]
-fn cleaning_needs_nothing() {
+fn cleaning_up_needs_no_other_key() {
     let netconf = netconf_for_cleaning(&conf(r#"{"name":"n"}"#), None);
     assert_eq!(
         Value::Object(netconf).to_compact(),

@@ -48,7 +48,7 @@ fn missing_variables_are_listed_in_order() {
 }
 
 #[test]
-fn a_bad_value_is_told_before_a_missing_variable() {
+fn an_invalid_value_is_reported_before_a_missing_variable() {
     let vars = [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "-x"), ("CNI_IFNAME", "a/b")];
     assert_eq!(error(read(&vars)), (4, "invalid characters in containerID; -x".to_owned()));
     let vars = [("CNI_COMMAND", "DEL"), ("CNI_IFNAME", "a/b")];
@@ -76,7 +76,7 @@ fn values_are_checked_only_where_they_are_needed() {
 }
 
 #[test]
-fn the_guard_is_lifted_by_1_and_true() {
+fn the_guard_is_disabled_by_1_and_true() {
     for (value, lifted) in
         [("1", true), ("TRUE", true), ("true", true), ("0", false), ("yes", false), ("", false)]
     {

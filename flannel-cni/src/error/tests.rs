@@ -26,7 +26,7 @@ fn a_path_error_reads_as_in_go() {
 }
 
 #[test]
-fn errors_of_del_never_say_not_found() {
+fn errors_of_del_never_contain_not_found() {
     let error = CniError::new(Code::Internal, "plugin not found").with_details("not found");
     let reworded = error.reworded_for_del();
     assert!(!reworded.to_json().contains("not found"), "{reworded:?}");

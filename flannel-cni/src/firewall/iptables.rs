@@ -1,4 +1,4 @@
-//! The programs of iptables: which one a host uses, and how its tables are read and changed.
+//! The programs of iptables: finding the one that the host uses, reading and changing its tables.
 
 use flannel_core::family::Family;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,42 +12,42 @@ use std::time::{Duration, Instant};
 use crate::error::errno_text;
 use crate::fault;
 
-/// How long the lock of the legacy variant is waited for: on large hosts it is held for seconds at a time.
-const LOCK_PATIENCE: Duration = Duration::from_secs(60);
-/// How long a program may take in all.
-const LIMIT: Duration = Duration::from_secs(90);
-/// The exit status of "somebody else has the lock".
+/// How long to wait for the lock of the legacy variant, which is held for seconds on large hosts.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+/// The time limit of a program.
+const RUN_TIMEOUT: Duration = Duration::from_secs(90);
+/// The exit status if another program holds the lock.
 const BUSY: i32 = 4;
-/// Where programs are looked for if the runtime does not say.
+/// The search path if the runtime does not set `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What a program writes to.
+/// Where a program keeps its rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Variant {
-    /// nf_tables: what it wrote can be read, and deleted, through netlink.
+    /// In nf_tables: they can be read and deleted through netlink.
     Nftables,
-    /// Tables of its own, or it is not known.
+    /// In tables of its own, or unknown.
     Other,
 }
 
-/// The programs of one family, by the `iptables` that is found first in `PATH`. Go's plugins take the same.
+/// The programs of one family that belong to the first `iptables` in `PATH`, which Go's plugins use as well.
 #[derive(Clone, Debug)]
 pub(crate) struct Tool {
     family: Family,
-    /// The one program behind all names, or `iptables`.
+    /// The program behind all names, or `iptables`.
     program: PathBuf,
     many_names: bool,
     pub(crate) variant: Variant,
 }
 
-/// A program that did not do its work.
+/// A program that failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ToolError {
     #[error("could not run {program}: {}", errno_text(.error))]
     Start { program: String, error: io::Error },
-    #[error("{program} failed: another program has held the iptables lock for {} s", LOCK_PATIENCE.as_secs())]
+    #[error("{program} failed: another program has held the iptables lock for {} s", LOCK_TIMEOUT.as_secs())]
     Busy { program: String },
-    #[error("{program} did not finish within {} s and was killed", LIMIT.as_secs())]
+    #[error("{program} did not finish within {} s and was killed", RUN_TIMEOUT.as_secs())]
     TimedOut { program: String },
     #[error("{program} failed with {status}: {stderr}{}", in_rule(.rule))]
     Failed { program: String, status: ExitStatus, stderr: String, rule: Option<String> },
@@ -58,11 +58,11 @@ fn in_rule(rule: &Option<String>) -> String {
 }
 
 impl Tool {
-    /// The program of a family, if there is one.
+    /// Finds the program of a family.
     pub(crate) fn find(family: Family) -> Option<Self> {
         let name = name(family, "");
         let program = look_up(&name)?;
-        // Distributions choose the variant by links to the one program that does it all.
+        // Distributions choose the variant by symbolic links to a program with many names.
         let real = program.canonicalize().unwrap_or_else(|_| program.clone());
         let file = real.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let many_names = matches!(file.as_str(), "xtables-nft-multi" | "xtables-legacy-multi");
@@ -70,14 +70,14 @@ impl Tool {
         Some(Self { family, program: if many_names { real } else { program }, many_names, variant })
     }
 
-    /// The kernel lets it read rules. Starts a process: for when something has failed already.
+    /// Whether it can read rules. Starts a process, so only use it after a failure.
     pub(crate) fn is_usable(&self) -> bool {
         let mut command = self.command("");
         command.args(["-t", "filter", "-S", "INPUT", "1"]).stdin(Stdio::null());
         command.output().is_ok_and(|output| matches!(output.status.code(), Some(0 | 1)))
     }
 
-    /// The `nat` table as text.
+    /// Returns the `nat` table as text.
     pub(crate) fn save(&self) -> Result<String, ToolError> {
         let program = name(self.family, "-save");
         let mut command = self.command("-save");
@@ -93,32 +93,38 @@ impl Tool {
         }
     }
 
-    /// Starts a change of the `nat` table and gives it all that it is to do.
+    /// Starts a change of the `nat` table.
     pub(crate) fn restore(&self, lines: &str) -> Result<Running, ToolError> {
         Ok(self.start()?.feed(lines))
     }
 
-    /// Starts a change of the `nat` table. Until it is told what to do it gets ready, which takes most of its time.
+    /// Starts a program that will change the `nat` table. It initializes itself, which takes most of its time, until it is fed.
     pub(crate) fn start(&self) -> Result<Running, ToolError> {
         let program = name(self.family, "-restore");
         let failed = |error| ToolError::Start { program: program.clone(), error };
         fault::step().map_err(failed)?;
         let child = self
             .command("-restore")
-            .args(["--noflush", "--wait", &LOCK_PATIENCE.as_secs().to_string()])
+            .args(["--noflush", "--wait", &LOCK_TIMEOUT.as_secs().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(failed)?;
-        Ok(Running { child, program, input: String::new(), deadline: Instant::now() + LIMIT, ended: false })
+        Ok(Running {
+            child,
+            program,
+            input: String::new(),
+            deadline: Instant::now() + RUN_TIMEOUT,
+            ended: false,
+        })
     }
 
     fn command(&self, end: &str) -> Command {
         let mut command = if self.many_names || end.is_empty() {
             Command::new(&self.program)
         } else {
-            // Beside it, or wherever it is.
+            // In the same directory, or anywhere in PATH.
             let beside = self.program.with_file_name(name(self.family, end));
             Command::new(if is_program(&beside) { beside } else { name(self.family, end).into() })
         };
@@ -130,7 +136,7 @@ impl Tool {
     }
 }
 
-/// A program at work. Dropped, it is stopped: what it did it did whole.
+/// A running program, which is killed on drop. Its change is atomic.
 pub(crate) struct Running {
     child: Child,
     program: String,
@@ -140,21 +146,20 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Tells it what to do: all of these lines or none. Lines of `-C` change nothing and compare. (They do not where the
-    /// nftables variant is told to test.)
+    /// Sends the lines to apply, all or none. Lines with `-C` only compare. (In the test mode of the nftables variant they do not.)
     pub(crate) fn feed(mut self, lines: &str) -> Self {
         self.input = format!("*nat\n{lines}COMMIT\n");
         if let Some(mut stdin) = self.child.stdin.take() {
-            // What it thinks of input that it does not read, it says at its end.
+            // If it does not read its input, it reports that by its exit status.
             let _ = stdin.write_all(self.input.as_bytes());
         }
         self
     }
 
-    /// Waits for its end.
+    /// Waits for its exit.
     pub(crate) fn finish(mut self) -> Result<(), ToolError> {
         let start = |error| ToolError::Start { program: self.program.clone(), error };
-        let mut said = Vec::new();
+        let mut output = Vec::new();
         if let Some(mut stderr) = self.child.stderr.take() {
             loop {
                 let left = self.deadline.saturating_duration_since(Instant::now());
@@ -170,7 +175,7 @@ impl Running {
                 let mut chunk = [0; 4096];
                 match stderr.read(&mut chunk).map_err(start)? {
                     0 => break,
-                    length => said.extend_from_slice(&chunk[..length]),
+                    length => output.extend_from_slice(&chunk[..length]),
                 }
             }
         }
@@ -179,7 +184,7 @@ impl Running {
         if status.success() {
             return Ok(());
         }
-        Err(failure(self.program.clone(), status, &said, &self.input))
+        Err(failure(self.program.clone(), status, &output, &self.input))
     }
 }
 
@@ -197,14 +202,14 @@ fn failure(program: String, status: ExitStatus, stderr: &[u8], input: &str) -> T
         return ToolError::Busy { program };
     }
     let stderr = String::from_utf8_lossy(stderr);
-    let said: Vec<&str> =
+    let lines: Vec<&str> =
         stderr.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
-    let stderr = if said.is_empty() { "no error message".to_owned() } else { said.join("; ") };
+    let stderr = if lines.is_empty() { "no error message".to_owned() } else { lines.join("; ") };
     let rule = line_number(&stderr).and_then(|number| input.lines().nth(number.checked_sub(1)?));
     ToolError::Failed { program, status, stderr, rule: rule.map(str::to_owned) }
 }
 
-/// The number in `iptables-restore: line 2 failed` or `Error occurred at line: 2`.
+/// Returns the number in `iptables-restore: line 2 failed` or `Error occurred at line: 2`.
 fn line_number(text: &str) -> Option<usize> {
     let (_, rest) = text.split_once("line")?;
     let digits: String =
@@ -229,7 +234,7 @@ fn is_program(file: &Path) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
-/// The legacy variant has made its `nat` table in this namespace. Reading it would make it.
+/// Whether the legacy variant has created its `nat` table in this namespace. Reading the table would create it.
 pub(crate) fn has_legacy_nat(family: Family) -> bool {
     let names = match family {
         Family::V4 => "/proc/thread-self/net/ip_tables_names",
@@ -238,7 +243,7 @@ pub(crate) fn has_legacy_nat(family: Family) -> bool {
     std::fs::read_to_string(names).is_ok_and(|names| names.lines().any(|name| name == "nat"))
 }
 
-/// A word for the input of `iptables-restore`.
+/// Quotes a word for the input of `iptables-restore`.
 pub(crate) fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,!+=@%[]*".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -248,7 +253,7 @@ pub(crate) fn quote(word: &str) -> String {
         .chars()
         .flat_map(|c| match c {
             '"' | '\\' => vec!['\\', c],
-            // The input is made of lines.
+            // A line break would end the rule.
             '\n' | '\r' => vec![' '],
             other => vec![other],
         })

@@ -1,10 +1,10 @@
-//! Names and comments of rules. They never change: plugins find their rules by them, ours and Go's.
+//! Names and comments of rules. They never change, because plugins, including Go's, find their rules by them.
 
 use flannel_core::host_local::Attachment;
 
 use crate::native::names::{hash, of_container};
 
-/// Whose rules they are.
+/// The owner of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Owner<'a> {
     pub(crate) network: &'a str,
@@ -12,9 +12,9 @@ pub(crate) struct Owner<'a> {
     pub(crate) ifname: &'a str,
 }
 
-/// nft takes no longer comments.
+/// The maximum length of a comment in nftables.
 const COMMENT_LEN: usize = 128;
-/// Longer comments of iptables are cut to 253 characters and three dots.
+/// The maximum length of a comment in iptables; longer ones are cut to 253 characters and three dots.
 const IPTABLES_COMMENT_LEN: usize = 255;
 
 impl<'a> Owner<'a> {
@@ -22,39 +22,39 @@ impl<'a> Owner<'a> {
         Self { network, container_id: attachment.container_id.as_str(), ifname: attachment.ifname.as_str() }
     }
 
-    /// The chain of masquerading, in iptables.
+    /// The iptables chain of the masquerade rules.
     pub(crate) fn masquerade_chain(&self) -> String {
         of_container("CNI-", self.network, self.container_id, 24)
     }
 
-    /// The chain of port mappings, in iptables.
+    /// The iptables chain of the port mappings.
     pub(crate) fn mapping_chain(&self) -> String {
         of_container("CNI-DN-", self.network, self.container_id, 21)
     }
 
-    /// The chain that Go's portmap once had for source addresses.
+    /// The iptables chain that former versions of Go's portmap had for source addresses.
     pub(crate) fn historic_mapping_chain(&self) -> String {
         of_container("CNI-SN-", self.network, self.container_id, 21)
     }
 
-    /// What rules of masquerading have as their comment, in iptables.
+    /// The comment of masquerade rules in iptables.
     pub(crate) fn comment(&self) -> String {
         format!("name: \"{}\" id: \"{}\"", self.network, self.container_id)
     }
 
-    /// What the entry rules of port mappings have as their comment, in iptables.
+    /// The comment of the rules that jump to port mappings in iptables.
     pub(crate) fn mapping_comment(&self) -> String {
         let comment = format!("dnat {}", self.comment());
         if comment.len() > IPTABLES_COMMENT_LEN { format!("{}...", &comment[..253]) } else { comment }
     }
 
-    /// What the comments of masquerading begin with, in nftables.
+    /// The prefix of the comments of masquerade rules in nftables.
     pub(crate) fn masquerade_key(&self) -> String {
         let instance = hash(&format!("{}:{}", self.ifname, self.container_id), 16);
         format!("{}{instance}", network_key(self.network))
     }
 
-    /// What rules of masquerading have as their comment, in nftables.
+    /// The comment of masquerade rules in nftables.
     pub(crate) fn masquerade_comment(&self) -> String {
         let mut comment = format!(
             "{}, net: {}, if: {}, id: {}",
@@ -64,18 +64,18 @@ impl<'a> Owner<'a> {
             self.container_id
         )
         .replace('"', "");
-        // The zero byte at its end counts.
+        // The terminating zero byte counts.
         comment.truncate(comment.floor_char_boundary(COMMENT_LEN - 1));
         comment
     }
 }
 
-/// What the keys of all attachments of a network begin with.
+/// Returns the prefix of the keys of all attachments of a network.
 pub(crate) fn network_key(network: &str) -> String {
     format!("{}-", hash(network, 16))
 }
 
-/// Network and container id in a comment of iptables.
+/// Returns network and container ID from a comment in iptables.
 pub(crate) fn parse_comment(comment: &str) -> Option<(&str, &str)> {
     let rest = comment.strip_prefix("dnat ").unwrap_or(comment).strip_prefix("name: \"")?;
     let (network, rest) = rest.split_once("\" id: \"")?;

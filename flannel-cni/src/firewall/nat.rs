@@ -1,7 +1,7 @@
-//! What plugins have in the `nat` table of iptables, read through netlink or from the text of `iptables-save`.
+//! The rules of plugins in the `nat` table of iptables, read through netlink or from the text of `iptables-save`.
 //!
-//! Through netlink only that much of a rule is understood as is needed to find rules and to delete them. Rules are
-//! written by iptables alone, which must be able to read them back.
+//! Only the parts of a rule that are needed to find and delete it are decoded. Rules are only written by iptables, which must be
+//! able to read them back.
 
 use flannel_core::family::Family;
 use flannel_core::host_local::Attachment;
@@ -28,11 +28,11 @@ pub(crate) struct Nat {
     pub(crate) rules: Vec<NatRule>,
 }
 
-/// A rule, as far as it is understood.
+/// The decoded parts of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NatRule {
     pub(crate) chain: String,
-    /// The chain that it leads to, or an extension's name such as `DNAT`.
+    /// The chain that it jumps to, or the name of an extension such as `DNAT`.
     pub(crate) target: Option<String>,
     pub(crate) comment: Option<String>,
     pub(crate) source: Option<IpNet>,
@@ -40,7 +40,7 @@ pub(crate) struct NatRule {
     pub(crate) protocol: Option<u8>,
     /// Mark and mask that it compares or sets.
     pub(crate) mark: Option<(u32, u32)>,
-    /// Destination ports; none if there is no such condition, or one that is not understood.
+    /// Destination ports; empty without such a condition, or with one that cannot be decoded.
     pub(crate) ports: Vec<u16>,
     pub(crate) place: Place,
 }
@@ -48,14 +48,14 @@ pub(crate) struct NatRule {
 /// How a rule is deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// The kernel's number.
+    /// By the kernel's handle.
     Handle(u64),
-    /// What follows `-A CHAIN`.
+    /// By its text after `-A CHAIN`.
     Text(String),
 }
 
 impl Nat {
-    /// Some chains, through netlink; those that are not there are left out.
+    /// Reads some chains through netlink, skipping those that do not exist.
     pub(crate) fn read(
         netfilter: &mut Netfilter,
         family: Family,
@@ -72,7 +72,7 @@ impl Nat {
         Ok(nat)
     }
 
-    /// All of the table, through netlink.
+    /// Reads the whole table through netlink.
     pub(crate) fn read_all(netfilter: &mut Netfilter, family: Family) -> Result<Self, NetfilterError> {
         let mut nat = Self::default();
         for message in netfilter.query(&Query::Chains(family.into()))? {
@@ -92,7 +92,7 @@ impl Nat {
         Ok(nat)
     }
 
-    /// From the text of `iptables-save`.
+    /// Parses the text of `iptables-save`.
     pub(crate) fn parse(text: &str) -> Self {
         let mut nat = Self::default();
         let mut table = "";
@@ -112,13 +112,13 @@ impl Nat {
         nat
     }
 
-    /// The rules of a chain.
+    /// Returns the rules of a chain.
     pub(crate) fn of<'a>(&'a self, chain: &'a str) -> impl Iterator<Item = &'a NatRule> {
         self.rules.iter().filter(move |rule| rule.chain == chain)
     }
 
-    /// Chains whose rules, or what leads to them, tell by their comment that they are of a container of the network that
-    /// is not valid.
+    /// Returns the chains of containers of the network that are not valid, by the comments of their rules and of the rules that jump
+    /// to them.
     pub(crate) fn stale_chains(
         &self,
         network: &str,
@@ -130,7 +130,7 @@ impl Nat {
             let Some((of, id)) = rule.comment.as_deref().and_then(names::parse_comment) else { continue };
             for chain in [Some(&rule.chain), rule.target.as_ref()].into_iter().flatten() {
                 if is_chain(chain) {
-                    // One chain may have two owners: see the names.
+                    // Two owners may share a chain: see the names.
                     let stale = of == network && !valid.iter().any(|one| one.container_id == id);
                     *chains.entry(chain.clone()).or_insert(true) &= stale;
                 }
@@ -155,17 +155,17 @@ impl NatRule {
         }
     }
 
-    /// Its source, where that is one address.
+    /// The source, if it is a single address.
     pub(crate) fn source_address(&self) -> Option<IpAddr> {
         address(self.source)
     }
 
-    /// Its destination, where that is one address.
+    /// The destination, if it is a single address.
     pub(crate) fn destination_address(&self) -> Option<IpAddr> {
         address(self.destination)
     }
 
-    /// The UDP ports that it is about.
+    /// The UDP ports that it matches.
     pub(crate) fn udp_ports(&self) -> &[u16] {
         if self.protocol == Some(UDP) { &self.ports } else { &[] }
     }
@@ -174,7 +174,7 @@ impl NatRule {
         self.target.as_deref() == Some(chain)
     }
 
-    /// As iptables puts them into nf_tables: plain expressions, and its own extensions for the rest.
+    /// Decodes a rule of nf_tables, including the extensions with which iptables stores its rules there.
     pub(crate) fn decode(family: Family, rule: &Rule) -> Self {
         let mut read = Self::new(rule.chain.clone(), Place::Handle(rule.handle.unwrap_or_default()));
         read.comment.clone_from(&rule.comment);
@@ -227,8 +227,8 @@ impl NatRule {
                 self.comment = Some(String::from_utf8_lossy(&content[..end]).into_owned());
             }
             "multiport" => self.ports = multiport(content),
-            // `struct xt_tcp` and `xt_udp` have the range of source ports first, `xt_sctp_info` that of destination ports.
-            // Newer programs have none of these.
+            // `struct xt_tcp` and `xt_udp` begin with the range of source ports, `xt_sctp_info` with that of destination ports.
+            // Current versions of iptables do not use them.
             "tcp" | "udp" => self.ports.extend(content.get(4..).and_then(one_port)),
             "sctp" => self.ports.extend(one_port(content)),
             // `struct xt_mark_tginfo2` and `xt_mark_mtinfo1`: mark and mask, in host order; the latter may be inverted.
@@ -244,7 +244,7 @@ impl NatRule {
         }
     }
 
-    /// A line of `iptables-save` without its `-A`.
+    /// Parses a line of `iptables-save` without its `-A`.
     fn parse(line: &str) -> Self {
         let (chain, text) = line.split_once(' ').unwrap_or((line, ""));
         let mut read = Self::new(chain.to_owned(), Place::Text(text.to_owned()));
@@ -270,14 +270,14 @@ impl NatRule {
         read
     }
 
-    /// The command that deletes it, if it was read through netlink.
+    /// Returns the command that deletes it, if it was read through netlink.
     pub(crate) fn deletion(&self, family: Family) -> Option<Command> {
         let Place::Handle(handle) = self.place else { return None };
         let family = TableFamily::from(family);
         Some(Command::DeleteRule(family, NAT.to_owned(), self.chain.clone(), handle))
     }
 
-    /// The line that deletes it, if it was read from text.
+    /// Returns the line that deletes it, if it was read from text.
     pub(crate) fn deletion_line(&self) -> Option<String> {
         let Place::Text(text) = &self.place else { return None };
         Some(format!("-D {} {text}\n", self.chain))
@@ -288,7 +288,7 @@ fn address(net: Option<IpNet>) -> Option<IpAddr> {
     net.filter(|net| net.prefix_len() == net.max_prefix_len()).map(|net| net.addr())
 }
 
-/// An address, or the bytes that a prefix has of one.
+/// Decodes an address, or the leading bytes of one.
 fn net(family: Family, data: &[u8]) -> Option<IpNet> {
     let length = u8::try_from(data.len() * 8).ok()?;
     let mut bytes = data.to_vec();
@@ -300,12 +300,12 @@ fn net(family: Family, data: &[u8]) -> Option<IpNet> {
     IpNet::new(address, length).ok()
 }
 
-/// Four bytes in host order.
+/// Decodes four bytes in host order.
 fn number(data: &[u8]) -> Option<u32> {
     data.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
-/// `0x2000/0x2000`, as `iptables-save` writes it.
+/// Parses `0x2000/0x2000`, as `iptables-save` writes it.
 fn parse_mark(text: &str) -> Option<(u32, u32)> {
     let hex = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
     let (mark, mask) = text.split_once('/')?;
@@ -316,13 +316,13 @@ fn parse_net(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
-/// The port in a range of one, in host order.
+/// Decodes a range of one port, in host order.
 fn one_port(content: &[u8]) -> Option<u16> {
     let &[a, b, c, d, ..] = content else { return None };
     ([a, b] == [c, d]).then_some(u16::from_ne_bytes([a, b]))
 }
 
-/// `struct xt_multiport_v1`: flags, count, 15 ports in host order, 15 marks of ranges, inverted. Empty unless it is a list
+/// Decodes `struct xt_multiport_v1`: flags, count, 15 ports in host order, 15 marks of ranges, inverted. Empty unless it is a list
 /// of destination ports.
 fn multiport(content: &[u8]) -> Vec<u16> {
     const DESTINATION: u8 = 1;

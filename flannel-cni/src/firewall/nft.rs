@@ -1,4 +1,4 @@
-//! What the tables of plugins in nf_tables have in common: commands, expressions, and transactions that are repeated.
+//! Building blocks of the plugins' tables in nf_tables: commands, expressions and repeated transactions.
 
 use flannel_core::message::nftables::{
     Chain, CmpOp, Command, Expr, Hook, Policy, REGISTER_1, Rule, Table, TableFamily, Verdict,
@@ -6,7 +6,7 @@ use flannel_core::message::nftables::{
 
 use super::netfilter::{Netfilter, NetfilterError};
 
-/// How often a transaction is repeated when other programs have changed the rules meanwhile.
+/// How often to repeat a transaction because of concurrent changes by other programs.
 const ATTEMPTS: u32 = 10;
 
 /// A table that all plugins share.
@@ -103,7 +103,7 @@ pub(crate) fn hook(kind: &str, number: u32, priority: i32) -> Hook {
     Hook { kind: kind.to_owned(), number, priority, policy: Policy::Accept }
 }
 
-/// Compares the first register.
+/// Compares the first register with a value.
 pub(crate) fn equal(data: impl Into<Vec<u8>>) -> Expr {
     Expr::Cmp { op: CmpOp::Equal, register: REGISTER_1, data: data.into() }
 }
@@ -113,7 +113,7 @@ pub(crate) fn jump(chain: &str) -> Expr {
     Expr::Verdict(Verdict::Jump(chain.to_owned()))
 }
 
-/// Carries out the commands that `plan` returns; plans again if other programs have changed the rules meanwhile.
+/// Commits the commands that `plan` returns; calls it again after concurrent changes by other programs.
 pub(crate) fn commit<E: From<NetfilterError>>(
     netfilter: &mut Netfilter,
     mut plan: impl FnMut(&mut Netfilter) -> Result<Vec<Command>, E>,

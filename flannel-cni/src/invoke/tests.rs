@@ -37,7 +37,7 @@ fn a_delegate_gets_environment_and_config() {
 }
 
 #[test]
-fn failures_are_told_as_by_go() {
+fn failures_have_the_errors_of_go() {
     for (script, code, msg) in [
         (r#"echo '{"code":11,"msg":"later","details":"d"}'; exit 1"#, 11, "later"),
         ("exit 3", 0, "netplugin failed with no error message: exit status 3"),
@@ -73,7 +73,7 @@ fn a_program_is_the_first_regular_file() {
 }
 
 #[test]
-fn a_program_that_is_being_written_is_tried_again() {
+fn a_busy_program_is_retried() {
     let busy = || io::Error::from_raw_os_error(Errno::ETXTBSY as i32);
     let mut attempts = 0;
     let result = retry_while_busy(Duration::ZERO, || {

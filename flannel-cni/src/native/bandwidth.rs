@@ -1,10 +1,10 @@
-//! bandwidth: limits what a container receives and sends. Runs behind the plugin that made its interface.
+//! bandwidth: limits the traffic of a container. It is chained after the plugin that creates the interface.
 //!
-//! What the container receives leaves the host by its end of the veth pair, so a token bucket stands there. What it sends comes in
-//! at that end, where nothing can wait: it is redirected to an IFB, and a token bucket stands at that.
+//! Traffic to the container leaves the host through its end of the veth pair, where a token bucket limits it. Traffic from the
+//! container arrives at that end, where packets cannot be queued, so it is redirected to an IFB with a token bucket.
 //!
-//! Names and numbers are those of Go's plugin. Mended against it: an ADD may be repeated; one that fails leaves nothing; a
-//! missing result is an error, no crash; the runtimes' "unlimited" burst is the largest one instead of a random one; GC.
+//! Names and numbers are those of Go's plugin. Improvements: an ADD can be repeated; one that fails leaves nothing behind; a
+//! missing result is an error, not a crash; the "unlimited" burst of runtimes is the largest one, not a random one; GC.
 
 use flannel_core::dataplane::{Link, LinkKind};
 use flannel_core::host_local::Attachment;
@@ -37,7 +37,7 @@ use config::Limit;
 pub(crate) const PLUGIN: Plugin = Plugin {
     name: "bandwidth",
     add,
-    // Works with any config: the name of the IFB is all that it needs.
+    // Needs only the name of the IFB, so it works with any config.
     del,
     check,
     gc,
@@ -47,9 +47,9 @@ pub(crate) const PLUGIN: Plugin = Plugin {
     },
 };
 
-/// First letters of the name of every IFB.
+/// The prefix of the names of IFBs.
 const PREFIX: &str = "bwp";
-/// Digits of a hash that make the name as long as names of links may be.
+/// The number of hash digits, which makes the name as long as link names may be.
 const DIGITS: usize = 12;
 
 #[derive(Debug, thiserror::Error)]
@@ -143,13 +143,13 @@ fn check_bucket(
     }
 }
 
-/// Removes the IFBs that are left of containers. An IFB does not name its network, so one that traffic is redirected to is kept.
+/// Removes stale IFBs. An IFB does not name its network, so one that traffic is redirected to is kept.
 fn gc(request: &Request) -> Result<(), CniError> {
     let ValidAttachments::Only(valid) = request.valid_attachments()? else { return Ok(()) };
     let name = |one: &Attachment| names::of_container(PREFIX, &request.network, &one.container_id, DIGITS);
     let valid: Vec<String> = valid.iter().map(name).collect();
     let mut host = Kernel::open()?;
-    // An ADD of another network may be at one that nothing is redirected to yet.
+    // An ADD of another network may have created one that nothing is redirected to yet.
     let _lock = HostLock::take()?;
     let links = host.links()?;
     let is_owned = |link: &&LinkRecord| {
@@ -178,7 +178,7 @@ fn ifb_name(request: &Request) -> Result<LinkName, CniError> {
     Ok(names::of_container(PREFIX, &request.network, container_id, DIGITS).parse()?)
 }
 
-/// The host's end of the container's interface: the one in the list of interfaces that is its peer.
+/// Returns the host's end of the container's interface: its peer in the list of interfaces.
 fn host_end(
     host: &mut Kernel,
     result: &CniResult,
@@ -208,7 +208,7 @@ fn host_end(
     Err(BandwidthError::NoPeer(ifname.clone()).into())
 }
 
-/// The limits of one container while they are set.
+/// An ADD in progress.
 struct Limits {
     host: Kernel,
     veth: LinkRecord,
@@ -248,19 +248,19 @@ impl Limits {
         };
         let name = self.ifb_name.to_string();
         match self.host.change_one(&link::create(&self.ifb_name, &new, None)?) {
-            // Of an ADD before.
+            // From an earlier ADD.
             Err(error) if error.is(Errno::EEXIST) => {}
             other => other.map_err(|error| BandwidthError::Limit(name.clone(), "create it", error))?,
         }
         Ok(self.host.link(&self.ifb_name)?.ok_or(BandwidthError::Vanished(name))?.record)
     }
 
-    /// Redirects all that the veth receives to the IFB, and nowhere else.
+    /// Redirects all packets that the veth receives to the IFB.
     fn redirect(&mut self, ifb: IfIndex) -> Result<(), CniError> {
         const WHAT: &str = "add an ingress qdisc";
         let (veth, name) = (self.veth.index, self.veth.name.to_string());
         match self.host.change_one(&traffic::add_ingress(veth)) {
-            // Of an ADD before, with its filter, which is deleted as well.
+            // From an earlier ADD; its filter is deleted with it.
             Err(error) if error.is(Errno::EEXIST) => {
                 self.change(&name, WHAT, &traffic::delete_ingress(veth))?;
                 self.change(&name, WHAT, &traffic::add_ingress(veth))?;
@@ -276,7 +276,7 @@ impl Limits {
     }
 }
 
-/// Deletes a queueing discipline; one that does not exist, or is of another kind, is no error.
+/// Deletes a queueing discipline; one that does not exist or is of another kind is no error.
 fn delete_if_present(host: &mut Kernel, request: &message::Request) -> Result<(), CniError> {
     match host.change_one(request) {
         Err(error) if error.is(Errno::ENOENT) || error.is(Errno::EINVAL) => Ok(()),

@@ -2,7 +2,7 @@
 //!
 //! Names, addresses, routes and settings are those of Go's plugin. Improvements: the bridge has its hardware address from
 //! the start, so that it never adopts a port's; IPv6 addresses are usable when ADD returns; nothing sleeps; an ADD
-//! that fails undoes its steps; DEL accepts a path that no longer is a namespace.
+//! that fails undoes its steps; DEL accepts a path that is no longer a namespace.
 
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::message::link::{self, LinkSettings};
@@ -40,7 +40,7 @@ pub(crate) const PLUGIN: Plugin = Plugin {
         supported(request)?;
         Ok(add(request)?.to_value(request.version)?)
     },
-    // Not refused: what can be undone is undone.
+    // Even with an unsupported config: undo what can be undone.
     del,
     check: |request| {
         supported(request)?;
@@ -53,10 +53,10 @@ pub(crate) const PLUGIN: Plugin = Plugin {
     },
 };
 
-/// How long a port may take to come up; both ends are up by then, so this is the kernel's own delay.
-const PORT_PATIENCE: Duration = Duration::from_millis(2550);
+/// How long a port may take to come up, which is the kernel's own delay, because both ends are up.
+const PORT_TIMEOUT: Duration = Duration::from_millis(2550);
 
-/// What could not be set up on the host.
+/// A failure on the host.
 #[derive(Debug, thiserror::Error)]
 enum BridgeError {
     #[error("failed to create bridge {0:?}: could not add {0:?}")]
@@ -134,8 +134,8 @@ impl Addition<'_> {
             _ => None,
         };
         rules.map_or(Ok(()), Pending::finish)?;
-        if !config.container_down && !self.host.wait_running(&port.record.name, PORT_PATIENCE)? {
-            return Err(BridgeError::Port(port.record.name.to_string(), PORT_PATIENCE).into());
+        if !config.container_down && !self.host.wait_running(&port.record.name, PORT_TIMEOUT)? {
+            return Err(BridgeError::Port(port.record.name.to_string(), PORT_TIMEOUT).into());
         }
         // A bridge without an address has that of a port, which may be the new one.
         if !config.gateway
@@ -151,18 +151,18 @@ impl Addition<'_> {
         Ok(result)
     }
 
-    /// Creates the pair. Nothing can arrive at the port yet: its other end is down.
+    /// Creates the pair and configures the port, which cannot receive anything yet, because its other end is down.
     fn create_port(&mut self, bridge: &mut Found, netns: &Netns) -> Result<Found, CniError> {
         let (request, config, host) = (self.request, self.config, &mut self.host);
         let mac = match config.mac {
-            // The filter is set before the kernel could be asked.
+            // The filter is set before the kernel has chosen an address.
             None if config.spoof_check => Some(veth::random_mac()?),
             mac => mac,
         };
         let peer = request.environment.attachment.ifname.parse()?;
         let port = veth::create(host, veth::new(bridge, config.mtu, peer)?, netns, mac)?;
         if config.layer3 {
-            // Handed over first, so that it runs last: no other container gets an address while the interface has it.
+            // Registered first, so that it runs last: no other container gets an address while this interface has it.
             self.undo.push("the addresses", |_| host_local::del(request));
         }
         let (name, index) = (&port.record.name, port.record.index);
@@ -215,7 +215,7 @@ impl Addition<'_> {
     }
 }
 
-/// Disconnects a container: its interface with its pair, its rules and its addresses.
+/// Disconnects a container: removes its veth pair, its rules and its addresses.
 pub(crate) fn del(request: &Request) -> Result<(), CniError> {
     let environment = &request.environment;
     let layer3 = config::is_layer3(&request.config);
@@ -223,7 +223,7 @@ pub(crate) fn del(request: &Request) -> Result<(), CniError> {
     if let Some(netns) = &netns {
         netns.hold()?;
     }
-    // Rules are found without the interface: what failed can be repeated.
+    // Rules are found without the interface, so that a failed DEL can be repeated.
     let rules = layer3.then(|| Masquerade::new(request).remove()).transpose();
     let interface = netns.map_or(Ok(()), |netns| delete_link(&netns, &environment.attachment.ifname));
     if let Some(rules) = rules? {
@@ -233,11 +233,11 @@ pub(crate) fn del(request: &Request) -> Result<(), CniError> {
     if spoof::is_wanted(&request.config) {
         spoof::Filter::of(environment).remove()?;
     }
-    // Last: no other container gets an address that has rules.
+    // Last: no other container gets an address that still has rules.
     if layer3 { host_local::del(request) } else { Ok(()) }
 }
 
-/// Collects the rules and addresses of containers that are gone; all else went with their namespaces.
+/// Removes rules and addresses of containers that no longer exist; everything else was removed with their namespaces.
 pub(crate) fn gc(request: &Request) -> Result<(), CniError> {
     let ValidAttachments::Only(valid) = request.valid_attachments()? else { return Ok(()) };
     if spoof::is_wanted(&request.config) {
@@ -250,20 +250,20 @@ pub(crate) fn gc(request: &Request) -> Result<(), CniError> {
     host_local::gc(request)
 }
 
-/// The config is one that an ADD could work with.
+/// Succeeds if an ADD could run with the config.
 pub(crate) fn status(request: &Request) -> Result<(), CniError> {
     let config = Config::parse(request)?;
     if config.layer3 { host_local::status(request) } else { Ok(()) }
 }
 
-/// The bridge, up; created if it does not exist.
+/// Returns the bridge, up; creates it if it does not exist.
 fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<Found, CniError> {
     if let Some(bridge) = host.link(&config.bridge)?
         && missing_settings(config, &bridge).is_none()
     {
         return checked(config, bridge);
     }
-    // Only the first process creates it: no other one sees a bridge that is half made.
+    // Only the first process creates it, and no other one sees an incomplete bridge.
     let _lock = HostLock::take()?;
     let name = || config.bridge.to_string();
     let mut bridge = host.link(&config.bridge)?;
@@ -271,12 +271,12 @@ fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<Found, CniError> 
         let new = link::NewBridge {
             name: config.bridge.clone(),
             mtu: config.mtu,
-            // A bridge with an address keeps its hardware address, whatever ports come and go.
+            // A bridge with its own hardware address keeps it when ports are added and removed.
             mac: if config.gateway { Some(veth::random_mac()?) } else { None },
             vlan_filtering: config.vlans.is_some(),
         };
         match host.change_one(&link::create_bridge(&new)) {
-            // Another plugin was faster.
+            // Another plugin has created it.
             Err(error) if error.is(Errno::EEXIST) => {}
             Err(error) if config.vlans.is_some() && error.is(Errno::EOPNOTSUPP) => {
                 return Err(BridgeError::NoVlans(name(), error).into());
@@ -310,7 +310,7 @@ fn checked(config: &Config, bridge: Found) -> Result<Found, CniError> {
     Err(BridgeError::NoBridge(config.bridge.to_string()).into())
 }
 
-/// The settings of the config that a bridge lacks; its MTU depends on its ports and is set later.
+/// Returns the settings of the config that a bridge lacks; its MTU depends on its ports and is set later.
 fn missing_settings(config: &Config, bridge: &Found) -> Option<LinkSettings> {
     let wanted = LinkSettings {
         up: (!bridge.record.link.up || has_no_mac(config, bridge)).then_some(true),
@@ -321,13 +321,13 @@ fn missing_settings(config: &Config, bridge: &Found) -> Option<LinkSettings> {
     (wanted != LinkSettings::default()).then_some(wanted)
 }
 
-/// A bridge that another program created and that has lost all its ports has the address zero until it gets a port; it will be
-/// a gateway, so it needs one of its own.
+/// Whether a bridge lacks a hardware address. A bridge that another program created has none while it has no ports; as a gateway it
+/// needs one of its own.
 fn has_no_mac(config: &Config, bridge: &Found) -> bool {
     config.gateway && !bridge.record.link.mac.is_some_and(Mac::is_unicast)
 }
 
-/// Gives a bridge the largest MTU that all its ports have. The kernel does so by itself until somebody sets one by hand.
+/// Gives a bridge the largest MTU that all its ports support. The kernel does so by itself until the MTU is set explicitly.
 fn set_mtu(host: &mut Kernel, config: &Config, bridge: &mut Found) -> Result<(), CniError> {
     let Some(mtu) = config.mtu.filter(|mtu| bridge.record.link.mtu != *mtu) else { return Ok(()) };
     let index = bridge.record.index;

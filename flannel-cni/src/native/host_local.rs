@@ -1,7 +1,7 @@
-//! host-local: gives out addresses of the node's ranges, with the files of Go's plugin.
+//! host-local: allocates addresses of the node's ranges, with the files of Go's plugin.
 //!
-//! Mended against it: one lock over all sets; an ADD that fails leaves no address and no moved cursor; addresses whose
-//! containers are gone are taken back before a range counts as full; DEL works with a config that is wrong elsewhere; GC.
+//! Improvements: one lock for all sets; an ADD that fails changes neither addresses nor cursors; addresses whose containers no
+//! longer exist are released before a range counts as full; DEL works even if other keys are invalid; GC.
 
 use flannel_core::host_local::{Attachment, Holder};
 use ipnet::IpNet;
@@ -39,7 +39,7 @@ pub(crate) const PLUGIN: Plugin = Plugin {
     status,
 };
 
-/// Why there is no address.
+/// A failed allocation.
 #[derive(Debug, thiserror::Error)]
 enum AllocateError {
     #[error("failed to allocate for range {0}: {1}")]
@@ -66,7 +66,7 @@ enum SetError {
 #[error("host-local: Failed to find address added by container {0}")]
 struct NotAddedError(String);
 
-/// Takes an address of each set.
+/// Allocates an address of each set.
 pub(crate) fn add(config: &Config, environment: &Environment) -> Result<CniResult, CniError> {
     let dns = config.resolv_conf.as_deref().map(resolv_conf).transpose()?.unwrap_or_default();
     let store = Store::open(&config.directory)?;
@@ -77,13 +77,13 @@ pub(crate) fn add(config: &Config, environment: &Environment) -> Result<CniResul
         owner: owner::of_netns(&environment.netns),
         used: BTreeSet::new(),
         reservations: store.reservations()?,
-        taken: Vec::new(),
+        allocated: Vec::new(),
     };
     let ips = allocation.run()?;
     Ok(CniResult { ips, routes: config.routes.clone(), dns, ..CniResult::default() })
 }
 
-/// Releases the addresses of an interface. Its container's old files count only where it has none of its own.
+/// Releases the addresses of an interface. Files in the old form, of its container alone, only count if it has no others.
 pub(crate) fn del(request: &Request) -> Result<(), CniError> {
     let Some(store) = Store::open_existing(&config::directory(request))? else { return Ok(()) };
     let attachment = &request.environment.attachment;
@@ -101,7 +101,7 @@ pub(crate) fn del(request: &Request) -> Result<(), CniError> {
     Ok(store.clean()?)
 }
 
-/// The interface has an address.
+/// Fails unless the interface has an address.
 pub(crate) fn check(request: &Request) -> Result<(), CniError> {
     let config = Config::parse(request)?;
     let attachment = &request.environment.attachment;
@@ -111,7 +111,7 @@ pub(crate) fn check(request: &Request) -> Result<(), CniError> {
     Err(NotAddedError(attachment.container_id.clone()).into())
 }
 
-/// Releases the addresses of all interfaces that the list of the runtime does not hold.
+/// Releases the addresses of all interfaces that are not in the runtime's list.
 pub(crate) fn gc(request: &Request) -> Result<(), CniError> {
     let ValidAttachments::Only(valid) = request.valid_attachments()? else { return Ok(()) };
     let Some(store) = Store::open_existing(&config::directory(request))? else { return Ok(()) };
@@ -119,7 +119,7 @@ pub(crate) fn gc(request: &Request) -> Result<(), CniError> {
         let stale = match &reservation.holder {
             Holder::Attachment(holder) => !valid.contains(holder),
             Holder::Container(id) => !id.is_empty() && !valid.iter().any(|one| one.container_id == *id),
-            // Under the lock no other process is about to write it.
+            // No other process is writing it, because this one has the lock.
             Holder::Nobody => true,
         };
         if stale {
@@ -129,7 +129,7 @@ pub(crate) fn gc(request: &Request) -> Result<(), CniError> {
     Ok(store.clean()?)
 }
 
-/// The config is one that an ADD could work with.
+/// Succeeds if an ADD could run with the config.
 pub(crate) fn status(request: &Request) -> Result<(), CniError> {
     Config::parse(request)?;
     Ok(())
@@ -144,34 +144,34 @@ pub(crate) fn is_of_sibling(request: &Request, ip: IpAddr) -> bool {
         if one.container_id == own.container_id && one.ifname != own.ifname)
 }
 
-/// Whether an address of a subnet is allocated. In doubt it is.
+/// Whether an address of a subnet is allocated; true if that cannot be determined.
 pub(crate) fn is_in_use(directory: &Path, subnet: IpNet) -> bool {
     reservations(directory).map_or(true, |all| all.iter().any(|one| subnet.contains(&one.ip)))
 }
 
-/// All addresses in use.
+/// Returns all addresses in use.
 fn reservations(directory: &Path) -> Result<Vec<Reservation>, PathError> {
     Store::open_existing(directory)?.map_or_else(|| Ok(Vec::new()), |store| store.reservations())
 }
 
-/// One ADD, under the lock.
+/// An ADD in progress, with the lock.
 struct Allocation<'a> {
     store: &'a Store,
     config: &'a Config,
     attachment: &'a Attachment,
     owner: Option<Owner>,
     reservations: Vec<Reservation>,
-    /// Their addresses.
+    /// The addresses of the reservations.
     used: BTreeSet<IpAddr>,
-    /// What this ADD has taken, by set.
-    taken: Vec<(IpAddr, &'a Range)>,
+    /// The addresses that this ADD has allocated, by set.
+    allocated: Vec<(IpAddr, &'a Range)>,
 }
 
 impl<'a> Allocation<'a> {
     fn run(mut self) -> Result<Vec<Ip>, CniError> {
-        let result = self.take_all();
+        let result = self.allocate_all();
         if result.is_err() {
-            for (ip, _) in &self.taken {
+            for (ip, _) in &self.allocated {
                 // The first error is returned; DEL finds what is left.
                 let _ = self.store.release_ip(*ip);
             }
@@ -182,31 +182,30 @@ impl<'a> Allocation<'a> {
             address: IpNet::new_assert(*ip, range.subnet.prefix_len()),
             gateway: Some(range.gateway),
         };
-        Ok(self.taken.iter().map(ip).collect())
+        Ok(self.allocated.iter().map(ip).collect())
     }
 
-    fn take_all(&mut self) -> Result<(), CniError> {
+    fn allocate_all(&mut self) -> Result<(), CniError> {
         let config = self.config;
         let mut moved = Vec::new();
         let mut requested = config.requested.clone();
         for (at, set) in config.sets.iter().enumerate() {
-            let wished = requested.iter().position(|ip| set.range_of(*ip).is_some());
-            let wished = wished.map(|position| requested.remove(position));
-            let taken = match wished {
-                Some(ip) => self.take_requested(set, ip),
-                None => self.take_next(at, set),
+            let position = requested.iter().position(|ip| set.range_of(*ip).is_some());
+            let allocated = match position.map(|position| requested.remove(position)) {
+                Some(ip) => self.allocate_requested(set, ip),
+                None => self.allocate_next(at, set),
             };
-            self.taken.push(taken.map_err(|error| AllocateError::Set(at, error))?);
+            self.allocated.push(allocated.map_err(|error| AllocateError::Set(at, error))?);
         }
         if !requested.is_empty() {
             let texts: Vec<_> = requested.iter().map(ToString::to_string).collect();
             return Err(AllocateError::Requested(texts.join(" ")).into());
         }
-        // Last: an ADD that failed has not moved them.
-        for (at, (ip, _)) in self.taken.iter().enumerate() {
+        // Last, so that an ADD that fails has not moved them.
+        for (at, (ip, _)) in self.allocated.iter().enumerate() {
             let before = self.store.last(at);
             if let Err(error) = self.store.set_last(at, *ip) {
-                self.put_back(&moved);
+                self.restore_cursors(&moved);
                 return Err(error.into());
             }
             moved.extend(before.map(|before| (at, before)));
@@ -214,26 +213,26 @@ impl<'a> Allocation<'a> {
         Ok(())
     }
 
-    fn put_back(&self, cursors: &[(usize, IpAddr)]) {
+    fn restore_cursors(&self, cursors: &[(usize, IpAddr)]) {
         for (at, ip) in cursors {
-            // What matters is the first error; the order of addresses is no promise.
+            // The first error is returned; the order of addresses is not guaranteed.
             let _ = self.store.set_last(*at, *ip);
         }
     }
 
-    fn take_requested(&mut self, set: &'a RangeSet, ip: IpAddr) -> Result<(IpAddr, &'a Range), SetError> {
+    fn allocate_requested(&mut self, set: &'a RangeSet, ip: IpAddr) -> Result<(IpAddr, &'a Range), SetError> {
         let unavailable = || SetError::Taken(ip, set.clone());
         let range = set.range_of(ip).ok_or_else(unavailable)?;
         if range.gateway == ip {
             return Err(SetError::Gateway(ip));
         }
-        if self.reserve(ip)? || (self.take_back(set)? && self.reserve(ip)?) {
+        if self.reserve(ip)? || (self.release_abandoned(set)? && self.reserve(ip)?) {
             return Ok((ip, range));
         }
         Err(unavailable())
     }
 
-    fn take_next(&mut self, at: usize, set: &'a RangeSet) -> Result<(IpAddr, &'a Range), SetError> {
+    fn allocate_next(&mut self, at: usize, set: &'a RangeSet) -> Result<(IpAddr, &'a Range), SetError> {
         let duplicate = self.reservations.iter().find(|reservation| {
             reservation.holder.is(self.attachment) && set.range_of(reservation.ip).is_some()
         });
@@ -247,7 +246,7 @@ impl<'a> Allocation<'a> {
                     return Ok((ip, range));
                 }
             }
-            if !self.take_back(set)? {
+            if !self.release_abandoned(set)? {
                 return Err(SetError::Full(set.clone()));
             }
         }
@@ -255,14 +254,14 @@ impl<'a> Allocation<'a> {
 
     fn reserve(&self, ip: IpAddr) -> Result<bool, PathError> {
         let (attachment, owner) = (self.attachment, self.owner.as_ref());
-        match self.taken.first() {
+        match self.allocated.first() {
             Some((first, _)) => self.store.reserve_beside(*first, ip, attachment, owner),
             None => self.store.reserve(ip, attachment, owner),
         }
     }
 
-    /// Gives back the addresses of a set whose containers are gone; answers whether there were any.
-    fn take_back(&mut self, set: &RangeSet) -> Result<bool, PathError> {
+    /// Releases the addresses of a set whose containers no longer exist; returns whether there were any.
+    fn release_abandoned(&mut self, set: &RangeSet) -> Result<bool, PathError> {
         let (gone, kept): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.reservations).into_iter().partition(|one| {
                 set.range_of(one.ip).is_some()
@@ -277,7 +276,7 @@ impl<'a> Allocation<'a> {
     }
 }
 
-/// Name resolution from a file in the form of `/etc/resolv.conf`.
+/// Reads name resolution from a file in the form of `/etc/resolv.conf`.
 fn resolv_conf(path: &Path) -> Result<Dns, PathError> {
     let text = fs::read(path).map_err(|error| PathError::new("open", path, error))?;
     let mut dns = Dns::default();

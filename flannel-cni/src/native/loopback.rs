@@ -1,4 +1,4 @@
-//! loopback: sets `lo` of a container up. The kernel gives it its addresses.
+//! loopback: sets `lo` of a container up; the kernel assigns its addresses.
 
 use flannel_core::family::Family;
 use flannel_core::json::Value;
@@ -28,7 +28,7 @@ enum LoopbackError {
 }
 
 fn add(request: &Request) -> Result<Value, CniError> {
-    // Checked before anything is done.
+    // Checked before any change.
     let prev_result = request.prev_result()?;
     let environment = &request.environment;
     let (mut pod, found) = open(&Netns::open(&environment.netns)?)?;

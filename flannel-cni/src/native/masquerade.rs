@@ -1,8 +1,7 @@
-//! Masquerading of what a container sends out of its subnet (`ipMasq` of bridge), with the rules of Go's plugins.
+//! Masquerading of packets that leave the subnet of a container (`ipMasq` of bridge), with the rules of Go's plugins.
 //!
-//! Mended against them: rules are found by their names, so that DEL needs neither namespace nor addresses; a chain that an
-//! earlier life of the container left is made anew; of two interfaces of a container each takes away its own rules;
-//! rules go before the address is free; GC.
+//! Improvements: rules are found by their names, so that DEL needs neither namespace nor addresses; a stale chain of an earlier
+//! ADD is replaced; each interface of a container only removes its own rules; rules are removed before the address is released; GC.
 
 use flannel_core::family::Family;
 use flannel_core::host_local::Attachment;
@@ -23,10 +22,10 @@ use crate::firewall::names::{self, Owner};
 use crate::firewall::nat::{Nat, NatRule, POSTROUTING};
 use crate::firewall::netfilter::Netfilter;
 use crate::firewall::nft::{self, NftTable, equal};
-use crate::firewall::{Backend, BackendChoice, FirewallError, Removed, Trace, legacy_tools, stale_chains};
+use crate::firewall::{Backend, BackendChoice, FirewallError, Removed, Selector, legacy_tools, stale_chains};
 use crate::request::Request;
 
-/// Names of Go's plugins, which never change.
+/// The names of Go's plugins, which never change.
 const TABLE: NftTable = NftTable(TableFamily::INET, "cni_plugins_masquerade");
 const CHECKS: &str = "masq_checks";
 const BASE: &str = "postrouting";
@@ -35,7 +34,7 @@ const TABLE_COMMENT: &str = "Masquerading for plugins from github.com/containern
 const CHAIN_COMMENT: &str =
     "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet";
 
-/// Addresses of groups, to which nothing is masqueraded.
+/// Multicast addresses, to which packets are not masqueraded.
 const fn multicast(family: Family) -> IpNet {
     match family {
         Family::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4)),
@@ -43,7 +42,7 @@ const fn multicast(family: Family) -> IpNet {
     }
 }
 
-/// Rules that a container lacks.
+/// Missing rules.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} has masquerade rules neither in iptables nor in nftables")]
 struct MissingError(IpAddr);
@@ -61,7 +60,7 @@ impl<'a> Masquerade<'a> {
         Self { request, owner }
     }
 
-    /// Starts the programs for rules of these families, so that they are ready when the addresses are known.
+    /// Starts the programs for rules of these families, so that they are initialized when the addresses are known.
     pub(crate) fn prepare(
         self,
         backend: BackendChoice,
@@ -77,7 +76,7 @@ impl<'a> Masquerade<'a> {
         Ok(prepared)
     }
 
-    /// What the chain holds.
+    /// Returns the rules of the chain.
     fn chain_lines(&self, subnets: &[IpNet], nets: &[IpNet]) -> String {
         let (chain, comment) = (self.owner.masquerade_chain(), quote(&self.owner.comment()));
         let subnets: BTreeSet<IpNet> = subnets.iter().map(IpNet::trunc).collect();
@@ -92,7 +91,7 @@ impl<'a> Masquerade<'a> {
         lines
     }
 
-    /// What leads to the chain.
+    /// Returns the rules that jump to the chain.
     fn entry_lines(&self, nets: &[IpNet]) -> String {
         let (chain, comment) = (self.owner.masquerade_chain(), quote(&self.owner.comment()));
         let line = |net: &IpNet| {
@@ -101,8 +100,8 @@ impl<'a> Masquerade<'a> {
         nets.iter().map(line).collect()
     }
 
-    /// Sets rules in the place of those that an earlier life of the container left, and beside those of its other
-    /// interfaces. Answers false if there are none of either, so that they were not the reason of a failure.
+    /// Replaces stale rules of an earlier ADD and keeps those of other interfaces of the container. Returns false if neither exist,
+    /// so that they are not the reason for a failure.
     fn replace(&self, tool: &Tool, nets: &[IpNet]) -> Result<bool, FirewallError> {
         let nat = Nat::parse(&tool.save()?);
         let chain = self.owner.masquerade_chain();
@@ -112,7 +111,7 @@ impl<'a> Masquerade<'a> {
         let entries = nat.of(POSTROUTING).filter(|rule| rule.leads_to(&chain));
         let (kept, stale): (Vec<&NatRule>, Vec<&NatRule>) =
             entries.partition(|rule| rule.source_address().is_some_and(|source| self.is_of_sibling(source)));
-        // The subnets of the others: theirs are not told, so all stay that have one of their addresses.
+        // Rules of subnets do not name their interface: keep those that contain an address of another interface.
         let mut subnets = nets.to_vec();
         for rule in nat.of(&chain).filter(|rule| rule.leads_to("ACCEPT")) {
             let subnet = rule.destination;
@@ -131,7 +130,7 @@ impl<'a> Masquerade<'a> {
         host_local::is_of_sibling(self.request, ip)
     }
 
-    /// One transaction: what all containers share, where it is not right, and the container's own rules anew.
+    /// Sets the rules in one transaction, with the shared objects if they are out of date.
     fn add_nftables(&self, nets: &[IpNet]) -> Result<(), FirewallError> {
         let (key, comment) = (self.owner.masquerade_key(), self.owner.masquerade_comment());
         nft::commit(&mut Netfilter::open()?, |netfilter| {
@@ -148,21 +147,21 @@ impl<'a> Masquerade<'a> {
 
     /// Removes the rules, wherever they are; see [`Removed::finish`].
     pub(crate) fn remove(self) -> Result<Removed, FirewallError> {
-        self.with_trace(|trace| trace.remove(trace.find()?))
+        self.with_selector(|selector| selector.remove(selector.find()?))
     }
 
-    fn with_trace<T>(&self, work: impl FnOnce(&Trace<'_>) -> T) -> T {
+    fn with_selector<T>(&self, work: impl FnOnce(&Selector<'_>) -> T) -> T {
         let key = self.owner.masquerade_key();
-        work(&Trace {
+        work(&Selector {
             chains: vec![(self.owner.masquerade_chain(), POSTROUTING)],
             tables: TABLES,
-            is_ours: &|comment| comment.starts_with(&key),
-            spared: &|ip| self.is_of_sibling(ip),
+            is_owned: &|comment| comment.starts_with(&key),
+            is_kept: &|ip| self.is_of_sibling(ip),
             legacy: is_wanted(self.request),
         })
     }
 
-    /// Every address has rules, in whichever backend.
+    /// Fails unless every address has rules, in any backend.
     pub(crate) fn check(self, nets: &[IpNet]) -> Result<(), CniError> {
         let chain = self.owner.masquerade_chain();
         let mut covered = BTreeSet::new();
@@ -194,12 +193,12 @@ impl<'a> Masquerade<'a> {
     }
 }
 
-/// The config asks for masquerading. What is no such setting does not keep DEL from looking.
+/// Whether the config requests masquerading. An invalid value counts as false.
 fn is_wanted(request: &Request) -> bool {
     request.config.is_true("ipMasq")
 }
 
-/// Programs that wait for rules. Without any, the rules go into nftables.
+/// Programs that wait for rules; if there are none, the rules are set in nftables.
 pub(crate) struct Prepared<'a> {
     masquerade: Masquerade<'a>,
     backend: BackendChoice,
@@ -207,7 +206,7 @@ pub(crate) struct Prepared<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    /// Begins to set rules for addresses with the length of their subnets. In iptables that goes on by itself.
+    /// Starts to set rules for addresses with the length of their subnets. Programs of iptables continue in the background.
     pub(crate) fn start(self, nets: &[IpNet]) -> Result<Pending<'a>, FirewallError> {
         let Self { masquerade, backend, tools } = self;
         if tools.is_empty() {
@@ -219,7 +218,7 @@ impl<'a> Prepared<'a> {
             if nets.is_empty() {
                 continue;
             }
-            // A chain that is there already, which is rare, refuses the whole.
+            // Fails as a whole if the chain exists, which is rare.
             let chain = masquerade.owner.masquerade_chain();
             let own = masquerade.chain_lines(&nets, &nets);
             let lines = format!("-N {chain}\n{own}{}", masquerade.entry_lines(&nets));
@@ -229,7 +228,7 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// Rules that are on their way.
+/// Rules that are being set.
 pub(crate) struct Pending<'a> {
     masquerade: Masquerade<'a>,
     nets: Vec<IpNet>,
@@ -238,7 +237,7 @@ pub(crate) struct Pending<'a> {
 }
 
 impl Pending<'_> {
-    /// Waits until the rules are there.
+    /// Waits until the rules are set.
     pub(crate) fn finish(self) -> Result<(), FirewallError> {
         for (family, running, tool) in self.running {
             let Err(error) = running.finish() else { continue };
@@ -258,21 +257,21 @@ impl Pending<'_> {
     }
 }
 
-/// Removes the rules of all containers of the network that the list of the runtime does not hold.
+/// Removes the rules of all containers of the network that are not valid.
 pub(crate) fn gc(request: &Request, valid: &[Attachment]) -> Result<(), CniError> {
     let (network, legacy) = (request.network.as_str(), is_wanted(request));
     let key = names::network_key(network);
     let kept: BTreeSet<String> =
         valid.iter().map(|one| Owner::new(network, one).masquerade_comment()).collect();
     let chains = stale_chains(network, valid, names::is_masquerade_chain, legacy)?;
-    let trace = Trace {
+    let selector = Selector {
         chains: chains.into_iter().map(|chain| (chain, POSTROUTING)).collect(),
         tables: TABLES,
-        is_ours: &|comment| comment.starts_with(&key) && !kept.contains(comment),
-        spared: &|_| false,
+        is_owned: &|comment| comment.starts_with(&key) && !kept.contains(comment),
+        is_kept: &|_| false,
         legacy,
     };
-    trace.remove(trace.find()?)?.finish()?;
+    selector.remove(selector.find()?)?.finish()?;
     Ok(())
 }
 
@@ -305,7 +304,7 @@ fn base_rules() -> Vec<Rule> {
     rules
 }
 
-/// From the address to anywhere but its subnet.
+/// Matches packets from the address to anywhere but its subnet.
 fn check(net: IpNet) -> Vec<Expr> {
     let family = Family::of_net(net);
     let (source, destination) = address_offsets(family);
@@ -318,7 +317,7 @@ fn check(net: IpNet) -> Vec<Expr> {
     expressions
 }
 
-/// A table of both families asks for the family before it looks at addresses.
+/// Matches the family, which a table of both families must check before addresses.
 fn family_is(family: Family) -> Vec<Expr> {
     vec![Expr::Meta { key: META_NFPROTO, register: REGISTER_1 }, equal([TableFamily::from(family).0])]
 }

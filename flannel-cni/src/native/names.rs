@@ -1,8 +1,8 @@
-//! Names of kernel objects that belong to one container: made from hashes, the same as Go's plugins make.
+//! Names of kernel objects of a container: derived from hashes as in Go's plugins.
 
 use sha2::{Digest, Sha512};
 
-/// The first digits of the SHA-512 of a text, in lower-case hex.
+/// Returns the first digits of the SHA-512 of a text, in lower-case hex.
 pub(crate) fn hash(text: &str, digits: usize) -> String {
     let hash = Sha512::digest(text.as_bytes());
     let mut hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -10,9 +10,9 @@ pub(crate) fn hash(text: &str, digits: usize) -> String {
     hex
 }
 
-/// What the names of a container's objects are made of, whose kind `prefix` tells.
+/// Returns the name of a container's object, with the prefix of its kind.
 ///
-/// Compatibility: nothing stands between network and container.
+/// Compatibility: network and container are hashed without a separator.
 pub(crate) fn of_container(prefix: &str, network: &str, container_id: &str, digits: usize) -> String {
     format!("{prefix}{}", hash(&format!("{network}{container_id}"), digits))
 }

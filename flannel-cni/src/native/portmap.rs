@@ -1,11 +1,11 @@
-//! portmap: lets ports of the host lead to a container. Runs behind the plugin that made its interface.
+//! portmap: maps ports of the host to a container. It is chained after the plugin that creates the interface.
 //!
-//! Chains, tables and comments are those of Go's plugin. Mended against it: a port that another container has is refused, with
-//! both named; an ADD replaces what an earlier life of the container left, and one that fails leaves nothing; DEL clears both
-//! backends, also without mappings in the config; protocols in any case; GC.
+//! Chains, tables and comments are those of Go's plugin. Improvements: a port that another container uses is an error that names
+//! both; an ADD replaces stale rules of an earlier ADD, and one that fails leaves nothing behind; DEL removes rules from both
+//! backends, even without mappings in the config; protocols in any case; GC.
 //!
-//! A connection over UDP goes on as it began for as long as packets come, so those to a mapped port are forgotten when the
-//! mapping comes and when it goes.
+//! Connection tracking keeps the destination of UDP packets while they continue to arrive, so connections to a mapped port are
+//! deleted when the mapping is added and when it is removed.
 
 use flannel_core::family::Family;
 use flannel_core::json::Value;
@@ -19,7 +19,7 @@ use crate::firewall::iptables::Tool;
 use crate::firewall::names::{self, Owner};
 use crate::firewall::nat::{Nat, NatRule};
 use crate::firewall::netfilter::Netfilter;
-use crate::firewall::{self, Backend, FirewallError, Trace};
+use crate::firewall::{self, Backend, FirewallError, Selector};
 use crate::kernel::Kernel;
 use crate::netns::{HostLock, Netns};
 use crate::plugin::Plugin;
@@ -39,7 +39,7 @@ pub(crate) const PLUGIN: Plugin = Plugin {
     add,
     del: |request| {
         let _netns = hold(&request.environment)?;
-        // The rules tell their ports, so that nothing else of the config is needed.
+        // The rules contain the ports, so the mappings of the config are not needed.
         Ok(remove(request)?)
     },
     check,
@@ -78,7 +78,7 @@ fn add(request: &Request) -> Result<Value, CniError> {
     let result = config::prev_result(request).map_err(PortmapError::Config)?.ok_or(PortmapError::NoResult)?;
     if !config.mappings.is_empty() {
         let _netns = hold(&request.environment)?;
-        // No other process looks for free ports until these are taken.
+        // No other process checks for free ports until these are mapped.
         let _lock = HostLock::take()?;
         Mappings::new(request, &config, &result).add().inspect_err(|_| {
             if let Err(error) = remove(request) {
@@ -86,7 +86,7 @@ fn add(request: &Request) -> Result<Value, CniError> {
             }
         })?;
     }
-    // The result of the plugins before, as it came.
+    // The result of the previous plugin, unchanged.
     let mut result = request.config.object("prevResult").cloned().unwrap_or_default();
     if result.get("cniVersion").and_then(Value::as_str).unwrap_or_default().is_empty() {
         result.insert("cniVersion", request.version.as_str());
@@ -94,7 +94,7 @@ fn add(request: &Request) -> Result<Value, CniError> {
     Ok(Value::Object(result))
 }
 
-/// Waits for programs that an operation on this container has left running, and makes later ones wait for those of this operation.
+/// Waits for programs that an earlier operation on this container left running, and makes later operations wait for this one.
 /// Without a namespace there are none.
 fn hold(environment: &Environment) -> Result<Option<Netns>, CniError> {
     let Ok(netns) = Netns::open(&environment.netns) else { return Ok(None) };
@@ -102,32 +102,32 @@ fn hold(environment: &Environment) -> Result<Option<Netns>, CniError> {
     Ok(Some(netns))
 }
 
-/// Removes the rules of a container, wherever they are.
+/// Removes the rules of a container from both backends.
 fn remove(request: &Request) -> Result<(), FirewallError> {
     let owner = Owner::new(&request.network, &request.environment.attachment);
-    let trace = Trace {
+    let selector = Selector {
         chains: vec![
             (owner.mapping_chain(), iptables::ENTRY),
             (owner.historic_mapping_chain(), iptables::HISTORIC_ENTRY),
         ],
         tables: nft::TABLES,
-        is_ours: &|comment| nft::parse_comment(comment).0 == owner.container_id,
-        spared: &|_| false,
+        is_owned: &|comment| nft::parse_comment(comment).0 == owner.container_id,
+        is_kept: &|_| false,
         legacy: true,
     };
-    let found = trace.find()?;
+    let found = selector.find()?;
     if !found.is_empty() {
-        let ports = trace.remove(found)?.finish()?;
+        let ports = selector.remove(found)?.finish()?;
         for family in Family::ALL {
             let ports = ports.iter().filter(|(of, _)| *of == family).map(|(_, port)| (*port, None));
-            forget(family, &ports.collect());
+            delete_connections(family, &ports.collect());
         }
     }
     Ok(())
 }
 
-/// Lets connections over UDP begin anew. Without connection tracking there are none.
-fn forget(family: Family, ports: &BTreeSet<(u16, Option<IpAddr>)>) {
+/// Deletes UDP connections. Without connection tracking there are none.
+fn delete_connections(family: Family, ports: &BTreeSet<(u16, Option<IpAddr>)>) {
     if ports.is_empty() {
         return;
     }
@@ -151,18 +151,18 @@ impl<'a> Mappings<'a> {
         for target in &self.targets {
             let family = Family::of_net(*target);
             let udp = self.config.of(family).filter(|mapping| mapping.protocol_number() == firewall::UDP);
-            forget(family, &udp.map(|mapping| (mapping.host_port, mapping.address())).collect());
+            delete_connections(family, &udp.map(|mapping| (mapping.host_port, mapping.address())).collect());
         }
         Ok(())
     }
 
-    /// One process for a family; both run at once.
+    /// Runs one process per family, both in parallel.
     fn add_iptables(&self, mut netfilter: Option<Netfilter>) -> Result<(), CniError> {
         let (mut started, mut pending) = (Vec::new(), Vec::new());
         for rules in self.iptables() {
             let family = Family::of_net(rules.target);
             let tool = Tool::find(family).ok_or(FirewallError::NoTool(family))?;
-            // They get ready while we look at what is there.
+            // It initializes itself while the present rules are read.
             let running = tool.start().map_err(FirewallError::from)?;
             started.push((rules, family, tool, running));
         }
@@ -185,7 +185,7 @@ impl<'a> Mappings<'a> {
         Ok(())
     }
 
-    /// One transaction for both families.
+    /// Sets the rules of both families in one transaction.
     fn add_nftables(&self) -> Result<(), CniError> {
         let mut netfilter = Netfilter::open().map_err(FirewallError::from)?;
         firewall::nft::commit(&mut netfilter, |netfilter| -> Result<_, CniError> {
@@ -216,8 +216,7 @@ impl<'a> Mappings<'a> {
         self.targets.iter().map(move |target| nft::Rules { config, owner, target: *target })
     }
 
-    /// Packets from 127.0.0.1 may leave the host by the interface behind which the container is: they get another source
-    /// address before they arrive there.
+    /// Allows packets from 127.0.0.1 to leave the host through the container's link: their source address is translated before.
     fn allow_from_localhost(&self) -> Result<(), CniError> {
         let target = self.targets.iter().find(|target| Family::of_net(**target) == Family::V4);
         let Some(target) = target.filter(|_| self.config.snat).map(IpNet::addr) else { return Ok(()) };
@@ -229,7 +228,7 @@ impl<'a> Mappings<'a> {
         })
     }
 
-    /// No other container has one of the ports in iptables.
+    /// Fails if another container uses one of the ports in iptables.
     fn check_free(&self, nat: &Nat, family: Family) -> Result<(), PortmapError> {
         let own = self.owner.mapping_chain();
         for entry in nat.of(iptables::ENTRY) {
@@ -241,7 +240,7 @@ impl<'a> Mappings<'a> {
         Ok(())
     }
 
-    /// No other container has one of the ports in nftables.
+    /// Fails if another container uses one of the ports in nftables.
     fn check_free_nftables(&self, netfilter: &mut Netfilter, family: Family) -> Result<(), CniError> {
         for chain in [nft::PORTS, nft::ADDRESS_PORTS] {
             for rule in nft::table(family).rules(netfilter, chain)? {
@@ -255,7 +254,7 @@ impl<'a> Mappings<'a> {
         Ok(())
     }
 
-    /// Fails if a rule of another container is for one of the ports.
+    /// Fails if a rule of another container maps one of the ports.
     fn check_rule(
         &self,
         rule: &NatRule,
@@ -278,8 +277,7 @@ impl<'a> Mappings<'a> {
         Ok(())
     }
 
-    /// Adds the chains of other containers that have one of the ports, if the listing was through netlink: those of all
-    /// would be many.
+    /// Adds the chains of other containers that use one of the ports, if they were not read yet: there may be too many to read all.
     fn read_others(
         &self,
         netfilter: &mut Netfilter,
@@ -307,7 +305,7 @@ impl<'a> Mappings<'a> {
     }
 }
 
-/// Whose an entry rule is.
+/// Returns the owner of a rule that jumps to mappings.
 fn owner_of(entry: &NatRule) -> String {
     match entry.comment.as_deref().and_then(names::parse_comment) {
         Some((network, id)) => format!("container {id} in network {network}"),
@@ -341,27 +339,27 @@ fn check(request: &Request) -> Result<(), CniError> {
     Ok(())
 }
 
-/// Removes the rules of all containers of the network that the list of the runtime does not hold.
+/// Removes the rules of all containers of the network that are not valid.
 fn gc(request: &Request) -> Result<(), CniError> {
     let ValidAttachments::Only(valid) = request.valid_attachments()? else { return Ok(()) };
     let network = request.network.as_str();
     let chains = firewall::stale_chains(network, &valid, names::is_mapping_chain, true)?;
-    let trace = Trace {
+    let selector = Selector {
         chains: chains.into_iter().map(|chain| (chain, iptables::ENTRY)).collect(),
         tables: nft::TABLES,
-        // Go's rules do not name their network: those of another one must be kept.
-        is_ours: &|comment| {
+        // Go's rules do not name their network, so they are kept: they may belong to another one.
+        is_owned: &|comment| {
             let (id, of) = nft::parse_comment(comment);
             of == Some(network) && !valid.iter().any(|one| one.container_id == id)
         },
-        spared: &|_| false,
+        is_kept: &|_| false,
         legacy: true,
     };
-    trace.remove(trace.find()?)?.finish()?;
+    selector.remove(selector.find()?)?.finish()?;
     Ok(())
 }
 
-/// The config is one that an ADD could work with, and there is a backend for it.
+/// Succeeds if an ADD could run with the config, and its backend is usable.
 fn status(request: &Request) -> Result<(), CniError> {
     let config = Config::parse(&request.config)?;
     let missing = match config.backend() {

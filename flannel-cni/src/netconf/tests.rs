@@ -19,7 +19,7 @@ fn defaults() {
 }
 
 #[test]
-fn keys_fold_and_empty_strings_stay() {
+fn keys_fold_and_empty_strings_are_kept() {
     let conf = parse(
         r#"{"Name":"n","SUBNETFILE":"","dataDir":"","Native":false,"RuntimeConfig":{"PortMappings":[]},
             "subnetfiletimeoutseconds":0}"#,

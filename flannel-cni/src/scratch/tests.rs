@@ -66,7 +66,7 @@ fn the_file_of_go_flannel_is_used_and_removed() {
 }
 
 #[test]
-fn a_later_file_of_go_flannel_stays() {
+fn a_later_file_of_go_flannel_is_kept() {
     let directory = tempfile::tempdir().unwrap();
     let scratch = Scratch::new(directory.path());
     scratch.save(&attachment("net1"), b"ours").unwrap();

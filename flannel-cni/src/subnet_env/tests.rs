@@ -8,7 +8,7 @@ fn parse(text: &str) -> Result<SubnetEnv, String> {
 }
 
 #[test]
-fn a_file_of_flanneld_is_read() {
+fn a_file_of_flanneld_is_parsed() {
     let env = parse(V1).unwrap();
     assert_eq!(env.networks, ["10.244.0.0/16".parse().unwrap()]);
     assert_eq!(env.subnets, DualStack { v4: Some("10.244.1.0/24".parse().unwrap()), v6: None });
@@ -84,7 +84,7 @@ fn bad_values_have_the_errors_of_go() {
 }
 
 #[test]
-fn a_file_that_comes_late_is_waited_for() {
+fn a_late_file_is_waited_for() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run/flannel/subnet.env");
     let error = SubnetEnv::wait_and_read(&path, Duration::from_millis(20)).unwrap_err();

@@ -203,7 +203,7 @@ fn an_add_that_fails_leaves_no_limit() {
 
 #[test]
 #[ignore = "needs netns"]
-fn gc_takes_what_nothing_leads_to() {
+fn gc_removes_unused_ifbs() {
     let pod = Pod::new();
     pod.run(Plugins::Ours, "ADD", LIMITS).unwrap();
     // Of a container whose namespace, and with it the veth, is gone; and one that is no IFB of ours.

@@ -210,7 +210,7 @@ fn pods_of_both_reach_each_other_at_once() {
 
 #[test]
 #[ignore = "needs netns"]
-fn del_finds_its_way_in_any_state() {
+fn del_works_in_any_state() {
     let node = Node::new();
     let config = node.config(r#","macspoofchk":true,"ipMasq":true,"ipMasqBackend":"nftables""#);
     let file = node.path("no-namespace");
@@ -288,7 +288,7 @@ fn a_default_route_of_the_config_is_not_set_twice() {
 /// Power was lost before the content of files was on disk: Go's plugin loses these addresses for ever.
 #[test]
 #[ignore = "needs netns"]
-fn addresses_of_a_power_loss_come_back() {
+fn addresses_are_released_after_a_power_loss() {
     let (node, pod) = (Node::new(), Netns::new("pod"));
     let config = node.config("").replace("10.244.1.0/24", "10.244.1.0/29");
     let store = node.path("networks/cbr0");
@@ -371,7 +371,7 @@ fn the_bridge_keeps_its_hardware_address() {
 
 #[test]
 #[ignore = "needs netns"]
-fn a_bridge_without_addresses_connects_all_the_same() {
+fn a_bridge_without_addresses_connects_pods() {
     let node = Node::new();
     let pod = Netns::new("pod");
     let config = r#"{"cniVersion":"1.0.0","name":"l2","type":"bridge","bridge":"br2"}"#;

@@ -157,7 +157,7 @@ fn the_runtime_chooses_addresses() {
 /// Somebody has set the bridge's MTU by hand; a bridge never promises more than a port carries.
 #[test]
 #[ignore = "needs netns"]
-fn the_mtu_of_the_bridge_is_mended() {
+fn the_mtu_of_the_bridge_is_restored() {
     let node = Node::new();
     let mtu = || {
         let text = node.netns.sh(&["ip", "-o", "link", "show", "dev", "cni0"]);

@@ -218,7 +218,7 @@ fn flannel_config(node: &Node, members: &str) -> String {
 /// An address is taken back, which is told on stderr, whose reader is gone.
 #[test]
 #[ignore = "needs netns"]
-fn a_runtime_that_does_not_listen_changes_nothing() {
+fn a_closed_stderr_changes_nothing() {
     let scene = Scene::new("flannel", "", true);
     let env = fs::read_to_string(scene.node.path("subnet.env")).unwrap();
     fs::write(scene.node.path("subnet.env"), env.replace("10.244.1.1/24", "10.244.1.1/30")).unwrap();

@@ -70,7 +70,7 @@ const DUAL: &str = r#""ranges":[[{"subnet":"10.1.2.0/29"}],[{"subnet":"2001:db8:
 
 #[test]
 #[ignore = "needs netns"]
-fn one_goes_on_where_the_other_stopped() {
+fn each_continues_after_the_other() {
     let host = Host::new();
     // The same steps by Go alone are the model.
     let model = Host::new();

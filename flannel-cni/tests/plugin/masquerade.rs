@@ -152,7 +152,7 @@ fn stale_rules_are_replaced() {
 /// Two interfaces of a container in one network share a chain.
 #[test]
 #[ignore = "needs netns"]
-fn each_interface_takes_its_own_rules_away() {
+fn each_interface_only_removes_its_own_rules() {
     for variant in ["nft", "legacy"] {
         let (node, pod) = (Node::new(variant), Netns::new("pod"));
         let config = node.bridge("");
@@ -219,7 +219,7 @@ fn an_add_that_fails_leaves_nothing() {
 /// The legacy variant has one lock for the whole host.
 #[test]
 #[ignore = "needs netns"]
-fn a_lock_that_is_held_is_waited_for() {
+fn a_held_lock_is_waited_for() {
     let (node, pod) = (Node::new("legacy"), Netns::new("pod"));
     node.log_starts("legacy");
     let file = fs::OpenOptions::new().create(true).append(true).open("/run/xtables.lock").unwrap();

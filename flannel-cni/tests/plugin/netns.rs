@@ -163,7 +163,7 @@ fn a_failed_add_leaves_nothing_but_its_config() {
 /// The node has got another subnet. The pods that run keep their gateway as long as they run.
 #[test]
 #[ignore = "needs netns"]
-fn a_new_subnet_of_the_node_stands_beside_the_old_one() {
+fn a_new_subnet_coexists_with_the_former_one() {
     let node = Node::new(true, NATIVE);
     let config = node.config("1.0.0", "");
     let [old, new, newer] = [Netns::new("old"), Netns::new("new"), Netns::new("newer")];
@@ -196,7 +196,7 @@ fn a_new_subnet_of_the_node_stands_beside_the_old_one() {
 /// Namespaces go without a DEL; the addresses are there again when they are needed.
 #[test]
 #[ignore = "needs netns"]
-fn addresses_of_lost_pods_come_back() {
+fn addresses_of_lost_pods_are_released() {
     let node = Node::new(true, NATIVE);
     let env = fs::read_to_string(node.path("subnet.env")).unwrap();
     fs::write(node.path("subnet.env"), env.replace("10.244.1.1/24", "10.244.1.1/29")).unwrap();
@@ -212,7 +212,7 @@ fn addresses_of_lost_pods_come_back() {
 /// What the runtime does not list any more is collected.
 #[test]
 #[ignore = "needs netns"]
-fn gc_gives_everything_back() {
+fn gc_releases_everything() {
     let node = Node::new(true, NATIVE);
     let config = node.config("1.1.0", "");
     let [a, b] = [Netns::new("a"), Netns::new("b")];

@@ -223,7 +223,7 @@ fn conditions_are_those_of_their_network() {
 
 #[test]
 #[ignore = "needs netns"]
-fn a_port_that_is_taken_is_refused_with_both_owners() {
+fn a_port_conflict_names_both_containers() {
     for (variant, backend) in [("nft", "iptables"), ("legacy", "iptables"), ("nft", "nftables")] {
         let node = Node::new(variant);
         let [first, second] = ["first", "second"].map(|id| Pod::new(&node, id));
@@ -395,7 +395,7 @@ fn an_add_that_fails_leaves_nothing() {
 /// One process for a family and an ADD, none for a DEL; the legacy variant must be listed by its own programs.
 #[test]
 #[ignore = "needs netns"]
-fn as_few_processes_as_can_be() {
+fn processes_are_as_few_as_possible() {
     let restore = "ip6tables-restore iptables-restore";
     let listed = "ip6tables-restore ip6tables-save iptables-restore iptables-save";
     for (variant, mapped, deleted) in [("nft", restore, ""), ("legacy", listed, listed)] {
@@ -426,7 +426,7 @@ fn as_few_processes_as_can_be() {
 /// A fault at every step of an ADD and of a DEL, until one ends before it comes.
 #[test]
 #[ignore = "needs netns"]
-fn an_add_or_del_that_ends_anywhere_leaves_nothing() {
+fn an_interrupted_add_or_del_leaves_nothing() {
     std::thread::scope(|scope| {
         for (backend, kind) in [("iptables", "fail"), ("iptables", "kill"), ("nftables", "fail")] {
             scope.spawn(move || end_anywhere(backend, kind));
@@ -483,7 +483,7 @@ fn end_anywhere(backend: &str, kind: &str) {
 
 #[test]
 #[ignore = "needs netns"]
-fn gc_and_status_do_their_part() {
+fn gc_and_status_work() {
     for variant in ["nft", "legacy"] {
         let node = Node::new(variant);
         let pods = ["a", "b"].map(|id| Pod::new(&node, id));
@@ -655,7 +655,7 @@ fn ask(from: &Netns, target: &str, port: u16) -> String {
 
 #[test]
 #[ignore = "needs netns"]
-fn a_program_says_what_it_is() {
+fn a_program_reports_its_name() {
     let node = Node::new("nft");
     let about = Command::new(node.path("bin/portmap")).output().unwrap();
     assert!(String::from_utf8_lossy(&about.stderr).starts_with("CNI plugin portmap"));

@@ -146,7 +146,7 @@ fn run(vars: &[(&str, &str)], stdin: &str) -> Outcome {
 }
 
 #[test]
-fn a_person_is_told_what_this_is() {
+fn a_call_without_command_prints_the_versions() {
     let outcome = run(&[], "");
     assert_eq!((outcome.code, outcome.stdout.as_str()), (0, ""));
     let versions = "CNI protocol versions supported: 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n";
@@ -203,7 +203,7 @@ fn errors_of_dispatch_come_in_order() {
 }
 
 #[test]
-fn our_own_namespace_is_refused_before_anything_is_done() {
+fn the_namespace_of_the_plugin_is_refused_first() {
     for command in ["ADD", "DEL"] {
         let node = Node::new();
         let bin = node.path("bin");
@@ -297,7 +297,7 @@ fn errors_of_the_delegate_pass_through() {
 }
 
 #[test]
-fn a_delegate_that_is_not_there_is_named() {
+fn a_missing_delegate_is_named() {
     let node = Node::new();
     let bin = node.path("bin");
     for (kind, reason) in [
@@ -311,7 +311,7 @@ fn a_delegate_that_is_not_there_is_named() {
 }
 
 #[test]
-fn bad_configs_are_told_on_add_and_no_hindrance_for_del() {
+fn invalid_configs_fail_add_but_not_del() {
     let node = Node::new();
     let config = node.config(r#","delegate":"x""#);
     let text = "failed to load flannel netconf file: failed to load netconf: json: cannot unmarshal string into Go \
@@ -323,7 +323,7 @@ fn bad_configs_are_told_on_add_and_no_hindrance_for_del() {
 }
 
 #[test]
-fn without_subnet_env_the_runtime_shall_try_again() {
+fn without_subnet_env_add_fails_with_try_again() {
     let node = Node::new();
     fs::remove_file(node.path("subnet.env")).unwrap();
     let path = node.path("subnet.env");
@@ -349,7 +349,7 @@ fn without_subnet_env_the_runtime_shall_try_again() {
 }
 
 #[test]
-fn a_subnet_env_that_comes_in_time_is_enough() {
+fn add_waits_for_subnet_env() {
     let node = Node::new();
     let (path, later) = (node.path("subnet.env"), node.path("later"));
     fs::rename(&path, &later).unwrap();
@@ -377,7 +377,7 @@ fn a_failed_del_can_be_repeated() {
 }
 
 #[test]
-fn lost_and_broken_state_is_made_anew() {
+fn lost_and_invalid_state_is_rebuilt() {
     let node = Node::new();
     for broken in [None, Some(""), Some("{"), Some("[]"), Some(r#"{"ipam":{"type":1}}"#)] {
         if let Some(text) = broken {
@@ -444,7 +444,7 @@ fn two_networks_of_a_container_are_both_undone() {
 }
 
 #[test]
-fn an_empty_namespace_is_fine_for_del() {
+fn del_accepts_an_empty_namespace() {
     let node = Node::new();
     node.run("ADD", &node.stock()).succeeded();
     let bin = node.path("bin");

@@ -1,5 +1,5 @@
-//! Members of an object with their values unread: for config and records, where values are strict, errors name
-//! the key, and embedded JSON is kept as it was written.
+//! Members of an object with unparsed values: for config and records, whose values are strict, whose errors name the key,
+//! and which keep embedded JSON as it was written.
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -9,7 +9,7 @@ use std::fmt;
 
 use super::folds_to;
 
-/// A text that is not the JSON that was asked for.
+/// Not the expected JSON.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseJsonError {
     /// Nothing but white space.
@@ -18,15 +18,15 @@ pub enum ParseJsonError {
     /// Starts with U+FEFF, which JSON does not allow (RFC 8259 section 8.1).
     #[error("the JSON text starts with a byte order mark; save it as UTF-8 without one")]
     ByteOrderMark,
-    /// Does not follow the grammar, or has something after its end.
+    /// Violates the grammar, or has text after the value.
     #[error("not valid JSON")]
     Syntax(#[source] JsonSyntaxError),
-    /// Another kind of value at the top.
+    /// A value of another kind.
     #[error("the JSON text is {0}, but must be an object: {{ … }}")]
     NotAnObject(Kind),
 }
 
-/// What is wrong with a text, and at which line and column.
+/// A syntax error with its line and column.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct JsonSyntaxError(String);
@@ -37,15 +37,15 @@ impl From<serde_json::Error> for JsonSyntaxError {
     }
 }
 
-/// A member whose value cannot be used.
+/// A member with an invalid value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key} is {value}: {rule}")]
 pub struct FieldError {
     /// The key, with the keys of the objects around it (`Backend.VNI`).
     pub key: String,
-    /// The value as it was written, or its kind where it is secret or long.
+    /// The value as it was written, or its kind if it is secret or long.
     pub value: String,
-    /// What it must be, and what would be right.
+    /// What it must be, and how to correct it.
     pub rule: String,
 }
 
@@ -58,7 +58,7 @@ pub enum Kind {
     Bool,
     /// A number.
     Number,
-    /// A string.
+    /// Reads a string.
     String,
     /// An array.
     Array,
@@ -67,7 +67,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind of a value.
+    /// Returns the kind of a value.
     #[must_use]
     pub fn of(value: &RawValue) -> Self {
         match value.get().as_bytes().first() {
@@ -103,10 +103,10 @@ pub struct Member<'a> {
     pub value: &'a RawValue,
 }
 
-/// An object as it was written: members in their order, duplicates kept, values unread.
+/// An object as it was written: members in their order, including duplicates, with unparsed values.
 ///
-/// The typed readers treat a key in any case as the same key, check every occurrence, let the last one win and
-/// take `null` as "not given", as Go does for plain fields. [`Fields::last`] and [`Fields::exact`] are for fields with
+/// The typed readers ignore the case of a key, check every occurrence, return the last one and treat `null` as absent,
+/// as Go does for plain fields. [`Fields::last`] and [`Fields::exact`] are for fields with
 /// other rules.
 #[derive(Clone, Debug, Default)]
 pub struct Fields<'a> {
@@ -115,7 +115,7 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Reads a whole text. A top-level `null` is an empty object, as for a Go struct.
+    /// Parses a text. A top-level `null` is an empty object, as for a Go struct.
     pub fn parse(text: &'a str) -> Result<Self, ParseJsonError> {
         let value = parse_value(text)?;
         Self::of(value).map_err(|kind| match kind {
@@ -124,11 +124,11 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Reads the value of the member `key` of some object. The keys of the result are called `key.…` in errors.
+    /// Parses the value of the member `key`. Errors name its members `key.…`.
     pub fn from_value(key: &str, value: &'a RawValue) -> Result<Self, FieldError> {
         let object = Self::of(value).map_err(|_| FieldError {
             key: key.to_owned(),
-            // Not the text, which may hold secrets.
+            // Not the text, which may contain secrets.
             value: Kind::of(value).to_string(),
             rule: "must be an object: { … }".to_owned(),
         })?;
@@ -146,30 +146,30 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// All members in their order.
+    /// Returns all members in order.
     #[must_use]
     pub fn members(&self) -> &[Member<'a>] {
         &self.members
     }
 
-    /// All values under `key` in any case, in their order.
+    /// Returns all values of `key` in any case, in order.
     pub fn all<'s>(&'s self, key: &'s str) -> impl Iterator<Item = &'a RawValue> + 's {
         self.members.iter().filter(move |member| folds_to(&member.key, key)).map(|member| member.value)
     }
 
-    /// The last value under `key` in any case, `null` included.
+    /// Returns the last value of `key` in any case, including `null`.
     #[must_use]
     pub fn last(&self, key: &str) -> Option<&'a RawValue> {
         self.all(key).last()
     }
 
-    /// The last value under exactly `key`, `null` included: the rule for Go maps.
+    /// Returns the last value of exactly `key`, including `null`: the rule for Go maps.
     #[must_use]
     pub fn exact(&self, key: &str) -> Option<&'a RawValue> {
         self.members.iter().rev().find(|member| member.key == key).map(|member| member.value)
     }
 
-    /// A boolean.
+    /// Reads a boolean.
     pub fn bool(&self, key: &str) -> Result<Option<bool>, FieldError> {
         self.read(key, |value| match value.get() {
             "true" => Ok(true),
@@ -178,12 +178,12 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// A string.
+    /// Reads a string.
     pub fn string(&self, key: &str) -> Result<Option<String>, FieldError> {
         self.read(key, |value| string(value).ok_or("must be a string in double quotes"))
     }
 
-    /// A string that must not be shown: errors tell its kind only.
+    /// Reads a secret string: errors only contain the kind of its value.
     pub fn secret(&self, key: &str) -> Result<Option<String>, FieldError> {
         self.string(key).map_err(|error| FieldError {
             value: self.last(key).map_or_else(String::new, |value| Kind::of(value).to_string()),
@@ -191,9 +191,9 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// An integer without sign, fraction or exponent.
+    /// Reads an integer without sign, fraction or exponent.
     pub fn unsigned(&self, key: &str) -> Result<Option<u64>, FieldError> {
-        // Rust reads a leading `+` as well, but JSON has none.
+        // Rust accepts a leading `+`, which JSON does not have.
         self.read(key, |value| {
             value
                 .get()
@@ -202,14 +202,14 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// An integer without fraction or exponent.
+    /// Reads an integer without fraction or exponent.
     pub fn integer(&self, key: &str) -> Result<Option<i64>, FieldError> {
         self.read(key, |value| {
             value.get().parse().map_err(|_| "must be a whole number, without quotes, fraction or exponent")
         })
     }
 
-    /// An object. Several occurrences are merged, as for a Go struct.
+    /// Reads an object. Several occurrences are merged, as for a Go struct.
     pub fn object(&self, key: &str) -> Result<Option<Self>, FieldError> {
         let path = self.path_of(key);
         let mut merged: Option<Self> = None;
@@ -223,24 +223,24 @@ impl<'a> Fields<'a> {
         Ok(merged)
     }
 
-    /// The elements of an array.
+    /// Reads the elements of an array.
     pub fn array(&self, key: &str) -> Result<Option<Vec<&'a RawValue>>, FieldError> {
         self.read(key, |value| array(value).ok_or("must be an array: [ … ]"))
     }
 
-    /// An error about the value of `key`.
+    /// Returns an error about the value of `key`.
     #[must_use]
     pub fn error(&self, key: &str, value: &RawValue, rule: impl Into<String>) -> FieldError {
         FieldError::new(&self.path_of(key), value, rule)
     }
 
-    /// How errors call the member `key`: with the keys of the objects around it.
+    /// Returns the name of the member `key` in errors, with the keys of the enclosing objects.
     #[must_use]
     pub fn path_of(&self, key: &str) -> String {
         format!("{}{key}", self.path)
     }
 
-    /// Reads every occurrence of `key` that is not `null` and answers with the last.
+    /// Reads every occurrence of `key` that is not `null` and returns the last one.
     pub fn read<T, R: Into<String>>(
         &self,
         key: &str,
@@ -255,7 +255,7 @@ impl<'a> Fields<'a> {
 }
 
 impl FieldError {
-    /// An error about `value` under `key`. A long value is replaced by its kind.
+    /// Returns an error about the value of `key`. A long value is replaced by its kind.
     #[must_use]
     pub fn new(key: &str, value: &RawValue, rule: impl Into<String>) -> Self {
         let text = value.get();
@@ -264,7 +264,7 @@ impl FieldError {
     }
 }
 
-/// Reads one value of any kind that fills the whole text.
+/// Parses a text that consists of one value.
 pub fn parse_value(text: &str) -> Result<&RawValue, ParseJsonError> {
     if text.starts_with('\u{feff}') {
         return Err(ParseJsonError::ByteOrderMark);
@@ -275,20 +275,19 @@ pub fn parse_value(text: &str) -> Result<&RawValue, ParseJsonError> {
     serde_json::from_str(text).map_err(|error| ParseJsonError::Syntax(error.into()))
 }
 
-/// The text of a string value.
+/// Returns the text of a string.
 #[must_use]
 pub fn string(value: &RawValue) -> Option<String> {
     (Kind::of(value) == Kind::String).then(|| serde_json::from_str(value.get()).ok())?
 }
 
-/// The elements of an array value.
+/// Returns the elements of an array.
 #[must_use]
 pub fn array(value: &RawValue) -> Option<Vec<&RawValue>> {
     (Kind::of(value) == Kind::Array).then(|| serde_json::from_str(value.get()).ok())?
 }
 
-/// Removes white space between the tokens of a value and escapes what Go escapes in embedded raw JSON. Escapes
-/// in the text are kept.
+/// Removes white space between tokens and escapes what Go escapes in embedded raw JSON. Existing escapes are kept.
 #[must_use]
 pub fn compact(value: &RawValue) -> String {
     let mut out = String::with_capacity(value.get().len());
@@ -319,7 +318,7 @@ pub(super) fn push_escaped(out: &mut String, text: &str) {
     }
 }
 
-/// The members of an object, as serde hands them over.
+/// The members of an object, deserialized in order.
 struct Members<'a>(Vec<Member<'a>>);
 
 impl<'de> Deserialize<'de> for Members<'de> {

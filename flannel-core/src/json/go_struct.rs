@@ -12,25 +12,25 @@ pub struct GoStruct<'a> {
 }
 
 impl<'a> GoStruct<'a> {
-    /// Reads `object`; errors name its members `path.member`.
+    /// Wraps `object`; errors name its members `path.member`.
     #[must_use]
     pub const fn new(object: &'a Object, path: &'a str) -> Self {
         Self { object, path }
     }
 
-    /// Reads `value`, which must be an object; errors name it `path`, as a value of the Go type `wanted`.
+    /// Wraps `value`, which must be an object; the error names it `path` and the Go type `wanted`.
     pub fn of(value: &'a Value, path: &'a str, wanted: &'static str) -> Result<Self, TypeError> {
         let object = value.as_object().ok_or_else(|| value.type_error(path, wanted))?;
         Ok(Self { object, path })
     }
 
-    /// The path that errors begin with.
+    /// Returns the path that errors begin with.
     #[must_use]
     pub const fn path(&self) -> &'a str {
         self.path
     }
 
-    /// A member as `take` reads it, which returns `None` for a value that is not of the Go type `wanted`.
+    /// Reads a member with `take`, which returns `None` for a value that is not of the Go type `wanted`.
     pub fn read<T>(
         &self,
         name: &str,
@@ -41,27 +41,27 @@ impl<'a> GoStruct<'a> {
         take(value).map(Some).ok_or_else(|| value.type_error(&format!("{}.{name}", self.path), wanted))
     }
 
-    /// A string.
+    /// Reads a string.
     pub fn string(&self, name: &str) -> Result<Option<&'a str>, TypeError> {
         self.read(name, "string", Value::as_str)
     }
 
-    /// A boolean.
+    /// Reads a boolean.
     pub fn bool(&self, name: &str) -> Result<Option<bool>, TypeError> {
         self.read(name, "bool", Value::as_bool)
     }
 
-    /// An integer of the Go type `wanted`, without fraction or exponent.
+    /// Reads an integer of the Go type `wanted`, without fraction or exponent.
     pub fn integer<T: FromStr>(&self, name: &str, wanted: &'static str) -> Result<Option<T>, TypeError> {
         self.read(name, wanted, Value::as_integer)
     }
 
-    /// An object of the Go type `wanted`.
+    /// Reads an object of the Go type `wanted`.
     pub fn object(&self, name: &str, wanted: &'static str) -> Result<Option<&'a Object>, TypeError> {
         self.read(name, wanted, Value::as_object)
     }
 
-    /// The elements of an array of the Go type `wanted`; none if it is absent.
+    /// Reads the elements of an array of the Go type `wanted`; empty if it is absent.
     pub fn array(&self, name: &str, wanted: &'static str) -> Result<&'a [Value], TypeError> {
         Ok(self.read(name, wanted, Value::as_array)?.unwrap_or_default())
     }

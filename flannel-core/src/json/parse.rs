@@ -1,30 +1,30 @@
-//! The reader: one pass over the bytes, recursive, with a limit of depth.
+//! The parser: recursive, in one pass over the bytes, with a depth limit.
 
 use super::{Number, Object, Value};
 
-/// Arrays and objects within each other; far more than any config has, and safe for the stack.
+/// The maximum nesting of arrays and objects: far more than in any config, and safe for the stack.
 const MAX_DEPTH: usize = 1000;
 
-/// A text that is not JSON, in the words of Go's scanner.
+/// A syntax error, in the words of Go's scanner.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SyntaxError {
-    /// A byte that cannot stand where it stands.
+    /// An unexpected byte.
     #[error("invalid character {} {place}", quote(*.byte))]
     Character {
-        /// The byte; Go too looks at bytes here.
+        /// The byte; Go's scanner works on bytes as well.
         byte: u8,
-        /// Where it stands.
+        /// Its context.
         place: String,
     },
-    /// The text ends within the value.
+    /// The text ends within a value.
     #[error("unexpected end of JSON input")]
     End,
-    /// Too many arrays and objects within each other.
+    /// Arrays and objects are nested too deeply.
     #[error("exceeded max depth")]
     Depth,
 }
 
-/// Go's quoting of a single byte, read as the character of that number.
+/// Quotes a byte like Go, as the character with that number.
 fn quote(byte: u8) -> String {
     match byte {
         b'\n' | b'\r' | b'\t' => format!("{:?}", char::from(byte)),
@@ -67,12 +67,12 @@ impl Parser<'_> {
         Ok(byte)
     }
 
-    /// The next byte where nothing but certain bytes can stand. To Go's scanner a text ends with a space.
+    /// Returns the next byte of a token; at the end of the text a space, as in Go's scanner.
     fn next_or_space(&mut self) -> u8 {
         self.next().unwrap_or(b' ')
     }
 
-    /// The next byte that is not white space.
+    /// Returns the next byte that is not white space.
     fn next_token(&mut self) -> Result<u8, SyntaxError> {
         loop {
             let byte = self.next()?;
@@ -154,7 +154,7 @@ impl Parser<'_> {
     fn number(&mut self, first: u8) -> Result<Value, SyntaxError> {
         let start = self.at - 1;
         let lead = if first == b'-' { self.digit("in numeric literal")? } else { first };
-        // A leading zero stands alone: what follows it is "after" the number.
+        // A leading zero is a number of its own: digits after it are an error "after" the number.
         if lead != b'0' {
             self.digits();
         }
@@ -186,7 +186,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Reads the rest of a string, behind the opening quote.
+    /// Parses the rest of a string, after the opening quote.
     fn string(&mut self) -> Result<String, SyntaxError> {
         let mut bytes = Vec::new();
         loop {
@@ -233,7 +233,7 @@ impl Parser<'_> {
         Ok(code)
     }
 
-    /// The character of a surrogate pair. Takes the second half only if it is one.
+    /// Returns the character of a surrogate pair. Consumes the second half only if it is one.
     fn low_surrogate(&mut self, high: u32) -> Option<char> {
         if !(0xd800..0xdc00).contains(&high) || !self.text[self.at..].starts_with(b"\\u") {
             return None;
@@ -250,7 +250,7 @@ impl Parser<'_> {
     }
 }
 
-/// As Go does it: one U+FFFD for each byte, where Rust has one for the beginning of a character.
+/// Replaces each invalid byte by U+FFFD, as Go does; Rust replaces an incomplete character by one.
 fn each_bad_byte_replaced(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

@@ -113,7 +113,7 @@ fn values() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn what_is_written_reads_back(value in values()) {
+    fn written_text_parses_to_the_same_value(value in values()) {
         prop_assert_eq!(&Value::parse(value.to_compact().as_bytes()).unwrap(), &value);
         prop_assert_eq!(&Value::parse(value.to_pretty().as_bytes()).unwrap(), &value);
         // serde_json reads the same text, so that the reader and the writer do not share a mistake.
@@ -121,7 +121,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+    fn any_bytes_are_parsed_or_rejected(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
         let ours = Value::parse(&bytes).is_ok();
         if let Ok(text) = std::str::from_utf8(&bytes) {
             // serde_json refuses lone surrogates and numbers out of range, which Go's scanner does not.

@@ -44,7 +44,7 @@ fn comments_keep_within_their_limits_and_tell_their_owner() {
 }
 
 #[test]
-fn chains_of_others_are_not_taken_for_ours() {
+fn only_owned_chains_are_recognized() {
     let cid1 = owner("cbr0", "eth0", "cid1");
     assert!(is_masquerade_chain(&cid1.masquerade_chain()) && !is_masquerade_chain(&cid1.mapping_chain()));
     assert!(is_mapping_chain(&cid1.mapping_chain()) && !is_mapping_chain(&cid1.masquerade_chain()));

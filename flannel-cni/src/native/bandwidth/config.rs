@@ -3,17 +3,17 @@
 use flannel_core::json::{GoStruct, Object, TypeError};
 use flannel_core::message::traffic::TokenBucket;
 
-/// No packet waits longer.
+/// The longest time that a packet is queued.
 const LATENCY_MICROS: u64 = 25_000;
-/// Bursts of more bytes do not fit the kernel's numbers.
+/// The largest burst in bytes that the kernel can represent.
 const BURST_MAX: u64 = u32::MAX as u64 - 1;
 
-/// How fast a container may receive and send.
+/// The limits of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
-    /// What it receives.
+    /// On traffic to the container.
     pub(crate) ingress: Option<Limit>,
-    /// What it sends.
+    /// On traffic from the container.
     pub(crate) egress: Option<Limit>,
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct Limit {
     burst: u64,
 }
 
-/// Limits that cannot be set.
+/// Invalid limits.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     #[error("failed to parse network configuration")]
@@ -40,14 +40,14 @@ pub(crate) enum ConfigError {
 }
 
 impl Limit {
-    /// The kernel's form.
+    /// Returns the limit in the kernel's form.
     pub(crate) fn bucket(&self) -> TokenBucket {
         TokenBucket::new(self.rate / 8, self.burst / 8, LATENCY_MICROS)
     }
 }
 
 impl Config {
-    /// From the config itself, if it has any of the keys, else from `runtimeConfig.bandwidth`.
+    /// Reads the config itself, if it has any of the keys, else `runtimeConfig.bandwidth`.
     pub(crate) fn parse(config: &Object) -> Result<Self, ConfigError> {
         let mut numbers = Numbers::parse(config)?;
         if numbers.is_none() {
@@ -83,7 +83,7 @@ const NAMES: [&str; 4] = ["ingressRate", "ingressBurst", "egressRate", "egressBu
 struct Numbers([u64; 4]);
 
 impl Numbers {
-    /// `None` if not one of them is there.
+    /// `None` if all of them are absent.
     fn parse(object: &Object) -> Result<Option<Self>, TypeError> {
         let keys = GoStruct::new(object, "BandwidthEntry");
         let mut numbers = Self::default();

@@ -1,4 +1,4 @@
-//! CHECK: the kernel still has what ADD made.
+//! CHECK: compares the kernel with the result of ADD.
 
 use flannel_core::family::Family;
 use flannel_core::link::LinkName;
@@ -121,7 +121,7 @@ fn check_interfaces(
     Ok(container)
 }
 
-/// By destination, and by gateway where the result names one. A route of another table is not looked for.
+/// Whether a route exists: compares the destination and, if the result has one, the gateway. Routes of other tables are not checked.
 fn exists(route: &Route, record: &RouteRecord) -> bool {
     route.table.is_some_and(|table| table != 0)
         || record.destination == route.dst.trunc()

@@ -1,4 +1,4 @@
-//! The config of the bridge plugin, and which configs are done here.
+//! The config of the bridge plugin, and which configs are supported in this process.
 
 use flannel_core::cni::BRIDGE;
 use flannel_core::json::{GoStruct, Object, TypeError, Value};
@@ -12,39 +12,39 @@ use crate::netconf::COMMON_KEYS;
 use crate::request::Request;
 use crate::result::Dns;
 
-/// What the bridge plugin is asked to do.
+/// The config of the bridge plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) bridge: LinkName,
     /// The bridge has the gateway's address. Implied by `default_gateway`.
     pub(crate) gateway: bool,
     pub(crate) default_gateway: bool,
-    /// An address of the bridge that is in the way is removed.
+    /// Remove conflicting addresses of the bridge.
     pub(crate) force_address: bool,
     pub(crate) mtu: Option<u32>,
     pub(crate) hairpin: bool,
-    /// The bridge takes in frames for any hardware address.
+    /// The bridge is promiscuous.
     pub(crate) promiscuous: bool,
-    /// The port exchanges no frames with other such ports.
+    /// The port does not exchange frames with other isolated ports.
     pub(crate) isolated: bool,
-    /// The bridge heeds VLANs, and this is what becomes of the port.
+    /// The bridge filters by VLAN, and the port is in these VLANs.
     pub(crate) vlans: Option<Vlans>,
-    /// Frames with another source than the container's hardware address are dropped.
+    /// Drop frames whose source is not the container's hardware address.
     pub(crate) spoof_check: bool,
-    /// The container asks its network whether somebody else has its IPv6 addresses.
+    /// Run duplicate address detection for IPv6 addresses.
     pub(crate) duplicate_detection: bool,
     /// The container's interface stays down.
     pub(crate) container_down: bool,
     pub(crate) masquerade: Option<BackendChoice>,
-    /// With addresses, from host-local.
+    /// The container has addresses, from host-local.
     pub(crate) layer3: bool,
     /// Hardware address of the container's interface.
     pub(crate) mac: Option<Mac>,
-    /// Takes the place of what the address management says.
+    /// Replaces the name resolution of the address management.
     pub(crate) dns: Option<Dns>,
 }
 
-/// A config that cannot be used.
+/// An invalid config.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     #[error("failed to load netconf")]
@@ -61,7 +61,7 @@ pub(crate) enum ConfigError {
     Vlan(#[from] VlanError),
 }
 
-/// A config that can be read, but asks for things that exclude each other. Only an ADD minds.
+/// A valid config with settings that exclude each other, which is an error of an ADD only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ConflictError {
     #[error("cannot use IPAM when DisableContainerInterface flag is set")]
@@ -70,7 +70,7 @@ pub(crate) enum ConflictError {
     HairpinAndPromiscuous,
 }
 
-/// A key, or a value of one, that is not done here.
+/// A key, or a value of one, that is not supported in this process.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the bridge plugin in flannel does not support {key:?} with the value {value}: {rule}")]
 pub(crate) struct UnsupportedError {
@@ -80,7 +80,7 @@ pub(crate) struct UnsupportedError {
 }
 
 impl UnsupportedError {
-    /// The error where this process is the bridge plugin itself, so that nobody else can do it.
+    /// The error if this process is called as the bridge plugin, so that it cannot call another one.
     pub(crate) fn as_cni_error(&self) -> CniError {
         CniError::new(Code::UnsupportedField, self.to_string())
             .with_details("install the bridge plugin of containernetworking-plugins to use it")
@@ -120,7 +120,7 @@ const KEYS: [(&str, Rule); 16] = [
 const IPAM_KEYS: [&str; 9] =
     ["type", "ranges", "subnet", "rangestart", "rangeend", "gateway", "routes", "datadir", "resolvconf"];
 
-/// The rule of a key, if it is known.
+/// Returns the rule of a key, if it is known.
 fn rule(key: &str) -> Option<Rule> {
     match key {
         "cniversion" | "name" | "type" => Some(TEXT),
@@ -129,7 +129,7 @@ fn rule(key: &str) -> Option<Rule> {
     }
 }
 
-/// Nothing, if a config can be done here to the last key. What is not understood is never ignored.
+/// Fails unless every key of a config is supported. Nothing is ignored.
 pub(crate) fn check_supported(config: &Object) -> Result<(), UnsupportedError> {
     let refuse = |key: &str, value: &Value, rule| {
         Err(UnsupportedError { key: key.to_owned(), value: value.to_compact(), rule })
@@ -158,7 +158,7 @@ pub(crate) fn check_supported(config: &Object) -> Result<(), UnsupportedError> {
     Ok(())
 }
 
-/// With addresses. What DEL needs to know, also of a config that is wrong elsewhere.
+/// Whether the container has addresses, which DEL needs to know even if other keys are invalid.
 pub(crate) fn is_layer3(config: &Object) -> bool {
     config.object("ipam").is_some_and(|ipam| !ipam.text("type").is_empty())
 }
@@ -191,7 +191,7 @@ impl Config {
         })
     }
 
-    /// The same for an ADD, which minds what excludes each other.
+    /// Checks for settings that exclude each other.
     pub(crate) fn check_conflicts(&self) -> Result<(), ConflictError> {
         if self.container_down && self.layer3 {
             return Err(ConflictError::AddressesWhileDown);
@@ -203,7 +203,7 @@ impl Config {
     }
 }
 
-/// Name resolution from the runtime (`runtimeConfig.dns`, by the names of the CNI conventions), else from the config.
+/// Reads the name resolution from the runtime (`runtimeConfig.dns`, with the names of the CNI conventions), else from the config.
 fn dns(config: &Object) -> Result<Option<Dns>, TypeError> {
     let given = |dns: &Dns| {
         let lists = [&dns.nameservers, &dns.search, &dns.options];
@@ -227,7 +227,7 @@ fn dns(config: &Object) -> Result<Option<Dns>, TypeError> {
     Ok(dns.filter(given))
 }
 
-/// From `runtimeConfig.mac`, `args.cni.mac` or `CNI_ARGS`, in this order.
+/// Reads the hardware address from `runtimeConfig.mac`, `args.cni.mac` or `CNI_ARGS`, in this order.
 fn mac(config: &Object, args: &str) -> Result<Option<Mac>, ConfigError> {
     let in_args = args::value(args, "MAC")?;
     let text = |object: Option<&Object>, path: &str| {

@@ -1,4 +1,4 @@
-//! The gateway: which address it has, and the bridge as its holder.
+//! The gateway: its addresses, and the bridge or VLAN interface that has them.
 
 use flannel_core::family::Family;
 use flannel_core::message::address;
@@ -16,7 +16,7 @@ use crate::netns::HostLock;
 use crate::result::{CniResult, Route};
 use crate::sysctl;
 
-/// An address that the bridge could not be given.
+/// A failed change of the bridge's addresses.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to set bridge addr: could not {verb} {net}")]
 struct GatewayError {
@@ -29,14 +29,14 @@ struct GatewayError {
 pub(super) fn complete(config: &Config, result: &mut CniResult) {
     for at in 0..result.ips.len() {
         let ip = &mut result.ips[at];
-        // The container's, in the list of interfaces.
+        // The index of the container's interface in the result.
         ip.interface = Some(2);
         let family = Family::of_net(ip.address);
         if ip.gateway.is_none() && config.gateway {
             ip.gateway = Some(first_host(ip.address));
         }
         let default = family.any();
-        // A default route without a gateway gets this one when it is set.
+        // A default route without a gateway gets this gateway when it is set.
         if config.default_gateway && !result.routes.iter().any(|route| route.dst == default) {
             result.routes.push(Route { gw: ip.gateway, ..Route::to(default) });
         }
@@ -67,7 +67,7 @@ impl Gateway<'_> {
         let present = self.nets(&families)?;
         let settled = |net| present.contains(net) && self.others(&present, &wanted, *net).is_empty();
         if !wanted.iter().all(settled) {
-            // What is there may be changed by another ADD, of this subnet or of the one that the node had before.
+            // Another ADD may change the addresses, of this subnet or of the node's former one.
             let _lock = HostLock::take()?;
             let present = self.nets(&families)?;
             for net in &wanted {
@@ -98,8 +98,8 @@ impl Gateway<'_> {
         Ok(addresses.iter().map(|record| record.facts.net).collect())
     }
 
-    /// Addresses that conflict with `net`: of IPv4 every other one, of IPv6 those that it overlaps with, and that of a subnet that
-    /// the node had before, whose packets now belong to another node.
+    /// Returns the addresses that conflict with `net`: for IPv4 every other one, for IPv6 those that it overlaps with and that of the
+    /// node's former subnet, which may belong to another node now.
     fn others(&self, present: &[IpNet], wanted: &[IpNet], net: IpNet) -> Vec<IpNet> {
         let conflicts = |other: &&IpNet| {
             Family::of_net(**other) == Family::of_net(net)
@@ -110,7 +110,7 @@ impl Gateway<'_> {
         present.iter().filter(|other| !wanted.contains(other)).filter(conflicts).copied().collect()
     }
 
-    /// Removes conflicting addresses of `net`, or keeps those that pods still use.
+    /// Removes addresses that conflict with `net`, except those that pods still use.
     fn make_room(&mut self, net: IpNet, conflicting: &[IpNet]) -> Result<(), CniError> {
         let (force, directory) = (self.config.force_address, &self.addresses.directory);
         for other in conflicting {
@@ -128,9 +128,9 @@ impl Gateway<'_> {
                 Err(source) => return Err(GatewayError { verb: "remove", net: *other, source }.into()),
                 Ok(()) => {}
             }
-            // An ADD that began under the old subnet may have taken an address of it and seen its gateway in between.
+            // An ADD that began with the old subnet may have allocated an address of it meanwhile, and seen its gateway.
             if !force && host_local::is_in_use(directory, *other) {
-                // It may also have restored it itself.
+                // It may have restored the gateway as well, so ignore errors.
                 let _ = self.host.change_one(&address::add(&with_broadcast(self.link.record.index, *other)));
             }
         }
@@ -150,8 +150,8 @@ impl Gateway<'_> {
         CniError::new(Code::Internal, msg).with_details(details)
     }
 
-    /// Whether `other` was the gateway of another subnet that this node had before: a subnet of the same size in a
-    /// network that the config has a route to, and its first address.
+    /// Whether `other` was the gateway of the node's former subnet: the first address of a subnet of the same size, in a network that the
+    /// config has a route to.
     fn is_predecessor(&self, other: IpNet, net: IpNet) -> bool {
         let alike = other.prefix_len() == net.prefix_len() && other.network() != net.network();
         let networks = self.addresses.routes.iter().map(|route| route.dst.trunc());
@@ -163,7 +163,7 @@ impl Gateway<'_> {
     }
 }
 
-/// From now on the bridge keeps its hardware address, which pods will have in their neighbour tables.
+/// Makes the bridge keep its hardware address, which pods will have in their neighbour tables.
 fn pin_mac(host: &mut Kernel, bridge: &Found) -> Result<(), CniError> {
     let settings = LinkSettings { mac: bridge.record.link.mac, ..LinkSettings::default() };
     Ok(host.change_one(&link::set(bridge.record.index, &settings))?)
@@ -178,7 +178,7 @@ fn overlap(one: IpNet, other: IpNet) -> bool {
     one.contains(&other.network()) || other.contains(&one.network())
 }
 
-/// The address behind that of the network.
+/// Returns the first address after that of the network.
 fn first_host(net: IpNet) -> IpAddr {
     match net {
         IpNet::V4(net) => Ipv4Addr::from(u32::from(net.network()) | 1).into(),

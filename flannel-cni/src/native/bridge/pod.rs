@@ -19,7 +19,7 @@ use crate::netns::Netns;
 use crate::result::{CniResult, Route};
 use crate::sysctl;
 
-/// What could not be set up in the container.
+/// A failure in the container.
 #[derive(Debug, thiserror::Error)]
 enum PodError {
     #[error("{0:?} was removed while it was set up")]
@@ -36,8 +36,8 @@ enum PodError {
     Tentative(String, IpNet, Duration),
 }
 
-/// How long duplicate detection may take; by default the kernel takes between one and two seconds.
-const DETECTION_PATIENCE: Duration = Duration::from_secs(5);
+/// How long duplicate address detection may take; the default in the kernel is between one and two seconds.
+const DETECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Gives the interface its addresses and routes and sets it up, with all requests in one call.
 pub(super) fn configure(
@@ -62,26 +62,26 @@ pub(super) fn configure(
         return Err(match subject {
             Subject::Address(net) => PodError::Address(net, name, error),
             Subject::Up => PodError::Up(name, error),
-            // The same one is there already.
+            // The route exists already.
             Subject::Route(_) if error.is(Errno::EEXIST) => continue,
             Subject::Route(text) => PodError::Route(format!("{text} dev {ifname}"), error),
         }
         .into());
     }
     if with_v6 && config.duplicate_detection {
-        let addresses = netns.enter(|| pod.wait_usable(index, DETECTION_PATIENCE))??;
+        let addresses = netns.enter(|| pod.wait_usable(index, DETECTION_TIMEOUT))??;
         let net = |found: Option<&AddressRecord>| found.map(|address| address.facts.net);
         if let Some(net) = net(addresses.iter().find(|address| address.duplicate)) {
             return Err(PodError::Duplicate(ifname.to_owned(), net).into());
         }
         if let Some(net) = net(addresses.iter().find(|address| address.unusable)) {
-            return Err(PodError::Tentative(ifname.to_owned(), net, DETECTION_PATIENCE).into());
+            return Err(PodError::Tentative(ifname.to_owned(), net, DETECTION_TIMEOUT).into());
         }
     }
     Ok(found)
 }
 
-/// What takes effect when the interface goes up, or is needed for its addresses.
+/// Writes settings that take effect when the interface comes up or that its addresses need.
 fn settings(ifname: &str, with_v6: bool, duplicate_detection: bool) -> Result<(), CniError> {
     let v6 = sysctl::Directory::open("ipv6/conf");
     if duplicate_detection {
@@ -89,13 +89,13 @@ fn settings(ifname: &str, with_v6: bool, duplicate_detection: bool) -> Result<()
     }
     let accept_dad = if duplicate_detection { "1" } else { "0" };
     v6.try_set(&format!("{ifname}/accept_dad"), accept_dad);
-    // Neighbours that knew another owner of the address hear of the new one at once.
+    // Notify neighbours at once that the address has a new owner.
     sysctl::try_set(&format!("ipv4/conf/{ifname}/arp_notify"), "1");
     v6.try_set(&format!("{ifname}/ndisc_notify"), "1");
     if with_v6 {
         for name in ["lo", ifname] {
             let disabled = format!("{name}/disable_ipv6");
-            // A kernel without IPv6 says so when the address is added.
+            // On a kernel without IPv6, adding the address fails.
             if v6.get(&disabled).is_some_and(|value| value != "0") {
                 v6.set(&disabled, "0")?;
             }
@@ -105,7 +105,7 @@ fn settings(ifname: &str, with_v6: bool, duplicate_detection: bool) -> Result<()
     Ok(())
 }
 
-/// What a request is about.
+/// The subject of a request.
 enum Subject {
     Address(IpNet),
     Up,
@@ -134,7 +134,7 @@ fn plan(index: IfIndex, result: &CniResult, config: &Config) -> (Vec<Request>, V
     planned.into_iter().unzip()
 }
 
-/// The gateway of the first address of a family.
+/// Returns the gateway of the first address of a family.
 fn gateway_of(result: &CniResult, family: Family) -> Option<IpAddr> {
     let mut gateways = result.ips.iter().filter_map(|ip| ip.gateway);
     gateways.find(|gateway| Family::of(*gateway) == family)
@@ -157,7 +157,7 @@ fn new_route(index: IfIndex, route: &Route, gateway: Option<IpAddr>) -> NewRoute
     new
 }
 
-/// An address as the kernel and Go's library set it: IPv4 with a broadcast address where there is one.
+/// Returns an address with the broadcast address that Go's library sets for IPv4.
 pub(super) fn with_broadcast(index: IfIndex, net: IpNet) -> NewAddress {
     let mut new = NewAddress::new(index, net);
     if let IpNet::V4(net) = net

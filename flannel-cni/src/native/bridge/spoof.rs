@@ -1,8 +1,7 @@
-//! `macspoofchk`: frames of a container that have another source than its hardware address are dropped, by rules of nftables in
-//! the family of bridges.
+//! `macspoofchk`: nftables rules in the bridge family that drop frames of a container whose source is not its hardware address.
 //!
-//! Compatibility: table, chains and comments are those of Go's plugin, so each removes what the other set. Here all is one
-//! transaction without a process, stale rules of an ADD before go with it, and it stands before the container can send.
+//! Compatibility: table, chains and comments are those of Go's plugin, so that each removes the filters of the other. Here the filter
+//! is set in one transaction without a process, replaces stale rules of an earlier ADD, and is active before the container can send.
 
 use flannel_core::host_local::Attachment;
 use flannel_core::json::Object;
@@ -19,13 +18,13 @@ use crate::kernel::Kernel;
 
 const TABLE: NftTable = NftTable(TableFamily::BRIDGE, "nat");
 const PREROUTING: &str = "PREROUTING";
-/// Priority `dstnat` of bridges.
+/// Priority `dstnat` in the bridge family.
 const PRIORITY: i32 = -300;
-/// What the comments of all its rules begin with.
+/// The prefix of all comments.
 const COMMENT: &str = "macspoofchk-";
-/// The source in an Ethernet header.
+/// The offset of the source in an Ethernet header.
 const SOURCE_OFFSET: u32 = 6;
-/// The kernel compares names of interfaces in full (`IFNAMSIZ`).
+/// The kernel compares interface names at their full length (`IFNAMSIZ`).
 const NAME_LEN: usize = 16;
 
 /// Rules that could not be set, found or removed.
@@ -37,7 +36,7 @@ pub(super) enum SpoofError {
     Incomplete(String),
 }
 
-/// The config asks for it. What DEL needs to know, also of a config that is wrong elsewhere.
+/// Whether the config requests the filter, which DEL needs to know even if other keys are invalid.
 pub(super) fn is_wanted(config: &Object) -> bool {
     config.is_true("macspoofchk")
 }
@@ -64,7 +63,7 @@ impl Filter {
         format!("{}-mac", self.chain())
     }
 
-    /// The rules, in order.
+    /// Returns the rules in order.
     fn rules(&self, veth: &LinkName, mac: Mac) -> Vec<Rule> {
         let mut name = veth.as_str().as_bytes().to_vec();
         name.resize(NAME_LEN, 0);
@@ -81,7 +80,7 @@ impl Filter {
         ]
     }
 
-    /// Sets the filter, in place of one of an ADD before.
+    /// Sets the filter, replacing that of an earlier ADD.
     pub(super) fn set(&self, veth: &LinkName, mac: Mac) -> Result<(), SpoofError> {
         let hook = nft::hook("filter", Hook::PREROUTING, PRIORITY);
         commit("set", |netfilter| {
@@ -95,11 +94,11 @@ impl Filter {
         })
     }
 
-    /// Removes all of it that is there.
+    /// Removes the filter, if it exists.
     pub(super) fn remove(&self) -> Result<(), SpoofError> {
         let removed = commit("remove", |netfilter| {
             let mut commands = TABLE.delete_rules(netfilter, PREROUTING, |one| one == self.comment())?;
-            // The one that jumps to the other comes first.
+            // The first one jumps to the second one.
             for name in [self.chain(), self.mac_chain()] {
                 if TABLE.has_chain(netfilter, &name)? {
                     commands.extend([TABLE.flush_chain(&name), TABLE.delete_chain(&name)]);
@@ -108,13 +107,13 @@ impl Filter {
             Ok(commands)
         });
         match removed {
-            // A kernel without such rules has none of ours.
+            // A kernel without such rules has no filter.
             Err(SpoofError::Netfilter(_, error)) if error.means_absent() => Ok(()),
             other => other,
         }
     }
 
-    /// All rules are there.
+    /// Fails unless all rules exist.
     pub(super) fn check(&self, veth: &LinkName, mac: Mac) -> Result<(), SpoofError> {
         let error = |error| SpoofError::Netfilter("read", error);
         let mut netfilter = Netfilter::open().map_err(error)?;
@@ -128,7 +127,7 @@ impl Filter {
     }
 }
 
-/// Removes the filters of containers that are gone. A filter does not name its network, so one whose interface exists is kept.
+/// Removes the filters of containers that no longer exist. A filter does not name its network, so one whose interface exists is kept.
 pub(super) fn gc(valid: &[Attachment]) -> Result<(), CniError> {
     let rules = match Netfilter::open().and_then(|mut netfilter| TABLE.rules(&mut netfilter, PREROUTING)) {
         Err(error) if error.means_absent() => return Ok(()),
@@ -153,7 +152,7 @@ fn reference(attachment: &Attachment) -> String {
     format!("{}-{}", attachment.container_id, attachment.ifname)
 }
 
-/// The interface whose frames a rule is about.
+/// Returns the interface whose frames a rule matches.
 fn input_name(rule: &Rule) -> Option<LinkName> {
     match rule.expressions.as_slice() {
         [Expr::Meta { key: META_INPUT_NAME, .. }, Expr::Cmp { op: CmpOp::Equal, data, .. }, ..] => {

@@ -1,4 +1,4 @@
-//! Pairs of veth links, one end of which is a port of a bridge.
+//! Veth pairs with one end as a port of a bridge.
 
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::message::link::{self, NewVeth};
@@ -10,10 +10,10 @@ use crate::error::{CniError, note};
 use crate::kernel::{Found, Kernel};
 use crate::netns::Netns;
 
-/// How often another random name is tried.
+/// How often to try another random name.
 const NAME_ATTEMPTS: u32 = 10;
 
-/// A pair whose one end is a port of `bridge` under a random name, and up.
+/// A pair with one end as a port of `bridge`, up and with a random name.
 pub(super) fn new(bridge: &Found, mtu: Option<u32>, peer: LinkName) -> Result<NewVeth, CniError> {
     Ok(NewVeth {
         name: random_name()?,
@@ -21,7 +21,7 @@ pub(super) fn new(bridge: &Found, mtu: Option<u32>, peer: LinkName) -> Result<Ne
         master: Some(bridge.record.index),
         up: true,
         mtu,
-        // Compatibility: Go's library sends that for this end.
+        // Compatibility: Go's library sends 0 for this end.
         queue_length: Some(0),
         peer,
         peer_mac: None,
@@ -29,7 +29,7 @@ pub(super) fn new(bridge: &Found, mtu: Option<u32>, peer: LinkName) -> Result<Ne
     })
 }
 
-/// Creates a pair whose other end is in a container. One that fails leaves nothing.
+/// Creates a pair with the other end in a container. Leaves nothing if it fails.
 pub(super) fn create(
     host: &mut Kernel,
     mut veth: NewVeth,
@@ -64,7 +64,7 @@ pub(super) fn create(
     }
 }
 
-/// Deletes a link whose name only this process uses. The error of the ADD is the one that is returned.
+/// Deletes a link whose name only this process uses. Failures are only logged, because the ADD returns its own error.
 fn delete(host: &mut Kernel, name: &LinkName) {
     if let Err(error) = host.delete_by_name(name) {
         note!("could not undo {name}: {error}");
@@ -75,14 +75,14 @@ fn random_name() -> Result<LinkName, CniError> {
     Ok(format!("veth{:08x}", u32::from_ne_bytes(random()?)).parse()?)
 }
 
-/// A random hardware address of a single, locally administered station.
+/// Returns a random unicast, locally administered hardware address.
 pub(super) fn random_mac() -> Result<Mac, BridgeError> {
     Ok(Mac::from_seed(random()?))
 }
 
 fn random<const N: usize>() -> Result<[u8; N], BridgeError> {
     let mut bytes = [0; N];
-    // The kernel gives up to 256 bytes at once.
+    // The kernel returns up to 256 bytes in one call.
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(BridgeError::Random)?;
     Ok(bytes)

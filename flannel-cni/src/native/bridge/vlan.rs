@@ -1,4 +1,4 @@
-//! VLANs: what becomes of the port, and the interface that holds the gateway of a VLAN.
+//! VLANs of the port, and the interface with the gateway of a VLAN.
 
 use flannel_core::json::{GoStruct, Object, TypeError, Value};
 use flannel_core::link::LinkName;
@@ -13,24 +13,24 @@ use crate::kernel::{Found, Kernel, KernelError};
 use crate::netns::HostLock;
 use crate::sysctl;
 
-/// The VLAN of frames without a tag on a port that only has a trunk.
+/// The VLAN of untagged frames on a port that only has a trunk.
 const DEFAULT_VLAN: u16 = 1;
 const ACCESS_MAX: i64 = 4094;
-/// How many changes go to the kernel in one call.
+/// How many changes to send to the kernel in one call.
 const REQUESTS_MAX: usize = 256;
 
 /// The VLANs of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Vlans {
-    /// The one of frames without a tag.
+    /// The VLAN of untagged frames.
     pub(super) access: Option<u16>,
-    /// Those whose frames carry a tag, in order.
+    /// The VLANs of tagged frames, in order.
     trunk: Vec<u16>,
-    /// The port stays in the VLAN that the bridge puts new ports in.
+    /// The port is also in the default VLAN of the bridge.
     keep_default: bool,
 }
 
-/// VLANs that there cannot be. The texts are those of Go's plugin.
+/// Invalid VLANs. The texts are those of Go's plugin.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VlanError {
     #[error("failed to load netconf")]
@@ -45,7 +45,7 @@ pub(crate) enum VlanError {
     Half(&'static str),
 }
 
-/// VLANs that the kernel does not give a port.
+/// VLANs of a port that could not be set.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to set the VLANs of {port}: {what}; it needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING")]
 struct PortError {
@@ -55,7 +55,7 @@ struct PortError {
 }
 
 impl Vlans {
-    /// `None` if the config has no VLANs, so that the bridge need not heed them.
+    /// Reads the VLANs; `None` if the config has none, so that the bridge need not filter by VLAN.
     pub(super) fn parse(config: &Object) -> Result<Option<Self>, VlanError> {
         let keys = GoStruct::new(config, "NetConf");
         let access = keys.integer("vlan", "int")?.unwrap_or(0);
@@ -71,11 +71,11 @@ impl Vlans {
         Ok(Some(Self { access, trunk: trunk.unwrap_or_default(), keep_default }))
     }
 
-    /// What the port is a member of in the end, given what it is one of now.
+    /// Returns the final VLANs of the port, given its present ones.
     fn wanted(&self, present: &[(u16, Membership)]) -> Vec<(u16, Membership)> {
         let mut wanted = if self.is_empty() || self.keep_default { present.to_vec() } else { Vec::new() };
         let untagged = self.access.or_else(|| (!self.trunk.is_empty()).then_some(DEFAULT_VLAN));
-        // One that is both is the one of frames without a tag.
+        // A VLAN that is both is untagged.
         let tagged = self.trunk.iter().filter(|vlan| untagged != Some(**vlan));
         let tagged = tagged.map(|vlan| (*vlan, Membership::Tagged));
         let added: Vec<_> =
@@ -89,7 +89,7 @@ impl Vlans {
         self.access.is_none() && self.trunk.is_empty()
     }
 
-    /// Puts a port into its VLANs and takes it out of others.
+    /// Adds a port to its VLANs and removes it from others.
     pub(super) fn apply(&self, host: &mut Kernel, port: &Found) -> Result<(), CniError> {
         if self.is_empty() {
             return Ok(());
@@ -104,7 +104,7 @@ impl Vlans {
                 Step::Add(vlan, membership) => bridge::add_vlan(index, vlan, membership),
             })
             .collect();
-        // A trunk may have thousands.
+        // A trunk may have thousands of VLANs.
         for chunk in requests.chunks(REQUESTS_MAX) {
             for outcome in host.change(chunk)? {
                 outcome.map_err(|source| error("the kernel refuses", source))?;
@@ -126,7 +126,7 @@ enum Step {
     Add(u16, Membership),
 }
 
-/// Deletions first: a port has one VLAN for frames without a tag.
+/// Returns the steps, deletions first: a port has only one VLAN of untagged frames.
 fn plan(present: &[(u16, Membership)], wanted: &[(u16, Membership)]) -> Vec<Step> {
     let gone = present.iter().filter(|(vlan, _)| !wanted.iter().any(|(other, _)| other == vlan));
     let new = wanted.iter().filter(|vlan| !present.contains(vlan));
@@ -135,7 +135,7 @@ fn plan(present: &[(u16, Membership)], wanted: &[(u16, Membership)]) -> Vec<Step
         .collect()
 }
 
-/// The union of all ranges and single VLANs.
+/// Returns the union of all ranges and single VLANs.
 fn trunk(list: &[Value]) -> Result<Vec<u16>, VlanError> {
     const PATH: &str = "NetConf.vlanTrunk";
     let mut vlans = BTreeSet::new();
@@ -160,18 +160,18 @@ fn trunk(list: &[Value]) -> Result<Vec<u16>, VlanError> {
     Ok(vlans.into_iter().collect())
 }
 
-/// The interface that holds the gateway's address of a VLAN, `<bridge>.<vlan>`: one end of a pair whose other end is a port of the
-/// bridge in that VLAN.
+/// Returns the interface with the gateway's address in a VLAN, `<bridge>.<vlan>`: one end of a pair whose other end is a port of the
+/// bridge in that VLAN. Creates it if it does not exist.
 pub(super) fn ensure_gateway(host: &mut Kernel, bridge: &Found, vlan: u16) -> Result<Found, CniError> {
     let text = format!("{}.{vlan}", bridge.record.name);
     let name: LinkName = text.parse()?;
     if let Some(found) = host.link(&name)?.filter(|found| found.record.link.up) {
         return Ok(found);
     }
-    // Whoever comes second must not see a half-made one.
+    // No other process must see an incomplete one.
     let _lock = HostLock::take()?;
     let mut found = host.link(&name)?;
-    // Somebody was killed before it was done.
+    // A process was killed before it was complete.
     if let Some(half) = found.take_if(|found| !found.record.link.up) {
         host.change_one(&link::delete(half.record.index))
             .map_err(|error| BridgeError::Link(text.clone(), error))?;
@@ -182,7 +182,7 @@ pub(super) fn ensure_gateway(host: &mut Kernel, bridge: &Found, vlan: u16) -> Re
         let port = host.link(&veth.name)?.ok_or_else(|| BridgeError::Vanished(veth.name.to_string()))?;
         let vlans = Vlans { access: Some(vlan), trunk: Vec::new(), keep_default: false };
         if let Err(error) = vlans.apply(host, &port) {
-            // Its other end goes with it, so that the next ADD begins anew.
+            // The other end is deleted as well, so that the next ADD starts over.
             let _ = host.change_one(&link::delete(port.record.index));
             return Err(error);
         }

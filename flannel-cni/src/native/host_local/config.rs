@@ -1,4 +1,4 @@
-//! The config of host-local: the whole network config, above all its `ipam`.
+//! The config of host-local: the network config, mainly its `ipam`.
 
 use flannel_core::family::Family;
 use flannel_core::host_local::DATA_DIRECTORY;
@@ -13,12 +13,12 @@ use crate::request::Request;
 use crate::result::{ResultError, Route};
 use crate::version::Version;
 
-/// Go's name of the struct, and of the types of its members, in errors.
+/// Go's names of the struct and of the types of its members, in errors.
 const STRUCT: &str = "Net";
 const OBJECT: &str = "object";
 const LIST: &str = "slice";
 
-/// What host-local is asked to do.
+/// The config of host-local.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
     /// `<dataDir>/<network>`: the addresses in use.
@@ -27,11 +27,11 @@ pub(crate) struct Config {
     pub(crate) sets: Vec<RangeSet>,
     pub(crate) routes: Vec<Route>,
     pub(crate) resolv_conf: Option<PathBuf>,
-    /// Addresses asked for by the runtime.
+    /// Addresses that the runtime requests.
     pub(crate) requested: Vec<IpAddr>,
 }
 
-/// A config that cannot be used.
+/// An invalid config.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     #[error("IPAM config missing 'ipam' key")]
@@ -58,7 +58,7 @@ pub(crate) enum ConfigError {
     OnePerFamily(Version),
 }
 
-/// The directory alone: what deletion needs, also from a config that is wrong elsewhere.
+/// Returns the directory, which deletion needs even if other keys are invalid.
 pub(crate) fn directory(request: &Request) -> PathBuf {
     let root = request.config.object("ipam").map(|ipam| ipam.text("dataDir"));
     Path::new(root.filter(|root| !root.is_empty()).unwrap_or(DATA_DIRECTORY)).join(&request.network)
@@ -94,14 +94,14 @@ impl Config {
         })
     }
 
-    /// The families of which an ADD gets addresses.
+    /// Returns the families of which an ADD gets addresses.
     pub(crate) fn families(&self) -> Vec<Family> {
         let has = |family: &Family| self.sets.iter().any(|set| set.family() == Some(*family));
         Family::ALL.into_iter().filter(has).collect()
     }
 }
 
-/// The sets in the order that numbers them: of the runtime, in the old style, of the config.
+/// Reads the sets in the order of their numbers: of the runtime, in the old style, of the config.
 fn sets(ipam: GoStruct<'_>, runtime: Option<GoStruct<'_>>) -> Result<Vec<RangeSet>, ConfigError> {
     let mut confs: Vec<Vec<RangeConf>> = Vec::new();
     let read_set = |set: &Value, path: &str| -> Result<Vec<RangeConf>, ConfigError> {
@@ -153,7 +153,7 @@ fn range_conf(keys: GoStruct<'_>) -> Result<RangeConf, ConfigError> {
     })
 }
 
-/// From `CNI_ARGS`, `args.cni.ips` and `runtimeConfig.ips`; a prefix length is ignored.
+/// Reads addresses from `CNI_ARGS`, `args.cni.ips` and `runtimeConfig.ips`; a prefix length is ignored.
 fn requested(
     keys: GoStruct<'_>,
     runtime: Option<GoStruct<'_>>,

@@ -1,8 +1,8 @@
-//! Whether the container that an address was given to can still be there.
+//! Whether the container that an address was allocated to may still exist.
 //!
-//! An address outlives its container when nobody says DEL: power loss, a wiped runtime, a namespace deleted by
-//! hand. Go's plugin then runs out of addresses. Here each file carries, in an extended attribute that Go's plugin
-//! neither sees nor loses, the boot and the namespace of its container.
+//! An address outlives its container if the runtime does not call DEL: after a power loss, a reinstalled runtime, a namespace that
+//! was deleted manually. Go's plugin then runs out of addresses. Here each file records the boot and the namespace of its container,
+//! in an extended attribute that Go's plugin neither reads nor removes.
 
 use rustix::fs::XattrFlags;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use flannel_core::json::Value;
 
 pub(crate) use flannel_core::host_local::Owner;
 
-/// The owner in the namespace at a path, in this boot.
+/// Returns the owner in the namespace at a path, in this boot.
 pub(crate) fn of_netns(netns: &Path) -> Option<Owner> {
     let metadata = fs::metadata(netns).ok()?;
     Some(Owner {
@@ -27,7 +27,7 @@ pub(crate) fn of_netns(netns: &Path) -> Option<Owner> {
     })
 }
 
-/// Writes an owner to a file. Where the file system keeps no attributes, an address is only not taken back by itself.
+/// Writes an owner to a file. On a file system without extended attributes, addresses are not released automatically.
 pub(crate) fn mark(owner: &Owner, file: &File) {
     let _ = rustix::fs::fsetxattr(file, ATTRIBUTE, owner.to_text().as_bytes(), XattrFlags::empty());
 }
@@ -38,7 +38,7 @@ fn of_file(path: &Path) -> Option<Owner> {
     Owner::parse(std::str::from_utf8(&buffer[..length]).ok()?)
 }
 
-/// The namespace is gone, or what is at its path now is another one.
+/// Whether the namespace no longer exists or its path leads to another one.
 fn is_gone(owner: &Owner) -> bool {
     boot_id().is_some_and(|boot| boot != owner.boot)
         || match fs::metadata(&owner.netns) {
@@ -47,7 +47,7 @@ fn is_gone(owner: &Owner) -> bool {
         }
 }
 
-/// Whether the address of a file is certainly used by nobody: its namespace is gone, or it was allocated before this boot.
+/// Whether the address of a file is certainly unused: its namespace no longer exists, or it was allocated before this boot.
 pub(crate) fn is_abandoned(file: &Path, holder: &Holder, network: &str) -> bool {
     let taken_at = fs::symlink_metadata(file).and_then(|metadata| metadata.modified()).ok();
     let evidence = Evidence {
@@ -62,7 +62,7 @@ pub(crate) fn is_abandoned(file: &Path, holder: &Holder, network: &str) -> bool 
     Use::of(holder, &evidence) == Use::Abandoned
 }
 
-/// The runtime knows the attachment, and its namespace is there.
+/// Whether the runtime knows the attachment, and its namespace exists.
 fn is_remembered(attachment: &Attachment, network: &str) -> bool {
     let file = format!("{RESULTS}/{network}-{}-{}", attachment.container_id, attachment.ifname);
     let Ok(text) = fs::read(file) else { return false };

@@ -1,11 +1,11 @@
-//! Ranges of addresses, and the order in which they are given out.
+//! Ranges of addresses, and the order of their allocation.
 
 use flannel_core::family::Family;
 use ipnet::IpNet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Addresses of a subnet that may be given out, both ends included.
+/// The addresses of a subnet that may be allocated, both ends included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Range {
     pub(crate) subnet: IpNet,
@@ -14,7 +14,7 @@ pub(crate) struct Range {
     pub(crate) gateway: IpAddr,
 }
 
-/// A range as the config has it.
+/// A range in the config.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RangeConf {
     pub(crate) subnet: Option<IpNet>,
@@ -27,7 +27,7 @@ pub(crate) struct RangeConf {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RangeSet(Vec<Range>);
 
-/// Ranges that cannot be used. The texts are those of Go's plugin.
+/// Invalid ranges. The texts are those of Go's plugin.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RangeError {
     #[error("empty range set")]
@@ -46,7 +46,7 @@ pub(crate) enum RangeError {
     Overlap(String, String),
 }
 
-/// An address as a number; the same for both families, which never meet.
+/// Returns an address as a number; addresses of different families are never compared.
 fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => u32::from(address).into(),
@@ -55,10 +55,10 @@ fn number(address: IpAddr) -> u128 {
 }
 
 impl Range {
-    /// Fills in what the config leaves open.
+    /// Completes a range with its defaults.
     pub(crate) fn new(conf: &RangeConf) -> Result<Self, RangeError> {
         let subnet = conf.subnet.ok_or(RangeError::NoSubnet)?;
-        // Network, gateway, broadcast and one address to give out.
+        // Network, gateway, broadcast and one address to allocate.
         if subnet.prefix_len() + 2 > Family::of_net(subnet).bits() {
             return Err(RangeError::TooSmall(subnet));
         }
@@ -90,7 +90,7 @@ impl Range {
 
     fn address(&self, number: u128) -> IpAddr {
         match self.subnet {
-            // An IPv4 range holds no larger numbers.
+            // An IPv4 range has no larger numbers.
             IpNet::V4(_) => Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX)).into(),
             IpNet::V6(_) => Ipv6Addr::from(number).into(),
         }
@@ -138,12 +138,12 @@ impl RangeSet {
         self.0.iter().any(|range| other.0.iter().any(|other| range.overlaps(other)))
     }
 
-    /// The range that holds an address.
+    /// Returns the range that contains an address.
     pub(crate) fn range_of(&self, address: IpAddr) -> Option<&Range> {
         self.0.iter().find(|range| range.contains(address))
     }
 
-    /// All addresses but gateways, each once, with their ranges: round robin behind the one given out last.
+    /// Returns all addresses except gateways, each once, with their ranges: round robin after the last allocated one.
     pub(crate) fn candidates(&self, last: Option<IpAddr>) -> impl Iterator<Item = (IpAddr, &Range)> {
         let at = last.and_then(|last| self.0.iter().position(|range| range.contains(last)));
         let (first, from) = match (at, last) {
@@ -151,7 +151,7 @@ impl RangeSet {
             _ => (0, self.0.first().map_or(0, |range| range.start)),
         };
         let count = self.0.len();
-        // The range of the last address comes twice: its end first, its beginning at last.
+        // The range of the last address occurs twice: its end first, its beginning at the end.
         let spans = (0..=count).map(move |step| {
             let range = &self.0[(first + step) % count];
             let start = if step == 0 { from } else { range.start };

@@ -1,5 +1,5 @@
 //! The addresses in use, one file each, as Go's host-local keeps them: `<dataDir>/<network>/<address>` holds
-//! `<container>\r\n<interface>`. All who change them hold `lock`.
+//! `<container>\r\n<interface>`. Processes hold `lock` while they change them.
 
 use nix::fcntl::{Flock, FlockArg};
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
@@ -16,7 +16,7 @@ use super::owner::{self, Owner};
 use crate::error::PathError;
 use crate::{fault, files};
 
-/// Where a file is written before it gets its name, so that none is ever seen half-written.
+/// The temporary name of a file that is being written.
 const TEMPORARY: &str = ".tmp";
 
 /// The locked directory of a network.
@@ -35,7 +35,7 @@ pub(crate) struct Reservation {
 }
 
 impl Store {
-    /// Opens and locks the directory; makes it if it is not there.
+    /// Opens and locks the directory; creates it if it does not exist.
     pub(crate) fn open(directory: &Path) -> Result<Self, PathError> {
         DirBuilder::new()
             .recursive(true)
@@ -45,7 +45,7 @@ impl Store {
         Self::lock(directory)
     }
 
-    /// The same, but a directory that is not there stays so: nothing is in use.
+    /// Opens and locks the directory, if it exists.
     pub(crate) fn open_existing(directory: &Path) -> Result<Option<Self>, PathError> {
         if directory.is_dir() { Self::lock(directory).map(Some) } else { Ok(None) }
     }
@@ -69,7 +69,7 @@ impl Store {
         Ok(Self { directory: directory.to_owned(), _lock: lock })
     }
 
-    /// All addresses in use. A file that cannot be read holds its address for nobody knows whom.
+    /// Returns all addresses in use. A file that cannot be read keeps its address, for an unknown container.
     pub(crate) fn reservations(&self) -> Result<Vec<Reservation>, PathError> {
         let error = |error| PathError::new("open", &self.directory, error);
         let mut reservations = Vec::new();
@@ -87,9 +87,9 @@ impl Store {
         Ok(reservations)
     }
 
-    /// Takes an address; answers false if it is taken already.
+    /// Reserves an address; returns false if it is in use.
     ///
-    /// Nothing is flushed: what a power loss takes is an address of a container that it took as well.
+    /// Nothing is flushed: after a power loss the container no longer exists either.
     pub(crate) fn reserve(
         &self,
         ip: IpAddr,
@@ -100,7 +100,7 @@ impl Store {
         self.clean()?;
         let write = || {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            // In one call: `write!` makes one of each part.
+            // In one call: `write!` writes each part on its own.
             file.write_all(format!("{}\r\n{}", attachment.container_id, attachment.ifname).as_bytes())?;
             if let Some(owner) = owner {
                 owner::mark(owner, &file);
@@ -114,7 +114,7 @@ impl Store {
         }
     }
 
-    /// The same for one more address of the one that has `first`: the same file, where the file system has links.
+    /// Reserves another address for the owner of `first`, with a hard link if the file system supports it.
     pub(crate) fn reserve_beside(
         &self,
         first: IpAddr,
@@ -130,7 +130,7 @@ impl Store {
         }
     }
 
-    /// Removes what an ADD that was killed may have left.
+    /// Removes the temporary file of an ADD that was killed.
     pub(crate) fn clean(&self) -> Result<(), PathError> {
         files::remove(&self.directory.join(TEMPORARY))
     }
@@ -140,17 +140,17 @@ impl Store {
         files::remove(&self.path_of(reservation))
     }
 
-    /// Releases an address that this process took.
+    /// Releases an address that this process reserved.
     pub(crate) fn release_ip(&self, ip: IpAddr) -> Result<(), PathError> {
         files::remove(&self.directory.join(ip.to_string()))
     }
 
-    /// The file of an address, for what is known of it beside its content.
+    /// Returns the path of the file of an address.
     pub(crate) fn path_of(&self, reservation: &Reservation) -> PathBuf {
         self.directory.join(&reservation.file_name)
     }
 
-    /// The address of a set that was given out last.
+    /// Returns the last allocated address of a set.
     pub(crate) fn last(&self, set: usize) -> Option<IpAddr> {
         fs::read_to_string(self.cursor_file(set)).ok()?.parse().ok()
     }
@@ -159,7 +159,7 @@ impl Store {
         let path = self.cursor_file(set);
         let text = ip.to_string();
         fault::step().map_err(|error| PathError::new("open", &path, error))?;
-        // Not truncated first: ext4 flushes a file that was emptied and written anew, which takes milliseconds.
+        // Not truncated on opening: ext4 flushes a file that was truncated and rewritten, which takes milliseconds.
         OpenOptions::new()
             .write(true)
             .create(true)
@@ -179,9 +179,9 @@ impl Store {
     }
 }
 
-/// A small file, with as few calls as it takes: every ADD and DEL reads those of all pods.
+/// Reads a small file with as few system calls as possible: every ADD and DEL reads those of all pods.
 fn read_at(directory: &File, name: &str) -> rustix::io::Result<Vec<u8>> {
-    // Whatever has that name: opening it does not wait.
+    // Opening must not block, whatever kind of file it is.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = openat(directory, name, flags, Mode::empty())?;
     let (mut text, mut length) = (vec![0; 512], 0);
@@ -198,10 +198,10 @@ fn read_at(directory: &File, name: &str) -> rustix::io::Result<Vec<u8>> {
     }
 }
 
-/// Gives a file a name that nobody has.
+/// Renames a file without replacing another one.
 fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // The file system cannot do that; the lock keeps others from coming between.
+        // The file system does not support that; the lock prevents races.
         Err(Errno::INVAL | Errno::NOSYS) if to.symlink_metadata().is_err() => fs::rename(from, to),
         Err(Errno::INVAL | Errno::NOSYS) => Err(io::ErrorKind::AlreadyExists.into()),
         other => Ok(other?),

@@ -64,7 +64,7 @@ impl Network {
 }
 
 #[test]
-fn a_small_range_is_given_out_and_ends() {
+fn a_small_range_is_exhausted() {
     let net = Network::new(r#""ranges":[[{"subnet":"10.1.2.0/29"}]]"#);
     for (at, last) in ["10.1.2.2", "10.1.2.3", "10.1.2.4", "10.1.2.5", "10.1.2.6"].iter().enumerate() {
         assert_eq!(net.add(&format!("c{at}")).unwrap(), [format!("{last}/29 via 10.1.2.1")]);
@@ -161,7 +161,7 @@ fn a_second_set_that_fails_releases_the_first() {
 }
 
 #[test]
-fn old_files_are_honoured() {
+fn files_in_the_old_form_count() {
     let net = Network::new(r#""ranges":[[{"subnet":"10.1.2.0/24"}]]"#);
     net.add("x").unwrap();
     net.del("x");
@@ -176,7 +176,7 @@ fn old_files_are_honoured() {
 }
 
 #[test]
-fn a_cursor_that_cannot_be_read_starts_anew() {
+fn an_invalid_cursor_starts_over() {
     let net = Network::new(r#""ranges":[[{"subnet":"10.1.2.0/24"}]]"#);
     for (cursor, expected) in
         [("10.1.2.9", "10.1.2.10"), ("10.1.2.9\n", "10.1.2.2"), ("", "10.1.2.3"), ("10.9.9.9", "10.1.2.4")]
@@ -225,7 +225,7 @@ fn gc_keeps_what_is_listed() {
 }
 
 #[test]
-fn addresses_of_gone_namespaces_are_taken_back() {
+fn addresses_of_deleted_namespaces_are_released() {
     let net = Network::new(r#""ranges":[[{"subnet":"10.1.2.0/29"}]]"#);
     let gone = tempfile::NamedTempFile::new().unwrap();
     for id in ["a", "b", "c"] {

@@ -13,7 +13,7 @@ use crate::netconf::COMMON_KEYS;
 use crate::request::Request;
 use crate::result::{CniResult, ResultError};
 
-/// The bit of the packet mark that asks for masquerading.
+/// The bit of the packet mark that requests masquerading.
 const MARK_BIT: u8 = 13;
 
 /// The keys of further conditions, by the family of the packets.
@@ -23,13 +23,13 @@ const CONDITIONS: [(Family, &str); 2] = [(Family::V4, "conditionsV4"), (Family::
 const KEYS: [&str; 7] =
     ["backend", "snat", "masqall", "markmasqbit", "externalsetmarkchain", "conditionsv4", "conditionsv6"];
 
-/// What portmap is asked to do.
+/// The config of portmap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Config {
     backend: BackendChoice,
-    /// Where the answer would not come back by itself, the source address becomes one of the host.
+    /// Translate the source address where replies would otherwise not return through the host.
     pub(super) snat: bool,
-    /// That holds for every source.
+    /// Translate every source address.
     pub(super) masquerade_all: bool,
     pub(super) mark: Mark,
     conditions: DualStack<Vec<String>>,
@@ -39,20 +39,20 @@ pub(super) struct Config {
 /// How packets are marked for masquerading, in iptables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Mark {
-    /// By our chain, with this mark.
+    /// By the chain of portmap, with this mark.
     Bit(u32),
-    /// By a chain of somebody else, who masquerades.
+    /// By the chain of another program, which masquerades.
     External(String),
 }
 
-/// One port of the host that leads to the container.
+/// A port of the host that is mapped to the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mapping {
     pub(super) host_port: u16,
     pub(super) container_port: u16,
     /// `tcp`, `udp` or `sctp`.
     pub(super) protocol: String,
-    /// An unspecified one stands for all addresses of its family.
+    /// The unspecified address means all addresses of its family.
     pub(super) host_ip: Option<IpAddr>,
 }
 
@@ -85,7 +85,7 @@ pub(super) enum ConfigError {
 }
 
 impl Config {
-    /// Reads a config, to the last key.
+    /// Reads a config; unknown keys are an error.
     pub(super) fn parse(config: &Object) -> Result<Self, ConfigError> {
         let known = |key: &str| COMMON_KEYS.contains(&key) || KEYS.contains(&key);
         if let Some((key, _)) = config.iter().find(|(key, _)| !known(&key.to_lowercase())) {
@@ -138,7 +138,7 @@ impl Config {
         Ok(())
     }
 
-    /// The backend to use: the one that is requested, or that options are for, or that the host has.
+    /// Returns the backend to use: the requested one, else that of the options, else that of the host.
     pub(super) fn backend(&self) -> Backend {
         match (self.backend, self.options().next()) {
             (BackendChoice::Automatic, Some((_, backend))) => backend,
@@ -146,18 +146,18 @@ impl Config {
         }
     }
 
-    /// Further conditions on packets, in the words of the backend.
+    /// Returns further conditions on packets, in the syntax of the backend.
     pub(super) fn conditions(&self, family: Family) -> &[String] {
         self.conditions.get(family).map_or(&[], Vec::as_slice)
     }
 
-    /// The mappings of a family.
+    /// Returns the mappings of a family.
     pub(super) fn of(&self, family: Family) -> impl Iterator<Item = &Mapping> {
         self.mappings.iter().filter(move |mapping| mapping.is_of(family))
     }
 }
 
-/// Compatibility: the first word tells whose words they are.
+/// Returns the backend of conditions. Compatibility: it is determined by the first word.
 fn backend_of(words: &[String]) -> Option<Backend> {
     let first = words.first().filter(|word| !word.is_empty())?;
     Some(if first.starts_with(['-', '!']) { Backend::Iptables } else { Backend::Nftables })
@@ -179,7 +179,7 @@ impl Mapping {
         self.host_ip.is_none_or(|ip| Family::of(ip) == family)
     }
 
-    /// The one address of the host that is meant.
+    /// The address of the host, if it is a specific one.
     pub(super) fn address(&self) -> Option<IpAddr> {
         self.host_ip.filter(|ip| !ip.is_unspecified())
     }
@@ -188,7 +188,7 @@ impl Mapping {
         firewall::protocol_number(&self.protocol).unwrap_or_default()
     }
 
-    /// A packet of the family could be meant by both this and a mapping with these properties.
+    /// Whether a packet of the family could match both this and a mapping with these properties.
     pub(super) fn collides(&self, family: Family, protocol: u8, port: u16, address: Option<IpAddr>) -> bool {
         self.is_of(family)
             && self.protocol_number() == protocol
@@ -222,7 +222,7 @@ fn mappings(keys: GoStruct<'_>) -> Result<Vec<Mapping>, ConfigError> {
         let container_port = port(ports, "containerPort", ConfigError::ContainerPort)?;
         let host_port = port(ports, "hostPort", ConfigError::HostPort)?;
         let texts = GoStruct::new(entry, keys.path());
-        // Runtimes write it in any case; the default is what most ports are.
+        // Runtimes write it in any case; the default is TCP.
         let protocol = match texts.string("protocol")? {
             Some(protocol) if !protocol.is_empty() => protocol.to_lowercase(),
             _ => "tcp".to_owned(),
@@ -244,7 +244,7 @@ fn mappings(keys: GoStruct<'_>) -> Result<Vec<Mapping>, ConfigError> {
                 return Err(ConfigError::Twice(mapping, other.container_port, container_port));
             }
         }
-        // The same once more is the same.
+        // An identical mapping is not an error.
         if !mappings.contains(&mapping) {
             mappings.push(mapping);
         }
@@ -273,20 +273,20 @@ fn texts(keys: GoStruct<'_>, name: &str) -> Result<Option<Vec<String>>, TypeErro
     list.iter().map(text).collect::<Result<_, _>>().map(Some)
 }
 
-/// The result of the plugins before, if there is one.
+/// Returns the result of the previous plugin, if there is one.
 pub(super) fn prev_result(request: &Request) -> Result<Option<CniResult>, ConfigError> {
     GoStruct::new(&request.config, "PortMapConf").object("prevResult", "map[string]interface {}")?;
     request.prev_result().map_err(ConfigError::PrevResult)
 }
 
-/// The container's first address of each family: of the interface that is named, in a sandbox, or of none.
+/// Returns the container's first address of each family: that of its interface, or one without an interface.
 pub(super) fn targets(result: &CniResult, environment: &Environment) -> Vec<IpNet> {
-    let is_ours = |interface: Option<i64>| {
+    let is_own = |interface: Option<i64>| {
         let interface = interface.and_then(|at| result.interfaces.get(usize::try_from(at).ok()?));
         interface.is_none_or(|one| one.name == environment.attachment.ifname && !one.sandbox.is_empty())
     };
     let first = |family| {
-        let mut ips = result.ips.iter().filter(|ip| is_ours(ip.interface));
+        let mut ips = result.ips.iter().filter(|ip| is_own(ip.interface));
         ips.find(|ip| Family::of_net(ip.address) == family).map(|ip| ip.address)
     };
     Family::ALL.into_iter().filter_map(first).collect()

@@ -13,13 +13,13 @@ use crate::firewall::names::Owner;
 use crate::firewall::nat::{Nat, POSTROUTING};
 use crate::firewall::netfilter::{Netfilter, NetfilterError};
 
-/// Chains that all containers share. They stay for ever.
+/// Chains that all containers share. They are never removed.
 pub(super) const ENTRY: &str = "CNI-HOSTPORT-DNAT";
 const SET_MARK: &str = "CNI-HOSTPORT-SETMARK";
 const MASQUERADE: &str = "CNI-HOSTPORT-MASQ";
-/// Where Go's portmap once led to chains for source addresses.
+/// The chain of former versions of Go's portmap for source addresses.
 pub(super) const HISTORIC_ENTRY: &str = "CNI-HOSTPORT-SNAT";
-/// As many ports as one rule takes.
+/// The maximum number of ports in one rule.
 const PORTS: usize = 15;
 
 /// The mappings of one container in one family.
@@ -27,21 +27,21 @@ const PORTS: usize = 15;
 pub(super) struct Rules<'a> {
     pub(super) config: &'a Config,
     pub(super) owner: Owner<'a>,
-    /// The container's address with the length of its subnet.
+    /// The container's address with the prefix length of its subnet.
     pub(super) target: IpNet,
 }
 
-/// What of the shared objects is there. `None`: there are rules, but not all were understood.
+/// The shared objects that exist. `None`: there are rules, but not all could be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Shared {
     chains: Vec<String>,
     mark: Option<bool>,
     masquerade: Option<bool>,
-    /// Built-in chains and where they must lead.
+    /// Whether the built-in chains jump to the shared ones.
     jumps: [bool; 3],
 }
 
-/// Built-in chains with the rule that leads from them, and whether it comes first.
+/// Built-in chains with the condition and target of the jump in them.
 const JUMPS: [(&str, &str, &str); 3] = [
     ("PREROUTING", "-m addrtype --dst-type LOCAL", ENTRY),
     ("OUTPUT", "-m addrtype --dst-type LOCAL", ENTRY),
@@ -69,7 +69,7 @@ impl<'a> Rules<'a> {
         Family::of_net(self.target)
     }
 
-    /// Reads what is there: through netlink, where that is possible.
+    /// Reads the present rules, through netlink if possible.
     pub(super) fn read(&self, netfilter: Option<&mut Netfilter>, tool: &Tool) -> Result<Nat, FirewallError> {
         match netfilter {
             Some(netfilter) if tool.variant == Variant::Nftables => {
@@ -79,7 +79,7 @@ impl<'a> Rules<'a> {
         }
     }
 
-    /// Begins to set the rules, beside what `nat` says is there. The container's own chain is not.
+    /// Starts to set the rules that `nat` lacks. The container's own chain must not exist.
     pub(super) fn start(&self, nat: &Nat, tool: Tool, running: Running) -> Pending<'a> {
         let shared = Shared::of(nat, self.mark());
         let sure = shared.mark.is_some() && shared.masquerade.is_some();
@@ -93,7 +93,7 @@ impl<'a> Rules<'a> {
         }
     }
 
-    /// One batch. What is not known for sure is asserted by `-C`, which refuses the whole if it is not so.
+    /// Returns the lines of one batch. Rules that could not be decoded are asserted by `-C`, which fails the whole batch.
     fn lines(&self, shared: &Shared) -> String {
         let own_mark = self.config.snat && matches!(self.config.mark, Mark::Bit(_));
         let mut lines = String::new();
@@ -126,7 +126,7 @@ impl<'a> Rules<'a> {
         lines
     }
 
-    /// The rules of the container, without a verb.
+    /// Returns the rules of the container, without a command.
     fn own_lines(&self) -> Vec<String> {
         let (chain, family) = (self.owner.mapping_chain(), self.family());
         let mut lines = Vec::new();
@@ -161,7 +161,7 @@ impl<'a> Rules<'a> {
         lines
     }
 
-    /// Where packets come from whose answers would not come back by themselves.
+    /// Returns the sources of packets whose replies would not return through the host.
     fn sources(&self) -> Vec<String> {
         match self.family() {
             family if self.config.masquerade_all => vec![family.any().to_string()],
@@ -170,7 +170,7 @@ impl<'a> Rules<'a> {
         }
     }
 
-    /// Compares what is there with what an ADD sets, by iptables itself.
+    /// Compares the present rules with those of an ADD, through iptables.
     pub(super) fn compare(&self, tool: &Tool) -> Result<Running, ToolError> {
         let own_mark = self.config.snat && matches!(self.config.mark, Mark::Bit(_));
         let mut rules = self.own_lines();
@@ -187,7 +187,7 @@ impl<'a> Rules<'a> {
     }
 }
 
-/// Rules that are on their way.
+/// Rules that are being set.
 pub(super) struct Pending<'a> {
     rules: Rules<'a>,
     tool: Tool,
@@ -196,10 +196,10 @@ pub(super) struct Pending<'a> {
 }
 
 impl Pending<'_> {
-    /// Waits until they are there.
+    /// Waits until they are set.
     pub(super) fn finish(self) -> Result<(), FirewallError> {
         match self.running.finish() {
-            // A shared chain has rules that were not understood: then the text tells what is there.
+            // A shared chain has rules that could not be decoded: read them as text.
             Err(ToolError::Failed { .. }) if !self.sure => {
                 let nat = Nat::parse(&self.tool.save()?);
                 let shared = Shared::of(&nat, self.rules.mark());
@@ -210,7 +210,7 @@ impl Pending<'_> {
     }
 }
 
-/// The chains that lead to containers, those that must lead there, and the container's own.
+/// Reads the shared chains, the built-in chains that jump to them, and the container's own chains.
 pub(super) fn read_entries(
     netfilter: &mut Netfilter,
     family: Family,
@@ -223,7 +223,7 @@ pub(super) fn read_entries(
     Nat::read(netfilter, family, &chains)
 }
 
-/// The rules of the shared chains.
+/// Returns the rules of the shared chains.
 fn shared_rules(mark: u32) -> [(&'static str, String); 2] {
     [
         (
@@ -241,7 +241,7 @@ fn packets(mapping: &Mapping) -> String {
     format!("-p {} --dport {}{destination}", mapping.protocol, mapping.host_port)
 }
 
-/// Compatibility: ports of all mappings, whatever their family, protocols in the order of the alphabet.
+/// Returns ports by protocol. Compatibility: those of all mappings, whatever their family, protocols in alphabetical order.
 fn by_protocol(mappings: &[Mapping]) -> BTreeMap<&str, Vec<String>> {
     let mut ports: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for mapping in mappings {

@@ -1,8 +1,8 @@
 //! Port mappings in nf_tables: the tables of Go's portmap.
 //!
-//! Two things differ from Go's rules, which plugins tell by their comments alone. Conditions of a network stand in the rules of
-//! its containers, not in those that lead to all. And what is masqueraded is what was mapped and comes from the container's
-//! subnet, as in iptables: an answer within a subnet would not pass the host.
+//! Two things differ from Go's rules, which plugins only find by their comments. The conditions of a network are part of the rules of
+//! its containers, not of the rules that all share. And packets are masqueraded if they were mapped and come from the container's
+//! subnet, as in iptables: replies within a subnet would not pass through the host.
 
 use flannel_core::family::Family;
 use flannel_core::message::nftables::{
@@ -23,30 +23,30 @@ use crate::firewall::nft::{self, NftTable, equal, jump};
 
 const NAME: &str = "cni_hostport";
 const COMMENT: &str = "CNI portmap plugin";
-/// Room for a comment, without the zero bytes in it.
+/// The maximum length of a comment, without its zero bytes.
 const COMMENT_LEN: usize = 126;
 pub(super) const PORTS: &str = "hostports";
-/// Kept for what older plugins put there.
+/// The chain that older plugins use.
 pub(super) const ADDRESS_PORTS: &str = "hostip_hostports";
 const ALL_PORTS: &str = "hostports_all";
 const MASQUERADING: &str = "masquerading";
-/// The chains that have rules of containers.
+/// The chains with rules of containers.
 const OWN: &[&str] = &[PORTS, ADDRESS_PORTS, MASQUERADING];
 pub(super) const TABLES: &[(NftTable, &[&str])] =
     &[(NftTable(TableFamily::IP, NAME), OWN), (NftTable(TableFamily::IP6, NAME), OWN)];
 
-/// The table of a family.
+/// Returns the table of a family.
 pub(super) fn table(family: Family) -> NftTable {
     NftTable(family.into(), NAME)
 }
 
-/// Base chains whose packets are looked at: name and hook.
+/// Base chains: name and hook.
 const BASES: [(&str, u32); 2] = [("prerouting", Hook::PREROUTING), ("output", Hook::OUTPUT)];
 
-/// A comment: the container, which is all that nft shows and Go's plugin compares, and behind a zero byte the network, by which
-/// GC knows what is its own.
+/// Returns a comment: the container, which nft shows and Go's plugin compares, and after a zero byte the network, by which GC finds
+/// its rules.
 fn comment(network: &str, container_id: &str) -> String {
-    // A name that was cut could be that of another network.
+    // A truncated name could be that of another network.
     if container_id.len() + network.len() < COMMENT_LEN {
         format!("{container_id}\0{network}")
     } else {
@@ -54,7 +54,7 @@ fn comment(network: &str, container_id: &str) -> String {
     }
 }
 
-/// The container in a comment, and the network if it is told.
+/// Returns the container in a comment, and the network if the comment contains it.
 pub(super) fn parse_comment(comment: &str) -> (&str, Option<&str>) {
     comment.split_once('\0').map_or((comment, None), |(id, network)| (id, Some(network)))
 }
@@ -64,7 +64,7 @@ fn is_of(comment: &str, container_id: &str) -> bool {
     parse_comment(comment).0 == container_id
 }
 
-/// Rules that a container lacks.
+/// A failed check.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CheckError {
     #[error("missing hostport rules in {0:?} chain")]
@@ -73,7 +73,7 @@ pub(super) enum CheckError {
     Netfilter(#[from] NetfilterError),
 }
 
-/// Conditions that the program nft has to read.
+/// Conditions that nft could not set.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConditionsError {
     #[error("could not run nft, which parses the conditions: {}", crate::error::errno_text(.0))]
@@ -87,7 +87,7 @@ pub(super) enum ConditionsError {
 pub(super) struct Rules<'a> {
     pub(super) config: &'a Config,
     pub(super) owner: Owner<'a>,
-    /// The container's address with the length of its subnet.
+    /// The container's address with the prefix length of its subnet.
     pub(super) target: IpNet,
 }
 
@@ -100,7 +100,7 @@ impl Rules<'_> {
         table(self.family())
     }
 
-    /// The commands of an ADD: shared objects, where they are out of date, and the container's own rules anew.
+    /// Returns the commands of an ADD: shared objects, if they are out of date, and the container's own rules.
     pub(super) fn commands(&self, netfilter: &mut Netfilter) -> Result<Vec<Command>, NetfilterError> {
         let (table, own_id) = (self.table(), self.owner.container_id);
         let mut commands = Vec::new();
@@ -129,7 +129,7 @@ impl Rules<'_> {
         Ok(commands)
     }
 
-    /// Fails unless the container has its rules, by their number.
+    /// Fails unless the container has the right number of rules.
     pub(super) fn check(&self, netfilter: &mut Netfilter) -> Result<(), CheckError> {
         let masqueraded = if self.config.snat { self.masqueraded().count() } else { 0 };
         for (chain, wanted) in [(PORTS, self.config.of(self.family()).count()), (MASQUERADING, masqueraded)] {
@@ -142,7 +142,7 @@ impl Rules<'_> {
         Ok(())
     }
 
-    /// Sets the rules that have conditions, which are written in the language of nft.
+    /// Sets the rules that have conditions, which are in the syntax of nft.
     pub(super) fn set_conditioned(&self) -> Result<(), ConditionsError> {
         let conditions = self.config.conditions(self.family()).join(" ").replace(['\n', ';'], " ");
         if conditions.trim().is_empty() {
@@ -170,7 +170,7 @@ impl Rules<'_> {
             .spawn()
             .map_err(ConditionsError::Start)?;
         if let Some(mut stdin) = child.stdin.take() {
-            // What it thinks of input that it does not read, it says at its end.
+            // If it does not read its input, it reports that by its exit status.
             let _ = stdin.write_all(script.as_bytes());
         }
         let output = child.wait_with_output().map_err(ConditionsError::Start)?;
@@ -197,7 +197,7 @@ impl Rules<'_> {
         objects
     }
 
-    /// The rules that lead to those of containers, by chain.
+    /// Returns the shared rules that jump to those of containers, by chain.
     fn shared_rules(&self) -> Vec<(&'static str, Vec<Rule>)> {
         let rule = |chain, expressions| self.table().rule(chain, expressions, None);
         let all = [ADDRESS_PORTS, PORTS].map(|chain| rule(ALL_PORTS, vec![jump(chain)]));
@@ -228,7 +228,7 @@ impl Rules<'_> {
         expressions.extend([
             Expr::Meta { key: META_L4PROTO, register: REGISTER_1 },
             equal([mapping.protocol_number()]),
-            // The destination port is in one place in the headers of all three.
+            // The destination port has the same offset in the headers of all three protocols.
             Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, register: REGISTER_1 },
             equal(mapping.host_port.to_be_bytes()),
             Expr::Immediate { register: REGISTER_1, data: address },
@@ -238,7 +238,7 @@ impl Rules<'_> {
         expressions
     }
 
-    /// Sources whose mapped packets get an address of the host.
+    /// Returns the sources whose mapped packets are masqueraded.
     fn masqueraded(&self) -> impl Iterator<Item = IpNet> + use<> {
         let all = self.config.masquerade_all;
         let local = IpNet::from(IpAddr::V4(Ipv4Addr::LOCALHOST));

@@ -25,7 +25,7 @@ fn every_occurrence_is_checked() {
 }
 
 #[test]
-fn texts_that_are_no_object() {
+fn texts_other_than_objects() {
     let check = |text: &str| Fields::parse(text).unwrap_err().to_string();
     assert_eq!(check(" \n"), "the JSON text is empty; write at least {}");
     assert_eq!(

@@ -39,7 +39,7 @@ fn flannels_config_is_supported() {
 }
 
 #[test]
-fn what_is_not_done_here_is_never_ignored() {
+fn unsupported_keys_are_never_ignored() {
     for (members, supported) in [
         ("", true),
         (r#","Bridge":"br1","VLAN":0,"vlanTrunk":null,"mtu":null,"promiscMode":false"#, true),
@@ -102,7 +102,7 @@ fn the_hardware_address_comes_from_three_places() {
 }
 
 #[test]
-fn what_excludes_each_other_is_an_error_of_an_add() {
+fn exclusive_settings_fail_an_add() {
     let conflict = |members: &str| {
         let config = Config::parse(&request(members, "")).unwrap();
         config.check_conflicts().err().map(|error| error.to_string())

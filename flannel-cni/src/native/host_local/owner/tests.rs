@@ -17,7 +17,7 @@ fn an_owner_is_gone_with_its_namespace_or_its_boot() {
 }
 
 #[test]
-fn a_mark_is_read_back() {
+fn an_owner_is_read_back() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("10.1.2.3");
     let file = File::create(&path).unwrap();
@@ -29,7 +29,7 @@ fn a_mark_is_read_back() {
 
 /// What Go's plugin wrote has no mark: its time and content decide.
 #[test]
-fn files_without_mark_are_kept_in_doubt() {
+fn files_without_owner_are_kept_in_doubt() {
     let directory = tempfile::tempdir().unwrap();
     let now = SystemTime::now();
     let minutes = |count: u64| Duration::from_secs(60 * count);

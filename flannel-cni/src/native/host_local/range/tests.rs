@@ -23,7 +23,7 @@ fn defaults_leave_out_network_gateway_and_broadcast() {
 }
 
 #[test]
-fn candidates_go_round_behind_the_last_one() {
+fn candidates_continue_after_the_last_one() {
     let set = RangeSet::new(&[conf("10.1.2.0/30"), conf("10.1.3.0/29")]).unwrap();
     let all = ["10.1.2.2", "10.1.3.2", "10.1.3.3", "10.1.3.4", "10.1.3.5", "10.1.3.6"];
     assert_eq!(candidates(&set, ""), all);
@@ -43,7 +43,7 @@ fn candidates_go_round_behind_the_last_one() {
 }
 
 #[test]
-fn a_large_range_is_not_walked_at_once() {
+fn a_large_range_is_iterated_lazily() {
     let set = RangeSet::new(&[conf("2001:db8::/64")]).unwrap();
     let (first, _) = set.candidates(None).next().unwrap();
     assert_eq!(first.to_string(), "2001:db8::2");

@@ -35,7 +35,7 @@ fn mappings_are_read_as_runtimes_write_them() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn errors_name_the_problem() {
     let port = |host: &str, container: &str, more: &str| {
         format!(r#"{{"hostPort":{host},"containerPort":{container},"protocol":"tcp"{more}}}"#)
     };
