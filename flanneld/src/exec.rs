@@ -1,5 +1,4 @@
-//! The only place that starts processes: with a time limit, in the C locale, killed when nobody waits for them
-//! any more.
+//! The only place that starts processes: with a time limit, in the C locale, killed when the caller stops waiting.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -10,10 +9,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time;
 
-/// How much of what a failed program said is kept.
+/// The maximum length of the stderr of a failed program in an error.
 const STDERR_LIMIT: usize = 2000;
 
-/// A program to run to its end.
+/// A program to run.
 #[derive(Clone, Debug)]
 pub struct Program {
     program: String,
@@ -23,25 +22,25 @@ pub struct Program {
     limit: Duration,
 }
 
-/// Why a program did not do its work.
+/// An error while running a program.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
-    /// There is no such program.
+    /// The program was not found.
     #[error("{program} was not found in PATH")]
     NotFound {
         /// The program.
         program: String,
     },
-    /// It could not be started, fed or waited for.
+    /// Starting it, writing its input or waiting for it failed.
     #[error("could not run `{command}`")]
     Io {
         /// Program and arguments.
         command: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// It took too long and was killed.
+    /// It exceeded its time limit and was killed.
     #[error("`{command}` did not end within {} s and was killed", limit.as_secs())]
     TimedOut {
         /// Program and arguments.
@@ -49,20 +48,20 @@ pub enum ExecError {
         /// The limit.
         limit: Duration,
     },
-    /// It ended, not well.
-    #[error("`{command}` failed with {status}: {}", if stderr.is_empty() { "it said nothing" } else { stderr })]
+    /// It failed.
+    #[error("`{command}` failed with {status}: {}", if stderr.is_empty() { "no output on stderr" } else { stderr })]
     Failed {
         /// Program and arguments.
         command: String,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// What it wrote to standard error.
+        /// Its standard error.
         stderr: String,
     },
 }
 
 impl Program {
-    /// A program, looked up in `PATH` unless it has a slash.
+    /// Returns a program, which is searched in `PATH` unless it contains a slash.
     #[must_use]
     pub fn new(program: &str, limit: Duration) -> Self {
         Self {
@@ -81,21 +80,21 @@ impl Program {
         self
     }
 
-    /// Sets a variable of its environment, which is ours otherwise.
+    /// Sets an environment variable; all others are inherited.
     #[must_use]
     pub fn variable(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
         self.environment.push((name, value.into()));
         self
     }
 
-    /// What it reads from standard input; nothing if this is not called.
+    /// Sets its standard input, which is empty by default.
     #[must_use]
     pub fn stdin(mut self, stdin: impl Into<Vec<u8>>) -> Self {
         self.stdin = stdin.into();
         self
     }
 
-    /// Runs it and returns what it wrote to standard output.
+    /// Runs the program and returns its standard output.
     pub async fn run(self) -> Result<String, ExecError> {
         let io_error = |source| ExecError::Io { command: self.to_string(), source };
         let mut child = Command::new(&self.program)
@@ -115,7 +114,7 @@ impl Program {
         let feed = async {
             if let Some(mut stdin) = stdin {
                 match stdin.write_all(&self.stdin).await {
-                    // It ended without reading everything; its exit status says more than this would.
+                    // It ended without reading all its input; its exit status is more informative.
                     Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
                     result => result?,
                 }
@@ -137,7 +136,7 @@ impl Program {
     }
 }
 
-/// The command without what it reads and without its environment.
+/// The command without its input and environment.
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.program)?;

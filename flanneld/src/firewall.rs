@@ -1,7 +1,7 @@
-//! The seam to the firewall: our rules, read in full and replaced as a whole.
+//! The interface to the firewall: flannel's rules, read and replaced as a whole.
 //!
-//! [`run`] keeps them right. The mode not in use has nothing of ours: what an earlier run left there, or another program
-//! makes, is removed while the rules of the mode in use are in place, so that there is no moment without them.
+//! [`run`] keeps them in sync. Stale rules of the unused mode, from an earlier run or another program, are removed while the rules
+//! of the current mode are in place, so that rules are always in effect.
 
 use flannel_core::family::Family;
 use flannel_core::ruleset::iptables::ReconcileError;
@@ -22,30 +22,30 @@ pub use netfilter::NetfilterError;
 pub use nft::Nft;
 pub use task::{Desired, FirewallStatus, run};
 
-/// A firewall, real or fake. It owns our rules in both families.
+/// A firewall, or a test double. It manages flannel's rules in both families.
 pub trait Firewall: Send + 'static {
-    /// Whether our rules are exactly `desired`.
+    /// Returns whether flannel's rules are exactly `desired`.
     fn verify(&mut self, desired: &Ruleset) -> impl Future<Output = Result<bool, FirewallError>> + Send;
 
-    /// Makes our rules `desired`, without a moment in which neither the old nor the new ones are in force.
-    /// What is right already is left as it is.
+    /// Replaces flannel's rules by `desired`. At every moment either the old or the new rules are in effect. Rules that are up to
+    /// date are not written.
     fn replace(&mut self, desired: &Ruleset) -> impl Future<Output = Result<(), FirewallError>> + Send;
 
-    /// A number that changes with every change of which the kernel notifies us; `None` if it does not
-    /// notify of all that concerns our rules.
+    /// Returns a number that changes with every change that the kernel notifies about, or `None` if it does not notify about all
+    /// changes of flannel's rules.
     fn generation(&mut self) -> impl Future<Output = Option<u32>> + Send;
 }
 
-/// Why the rules could not be read or set.
+/// An error while reading or setting rules.
 #[derive(Debug, thiserror::Error)]
 pub enum FirewallError {
-    /// The kernel refused, or did not answer.
+    /// The kernel rejected the request, or did not respond.
     #[error(transparent)]
     Netfilter(#[from] NetfilterError),
     /// iptables is not installed.
     #[error(
-        "{program} was not found in PATH, but the firewall rules of {family} need it: install the package \
-         iptables, or set EnableNFTables to true in the network config"
+        "could not set the firewall rules of {family}: {program} was not found in PATH. Install the package iptables, or set \
+         EnableNFTables to true in the network config."
     )]
     ToolMissing {
         /// The program.
@@ -53,10 +53,10 @@ pub enum FirewallError {
         /// The family.
         family: Family,
     },
-    /// Legacy rules are left, and nothing that could remove them.
+    /// The tool to remove stale legacy rules is missing.
     #[error(
-        "rules of an earlier flannel are in the legacy tables of iptables, and {program}, which could remove them, was \
-         not found in PATH: install the package iptables"
+        "could not remove stale rules from the legacy tables of iptables: {program} was not found in PATH. Install the \
+         package iptables."
     )]
     LegacyToolMissing {
         /// The program.
@@ -69,28 +69,28 @@ pub enum FirewallError {
         family: Family,
         /// The table.
         table: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
     /// A tool of iptables failed.
     #[error("could not {action} the firewall rules of {family}")]
     Tool {
-        /// What was attempted.
+        /// The action, as a verb.
         action: &'static str,
         /// The family.
         family: Family,
-        /// How it failed.
+        /// The cause.
         #[source]
         source: ExecError,
     },
-    /// The rules are in a state that iptables cannot put right.
+    /// The rules are in a state that iptables cannot repair.
     #[error(transparent)]
     Reconcile(#[from] ReconcileError),
-    /// Everything was accepted, and yet the rules read back are not those that were set.
+    /// The rules read back differ from those set, although all were accepted.
     #[error(
-        "the {mode} rules read back differ from those just set: another program changes them, or the versions \
-         of kernel and tools do not fit together"
+        "the {mode} rules read back differ from those set: another program changes them, or the versions of kernel and \
+         tools are incompatible"
     )]
     NotInForce {
         /// The mode.
@@ -101,14 +101,14 @@ pub enum FirewallError {
 /// The firewall of a mode.
 #[derive(Debug)]
 pub enum AnyFirewall {
-    /// By netlink.
+    /// nftables, by netlink.
     Nft(Nft),
-    /// By the tools of iptables.
+    /// iptables, by its tools.
     Iptables(Iptables),
 }
 
 impl AnyFirewall {
-    /// The firewall of `mode`. Nothing is opened or started yet.
+    /// Returns the firewall of `mode`, without opening or starting anything.
     #[must_use]
     pub fn new(mode: Mode) -> Self {
         match mode {

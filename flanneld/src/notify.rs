@@ -8,7 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 use tracing::{debug, warn};
 
-/// The way to the service manager. Without one every message goes nowhere.
+/// The connection to the service manager. Without a service manager, messages are dropped.
 #[derive(Debug)]
 pub struct Notifier {
     manager: Option<(UnixDatagram, SocketAddr)>,
@@ -24,32 +24,32 @@ impl Notifier {
             match address(name.as_bytes()).and_then(|address| Ok((socket()?, address))) {
                 Ok(manager) => Some(manager),
                 Err(error) => {
-                    warn!(socket = %name.display(), %error, "could not use NOTIFY_SOCKET, the service manager hears nothing");
+                    warn!(socket = %name.display(), %error, "could not use NOTIFY_SOCKET, the service manager is not notified");
                     None
                 }
             }
         });
         let number = |name| env(name).and_then(|text| text.to_str()?.parse::<u64>().ok());
-        let for_us = number("WATCHDOG_PID").is_none_or(|watched| watched == u64::from(pid));
+        let is_watched = number("WATCHDOG_PID").is_none_or(|watched| watched == u64::from(pid));
         // Half of the limit, as sd_watchdog_enabled(3) advises.
         let ping_interval = number("WATCHDOG_USEC")
-            .filter(|limit| for_us && manager.is_some() && *limit > 0)
+            .filter(|limit| is_watched && manager.is_some() && *limit > 0)
             .map(|limit| Duration::from_micros(limit) / 2);
         Self { manager, ping_interval, status: String::new(), failing: false }
     }
 
-    /// How often [`Notifier::ping`] is wanted, if at all.
+    /// Returns the interval at which [`Notifier::ping`] is expected, if any.
     #[must_use]
     pub fn ping_interval(&self) -> Option<Duration> {
         self.ping_interval
     }
 
-    /// The node is served.
+    /// Reports that the node is ready.
     pub fn ready(&mut self) {
         self.send("READY=1");
     }
 
-    /// One line on what goes on. Sent only when it is a new one.
+    /// Reports a status in one line, unless it is unchanged.
     pub fn status(&mut self, text: &str) {
         let text = text.replace(['\n', '\r'], " ");
         if text != self.status {
@@ -58,12 +58,12 @@ impl Notifier {
         }
     }
 
-    /// The end has begun.
+    /// Reports that the daemon is stopping.
     pub fn stopping(&mut self) {
         self.send("STOPPING=1");
     }
 
-    /// The loop still turns.
+    /// Reports that the loop is alive.
     pub fn ping(&mut self) {
         self.send("WATCHDOG=1");
     }
@@ -91,7 +91,7 @@ fn address(name: &[u8]) -> io::Result<SocketAddr> {
     }
 }
 
-/// Never waits: a manager that does not read must not stop the daemon.
+/// Does not block, because a service manager that does not read must not stop the daemon.
 fn socket() -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;

@@ -240,7 +240,7 @@ fn rules_of_a_go_daemon_are_kept() {
         ensure!(before.matches("[7:700] -A FLANNEL").count() == 6, "{before}");
         let mut daemon = node.start(&store.flanneld())?;
         daemon.wait_ready()?;
-        daemon.wait_log(&["firewall rules are in place already", "iptables"])?;
+        daemon.wait_log(&["firewall rules are up to date", "iptables"])?;
         expect_iptables(node, "", true)?;
         let after = node.netns().run("iptables-save -c -t nat")?;
         ensure!(after.matches("[7:700] -A FLANNEL").count() == 6, "{after}");
@@ -511,7 +511,7 @@ fn missing_iptables_is_reported_with_the_fix() {
         let node = &cluster.nodes[0];
         let path = programs(lab, &[])?;
         let mut daemon = node.start(&store.flanneld().environment("PATH", &path.display().to_string()))?;
-        daemon.wait_log(&["was not found in PATH", "install the package iptables", "EnableNFTables"])?;
+        daemon.wait_log(&["was not found in PATH", "Install the package iptables", "EnableNFTables"])?;
         ensure!(daemon.get("/readyz")?.status == 503, "ready without rules");
         // The second mend, which needs no restart.
         store.set(&config(true, "alloc"))?;

@@ -34,7 +34,7 @@ async fn failures_name_the_command_and_what_it_said() {
         "`sh -c echo one >&2; echo two >&2; exit 3` failed with exit status: 3: one; two"
     );
     let silent = Program::new("false", LIMIT).run().await.unwrap_err();
-    assert_eq!(silent.to_string(), "`false` failed with exit status: 1: it said nothing");
+    assert_eq!(silent.to_string(), "`false` failed with exit status: 1: no output on stderr");
     let missing = Program::new("no-such-program-of-flannel", LIMIT).run().await.unwrap_err();
     assert!(matches!(&missing, ExecError::NotFound { .. }));
     assert_eq!(missing.to_string(), "no-such-program-of-flannel was not found in PATH");

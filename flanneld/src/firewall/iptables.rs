@@ -1,6 +1,5 @@
-//! iptables mode: our chains in the tables of iptables, read by `iptables-save` and written by `iptables-restore`,
-//! one process each and family. Where nothing is wanted no process is started to see whether something is there, and
-//! only for the legacy variant to remove it.
+//! iptables mode: flannel's chains in the tables of iptables, read with `iptables-save` and written with `iptables-restore`, one
+//! process each per family. To find stale rules no process is started; to remove them, only for the legacy variant.
 
 use flannel_core::family::{DualStack, Family};
 use flannel_core::message::nftables::{Message, Query};
@@ -14,20 +13,20 @@ use super::netfilter::NetfilterError;
 use super::{Firewall, FirewallError, Nft, legacy};
 use crate::exec::{ExecError, Program};
 
-/// `--wait` of iptables waits for its lock without end, and on a large cluster the lock is held for seconds.
+/// A limit is needed because `--wait` waits for the lock of iptables indefinitely. In large clusters the lock is held for seconds.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Names of the programs.
 #[derive(Clone, Debug)]
 pub struct Tools {
-    /// Between `ip`, `ip6` and the ends: `tables`, or `tables-legacy` and `tables-nft` to insist on a variant.
+    /// The part after `ip` or `ip6`: `tables`, or `tables-legacy` or `tables-nft` to select a variant.
     pub stem: &'static str,
-    /// Where the legacy variant takes its lock, if not in its usual place (`XTABLES_LOCKFILE`).
+    /// The lock file of the legacy variant, if not the default (`XTABLES_LOCKFILE`).
     pub lock_file: Option<PathBuf>,
 }
 
 impl Default for Tools {
-    /// The variant that the host has chosen.
+    /// The default variant of the host.
     fn default() -> Self {
         Self { stem: "tables", lock_file: None }
     }
@@ -51,20 +50,20 @@ impl Tools {
     }
 }
 
-/// Our chains in `nat` and `filter`.
+/// flannel's chains in the tables `nat` and `filter`.
 #[derive(Debug)]
 pub struct Iptables {
     tools: Tools,
-    /// What is known of the programs of each family. An error of a program forgets it: they may have been exchanged.
+    /// The programs of each family. Reset after an error, because they may have been replaced.
     programs: DualStack<Programs>,
-    /// The nftables variant works on nf_tables.
+    /// Access to nf_tables, which the nftables variant uses.
     nft: Nft,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Programs {
     Missing,
-    /// They tell no version: taken as old.
+    /// The version is unknown; assumed to be old.
     Unknown,
     Known(Version),
 }
@@ -76,13 +75,13 @@ impl Programs {
 }
 
 impl Iptables {
-    /// Rules by these programs. None is started yet.
+    /// Returns a firewall that uses these programs, without starting any.
     #[must_use]
     pub fn new(tools: Tools) -> Self {
         Self { tools, programs: DualStack::default(), nft: Nft::default() }
     }
 
-    /// What `iptables-restore` must read to put `family` right; `None` if it is right.
+    /// Returns the input of `iptables-restore` that repairs `family`, or `None` if it is in sync.
     async fn payload(&mut self, family: Family, desired: &Ruleset) -> Result<Option<String>, FirewallError> {
         let payload = self.payload_or_error(family, desired).await;
         if payload.is_err() {
@@ -101,7 +100,7 @@ impl Iptables {
         Ok(iptables::payload(family, &rules, &observed)?)
     }
 
-    async fn put_right(&mut self, family: Family, desired: &Ruleset) -> Result<(), FirewallError> {
+    async fn repair(&mut self, family: Family, desired: &Ruleset) -> Result<(), FirewallError> {
         if desired.family(family).is_empty() {
             return self.clear(family).await;
         }
@@ -111,7 +110,7 @@ impl Iptables {
         }
     }
 
-    /// The rules as far as the programs know their options.
+    /// Returns the rules without options that the programs do not support.
     async fn supported(&mut self, family: Family, desired: &Ruleset) -> Result<FamilyRuleset, FirewallError> {
         let rules = desired.family(family);
         if rules.is_fully_random() && !self.programs(family).await?.is(Version::has_random_fully) {
@@ -120,7 +119,7 @@ impl Iptables {
         Ok(rules.clone())
     }
 
-    /// What the programs are, asked for once.
+    /// Returns the programs, which are queried once.
     async fn programs(&mut self, family: Family) -> Result<Programs, FirewallError> {
         if let Some(programs) = self.programs.get(family) {
             return Ok(*programs);
@@ -132,12 +131,12 @@ impl Iptables {
                     Programs::Known(version)
                 }
                 None => {
-                    warn!(%family, output = output.trim(), "iptables tells no version, taken as old");
+                    warn!(%family, output = output.trim(), "could not determine the version of iptables, assuming an old one");
                     Programs::Unknown
                 }
             },
             Err(ExecError::NotFound { .. }) => Programs::Missing,
-            Err(source) => return Err(tool_error(family, "ask for the version of what sets", source)),
+            Err(source) => return Err(tool_error(family, "query the version of the program for", source)),
         };
         *self.programs.slot(family) = Some(programs);
         Ok(programs)
@@ -153,13 +152,13 @@ impl Iptables {
     }
 }
 
-/// What is left where nothing is wanted.
+/// Removal of stale rules.
 impl Iptables {
-    async fn remains(&mut self, family: Family) -> Result<bool, FirewallError> {
+    async fn has_stale(&mut self, family: Family) -> Result<bool, FirewallError> {
         Ok(!self.in_nftables(family).await?.is_empty() || in_legacy(family)?)
     }
 
-    /// Those of our chains that are in nf_tables.
+    /// Returns flannel's chains in nf_tables.
     async fn in_nftables(
         &mut self,
         family: Family,
@@ -202,7 +201,7 @@ impl Iptables {
         }
     }
 
-    /// The programs by which legacy rules are changed, also where the host has chosen the others.
+    /// Returns the programs that change legacy rules, whatever the default variant of the host.
     async fn legacy_tools(&mut self, family: Family) -> Tools {
         let stem = match self.programs(family).await {
             Ok(Programs::Known(Version { variant: Variant::Legacy, .. })) => self.tools.stem,
@@ -212,7 +211,7 @@ impl Iptables {
     }
 }
 
-/// Whether the tables of the legacy variant have one of our chains.
+/// Returns whether a legacy table contains one of flannel's chains.
 fn in_legacy(family: Family) -> Result<bool, FirewallError> {
     for (table, chain) in leftover::chains() {
         let entries = legacy::entries(family, table);
@@ -246,25 +245,25 @@ fn tool_error(family: Family, action: &'static str, source: ExecError) -> Firewa
     }
 }
 
-/// The families one after the other: one writer at a time.
+/// Handles the families in sequence, so that there is one writer at a time.
 impl Firewall for Iptables {
     async fn verify(&mut self, desired: &Ruleset) -> Result<bool, FirewallError> {
-        let mut right = true;
+        let mut in_sync = true;
         for family in Family::ALL {
-            right &= if desired.family(family).is_empty() {
-                !self.remains(family).await?
+            in_sync &= if desired.family(family).is_empty() {
+                !self.has_stale(family).await?
             } else {
                 self.payload(family, desired).await?.is_none()
             };
         }
-        Ok(right)
+        Ok(in_sync)
     }
 
     async fn replace(&mut self, desired: &Ruleset) -> Result<(), FirewallError> {
         let mut result = Ok(());
         for family in Family::ALL {
-            let done = self.put_right(family, desired).await;
-            // A family that fails does not keep the other from being put right.
+            let done = self.repair(family, desired).await;
+            // A failure in one family does not affect the other.
             if result.is_ok() {
                 result = done;
             }

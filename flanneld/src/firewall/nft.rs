@@ -1,4 +1,4 @@
-//! nftables mode: our own tables, by netlink.
+//! nftables mode: flannel's own tables, by netlink.
 
 use flannel_core::family::Family;
 use flannel_core::message::nftables::{Command, Expr, MASQUERADE_FULLY_RANDOM, Message, Query, TableFamily};
@@ -10,30 +10,30 @@ use tracing::warn;
 use super::netfilter::{Netfilter, NetfilterError};
 use super::{Firewall, FirewallError};
 
-/// Our tables `flannel-ipv4` and `flannel-ipv6`.
+/// flannel's tables `flannel-ipv4` and `flannel-ipv6`.
 #[derive(Debug, Default)]
 pub struct Nft {
     socket: Option<Netfilter>,
-    /// Families whose kernel part refused `fully-random`.
+    /// Families for which the kernel rejected `fully-random`.
     plain: Vec<Family>,
 }
 
 impl Firewall for Nft {
     async fn verify(&mut self, desired: &Ruleset) -> Result<bool, FirewallError> {
-        Ok(self.wrong_families(&self.supported(desired)).await?.is_empty())
+        Ok(self.stale_families(&self.supported(desired)).await?.is_empty())
     }
 
     async fn replace(&mut self, desired: &Ruleset) -> Result<(), FirewallError> {
         loop {
             let desired = self.supported(desired);
-            let wrong = self.wrong_families(&desired).await?;
-            if wrong.is_empty() {
+            let stale = self.stale_families(&desired).await?;
+            if stale.is_empty() {
                 return Ok(());
             }
-            let commands = nft::replacement(&desired, &wrong);
+            let commands = nft::replacement(&desired, &stale);
             let Err(error) = self.commit(&commands).await else { return Ok(()) };
-            let Some(family) = refused_fully_random(&error, &commands) else { return Err(error.into()) };
-            warn!(%family, "kernel cannot masquerade with random source ports, using plain masquerading");
+            let Some(family) = rejected_fully_random(&error, &commands) else { return Err(error.into()) };
+            warn!(%family, "kernel does not support random source ports, masquerading without them");
             self.plain.push(family);
         }
     }
@@ -52,27 +52,27 @@ impl Nft {
         self.plain.iter().fold(desired.clone(), |rules, family| rules.without_fully_random(*family))
     }
 
-    async fn wrong_families(&mut self, desired: &Ruleset) -> Result<Vec<Family>, NetfilterError> {
-        let mut wrong = Vec::new();
+    async fn stale_families(&mut self, desired: &Ruleset) -> Result<Vec<Family>, NetfilterError> {
+        let mut stale = Vec::new();
         for family in Family::ALL {
             let content = Content::new(family, desired.family(family));
             let observed = match self.observe(family).await {
-                // Nothing is wanted, and nothing can be there.
+                // No rules are desired, and none can exist.
                 Err(error) if content.is_none() && error.means_no_nftables() => None,
                 observed => observed?,
             };
-            let right = match (&content, &observed) {
+            let in_sync = match (&content, &observed) {
                 (Some(content), Some(observed)) => content.is_in_force(observed),
                 (content, observed) => content.is_none() && observed.is_none(),
             };
-            if !right {
-                wrong.push(family);
+            if !in_sync {
+                stale.push(family);
             }
         }
-        Ok(wrong)
+        Ok(stale)
     }
 
-    /// What our table of `family` holds; `None` if it does not exist.
+    /// Returns the content of flannel's table of `family`, or `None` if it does not exist.
     async fn observe(&mut self, family: Family) -> Result<Option<Content>, NetfilterError> {
         let name = nft::table_name(family);
         let (table_family, name) = (TableFamily::from(family), name.to_owned());
@@ -106,7 +106,7 @@ impl Nft {
         result
     }
 
-    /// Taken while it is in use: should this be cancelled, an answer that is on its way goes with it.
+    /// Takes the socket while it is in use, so that cancelling a request drops the pending reply with it.
     fn take_socket(&mut self) -> Result<Netfilter, NetfilterError> {
         self.socket.take().map_or_else(Netfilter::open, Ok)
     }
@@ -118,8 +118,8 @@ impl Nft {
     }
 }
 
-/// The family whose rule with `fully-random` was the one that the kernel refused.
-fn refused_fully_random(error: &NetfilterError, commands: &[Command]) -> Option<Family> {
+/// Returns the family if the kernel rejected its rule with `fully-random`.
+fn rejected_fully_random(error: &NetfilterError, commands: &[Command]) -> Option<Family> {
     let NetfilterError::Refused { command, errno: Errno::EINVAL | Errno::EOPNOTSUPP, .. } = error else {
         return None;
     };

@@ -1,8 +1,8 @@
-//! The task that keeps the rules right: look, put right, wait for a reason to look again.
+//! The task that keeps the firewall rules in sync: verify, repair, wait for a trigger.
 //!
-//! Where the kernel notifies of changes (nftables mode, and iptables working on nf_tables) a change of ours is put
-//! back at once, and an idle daemon does nothing but ask for a number once a minute, and whether the other mode has
-//! something of ours. The legacy variant of iptables tells nobody, so it is read every `--iptables-resync`.
+//! If the kernel notifies about changes (nftables mode, and iptables on nf_tables), rules are repaired at once, and once a minute
+//! an idle daemon only reads a generation number and checks for stale rules of the other mode. Legacy iptables sends no
+//! notifications, so its rules are read every `--iptables-resync`.
 
 use flannel_core::backoff::{Backoff, BackoffPolicy};
 use flannel_core::ruleset::{Mode, Ruleset};
@@ -15,49 +15,50 @@ use tracing::{debug, info, warn};
 
 use super::monitor::{Hint, Monitor};
 use super::{AnyFirewall, Firewall, FirewallError};
+use crate::error::chain;
 
-/// How often it is made sure that no notification was missed.
+/// The interval of checks for missed notifications.
 const FULL_CHECK: Duration = Duration::from_secs(60);
-/// Others write their rules in several transactions (a flush, then the new ones): wait for the last.
+/// Other programs write rules in several transactions (a flush, then new rules): wait for the last.
 const SETTLE: Duration = Duration::from_millis(50);
-/// Repairs that follow each other faster than this look like a quarrel with another program.
-const QUARREL: Duration = Duration::from_secs(10);
-/// Quick repairs before the pause between them grows.
+/// Repairs in shorter succession indicate a conflict with another program.
+const CONFLICT: Duration = Duration::from_secs(10);
+/// The number of such repairs before the pause grows.
 const PATIENCE: u32 = 5;
 const RETRIES: BackoffPolicy =
     BackoffPolicy { first: Duration::from_millis(500), cap: Duration::from_secs(30) };
 
-/// What the firewall must be.
+/// The desired firewall.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
-    /// Where the rules are; the other mode holds none.
+    /// The mode that contains the rules; the other mode contains none.
     pub mode: Mode,
     /// The rules.
     pub ruleset: Ruleset,
 }
 
-/// How the firewall is.
+/// The state of the firewall.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FirewallStatus {
     /// The mode in use; `None` before the first round.
     pub mode: Option<Mode>,
-    /// The rules that are wanted now were read back and are right.
+    /// The rules were read back and match the desired rules.
     pub correct: bool,
-    /// Why the last attempt failed, if it did.
+    /// The error of the last attempt.
     pub last_error: Option<String>,
-    /// Why rules of the other mode could not be removed, if so.
+    /// The error of the last removal of stale rules.
     pub cleanup_error: Option<String>,
-    /// Rules that were set because others were wanted.
+    /// Number of times that rules were set because the desired rules changed.
     pub installs: u64,
-    /// Rules that were set because somebody had changed them.
+    /// Number of times that rules were set because another program changed them.
     pub repairs: u64,
-    /// Rules that were read.
+    /// Number of times that rules were read.
     pub checks: u64,
 }
 
-/// Keeps the firewall as `desired` says until `stop`; the rules stay then, so that a restart interrupts nothing.
-/// `resync` is the period of checks where the kernel tells nothing of changes. Ends early only if the sender of
-/// `desired` is gone.
+/// Keeps the firewall in sync with `desired` until `stop`. The rules are kept then, so that a restart has no effect on traffic.
+/// `resync` is the interval of checks if the kernel does not notify about changes. Ends early only if the sender of `desired` is
+/// dropped.
 pub async fn run(
     desired: watch::Receiver<Option<Desired>>,
     resync: Duration,
@@ -69,16 +70,16 @@ pub async fn run(
     Task::new(nftables, iptables, hints, resync, status).run(desired, stop).await;
 }
 
-/// Where hints come from.
+/// The source of hints.
 pub(super) enum Hints {
-    /// The kernel; opened when first needed, and again after it broke.
+    /// The kernel; opened on first use, and again after a failure.
     Netlink(Option<Monitor>),
     #[cfg(test)]
     Channel(tokio::sync::mpsc::Receiver<Hint>),
 }
 
 impl Hints {
-    /// Subscribes, if that is not done. Before the rules are read, so that no change falls in between.
+    /// Subscribes unless subscribed. Call it before reading rules, so that no change is missed.
     fn subscribe(&mut self) {
         match self {
             Self::Netlink(monitor) => {
@@ -102,7 +103,7 @@ impl Hints {
         }
     }
 
-    /// Waits for a hint, for ever if there is no subscription or nothing is wanted yet. Cancel-safe.
+    /// Waits for a hint. Never returns without a subscription or desired rules. Cancel-safe.
     async fn next(&mut self, mode: Option<Mode>) -> Hint {
         let Some(mode) = mode else { return std::future::pending().await };
         match self {
@@ -130,11 +131,11 @@ pub(super) struct Task<F> {
     hints: Hints,
     resync: Duration,
     status: watch::Sender<FirewallStatus>,
-    /// What was last found or made right.
+    /// The rules that were in sync last.
     installed: Option<Desired>,
-    /// The generation at which that was seen, where generations tell.
+    /// The generation at which they were verified, if generations are supported.
     verified: Option<u32>,
-    /// The mode whose counterpart was last seen without rules of ours.
+    /// The mode whose counterpart was last verified to contain no stale rules.
     cleaned_for: Option<Mode>,
     retries: Backoff,
     /// The last round failed.
@@ -143,7 +144,7 @@ pub(super) struct Task<F> {
     quick_repairs: u32,
 }
 
-/// What a wait ended with.
+/// The result of a wait.
 enum Event {
     Stop,
     Desired,
@@ -163,7 +164,7 @@ impl<F: Firewall> Task<F> {
             nftables,
             iptables,
             hints,
-            // The command line takes nothing shorter; zero would spin.
+            // The command line accepts nothing shorter; zero would spin.
             resync: resync.max(Duration::from_secs(1)),
             status,
             installed: None,
@@ -183,7 +184,7 @@ impl<F: Firewall> Task<F> {
     ) {
         loop {
             let target = desired.borrow_and_update().clone();
-            // A round may be given up at any point: what the kernel or iptables does is done in full or not at all.
+            // A round can be cancelled at any point: each change of kernel or iptables is atomic.
             let pause = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -202,7 +203,7 @@ impl<F: Firewall> Task<F> {
         }
     }
 
-    /// Waits for a reason to look again, `pause` at most.
+    /// Waits for a trigger, `pause` at most.
     async fn wait(
         &mut self,
         mode: Option<Mode>,
@@ -225,10 +226,10 @@ impl<F: Firewall> Task<F> {
         }
     }
 
-    /// The hint is about a change that was made before the rules were last seen right: mostly our own.
+    /// Returns whether the hint is about a change before the last verification, mostly flannel's own.
     fn is_stale(&self, hint: Hint) -> bool {
         match (hint.generation, self.verified) {
-            // Generations wrap round.
+            // Generations wrap around.
             (Some(hint), Some(verified)) => hint.wrapping_sub(verified).cast_signed() <= 0,
             _ => false,
         }
@@ -238,21 +239,21 @@ impl<F: Firewall> Task<F> {
         SETTLE * 2_u32.pow(self.quick_repairs.saturating_sub(PATIENCE).min(6))
     }
 
-    /// Looks and puts right. The result is how long to wait without a reason to look again.
+    /// Verifies and repairs. Returns how long to wait without a trigger.
     async fn round(&mut self, target: Option<&Desired>) -> Duration {
         self.hints.subscribe();
         let Some(target) = target else { return FULL_CHECK };
         let mut result = Ok(());
-        if !self.nothing_happened(target).await {
+        if !self.is_unchanged(target).await {
             let kept = self.installed.as_ref() == Some(target);
             if !kept {
                 self.installed = None;
                 self.no_longer_correct();
             }
-            let replaced = self.put_right(target).await;
+            let replaced = self.repair(target).await;
             result = replaced.map(|replaced| self.note_success(target, replaced, kept));
         }
-        // Not before the rules are in place.
+        // Only after the rules are in place.
         let cleaned = if result.is_ok() { self.clean(target.mode).await } else { Ok(()) };
         self.publish(target.mode, result.as_ref().err(), cleaned.as_ref().err());
         self.failed = result.is_err() || cleaned.is_err();
@@ -271,11 +272,11 @@ impl<F: Firewall> Task<F> {
         if self.verified.is_some() && self.hints.are_live() { FULL_CHECK } else { self.resync }
     }
 
-    /// Everything was right, and nothing at all has changed in nf_tables since.
-    async fn nothing_happened(&mut self, target: &Desired) -> bool {
-        let right = self.installed.as_ref() == Some(target) && !self.failed;
+    /// Returns whether everything was in sync and nf_tables has not changed since.
+    async fn is_unchanged(&mut self, target: &Desired) -> bool {
+        let in_sync = self.installed.as_ref() == Some(target) && !self.failed;
         match self.verified {
-            Some(verified) if right => self.active(target.mode).generation().await == Some(verified),
+            Some(verified) if in_sync => self.active(target.mode).generation().await == Some(verified),
             _ => false,
         }
     }
@@ -287,28 +288,28 @@ impl<F: Firewall> Task<F> {
         }
     }
 
-    /// Whether the rules had to be set.
-    async fn put_right(&mut self, target: &Desired) -> Result<bool, FirewallError> {
+    /// Sets the rules if they are out of sync. Returns whether it did.
+    async fn repair(&mut self, target: &Desired) -> Result<bool, FirewallError> {
         let Desired { mode, ruleset } = target;
-        if self.is_right(*mode, ruleset).await? {
+        if self.is_in_sync(*mode, ruleset).await? {
             return Ok(false);
         }
         self.no_longer_correct();
         self.active(*mode).replace(ruleset).await?;
-        if self.is_right(*mode, ruleset).await? {
+        if self.is_in_sync(*mode, ruleset).await? {
             return Ok(true);
         }
         Err(FirewallError::NotInForce { mode: *mode })
     }
 
-    async fn is_right(&mut self, mode: Mode, ruleset: &Ruleset) -> Result<bool, FirewallError> {
-        // Before reading: what changes meanwhile has a later number.
+    async fn is_in_sync(&mut self, mode: Mode, ruleset: &Ruleset) -> Result<bool, FirewallError> {
+        // Before reading, so that concurrent changes have a later generation.
         self.verified = None;
         let generation = self.active(mode).generation().await;
-        let right = self.active(mode).verify(ruleset).await?;
+        let in_sync = self.active(mode).verify(ruleset).await?;
         self.status.send_modify(|status| status.checks += 1);
-        self.verified = generation.filter(|_| right);
-        Ok(right)
+        self.verified = generation.filter(|_| in_sync);
+        Ok(in_sync)
     }
 
     fn note_success(&mut self, target: &Desired, replaced: bool, kept: bool) {
@@ -321,39 +322,39 @@ impl<F: Firewall> Task<F> {
             }
             (true, true) => {
                 self.status.send_modify(|status| status.repairs += 1);
-                self.note_repair(mode, "firewall rules had been changed by another program, put back");
+                self.note_repair(mode, "firewall rules changed by another program, restored");
             }
-            (false, false) => info!(%mode, "firewall rules are in place already"),
+            (false, false) => info!(%mode, "firewall rules are up to date"),
             (false, true) => {}
         }
     }
 
-    /// Says what was repaired, and in a quarrel only that it is one.
+    /// Logs a repair, and during a conflict only its beginning.
     fn note_repair(&mut self, mode: Mode, what: &str) {
-        let quick = self.last_repair.is_some_and(|last| last.elapsed() < QUARREL);
+        let quick = self.last_repair.is_some_and(|last| last.elapsed() < CONFLICT);
         self.quick_repairs = if quick { self.quick_repairs.saturating_add(1) } else { 0 };
         self.last_repair = Some(Instant::now());
         match self.quick_repairs {
             ..PATIENCE => warn!(%mode, "{what}"),
             PATIENCE => warn!(
                 %mode,
-                "another program changes the firewall rules again and again, perhaps another flanneld: slowing down"
+                "another program changes the firewall rules repeatedly, maybe another flanneld; repairing less often"
             ),
             _ => debug!(%mode, "{what}"),
         }
     }
 
-    /// Removes what the other mode has of ours.
+    /// Removes stale rules of the other mode.
     async fn clean(&mut self, mode: Mode) -> Result<(), FirewallError> {
         let other = mode.other();
         let nothing = Ruleset::default();
         if !self.active(other).verify(&nothing).await? {
             self.active(other).replace(&nothing).await?;
             if self.cleaned_for == Some(mode) {
-                let what = "another program had made firewall rules of the mode not in use, removed";
+                let what = "another program created firewall rules of the unused mode, removed";
                 self.note_repair(other, what);
             } else {
-                info!(mode = %other, "firewall rules of the mode not in use removed");
+                info!(mode = %other, "stale firewall rules of the unused mode removed");
             }
         }
         self.cleaned_for = Some(mode);
@@ -364,19 +365,19 @@ impl<F: Firewall> Task<F> {
         let last_error = error.map(|error| chain(error));
         let cleanup_error = cleanup_error.map(|error| chain(error));
         let before = self.status.borrow().clone();
-        // On change of state, not for each attempt.
+        // Log changes of state, not each attempt.
         if let Some(error) = &last_error
             && before.last_error != last_error
         {
-            warn!(%mode, error, "could not put the firewall rules right, will retry");
+            warn!(%mode, error, "could not set the firewall rules, retrying");
         }
         if let Some(error) = &cleanup_error
             && before.cleanup_error != cleanup_error
         {
-            warn!(mode = %mode.other(), error, "could not remove rules of the mode not in use, will retry");
+            warn!(mode = %mode.other(), error, "could not remove stale firewall rules of the unused mode, retrying");
         }
         if last_error.is_none() && before.last_error.is_some() {
-            info!(%mode, "firewall rules are right again");
+            info!(%mode, "firewall rules restored");
         }
         let correct = error.is_none() || before.correct;
         let after = FirewallStatus { mode: Some(mode), correct, last_error, cleanup_error, ..before.clone() };
@@ -384,12 +385,6 @@ impl<F: Firewall> Task<F> {
             self.status.send_replace(after);
         }
     }
-}
-
-/// The error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

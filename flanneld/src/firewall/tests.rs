@@ -282,7 +282,7 @@ fn as_go_leaves_it(ruleset: &Ruleset, family: Family) -> String {
 }
 
 #[tokio::test]
-async fn missing_programs_are_an_error_only_where_rules_are_wanted() {
+async fn missing_programs_are_an_error_only_if_rules_are_desired() {
     let mut firewall = Iptables::new(Tools { stem: "tables-of-nobody", lock_file: None });
     assert!(firewall.verify(&Ruleset::default()).await.unwrap());
     firewall.replace(&Ruleset::default()).await.unwrap();
@@ -290,8 +290,8 @@ async fn missing_programs_are_an_error_only_where_rules_are_wanted() {
     assert!(matches!(error, FirewallError::ToolMissing { .. }));
     assert_eq!(
         error.to_string(),
-        "ip6tables-of-nobody-save was not found in PATH, but the firewall rules of IPv6 need it: install the package \
-         iptables, or set EnableNFTables to true in the network config"
+        "could not set the firewall rules of IPv6: ip6tables-of-nobody-save was not found in PATH. Install the package \
+         iptables, or set EnableNFTables to true in the network config."
     );
 }
 

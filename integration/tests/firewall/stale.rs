@@ -77,6 +77,6 @@ fn legacy_rules_are_removed_in_nftables_mode() {
         let path = programs(lab, &[])?;
         daemon.set_flanneld(store.flanneld().environment("PATH", &path.display().to_string()));
         daemon.restart()?;
-        daemon.wait_log(&["iptables-legacy-save", "was not found in PATH", "install the package iptables"])
+        daemon.wait_log(&["iptables-legacy-save", "was not found in PATH", "Install the package iptables"])
     });
 }
