@@ -2,27 +2,28 @@
 //!
 //! A backend is one file or folder below this module, and everything else asks [`Backend`], which holds the only
 //! `match` over backends. A backend implements [`Behaviour`], whose default methods answer for a backend that has no
-//! device and publishes nothing, so each writes only what differs.
+//! device and publishes nothing, so that each writes only what differs.
 
 use ipnet::IpNet;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use crate::dataplane::{Dataplane, Link};
 use crate::external::ExternalInterface;
 use crate::facts::HostFacts;
 use crate::family::{DualStack, Family};
 use crate::json::{FieldError, Fields};
-use crate::lease::{LeaseAttrs, Subnets};
+use crate::lease::LeaseAttrs;
 use crate::link::{LinkName, Mac};
 
+use behaviour::Behaviour;
+pub(crate) use behaviour::{Node, Peering, Prepared};
 pub use error::{BackendError, PeerError};
 pub use probe::{Probe, Transport, Via};
 pub use vxlan::vtep::Vtep;
 
 mod alloc;
+mod behaviour;
 mod error;
 mod extension;
 mod host_gw;
@@ -125,135 +126,6 @@ pub struct EndpointSources<'a> {
     pub published: Option<&'a LeaseAttrs>,
 }
 
-/// What a backend knows of this node when it builds the desired state.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Node<'a> {
-    pub(crate) networks: DualStack<IpNet>,
-    pub(crate) subnets: Subnets,
-    pub(crate) external: &'a ExternalInterface,
-    pub(crate) endpoints: DualStack<Endpoint>,
-    pub(crate) facts: &'a HostFacts,
-}
-
-/// The part of the desired state that is the backend's.
-#[derive(Default)]
-pub(crate) struct Prepared {
-    /// What does not depend on peers: the devices and their addresses.
-    pub(crate) base: Dataplane,
-    /// How to reach peers; `None` if the backend leaves that to another program.
-    pub(crate) peering: Option<Arc<dyn Peering>>,
-}
-
-/// The state for one peer.
-pub(crate) trait Peering: fmt::Debug + Send + Sync {
-    /// The objects by which `subnet` of a peer at `address` is reached.
-    fn peer(
-        &self,
-        attrs: &LeaseAttrs,
-        family: Family,
-        subnet: IpNet,
-        address: IpAddr,
-    ) -> Result<Dataplane, PeerError>;
-}
-
-/// What a backend is. The defaults are those of a backend without devices, whose routes lead through the external
-/// interface.
-trait Behaviour {
-    /// The name in `Backend.Type`.
-    fn name(&self) -> &'static str;
-
-    /// The name in lease records. Compatibility: some backends publish none.
-    fn published_type(&self) -> &'static str {
-        self.name()
-    }
-
-    fn settings(&self) -> Vec<Setting> {
-        Vec::new()
-    }
-
-    fn serves(&self, _family: Family) -> bool {
-        true
-    }
-
-    /// Bytes that headers take from each packet between nodes.
-    fn overhead(&self, _family: Family) -> u32 {
-        0
-    }
-
-    /// The largest packet that may be sent to other nodes.
-    fn underlay_mtu(&self, external_mtu: u32) -> u32 {
-        external_mtu
-    }
-
-    /// The kind of link that the kernel must know.
-    fn link_kind(&self) -> Option<&'static str> {
-        None
-    }
-
-    /// The device for `family`.
-    fn device(&self, _family: Family) -> Result<Option<LinkName>, BackendError> {
-        Ok(None)
-    }
-
-    /// Whether it can work on this host, as far as the names of devices do not tell.
-    fn check(
-        &self,
-        _networks: &DualStack<IpNet>,
-        _external: &ExternalInterface,
-        _facts: &HostFacts,
-    ) -> Result<(), BackendError> {
-        Ok(())
-    }
-
-    fn endpoint(
-        &self,
-        _family: Family,
-        _sources: &EndpointSources<'_>,
-        _random: &mut dyn FnMut() -> [u8; 6],
-    ) -> Option<Endpoint> {
-        None
-    }
-
-    /// Adds what peers need to know beside the public address.
-    fn publish(
-        &self,
-        _family: Family,
-        _endpoint: Option<&Endpoint>,
-        _attrs: &mut LeaseAttrs,
-    ) -> Result<(), BackendError> {
-        Ok(())
-    }
-
-    fn prepare(&self, _node: &Node<'_>) -> Result<Prepared, BackendError> {
-        Ok(Prepared::default())
-    }
-
-    /// Whether routes of the underlay decide how peers are reached.
-    fn uses_underlay_routes(&self) -> bool {
-        false
-    }
-
-    /// Whether it moves packets of pods.
-    fn connects_pods(&self) -> bool {
-        true
-    }
-
-    /// Packets that the firewall of a node must accept from peers.
-    fn transport(&self, _device: Option<&Link>) -> Option<Transport> {
-        None
-    }
-
-    /// Where an answer shows that a peer is reachable; `None` for the public address alone.
-    fn probe(&self, subnet: IpNet, device: Option<&LinkName>) -> Option<(IpAddr, Via)> {
-        device.map(|_| (subnet.network(), Via::Vtep))
-    }
-
-    /// Options that cannot change while pods run, if they differ in `new`, which is of the same backend.
-    fn fixed_options(&self, _new: &Backend) -> Option<&'static str> {
-        None
-    }
-}
-
 impl Default for Backend {
     /// The backend of a config without `Backend`.
     fn default() -> Self {
@@ -336,6 +208,15 @@ impl Backend {
         served
     }
 
+    /// What the config asks for that the backend does not carry.
+    #[must_use]
+    pub fn limitation(&self, networks: &DualStack<IpNet>) -> Option<BackendError> {
+        let families = self.families(networks);
+        let mut missing = networks.iter().filter(|(family, _)| !families.contains(family));
+        let (family, _) = missing.next()?;
+        Some(BackendError::FamilyNotCarried { backend: self.name(), family })
+    }
+
     /// Checks what shows before there is a lease, and no pod should wait for.
     ///
     /// # Errors
@@ -346,7 +227,11 @@ impl Backend {
         external: &ExternalInterface,
         facts: &HostFacts,
     ) -> Result<(), BackendError> {
-        for family in self.families(networks) {
+        let families = self.families(networks);
+        if let Some(limitation) = self.limitation(networks).filter(|_| families.is_empty()) {
+            return Err(limitation);
+        }
+        for family in families {
             self.behaviour().device(family)?;
         }
         self.behaviour().check(networks, external, facts)
@@ -433,7 +318,7 @@ impl Backend {
     #[must_use]
     pub fn carrier(&self, family: Family, external: &ExternalInterface) -> Option<LinkName> {
         let carrier = self.device(family).unwrap_or_else(|| external.name.clone());
-        self.connects_pods().then_some(carrier)
+        (self.connects_pods() && self.behaviour().serves(family)).then_some(carrier)
     }
 
     /// Whether the backend moves packets of pods.
@@ -457,7 +342,8 @@ impl Backend {
     /// The packets that a node must accept from its peers, on a kernel with `links`.
     #[must_use]
     pub fn transport(&self, family: Family, links: &BTreeMap<LinkName, Link>) -> Option<Transport> {
-        self.behaviour().transport(self.device(family).and_then(|name| links.get(&name)))
+        let device = self.device(family).and_then(|name| links.get(&name));
+        self.behaviour().transport(device).filter(|_| self.behaviour().serves(family))
     }
 
     /// Where an answer shows that the peer with `attrs` and `subnet` is reachable. `None` if it has no address.

@@ -268,8 +268,9 @@ impl Interest<'_> {
     /// Whether a route to `net` decides on the way to the address of a peer.
     fn leads_to_peer(&self, net: IpNet) -> bool {
         let tunnels = self.desired.fdb.values().flat_map(|entry| entry.destinations.iter());
-        let direct = self.desired.routes.values().filter_map(|route| match &route.target {
-            RouteTarget::Via { gateway, onlink: false, .. } => Some(gateway),
+        // A next hop inside the destination is an address of the overlay.
+        let direct = self.desired.routes.iter().filter_map(|(key, route)| match &route.target {
+            RouteTarget::Via { gateway, .. } if !key.destination.contains(gateway) => Some(gateway),
             _ => None,
         });
         tunnels.chain(direct).any(|address| net.contains(address))

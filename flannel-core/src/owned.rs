@@ -2,7 +2,7 @@
 //!
 //! | object | ours |
 //! |---|---|
-//! | link | by the name of a device that we want, of whatever kind; another tunnel device with our alias |
+//! | link | by the name of a device that we want, of a kind that it may replace; another tunnel device with our alias |
 //! | address | on our devices: in the cluster network (IPv4), any but link-local and multicast (IPv6) |
 //! | neighbour, FDB entry | permanent ones on our devices; any under a key that we want |
 //! | route | through our devices, unless the kernel made it; with our protocol number and in the cluster network; any under a key that we want |
@@ -33,20 +33,24 @@ pub struct Scope<'a> {
 /// The part of `observed` that is ours.
 #[must_use]
 pub fn owned(observed: &Dataplane, scope: &Scope<'_>) -> Dataplane {
-    let keep = |name: &LinkName| scope.desired.links.contains_key(name);
+    let on_device = |name: &LinkName| {
+        scope.desired.links.get(name).is_some_and(|wanted| {
+            observed.links.get(name).is_none_or(|found| wanted.kind.replaces(&found.kind))
+        })
+    };
     Dataplane {
-        links: pick(&observed.links, |name, link| keep(name) || scope.is_leftover(link)),
-        addresses: pick(&observed.addresses, |key, _| keep(&key.link) && scope.owns_address(key)),
+        links: pick(&observed.links, |name, link| on_device(name) || scope.is_leftover(link)),
+        addresses: pick(&observed.addresses, |key, _| on_device(&key.link) && scope.owns_address(key)),
         neighbours: pick(&observed.neighbours, |key, neighbour| {
-            keep(&key.link) && (neighbour.permanent || scope.desired.neighbours.contains_key(key))
+            on_device(&key.link) && (neighbour.permanent || scope.desired.neighbours.contains_key(key))
         }),
         fdb: pick(&observed.fdb, |key, entry| {
-            keep(&key.link) && (entry.permanent || scope.desired.fdb.contains_key(key))
+            on_device(&key.link) && (entry.permanent || scope.desired.fdb.contains_key(key))
         }),
         routes: observed
             .routes
             .iter()
-            .filter_map(|(key, route)| Some((*key, scope.owned_routes(*key, route)?)))
+            .filter_map(|(key, route)| Some((*key, scope.owned_routes(*key, route, &on_device)?)))
             .collect(),
     }
 }
@@ -77,17 +81,22 @@ impl Scope<'_> {
             }
     }
 
-    fn owned_routes(&self, key: RouteKey, route: &Route) -> Option<Route> {
+    fn owned_routes(
+        &self,
+        key: RouteKey,
+        route: &Route,
+        on_device: &impl Fn(&LinkName) -> bool,
+    ) -> Option<Route> {
         if self.desired.routes.contains_key(&key) {
             return Some(route.clone());
         }
-        Route::several(route.each().filter(|route| self.owns_route(key, route)).cloned().collect())
+        let owned = route.each().filter(|route| self.owns_route(key, route, on_device));
+        Route::several(owned.cloned().collect())
     }
 
     /// Whether a route is ours though its key is not wanted.
-    fn owns_route(&self, key: RouteKey, route: &Route) -> bool {
-        let on_device = route.target.link().is_some_and(|link| self.desired.links.contains_key(link));
-        if on_device {
+    fn owns_route(&self, key: RouteKey, route: &Route, on_device: &impl Fn(&LinkName) -> bool) -> bool {
+        if route.target.link().is_some_and(on_device) {
             return route.protocol != PROTOCOL_KERNEL && !is_local_scope(key.destination.addr());
         }
         (route.protocol == PROTOCOL && self.in_networks(key.destination)) || self.is_go_blackhole(key, route)

@@ -104,6 +104,9 @@ impl Node {
         }
         let external = selection.external;
         config.backend.check(&config.networks(), &external, facts).map_err(NodeError::Host)?;
+        if let Some(limitation) = config.backend.limitation(&config.networks()) {
+            warn!(reason = %limitation, "backend does not carry a family of the network config");
+        }
         let hardware = hardware_of(&external, facts);
         let (endpoints, former) = (DualStack::default(), BTreeSet::new());
         Ok(Self { options, config, external, endpoints, hardware, former })

@@ -16,6 +16,16 @@ pub enum BackendError {
         "the backend {0} is not in this version of flanneld: set Backend in the network config to {names}", names = supported_names()
     )]
     Unsupported(&'static str),
+    /// A family is on that the backend does not carry.
+    #[error(
+        "the backend {backend} does not carry {family}, which the network config enables: pods of different nodes cannot reach each other over {family}. Set Enable{family} to false, or Backend.Type to vxlan"
+    )]
+    FamilyNotCarried {
+        /// Its name.
+        backend: &'static str,
+        /// The family.
+        family: Family,
+    },
     /// Our lease has no subnet of a family that is on.
     #[error(
         "{0} is on, but the lease of this node has no {0} subnet: release the lease, so that a new one is taken"

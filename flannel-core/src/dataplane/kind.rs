@@ -62,6 +62,11 @@ trait Kind {
         false
     }
 
+    /// Compatibility: Go flannel deletes a device of any kind that has the name of its own.
+    fn replaces(&self, _found: &LinkKind) -> bool {
+        true
+    }
+
     fn differs_in_place(&self, _found: &LinkKind) -> bool {
         false
     }
@@ -152,6 +157,12 @@ impl LinkKind {
     #[must_use]
     pub fn excludes(&self, other: &Self) -> bool {
         self.kind().excludes(other)
+    }
+
+    /// Whether a link of the kind `found` may be deleted to make room for this one under its name.
+    #[must_use]
+    pub fn replaces(&self, found: &Self) -> bool {
+        self.kind().replaces(found)
     }
 
     /// Whether a parameter differs that the kernel can change in place.

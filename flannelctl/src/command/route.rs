@@ -164,15 +164,17 @@ fn table(path: &Path, owner: Option<&Owner>, unowned: bool) -> Table {
         add("route", hop(route));
     }
     if let Some(tunnel) = &path.tunnel {
-        let mac = tunnel.mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string());
-        add("VTEP", format!("{mac}, from the neighbour entry of {} dev {}", tunnel.gateway, tunnel.link));
-        add(
-            "FDB",
-            match join(&tunnel.destinations, " ").as_str() {
+        if tunnel.destinations == [tunnel.gateway] {
+            add("tunnel", format!("{} to {}", tunnel.link, tunnel.gateway));
+        } else {
+            let mac = tunnel.mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string());
+            add("VTEP", format!("{mac}, from the neighbour entry of {} dev {}", tunnel.gateway, tunnel.link));
+            let nodes = match join(&tunnel.destinations, " ").as_str() {
                 "" => "none".to_owned(),
                 nodes => format!("{mac} is at {nodes}"),
-            },
-        );
+            };
+            add("FDB", nodes);
+        }
     }
     if let Some(underlay) = &path.underlay {
         add("underlay", hop(underlay));

@@ -18,6 +18,12 @@ use crate::node::view::View;
 pub(super) fn check(facts: &Facts, report: &mut Report) {
     match &facts.view {
         Some(Ok(view)) => {
+            let config = view.node.config();
+            if let Some(limitation) = config.backend.limitation(&config.networks()) {
+                let problem = "the backend does not carry all that the network config enables";
+                let (place, why) = (facts.store.config_place.as_str(), vec![limitation.to_string()]);
+                report.find(&CONFIG_UNFIT, place, problem, why, "flannelctl config set FILE");
+            }
             addresses(facts, view, report);
             routes(facts, view, report);
             filters(facts, view, report);

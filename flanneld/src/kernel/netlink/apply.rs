@@ -198,11 +198,15 @@ impl Application<'_> {
         }
         let existed = refusal.is_some();
         let Some(found) = self.look_up(name).await? else {
-            // Without a link of that name, EEXIST is about one that has the same VNI and port.
-            return Err(match refusal {
-                Some(cause) => KernelError::Refused { op: op.to_string(), cause },
-                None => KernelError::NoLink { op: op.to_string(), link: name.clone() },
-            });
+            let Some(mut cause) = refusal else {
+                return Err(KernelError::NoLink { op: op.to_string(), link: name.clone() });
+            };
+            // Without a link of that name, EEXIST is about one that has the same parameters.
+            let links = super::list(&mut self.connection, &link::dump()).await?;
+            if let Some(other) = links.iter().find(|other| wanted.kind.excludes(&other.link.kind)) {
+                cause.text = format!("the interface {} has the same tunnel parameters", other.name);
+            }
+            return Err(KernelError::Refused { op: op.to_string(), cause });
         };
         if let Some(difference) = difference(wanted, underlay, &found) {
             return Err(KernelError::OtherLink { op: op.to_string(), difference });
