@@ -104,7 +104,8 @@ fn findings(root: &Path, sources: &BTreeMap<String, String>) -> Result<Findings>
         look_at(name, text, &mut findings);
         if name.ends_with(".md") {
             let read = |file: &Path| fs::read_to_string(root.join(file)).ok();
-            documents::look_at(name, text, read, &mut findings);
+            let is_directory = |path: &Path| root.join(path).is_dir();
+            documents::look_at(name, text, read, is_directory, &mut findings);
         }
     }
     let mut expected: BTreeMap<&str, usize> = BTreeMap::new();

@@ -1,14 +1,16 @@
-//! Rules of documents: links lead somewhere, and tests that are named exist.
+//! Rules of documents: links lead somewhere, and the files, items and tests that they name exist.
 
 use std::path::Path;
 
 use super::Findings;
 
-/// Looks at one Markdown file. `read` gives the text of a file of the repository.
+/// Checks one Markdown file. `read` returns the text of a file of the repository, `is_directory` whether a path is one of
+/// its directories.
 pub(super) fn look_at(
     name: &str,
     text: &str,
     read: impl Fn(&Path) -> Option<String>,
+    is_directory: impl Fn(&Path) -> bool,
     findings: &mut Findings,
 ) {
     for (number, line) in text.lines().enumerate() {
@@ -26,7 +28,50 @@ pub(super) fn look_at(
                 complain(format!("there is no test {file}::{test}"));
             }
         }
+        for (item, path) in paths(line) {
+            match path.strip_suffix('/') {
+                Some(directory) if is_directory(Path::new(directory)) => {}
+                Some(_) => complain(format!("there is no directory {path}")),
+                None => match (read(Path::new(path)), item) {
+                    (None, _) => complain(format!("there is no file {path}")),
+                    (Some(source), Some(item)) if !defines(&source, item) => {
+                        complain(format!("{path} has no item {item}"));
+                    }
+                    _ => {}
+                },
+            }
+        }
     }
+}
+
+/// Directories whose files are named by their path from the root.
+const ROOTS: [&str; 7] =
+    ["flannel-cni/", "flannel-core/", "flannelctl/", "flanneld/", "integration/", "xtask/", "docs/"];
+
+/// Paths in `` `path` ``, without those that contain the placeholder NAME; with the item of `` `item` in `path` `` or
+/// `` `item` (`path`) ``.
+fn paths(line: &str) -> impl Iterator<Item = (Option<&str>, &str)> {
+    let pieces: Vec<&str> = line.split('`').collect();
+    (1..pieces.len()).step_by(2).filter_map(move |index| {
+        let path = pieces[index];
+        let is_path = ROOTS.iter().any(|root| path.starts_with(root))
+            && !path.contains("NAME")
+            && !path.contains([' ', '*', ':']);
+        let item = (index > 2 && [" in ", " ("].contains(&pieces[index - 1])).then(|| pieces[index - 2]);
+        is_path.then_some((item, path))
+    })
+}
+
+/// Whether a source file defines an item: `name`, or `Type::name` by its last part.
+fn defines(source: &str, item: &str) -> bool {
+    let name = item.rsplit("::").next().unwrap_or(item);
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    source.lines().filter(|line| !line.trim_start().starts_with("//")).any(|line| {
+        let words: Vec<&str> = line.split(|c| !is_word(c)).filter(|word| !word.is_empty()).collect();
+        const KEYWORDS: [&str; 9] =
+            ["const", "enum", "fn", "macro_rules", "mod", "static", "struct", "trait", "type"];
+        words.windows(2).any(|pair| KEYWORDS.contains(&pair[0]) && pair[1] == name)
+    })
 }
 
 /// Targets of `[text](target)`.

@@ -109,6 +109,7 @@ fn production_lines_are_counted() {
 fn documents_lead_somewhere() {
     let read = |path: &Path| match path.to_str()? {
         "docs/b.md" => Some("# Title\n\n## What happens, when\n".to_owned()),
+        "flanneld/src/a.rs" => Some("// fn c\npub(crate) struct A<T> {\npub fn b() {\n".to_owned()),
         "integration/tests/repair.rs" | "integration/tests/a/b.rs" => {
             Some("#[test]\nfn storm() {\n".to_owned())
         }
@@ -116,7 +117,8 @@ fn documents_lead_somewhere() {
     };
     let errors = |text: &str| {
         let mut findings = Findings::default();
-        documents::look_at("docs/a.md", text, read, &mut findings);
+        let is_directory = |path: &Path| path == Path::new("flanneld/src");
+        documents::look_at("docs/a.md", text, read, is_directory, &mut findings);
         findings.errors
     };
     let good = "# A\n[b](b.md) [w](b.md#what-happens-when) [a](#a) [x](https://example.org/x)\n`repair::storm` `a::b::storm` `core::fmt`\n";
@@ -125,4 +127,9 @@ fn documents_lead_somewhere() {
     assert_eq!(errors("[b](b.md#else)\n"), ["docs/a.md:1: the link to b.md#else is broken: no such heading"]);
     assert_eq!(errors("\n`repair::calm`\n"), ["docs/a.md:2: there is no test repair::calm"]);
     assert_eq!(errors("`a::b::calm`\n"), ["docs/a.md:1: there is no test a::b::calm"]);
+    let good = "`flanneld/src/`, `flanneld/src/NAME.rs`, `A` in `flanneld/src/a.rs` and `A::b` (`flanneld/src/a.rs`)\n";
+    assert_eq!(errors(good), Vec::<String>::new());
+    assert_eq!(errors("`flanneld/src/a/`\n"), ["docs/a.md:1: there is no directory flanneld/src/a/"]);
+    assert_eq!(errors("`flanneld/src/b.rs`\n"), ["docs/a.md:1: there is no file flanneld/src/b.rs"]);
+    assert_eq!(errors("`c` in `flanneld/src/a.rs`\n"), ["docs/a.md:1: flanneld/src/a.rs has no item c"]);
 }
