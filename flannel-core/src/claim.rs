@@ -135,7 +135,7 @@ impl Claim {
         let own = remembered.map(|(subnets, attrs)| Holding {
             subnets,
             attrs,
-            revision: Revision(0),
+            revision: Revision::new(0),
             grant: None,
             expires: None,
             created: None,
@@ -334,7 +334,7 @@ impl Claim {
         if let Some(own) = &before {
             let known = [&own.attrs, wanted].contains(&&lease.attrs) || self.doubtful.contains(&lease.attrs);
             // A lower revision is that of a store restored from a backup.
-            if lease.revision > own.revision && !known {
+            if own.revision.is_before(lease.revision) && !known {
                 self.problem = Some(Problem::DuplicateAddress {
                     subnets: lease.subnets,
                     theirs: Box::new(lease.attrs.clone()),
@@ -347,7 +347,7 @@ impl Claim {
             }
         }
         let same_grant = before.as_ref().filter(|own| own.grant == entry.grant);
-        let same_store = before.as_ref().filter(|own| own.revision <= lease.revision);
+        let same_store = before.as_ref().filter(|own| !lease.revision.is_before(own.revision));
         self.hold(Holding {
             subnets: lease.subnets,
             attrs: lease.attrs.clone(),
@@ -480,7 +480,7 @@ impl Claim {
         if !own.confirmed || view.subnets != own.subnets {
             return;
         }
-        if view.seen < own.revision {
+        if view.seen.is_before(own.revision) {
             // Late, or of a store that has lost its content: only a reading of our own can tell.
             if listed {
                 self.phase = Phase::Read(now);
@@ -552,7 +552,7 @@ impl Claim {
 
 impl Holding {
     fn is_younger_than(&self, other: Revision) -> bool {
-        self.created.is_some_and(|created| other < created)
+        self.created.is_some_and(|created| other.is_before(created))
     }
 }
 

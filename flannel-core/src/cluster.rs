@@ -87,13 +87,16 @@ impl Cluster {
             let mut nets: Vec<(IpNet, &Arc<Lease>)> =
                 self.leases().filter_map(|lease| Some((lease.subnets.get(family)?.trunc(), lease))).collect();
             // Prefixes nest or are apart, so those that contain one stand right before it on a stack.
-            nets.sort_by_key(|(net, lease)| (net.network(), net.prefix_len(), lease.revision));
+            nets.sort_by_key(|(net, _)| (net.network(), net.prefix_len()));
             let mut around: Vec<(IpNet, &Arc<Lease>)> = Vec::new();
             for (net, lease) in nets {
                 around.retain(|(outer, _)| outer.contains(&net));
                 for (_, outer) in &around {
-                    let (older, younger) =
-                        if outer.revision <= lease.revision { (*outer, lease) } else { (lease, *outer) };
+                    let (older, younger) = if lease.revision.is_before(outer.revision) {
+                        (lease, *outer)
+                    } else {
+                        (*outer, lease)
+                    };
                     losers.insert(younger.subnets, older.subnets);
                 }
                 around.push((net, lease));

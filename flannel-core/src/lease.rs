@@ -1,7 +1,9 @@
 //! The cluster's record of which node holds which subnet.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::family::Family;
@@ -13,9 +15,37 @@ mod key;
 mod record;
 pub mod table;
 
-/// A modification number of the store: larger is later.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Revision(pub i64);
+/// A point in the history of a store. Only the store that made it can interpret it: everybody else may compare two for
+/// equality, and has the order of two of one store from [`Revision::is_before`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Revision(i64);
+
+impl Revision {
+    /// Wraps the number of a store: larger is later.
+    #[must_use]
+    pub const fn new(number: i64) -> Self {
+        Self(number)
+    }
+
+    /// Returns the number, for the store that made it.
+    #[must_use]
+    pub const fn number(self) -> i64 {
+        self.0
+    }
+
+    /// Whether this point comes before another one of the same store.
+    #[must_use]
+    pub const fn is_before(self, other: Self) -> bool {
+        self.0 < other.0
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// What a store key names: the subnet of one node, of one family or both. `Display` gives the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

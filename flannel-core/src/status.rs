@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-use crate::lease::Subnets;
+use crate::lease::{Revision, Subnets};
 use crate::link::{LinkName, Mac};
 
 pub use objects::{
@@ -63,7 +63,7 @@ pub struct Status {
     /// Where the leases are.
     pub store: Store,
     /// Revision of the network config in force; `null` while there is none from the store.
-    pub config_revision: Option<i64>,
+    pub config_revision: Option<Revision>,
     /// The backend in use; `null` before there is a config.
     pub backend: Option<String>,
     /// Our own lease; `null` while we hold none.
@@ -112,7 +112,7 @@ pub struct Store {
     /// It can be followed at present.
     pub up: bool,
     /// Its content is known up to this revision; `null` before the first listing.
-    pub revision: Option<i64>,
+    pub revision: Option<Revision>,
     /// The last request that it answered or failed.
     pub last_request: Option<StoreRequest>,
     /// Requests sent since the start.

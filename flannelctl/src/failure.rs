@@ -82,8 +82,8 @@ impl Failure {
             return Self { message, ..failure.clone() };
         }
         if let Some(store) = causes().find_map(|cause| cause.downcast_ref::<StoreError>()) {
-            let (kind, fix) = of_store(store);
-            return Self { kind, message, fix: Some(fix.to_owned()), complete: kind != Kind::Conflict };
+            let (kind, fix) = (kind_of(store), Some(store.advice().to_owned()));
+            return Self { kind, message, fix, complete: kind != Kind::Conflict };
         }
         let kind = if causes().any(|cause| cause.is::<StoreOptionsError>() || cause.is::<CliError>()) {
             Kind::Usage
@@ -126,24 +126,11 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Kind and short remedy of a store error, whose message contains the details.
-fn of_store(error: &StoreError) -> (Kind, &'static str) {
+const fn kind_of(error: &StoreError) -> Kind {
     match error {
-        StoreError::Raced => (Kind::Conflict, "Check the present state and repeat the command."),
-        StoreError::TimedOut { .. } | StoreError::Locked { .. } => {
-            (Kind::TimedOut, "Check health and load of the store, then repeat the command.")
-        }
-        StoreError::Certificate { .. } | StoreError::Tls { .. } if !error.is_transient() => {
-            (Kind::Error, "Check the certificates: --etcd-cafile, --etcd-certfile, --etcd-keyfile.")
-        }
-        StoreError::AuthenticationFailed { .. } | StoreError::UserNeeded { .. } => {
-            (Kind::Error, "Check --etcd-username and --etcd-password.")
-        }
-        StoreError::PermissionDenied { .. } => {
-            (Kind::Error, "Grant the user a role with access to the keys.")
-        }
-        StoreError::File { .. } => (Kind::Error, "Check --lease-dir and the permissions below it."),
-        _ if error.is_transient() => (Kind::Unreachable, "Check --etcd-endpoints and the health of etcd."),
-        _ => (Kind::Error, "Check --etcd-endpoints and the log of etcd."),
+        StoreError::Raced => Kind::Conflict,
+        StoreError::TimedOut(_) => Kind::TimedOut,
+        StoreError::Unavailable(_) => Kind::Unreachable,
+        StoreError::Unusable(_) => Kind::Error,
     }
 }

@@ -296,7 +296,7 @@ async fn first_config(
             () = &mut patience, if remembered.is_some() => None,
         };
         let offered = match &update {
-            Some(Update::Listing(listing)) => {
+            Some(Update::Listing { listing, .. }) => {
                 seen.clear();
                 Some(listing.config.as_ref().map(|config| config.text.clone()))
             }

@@ -233,10 +233,10 @@ impl<K: Kernel> Reconciler<K> {
         let mut stirs = false;
         for update in updates {
             match update {
-                Update::Listing(listing) => {
-                    // A store that counts anew, or has lost the config that it had, is another one than before.
+                Update::Listing { listing, is_other_store } => {
+                    // A store that has lost the config that it had is another one than before, too.
                     let had_config = self.offered.is_some() || self.cluster.source() == Source::Remembered;
-                    let wiped = had_config && listing.config.is_none() || listing.revision < self.revision;
+                    let wiped = had_config && listing.config.is_none() || is_other_store;
                     self.revision = listing.revision;
                     config = listing.config;
                     let now = self.start.elapsed();
@@ -289,7 +289,7 @@ impl<K: Kernel> Reconciler<K> {
         let outcome = self.node.offer(&record.text, self.own.as_ref());
         let reason = match &outcome {
             Offer::Taken => {
-                info!(revision = record.revision.0, "network config taken from the store");
+                info!(revision = %record.revision, "network config taken from the store");
                 self.pace.request(Reason::Config, Instant::now());
                 self.in_force = Some(record);
                 None

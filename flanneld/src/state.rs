@@ -122,10 +122,9 @@ impl StateDir {
 
     /// Reads everything. What cannot be read is logged, and set aside if it is damaged.
     pub fn load(&mut self) -> Remembered {
-        let config = self.read(&self.store.join(CONFIG)).map(|ConfigFile { text, revision }| ConfigRecord {
-            text: text.into_owned(),
-            revision: Revision(revision),
-        });
+        let config = self
+            .read(&self.store.join(CONFIG))
+            .map(|ConfigFile { text, revision }| ConfigRecord { text: text.into_owned(), revision });
         let lease = self.read(&self.store.join(LEASE)).map(|file: LeaseFile<'_>| RememberedLease {
             key: file.key.into_owned(),
             value: file.value.into_owned().into_bytes(),
@@ -163,7 +162,7 @@ impl StateDir {
     pub fn save_config(&mut self, config: Option<&ConfigRecord>) -> Result<(), ReplaceFileError> {
         let content = config.map(|config| ConfigFile {
             text: Cow::Borrowed(config.text.as_str()),
-            revision: config.revision.0,
+            revision: config.revision,
         });
         self.write(self.store.join(CONFIG), content)
     }
@@ -286,7 +285,7 @@ struct Versioned<T> {
 
 #[derive(Serialize, Deserialize)]
 struct ConfigFile<'a> {
-    revision: i64,
+    revision: Revision,
     text: Cow<'a, str>,
 }
 

@@ -4,7 +4,7 @@
 use flannel_core::dataplane::Dataplane;
 use flannel_core::desired::Assembly;
 use flannel_core::external::ExternalInterface;
-use flannel_core::lease::Subnets;
+use flannel_core::lease::{Revision, Subnets};
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::plan::Prune;
 use flannel_core::status::{Allocation, Round};
@@ -49,7 +49,7 @@ pub(crate) struct Report {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct NodeReport {
     pub(crate) backend: &'static str,
-    pub(crate) config_revision: Option<i64>,
+    pub(crate) config_revision: Option<Revision>,
     pub(crate) external: ExternalInterface,
     pub(crate) hardware: Option<Mac>,
     pub(crate) pod_mtu: Option<u32>,
@@ -71,7 +71,7 @@ pub(crate) struct History {
     /// How many failed in the last full round and the changes since.
     pub(crate) failing_count: u64,
     /// What the store has told is known up to here.
-    pub(crate) revision: Option<i64>,
+    pub(crate) revision: Option<Revision>,
     pub(crate) by_reason: BTreeMap<Reason, u64>,
     /// Operations by kind, action and result (failed last).
     pub(crate) ops: [[[u64; 2]; 2]; 5],

@@ -17,7 +17,7 @@ use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use error::{Cause, StoreError, TlsProblem};
+pub use error::{Detail, StoreError};
 #[cfg(test)]
 pub(crate) use etcd::EtcdOptions;
 pub use identity::{Identity, is_scope};
@@ -125,6 +125,11 @@ pub trait LeaseWatch: Send {
     fn silence_limit(&self) -> Option<Duration> {
         None
     }
+}
+
+/// Whether a request counts as failed. A lost race is an answer.
+fn is_failure<T>(result: &Result<T, StoreError>) -> bool {
+    result.as_ref().is_err_and(|error| !matches!(error, StoreError::Raced))
 }
 
 #[cfg(test)]

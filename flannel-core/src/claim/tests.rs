@@ -28,7 +28,7 @@ impl Model {
 
     fn put(&mut self, key: &str, attrs: &LeaseAttrs, grant: Option<i64>) -> Revision {
         self.revision += 1;
-        let revision = Revision(self.revision);
+        let revision = Revision::new(self.revision);
         let record = Record {
             key: key.to_owned(),
             value: attrs.to_json().into_bytes(),
@@ -47,11 +47,11 @@ impl Model {
 
     fn listing(&self) -> Listing {
         Listing {
-            revision: Revision(self.revision),
+            revision: Revision::new(self.revision),
             config: self
                 .config
                 .clone()
-                .map(|text| ConfigRecord { text, revision: Revision(self.config_revision) }),
+                .map(|text| ConfigRecord { text, revision: Revision::new(self.config_revision) }),
             records: self.records.values().cloned().collect(),
         }
     }
@@ -73,10 +73,10 @@ impl Model {
             Step::List => claim.listed(&self.listing(), now),
             Step::Create { subnets, attrs, guard } => {
                 let key = subnets.to_string();
-                let unchanged = guard.config == Revision(self.config_revision)
-                    && guard
-                        .records
-                        .is_none_or(|seen| self.records.values().all(|record| record.revision <= seen));
+                let unchanged = guard.config == Revision::new(self.config_revision)
+                    && guard.records.is_none_or(|seen| {
+                        self.records.values().all(|record| !seen.is_before(record.revision))
+                    });
                 if unchanged && !self.records.contains_key(&key) {
                     self.put(&key, &attrs, Some(7));
                     claim.created(attrs, Ok(self.held(&key)), now);
@@ -133,7 +133,7 @@ impl Model {
             .map(|record| (LeaseAttrs::parse(&record.value).unwrap(), record.revision, record.grant));
         let view = OwnRecord {
             subnets: Subnets::parse_key(key).unwrap(),
-            seen: Revision(self.revision),
+            seen: Revision::new(self.revision),
             record,
             listings: 1,
             overlaps: Vec::new(),
@@ -446,10 +446,10 @@ fn an_older_lease_that_overlaps_makes_us_move() {
         let record = store.records.get(&key).map(|record| (attrs("1.1.1.1"), record.revision, record.grant));
         let view = OwnRecord {
             subnets,
-            seen: Revision(store.revision),
+            seen: Revision::new(store.revision),
             record,
             listings: 1,
-            overlaps: vec![(larger, Revision(revision))],
+            overlaps: vec![(larger, Revision::new(revision))],
         };
         claim.seen(&view, now);
         let next = format!("{:?}", claim.next(now));
@@ -473,13 +473,13 @@ fn a_lease_that_a_wiped_store_has_lost_is_taken_again() {
     let mut store = Model::new(CONFIG);
     let view = OwnRecord {
         subnets: Subnets::parse_key(&key).unwrap(),
-        seen: Revision(1),
+        seen: Revision::new(1),
         record: None,
         listings: 2,
         overlaps: Vec::new(),
     };
     // The view of the listing itself may have been replaced by a later one.
-    claim.seen(&OwnRecord { seen: Revision(7), ..view }, now);
+    claim.seen(&OwnRecord { seen: Revision::new(7), ..view }, now);
     store.settle(&mut claim, &mut now);
     assert_eq!(own(&claim), key);
     assert!(store.records.contains_key(&key));
@@ -715,7 +715,7 @@ fn a_store_restored_from_a_backup_gets_our_record_again() {
     store.revision = 1000;
     store.settle(&mut claim, &mut now);
     assert_eq!(value(&store, "10.5.9.0-24"), attrs("1.1.1.1"));
-    store.revision = backup.revision.0;
+    store.revision = backup.revision.number();
     store.records = backup.records.into_iter().map(|record| (record.key.clone(), record)).collect();
     claim.renewed(Err(Failure::Raced), now);
     store.settle(&mut claim, &mut now);
@@ -732,7 +732,7 @@ fn a_record_of_ours_that_cannot_be_read_is_written_anew_but_not_fought_for() {
         store.records.get_mut("10.5.9.0-24").unwrap().value = b"{".to_vec();
         let view = OwnRecord {
             subnets: Subnets::parse_key("10.5.9.0-24").unwrap(),
-            seen: Revision(store.revision),
+            seen: Revision::new(store.revision),
             record: None,
             listings: 1,
             overlaps: Vec::new(),
@@ -754,13 +754,13 @@ fn an_older_overlap_is_also_seen_in_a_listing() {
     let (mut store, mut claim, mut now) = held();
     let overlap = Subnets::parse_key("10.5.8.0-23").unwrap();
     store.put("10.5.8.0-23", &attrs("2.2.2.2"), Some(3));
-    store.records.get_mut("10.5.8.0-23").unwrap().revision = Revision(1);
+    store.records.get_mut("10.5.8.0-23").unwrap().revision = Revision::new(1);
     let view = OwnRecord {
         subnets: Subnets::parse_key("10.5.9.0-24").unwrap(),
-        seen: Revision(store.revision),
+        seen: Revision::new(store.revision),
         record: Some((attrs("1.1.1.1"), store.records["10.5.9.0-24"].revision, Some(Grant(7)))),
         listings: 1,
-        overlaps: vec![(overlap, Revision(1))],
+        overlaps: vec![(overlap, Revision::new(1))],
     };
     claim.seen(&view, now);
     assert!(matches!(claim.next(now), Step::Delete { .. }));
@@ -858,8 +858,8 @@ fn a_short_lease_is_renewed_in_time_although_attempts_fail() {
 fn a_view_is_news_when_it_says_something() {
     let base = OwnRecord {
         subnets: Subnets::parse_key("10.5.9.0-24").unwrap(),
-        seen: Revision(5),
-        record: Some((attrs("1.1.1.1"), Revision(4), Some(Grant(7)))),
+        seen: Revision::new(5),
+        record: Some((attrs("1.1.1.1"), Revision::new(4), Some(Grant(7)))),
         listings: 1,
         overlaps: Vec::new(),
     };
@@ -868,21 +868,21 @@ fn a_view_is_news_when_it_says_something() {
         change(&mut view);
         view
     };
-    let revision: fn(&mut OwnRecord) = |view| view.seen = Revision(9);
+    let revision: fn(&mut OwnRecord) = |view| view.seen = Revision::new(9);
     assert!(!change(revision).is_news(Some(&base)));
     assert!(change(revision).is_news(None));
     let news: [fn(&mut OwnRecord); 5] = [
         |view| view.listings = 2,
         |view| view.record = None,
-        |view| view.record.as_mut().unwrap().1 = Revision(5),
+        |view| view.record.as_mut().unwrap().1 = Revision::new(5),
         |view| view.record.as_mut().unwrap().2 = None,
-        |view| view.overlaps.push((view.subnets, Revision(3))),
+        |view| view.overlaps.push((view.subnets, Revision::new(3))),
     ];
     for news in news {
         assert!(change(news).is_news(Some(&base)), "{:?}", change(news));
     }
     // Ours may have come and gone between the two.
     let missing = change(|view| view.record = None);
-    let later = OwnRecord { seen: Revision(6), ..missing.clone() };
+    let later = OwnRecord { seen: Revision::new(6), ..missing.clone() };
     assert!(later.is_news(Some(&missing)));
 }

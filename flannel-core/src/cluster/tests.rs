@@ -8,7 +8,7 @@ fn record(key: &str, public_ip: &str) -> Record {
     Record {
         key: key.to_owned(),
         value: format!(r#"{{"PublicIP":"{public_ip}","PublicIPv6":null}}"#).into_bytes(),
-        revision: Revision(1),
+        revision: Revision::new(1),
         grant: Some(Grant(7)),
     }
 }
@@ -113,7 +113,7 @@ fn remembered_records_serve_until_the_store_answers() {
 #[test]
 fn of_leases_that_overlap_the_older_counts() {
     let mut cluster = Cluster::default();
-    let at = |key: &str, revision| Record { revision: Revision(revision), ..record(key, "1.1.1.1") };
+    let at = |key: &str, revision| Record { revision: Revision::new(revision), ..record(key, "1.1.1.1") };
     cluster.listing(
         &[
             at("10.5.0.0-20", 5),

@@ -122,7 +122,7 @@ fn lease(node: u16, backend: &str) -> Lease {
             backend_data: data(node as u8),
             backend_v6_data: data(node as u8),
         },
-        revision: Revision(1),
+        revision: Revision::new(1),
     }
 }
 

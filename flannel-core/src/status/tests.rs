@@ -22,7 +22,7 @@ fn lease(key: &str, record: &str) -> Arc<Lease> {
     Arc::new(Lease {
         subnets: Subnets::parse_key(key).unwrap(),
         attrs: LeaseAttrs::parse(record.as_bytes()).unwrap(),
-        revision: Revision(7),
+        revision: Revision::new(7),
     })
 }
 

@@ -101,7 +101,7 @@ impl Entry {
             "key": self.record.key,
             "subnets": self.subnets.iter().map(|subnet| subnet.to_string()).collect::<Vec<_>>(),
             "record": serde_json::from_str::<Value>(&self.attrs.to_json()).unwrap_or_default(),
-            "revision": self.record.revision.0,
+            "revision": self.record.revision,
             "reservation": self.is_reservation(),
             "state": self.state(),
             "remainingSeconds": self.life.map(|life| life.left.as_secs()),

@@ -59,7 +59,7 @@ fn events_of(known: &mut Option<Records>, update: Update) -> Vec<Event> {
     match update {
         Update::Down(error) => vec![Event::Unreachable(error)],
         Update::Up => vec![Event::Reachable],
-        Update::Listing(mut listing) => {
+        Update::Listing { mut listing, .. } => {
             listing.records.sort_by_cached_key(|record| Subnets::parse_key(&record.key).ok());
             let listed = known.is_none();
             let mut before = known.take().unwrap_or_default();

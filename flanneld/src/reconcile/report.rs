@@ -41,7 +41,7 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Tells how far the store is known.
     pub(super) fn note_revision(&self) {
-        let revision = Some(self.revision.0);
+        let revision = Some(self.revision);
         self.outputs.history.send_if_modified(|history| {
             let news = history.revision != revision;
             history.revision = revision;
@@ -110,7 +110,7 @@ impl<K: Kernel> Reconciler<K> {
         let external = self.node.external().clone();
         self.report.node = Some(NodeReport {
             backend: self.node.config().backend.name(),
-            config_revision: self.in_force.as_ref().map(|config| config.revision.0),
+            config_revision: self.in_force.as_ref().map(|config| config.revision),
             hardware: self.node.hardware(),
             pod_mtu: self.node.pod_mtu().ok(),
             tunnels: self

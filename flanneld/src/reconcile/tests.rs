@@ -109,15 +109,18 @@ impl Lab {
 
     async fn list(&mut self, records: &[Record]) {
         self.revision += 1;
-        let config = ConfigRecord { text: CONFIG.to_owned(), revision: Revision(1) };
-        let listing =
-            Listing { revision: Revision(self.revision), config: Some(config), records: records.to_vec() };
-        self.store.send(Update::Listing(listing)).await.unwrap();
+        let config = ConfigRecord { text: CONFIG.to_owned(), revision: Revision::new(1) };
+        let listing = Listing {
+            revision: Revision::new(self.revision),
+            config: Some(config),
+            records: records.to_vec(),
+        };
+        self.store.send(Update::Listing { listing, is_other_store: false }).await.unwrap();
     }
 
     pub(super) async fn change(&mut self, changes: Vec<Change>) {
         self.revision += 1;
-        self.store.send(Update::Changes { revision: Revision(self.revision), changes }).await.unwrap();
+        self.store.send(Update::Changes { revision: Revision::new(self.revision), changes }).await.unwrap();
     }
 
     fn hold(&self, key: &str) {
@@ -173,7 +176,12 @@ fn record(key: &str, public_ip: &str, mac: &str) -> Record {
     let value = format!(
         r#"{{"PublicIP":"{public_ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
     );
-    Record { key: key.to_owned(), value: value.into_bytes(), revision: Revision(5), grant: Some(Grant(1)) }
+    Record {
+        key: key.to_owned(),
+        value: value.into_bytes(),
+        revision: Revision::new(5),
+        grant: Some(Grant(1)),
+    }
 }
 
 fn own() -> Record {
@@ -316,7 +324,7 @@ async fn a_refused_config_is_not_what_the_next_start_gets() {
     let mut lab = Lab::settled().await;
     let memory = lab.memory.borrow().config.clone().unwrap();
     assert_eq!(memory.text, CONFIG);
-    let refused = ConfigRecord { text: "{".to_owned(), revision: Revision(99) };
+    let refused = ConfigRecord { text: "{".to_owned(), revision: Revision::new(99) };
     lab.change(vec![Change::Config(Some(refused)), Change::Put(peer(4))]).await;
     lab.report.wait_for(|report| report.conditions.contains_key("config")).await.unwrap();
     lab.quiet().await;
@@ -370,9 +378,9 @@ async fn a_bad_record_is_named_and_hurts_nobody_else() {
 async fn a_store_that_waits_for_its_config_is_not_a_wiped_one() {
     let kernel = FakeKernel::new(contract::host());
     let mut lab = Lab::start(&kernel, CONFIG, &[]);
-    let empty = Listing { revision: Revision(1), config: None, records: Vec::new() };
-    lab.store.send(Update::Listing(empty)).await.unwrap();
-    let config = ConfigRecord { text: CONFIG.to_owned(), revision: Revision(2) };
+    let empty = Listing { revision: Revision::new(1), config: None, records: Vec::new() };
+    lab.store.send(Update::Listing { listing: empty, is_other_store: false }).await.unwrap();
+    let config = ConfigRecord { text: CONFIG.to_owned(), revision: Revision::new(2) };
     lab.change(vec![Change::Config(Some(config)), Change::Put(own()), Change::Put(peer(2))]).await;
     lab.hold("10.42.1.0-24");
     lab.until("the peer is reachable", |plane| routes(plane) == ["10.42.2.0/24"]).await;
@@ -385,7 +393,7 @@ async fn a_store_that_waits_for_its_config_is_not_a_wiped_one() {
 async fn a_config_is_taken_as_far_as_pods_allow() {
     let mut lab = Lab::settled().await;
     let config = |text: &str, revision| {
-        Change::Config(Some(ConfigRecord { text: text.to_owned(), revision: Revision(revision) }))
+        Change::Config(Some(ConfigRecord { text: text.to_owned(), revision: Revision::new(revision) }))
     };
     let smaller = r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan","MTU":1400}}"#;
     lab.change(vec![config(smaller, 20)]).await;

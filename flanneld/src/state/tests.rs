@@ -28,7 +28,10 @@ const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
 fn example() -> Remembered {
     Remembered {
-        config: Some(ConfigRecord { text: "{\"Network\":\n\"10.5.0.0/16\"}".into(), revision: Revision(7) }),
+        config: Some(ConfigRecord {
+            text: "{\"Network\":\n\"10.5.0.0/16\"}".into(),
+            revision: Revision::new(7),
+        }),
         lease: Some(RememberedLease {
             key: "10.5.1.0-24".into(),
             value: br#"{"PublicIP":"10.0.0.1"}"#.to_vec(),

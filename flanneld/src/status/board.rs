@@ -2,6 +2,7 @@
 
 use flannel_core::dataplane::Dataplane;
 use flannel_core::family::Family;
+use flannel_core::lease::Revision;
 use flannel_core::owned::{Scope, owned};
 use flannel_core::plan::{Prune, plan};
 use flannel_core::status::{
@@ -221,7 +222,7 @@ impl Board {
         conditions
     }
 
-    fn store(&self, revision: Option<i64>) -> Store {
+    fn store(&self, revision: Option<Revision>) -> Store {
         let (stats, identity) = (self.sources.store.stats(), self.sources.store.identity());
         let watch = self.sources.watch.snapshot();
         Store {

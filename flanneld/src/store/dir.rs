@@ -12,6 +12,7 @@
 //!
 //! A call whose future is dropped goes on to its end.
 
+mod error;
 mod expiry;
 mod index;
 mod tree;
@@ -27,6 +28,7 @@ use tokio::task::spawn_blocking;
 
 use super::error::StoreError;
 use super::identity::{DIRECTORY, scope};
+use super::is_failure;
 use super::operation::Operation;
 use super::stats::{Counters, StoreStats};
 use super::{CreateGuard, Held, Identity, LeaseStore, Life, Listing, Record, Watch};
@@ -73,7 +75,7 @@ impl DirStore {
         let counted = move || {
             let started = Instant::now();
             let result = work(&shared.tree);
-            shared.counters.record(operation, started.elapsed(), &result);
+            shared.counters.record(operation, started.elapsed(), is_failure(&result));
             result
         };
         spawn_blocking(counted).await.unwrap_or_else(|error| resume_unwind(error.into_panic()))

@@ -10,6 +10,7 @@
 
 mod clock;
 mod connect;
+mod error;
 mod failure;
 mod landmark;
 mod options;
@@ -33,8 +34,11 @@ use super::error::StoreError;
 use super::identity::{ETCD, scope};
 use super::operation::Operation;
 use super::stats::{Counters, StoreStats};
-use super::{ConfigRecord, CreateGuard, Grant, Held, Identity, LeaseStore, Life, Listing, Record, Watch};
+use super::{
+    ConfigRecord, CreateGuard, Grant, Held, Identity, LeaseStore, Life, Listing, Record, Watch, is_failure,
+};
 use connect::{Connection, Connector};
+use error::EtcdError;
 use failure::{Failure, classify, is_login_needed, is_not_found};
 use landmark::{Landmark, Landmarks};
 use options::Target;
@@ -137,7 +141,7 @@ impl EtcdStore {
                     Err(self.timed_out(connection.url.to_string(), operation))
                 }
             };
-            self.shared.counters.record(operation, started.elapsed(), &result);
+            self.shared.counters.record(operation, started.elapsed(), is_failure(&result));
             return result;
         }
     }
@@ -149,7 +153,8 @@ impl EtcdStore {
             if let Some(connection) = &link.connection {
                 return Ok(connection.clone());
             }
-            let connection = link.connector.connect(&self.shared.target, &self.shared.counters).await?;
+            let connection = link.connector.connect(&self.shared.target, &self.shared.counters).await;
+            let connection = connection.map_err(StoreError::from)?;
             link.connection = Some(connection.clone());
             Ok(connection)
         };
@@ -178,10 +183,10 @@ impl EtcdStore {
             return StoreError::Raced;
         }
         let error = classify(error, &self.failure(connection, operation));
-        if !matches!(error, StoreError::PermissionDenied { .. } | StoreError::Rejected { .. }) {
+        if !matches!(error, EtcdError::PermissionDenied { .. } | EtcdError::Rejected { .. }) {
             self.forget(connection).await;
         }
-        error
+        error.into()
     }
 
     fn failure<'a>(&'a self, connection: &'a Connection, operation: Operation) -> Failure<'a> {
@@ -190,7 +195,7 @@ impl EtcdStore {
     }
 
     fn timed_out(&self, endpoint: String, operation: Operation) -> StoreError {
-        StoreError::TimedOut { store: format!("etcd at {endpoint}"), operation, limit: CALL_LIMIT }
+        EtcdError::TimedOut { endpoint, operation, limit: CALL_LIMIT }.into()
     }
 
     /// Runs `change` on the landmarks. They stay whole whatever panics meanwhile.
@@ -250,10 +255,10 @@ impl LeaseStore for EtcdStore {
         let key = self.record_key(&subnets.to_string());
         let mut guards = vec![
             Compare::version(key.as_str(), CompareOp::Equal, 0),
-            Compare::mod_revision(keys.config.as_str(), CompareOp::Equal, guard.config.0),
+            Compare::mod_revision(keys.config.as_str(), CompareOp::Equal, guard.config.number()),
         ];
         if let Some(records) = guard.records {
-            let later = Compare::mod_revision(keys.subnets.as_str(), CompareOp::Less, records.0 + 1);
+            let later = Compare::mod_revision(keys.subnets.as_str(), CompareOp::Less, records.number() + 1);
             guards.push(later.with_range(keys.subnets_end.as_str()));
         }
         let put = |options| TxnOp::put(key.as_str(), attrs.to_json(), options);
@@ -264,8 +269,9 @@ impl LeaseStore for EtcdStore {
         let key = self.record_key(&subnets.to_string());
         // The guard makes sure that the key is there and still has the lease that it had.
         let put = TxnOp::put(key.as_str(), attrs.to_json(), Some(PutOptions::new().with_ignore_lease()));
-        let txn =
-            Txn::new().when([Compare::mod_revision(key, CompareOp::Equal, held.revision.0)]).and_then([put]);
+        let txn = Txn::new()
+            .when([Compare::mod_revision(key, CompareOp::Equal, held.revision.number())])
+            .and_then([put]);
         let revision = self.transact(Operation::Update, txn).await?;
         Ok(Held { revision, ..*held })
     }
@@ -293,7 +299,7 @@ impl LeaseStore for EtcdStore {
     async fn delete(&self, key: &str, revision: Revision) -> Result<(), StoreError> {
         let key = self.record_key(key);
         let txn = Txn::new()
-            .when([Compare::mod_revision(key.as_str(), CompareOp::Equal, revision.0)])
+            .when([Compare::mod_revision(key.as_str(), CompareOp::Equal, revision.number())])
             .and_then([TxnOp::delete(key, None)]);
         self.transact(Operation::Delete, txn).await.map(|_| ())
     }
@@ -301,7 +307,11 @@ impl LeaseStore for EtcdStore {
     async fn put_config(&self, text: &str, current: Option<Revision>) -> Result<Revision, StoreError> {
         let key = self.shared.target.keys.config.as_str();
         let txn = Txn::new()
-            .when([Compare::mod_revision(key, CompareOp::Equal, current.map_or(0, |current| current.0))])
+            .when([Compare::mod_revision(
+                key,
+                CompareOp::Equal,
+                current.map_or(0, |current| current.number()),
+            )])
             .and_then([TxnOp::put(key, text, None)]);
         self.transact(Operation::PutConfig, txn).await
     }
@@ -331,7 +341,7 @@ impl LeaseStore for EtcdStore {
         lifetime: Option<Duration>,
     ) -> Result<Revision, StoreError> {
         let key = self.record_key(&record.key);
-        let guard = Compare::mod_revision(key.as_str(), CompareOp::Equal, record.revision.0);
+        let guard = Compare::mod_revision(key.as_str(), CompareOp::Equal, record.revision.number());
         // A put without a grant takes the key off the one that it had.
         let put = |options| TxnOp::put(key.as_str(), record.value.as_slice(), options);
         Ok(self.put_granted(Operation::Update, vec![guard], put, lifetime).await?.revision)
@@ -393,13 +403,13 @@ fn identity(target: &Target, scope: String) -> Identity {
 }
 
 fn revision_of(response: &TxnResponse) -> Revision {
-    Revision(response.header().map_or(0, etcd_client::ResponseHeader::revision))
+    Revision::new(response.header().map_or(0, etcd_client::ResponseHeader::revision))
 }
 
 fn config_record(kv: &KeyValue) -> ConfigRecord {
     ConfigRecord {
         text: String::from_utf8_lossy(kv.value()).into_owned(),
-        revision: Revision(kv.mod_revision()),
+        revision: Revision::new(kv.mod_revision()),
     }
 }
 
@@ -408,7 +418,7 @@ fn record(kv: &KeyValue, stem: &str) -> Record {
     Record {
         key: String::from_utf8_lossy(key).into_owned(),
         value: kv.value().to_vec(),
-        revision: Revision(kv.mod_revision()),
+        revision: Revision::new(kv.mod_revision()),
         grant: Some(kv.lease()).filter(|lease| *lease != 0).map(Grant),
     }
 }

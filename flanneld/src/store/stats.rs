@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::error::StoreError;
 use super::operation::Operation;
 
 /// The upper ends of the classes that latencies are counted in: from a directory on this host to the time limit of a call.
@@ -40,11 +39,11 @@ struct Counter {
 }
 
 impl Counters {
-    /// Counts a request that took `elapsed`. A lost race is an answer, not an error.
-    pub(super) fn record<T>(&self, operation: Operation, elapsed: Duration, result: &Result<T, StoreError>) {
+    /// Counts a request that took `elapsed`.
+    pub(super) fn record(&self, operation: Operation, elapsed: Duration, is_failure: bool) {
         let counter = &self.operations[operation as usize];
         counter.requests.fetch_add(1, Ordering::Relaxed);
-        if result.as_ref().is_err_and(|error| !matches!(error, StoreError::Raced)) {
+        if is_failure {
             counter.errors.fetch_add(1, Ordering::Relaxed);
         }
         let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);

@@ -73,7 +73,7 @@ impl Bench for EtcdBench {
     }
 
     async fn forget_history(&self) {
-        let revision = self.store.list().await.unwrap().revision.0;
+        let revision = self.store.list().await.unwrap().revision.number();
         self.client.clone().compact(revision, None).await.unwrap();
     }
 }

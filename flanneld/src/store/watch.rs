@@ -30,7 +30,12 @@ use crate::error::chain;
 #[derive(Debug)]
 pub enum Update {
     /// The whole content; replaces everything.
-    Listing(Listing),
+    Listing {
+        /// The content.
+        listing: Listing,
+        /// The store is not the one that was followed before: it was wiped or restored from a backup.
+        is_other_store: bool,
+    },
     /// Changes since then, in order.
     Changes {
         /// Everything up to here has been told.
@@ -111,8 +116,15 @@ pub async fn follow(
     seed: u64,
     stop: CancellationToken,
 ) {
-    let mut follower =
-        Follower { store, updates, counters, backoff: BACKOFF.delays(seed), down: None, failures: 0 };
+    let mut follower = Follower {
+        store,
+        updates,
+        counters,
+        backoff: BACKOFF.delays(seed),
+        down: None,
+        failures: 0,
+        latest: Revision::default(),
+    };
     let mut state = State::Listing;
     loop {
         let next = tokio::select! {
@@ -141,6 +153,8 @@ struct Follower {
     store: Store,
     updates: mpsc::Sender<Update>,
     counters: Arc<WatchCounters>,
+    /// Everything up to here has been delivered.
+    latest: Revision,
     backoff: Backoff,
     /// The reason that was told last, while the store is down.
     down: Option<String>,
@@ -156,7 +170,9 @@ impl Follower {
                     count(&self.counters.listings);
                     self.up().await?;
                     let after = listing.revision;
-                    self.tell(Update::Listing(listing)).await?;
+                    let is_other_store = after.is_before(self.latest);
+                    self.latest = after;
+                    self.tell(Update::Listing { listing, is_other_store }).await?;
                     Ok(State::Opening { after })
                 }
                 Err(error) => {
@@ -197,7 +213,8 @@ impl Follower {
         match event {
             Some(Ok(WatchEvent::Changes { revision, changes })) => {
                 self.alive();
-                let after = after.max(revision);
+                let after = revision;
+                self.latest = after;
                 if !changes.is_empty() {
                     self.tell(Update::Changes { revision: after, changes }).await?;
                 }
@@ -205,7 +222,7 @@ impl Follower {
             }
             Some(Ok(WatchEvent::Outdated)) => {
                 count(&self.counters.outdated);
-                info!(revision = after.0, "store does not know this revision any more, listing anew");
+                info!(revision = after.number(), "store does not know this revision any more, listing anew");
                 self.again().await;
                 Ok(State::Listing)
             }
@@ -215,14 +232,14 @@ impl Follower {
                 if self.failures > 0 {
                     self.down(error).await?;
                 } else {
-                    debug!(error = %chain(&error), revision = after.0, "watch ended, resuming");
+                    debug!(error = %chain(&error), revision = after.number(), "watch ended, resuming");
                 }
                 self.wait().await;
                 Ok(State::Opening { after })
             }
             None => {
                 count(&self.counters.silences);
-                warn!(revision = after.0, "watch was silent for too long, listing anew");
+                warn!(revision = after.number(), "watch was silent for too long, listing anew");
                 self.again().await;
                 Ok(State::Listing)
             }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::store::{
-    Cause, Identity, LeaseStore, LeaseWatch, Life, Operation, Store, StoreError, StoreStats, Watch,
+    Detail, Identity, LeaseStore, LeaseWatch, Life, Operation, Store, StoreError, StoreStats, Watch,
     WatchEvent,
 };
 
@@ -298,12 +298,12 @@ async fn pass(time: Duration) {
 }
 
 fn unreachable() -> StoreError {
-    StoreError::Unreachable { endpoint: "memory".to_owned(), cause: Cause("told to fail".to_owned()) }
+    StoreError::Unavailable(Detail::new("told to fail", ""))
 }
 
 async fn timed_out(operation: Operation, sent: Instant) -> StoreError {
     sleep_until(sent + CALL_LIMIT).await;
-    StoreError::TimedOut { store: "memory".to_owned(), operation, limit: CALL_LIMIT }
+    StoreError::TimedOut(Detail::new(format!("no answer in time: {operation}"), ""))
 }
 
 impl Line {
@@ -340,7 +340,7 @@ impl Line {
 impl State {
     fn advance(&mut self) -> Revision {
         self.revision += 1;
-        Revision(self.revision)
+        Revision::new(self.revision)
     }
 
     fn grant(&mut self, lifetime: Duration) -> Grant {
@@ -400,7 +400,7 @@ impl State {
 
     fn listing(&self) -> Listing {
         Listing {
-            revision: Revision(self.revision),
+            revision: Revision::new(self.revision),
             config: self.config.clone(),
             records: self.records.values().cloned().collect(),
         }
@@ -419,8 +419,8 @@ impl State {
         lifetime: Option<Duration>,
     ) -> Result<Held, StoreError> {
         let same_config = self.config.as_ref().map(|config| config.revision) == Some(guard.config);
-        let newest = self.records.values().map(|record| record.revision).max().unwrap_or_default();
-        let same_records = guard.records.is_none_or(|records| newest <= records);
+        let newest = self.records.values().map(|record| record.revision.number()).max().unwrap_or(0);
+        let same_records = guard.records.is_none_or(|records| newest <= records.number());
         if self.records.contains_key(key) || !same_config || !same_records {
             return Err(StoreError::Raced);
         }
@@ -473,7 +473,7 @@ impl LeaseStore for MemoryStore {
         let (incarnation, breaks) =
             self.call(Operation::Watch, |state| Ok((state.past.len(), state.breaks))).await?;
         let changed = self.changed.subscribe();
-        let (store, after) = (self.clone(), after.0);
+        let (store, after) = (self.clone(), after.number());
         Ok(Box::new(MemoryWatch { store, after, incarnation, breaks, arrival: None, changed }))
     }
 
@@ -573,7 +573,7 @@ impl MemoryWatch {
         }
         self.arrival = None;
         self.after = state.revision;
-        Ok(Ok(WatchEvent::Changes { revision: Revision(self.after), changes }))
+        Ok(Ok(WatchEvent::Changes { revision: Revision::new(self.after), changes }))
     }
 }
 

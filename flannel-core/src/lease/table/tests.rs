@@ -5,7 +5,7 @@ fn record(key: &str, public_ip: &str, revision: i64) -> Record {
     Record {
         key: key.to_owned(),
         value: format!(r#"{{"PublicIP":"{public_ip}","PublicIPv6":null}}"#).into_bytes(),
-        revision: Revision(revision),
+        revision: Revision::new(revision),
         grant: Some(Grant(7)),
     }
 }
@@ -41,7 +41,7 @@ fn a_renewal_that_rewrites_the_same_is_no_change() {
     table.replace(&[record("10.5.1.0-24", "1.1.1.1", 1)]);
     assert_eq!(table.apply(&Change::Put(record("10.5.1.0-24", "1.1.1.1", 8))), None);
     let entry = table.leases().values().next().unwrap();
-    assert_eq!(entry.lease.revision, Revision(8));
+    assert_eq!(entry.lease.revision, Revision::new(8));
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_bad_record_is_named_and_hurts_nobody() {
     let rejected: Vec<&str> = table.rejected().keys().map(String::as_str).collect();
     assert_eq!(rejected, ["0.0.0.0-0"]);
     // A good record that turns bad no longer says how its node is reached.
-    let change = table.apply(&Change::Put(Record { revision: Revision(9), ..broken }));
+    let change = table.apply(&Change::Put(Record { revision: Revision::new(9), ..broken }));
     assert_eq!(shown(change.as_slice()), ["10.5.1.0-24: 1.1.1.1 -> -"]);
 }
 

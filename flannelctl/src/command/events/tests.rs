@@ -16,7 +16,7 @@ fn changes_of_leases_are_events() {
         Some(Record {
             key: "10.5.3.0-24".to_owned(),
             value: value.into(),
-            revision: Revision(1),
+            revision: Revision::new(1),
             grant: Some(Grant(1)),
         })
     };

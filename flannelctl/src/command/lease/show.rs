@@ -28,7 +28,7 @@ pub(super) async fn list(session: &Session, address: Option<IpAddr>, expiry: boo
             if requested { expires(entry) } else { Cell::default() },
             if entry.is_overdue() { state.styled(Style::Warning) } else { state },
             Cell::lines(vni),
-            Cell::from(entry.record.revision.0.to_string()),
+            Cell::from(entry.record.revision.to_string()),
             Cell::from(entry.record.key.as_str()),
         ]);
         table.push(row);
@@ -122,7 +122,7 @@ pub(super) fn page(entry: &Entry) -> Page {
         ("Expires", expires),
         ("This node", if entry.is_own { "yes" } else { "no" }.to_owned()),
         ("Key", entry.record.key.clone()),
-        ("Revision", entry.record.revision.0.to_string()),
+        ("Revision", entry.record.revision.to_string()),
     ]);
     let lines: Vec<String> =
         lines.iter().map(|(name, value)| format!("{:<16}{value}", format!("{name}:"))).collect();

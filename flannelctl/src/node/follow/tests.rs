@@ -3,7 +3,7 @@ use flannel_core::lease::Revision;
 use flannel_core::store::{Grant, Listing};
 
 fn record(key: &str, value: &str) -> Record {
-    Record { key: key.to_owned(), value: value.into(), revision: Revision(1), grant: Some(Grant(1)) }
+    Record { key: key.to_owned(), value: value.into(), revision: Revision::new(1), grant: Some(Grant(1)) }
 }
 
 fn shown(events: &[Event]) -> Vec<String> {
@@ -26,10 +26,11 @@ fn shown(events: &[Event]) -> Vec<String> {
 fn renewals_are_no_events() {
     let mut known = None;
     let mut next = |update| shown(&events_of(&mut known, update));
-    let listing = |records: &[Record]| {
-        Update::Listing(Listing { revision: Revision(1), config: None, records: records.to_vec() })
+    let listing = |records: &[Record]| Update::Listing {
+        listing: Listing { revision: Revision::new(1), config: None, records: records.to_vec() },
+        is_other_store: false,
     };
-    let put = |record| Update::Changes { revision: Revision(2), changes: vec![Change::Put(record)] };
+    let put = |record| Update::Changes { revision: Revision::new(2), changes: vec![Change::Put(record)] };
     assert_eq!(
         next(listing(&[record("10.5.2.0-24", "b"), record("10.5.1.0-24", "a")])),
         ["Listed", "listed 10.5.1.0-24=a", "listed 10.5.2.0-24=b"]
@@ -40,7 +41,10 @@ fn renewals_are_no_events() {
     let reservation = Record { grant: None, ..record("10.5.3.0-24", "d") };
     assert_eq!(next(put(reservation.clone())), ["10.5.3.0-24=d 10.5.3.0-24=d"]);
     let delete = Change::Delete { key: "10.5.1.0-24".to_owned() };
-    assert_eq!(next(Update::Changes { revision: Revision(3), changes: vec![delete] }), ["10.5.1.0-24=a -"]);
+    assert_eq!(
+        next(Update::Changes { revision: Revision::new(3), changes: vec![delete] }),
+        ["10.5.1.0-24=a -"]
+    );
     // After a break, a listing replaces the changes that were missed.
     assert_eq!(
         next(listing(&[reservation, record("10.5.4.0-24", "e")])),

@@ -91,7 +91,7 @@ impl Node {
         let claim = Claim::new(start.margin, start.wish, start.remembered, start.seed);
         let view = View {
             table: LeaseTable::default(),
-            revision: Revision(0),
+            revision: Revision::new(0),
             listings: 0,
             own: None,
             record,
@@ -177,7 +177,7 @@ impl View {
 
     fn take(&mut self, update: Update) {
         match update {
-            Update::Listing(listing) => {
+            Update::Listing { listing, .. } => {
                 self.revision = listing.revision;
                 self.listings += 1;
                 self.table.replace(&listing.records);

@@ -78,12 +78,12 @@ async fn what_is_half_written_is_read_again() {
 async fn same_size_in_the_same_tick_is_noticed() {
     let bench = DirBench::new().await;
     let path = bench.path("config");
-    let mut last = Revision(0);
+    let mut last = Revision::new(0);
     for n in 0..200 {
         fs::write(&path, format!("{n:03}")).unwrap();
         let config = bench.store().list().await.unwrap().config.unwrap();
         assert_eq!(config.text, format!("{n:03}"));
-        assert!(config.revision > last);
+        assert!(last.is_before(config.revision));
         last = config.revision;
     }
 }
@@ -131,7 +131,7 @@ async fn expiry_files_are_those_of_any_tool() {
     assert!(matches!(store.renew(&subnets(4), &held).await, Err(StoreError::Raced)));
     let record = store.list().await.unwrap().records.remove(2);
     assert_eq!(record.grant, None, "without expiry file it is a reservation");
-    assert!(record.revision > held.revision);
+    assert!(held.revision.is_before(record.revision));
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn a_damaged_index_is_made_anew() {
     let before = store.list().await.unwrap();
     fs::write(bench.path(".index"), "{\"revision\":").unwrap();
     let after = store.list().await.unwrap();
-    assert!(after.revision > before.revision);
+    assert!(before.revision.is_before(after.revision));
     assert_eq!(after.records[0].value, b"a");
     let mut watch = store.watch(before.revision).await.unwrap();
     assert_eq!(watch.next().await.unwrap(), WatchEvent::Outdated);

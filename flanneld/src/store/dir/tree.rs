@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::NamedTempFile;
 use tracing::debug;
 
+use super::error::DirError;
 use super::expiry::{DEFAULT_LIFETIME, Expiry};
 use super::index::{Entry, Index, Lease, Seen, Stamp, Touched, hash};
 use crate::store::Life;
@@ -54,7 +55,7 @@ impl Tree {
     pub(super) fn prepare(&self) -> Result<(), StoreError> {
         for directory in [&self.root, &self.subnets, &self.leases] {
             fs::create_dir_all(directory)
-                .map_err(|error| StoreError::file("create directory", directory, error))?;
+                .map_err(|error| DirError::file("create directory", directory, error))?;
         }
         Ok(())
     }
@@ -73,7 +74,7 @@ impl Tree {
                 }
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => (Index::new(now_micros), true),
-            Err(error) => return Err(StoreError::file("read", &self.index, error)),
+            Err(error) => return Err(DirError::file("read", &self.index, error)),
         };
         let mut locked = Locked { tree: self, index, stale, _lock: file };
         locked.compare()?;
@@ -82,7 +83,7 @@ impl Tree {
     }
 
     fn take_lock(&self) -> Result<File, StoreError> {
-        let failed = |error| StoreError::file("lock", &self.lock, error);
+        let failed = |error| DirError::file("lock", &self.lock, error);
         let deadline = Instant::now() + LOCK_LIMIT;
         loop {
             let mut options = OpenOptions::new();
@@ -102,7 +103,7 @@ impl Tree {
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
             if Instant::now() >= deadline {
-                return Err(StoreError::Locked { path: self.lock.clone(), limit: LOCK_LIMIT });
+                return Err(DirError::Locked { path: self.lock.clone(), limit: LOCK_LIMIT }.into());
             }
             sleep(LOCK_PAUSE);
         }
@@ -123,7 +124,7 @@ impl Locked<'_> {
         let records = self.index.records.iter();
         let records = records.filter_map(|(key, entry)| self.record(key, entry));
         Ok(Listing {
-            revision: Revision(self.index.revision),
+            revision: Revision::new(self.index.revision),
             config: self.config()?,
             records: records.collect(),
         })
@@ -131,7 +132,7 @@ impl Locked<'_> {
 
     /// What has changed after a revision; `None` if that is not known any more.
     pub(super) fn changes(&self, after: Revision) -> Result<Option<Vec<Change>>, StoreError> {
-        let Some(touched) = self.index.since(after.0) else { return Ok(None) };
+        let Some(touched) = self.index.since(after.number()) else { return Ok(None) };
         let mut changes = Vec::new();
         for touched in touched {
             match touched {
@@ -152,9 +153,10 @@ impl Locked<'_> {
         guard: CreateGuard,
         lifetime: Option<Duration>,
     ) -> Result<Held, StoreError> {
-        let same_config = self.index.config.as_ref().is_some_and(|entry| entry.modified == guard.config.0);
+        let same_config =
+            self.index.config.as_ref().is_some_and(|entry| entry.modified == guard.config.number());
         let newest = self.index.records.values().map(|entry| entry.modified).max().unwrap_or(0);
-        let same_records = guard.records.is_none_or(|records| newest <= records.0);
+        let same_records = guard.records.is_none_or(|records| newest <= records.number());
         if self.index.records.contains_key(key) || !same_config || !same_records {
             return Err(StoreError::Raced);
         }
@@ -175,7 +177,7 @@ impl Locked<'_> {
             Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(StoreError::Raced);
             }
-            Err(error) => return Err(StoreError::file("create", &path, error.error)),
+            Err(error) => return Err(DirError::file("create", &path, error.error)),
         }
         self.wrote(key, lifetime)
     }
@@ -241,7 +243,7 @@ impl Locked<'_> {
         text: &str,
         current: Option<Revision>,
     ) -> Result<Revision, StoreError> {
-        if self.index.config.as_ref().map(|entry| Revision(entry.modified)) != current {
+        if self.index.config.as_ref().map(|entry| Revision::new(entry.modified)) != current {
             return Err(StoreError::Raced);
         }
         self.write(&self.tree.config, text.as_bytes())?;
@@ -249,12 +251,12 @@ impl Locked<'_> {
         self.stale = true;
         let revision = self.index.put_config(file);
         self.save()?;
-        Ok(Revision(revision))
+        Ok(Revision::new(revision))
     }
 
     fn entry_at(&self, key: &str, revision: Revision) -> Result<&Entry, StoreError> {
         let entry = self.index.records.get(key);
-        entry.filter(|entry| entry.modified == revision.0).ok_or(StoreError::Raced)
+        entry.filter(|entry| entry.modified == revision.number()).ok_or(StoreError::Raced)
     }
 
     /// Notes a record that was just written.
@@ -265,7 +267,7 @@ impl Locked<'_> {
         let revision = self.index.put(key, file, lease);
         self.save()?;
         let grant = self.index.records[key].grant();
-        Ok(Held { revision: Revision(revision), grant, remaining: grant.and(remaining) })
+        Ok(Held { revision: Revision::new(revision), grant, remaining: grant.and(remaining) })
     }
 
     /// Removes a record and its expiry file, in this order: see `create`.
@@ -348,7 +350,7 @@ impl Locked<'_> {
 
     /// A record as it is now; `None` if it was deleted meanwhile.
     fn record(&self, key: &str, entry: &Entry) -> Option<Record> {
-        let revision = Revision(entry.modified);
+        let revision = Revision::new(entry.modified);
         let value = match read(&self.tree.subnets.join(key)) {
             Ok(value) => value?,
             Err(_) => Vec::new(),
@@ -360,7 +362,7 @@ impl Locked<'_> {
         let Some(entry) = &self.index.config else { return Ok(None) };
         Ok(read(&self.tree.config)?.map(|text| ConfigRecord {
             text: String::from_utf8_lossy(&text).into_owned(),
-            revision: Revision(entry.modified),
+            revision: Revision::new(entry.modified),
         }))
     }
 
@@ -373,7 +375,7 @@ impl Locked<'_> {
     fn save(&mut self) -> Result<(), StoreError> {
         if self.stale {
             let text = serde_json::to_vec(&self.index)
-                .map_err(|error| StoreError::file("write", &self.tree.index, io::Error::other(error)))?;
+                .map_err(|error| DirError::file("write", &self.tree.index, io::Error::other(error)))?;
             // Not flushed to the disk: one that is lost or old is made anew from the files.
             self.replace(&self.tree.index, self.temporary(&text, false)?)?;
             self.stale = false;
@@ -388,13 +390,13 @@ impl Locked<'_> {
     }
 
     fn replace(&self, path: &Path, file: NamedTempFile) -> Result<(), StoreError> {
-        file.persist(path).map(drop).map_err(|error| StoreError::file("write", path, error.error))
+        file.persist(path).map(drop).map_err(|error| DirError::file("write", path, error.error))
     }
 
     /// A file beside the others that is not one of them yet. Everybody may read it: nothing here is secret.
     fn temporary(&self, content: &[u8], durable: bool) -> Result<NamedTempFile, StoreError> {
         let root = &self.tree.root;
-        let failed = |error| StoreError::file("write a file in", root, error);
+        let failed = |error| DirError::file("write a file in", root, error);
         let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(root).map_err(failed)?;
         file.write_all(content).map_err(failed)?;
         file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed)?;
@@ -411,7 +413,7 @@ fn see(path: &Path, known: Option<&Seen>) -> Result<Option<Seen>, StoreError> {
         Ok(metadata) if metadata.is_file() => metadata,
         Ok(_) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(StoreError::file("read", path, error)),
+        Err(error) => return Err(DirError::file("read", path, error)),
     };
     let stamp = stamp(&metadata);
     if let Some(known) = known.filter(|known| known.settled && known.stamp == stamp) {
@@ -448,25 +450,25 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     match result {
         Ok(_) => Ok(Some(content)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::file("read", path, error)),
+        Err(error) => Err(DirError::file("read", path, error)),
     }
 }
 
 fn remove(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::file("delete", path, error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DirError::file("delete", path, error)),
         _ => Ok(()),
     }
 }
 
 /// Makes the names in a directory durable.
 fn sync_directory(path: &Path) -> Result<(), StoreError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(|error| StoreError::file("write", path, error))
+    File::open(path).and_then(|file| file.sync_all()).map_err(|error| DirError::file("write", path, error))
 }
 
 /// The keys that have a file. What editors and copying tools leave beside them is not meant as a record.
 fn names(directory: &Path) -> Result<BTreeSet<String>, StoreError> {
-    let failed = |error| StoreError::file("read", directory, error);
+    let failed = |error| DirError::file("read", directory, error);
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(directory).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();

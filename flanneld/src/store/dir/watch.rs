@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 
 use super::DirStore;
+use super::error::DirError;
 use super::tree::Tree;
 use crate::store::error::StoreError;
 use crate::store::operation::Operation;
@@ -39,7 +40,7 @@ impl DirWatch {
         let after = self.after;
         let work = move |tree: &Tree| {
             let locked = tree.lock()?;
-            Ok((locked.changes(after)?, Revision(locked.index.revision), locked.index.next_expiry()))
+            Ok((locked.changes(after)?, Revision::new(locked.index.revision), locked.index.next_expiry()))
         };
         let (changes, revision, next_expiry) = self.store.run(Operation::Watch, work).await?;
         self.pending = false;
@@ -66,7 +67,7 @@ impl LeaseWatch for DirWatch {
                     // Listening starts before the look, so that nothing falls in between.
                     tree.prepare()?;
                     self.pending = true;
-                    let failed = |error| StoreError::file("watch", &tree.root, error);
+                    let failed = |error| DirError::file("watch", &tree.root, error);
                     empty.insert(Notices::new(tree).and_then(Notices::registered).map_err(failed)?)
                 }
             };
@@ -81,7 +82,7 @@ impl LeaseWatch for DirWatch {
                 ready = notices.readable() => Some(ready),
                 () = expiry, if self.next_expiry_millis.is_some() => None,
             };
-            let failed = |error| StoreError::file("watch", &tree.root, error);
+            let failed = |error| DirError::file("watch", &tree.root, error);
             let notice = match ready {
                 Some(Ok(mut ready)) => {
                     let notice = ready.get_inner().drain();

@@ -15,9 +15,9 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
+use super::error::{Cause, EtcdError};
 use super::failure::{FAILED_PRECONDITION, Failure, answer, classify};
 use super::options::{CAFILE, CERTFILE, Endpoint, KEYFILE, Target};
-use crate::store::error::{Cause, StoreError};
 use crate::store::operation::Operation;
 use crate::store::stats::Counters;
 
@@ -64,7 +64,7 @@ impl Connector {
         &mut self,
         target: &Target,
         counters: &Counters,
-    ) -> Result<Connection, StoreError> {
+    ) -> Result<Connection, EtcdError> {
         let count = target.endpoints.len();
         let chance = || usize::try_from(RandomState::new().hash_one(0) % count as u64).unwrap_or(0);
         let first = *self.first.get_or_insert_with(chance) % count;
@@ -90,7 +90,7 @@ impl Connector {
             }
             running.extend(waiting.next().map(|at| Box::pin(open(target, at, generation, counters))));
         }
-        Err(if attempts.len() == 1 { attempts.remove(0) } else { StoreError::NoEndpoint { attempts } })
+        Err(if attempts.len() == 1 { attempts.remove(0) } else { EtcdError::NoEndpoint { attempts } })
     }
 
     /// Lets the next race begin after an endpoint that has failed.
@@ -118,16 +118,16 @@ async fn open(
     at: usize,
     generation: u64,
     counters: &Counters,
-) -> Result<Connection, StoreError> {
+) -> Result<Connection, EtcdError> {
     let endpoint = &target.endpoints[at];
     let started = Instant::now();
     let result = open_client(target, endpoint).await;
-    counters.record(Operation::Connect, started.elapsed(), &result);
+    counters.record(Operation::Connect, started.elapsed(), result.is_err());
     let mut client = result?;
     if let Some(login) = &target.login {
         let started = Instant::now();
         let result = authenticate(&mut client, target, endpoint, login).await;
-        counters.record(Operation::Authenticate, started.elapsed(), &result);
+        counters.record(Operation::Authenticate, started.elapsed(), result.is_err());
         result?;
     }
     Ok(Connection {
@@ -143,7 +143,7 @@ async fn open(
 
 /// Prepares a client. It connects with the first request: the login, a probe if there is a choice of endpoints, or
 /// the request that the connection is made for.
-async fn open_client(target: &Target, endpoint: &Endpoint) -> Result<Client, StoreError> {
+async fn open_client(target: &Target, endpoint: &Endpoint) -> Result<Client, EtcdError> {
     let mut options = ConnectOptions::new()
         .with_connect_timeout(CONNECT_LIMIT)
         .with_tcp_keepalive(TCP_KEEPALIVE)
@@ -164,7 +164,7 @@ async fn open_client(target: &Target, endpoint: &Endpoint) -> Result<Client, Sto
 }
 
 /// Reads the certificates anew each time, so that a renewed one is used by the next connection.
-async fn tls_options(target: &Target) -> Result<TlsOptions, StoreError> {
+async fn tls_options(target: &Target) -> Result<TlsOptions, EtcdError> {
     let mut tls = TlsOptions::new().timeout(CONNECT_LIMIT);
     tls = match &target.cafile {
         Some(cafile) => {
@@ -179,8 +179,8 @@ async fn tls_options(target: &Target) -> Result<TlsOptions, StoreError> {
     Ok(tls)
 }
 
-async fn read(path: &Path, flag: &'static str) -> Result<Vec<u8>, StoreError> {
-    let certificate = |cause| StoreError::Certificate { path: path.to_owned(), flag, cause: Cause(cause) };
+async fn read(path: &Path, flag: &'static str) -> Result<Vec<u8>, EtcdError> {
+    let certificate = |cause| EtcdError::Certificate { path: path.to_owned(), flag, cause: Cause(cause) };
     let text = tokio::fs::read(path).await.map_err(|error| certificate(error.to_string()))?;
     // The TLS library takes a CA file without any certificate as an empty list.
     let armoured = text.windows(PEM_BEGIN.len()).any(|window| window == PEM_BEGIN);
@@ -190,14 +190,14 @@ async fn read(path: &Path, flag: &'static str) -> Result<Vec<u8>, StoreError> {
 const PEM_BEGIN: &[u8] = b"-----BEGIN ";
 
 /// A client that cannot even be prepared has a certificate that the TLS library does not take.
-fn unusable_files(target: &Target, error: etcd_client::Error) -> Result<StoreError, etcd_client::Error> {
+fn unusable_files(target: &Target, error: etcd_client::Error) -> Result<EtcdError, etcd_client::Error> {
     let etcd_client::Error::TransportError(error) = error else { return Err(error) };
     let (path, flag) = match (&target.identity, &target.cafile) {
         (Some((certificate, _)), _) => (certificate, CERTFILE.name),
         (None, Some(cafile)) => (cafile, CAFILE.name),
         (None, None) => return Err(etcd_client::Error::TransportError(error)),
     };
-    Ok(StoreError::Certificate { path: path.clone(), flag, cause: Cause::innermost(&error) })
+    Ok(EtcdError::Certificate { path: path.clone(), flag, cause: Cause::innermost(&error) })
 }
 
 /// Gets a token. Answered by a quorum, so it is the proof that the endpoint is good.
@@ -206,7 +206,7 @@ async fn authenticate(
     target: &Target,
     endpoint: &Endpoint,
     login: &(String, String),
-) -> Result<(), StoreError> {
+) -> Result<(), EtcdError> {
     let error = match client.update_user(Some(login.clone())).await {
         Ok(()) => return Ok(()),
         // Authentication is not enabled, so no token is wanted.
@@ -216,19 +216,19 @@ async fn authenticate(
     let failure =
         Failure { target, endpoint: &endpoint.url, fresh: true, operation: Operation::Authenticate };
     Err(match classify(error, &failure) {
-        StoreError::UserNeeded { endpoint, cause } => {
-            StoreError::AuthenticationFailed { endpoint, user: login.0.clone(), cause }
+        EtcdError::UserNeeded { endpoint, cause } => {
+            EtcdError::AuthenticationFailed { endpoint, user: login.0.clone(), cause }
         }
         error => error,
     })
 }
 
 /// A small read that needs a quorum: a member that is cut off from the others must not win the race.
-async fn probe(client: &mut Client, target: &Target, failure: &Failure<'_>) -> Result<(), StoreError> {
+async fn probe(client: &mut Client, target: &Target, failure: &Failure<'_>) -> Result<(), EtcdError> {
     let request = client.get(target.keys.config.as_str(), Some(GetOptions::new().with_count_only()));
     match request.await.map_err(|error| classify(error, failure)) {
         // These are answers too; the request itself will say what is missing.
-        Ok(_) | Err(StoreError::PermissionDenied { .. } | StoreError::UserNeeded { .. }) => Ok(()),
+        Ok(_) | Err(EtcdError::PermissionDenied { .. } | EtcdError::UserNeeded { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }

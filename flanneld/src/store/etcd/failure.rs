@@ -1,4 +1,4 @@
-//! From the errors of etcd-client to [`StoreError`].
+//! From the errors of etcd-client to [`EtcdError`].
 //!
 //! Server answers are told from broken connections by whether the gRPC status has a source, and from each
 //! other by the code. A code is enough, because the requests here are few and well-formed.
@@ -7,8 +7,8 @@ use rustls::{AlertDescription, CertificateError};
 use std::error::Error;
 use std::io;
 
+use super::error::{Cause, EtcdError, TlsProblem, inner};
 use super::options::Target;
-use crate::store::error::{Cause, StoreError, TlsProblem, inner};
 use crate::store::operation::Operation;
 
 /// What was going on when a request failed.
@@ -55,30 +55,30 @@ pub(super) fn is_not_found(error: &etcd_client::Error) -> bool {
     answer(error) == Some(NOT_FOUND)
 }
 
-pub(super) fn classify(error: etcd_client::Error, failure: &Failure<'_>) -> StoreError {
+pub(super) fn classify(error: etcd_client::Error, failure: &Failure<'_>) -> EtcdError {
     let endpoint = failure.endpoint.to_owned();
     let operation = failure.operation;
     let status = match error {
         etcd_client::Error::GRpcStatus(status) => status,
         etcd_client::Error::TransportError(error) => return broken(&error, failure),
-        error => return StoreError::Unreachable { endpoint, cause: Cause(error.to_string()) },
+        error => return EtcdError::Unreachable { endpoint, cause: Cause(error.to_string()) },
     };
     if let Some(source) = status.source() {
         return broken(source, failure);
     }
     let cause = Cause(status.message().to_owned());
     match status.code() as i32 {
-        INVALID_ARGUMENT | UNAUTHENTICATED => StoreError::UserNeeded { endpoint, cause },
+        INVALID_ARGUMENT | UNAUTHENTICATED => EtcdError::UserNeeded { endpoint, cause },
         PERMISSION_DENIED => denied(failure),
         DEADLINE_EXCEEDED | RESOURCE_EXHAUSTED | UNAVAILABLE => {
-            StoreError::Unavailable { endpoint, operation, cause }
+            EtcdError::Unavailable { endpoint, operation, cause }
         }
-        _ => StoreError::Rejected { endpoint, operation, cause },
+        _ => EtcdError::Rejected { endpoint, operation, cause },
     }
 }
 
-pub(super) fn denied(failure: &Failure<'_>) -> StoreError {
-    StoreError::PermissionDenied {
+pub(super) fn denied(failure: &Failure<'_>) -> EtcdError {
+    EtcdError::PermissionDenied {
         endpoint: failure.endpoint.to_owned(),
         user: failure.target.login.as_ref().map(|(user, _)| user.clone()),
         operation: failure.operation,
@@ -87,7 +87,7 @@ pub(super) fn denied(failure: &Failure<'_>) -> StoreError {
 }
 
 /// A connection that could not be made or that broke.
-fn broken(error: &(dyn Error + 'static), failure: &Failure<'_>) -> StoreError {
+fn broken(error: &(dyn Error + 'static), failure: &Failure<'_>) -> EtcdError {
     let endpoint = failure.endpoint.to_owned();
     let cause = Cause::innermost(error);
     let tls =
@@ -97,9 +97,9 @@ fn broken(error: &(dyn Error + 'static), failure: &Failure<'_>) -> StoreError {
         None if tls && failure.fresh && is_hangup(error) => {
             TlsProblem::Closed { certificate: failure.target.identity.is_some() }
         }
-        None => return StoreError::Unreachable { endpoint, cause },
+        None => return EtcdError::Unreachable { endpoint, cause },
     };
-    StoreError::Tls { endpoint, problem, cause }
+    EtcdError::Tls { endpoint, problem, cause }
 }
 
 /// The other side took the connection and ended it: during the TLS handshake, or in HTTP after it.

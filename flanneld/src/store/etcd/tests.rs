@@ -37,6 +37,16 @@ fn show(error: &StoreError, server: &Server) -> String {
         .replace(server.directory.path().to_str().unwrap(), "DIR")
 }
 
+/// The error of etcd itself.
+fn etcd(error: &StoreError) -> &EtcdError {
+    match error {
+        StoreError::TimedOut(detail) | StoreError::Unavailable(detail) | StoreError::Unusable(detail) => {
+            detail.error().downcast_ref().unwrap()
+        }
+        StoreError::Raced => panic!("raced"),
+    }
+}
+
 async fn event(watch: &mut Watch) -> Result<WatchEvent, StoreError> {
     timeout(PATIENCE, watch.next()).await.expect("the watch says something")
 }
@@ -82,7 +92,7 @@ async fn a_dead_endpoint_beside_a_good_one_does_not_matter() {
     let other = free_port();
     let store = EtcdStore::new(options(&format!("{refusing},http://127.0.0.1:{other}"))).unwrap();
     let error = store.list().await.unwrap_err();
-    assert!(matches!(&error, StoreError::NoEndpoint { attempts } if attempts.len() == 2), "{error}");
+    assert!(matches!(etcd(&error), EtcdError::NoEndpoint { attempts } if attempts.len() == 2), "{error}");
     assert!(error.to_string().contains(&other.to_string()) && error.is_transient(), "{error}");
 }
 
@@ -94,7 +104,7 @@ async fn an_unreachable_server_is_named() {
     store.list().await.unwrap();
     server.stop();
     let error = store.list().await.unwrap_err();
-    assert!(error.is_transient() && matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+    assert!(error.is_transient() && matches!(etcd(&error), EtcdError::Unreachable { .. }), "{error:?}");
     let error = server.store().list().await.unwrap_err();
     insta::assert_snapshot!(show(&error, &server), @r#"could not reach etcd at http://127.0.0.1:PORT; check that it runs there and that --etcd-endpoints is right (host, port, http or https): Connection refused (os error 111)"#);
 }
@@ -111,7 +121,7 @@ async fn a_watch_survives_restarts_and_compaction() {
     let mut next = async || {
         loop {
             match timeout(PATIENCE, updates.recv()).await.expect("an update").unwrap() {
-                Update::Listing(listing) => return format!("listing of {}", listing.records.len()),
+                Update::Listing { listing, .. } => return format!("listing of {}", listing.records.len()),
                 Update::Changes { changes, .. } => match &changes[..] {
                     [Change::Put(record)] => return format!("put {}", record.key),
                     // The last one seen may be told again.
@@ -171,7 +181,7 @@ async fn a_wiped_store_is_noticed_even_if_it_has_passed_our_revision() {
 
     // A revision that lies ahead is noticed without any record to tell by.
     let listing = store.list().await.unwrap();
-    let mut watch = server.store().watch(Revision(listing.revision.0 + 1)).await.unwrap();
+    let mut watch = server.store().watch(Revision::new(listing.revision.number() + 1)).await.unwrap();
     assert_eq!(event(&mut watch).await.unwrap(), WatchEvent::Outdated);
     let mut watch = store.watch(listing.revision).await.unwrap();
     put(&server, "subnets/10.5.9.0-24", "1").await;
@@ -192,8 +202,8 @@ async fn a_server_that_stands_still_is_noticed() {
     let (watched, listed) = tokio::join!(event(&mut watch), store.list());
     let (watched, listed) = (watched.unwrap_err(), listed.unwrap_err());
     assert!(watched.is_transient() && listed.is_transient());
-    assert!(matches!(listed, StoreError::TimedOut { .. }), "{listed:?}");
-    assert!(matches!(watched, StoreError::Unreachable { .. }), "{watched:?}");
+    assert!(matches!(listed, StoreError::TimedOut(_)), "{listed:?}");
+    assert!(matches!(etcd(&watched), EtcdError::Unreachable { .. }), "{watched:?}");
     insta::assert_snapshot!(show(&listed, &server), @r#"etcd at http://127.0.0.1:PORT did not answer in 5 s: listing the leases"#);
     server.signal("CONT");
     let mut watch = store.watch(listing.revision).await.unwrap();
@@ -227,7 +237,7 @@ async fn a_failed_creation_leaves_no_grant() {
     let server = Server::start().await;
     put(&server, "config", "{}").await;
     let store = server.store();
-    let guard = CreateGuard { config: Revision(1), records: None };
+    let guard = CreateGuard { config: Revision::new(1), records: None };
     let subnets = Subnets { v4: Some("10.5.1.0/24".parse().unwrap()), v6: None };
     let result = store.create(&subnets, &LeaseAttrs::default(), guard, Some(PATIENCE)).await;
     assert!(matches!(result, Err(StoreError::Raced)));

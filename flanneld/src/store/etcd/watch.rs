@@ -10,11 +10,12 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
 use super::connect::Connection;
+use super::error::{Cause, EtcdError};
 use super::failure::{denied, is_login_needed, is_out_of_range};
 use super::{CALL_LIMIT, EtcdStore, config_record, landmark, record};
-use crate::store::error::{Cause, StoreError};
+use crate::store::error::StoreError;
 use crate::store::operation::Operation;
-use crate::store::{Change, LeaseWatch, WatchEvent};
+use crate::store::{Change, LeaseWatch, WatchEvent, is_failure};
 
 /// How often the server is asked for a sign of life. By itself it gives one every ten minutes.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(120);
@@ -55,7 +56,7 @@ impl EtcdWatch {
         let started = Instant::now();
         let deadline = started + CALL_LIMIT;
         let result = Self::open_widest(store, after, deadline).await;
-        store.shared.counters.record(Operation::Watch, started.elapsed(), &result);
+        store.shared.counters.record(Operation::Watch, started.elapsed(), is_failure(&result));
         let mut watch = result?;
         watch.outdated = !watch.is_same_store(after).await?;
         Ok(watch)
@@ -84,7 +85,7 @@ impl EtcdWatch {
                 }
                 Err(Refusal::Denied) if !narrow => narrow = true,
                 Err(Refusal::Denied) => {
-                    return Err(denied(&store.failure(&connection, Operation::Watch)));
+                    return Err(denied(&store.failure(&connection, Operation::Watch)).into());
                 }
                 Err(Refusal::Failed(error)) => {
                     store.forget(&connection).await;
@@ -103,7 +104,7 @@ impl EtcdWatch {
         let keys = &store.shared.target.keys;
         // Responses are not split into fragments: each then holds whole revisions, so the revision of its last
         // event is a point to resume from.
-        let options = WatchOptions::new().with_start_revision(after.0 + 1).with_progress_notify();
+        let options = WatchOptions::new().with_start_revision(after.number() + 1).with_progress_notify();
         let whole = options.clone().with_range(keys.subnets_end.as_str());
         let first = if narrow { options.clone() } else { whole.clone() };
 
@@ -146,7 +147,7 @@ impl EtcdWatch {
                 }
                 Ok(Some(response)) if response.created() => {
                     self.cluster = response.header().map_or(0, |header| header.cluster_id());
-                    self.parts.push(Part { id: response.watch_id(), delivered: after.0 });
+                    self.parts.push(Part { id: response.watch_id(), delivered: after.number() });
                     return Ok(());
                 }
                 Ok(Some(response)) => self.early.push_back(response),
@@ -160,10 +161,10 @@ impl EtcdWatch {
     /// Checks that the store has the revision `after` and that what we know of it stood there.
     async fn is_same_store(&self, after: Revision) -> Result<bool, StoreError> {
         let keys = &self.store.shared.target.keys;
-        let known = self.store.with_landmarks(|landmarks| landmarks.at(after.0));
+        let known = self.store.with_landmarks(|landmarks| landmarks.at(after.number()));
         let key = known.as_ref().map_or(keys.config.as_bytes(), |known| &known.key).to_vec();
         let request = |mut connection: Connection| {
-            let (key, options) = (key.clone(), GetOptions::new().with_revision(after.0));
+            let (key, options) = (key.clone(), GetOptions::new().with_revision(after.number()));
             async move {
                 match connection.kv.get(key, Some(options)).await {
                     Err(error) if is_out_of_range(&error) => Ok(None),
@@ -201,7 +202,7 @@ impl EtcdWatch {
         }
         let changes = response.events().iter().filter_map(|event| self.change(event)).collect();
         let delivered = self.parts.iter().map(|part| part.delivered).min().unwrap_or(0);
-        WatchEvent::Changes { revision: Revision(delivered), changes }
+        WatchEvent::Changes { revision: Revision::new(delivered), changes }
     }
 
     fn change(&self, event: &etcd_client::Event) -> Option<Change> {
@@ -248,10 +249,11 @@ impl LeaseWatch for EtcdWatch {
                 Some(Ok(Some(response))) => return Ok(self.event(&response)),
                 Some(Ok(None)) => {
                     self.store.forget(&self.connection).await;
-                    return Err(StoreError::WatchEnded {
+                    return Err(EtcdError::WatchEnded {
                         endpoint: self.connection.url.to_string(),
                         cause: Cause("the stream was closed".to_owned()),
-                    });
+                    }
+                    .into());
                 }
                 Some(Err(error)) => {
                     return Err(self.store.failed(&self.connection, Operation::Watch, error).await);

@@ -64,14 +64,14 @@ fn assert_raced<T: std::fmt::Debug>(result: Result<T, StoreError>) {
 /// Reads a watch up to and including the change wanted; checks that revisions never go back.
 async fn until(watch: &mut Watch, wanted: impl Fn(&Change) -> bool) -> (Vec<Change>, Revision) {
     let mut seen = Vec::new();
-    let mut last = Revision(0);
+    let mut last = Revision::new(0);
     loop {
         let event =
             timeout(PATIENCE, watch.next()).await.unwrap_or_else(|_| panic!("nothing after {seen:?}"));
         let WatchEvent::Changes { revision, changes } = event.unwrap() else {
             panic!("outdated after {seen:?}")
         };
-        assert!(revision >= last, "{revision:?} after {last:?}");
+        assert!(!revision.is_before(last), "{revision:?} after {last:?}");
         last = revision;
         seen.extend(changes);
         if seen.iter().any(&wanted) {
@@ -91,7 +91,7 @@ fn is_put(change: &Change, wanted: &str) -> bool {
 pub(super) async fn an_empty_store_lists_nothing(bench: &impl Bench) {
     let listing = bench.store().list().await.unwrap();
     assert_eq!((listing.config, listing.records), (None, Vec::new()));
-    assert!(listing.revision > Revision(0));
+    assert!(Revision::new(0).is_before(listing.revision));
 }
 
 pub(super) async fn a_listing_is_whole_and_in_key_order(bench: &impl Bench) {
@@ -103,14 +103,14 @@ pub(super) async fn a_listing_is_whole_and_in_key_order(bench: &impl Bench) {
     assert_eq!(listing.config.as_ref().unwrap().text, CONFIG);
     let grants: Vec<bool> = listing.records.iter().map(|record| record.grant.is_some()).collect();
     assert_eq!(grants, [false, true, false]);
-    assert!(listing.records.iter().all(|record| record.revision <= listing.revision));
+    assert!(listing.records.iter().all(|record| !listing.revision.is_before(record.revision)));
     assert_eq!(store.list().await.unwrap(), listing, "reading changes nothing");
 
     bench.remove_config().await;
     bench.remove("10.5.9.0-24").await;
     let later = store.list().await.unwrap();
     assert_eq!((later.config.as_ref(), keys(&later)), (None, vec!["10.5.10.0-24", "10.5.9.0-24&fc00::-64"]));
-    assert!(later.revision > listing.revision);
+    assert!(listing.revision.is_before(later.revision));
 }
 
 pub(super) async fn a_thousand_records_are_listed(bench: &impl Bench) {
@@ -199,7 +199,7 @@ pub(super) async fn of_many_at_once_one_wins(bench: &impl Bench) {
 pub(super) async fn an_update_needs_the_revision_and_keeps_the_grant(bench: &impl Bench) {
     let (store, first) = created(bench, 1, DAY).await;
     let second = store.update(&subnets(1), &attrs(2), &first).await.unwrap();
-    assert!(second.revision > first.revision);
+    assert!(first.revision.is_before(second.revision));
     assert_eq!(second.grant, first.grant);
     let record = store.list().await.unwrap().records.remove(0);
     assert_eq!((record.revision, record.grant, text(&record)), (second.revision, first.grant, value(2)));
@@ -290,7 +290,7 @@ pub(super) async fn a_watch_tells_every_change(bench: &impl Bench) {
     bench.put_config("{}").await;
     let (seen, _) = until(&mut watch, |change| matches!(change, Change::Config(_))).await;
     let Change::Config(Some(config)) = &seen[0] else { panic!("{seen:?}") };
-    assert_eq!((config.text.as_str(), config.revision > second.revision), ("{}", true));
+    assert_eq!((config.text.as_str(), second.revision.is_before(config.revision)), ("{}", true));
 
     store.delete(&key(1), second.revision).await.unwrap();
     let (seen, _) = until(&mut watch, |change| is_delete(change, "10.5.1.0-24")).await;
@@ -348,7 +348,7 @@ pub(super) async fn a_lease_becomes_a_reservation_and_back(bench: &impl Bench) {
     assert_eq!(life.granted, day);
     assert!(life.left <= day && life.left > day / 2, "{life:?}");
 
-    let stale = Record { revision: Revision(lease.revision.0 - 1), ..lease.clone() };
+    let stale = Record { revision: Revision::new(lease.revision.number() - 1), ..lease.clone() };
     assert_raced(store.set_lifetime(&stale, None).await);
     assert_eq!(only_record().await, lease);
 
@@ -359,6 +359,6 @@ pub(super) async fn a_lease_becomes_a_reservation_and_back(bench: &impl Bench) {
 
     store.set_lifetime(&reserved, Some(day / 2)).await.unwrap();
     let lease = only_record().await;
-    assert!(lease.grant.is_some() && lease.value == reserved.value && lease.revision > revision);
+    assert!(lease.grant.is_some() && lease.value == reserved.value && revision.is_before(lease.revision));
     assert_eq!(store.life(&lease).await.unwrap().unwrap().granted, day / 2);
 }
