@@ -9,6 +9,7 @@ pub(crate) mod conn;
 mod error;
 mod monitor;
 mod netlink;
+mod single;
 
 pub use error::{KernelError, Refused};
 pub use monitor::{Inbox, Monitor};

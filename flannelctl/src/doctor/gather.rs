@@ -137,7 +137,7 @@ async fn kinds(
     let Some(config) = config else { return Vec::new() };
     let mut kinds = Vec::new();
     for kind in config.backend.link_kind().into_iter().chain(["bridge", "veth"]) {
-        let known = kernel.knows_link_kind(kind).await;
+        let known = kernel.supports_link_kind(kind).await;
         kinds.push((kind, known.map_err(|error| flannel_core::error::chain(&error))));
     }
     kinds

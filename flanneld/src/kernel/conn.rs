@@ -52,17 +52,7 @@ impl Connection {
         let socket = asynchronous.socket_mut();
         let address = socket.bind_auto().map_err(failed("bind"))?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(failed("connect"))?;
-        // Old kernels lack them, ignore the filters of a dump and give less detail about errors. Answers are filtered
-        // again when they are decoded.
-        for (option, result) in [
-            ("NETLINK_GET_STRICT_CHK", socket.set_netlink_get_strict_chk(true)),
-            ("NETLINK_EXT_ACK", socket.set_ext_ack(true)),
-            ("NETLINK_CAP_ACK", socket.set_cap_ack(true)),
-        ] {
-            if let Err(error) = result {
-                debug!(option, %error, "netlink socket option is not available");
-            }
-        }
+        set_options(socket);
         set_buffers(socket, capacity);
         for group in groups {
             socket.add_membership(*group).map_err(failed("join the groups of"))?;
@@ -135,7 +125,7 @@ impl Connection {
 }
 
 /// Waits for a step of an exchange, which takes a limited time.
-async fn in_time<T>(
+pub(super) async fn in_time<T>(
     action: &'static str,
     step: impl Future<Output = io::Result<T>>,
 ) -> Result<T, KernelError> {
@@ -149,6 +139,20 @@ async fn in_time<T>(
 /// or a message was longer than ours. The socket remains usable.
 pub(crate) fn is_loss(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(Errno::ENOBUFS as i32)
+}
+
+/// Sets the options of every socket. Old kernels lack them, ignore the filters of a dump and give less detail about
+/// errors; answers are filtered again when they are decoded.
+pub(super) fn set_options(socket: &Socket) {
+    for (option, result) in [
+        ("NETLINK_GET_STRICT_CHK", socket.set_netlink_get_strict_chk(true)),
+        ("NETLINK_EXT_ACK", socket.set_ext_ack(true)),
+        ("NETLINK_CAP_ACK", socket.set_cap_ack(true)),
+    ] {
+        if let Err(error) = result {
+            debug!(option, %error, "netlink socket option is not available");
+        }
+    }
 }
 
 /// `SO_*BUFFORCE` exceeds the limits of the host but needs CAP_NET_ADMIN in the initial user namespace.

@@ -1,7 +1,7 @@
 //! The real kernel, through netlink.
 
 use flannel_core::dataplane::Op;
-use flannel_core::exchange::Changes;
+use flannel_core::exchange::{Changes, Fetch, FetchError};
 use flannel_core::family::Family;
 use flannel_core::link::LinkName;
 use flannel_core::message::route::{Question, RouteRecord};
@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use tracing::debug;
 
 use super::conn::Connection;
-use super::{Kernel, KernelError, Observation, Refused};
+use super::{Kernel, KernelError, Observation, Refused, single};
 
 mod apply;
 
@@ -35,44 +35,37 @@ impl NetlinkKernel {
         Ok(Self { connection: Some(Connection::open(&[], CAPACITY)?) })
     }
 
-    /// Whether the kernel can make links of this kind (`vxlan`, `bridge`). A module is loaded for it where that is
-    /// needed and allowed. Needs CAP_NET_ADMIN.
+    /// Returns true if the kernel supports links of this kind (`vxlan`, `bridge`). The kernel loads a module for it if
+    /// it needs one and may. Needs CAP_NET_ADMIN.
     ///
     /// # Errors
-    /// If the kernel does not say.
-    pub async fn knows_link_kind(&mut self, kind: &str) -> Result<bool, KernelError> {
-        let mut connection = self.connection()?;
-        let probe = [link::probe(kind)];
-        let mut results = connection.run(&mut Changes::new(&probe)).await?;
-        self.connection = Some(connection);
-        match results.pop() {
-            Some(Err(refusal)) => match Refused::from(refusal) {
-                Refused { errno: Errno::EOPNOTSUPP, .. } => Ok(false),
-                cause @ Refused { errno: Errno::EPERM, .. } => {
-                    Err(KernelError::Refused { op: format!("link add type {kind}"), cause })
-                }
-                _ => Ok(true),
-            },
+    /// If the kernel does not answer.
+    pub async fn supports_link_kind(&self, kind: &str) -> Result<bool, KernelError> {
+        let results = single::run(&mut Changes::new(&[link::probe(kind)])).await?;
+        match results.into_iter().find_map(Result::err).map(Refused::from) {
+            Some(Refused { errno: Errno::EOPNOTSUPP, .. }) => Ok(false),
+            Some(cause @ Refused { errno: Errno::EPERM, .. }) => {
+                Err(KernelError::Refused { op: format!("link add type {kind}"), cause })
+            }
             _ => Ok(true),
         }
     }
 
-    /// The entry that decides about a packet, or why the kernel has none for it.
+    /// Returns the routing table entry that decides about a packet, or why the kernel has none for it.
     ///
     /// # Errors
     /// If the kernel does not answer.
-    pub async fn route(&mut self, question: &Question) -> Result<Result<RouteRecord, Refused>, KernelError> {
+    pub async fn route(&self, question: &Question) -> Result<Result<RouteRecord, Refused>, KernelError> {
         let get = route::decide(question);
-        let mut connection = self.connection()?;
-        let answer = connection.fetch(&get).await?;
-        self.connection = Some(connection);
-        let fetched = match answer {
-            Ok(fetched) => fetched.all(),
-            Err(refusal) => return Ok(Err(refusal.into())),
-        };
         let unreadable = |cause| KernelError::Unreadable { what: get.subject().to_owned(), cause };
-        let route = fetched.map_err(unreadable)?.pop();
-        Ok(route.ok_or(Refused { errno: Errno::ENETUNREACH, text: String::new() }))
+        let none = Refused { errno: Errno::ENETUNREACH, text: String::new() };
+        match single::run(&mut Fetch::new(&get)).await? {
+            Ok(fetched) => Ok(fetched.all().map_err(unreadable)?.pop().ok_or(none)),
+            Err(FetchError::Refused(refusal)) => Ok(Err(refusal.into())),
+            Err(FetchError::Interrupted) => {
+                Err(KernelError::Unsteady { what: get.subject().to_owned(), attempts: 1 })
+            }
+        }
     }
 
     fn connection(&mut self) -> Result<Connection, KernelError> {

@@ -313,9 +313,9 @@ fn knows_kinds_of_link() {
         let mut kernel = NetlinkKernel::open().unwrap();
         let before = observe(&mut kernel).await;
         for kind in ["bridge", "veth", "vxlan"] {
-            assert!(kernel.knows_link_kind(kind).await.unwrap(), "{kind}");
+            assert!(kernel.supports_link_kind(kind).await.unwrap(), "{kind}");
         }
-        assert!(!kernel.knows_link_kind("nonsense").await.unwrap());
+        assert!(!kernel.supports_link_kind("nonsense").await.unwrap());
         assert_eq!(observe(&mut kernel).await, before);
     });
 }
