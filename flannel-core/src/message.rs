@@ -1,8 +1,8 @@
 //! Codecs between netlink messages and values. No sockets: bytes in, bytes out.
 //!
-//! Encoding uses the types of `netlink-packet-route`. Decoding reads only the attributes that flannel
-//! needs, straight from the bytes, because one attribute of an unrelated device that a newer kernel
-//! or another driver sends in an unexpected form must not make the whole dump unreadable.
+//! Encoding uses the types of `netlink-packet-route`. Decoding reads only the attributes that flannel needs, directly
+//! from the bytes: an unrelated attribute that a newer kernel or another driver sends in an unexpected form must not
+//! make a message undecodable.
 //!
 //! Layouts: the kernel's include/uapi/linux/{netlink,rtnetlink,if_link,if_addr,neighbour}.h.
 
@@ -31,22 +31,22 @@ pub use request::{Get, Request};
 
 /// Messages of links (`RTM_NEWLINK`).
 pub const NEW_LINK: u16 = 16;
-/// A link is gone (`RTM_DELLINK`).
+/// A link was deleted (`RTM_DELLINK`).
 pub const DELETE_LINK: u16 = 17;
 /// Messages of addresses (`RTM_NEWADDR`).
 pub const NEW_ADDRESS: u16 = 20;
-/// An address is gone (`RTM_DELADDR`).
+/// An address was deleted (`RTM_DELADDR`).
 pub const DELETE_ADDRESS: u16 = 21;
 /// Messages of routes (`RTM_NEWROUTE`).
 pub const NEW_ROUTE: u16 = 24;
-/// A route is gone (`RTM_DELROUTE`).
+/// A route was deleted (`RTM_DELROUTE`).
 pub const DELETE_ROUTE: u16 = 25;
 /// Messages of neighbours and FDB entries (`RTM_NEWNEIGH`).
 pub const NEW_NEIGHBOUR: u16 = 28;
-/// A neighbour or FDB entry is gone (`RTM_DELNEIGH`).
+/// A neighbour or FDB entry was deleted (`RTM_DELNEIGH`).
 pub const DELETE_NEIGHBOUR: u16 = 29;
 
-/// What an object may be reached by: `RT_SCOPE_*`, of addresses and of IPv4 routes.
+/// The scope of an address or of an IPv4 route (`RT_SCOPE_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scope(pub u8);
 
@@ -59,33 +59,33 @@ impl Scope {
     pub const HOST: Self = Self(254);
 }
 
-/// A value that no message can carry.
+/// A value that cannot be encoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
-    /// A VXLAN device whose underlay interface was not given by number.
-    #[error("the interface number of the underlay {0} is not known")]
+    /// A VXLAN device whose underlay interface was given without its index.
+    #[error("the index of underlay interface {0} is unknown")]
     Underlay(crate::link::LinkName),
-    /// A route in a form that is only ever read.
-    #[error("a route of the form {0:?} can be read, not set")]
+    /// A route in a form that is decoded but never set.
+    #[error("routes of the form {0:?} cannot be set")]
     RouteForm(String),
-    /// A route through an interface whose number was not given.
-    #[error("the interface number of {0} is not known")]
+    /// A route through an interface whose index was not given.
+    #[error("the index of interface {0} is unknown")]
     Link(crate::link::LinkName),
 }
 
-/// A message of the kernel that cannot be read.
+/// A message from the kernel that cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The bytes end before the message does.
-    #[error("a netlink message says it has {length} bytes, {available} are there")]
+    #[error("netlink message truncated: {available} of {length} bytes")]
     Cut {
-        /// Length that the header gives.
+        /// Length according to its header.
         length: usize,
-        /// Bytes that are there.
+        /// Bytes received.
         available: usize,
     },
-    /// The fixed part of a message is cut off.
-    #[error("a {object} message has {length} bytes, too few for its header")]
+    /// The message is too short for its fixed part.
+    #[error("{object} message too short: {length} bytes")]
     Header {
         /// Kind of the object.
         object: &'static str,
@@ -93,7 +93,7 @@ pub enum DecodeError {
         length: usize,
     },
     /// An attribute has a length that its type does not allow.
-    #[error("attribute {attribute} of a {object} message has {length} bytes, which its type does not allow")]
+    #[error("attribute {attribute} of a {object} message has an invalid length: {length} bytes")]
     Attribute {
         /// Kind of the object.
         object: &'static str,
@@ -102,19 +102,19 @@ pub enum DecodeError {
         /// Length of its value.
         length: usize,
     },
-    /// An attribute that every such message has is not there.
-    #[error("a {object} message has no attribute {attribute}")]
+    /// A required attribute is missing.
+    #[error("attribute {attribute} of a {object} message is missing")]
     Missing {
         /// Kind of the object.
         object: &'static str,
         /// Number of the attribute.
         attribute: u16,
     },
-    /// A link with a name that is none.
+    /// A link with an invalid name.
     #[error(transparent)]
     LinkName(#[from] crate::link::ParseLinkNameError),
     /// A prefix length beyond the bits of the address.
-    #[error("a {object} message has prefix length {length}, more than its family has bits")]
+    #[error("a {object} message has an invalid prefix length: {length}")]
     PrefixLength {
         /// Kind of the object.
         object: &'static str,

@@ -17,16 +17,16 @@ pub struct NewAddress {
     pub index: IfIndex,
     /// Address and prefix length.
     pub net: IpNet,
-    /// What it is valid for.
+    /// Scope.
     pub scope: Scope,
-    /// Use it at once, without asking the link whether somebody else has it (`IFA_F_NODAD`; IPv6).
+    /// Skip duplicate address detection (`IFA_F_NODAD`; IPv6).
     pub no_dad: bool,
     /// Broadcast address (IPv4).
     pub broadcast: Option<Ipv4Addr>,
 }
 
 impl NewAddress {
-    /// A global address without a broadcast address, used at once.
+    /// Creates a global address without a broadcast address, used without duplicate address detection.
     #[must_use]
     pub fn new(index: IfIndex, net: IpNet) -> Self {
         let no_dad = Family::of_net(net) == Family::V6;
@@ -52,13 +52,13 @@ pub fn delete(index: IfIndex, net: IpNet) -> Request {
     Request::change(RouteNetlinkMessage::DelAddress(message(index, net)), 0)
 }
 
-/// Asks for all addresses of a family.
+/// Requests all addresses of a family.
 #[must_use]
 pub fn dump(family: Family) -> Get<AddressRecord> {
     dump_matching(family, 0)
 }
 
-/// Asks for the addresses of one family and link.
+/// Requests the addresses of one family and link.
 #[must_use]
 pub fn dump_link(family: Family, index: IfIndex) -> Get<AddressRecord> {
     dump_matching(family, index.0)
@@ -76,21 +76,21 @@ fn message(index: IfIndex, net: IpNet) -> AddressMessage {
     message.header.family = attribute::family_number(Family::of_net(net)).into();
     message.header.prefix_len = net.prefix_len();
     message.header.index = index.0;
-    // Not a point-to-point link: the peer is the address itself.
+    // Links other than point-to-point have the address itself as the peer.
     message.attributes = vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
     message
 }
 
-/// An address as the kernel describes it.
+/// An address from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressRecord {
     /// Link.
     pub index: IfIndex,
-    /// What it is valid for.
+    /// Scope.
     pub scope: Scope,
-    /// Duplicate address detection is still running, or found another owner (IPv6).
+    /// Duplicate address detection is in progress or found a duplicate (IPv6).
     pub unusable: bool,
-    /// It found another owner.
+    /// Duplicate address detection found a duplicate.
     pub duplicate: bool,
     /// The address.
     pub facts: AddressFacts,
@@ -106,10 +106,10 @@ const IFA_F_DEPRECATED: u32 = 0x20;
 const IFA_F_TENTATIVE: u32 = 0x40;
 const IFA_F_PERMANENT: u32 = 0x80;
 
-/// Reads the payload of an address message; `None` for a family other than IPv4 and IPv6.
+/// Decodes the payload of an address message; `None` for a family other than IPv4 and IPv6.
 ///
 /// # Errors
-/// If it is cut off or an attribute is malformed.
+/// If the message is truncated or an attribute is malformed.
 pub fn decode(payload: &[u8]) -> Result<Option<AddressRecord>, DecodeError> {
     let Some(index) = attribute::u32_at(payload, 4) else {
         return Err(DecodeError::Header { object: OBJECT, length: payload.len() });

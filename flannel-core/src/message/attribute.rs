@@ -8,8 +8,8 @@ use crate::family::Family;
 /// The flags `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER` in the two high bits of a type.
 const TYPE_MASK: u16 = 0x3fff;
 
-/// Number and value of each attribute. Ends at the first one that is cut off, as the kernel's own
-/// `nla_for_each_attr` does.
+/// Returns number and value of each attribute, up to the first one that is truncated, like the kernel's own
+/// `nla_for_each_attr`.
 pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let header = bytes.get(..4)?;
@@ -21,18 +21,18 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
-/// The four bytes at `offset` as a number in host order.
+/// Returns the four bytes at `offset` as a number in host order.
 pub(super) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     bytes.get(offset..offset + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
-/// A text that may end with a zero byte.
+/// Decodes a text that may end with a zero byte.
 pub(super) fn text(value: &[u8]) -> String {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()
 }
 
-/// An attribute of a known object, for errors that name both.
+/// An attribute with its kind of object, which errors name.
 #[derive(Clone, Copy)]
 pub(super) struct Attribute<'a> {
     pub(super) object: &'static str,
@@ -69,7 +69,7 @@ impl Attribute<'_> {
         text(self.value)
     }
 
-    /// An address, whose family shows in its length.
+    /// Decodes an address, whose family follows from its length.
     pub(super) fn ip(&self) -> Result<IpAddr, DecodeError> {
         if let Ok(bytes) = <[u8; 4]>::try_from(self.value) {
             return Ok(IpAddr::V4(Ipv4Addr::from(bytes)));
@@ -80,7 +80,7 @@ impl Attribute<'_> {
     }
 }
 
-/// Attributes of `object` behind the fixed part of `header` bytes.
+/// Returns the attributes of `object` behind the fixed part of `header` bytes.
 pub(super) fn of<'a>(
     object: &'static str,
     payload: &'a [u8],
@@ -90,7 +90,7 @@ pub(super) fn of<'a>(
     Ok(attributes(bytes).map(move |(kind, value)| Attribute { object, kind, value }))
 }
 
-/// Returns the attribute with the number `kind`, which every such object has.
+/// Returns the attribute with the number `kind`, which is required.
 pub(super) fn required<'a>(
     object: &'static str,
     bytes: &'a [u8],
@@ -108,7 +108,7 @@ pub(super) const AF_INET6: u8 = 10;
 /// `AF_BRIDGE`.
 pub(super) const AF_BRIDGE: u8 = 7;
 
-/// The family by the kernel's number.
+/// Returns the family with the kernel's number.
 pub(super) const fn family(number: u8) -> Option<Family> {
     match number {
         AF_INET => Some(Family::V4),
@@ -117,7 +117,7 @@ pub(super) const fn family(number: u8) -> Option<Family> {
     }
 }
 
-/// The kernel's number of a family.
+/// Returns the kernel's number of a family.
 pub(super) const fn family_number(family: Family) -> u8 {
     match family {
         Family::V4 => AF_INET,

@@ -9,16 +9,16 @@ use super::attribute::{self, AF_BRIDGE, u32_at};
 use super::{DecodeError, Get, Request};
 use crate::link::IfIndex;
 
-/// How a port takes part in a VLAN.
+/// The membership of a port in a VLAN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Membership {
     /// Frames carry the VLAN's tag.
     Tagged,
-    /// Frames without a tag are of this VLAN, and its frames leave without one. A port has one such VLAN.
+    /// Untagged frames belong to this VLAN, and its frames leave untagged. A port has one such VLAN.
     Access,
 }
 
-/// Makes a port a member of a VLAN, or changes how it is one.
+/// Adds a port to a VLAN, or changes its membership.
 #[must_use]
 pub fn add_vlan(port: IfIndex, vlan: u16, membership: Membership) -> Request {
     let flags = match membership {
@@ -28,13 +28,13 @@ pub fn add_vlan(port: IfIndex, vlan: u16, membership: Membership) -> Request {
     Request::change(RouteNetlinkMessage::SetLink(message(port, vlan, flags)), 0)
 }
 
-/// Takes a port out of a VLAN.
+/// Removes a port from a VLAN.
 #[must_use]
 pub fn delete_vlan(port: IfIndex, vlan: u16) -> Request {
     Request::change(RouteNetlinkMessage::DelLink(message(port, vlan, BridgeVlanInfoFlags::empty())), 0)
 }
 
-/// Asks for the VLANs of all ports.
+/// Requests the VLANs of all ports.
 #[must_use]
 pub fn dump_vlans() -> Get<PortVlans> {
     let mut message = LinkMessage::default();
@@ -48,7 +48,7 @@ fn message(port: IfIndex, vlan: u16, flags: BridgeVlanInfoFlags) -> LinkMessage 
     message.header.interface_family = AddressFamily::Bridge;
     message.header.index = port.0;
     message.attributes = vec![LinkAttribute::AfSpecBridge(vec![
-        // The port's, not those of a device that is a bridge in hardware.
+        // The VLANs of the port, not those of a device that is a hardware bridge.
         AfSpecBridge::Flags(BridgeFlag::Controller),
         AfSpecBridge::VlanInfo(BridgeVlanInfo { flags, vid: vlan }),
     ])];
@@ -70,10 +70,10 @@ const IFLA_AF_SPEC: u16 = 26;
 const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
 const VLAN_INFO_PVID: u16 = 1 << 1;
 
-/// Reads the payload of a link message of the family `AF_BRIDGE`; `None` for those of other families.
+/// Decodes the payload of a link message of the family `AF_BRIDGE`; `None` for other families.
 ///
 /// # Errors
-/// If it is cut off or an attribute is malformed.
+/// If the message is truncated or an attribute is malformed.
 pub fn decode_vlans(payload: &[u8]) -> Result<Option<PortVlans>, DecodeError> {
     let port = u32_at(payload, 4).ok_or(DecodeError::Header { object: OBJECT, length: payload.len() })?;
     if payload[0] != AF_BRIDGE {

@@ -1,7 +1,6 @@
-//! Messages of connection tracking (`NETLINK_NETFILTER`, subsystem 1): UDP entries by the port that they were
-//! sent to, to bytes and back.
+//! Messages of connection tracking (`NETLINK_NETFILTER`, subsystem 1): UDP entries by destination port.
 //!
-//! The layout is that of the kernel's include/uapi/linux/netfilter/nfnetlink_conntrack.h.
+//! Layout: the kernel's include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use std::net::IpAddr;
@@ -27,22 +26,22 @@ const TUPLE_ORIGINAL: u16 = 1;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
-/// What of the tuple a filter compares: bits of the kernel's nf_internals.h.
+/// The parts of the tuple that a filter compares, as bits of the kernel's nf_internals.h.
 const FILTER_PROTOCOL: u32 = 1 << 3;
 const FILTER_DESTINATION_PORT: u32 = 1 << 5;
 
-/// A UDP connection, as its first packet was.
+/// A UDP connection, in the direction of its first packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     family: Family,
-    /// Address that the first packet was sent to, before any translation.
+    /// Destination of the first packet, before any translation.
     pub destination: IpAddr,
-    /// Port that it was sent to.
+    /// Destination port.
     pub port: u16,
-    /// `CTA_TUPLE_ORIG` as it came: the key of the entry, with its zone.
+    /// `CTA_TUPLE_ORIG`, undecoded: with the zone, the key of the entry.
     tuple: Vec<u8>,
     zone: Option<Vec<u8>>,
-    /// Tells it from a later one with the same key.
+    /// Distinguishes the entry from a later one with the same key.
     id: Option<Vec<u8>>,
 }
 
@@ -87,10 +86,10 @@ fn request(kind: u16, flags: u16, family: Family, attributes: impl FnOnce(&mut W
     Writer::request(kind, flags | NLM_F_REQUEST, family_number(family), 0, attributes)
 }
 
-/// Reads an entry; `None` if it is not of UDP over IP.
+/// Decodes an entry; `None` if it is not UDP over IP.
 ///
 /// # Errors
-/// If the message is cut off.
+/// If the message is truncated.
 pub fn decode(frame: &Frame<'_>) -> Result<Option<Entry>, DecodeError> {
     let (family, attributes) = nfnetlink::split(frame)?;
     if frame.kind != SUBSYSTEM << 8 | NEW {

@@ -10,20 +10,19 @@ use super::neighbour::{HEADER_LEN, Header, NDA_DST, NDA_LLADDR, NUD_PERMANENT};
 use super::{DecodeError, Get, Request, attribute};
 use crate::link::{IfIndex, Mac};
 
-/// Makes `destination` the only one of a unicast MAC (the kernel's `vxlan_fdb_replace`).
+/// Makes `destination` the only destination of a unicast MAC (the kernel's `vxlan_fdb_replace`).
 #[must_use]
 pub fn set(index: IfIndex, mac: Mac, destination: IpAddr) -> Request {
     Request::replace(RouteNetlinkMessage::NewNeighbour(message(index, mac, destination)))
 }
 
-/// Removes a destination of a MAC. The kernel answers with success, too, if the MAC is known with
-/// another destination.
+/// Removes a destination of a MAC. The kernel also reports success if the MAC has another destination.
 #[must_use]
 pub fn delete(index: IfIndex, mac: Mac, destination: IpAddr) -> Request {
     Request::change(RouteNetlinkMessage::DelNeighbour(message(index, mac, destination)), 0)
 }
 
-/// Asks for the forwarding entries of one device.
+/// Requests the forwarding entries of one device.
 #[must_use]
 pub fn dump(index: IfIndex) -> Get<FdbRecord> {
     let mut message = NeighbourMessage::default();
@@ -38,14 +37,14 @@ fn message(index: IfIndex, mac: Mac, destination: IpAddr) -> NeighbourMessage {
     message.header.ifindex = index.0;
     message.header.state = NeighbourState::Permanent;
     message.header.flags = NeighbourFlags::Own;
-    // The type of the address does not follow from the family here.
+    // The family of the message, `AF_BRIDGE`, is not that of the address.
     let address = NeighbourAddress::from(destination);
     message.attributes =
         vec![NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()), NeighbourAttribute::Destination(address)];
     message
 }
 
-/// One destination of a MAC as the kernel describes it: an entry with several comes in several messages.
+/// One destination of a MAC from the kernel, which sends a message for each destination of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FdbRecord {
     /// VXLAN device.
@@ -61,11 +60,11 @@ pub struct FdbRecord {
 const OBJECT: &str = "forwarding entry";
 const NTF_SELF: u8 = 1 << 1;
 
-/// Reads the payload of a neighbour message. `None` unless it is an entry of a VXLAN device itself:
-/// not those that a bridge has about its ports.
+/// Decodes the payload of a neighbour message; `None` unless it is an entry of a VXLAN device, as opposed to an entry of
+/// a bridge about one of its ports.
 ///
 /// # Errors
-/// If it is cut off or an attribute is malformed.
+/// If the message is truncated or an attribute is malformed.
 pub fn decode(payload: &[u8]) -> Result<Option<FdbRecord>, DecodeError> {
     let header = Header::decode(OBJECT, payload)?;
     if header.family != attribute::AF_BRIDGE || header.flags & NTF_SELF == 0 {

@@ -15,7 +15,7 @@ use crate::link::{IfIndex, LinkName, Mac};
 
 mod kind;
 
-/// Settings that every kind of link has; `None` leaves one as it is. All go in one message.
+/// Settings of any kind of link, sent in one message; `None` leaves a setting unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkSettings {
     /// New name; the link must be down on kernels before 6.2.
@@ -28,17 +28,17 @@ pub struct LinkSettings {
     pub up: Option<bool>,
     /// `IFLA_IFALIAS`.
     pub alias: Option<String>,
-    /// Bridge to be a port of; `Some(None)` is none.
+    /// The bridge to attach the link to; `Some(None)` detaches it.
     pub master: Option<Option<IfIndex>>,
-    /// Open file of the network namespace to move to.
+    /// File descriptor of the network namespace to move to.
     pub netns: Option<RawFd>,
-    /// Frames may leave a bridge port where they came in. The link must be a port already.
+    /// Frames may leave through the bridge port at which they arrive. The link must be attached already.
     pub hairpin: Option<bool>,
-    /// A bridge port that exchanges no frames with other such ports. The link must be a port already.
+    /// The bridge port exchanges no frames with other isolated ports. The link must be attached already.
     pub isolated: Option<bool>,
-    /// Take in frames for any hardware address.
+    /// Receive frames for any hardware address.
     pub promiscuous: Option<bool>,
-    /// Heed VLANs. The link must be a bridge.
+    /// VLAN filtering. The link must be a bridge.
     pub vlan_filtering: Option<bool>,
 }
 
@@ -47,21 +47,21 @@ pub struct LinkSettings {
 pub struct NewVeth {
     /// Name of the end in this namespace.
     pub name: LinkName,
-    /// Hardware address of that end; the kernel chooses one if there is none.
+    /// Hardware address of that end; `None` leaves the choice to the kernel.
     pub mac: Option<Mac>,
-    /// Bridge that it is a port of.
+    /// Bridge that the link is attached to.
     pub master: Option<IfIndex>,
-    /// Set this end up.
+    /// Whether this end is set up.
     pub up: bool,
     /// MTU of both ends.
     pub mtu: Option<u32>,
-    /// Length of the transmit queue of this end; the kernel's default if there is none.
+    /// Length of the transmit queue of this end; `None` is the kernel's default.
     pub queue_length: Option<u32>,
     /// Name of the other end.
     pub peer: LinkName,
     /// Hardware address of the other end.
     pub peer_mac: Option<Mac>,
-    /// Open file of the namespace of the other end; `None` is this one.
+    /// File descriptor of the namespace of the other end; `None` is this namespace.
     pub peer_netns: Option<RawFd>,
 }
 
@@ -72,14 +72,14 @@ pub struct NewBridge {
     pub name: LinkName,
     /// MTU in bytes.
     pub mtu: Option<u32>,
-    /// Hardware address; with one set, the bridge does not take over that of a port.
+    /// Hardware address; if set, the bridge does not adopt the address of a port.
     pub mac: Option<Mac>,
     /// VLAN filtering.
     pub vlan_filtering: bool,
 }
 
-/// Creates a link with all parameters of `link` but `up` and `alias`, which the kernel takes from
-/// [`set`] only. `underlay` is the number of `lower` of a VXLAN device.
+/// Creates a link with all parameters of `link` but `up` and `alias`, which the kernel accepts from [`set`] only.
+/// `underlay` is the index of the lower link.
 ///
 /// # Errors
 /// If `lower` is named and `underlay` is not given.
@@ -97,15 +97,15 @@ pub fn create(name: &LinkName, link: &Link, underlay: Option<IfIndex>) -> Result
     Ok(Request::create(RouteNetlinkMessage::NewLink(message(0, attributes))))
 }
 
-/// Asks whether the kernel knows a kind of link, without making one: the name is none that a link can have, so that the
-/// kernel refuses the link after it has looked up (and loaded, where it is a module) the kind.
+/// Tests whether the kernel supports a kind of link, without creating one: the name is invalid, so that the kernel refuses
+/// the link after it has looked up the kind and loaded its module.
 ///
-/// The answer is `EOPNOTSUPP` where the kind is unknown, and another refusal where it is known.
+/// The answer is `EOPNOTSUPP` if the kind is not supported, and another error if it is.
 #[must_use]
 pub fn probe(kind: &str) -> Request {
     let attributes = vec![
         LinkAttribute::IfName("flannel/probe".to_owned()),
-        // Too short for kinds that check it, of which veth would otherwise make its other end first.
+        // Too short for the kinds that check it; veth would otherwise create its other end first.
         LinkAttribute::Address(vec![0; 5]),
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Other(kind.to_owned()))]),
     ];
@@ -180,8 +180,8 @@ pub fn set(index: IfIndex, settings: &LinkSettings) -> Request {
     Request::change(RouteNetlinkMessage::NewLink(message), 0)
 }
 
-/// Changes a link as a plan says: one message, or two, because the VXLAN driver takes an MTU beside its own
-/// parameters as one of them and refuses it.
+/// Returns the messages for a planned change: one, or two because the VXLAN driver rejects an MTU together with its own
+/// parameters.
 #[must_use]
 pub fn change(index: IfIndex, change: &LinkChange) -> Vec<Request> {
     let LinkChange { mtu, mac, up, alias, kind } = change.clone();
@@ -203,20 +203,20 @@ pub fn delete(index: IfIndex) -> Request {
     Request::change(RouteNetlinkMessage::DelLink(message(index.0, Vec::new())), 0)
 }
 
-/// Asks for a link by name.
+/// Requests a link by name.
 #[must_use]
 pub fn get(name: &LinkName) -> Get<LinkRecord> {
     let attributes = vec![LinkAttribute::IfName(name.to_string()), without_statistics()];
     get_one(message(0, attributes))
 }
 
-/// Asks for the link of a number.
+/// Requests a link by index.
 #[must_use]
 pub fn get_by_index(index: IfIndex) -> Get<LinkRecord> {
     get_one(message(index.0, vec![without_statistics()]))
 }
 
-/// Asks for all links.
+/// Requests all links.
 #[must_use]
 pub fn dump() -> Get<LinkRecord> {
     let message = message(0, vec![without_statistics()]);
@@ -227,7 +227,7 @@ fn get_one(message: LinkMessage) -> Get<LinkRecord> {
     Get::one("a link", RouteNetlinkMessage::GetLink(message), |frame| decode(frame.payload))
 }
 
-/// The kernel leaves the statistics of IPv6 out on request.
+/// Makes the kernel omit the statistics of IPv6.
 fn without_statistics() -> LinkAttribute {
     LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
 }
@@ -246,31 +246,31 @@ fn set_flag(message: &mut LinkMessage, flag: LinkFlags, value: Option<bool>) {
     }
 }
 
-/// A link as the kernel describes it. Other links are known by number until all have been read.
+/// A link from the kernel, which refers to other links by index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkRecord {
-    /// Number.
+    /// Index.
     pub index: IfIndex,
     /// Name.
     pub name: LinkName,
-    /// Parameters; `lower` of a VXLAN device is not filled in.
+    /// Parameters, without the name of the lower link.
     pub link: Link,
-    /// Number of the underlay interface of a VXLAN device, if it is in this namespace.
+    /// Index of the lower link, if it is in this namespace.
     pub underlay: Option<IfIndex>,
-    /// Bridge that it is a port of.
+    /// Bridge that the link is attached to.
     pub master: Option<IfIndex>,
-    /// `IFLA_LINK`: the other end of a veth pair, in the namespace where that is.
+    /// `IFLA_LINK`: the index of the other end of a veth pair, in its own namespace.
     pub peer: Option<IfIndex>,
-    /// A port of a bridge with hairpin mode on.
+    /// Whether the link is a bridge port in hairpin mode.
     pub hairpin: bool,
-    /// A bridge that heeds VLANs.
+    /// Whether the link is a bridge with VLAN filtering.
     pub vlan_filtering: bool,
     /// Carrier (`IFF_LOWER_UP`).
     pub carrier: bool,
 }
 
 impl LinkRecord {
-    /// The link as a fact, without addresses.
+    /// Returns the link as a fact about the host, without addresses.
     #[must_use]
     pub fn facts(&self) -> LinkFacts {
         LinkFacts {
@@ -302,11 +302,10 @@ const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFF_UP: u32 = 1;
 const IFF_LOWER_UP: u32 = 1 << 16;
 
-/// Reads the payload of a link message. `None` if it is not about a link as such: the bridge sends
-/// messages of the same type about its ports (family `AF_BRIDGE`).
+/// Decodes the payload of a link message; `None` for messages of a bridge about its ports (family `AF_BRIDGE`).
 ///
 /// # Errors
-/// If it is cut off or an attribute is malformed.
+/// If the message is truncated or an attribute is malformed.
 pub fn decode(payload: &[u8]) -> Result<Option<LinkRecord>, DecodeError> {
     let cut = DecodeError::Header { object: OBJECT, length: payload.len() };
     let (Some(index), Some(flags)) = (attribute::u32_at(payload, 4), attribute::u32_at(payload, 8)) else {
@@ -336,13 +335,13 @@ pub fn decode(payload: &[u8]) -> Result<Option<LinkRecord>, DecodeError> {
             IFLA_LINK_NETNSID => elsewhere = true,
             IFLA_LINKINFO => {
                 (link.kind, underlay, hairpin) = link_info(attribute.value)?;
-                vlan_filtering = heeds_vlans(attribute.value);
+                vlan_filtering = filters_vlans(attribute.value);
             }
             _ => {}
         }
     }
     let name = name.ok_or(DecodeError::Missing { object: OBJECT, attribute: IFLA_IFNAME })?;
-    // A number that belongs to another namespace means nothing here.
+    // An index in another namespace has no meaning here.
     let underlay = underlay.filter(|_| !elsewhere);
     let carrier = flags & IFF_LOWER_UP != 0;
     let index = IfIndex(index);
@@ -353,7 +352,7 @@ fn index_of(attribute: Attribute<'_>) -> Result<Option<IfIndex>, DecodeError> {
     Ok(Some(attribute.u32()?).filter(|index| *index != 0).map(IfIndex))
 }
 
-/// Kind, underlay and hairpin mode from `IFLA_LINKINFO`.
+/// Decodes kind, lower link and hairpin mode from `IFLA_LINKINFO`.
 fn link_info(info: &[u8]) -> Result<(LinkKind, Option<IfIndex>, bool), DecodeError> {
     let (mut name, mut data, mut port_kind, mut port) = (String::new(), None, String::new(), None);
     for (kind, value) in attribute::attributes(info) {
@@ -372,8 +371,8 @@ fn link_info(info: &[u8]) -> Result<(LinkKind, Option<IfIndex>, bool), DecodeErr
     Ok((kind, underlay, hairpin))
 }
 
-/// VLAN filtering of a bridge, from `IFLA_LINKINFO`.
-fn heeds_vlans(info: &[u8]) -> bool {
+/// Decodes VLAN filtering of a bridge from `IFLA_LINKINFO`.
+fn filters_vlans(info: &[u8]) -> bool {
     let value = |wanted: u16| attribute::attributes(info).find(|(kind, _)| *kind == wanted);
     value(IFLA_INFO_KIND).is_some_and(|(_, name)| attribute::text(name) == "bridge")
         && attribute::attributes(value(IFLA_INFO_DATA).map_or(&[], |(_, data)| data))

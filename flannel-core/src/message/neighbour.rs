@@ -12,7 +12,7 @@ use crate::dataplane::{Neighbour, PROTOCOL};
 use crate::family::Family;
 use crate::link::{IfIndex, Mac};
 
-/// Sets a permanent neighbour entry, marked as ours where the kernel keeps the mark (Linux 5.0).
+/// Sets a permanent neighbour entry with our protocol number, which kernels from 5.0 on store.
 #[must_use]
 pub fn set(index: IfIndex, address: IpAddr, mac: Mac) -> Request {
     let mut message = message(index, address);
@@ -29,12 +29,12 @@ pub fn delete(index: IfIndex, address: IpAddr) -> Request {
     Request::change(RouteNetlinkMessage::DelNeighbour(message(index, address)), 0)
 }
 
-/// Asks for the neighbours of one family on one link.
+/// Requests the neighbours of one family on one link.
 #[must_use]
 pub fn dump(family: Family, index: IfIndex) -> Get<NeighbourRecord> {
     let mut message = NeighbourMessage::default();
     message.header.family = attribute::family_number(family).into();
-    // Strict checking refuses a filter in the header.
+    // Strict checking rejects a filter in the header.
     message.attributes = vec![NeighbourAttribute::IfIndex(index.0)];
     Get::all("neighbours", RouteNetlinkMessage::GetNeighbour(message), |frame| decode(frame.payload))
 }
@@ -47,12 +47,12 @@ fn message(index: IfIndex, address: IpAddr) -> NeighbourMessage {
     message
 }
 
-/// A neighbour as the kernel describes it.
+/// A neighbour from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NeighbourRecord {
     /// Link.
     pub index: IfIndex,
-    /// Address that is resolved.
+    /// Network address.
     pub address: IpAddr,
     /// The entry.
     pub neighbour: Neighbour,
@@ -89,12 +89,11 @@ impl Header {
     }
 }
 
-/// Reads the payload of a neighbour message. `None` for other families (FDB entries come in
-/// messages of this type), for proxy entries, and for what the kernel makes for multicast and
-/// broadcast addresses (`NUD_NOARP`).
+/// Decodes the payload of a neighbour message; `None` for other families (FDB entries have messages of this type), for
+/// proxy entries, and for the kernel's entries of multicast and broadcast addresses (`NUD_NOARP`).
 ///
 /// # Errors
-/// If it is cut off or an attribute is malformed.
+/// If the message is truncated or an attribute is malformed.
 pub fn decode(payload: &[u8]) -> Result<Option<NeighbourRecord>, DecodeError> {
     let header = Header::decode(OBJECT, payload)?;
     let Some(family) = attribute::family(header.family) else {

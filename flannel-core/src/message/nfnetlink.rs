@@ -1,4 +1,4 @@
-//! What the subsystems of netfilter's netlink share: the header and attributes, which are big-endian.
+//! Encoding of netfilter messages, which all subsystems share: the header, and attributes, which are big-endian.
 
 use super::{DecodeError, Frame, Request};
 
@@ -12,8 +12,7 @@ pub(super) fn split<'a>(frame: &Frame<'a>) -> Result<(u8, &'a [u8]), DecodeError
     }
 }
 
-/// The comment in user data: entries of type, length, value, of which nft gives comments the type 0. nft shows it up to
-/// the first zero byte.
+/// Decodes the comment in user data, whose entries are type, length and value; nft uses the type 0 for comments.
 pub(super) fn comment(mut bytes: &[u8]) -> Option<String> {
     while let &[kind, length, ref rest @ ..] = bytes {
         let value = rest.get(..usize::from(length))?;
@@ -25,7 +24,7 @@ pub(super) fn comment(mut bytes: &[u8]) -> Option<String> {
     None
 }
 
-/// Messages under construction.
+/// A message under construction.
 #[derive(Debug, Default)]
 pub(super) struct Writer(pub(super) Vec<u8>);
 
@@ -65,13 +64,20 @@ impl Writer {
         self.close(start, kind);
     }
 
-    /// An attribute whose content is a list of attributes already.
+    /// Appends an attribute whose value is an encoded list of attributes.
     pub(super) fn nested_bytes(&mut self, kind: u16, value: &[u8]) {
         self.bytes(kind | NESTED, value);
     }
 
     pub(super) fn be32(&mut self, kind: u16, value: u32) {
         self.bytes(kind, &value.to_be_bytes());
+    }
+
+    /// Appends attributes with the numbers 1, 2, and so on.
+    pub(super) fn be32s(&mut self, values: &[u32]) {
+        for (kind, value) in (1..).zip(values) {
+            self.be32(kind, *value);
+        }
     }
 
     pub(super) fn text(&mut self, kind: u16, value: &str) {
@@ -82,7 +88,7 @@ impl Writer {
         self.close(start, kind);
     }
 
-    /// A comment as nft writes it. Longer ones than the 128 bytes that nft allows are cut.
+    /// Appends a comment in the format of nft, truncated to the 128 bytes that nft allows.
     pub(super) fn comment(&mut self, kind: u16, comment: Option<&str>) {
         if let Some(comment) = comment {
             let comment = &comment[..comment.floor_char_boundary(127)];

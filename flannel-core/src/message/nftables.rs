@@ -1,8 +1,8 @@
-//! Messages of nf_tables (`NETLINK_NETFILTER`, subsystem 10): tables, chains and rules to bytes and back.
+//! Messages of nf_tables (`NETLINK_NETFILTER`, subsystem 10): tables, chains and rules.
 //!
-//! The layout is that of the kernel's include/uapi/linux/netfilter/nf_tables.h: attributes are big-endian
-//! and nested ones carry `NLA_F_NESTED`. Decoding ignores attributes that it does not know, so a dump of what
-//! was sent gives equal values; an expression that it does not know is kept as bytes.
+//! Layout: the kernel's include/uapi/linux/netfilter/nf_tables.h; attributes are big-endian and nested ones carry
+//! `NLA_F_NESTED`. Decoding ignores unknown attributes, so that a dump of encoded objects decodes to equal values, and
+//! keeps unknown expressions as bytes.
 
 use std::fmt;
 
@@ -94,13 +94,13 @@ pub struct Table {
     pub family: TableFamily,
     /// Name.
     pub name: String,
-    /// `NFT_TABLE_F_*`; 1 makes the table dormant: its rules do nothing.
+    /// `NFT_TABLE_F_*`; 1 disables all rules of the table (dormant).
     pub flags: u32,
-    /// Comment, as nft stores and shows it. Kernels before 5.10 lose it.
+    /// Comment in the format of nft. Kernels before 5.10 do not store it.
     pub comment: Option<String>,
 }
 
-/// A chain. Without a hook it is one that rules jump to.
+/// A chain: a base chain with a hook, or one that rules jump to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
     /// Family of the table.
@@ -109,13 +109,13 @@ pub struct Chain {
     pub table: String,
     /// Name.
     pub name: String,
-    /// Where packets enter, for a base chain.
+    /// The hook of a base chain.
     pub hook: Option<Hook>,
-    /// Comment, as nft stores and shows it. Kernels before 5.10 lose it.
+    /// Comment in the format of nft. Kernels before 5.10 do not store it.
     pub comment: Option<String>,
 }
 
-/// Where a base chain is called from.
+/// The place where packets enter a base chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hook {
     /// `filter`, `nat` or `route`.
@@ -124,7 +124,7 @@ pub struct Hook {
     pub number: u32,
     /// Order among the chains of the hook: lower comes first.
     pub priority: i32,
-    /// What happens to packets that no rule decided on.
+    /// Verdict on packets that no rule matches.
     pub policy: Policy,
 }
 
@@ -166,32 +166,32 @@ pub struct Rule {
     pub table: String,
     /// Chain.
     pub chain: String,
-    /// The kernel's number of the rule within its table; `None` in a rule to be made.
+    /// The kernel's number of the rule within its table; `None` in a new rule.
     pub handle: Option<u64>,
     /// Conditions and actions, in order.
     pub expressions: Vec<Expr>,
-    /// Comment, as nft stores and shows it.
+    /// Comment in the format of nft.
     pub comment: Option<String>,
 }
 
-/// What the kernel tells, as an answer or a notification.
+/// A message from the kernel, as an answer or a notification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// A table that exists or was made.
+    /// A table that exists or was created.
     Table(Table),
     /// A table that was deleted.
     TableGone(Table),
-    /// A chain that exists or was made.
+    /// A chain that exists or was created.
     Chain(Chain),
     /// A chain that was deleted.
     ChainGone(Chain),
-    /// A rule that exists or was made.
+    /// A rule that exists or was created.
     Rule(Rule),
     /// A rule that was deleted.
     RuleGone(Rule),
-    /// The generation; as a notification it ends those of one transaction.
+    /// The generation number; its notification ends those of a transaction.
     Generation(u32),
-    /// Something else (sets, objects, trace), by its type.
+    /// Another message (sets, objects, trace), by its type.
     Other(u16),
 }
 

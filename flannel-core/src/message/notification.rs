@@ -1,4 +1,4 @@
-//! Notifications of multicast groups, as hints.
+//! Decoding of multicast notifications into hints.
 
 use super::{
     DELETE_ADDRESS, DELETE_LINK, DELETE_NEIGHBOUR, DELETE_ROUTE, DecodeError, Frame, NEW_ADDRESS, NEW_LINK,
@@ -14,11 +14,11 @@ pub fn hints(datagram: &[u8]) -> Vec<Hint> {
     hints.filter_map(|hint| hint.unwrap_or(Some(Hint::Overrun))).collect()
 }
 
-/// What a notification tells; `None` if it is about nothing that flannel deals with (other tables and
-/// families, bridge ports, cached routes).
+/// Decodes a notification; `None` if its object is of no interest (other tables and families, bridge ports, cached
+/// routes).
 ///
 /// # Errors
-/// If it cannot be read. The caller takes that as [`Hint::Overrun`].
+/// If the message is malformed.
 pub fn decode(frame: &Frame<'_>) -> Result<Option<Hint>, DecodeError> {
     if let Reply::Overrun = frame.reply()? {
         return Ok(Some(Hint::Overrun));

@@ -20,9 +20,6 @@ use crate::link::{IfIndex, LinkName};
 /// The main table (`RT_TABLE_MAIN`).
 pub const MAIN_TABLE: u32 = 254;
 
-/// Metric that the kernel gives to IPv6 routes that ask for none (`IP6_RT_PRIO_USER`).
-pub const DEFAULT_METRIC_V6: u32 = 1024;
-
 /// Forwards packets (`RTN_UNICAST`).
 pub const UNICAST: u8 = 1;
 /// Drops packets silently (`RTN_BLACKHOLE`).
@@ -42,15 +39,15 @@ pub struct NewRoute {
     pub gateway: Option<IpAddr>,
     /// Outgoing interface; without one the kernel finds it by the gateway.
     pub index: Option<IfIndex>,
-    /// The gateway is taken as reachable on the link.
+    /// The gateway is assumed to be reachable on the link.
     pub onlink: bool,
     /// Preferred source address.
     pub source: Option<IpAddr>,
     /// Metric; 0 leaves the choice to the kernel (0 for IPv4, 1024 for IPv6).
     pub metric: u32,
-    /// Who sets it (`RTPROT_*`).
+    /// The origin of the route (`RTPROT_*`).
     pub protocol: u8,
-    /// Distance to the destination (IPv4).
+    /// Scope (IPv4).
     pub scope: Scope,
     /// Table.
     pub table: u32,
@@ -61,7 +58,7 @@ pub struct NewRoute {
 }
 
 impl NewRoute {
-    /// A unicast route of the main table without anything but its destination.
+    /// Creates a unicast route of the main table with nothing but a destination.
     #[must_use]
     pub fn new(destination: IpNet, protocol: u8) -> Self {
         Self {
@@ -80,10 +77,10 @@ impl NewRoute {
         }
     }
 
-    /// The route of a plan. `index` is the number of its link, if it has one.
+    /// Creates the route of a plan. `index` is the index of its link, if it has one.
     ///
     /// # Errors
-    /// If the form cannot be set, or the route has a link and no number is given.
+    /// If the form cannot be set, or the route has a link and no index is given.
     pub fn planned(key: &RouteKey, route: &Route, index: Option<IfIndex>) -> Result<Self, EncodeError> {
         let mut new = Self::new(key.destination, route.protocol);
         new.metric = key.metric;
@@ -140,27 +137,26 @@ impl NewRoute {
     }
 }
 
-/// Adds a route; fails if there is one with the same destination and metric.
+/// Adds a route; fails if one with the same destination and metric exists.
 #[must_use]
 pub fn add(route: &NewRoute) -> Request {
     Request::create(RouteNetlinkMessage::NewRoute(route.message()))
 }
 
-/// Adds a route; fails only if the same one is there. IPv4 puts it before others with the same destination and
-/// metric, IPv6 makes one route of several ways of them.
+/// Adds a route; fails only if the same route exists. With the same destination and metric as another one, an IPv4 route
+/// is inserted before it, and an IPv6 route becomes a part of a multipath route.
 #[must_use]
 pub fn add_beside(route: &NewRoute) -> Request {
     Request::change(RouteNetlinkMessage::NewRoute(route.message()), NLM_F_CREATE)
 }
 
-/// Sets a route in place of the first one with the same destination and metric, without a moment
-/// in which there is none.
+/// Replaces the first route with the same destination and metric atomically, or adds the route.
 #[must_use]
 pub fn replace(route: &NewRoute) -> Request {
     Request::replace(RouteNetlinkMessage::NewRoute(route.message()))
 }
 
-/// Deletes a route that matches in everything but scope, source and MTU.
+/// Deletes a route that matches in all but scope, source and MTU.
 #[must_use]
 pub fn delete(route: &NewRoute) -> Request {
     let mut message = header(route.destination, route.table, route.metric);
@@ -180,7 +176,7 @@ pub fn delete_first(key: &RouteKey, protocol: u8) -> Request {
     Request::change(RouteNetlinkMessage::DelRoute(message), 0)
 }
 
-/// Asks for the routes of one family and table.
+/// Requests the routes of one family and table.
 #[must_use]
 pub fn dump(family: Family, table: u32) -> Get<RouteRecord> {
     let mut message = RouteMessage::default();
@@ -189,7 +185,7 @@ pub fn dump(family: Family, table: u32) -> Get<RouteRecord> {
     Get::all("routes", RouteNetlinkMessage::GetRoute(message), |frame| decode(frame.payload))
 }
 
-/// Asks which route a packet to an address takes.
+/// Requests the route of packets to an address.
 #[must_use]
 pub fn get(destination: IpAddr) -> Get<RouteRecord> {
     let mut message = RouteMessage::default();
@@ -200,25 +196,25 @@ pub fn get(destination: IpAddr) -> Get<RouteRecord> {
     Get::one("a route", RouteNetlinkMessage::GetRoute(message), |frame| decode(frame.payload))
 }
 
-/// A packet whose route is asked for.
+/// A packet whose route is requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// Where it goes.
+    /// Destination address.
     pub destination: IpAddr,
-    /// Where it comes from, for policy rules that look at that.
+    /// Source address, for policy rules that depend on it.
     pub source: Option<IpAddr>,
-    /// The interface that it came in by; without one this host has sent it.
+    /// Incoming interface; `None` if this host sends the packet.
     pub input: Option<IfIndex>,
 }
 
-/// Asks which entry of which table decides about a packet, policy rules included.
+/// Requests the routing table entry that decides about a packet, policy rules included.
 #[must_use]
 pub fn decide(question: &Question) -> Get<RouteRecord> {
     let mut message = RouteMessage::default();
     let family = Family::of(question.destination);
     message.header.address_family = attribute::family_number(family).into();
     message.header.destination_prefix_length = family.bits();
-    // The entry instead of what was made of it for the packet, and the table that it is in.
+    // Request the entry itself with its table, not the route that the kernel derives from it for the packet.
     message.header.flags = RouteFlags::FibMatch | RouteFlags::LookupTable;
     message.attributes.push(RouteAttribute::Destination(RouteAddress::from(question.destination)));
     if let Some(source) = question.source {
@@ -243,7 +239,7 @@ fn header(destination: IpNet, table: u32, metric: u32) -> RouteMessage {
     message
 }
 
-/// Numbers beyond a byte have an attribute of their own.
+/// Table numbers above 255 need an attribute.
 fn set_table(message: &mut RouteMessage, table: u32) {
     match u8::try_from(table) {
         Ok(table) => message.header.table = table,
@@ -251,35 +247,35 @@ fn set_table(message: &mut RouteMessage, table: u32) {
     }
 }
 
-/// One way out of a route.
+/// One next hop of a route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hop {
-    /// Next hop, if not directly connected.
+    /// Gateway, if the destination is not directly connected.
     pub gateway: Option<IpAddr>,
     /// Outgoing interface.
     pub index: Option<IfIndex>,
-    /// The gateway is taken as reachable on the link.
+    /// The gateway is assumed to be reachable on the link.
     pub onlink: bool,
 }
 
-/// A route as the kernel describes it.
+/// A route from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteRecord {
     /// Destination with host bits cleared.
     pub destination: IpNet,
-    /// Metric; 0 where the message has none.
+    /// Metric; 0 if the message has none.
     pub metric: u32,
     /// Table.
     pub table: u32,
-    /// Who set it.
+    /// The origin of the route (`RTPROT_*`).
     pub protocol: u8,
     /// `RTN_*`.
     pub kind: u8,
-    /// Type of service that it is for; 0 is any.
+    /// Type of service; 0 is any.
     pub tos: u8,
     /// A cached copy of another route.
     pub cloned: bool,
-    /// Ways out: one, or several of a multipath route.
+    /// Next hops: one, or several of a multipath route.
     pub hops: Vec<Hop>,
     /// Preferred source address.
     pub source: Option<IpAddr>,
@@ -288,13 +284,13 @@ pub struct RouteRecord {
 }
 
 impl RouteRecord {
-    /// True for routes of the main table that forward or drop packets.
+    /// Returns true for routes of the main table that forward or drop packets.
     #[must_use]
     pub const fn is_main(&self) -> bool {
         self.table == MAIN_TABLE && !self.cloned && self.tos == 0 && matches!(self.kind, UNICAST | 6..=9)
     }
 
-    /// The route as a fact: unicast routes of the main table.
+    /// Returns the route as a fact about the host if it is a unicast route of the main table.
     #[must_use]
     pub fn facts(&self) -> Option<RouteFacts> {
         let hop = self.hops.first().copied().unwrap_or_default();
@@ -307,13 +303,13 @@ impl RouteRecord {
         })
     }
 
-    /// The route as an object of the main table.
+    /// Returns the route as an object if it is one of the main table.
     #[must_use]
     pub fn object(&self, names: &BTreeMap<IfIndex, LinkName>) -> Option<(RouteKey, Route)> {
         self.is_main().then(|| self.entry(names))
     }
 
-    /// The route as an object, whatever table it is in.
+    /// Returns the route as an object, whatever its table.
     pub(crate) fn entry(&self, names: &BTreeMap<IfIndex, LinkName>) -> (RouteKey, Route) {
         let key = RouteKey { destination: self.destination, metric: self.metric };
         (key, Route { target: self.target(names), protocol: self.protocol })
@@ -336,13 +332,13 @@ impl RouteRecord {
         RouteTarget::Other(self.describe(names))
     }
 
-    /// One way out without anything special. Routes of addresses (without a gateway) have a source.
+    /// Returns true for a route with one next hop and nothing special. Routes of addresses, without a gateway, have a source.
     pub(super) fn is_plain(&self) -> bool {
         let [hop] = self.hops.as_slice() else { return false };
         !self.special && (self.source.is_none() || hop.gateway.is_none())
     }
 
-    /// The route in the words of iproute2.
+    /// Returns the route in the format of iproute2.
     fn describe(&self, names: &BTreeMap<IfIndex, LinkName>) -> String {
         let mut text = match self.kind {
             UNICAST => String::from("unicast"),
@@ -395,10 +391,10 @@ const RTA_NH_ID: u16 = 30;
 const RTNH_F_ONLINK: u8 = 4;
 const RTM_F_CLONED: u32 = 0x200;
 
-/// Reads the payload of a route message; `None` for a family other than IPv4 and IPv6.
+/// Decodes the payload of a route message; `None` for a family other than IPv4 and IPv6.
 ///
 /// # Errors
-/// If it is cut off or an attribute is malformed.
+/// If the message is truncated or an attribute is malformed.
 pub fn decode(payload: &[u8]) -> Result<Option<RouteRecord>, DecodeError> {
     let header: &[u8; HEADER_LEN] =
         payload.first_chunk().ok_or(DecodeError::Header { object: OBJECT, length: payload.len() })?;

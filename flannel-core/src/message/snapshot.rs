@@ -1,4 +1,4 @@
-//! Complete dumps put together: numbers become names, and records become facts and objects.
+//! Complete dumps combined: indices become names, and records become facts and objects.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::dataplane::{
 use crate::facts::HostFacts;
 use crate::link::{IfIndex, LinkName};
 
-/// Everything that the dumps of one look at the kernel gave, each in dump order.
+/// The records of one observation of the kernel, each kind in dump order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// All links.
@@ -29,13 +29,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Names of the links by number.
+    /// Returns the names of the links by index.
     #[must_use]
     pub fn names(&self) -> BTreeMap<IfIndex, LinkName> {
         self.links.iter().map(|link| (link.index, link.name.clone())).collect()
     }
 
-    /// What the host has. Objects of links that went between two dumps are left out.
+    /// Returns the facts about the host, without objects of links that were deleted between two dumps.
     #[must_use]
     pub fn facts(&self) -> HostFacts {
         let mut links: Vec<_> = self.links.iter().map(LinkRecord::facts).collect();
@@ -49,7 +49,7 @@ impl Snapshot {
         HostFacts { links, routes: self.routes.iter().filter_map(RouteRecord::facts).collect() }
     }
 
-    /// The same as kernel objects.
+    /// Returns the kernel objects.
     #[must_use]
     pub fn dataplane(&self) -> Dataplane {
         let names = self.names();

@@ -1,4 +1,4 @@
-//! Requests are compared as text, answers are captured samples (`tests/captured.txt`).
+//! Requests are compared as text; answers are captured samples (`tests/captured.txt`).
 
 use insta::assert_snapshot;
 use netlink_packet_core::{NLM_F_ACK_TLVS, NetlinkMessage, NetlinkPayload};
@@ -154,9 +154,9 @@ fn vxlan_is_created_with_the_attributes_of_go_flannel() {
 }
 
 #[test]
-fn vxlan_without_its_underlay_is_refused() {
+fn vxlan_without_its_underlay_is_an_error() {
     let error = link::create(&name("flannel.1"), &flannel_1(), None).unwrap_err();
-    assert_snapshot!(error, @"the interface number of the underlay eth0 is not known");
+    assert_snapshot!(error, @"the index of underlay interface eth0 is unknown");
 }
 
 #[test]
@@ -380,16 +380,16 @@ fn routes_are_set() {
 }
 
 #[test]
-fn routes_that_cannot_be_set_are_refused() {
+fn routes_that_cannot_be_set_are_errors() {
     let (key, route) = tunnel_route();
     let error = route::NewRoute::planned(&key, &route, None).unwrap_err();
-    assert_snapshot!(error, @"the interface number of flannel.1 is not known");
+    assert_snapshot!(error, @"the index of interface flannel.1 is unknown");
     let odd = Route { target: RouteTarget::Other("multipath".to_owned()), protocol: PROTOCOL };
     let error = route::NewRoute::planned(&key, &odd, None).unwrap_err();
-    assert_snapshot!(error, @r#"a route of the form "multipath" can be read, not set"#);
+    assert_snapshot!(error, @r#"routes of the form "multipath" cannot be set"#);
 }
 
-/// The crate's own parser reads every request back: lengths and padding are right.
+/// netlink-packet-route decodes every request: lengths and padding are correct.
 #[test]
 fn requests_are_well_formed() {
     let (key, route) = tunnel_route();
@@ -417,8 +417,8 @@ fn requests_are_well_formed() {
     }
 }
 
-/// Route, neighbour, FDB entry and link: what was sent reads back as what was meant. A message that the
-/// kernel sends has the same layout as the one that it takes.
+/// Requests for a route, a neighbour, an FDB entry and a link decode to the values that they were made from: the kernel
+/// sends and receives the same layout.
 #[test]
 fn values_survive_the_round_trip() {
     let payload_of =
@@ -458,7 +458,7 @@ fn link_record(sample: &str) -> link::LinkRecord {
 }
 
 #[test]
-fn links_of_the_kernel_are_read() {
+fn links_from_the_kernel_are_decoded() {
     let record = link_record("link flannel.1");
     assert_eq!((record.index, record.underlay, record.carrier), (IfIndex(4), Some(IfIndex(3)), true));
     let mut expected = flannel_1();
@@ -476,7 +476,7 @@ fn links_of_the_kernel_are_read() {
 }
 
 #[test]
-fn addresses_of_the_kernel_are_read() {
+fn addresses_from_the_kernel_are_decoded() {
     let read = |sample: &str| address::decode(&payload(sample)).unwrap().unwrap();
     let lo = read("address lo");
     assert_eq!((lo.index, lo.scope, lo.facts.net), (IfIndex(1), Scope::HOST, "127.0.0.1/8".parse().unwrap()));
@@ -490,7 +490,7 @@ fn addresses_of_the_kernel_are_read() {
 }
 
 #[test]
-fn neighbours_of_the_kernel_are_read() {
+fn neighbours_from_the_kernel_are_decoded() {
     let read = |sample: &str| neighbour::decode(&payload(sample)).unwrap();
     let record = read("neighbour v4").unwrap();
     assert_eq!((record.index, record.address), (IfIndex(4), ip("10.42.2.0")));
@@ -501,7 +501,7 @@ fn neighbours_of_the_kernel_are_read() {
 }
 
 #[test]
-fn forwarding_entries_of_the_kernel_are_read() {
+fn forwarding_entries_from_the_kernel_are_decoded() {
     let read = |sample: &str| fdb::decode(&payload(sample)).unwrap();
     let record = read("fdb v4").unwrap();
     let destination = Some(ip("192.168.50.2"));
@@ -513,7 +513,7 @@ fn forwarding_entries_of_the_kernel_are_read() {
 
 /// Every captured route: key, what it does, who set it; then the fact.
 #[test]
-fn routes_of_the_kernel_are_read() {
+fn routes_from_the_kernel_are_decoded() {
     let names = BTreeMap::from([
         (IfIndex(1), name("lo")),
         (IfIndex(3), name("eth0")),
@@ -634,7 +634,7 @@ fn notifications_become_hints() {
 }
 
 #[test]
-fn answers_are_understood() {
+fn answers_are_decoded() {
     let read = |bytes: &[u8]| {
         let frame = frames(bytes).next().unwrap().unwrap();
         match frame.reply().unwrap() {
@@ -691,7 +691,7 @@ fn refusals_name_the_attribute() {
 }
 
 #[test]
-fn dumps_say_when_they_were_interrupted() {
+fn interrupted_dumps_are_detected() {
     let frame = Frame { kind: 24, flags: 0x12, sequence: 1, port: 1, payload: &[] };
     assert!(frame.interrupted());
     assert!(!Frame { flags: 0x2, ..frame }.interrupted());
@@ -703,13 +703,13 @@ fn notifications_that_cannot_be_decoded_are_an_overrun() {
     assert_eq!(notification::hints(&[]), []);
 }
 
-/// Whatever bytes come, reading ends with a value or an error.
+/// Decoding any bytes ends with a value or an error.
 #[test]
 fn cut_off_messages_are_errors_not_panics() {
     assert_eq!(frames(&[1, 2, 3]).next(), Some(Err(DecodeError::Cut { length: 0, available: 3 })));
     let mut long = hex("240000000200000109000000b5620000000000002c000000120001000900000000000000");
     long[0] = 0xff;
-    assert_snapshot!(frames(&long).next().unwrap().unwrap_err(), @"a netlink message says it has 255 bytes, 36 are there");
+    assert_snapshot!(frames(&long).next().unwrap().unwrap_err(), @"netlink message truncated: 36 of 255 bytes");
     for line in include_str!("tests/captured.txt").lines().skip(1) {
         let (sample, _) = line.split_once(':').unwrap();
         let (kind, flags, bytes) = captured(sample);
@@ -723,16 +723,16 @@ fn cut_off_messages_are_errors_not_panics() {
             let _ = Frame { kind, flags, sequence: 0, port: 0, payload: cut }.reply();
         }
     }
-    assert_snapshot!(route::decode(&[2, 0]).unwrap_err(), @"a route message has 2 bytes, too few for its header");
+    assert_snapshot!(route::decode(&[2, 0]).unwrap_err(), @"route message too short: 2 bytes");
     let mut route = payload("route flannel");
     route[1] = 33;
-    assert_snapshot!(route::decode(&route).unwrap_err(), @"a route message has prefix length 33, more than its family has bits");
+    assert_snapshot!(route::decode(&route).unwrap_err(), @"a route message has an invalid prefix length: 33");
 }
 
 proptest! {
     /// Mostly small numbers, which are lengths and types that mean something, so that nested attributes are reached.
     #[test]
-    fn any_bytes_are_read_without_a_panic(
+    fn any_bytes_are_decoded_without_a_panic(
         words in vec(prop_oneof![0u32..64, any::<u32>(), Just(0x0008_0008), Just(0x0002_8024)], 0..50),
         cut in 0usize..4,
     ) {

@@ -1,7 +1,7 @@
 //! Traffic control: queueing disciplines and filters (`RTM_NEWQDISC`, `RTM_NEWTFILTER`).
 //!
-//! What the bandwidth plugin needs: a token bucket, and a redirection of all that comes in to another link. Layouts: the
-//! kernel's include/uapi/linux/{pkt_sched,pkt_cls,tc_act/tc_mirred}.h.
+//! Covers what the bandwidth plugin needs: a token bucket, and the redirection of incoming packets to another link.
+//! Layouts: the kernel's include/uapi/linux/{pkt_sched,pkt_cls,tc_act/tc_mirred}.h.
 
 use netlink_packet_core::{DefaultNla, Emitable};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -11,18 +11,18 @@ use super::attribute::{self, u32_at};
 use super::{DecodeError, Get, Request};
 use crate::link::IfIndex;
 
-/// The kernel counts time in units of 64 ns (`PSCHED_SHIFT`), on every machine: `/proc/net/psched` says so.
+/// The kernel counts time in units of 64 ns (`PSCHED_SHIFT`) on every machine, as `/proc/net/psched` shows.
 const TICK_NANOS: u64 = 64;
-/// The longest time for which tokens can be saved: the kernel keeps it in 32 bits of nanoseconds.
+/// The longest time for which tokens can be saved, which the kernel stores as 32 bits of nanoseconds.
 const BUFFER_TICKS_MAX: u64 = u32::MAX as u64 / TICK_NANOS;
 
-/// `TC_H_ROOT`: the place of the discipline of what a link sends.
+/// `TC_H_ROOT`: parent of the discipline for outgoing packets.
 const ROOT: u32 = u32::MAX;
-/// `TC_H_INGRESS`: the place of the one of what a link receives.
+/// `TC_H_INGRESS`: parent of the discipline for incoming packets.
 const INGRESS: u32 = 0xffff_fff1;
-/// The number `1:`.
+/// The handle `1:`.
 const BUCKET_HANDLE: u32 = 0x1_0000;
-/// The number `ffff:`.
+/// The handle `ffff:`.
 const INGRESS_HANDLE: u32 = 0xffff_0000;
 /// Priority 1, protocol `ETH_P_ALL` in network order.
 const FILTER_INFO: u32 = 1 << 16 | 3u16.to_be() as u32;
@@ -39,25 +39,25 @@ const TCA_ACT_OPTIONS: u16 = 2;
 const TCA_MIRRED_PARMS: u16 = 2;
 /// `TC_U32_TERMINAL`: a match ends the search.
 const U32_TERMINAL: u8 = 1;
-/// `TC_ACT_STOLEN`: the packet goes no further here.
+/// `TC_ACT_STOLEN`: the kernel stops processing the packet here.
 const ACTION_STOLEN: u32 = 4;
 /// `TCA_EGRESS_REDIR`.
 const EGRESS_REDIRECT: u32 = 1;
 
-/// A token bucket (`tbf`): how fast a link may send.
+/// A token bucket (`tbf`), which limits the rate at which a link sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenBucket {
     /// Bytes per second.
     pub rate: u64,
-    /// Bytes that may wait.
+    /// Queue limit in bytes.
     pub limit: u32,
-    /// Time for which tokens are saved, in the kernel's ticks of 64 ns. At full rate, that time is a burst.
+    /// Burst as the time that it takes at full rate, in the kernel's ticks of 64 ns.
     pub buffer: u32,
 }
 
 impl TokenBucket {
-    /// The bucket for a rate and a burst in bytes, in which nothing waits longer than `latency_micros`. What is more than the
-    /// kernel can count is as much as it can.
+    /// Creates the bucket for a rate and a burst in bytes, in which no packet waits longer than `latency_micros`. Values are
+    /// limited to what the kernel can store.
     ///
     /// Compatibility: whole microseconds first, then ticks, as Go's plugin computes it.
     #[must_use]
@@ -75,7 +75,7 @@ impl TokenBucket {
     }
 }
 
-/// Sets the discipline of what a link sends, in place of one that is there.
+/// Sets the discipline for outgoing packets, in place of an existing one.
 #[must_use]
 pub fn set_bucket(index: IfIndex, bucket: &TokenBucket) -> Request {
     let mut parameters = [0; 36];
@@ -92,34 +92,34 @@ pub fn set_bucket(index: IfIndex, bucket: &TokenBucket) -> Request {
     Request::replace(RouteNetlinkMessage::NewQueueDiscipline(message))
 }
 
-/// Gives a link the place where filters see what it receives; fails if it has one.
+/// Adds the ingress discipline, whose filters see incoming packets; fails if it exists.
 #[must_use]
 pub fn add_ingress(index: IfIndex) -> Request {
     let message = message(index, INGRESS_HANDLE, INGRESS, "ingress", Vec::new());
     Request::create(RouteNetlinkMessage::NewQueueDiscipline(message))
 }
 
-/// Takes it away with all its filters.
+/// Deletes the ingress discipline with all its filters.
 #[must_use]
 pub fn delete_ingress(index: IfIndex) -> Request {
     let message = header(index, INGRESS_HANDLE, INGRESS);
     Request::change(RouteNetlinkMessage::DelQueueDiscipline(message), 0)
 }
 
-/// Takes away the discipline of what a link sends.
+/// Deletes the discipline for outgoing packets.
 #[must_use]
 pub fn delete_bucket(index: IfIndex) -> Request {
     Request::change(RouteNetlinkMessage::DelQueueDiscipline(header(index, BUCKET_HANDLE, ROOT)), 0)
 }
 
-/// All that a link receives goes out of another one.
+/// Redirects all incoming packets of a link to another one, which sends them.
 #[must_use]
 pub fn redirect(index: IfIndex, target: IfIndex) -> Request {
     // `struct tc_u32_sel` of 16 bytes with one key of 16, whose mask is 0: everything matches.
     let mut selector = vec![0; 32];
     selector[0] = U32_TERMINAL;
     selector[2] = 1;
-    // `struct tc_mirred`: index, capabilities, action, two counters, what to do, link.
+    // `struct tc_mirred`: index, capabilities, action, two counters, operation, link.
     let mirred = [0, 0, ACTION_STOLEN, 0, 0, EGRESS_REDIRECT, target.0];
     let mirred: Vec<u8> = mirred.into_iter().flat_map(u32::to_ne_bytes).collect();
     let action = nest(vec![
@@ -138,14 +138,14 @@ pub fn redirect(index: IfIndex, target: IfIndex) -> Request {
     Request::create(RouteNetlinkMessage::NewTrafficFilter(message))
 }
 
-/// Asks for the disciplines of all links.
+/// Requests the disciplines of all links.
 #[must_use]
 pub fn dump_disciplines() -> Get<DisciplineRecord> {
     let message = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
     Get::all("queueing disciplines", message, |frame| decode_discipline(frame.payload))
 }
 
-/// Asks for the filters of what a link receives.
+/// Requests the filters for incoming packets.
 #[must_use]
 pub fn dump_filters(index: IfIndex) -> Get<IfIndex> {
     let message = RouteNetlinkMessage::GetTrafficFilter(header(index, 0, INGRESS_HANDLE));
@@ -170,7 +170,7 @@ fn message(index: IfIndex, handle: u32, parent: u32, kind: &str, options: Vec<(u
     message
 }
 
-/// Attributes as the value of another one.
+/// Encodes attributes as the value of another one.
 fn nest(attributes: Vec<(u16, Vec<u8>)>) -> Vec<u8> {
     let attributes: Vec<_> =
         attributes.into_iter().map(|(kind, value)| DefaultNla::new(kind, value)).collect();
@@ -179,14 +179,14 @@ fn nest(attributes: Vec<(u16, Vec<u8>)>) -> Vec<u8> {
     bytes
 }
 
-/// A discipline as the kernel describes it.
+/// A queueing discipline from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DisciplineRecord {
-    /// Its link.
+    /// Link.
     pub index: IfIndex,
-    /// What the link sends goes through it first.
+    /// The root discipline for outgoing packets.
     pub root: bool,
-    /// What kind it is: `tbf`, `ingress`, `noqueue`.
+    /// Kind: `tbf`, `ingress`, `noqueue`.
     pub kind: String,
     /// The parameters of a token bucket.
     pub bucket: Option<TokenBucket>,
@@ -196,10 +196,10 @@ const OBJECT: &str = "queueing discipline";
 /// Length of `struct tcmsg`.
 const HEADER_LEN: usize = 20;
 
-/// Reads the payload of a message about a discipline.
+/// Decodes the payload of a message about a discipline.
 ///
 /// # Errors
-/// If it is cut off or an attribute is malformed.
+/// If the message is truncated or an attribute is malformed.
 pub fn decode_discipline(payload: &[u8]) -> Result<Option<DisciplineRecord>, DecodeError> {
     let (index, attributes) = decode(payload)?;
     let mut record = DisciplineRecord {
@@ -244,10 +244,10 @@ fn bucket(options: &[u8]) -> Result<Option<TokenBucket>, DecodeError> {
     Ok(bucket.map(|bucket| TokenBucket { rate: rate64.unwrap_or(bucket.rate), ..bucket }))
 }
 
-/// The link that a filter of [`dump_filters`] sends packets to; `None` for one that does something else.
+/// Decodes the payload of a message about a filter: the link to which it redirects packets, or `None` for other filters.
 ///
 /// # Errors
-/// If it is cut off.
+/// If the message is truncated.
 pub fn decode_redirect(payload: &[u8]) -> Result<Option<IfIndex>, DecodeError> {
     let (_, mut attributes) = decode(payload)?;
     let inner = |bytes: &[u8], wanted: u16| -> Option<Vec<u8>> {

@@ -1,4 +1,4 @@
-//! Notifications of nf_tables as hints to look again.
+//! Notifications from nf_tables, which trigger a check of the rules.
 
 use flannel_core::message;
 use flannel_core::message::nftables::{MULTICAST_GROUP, Message};
@@ -9,21 +9,21 @@ use std::io;
 use crate::kernel::KernelError;
 use crate::kernel::conn::{Connection, is_loss};
 
-/// Room for some ten thousand changes, as many as kube-proxy makes in one go on a large cluster. More are no loss:
-/// they end as one hint.
+/// Receive buffer for some ten thousand changes, as many as kube-proxy makes at once on a large cluster. Further ones
+/// become one hint.
 const CAPACITY: usize = 16 << 20;
 
-/// Something that may concern our rules has changed.
+/// A change that may affect our rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hint {
-    /// The generation that the change made; `None` if notifications were lost.
+    /// The generation after the change; `None` if notifications were lost.
     pub(super) generation: Option<u32>,
 }
 
 /// A subscription to all changes of nf_tables.
 pub(super) struct Monitor {
     connection: Connection,
-    /// The transaction whose notifications are coming in has something that concerns us.
+    /// The transaction whose notifications arrive affects our rules.
     concerned: bool,
 }
 
@@ -33,7 +33,7 @@ impl Monitor {
         Ok(Self { connection, concerned: false })
     }
 
-    /// Waits for a change that concerns `mode`; an error ends the subscription. Cancel-safe.
+    /// Waits for a change that affects `mode`. An error ends the subscription. Cancel-safe.
     pub(super) async fn next(&mut self, mode: Mode) -> io::Result<Hint> {
         let Self { connection, concerned } = self;
         loop {
@@ -53,7 +53,7 @@ impl Monitor {
     }
 }
 
-/// A transaction ends with its generation, perhaps in a later datagram: `concerned` is what is known of it so far.
+/// Decodes a datagram. A transaction ends with its generation, possibly in a later datagram; `concerned` carries over.
 fn read(mode: Mode, datagram: &[u8], concerned: &mut bool) -> Option<Hint> {
     let mut hint = None;
     for frame in message::frames(datagram) {

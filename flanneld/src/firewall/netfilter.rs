@@ -87,12 +87,8 @@ impl Netfilter {
 
     /// Returns the answer to a query: all of a dump, or at most one message. An object that does not exist is no error.
     pub(super) async fn query(&mut self, query: &Query) -> Result<Vec<Message>, NetfilterError> {
-        let get = query.get();
-        match self.0.fetch(&get).await? {
-            Ok(fetched) => {
-                let what = || get.subject().to_owned();
-                Ok(fetched.all().map_err(|cause| KernelError::Unreadable { what: what(), cause })?)
-            }
+        match self.0.fetch(&query.get()).await? {
+            Ok(messages) => Ok(messages),
             Err(refusal) if refusal.means_absent() => Ok(Vec::new()),
             Err(refusal) => Err(NetfilterError::refused(query.to_string(), None, &refusal)),
         }

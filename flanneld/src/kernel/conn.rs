@@ -76,7 +76,17 @@ impl Connection {
     }
 
     /// Fetches objects, again if they change meanwhile.
-    pub(crate) async fn fetch<T>(
+    pub(crate) async fn fetch<T>(&mut self, get: &Get<T>) -> Result<Result<Vec<T>, Refusal>, KernelError> {
+        let fetched = self.fetch_decodable(get).await?;
+        let unreadable = |cause| KernelError::Unreadable { what: get.subject().to_owned(), cause };
+        match fetched {
+            Ok(fetched) => fetched.all().map(Ok).map_err(unreadable),
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    /// Fetches the objects that can be decoded.
+    pub(super) async fn fetch_decodable<T>(
         &mut self,
         get: &Get<T>,
     ) -> Result<Result<Fetched<T>, Refusal>, KernelError> {

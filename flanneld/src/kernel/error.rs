@@ -1,4 +1,4 @@
-//! Why the kernel did not do what it was asked, and which refusals are no failure.
+//! Errors of the kernel, and which of them count as success.
 
 use flannel_core::dataplane::Op;
 use flannel_core::link::LinkName;
@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use std::fmt;
 use std::io;
 
-/// A request that the kernel refused or that did not get through.
+/// A failed request to the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The kernel refused a change.
@@ -15,11 +15,11 @@ pub enum KernelError {
     Refused {
         /// The change.
         op: String,
-        /// What the kernel says.
+        /// The kernel's error.
         #[source]
         cause: Refused,
     },
-    /// A change is about an interface that does not exist.
+    /// The interface of a change does not exist.
     #[error("`{op}` needs the interface {link}, which does not exist")]
     NoLink {
         /// The change.
@@ -27,61 +27,63 @@ pub enum KernelError {
         /// The interface.
         link: LinkName,
     },
-    /// An interface was to be created and another one has its name.
-    #[error("`{op}` found an interface with that name and another {difference}, which has to go first")]
+    /// The interface exists and differs in a parameter that cannot be changed.
+    #[error(
+        "could not `{op}`: an interface with that name and a different {difference} exists, delete it first"
+    )]
     OtherLink {
         /// The change.
         op: String,
-        /// In what it differs.
+        /// The parameter.
         difference: &'static str,
     },
-    /// A change that no message can express.
-    #[error("`{op}` cannot be asked of the kernel")]
+    /// A change that cannot be encoded.
+    #[error("could not encode `{op}`")]
     Inexpressible {
         /// The change.
         op: String,
-        /// What is missing or wrong.
+        /// The reason.
         #[source]
         cause: EncodeError,
     },
-    /// No answer came to a change within the time limit, or the connection broke before it.
-    #[error("no answer to `{op}`, it may or may not have been carried out")]
+    /// A change was not answered within the time limit, or the connection broke first.
+    #[error("no answer to `{op}`, which may or may not have been applied")]
     Unanswered {
         /// The change.
         op: String,
     },
-    /// The kernel refused a listing.
+    /// The kernel refused a dump.
     #[error("the kernel refused to list {what}")]
     List {
-        /// What was to be listed.
+        /// The kind of object.
         what: String,
         /// The kernel's error.
         #[source]
         cause: Refused,
     },
-    /// A listing never was of one moment.
-    #[error("{what} changed during each of {attempts} listings")]
+    /// The objects changed during every dump.
+    #[error("{what} changed during each of {attempts} dumps")]
     Unsteady {
-        /// What was to be listed.
+        /// The kind of object.
         what: String,
-        /// Number of listings.
+        /// Number of dumps.
         attempts: u32,
     },
-    /// The kernel sent what cannot be read.
-    #[error("could not read what the kernel says about {what}")]
+    /// The kernel sent a malformed message.
+    #[error("could not decode the kernel's answer about {what}")]
     Unreadable {
         /// The kind of object or change.
         what: String,
-        /// What is wrong.
+        /// The reason.
         #[source]
         cause: DecodeError,
     },
     /// The socket failed.
     #[error("could not {action} the netlink socket")]
     Socket {
-        /// What was tried.
+        /// The failed action.
         action: &'static str,
-        /// What went wrong.
+        /// The reason.
         #[source]
         cause: io::Error,
     },
@@ -93,7 +95,7 @@ impl KernelError {
         matches!(self, Self::Socket { .. } | Self::Unreadable { .. })
     }
 
-    /// Whether the same request may succeed later without anybody changing what is asked.
+    /// Returns true if the same request may succeed later.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -107,18 +109,18 @@ impl KernelError {
     }
 }
 
-/// The number and the words of a refusal.
+/// An error from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// The number.
+    /// The error number.
     pub errno: Errno,
-    /// What the kernel says beyond the number (extended ACK); may be empty.
+    /// The extended ACK; may be empty.
     pub text: String,
 }
 
 impl Refused {
     fn is_transient(&self) -> bool {
-        // The last row passes when a link comes or comes up.
+        // The last row passes when a link is created or set up.
         matches!(
             self.errno,
             Errno::EINTR | Errno::EAGAIN | Errno::EBUSY | Errno::ENOBUFS | Errno::ENOMEM | Errno::ETIMEDOUT
@@ -145,11 +147,13 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Whether a refusal means that all is already as `op` wants it: there on set, gone on delete. This table is
-/// the only place that decides it (numbers seen on Linux 6.1 and 6.18).
+/// Returns true if an error means that the state is already the desired one: the object exists on set, or does not on
+/// delete. This table is the only place that decides it (numbers observed on Linux 6.1 and 6.18).
 ///
-/// Creating a link is not in it: `EEXIST` may be about another link. Setting a route neither: with
-/// `NLM_F_REPLACE` the kernel says `EEXIST` only if the route stands behind another one.
+/// The plugin has no such table: whether an existing object is the right one depends on the step of the ADD.
+///
+/// Creating a link is not in the table: `EEXIST` may be about another link. Setting a route is not, either: with
+/// `NLM_F_REPLACE` the kernel returns `EEXIST` only if the same route is behind another one.
 pub(super) const fn is_settled(op: &Op, errno: Errno) -> bool {
     match op {
         Op::CreateLink(..) | Op::SetLink(..) | Op::SetNeighbour(..) | Op::SetRoute(..) => false,

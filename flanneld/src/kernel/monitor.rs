@@ -1,4 +1,4 @@
-//! Notifications of the kernel, as hints to look again. They are never the state itself.
+//! Notifications from the kernel, which trigger an observation. They are never taken as the state itself.
 
 use flannel_core::hint::{Hint, Hints};
 use flannel_core::message::notification;
@@ -12,28 +12,28 @@ use super::conn::{Connection, is_loss};
 /// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`.
 const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
 
-/// Room for some ten thousand notifications while the reader does not get to run. More are no
-/// loss: they end as one overrun.
-const ROOM: usize = 16 << 20;
+/// Receive buffer for some ten thousand notifications while the reader is not scheduled. Further ones become one
+/// overrun.
+const CAPACITY: usize = 16 << 20;
 
-/// A subscription to the notifications of the kernel, from the moment it is opened.
+/// A subscription to the notifications of the kernel.
 pub struct Monitor {
     connection: Connection,
 }
 
 impl Monitor {
-    /// Subscribes. To miss nothing, open it before the first observation.
+    /// Subscribes. Subscribe before the first observation, so that no change is missed.
     ///
     /// # Errors
     /// If the socket cannot be opened.
     pub fn open() -> Result<Self, KernelError> {
-        Ok(Self { connection: Connection::open(&GROUPS, ROOM)? })
+        Ok(Self { connection: Connection::open(&GROUPS, CAPACITY)? })
     }
 
-    /// Puts hints into `inbox` for ever. Cancel-safe: what was read is in the inbox.
+    /// Adds hints to `inbox` until the socket fails. Cancel-safe: every received hint is in the inbox.
     ///
     /// # Errors
-    /// Ends only if the socket fails for good.
+    /// If the socket fails.
     pub async fn run(mut self, inbox: Inbox) -> Result<std::convert::Infallible, KernelError> {
         loop {
             let hints = self.next().await?;
@@ -43,16 +43,15 @@ impl Monitor {
         }
     }
 
-    /// Waits for notifications and says what they hint at; nothing, if they are not about our kinds of object.
-    /// Cancel-safe.
+    /// Waits for notifications and returns their hints; none if they are about other kinds of object. Cancel-safe.
     ///
     /// # Errors
-    /// If the socket fails for good.
+    /// If the socket fails.
     pub async fn next(&mut self) -> Result<Vec<Hint>, KernelError> {
         match self.connection.receive().await {
             Ok(datagram) => Ok(notification::hints(datagram)),
             Err(error) if is_loss(&error) => {
-                debug!(%error, "lost netlink notifications");
+                debug!(%error, "netlink notifications lost");
                 Ok(vec![Hint::Overrun])
             }
             Err(cause) => Err(KernelError::Socket { action: "read notifications from", cause }),
@@ -60,32 +59,32 @@ impl Monitor {
     }
 }
 
-/// Where hints wait for the one who judges them. Only the last of each object is kept, and beyond a number of
-/// objects they become one overrun, so it is bounded and never makes the monitor wait.
+/// A queue of hints. It keeps only the last hint of each object and replaces too many of them by one overrun, so that it
+/// is bounded and the monitor never waits.
 #[derive(Clone, Debug)]
 pub struct Inbox {
     waiting: watch::Sender<Hints>,
 }
 
 impl Inbox {
-    /// An empty inbox. Clones are the same inbox.
+    /// Creates an empty inbox. Clones share it.
     #[must_use]
     pub fn new() -> Self {
         Self { waiting: watch::Sender::new(Hints::default()) }
     }
 
-    /// Puts hints in.
+    /// Adds hints.
     pub fn push(&self, hints: impl IntoIterator<Item = Hint>) {
         self.waiting.send_modify(|waiting| hints.into_iter().for_each(|hint| waiting.push(hint)));
     }
 
-    /// Waits until there is something. Cancel-safe.
+    /// Waits until the inbox is not empty. Cancel-safe.
     pub async fn filled(&self) {
         // The sender is ours, so the channel is open.
         let _ = self.waiting.subscribe().wait_for(|waiting| !waiting.is_empty()).await;
     }
 
-    /// Takes everything out.
+    /// Removes and returns all hints.
     #[must_use]
     pub fn take(&self) -> Hints {
         let mut taken = Hints::default();

@@ -1,4 +1,4 @@
-//! The real kernel, through netlink.
+//! The kernel, through netlink.
 
 use flannel_core::dataplane::Op;
 use flannel_core::exchange::{Changes, Fetch, FetchError};
@@ -21,8 +21,7 @@ const CAPACITY: usize = 1 << 20;
 
 /// The kernel of the network namespace in which this was opened.
 pub struct NetlinkKernel {
-    /// Missing after a call that failed or was given up half way: what is left of it in the socket must
-    /// not be read as an answer to the next one.
+    /// `None` after a call that failed or was cancelled: a late answer must not be taken for one to the next call.
     connection: Option<Connection>,
 }
 
@@ -93,9 +92,9 @@ impl Kernel for NetlinkKernel {
     }
 }
 
-/// Lists objects. One object of somebody else that cannot be decoded must not hide all others.
+/// Lists the objects that can be decoded: a malformed object of another program must not hide all others.
 async fn list<T>(connection: &mut Connection, get: &Get<T>) -> Result<Vec<T>, KernelError> {
-    let fetched = connection.fetch(get).await?;
+    let fetched = connection.fetch_decodable(get).await?;
     let fetched = fetched
         .map_err(|refusal| KernelError::List { what: get.subject().to_owned(), cause: refusal.into() })?;
     if let Some(error) = fetched.undecoded {
@@ -107,7 +106,7 @@ async fn list<T>(connection: &mut Connection, get: &Get<T>) -> Result<Vec<T>, Ke
 async fn read(connection: &mut Connection, tunnels: &BTreeSet<LinkName>) -> Result<Snapshot, KernelError> {
     let mut snapshot = Snapshot { links: list(connection, &link::dump()).await?, ..Snapshot::default() };
     for family in Family::ALL {
-        // A kernel without IPv6 answers a question about it with what it has of all families.
+        // A kernel without IPv6 answers a request for it with the objects of all families.
         let mut addresses = list(connection, &address::dump(family)).await?;
         addresses.retain(|record| Family::of_net(record.facts.net) == family);
         snapshot.addresses.append(&mut addresses);

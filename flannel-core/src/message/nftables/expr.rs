@@ -1,4 +1,4 @@
-//! Expressions: what the rules of nf_tables are made of.
+//! Expressions, the elements of nf_tables rules.
 
 use crate::message::DecodeError;
 use crate::message::attribute::{self, attributes};
@@ -10,35 +10,35 @@ const OBJECT: &str = "expression";
 pub const REGISTER_1: u32 = 1;
 /// The second one.
 pub const REGISTER_2: u32 = 2;
-/// The register that takes verdicts (`NFT_REG_VERDICT`).
+/// The register of verdicts (`NFT_REG_VERDICT`).
 const REGISTER_VERDICT: u32 = 0;
 
 /// The packet mark (`NFT_META_MARK`), four bytes in host order.
 pub const META_MARK: u32 = 3;
-/// The name of the interface that a packet came in by (`NFT_META_IIFNAME`), sixteen bytes.
+/// The name of the incoming interface (`NFT_META_IIFNAME`), sixteen bytes.
 pub const META_INPUT_NAME: u32 = 6;
 
 /// The address family of the packet (`NFT_META_NFPROTO`), one byte: the number of a [`super::TableFamily`].
 pub const META_NFPROTO: u32 = 15;
-/// The protocol in the packet (`NFT_META_L4PROTO`), one byte.
+/// The transport protocol (`NFT_META_L4PROTO`), one byte.
 pub const META_L4PROTO: u32 = 16;
 /// The state of the connection (`NFT_CT_STATUS`), four bytes in host order.
 pub const CT_STATUS: u32 = 2;
 /// In [`CT_STATUS`]: the destination was translated (`IPS_DST_NAT`).
 pub const DESTINATION_NAT: u32 = 1 << 5;
-/// What [`Expr::DestinationType`] loads for an address of this host (`RTN_LOCAL`).
+/// The value that [`Expr::DestinationType`] loads for an address of this host (`RTN_LOCAL`).
 pub const LOCAL_ADDRESS: u32 = 2;
 /// `NFT_FIB_RESULT_ADDRTYPE` and `NFTA_FIB_F_DADDR`.
 const FIB_ADDRESS_TYPE: u32 = 3;
 const FIB_DESTINATION: u32 = 2;
-/// `NFT_NAT_DNAT`; the flags for "address" and "port given", which the kernel sets where they are missing.
+/// `NFT_NAT_DNAT`; the flags for "address" and "port given", which the kernel sets if they are missing.
 const NAT_DESTINATION: u32 = 1;
 const NAT_RANGE: u32 = 3;
 
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 pub const MASQUERADE_FULLY_RANDOM: u32 = 0x10;
 
-/// One step of a rule. The rule ends where a comparison fails.
+/// One expression of a rule. The rule ends at the first comparison that fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expr {
     /// Loads bytes of the packet.
@@ -66,7 +66,7 @@ pub enum Expr {
         /// Destination.
         register: u32,
     },
-    /// Loads what kind of address the destination is (`RTN_*`), four bytes in host order.
+    /// Loads the type of the destination address (`RTN_*`), four bytes in host order.
     DestinationType {
         /// Destination.
         register: u32,
@@ -79,16 +79,16 @@ pub enum Expr {
         destination: u32,
         /// Mask; as long as `xor`.
         mask: Vec<u8>,
-        /// Bits to turn.
+        /// Bits to invert.
         xor: Vec<u8>,
     },
-    /// Goes on only if the comparison holds.
+    /// Compares a register with a value.
     Cmp {
         /// Comparison.
         op: CmpOp,
-        /// Register on the left.
+        /// Left operand.
         register: u32,
-        /// Value on the right.
+        /// Right operand.
         data: Vec<u8>,
     },
     /// Loads a constant.
@@ -100,12 +100,12 @@ pub enum Expr {
     },
     /// Ends the rule with a verdict.
     Verdict(Verdict),
-    /// Masquerades, which accepts as well.
+    /// Masquerades and accepts.
     Masquerade {
         /// `NF_NAT_RANGE_*`.
         flags: u32,
     },
-    /// Sends the connection to another address and port, which accepts as well.
+    /// Translates destination address and port, and accepts.
     DestinationNat {
         /// `NFPROTO_*` of the address.
         family: u8,
@@ -114,7 +114,7 @@ pub enum Expr {
         /// Register of the port, two bytes in network order.
         port: u32,
     },
-    /// Anything else: its name and its attributes as bytes.
+    /// Another expression, undecoded.
     Other {
         /// Name of the expression in the kernel.
         name: String,
@@ -123,7 +123,7 @@ pub enum Expr {
     },
 }
 
-/// The header that a payload offset counts from.
+/// The header at which a payload offset begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PayloadBase {
     /// Ethernet.
@@ -134,41 +134,32 @@ pub enum PayloadBase {
     Transport,
 }
 
-/// A comparison.
+/// A comparison; those by order are [`Expr::Other`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CmpOp {
     /// Equal.
     Equal,
     /// Not equal.
     NotEqual,
-    /// Less than, as big-endian numbers.
-    Less,
-    /// Less than or equal.
-    LessOrEqual,
-    /// Greater than.
-    Greater,
-    /// Greater than or equal.
-    GreaterOrEqual,
 }
 
-/// What becomes of a packet, or where its way through the rules goes on.
+/// A verdict on a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Accepted, as far as this base chain goes.
+    /// Accept the packet in this base chain.
     Accept,
-    /// Dropped.
+    /// Drop the packet.
     Drop,
-    /// Back to the rule after the jump; at the end of a base chain its policy.
+    /// Continue after the jump, or in a base chain with its policy.
     Return,
-    /// On in another chain, then back.
+    /// Continue in another chain, then return.
     Jump(String),
-    /// On in another chain, without coming back.
+    /// Continue in another chain without returning.
     Goto(String),
 }
 
 const BASES: [PayloadBase; 3] = [PayloadBase::Link, PayloadBase::Network, PayloadBase::Transport];
-const OPS: [CmpOp; 6] =
-    [CmpOp::Equal, CmpOp::NotEqual, CmpOp::Less, CmpOp::LessOrEqual, CmpOp::Greater, CmpOp::GreaterOrEqual];
+const OPS: [CmpOp; 2] = [CmpOp::Equal, CmpOp::NotEqual];
 
 const ACCEPT: i32 = 1;
 const DROP: i32 = 0;
@@ -179,73 +170,66 @@ const RETURN: i32 = -5;
 impl Expr {
     /// Writes `NFTA_EXPR_NAME` and `NFTA_EXPR_DATA`.
     pub(super) fn encode(&self, writer: &mut Writer) {
-        let (name, content): (&str, &dyn Fn(&mut Writer)) = match self {
-            Self::Payload { base, offset, len, register } => ("payload", &|w| {
-                w.be32(1, *register);
-                w.be32(2, *base as u32);
-                w.be32(3, *offset);
-                w.be32(4, *len);
-            }),
-            Self::Meta { key, register } => ("meta", &|w| {
-                w.be32(1, *register);
-                w.be32(2, *key);
-            }),
-            Self::Bitwise { source, destination, mask, xor } => ("bitwise", &|w| {
-                w.be32(1, *source);
-                w.be32(2, *destination);
-                w.be32(3, u32::try_from(mask.len()).expect("a register has 16 bytes"));
-                w.nested(4, |w| w.bytes(1, mask));
-                w.nested(5, |w| w.bytes(1, xor));
-            }),
-            Self::Cmp { op, register, data } => ("cmp", &|w| {
-                w.be32(1, *register);
-                w.be32(2, *op as u32);
-                w.nested(3, |w| w.bytes(1, data));
-            }),
-            Self::Immediate { register, data } => ("immediate", &|w| {
-                w.be32(1, *register);
-                w.nested(2, |w| w.bytes(1, data));
-            }),
-            Self::Verdict(verdict) => ("immediate", &|w| {
-                w.be32(1, REGISTER_VERDICT);
-                w.nested(2, |w| w.nested(2, |w| verdict.encode(w)));
-            }),
-            Self::Masquerade { flags } => ("masq", &|w| {
-                if *flags != 0 {
-                    w.be32(1, *flags);
-                }
-            }),
-            Self::Connection { key, register } => ("ct", &|w| {
-                w.be32(1, *register);
-                w.be32(2, *key);
-            }),
-            Self::DestinationType { register } => ("fib", &|w| {
-                w.be32(1, *register);
-                w.be32(2, FIB_ADDRESS_TYPE);
-                w.be32(3, FIB_DESTINATION);
-            }),
-            Self::DestinationNat { family, address, port } => ("nat", &|w| {
-                w.be32(1, NAT_DESTINATION);
-                w.be32(2, u32::from(*family));
-                // The ends of the ranges are where they begin.
-                w.be32(3, *address);
-                w.be32(4, *address);
-                w.be32(5, *port);
-                w.be32(6, *port);
-                w.be32(7, NAT_RANGE);
-            }),
-            Self::Other { name, data } => {
-                writer.text(1, name);
-                writer.nested_bytes(2, data);
-                return;
-            }
-        };
-        writer.text(1, name);
-        writer.nested(2, content);
+        writer.text(1, self.name());
+        match self {
+            Self::Other { data, .. } => writer.nested_bytes(2, data),
+            _ => writer.nested(2, |w| self.encode_attributes(w)),
+        }
     }
 
-    /// A match or target of iptables: its name and its struct, as the kernel's include/uapi/linux/netfilter/xt_*.h
-    /// lays it out.
+    fn name(&self) -> &str {
+        match self {
+            Self::Payload { .. } => "payload",
+            Self::Meta { .. } => "meta",
+            Self::Connection { .. } => "ct",
+            Self::DestinationType { .. } => "fib",
+            Self::Bitwise { .. } => "bitwise",
+            Self::Cmp { .. } => "cmp",
+            Self::Immediate { .. } | Self::Verdict(_) => "immediate",
+            Self::Masquerade { .. } => "masq",
+            Self::DestinationNat { .. } => "nat",
+            Self::Other { name, .. } => name,
+        }
+    }
+
+    fn encode_attributes(&self, w: &mut Writer) {
+        match self {
+            Self::Payload { base, offset, len, register } => {
+                w.be32s(&[*register, *base as u32, *offset, *len]);
+            }
+            Self::Meta { key, register } | Self::Connection { key, register } => w.be32s(&[*register, *key]),
+            Self::DestinationType { register } => {
+                w.be32s(&[*register, FIB_ADDRESS_TYPE, FIB_DESTINATION]);
+            }
+            Self::Bitwise { source, destination, mask, xor } => {
+                let length = u32::try_from(mask.len()).expect("a register has 16 bytes");
+                w.be32s(&[*source, *destination, length]);
+                w.nested(4, |w| w.bytes(1, mask));
+                w.nested(5, |w| w.bytes(1, xor));
+            }
+            Self::Cmp { op, register, data } => {
+                w.be32s(&[*register, *op as u32]);
+                w.nested(3, |w| w.bytes(1, data));
+            }
+            Self::Immediate { register, data } => {
+                w.be32(1, *register);
+                w.nested(2, |w| w.bytes(1, data));
+            }
+            Self::Verdict(verdict) => {
+                w.be32(1, REGISTER_VERDICT);
+                w.nested(2, |w| w.nested(2, |w| verdict.encode(w)));
+            }
+            Self::Masquerade { flags: 0 } | Self::Other { .. } => {}
+            Self::Masquerade { flags } => w.be32(1, *flags),
+            Self::DestinationNat { family, address, port } => {
+                // Each range begins and ends with the same value.
+                let family = u32::from(*family);
+                w.be32s(&[NAT_DESTINATION, family, *address, *address, *port, *port, NAT_RANGE]);
+            }
+        }
+    }
+
+    /// Returns name and struct of an iptables match or target. Layout: the kernel's include/uapi/linux/netfilter/xt_*.h.
     #[must_use]
     pub fn extension(&self) -> Option<(String, &[u8])> {
         let Self::Other { name, data } = self else { return None };
@@ -256,7 +240,7 @@ impl Expr {
         Some((name, attribute::required(OBJECT, data, 3).ok()?.value))
     }
 
-    /// Reads one element of `NFTA_RULE_EXPRESSIONS`.
+    /// Decodes an element of `NFTA_RULE_EXPRESSIONS`.
     pub(super) fn decode(element: &[u8]) -> Result<Self, DecodeError> {
         let name = attribute::required(OBJECT, element, 1)?.text();
         // Some expressions (`notrack`) have no attributes at all.
@@ -283,12 +267,12 @@ impl<'a> Fields<'a> {
         Some(u32::from_be_bytes(self.0[at]?.try_into().ok()?))
     }
 
-    /// Nested `NFTA_DATA_VALUE`.
+    /// Returns the value of a nested `NFTA_DATA_VALUE`.
     fn value(&self, at: usize) -> Option<Vec<u8>> {
         Some(attribute::required(OBJECT, self.0[at]?, 1).ok()?.value.to_owned())
     }
 
-    /// No attribute beyond those given and those that are zero: a value of 0 is the default everywhere.
+    /// Returns true if all other attributes are zero, which is the default everywhere.
     fn only(&self, known: &[usize]) -> bool {
         let default = |value: &[u8]| value.iter().all(|byte| *byte == 0);
         self.0.iter().enumerate().all(|(at, value)| known.contains(&at) || value.is_none_or(default))

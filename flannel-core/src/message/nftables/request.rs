@@ -13,17 +13,17 @@ const BATCH_END: u16 = 0x11;
 /// One change within a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Creates a table; one that exists is left as it is.
+    /// Creates a table; an existing one is not changed.
     AddTable(Table),
-    /// Deletes a table with all that is in it.
+    /// Deletes a table with its content.
     DeleteTable(TableFamily, String),
-    /// Creates a chain; one that exists must have the same hook.
+    /// Creates a chain; an existing one must have the same hook.
     AddChain(Chain),
     /// Deletes a chain: family, table, chain.
     DeleteChain(TableFamily, String, String),
     /// Appends a rule to its chain.
     AppendRule(Rule),
-    /// Puts a rule before all others of its chain.
+    /// Inserts a rule before all others of its chain.
     InsertRule(Rule),
     /// Deletes all rules of a chain: family, table, chain.
     FlushChain(TableFamily, String, String),
@@ -31,7 +31,7 @@ pub enum Command {
     DeleteRule(TableFamily, String, String, u64),
 }
 
-/// As the command of nft would begin.
+/// The beginning of the equivalent nft command.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -59,11 +59,9 @@ impl fmt::Display for Command {
 /// by a dump.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
-    /// All tables.
-    Tables(TableFamily),
     /// One table.
     Table(TableFamily, String),
-    /// All chains of a family; the kernel has no filter by table.
+    /// All chains of a family; the kernel cannot filter by table.
     Chains(TableFamily),
     /// One chain: family, table, chain.
     Chain(TableFamily, String, String),
@@ -78,7 +76,6 @@ pub enum Query {
 impl fmt::Display for Query {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tables(family) => write!(f, "list tables {family}"),
             Self::Table(family, name) => write!(f, "list table {family} {name}"),
             Self::Chains(family) => write!(f, "list chains {family}"),
             Self::Chain(family, table, chain) => write!(f, "list chain {family} {table} {chain}"),
@@ -141,11 +138,10 @@ impl Command {
 }
 
 impl Query {
-    /// Returns the request. What does not exist is an empty answer to a dump and an error otherwise.
+    /// Returns the request. If the object does not exist, a dump is empty and other answers are errors.
     #[must_use]
     pub fn get(&self) -> Get<Message> {
         let (kind, dump, family) = match self {
-            Self::Tables(family) => (kind::GET_TABLE, true, *family),
             Self::Table(family, _) => (kind::GET_TABLE, false, *family),
             Self::Chains(family) => (kind::GET_CHAIN, true, *family),
             Self::Chain(family, ..) => (kind::GET_CHAIN, false, *family),
@@ -154,7 +150,7 @@ impl Query {
         };
         let flags = NLM_F_REQUEST | if dump { NLM_F_DUMP } else { 0 };
         let request = Writer::request(message_type(kind), flags, family.0, 0, |w| match self {
-            // The attribute of the table's name is 1 in all of them.
+            // Attribute 1 is the name of the table in all of them.
             Self::Table(_, table) | Self::Rules(_, table) => w.text(1, table),
             Self::Chain(_, table, chain) => {
                 w.text(1, table);

@@ -1,4 +1,4 @@
-//! The messages of flannel-core that plans have no op for: what the kernel makes of them.
+//! Requests of flannel-core for which plans have no op, applied to the real kernel.
 
 use flannel_core::exchange::Changes;
 use flannel_core::link::IfIndex;
@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use super::*;
 use crate::testing::contract::{in_namespace, ip, mac, name, run};
 
-/// Another network namespace, kept by its file.
+/// Creates a network namespace, which exists while its file is open.
 fn other_namespace() -> File {
     let make = || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
@@ -19,7 +19,7 @@ fn other_namespace() -> File {
     std::thread::spawn(make).join().unwrap()
 }
 
-/// Runs commands in it.
+/// Runs commands in a namespace.
 fn run_in(namespace: &File, commands: &str) -> String {
     std::thread::scope(|scope| {
         let run = || {
@@ -36,12 +36,12 @@ async fn send(connection: &mut Connection, request: &Request) {
 }
 
 async fn read(connection: &mut Connection, link: &str) -> LinkRecord {
-    connection.fetch(&link::get(&name(link))).await.unwrap().unwrap().objects.remove(0)
+    connection.fetch(&link::get(&name(link))).await.unwrap().unwrap().remove(0)
 }
 
 #[test]
 #[ignore = "needs netns"]
-fn a_pod_is_wired_to_a_bridge() {
+fn a_pod_is_attached_to_a_bridge() {
     in_namespace(|| async {
         let pod = other_namespace();
         let mut connection = Connection::open(&[], 1 << 20).unwrap();
@@ -100,7 +100,7 @@ fn a_pod_is_wired_to_a_bridge() {
         routes(&mut connection, cni0).await;
 
         send(&mut connection, &link::delete(veth1.index)).await;
-        assert_eq!(run_in(&pod, "ip -br link show").lines().count(), 1, "the other end went too");
+        assert_eq!(run_in(&pod, "ip -br link show").lines().count(), 1, "the other end is deleted, too");
     });
 }
 
@@ -116,7 +116,7 @@ async fn routes(connection: &mut Connection, cni0: IfIndex) {
         ..route::NewRoute::new("10.77.0.0/16".parse().unwrap(), 4)
     };
     send(connection, &route::add(&general)).await;
-    // The bridge has no port with a carrier any more.
+    // The bridge no longer has a port with a carrier.
     let words = |text: String| {
         text.split_whitespace().filter(|word| *word != "linkdown").collect::<Vec<_>>().join(" ")
     };
@@ -126,7 +126,7 @@ async fn routes(connection: &mut Connection, cni0: IfIndex) {
     );
     send(connection, &route::delete(&general)).await;
     assert_eq!(run("ip route show table 1000"), "");
-    // A default route without a gateway, of the link.
+    // A default route of the link, without a gateway.
     let on_link = route::NewRoute {
         index: Some(cni0),
         scope: Scope::LINK,
@@ -138,7 +138,7 @@ async fn routes(connection: &mut Connection, cni0: IfIndex) {
 
 #[test]
 #[ignore = "needs netns"]
-fn a_link_moves_and_changes_its_name() {
+fn a_link_is_moved_and_renamed() {
     in_namespace(|| async {
         let pod = other_namespace();
         let mut connection = Connection::open(&[], 1 << 20).unwrap();

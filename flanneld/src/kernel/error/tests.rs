@@ -14,7 +14,7 @@ fn refused(errno: Errno, text: &str) -> KernelError {
 }
 
 #[test]
-fn deleting_what_is_gone_and_setting_what_is_there_are_settled() {
+fn deleting_a_missing_and_setting_an_existing_object_are_settled() {
     let address = AddressKey { link: name(), net: "10.42.1.0/32".parse().unwrap() };
     let neighbour = NeighbourKey { link: name(), address: "10.42.2.0".parse().unwrap() };
     let mac = Mac([2; 6]);
@@ -42,7 +42,7 @@ fn deleting_what_is_gone_and_setting_what_is_there_are_settled() {
 }
 
 #[test]
-fn errors_name_the_object_and_keep_the_words_of_the_kernel() {
+fn errors_name_the_object_and_include_the_extended_ack() {
     let error = refused(Errno::ENETUNREACH, "Nexthop has invalid gateway");
     assert_snapshot!(error, @"the kernel refused `route replace 10.42.2.0/24`");
     let source = std::error::Error::source(&error).unwrap();
@@ -51,11 +51,11 @@ fn errors_name_the_object_and_keep_the_words_of_the_kernel() {
     let error = KernelError::NoLink { op: "link delete flannel.1".to_owned(), link: name() };
     assert_snapshot!(error, @"`link delete flannel.1` needs the interface flannel.1, which does not exist");
     let error = KernelError::Unsteady { what: "routes".to_owned(), attempts: 6 };
-    assert_snapshot!(error, @"routes changed during each of 6 listings");
+    assert_snapshot!(error, @"routes changed during each of 6 dumps");
 }
 
 #[test]
-fn what_may_pass_by_itself_is_transient() {
+fn errors_that_can_pass_by_themselves_are_transient() {
     for (errno, transient) in [
         (Errno::EBUSY, true),
         (Errno::ENOBUFS, true),

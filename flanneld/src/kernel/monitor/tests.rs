@@ -7,7 +7,7 @@ use super::super::{Kernel, NetlinkKernel};
 use super::*;
 use crate::testing::contract::{in_namespace, key, name, run, set_up_host, tunnel};
 
-/// Longer than any notification takes, even on a busy machine.
+/// Longer than any notification takes, even on a busy host.
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn link(index: u32) -> Hint {
@@ -15,7 +15,7 @@ fn link(index: u32) -> Hint {
 }
 
 #[tokio::test]
-async fn an_inbox_keeps_what_was_not_taken() {
+async fn an_inbox_keeps_hints_until_they_are_taken() {
     let inbox = Inbox::new();
     assert!(inbox.take().is_empty());
     inbox.push([link(1), link(2)]);
@@ -30,7 +30,7 @@ async fn an_inbox_wakes_only_when_filled() {
     let inbox = Inbox::new();
     inbox.push([link(1)]);
     let _ = inbox.take();
-    // Taking is no filling.
+    // Taking hints does not wake the waiter.
     timeout(Duration::from_secs(1), inbox.filled()).await.unwrap_err();
     let (filled, ()) = tokio::join!(timeout(LIMIT, inbox.filled()), async {
         tokio::task::yield_now().await;
@@ -80,7 +80,7 @@ fn every_kind_of_object_gives_a_hint() {
     });
 }
 
-/// More notifications than the socket has room for end as an overrun, and the monitor lives on.
+/// More notifications than the receive buffer can hold become an overrun, and the monitor continues.
 #[test]
 #[ignore = "needs netns"]
 fn a_flood_is_an_overrun() {
@@ -91,7 +91,7 @@ fn a_flood_is_an_overrun() {
             run(&format!("ip route replace 10.50.{number}.0/24 via 192.168.50.2"));
         }
         wait_for(&mut monitor, "the loss", |hint| *hint == Hint::Overrun).await;
-        // While the socket is full the kernel goes on dropping.
+        // The kernel drops notifications while the socket is full.
         while timeout(Duration::ZERO, monitor.next()).await.is_ok() {}
         run("ip route replace 10.60.0.0/24 via 192.168.50.2");
         wait_for(

@@ -16,8 +16,8 @@ use tracing::debug;
 use crate::kernel::conn::Connection;
 use crate::kernel::error::{KernelError, Refused, is_settled};
 
-/// Few enough that the answers fit into the default receive buffer of a host that allows no larger one (212,992
-/// bytes, and an answer takes about one KiB of them), and that the thread is kept for some milliseconds only.
+/// Few enough that the answers fit into the default receive buffer (212,992 bytes, of which an answer takes about one
+/// KiB) if the host allows no larger one, and that the thread is blocked for some milliseconds only.
 const BATCH_MESSAGES: usize = 64;
 
 /// The results of ops that have one.
@@ -271,20 +271,15 @@ impl Application<'_> {
     /// Reads a link by name.
     async fn look_up(&mut self, name: &LinkName) -> Result<Option<LinkRecord>, KernelError> {
         let get = link::get(name);
-        let what = || get.subject().to_owned();
         match self.connection.fetch(&get).await? {
-            Ok(fetched) => {
-                let mut links =
-                    fetched.all().map_err(|cause| KernelError::Unreadable { what: what(), cause })?;
-                Ok(links.pop())
-            }
+            Ok(mut links) => Ok(links.pop()),
             Err(refusal) if refusal.means_absent() => Ok(None),
-            Err(refusal) => Err(KernelError::List { what: what(), cause: refusal.into() }),
+            Err(refusal) => Err(KernelError::List { what: get.subject().to_owned(), cause: refusal.into() }),
         }
     }
 }
 
-/// Ops about objects that go with their link.
+/// Returns true for ops that are done if their link does not exist.
 const fn deletes(op: &Op) -> bool {
     match op {
         Op::DeleteLink(_)
@@ -301,16 +296,14 @@ const fn deletes(op: &Op) -> bool {
     }
 }
 
-/// In what a link differs that cannot be changed.
+/// Returns the parameter in which an existing link differs and that cannot be changed.
 fn difference(wanted: &Link, underlay: Option<IfIndex>, found: &LinkRecord) -> Option<&'static str> {
-    if wanted.kind.lower().is_some() && found.underlay != underlay {
-        return Some("underlay interface");
-    }
-    wanted.kind.mismatch(&found.link.kind)
+    let lower = wanted.kind.lower().is_some() && found.underlay != underlay;
+    wanted.kind.mismatch(&found.link.kind).or(lower.then_some("underlay interface"))
 }
 
-/// What is left to set after creation: alias and `up`, which creation does not take (rtnl_create_link in the
-/// kernel), and everything that can be changed if the link was there before.
+/// Returns the remaining change after creation: alias and `up`, which creation does not accept (rtnl_create_link in the
+/// kernel), and everything that can be changed if the link existed before.
 fn remaining(wanted: &Link, found: &LinkRecord, existed: bool) -> LinkChange {
     let change = wanted.change(&found.link).unwrap_or_default();
     if existed {
@@ -319,11 +312,11 @@ fn remaining(wanted: &Link, found: &LinkRecord, existed: bool) -> LinkChange {
     LinkChange { alias: change.alias, up: change.up, ..LinkChange::default() }
 }
 
-/// A router advertisement that reached a tunnel device would give it routes and addresses of another network.
-/// In a container without privileges /proc/sys is read-only, and there is no such file without IPv6.
+/// Disables router advertisements, which would give a tunnel device routes and addresses of another network. In an
+/// unprivileged container /proc/sys is read-only, and without IPv6 there is no such file.
 fn ignore_router_advertisements(name: &LinkName) {
     let path = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
     if let Err(error) = std::fs::write(&path, "0") {
-        debug!(link = %name, %error, "could not turn off router advertisements");
+        debug!(link = %name, %error, "could not disable router advertisements");
     }
 }

@@ -1,4 +1,4 @@
-//! What only the real kernel shows. The cases that it shares with the fake are in `testing/contract.rs`.
+//! Cases of the real kernel only. Those that it shares with the fake are in `testing/contract.rs`.
 
 use flannel_core::dataplane::{
     FdbKey, Link, NeighbourKey, Op, PROTOCOL, PROTOCOL_BOOT, Route, RouteKey, RouteTarget,
@@ -25,9 +25,9 @@ async fn observe(kernel: &mut NetlinkKernel) -> Observation {
     kernel.observe(&BTreeSet::from([name("flannel.1"), name("flannel-v6.1")])).await.unwrap()
 }
 
-/// When the connection breaks, what was answered counts, and no op is taken for done that was not.
+/// If the connection breaks, answered ops keep their results, and all others fail.
 #[test]
-fn ops_without_an_answer_failed() {
+fn ops_without_an_answer_fail() {
     let ops = &tunnel()[..3];
     let cause = std::io::ErrorKind::TimedOut.into();
     let error = KernelError::Socket { action: "read from", cause };
@@ -40,8 +40,7 @@ fn ops_without_an_answer_failed() {
     assert!(nothing_sent.len() == 3 && nothing_sent.iter().all(Result::is_err), "{nothing_sent:?}");
 }
 
-/// What iproute2 prints is what it prints about a node of Go flannel, but for the marks of ownership (alias
-/// and protocol).
+/// The output of iproute2 is that of a node of Go flannel, except for the ownership marks (alias and protocol).
 #[test]
 #[ignore = "needs netns"]
 fn iproute2_shows_the_golden_state() {
@@ -124,7 +123,7 @@ fn an_empty_namespace_has_no_routes() {
 
 #[test]
 #[ignore = "needs netns"]
-fn what_go_flannel_left_reads_as_what_we_want() {
+fn the_state_of_go_flannel_is_adopted() {
     in_namespace(|| async {
         set_up_host();
         run("ip link add flannel.1 address 1a:2b:3c:4d:5e:6f mtu 1450 type vxlan id 1 local 192.168.50.1 dev eth0 dstport 8472 nolearning
@@ -151,7 +150,7 @@ fn what_go_flannel_left_reads_as_what_we_want() {
 
 #[test]
 #[ignore = "needs netns"]
-fn a_route_hidden_behind_another_is_brought_forward() {
+fn a_route_behind_another_one_replaces_it() {
     in_namespace(|| async {
         set_up_host();
         let mut kernel = NetlinkKernel::open().unwrap();
@@ -172,7 +171,7 @@ fn a_route_hidden_behind_another_is_brought_forward() {
 
 #[test]
 #[ignore = "needs netns"]
-fn routes_of_other_forms_read_as_such_and_go() {
+fn routes_of_other_forms_are_observed_and_deleted() {
     in_namespace(|| async {
         set_up_host();
         run("ip route add 10.42.4.0/24 proto 241 nexthop via 192.168.50.4 nexthop via 192.168.50.5
@@ -196,7 +195,7 @@ fn routes_of_other_forms_read_as_such_and_go() {
 
 #[test]
 #[ignore = "needs netns"]
-fn a_link_of_another_kind_with_the_name_is_named() {
+fn an_existing_link_of_another_kind_is_an_error() {
     in_namespace(|| async {
         set_up_host();
         run("ip link add flannel.1 type bridge");
@@ -206,7 +205,7 @@ fn a_link_of_another_kind_with_the_name_is_named() {
     });
 }
 
-/// A failure deep in a long list belongs to its op, and all others are carried out.
+/// An error in the middle of a long list belongs to its op, and all other ops are applied.
 #[test]
 #[ignore = "needs netns"]
 fn answers_belong_to_their_ops_across_batches() {
@@ -234,10 +233,10 @@ fn answers_belong_to_their_ops_across_batches() {
     });
 }
 
-/// Links that come anew under an old name in the middle of a list get their new number.
+/// A link that is deleted and created again in the middle of a list is addressed by its new index.
 #[test]
 #[ignore = "needs netns"]
-fn numbers_follow_a_link_that_is_made_anew() {
+fn indices_follow_a_link_that_is_created_again() {
     in_namespace(|| async {
         set_up_host();
         let mut kernel = NetlinkKernel::open().unwrap();
@@ -253,7 +252,7 @@ fn numbers_follow_a_link_that_is_made_anew() {
 
 #[test]
 #[ignore = "needs netns"]
-fn the_words_of_the_kernel_are_in_the_error() {
+fn errors_include_the_extended_ack() {
     in_namespace(|| async {
         set_up_host();
         let mut kernel = NetlinkKernel::open().unwrap();
@@ -265,10 +264,10 @@ fn the_words_of_the_kernel_are_in_the_error() {
     });
 }
 
-/// A whole cluster goes in and reads back, in one call each. `--nocapture` shows the times.
+/// Applies and observes the objects of a large cluster, in one call each. `--nocapture` shows the times.
 #[test]
 #[ignore = "needs netns"]
-fn five_thousand_peers_stand_as_asked() {
+fn five_thousand_peers_are_applied_and_observed() {
     const PEERS: u32 = 5000;
     in_namespace(|| async {
         set_up_host();
@@ -305,10 +304,10 @@ fn five_thousand_peers_stand_as_asked() {
     });
 }
 
-/// Kinds are asked for without making a link.
+/// The test for a kind creates no link.
 #[test]
 #[ignore = "needs netns"]
-fn knows_kinds_of_link() {
+fn supported_kinds_of_link_are_detected() {
     in_namespace(|| async {
         let mut kernel = NetlinkKernel::open().unwrap();
         let before = observe(&mut kernel).await;
