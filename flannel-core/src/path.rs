@@ -31,6 +31,7 @@ pub struct Path {
 
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Hop {
     /// Its destination.
     pub destination: IpNet,
