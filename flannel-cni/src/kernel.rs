@@ -8,7 +8,7 @@ use flannel_core::message::bridge::{self, Membership};
 use flannel_core::message::link::{self, LinkRecord};
 use flannel_core::message::route::{self, RouteRecord};
 use flannel_core::message::traffic::{self, DisciplineRecord};
-use flannel_core::message::{DecodeError, Frame, Get, Request};
+use flannel_core::message::{Get, Request};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 use std::net::IpAddr;
@@ -22,10 +22,6 @@ pub(crate) use crate::netlink::NetlinkError as KernelError;
 const LINK_GROUP: u32 = 1;
 /// Multicast group of IPv6 addresses (`RTNLGRP_IPV6_IFADDR`).
 const IPV6_ADDRESS_GROUP: u32 = 9;
-/// `IFF_PROMISC`, as an administrator set it: it does not include packet captures.
-const PROMISCUOUS: u32 = 0x100;
-/// `IFF_RUNNING`: the operational state is up.
-const RUNNING: u32 = 0x40;
 
 /// A connection to the kernel.
 #[derive(Debug)]
@@ -57,8 +53,8 @@ impl Kernel {
     }
 
     /// Returns the link with this name.
-    pub(crate) fn link(&mut self, name: &LinkName) -> Result<Option<Found>, KernelError> {
-        self.one(&link::get(name).decoded_by(found))
+    pub(crate) fn link(&mut self, name: &LinkName) -> Result<Option<LinkRecord>, KernelError> {
+        self.one(&link::get(name))
     }
 
     /// Fetches one object, which may not exist.
@@ -169,27 +165,6 @@ impl Kernel {
     }
 
     fn is_running(&mut self, name: &LinkName) -> Result<bool, KernelError> {
-        Ok(self.link(name)?.is_some_and(|found| found.running))
+        Ok(self.link(name)?.is_some_and(|link| link.running))
     }
-}
-
-/// A link with some of its flags.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
-    pub(crate) record: LinkRecord,
-    /// The operational state is up.
-    pub(crate) running: bool,
-    /// The link was set to receive frames for any hardware address.
-    pub(crate) promiscuous: bool,
-}
-
-fn found(frame: &Frame<'_>) -> Result<Option<Found>, DecodeError> {
-    // `ifi_flags` of `struct ifinfomsg`.
-    let flags =
-        frame.payload.get(8..12).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
-    Ok(link::decode(frame.payload)?.map(|record| Found {
-        record,
-        running: flags & RUNNING != 0,
-        promiscuous: flags & PROMISCUOUS != 0,
-    }))
 }

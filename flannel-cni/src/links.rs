@@ -28,6 +28,6 @@ impl Kernel {
 
     /// Deletes a link by its name, if it exists.
     pub(crate) fn delete_by_name(&mut self, name: &LinkName) -> Result<(), KernelError> {
-        self.link(name)?.map_or(Ok(()), |found| self.delete(found.record.index))
+        self.link(name)?.map_or(Ok(()), |found| self.delete(found.index))
     }
 }

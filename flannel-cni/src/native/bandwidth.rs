@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use super::names;
 use crate::environment::Environment;
 use crate::error::CniError;
-use crate::kernel::{Found, Kernel, KernelError};
+use crate::kernel::{Kernel, KernelError};
 use crate::links::is_kind;
 use crate::netns::{HostLock, Netns};
 use crate::plugin::Plugin;
@@ -117,7 +117,7 @@ fn check(request: &Request) -> Result<(), CniError> {
     }
     if let Some(limit) = config.egress {
         let name = ifb_name(request)?;
-        let ifb = host.link(&name)?.ok_or_else(|| BandwidthError::NoIfb(name.to_string()))?.record;
+        let ifb = host.link(&name)?.ok_or_else(|| BandwidthError::NoIfb(name.to_string()))?;
         check_bucket(&mut host, &ifb, limit, "from")?;
         if !host.redirects(veth.index)?.contains(&ifb.index) {
             return Err(BandwidthError::NotRedirected(veth.name.to_string(), name.to_string()).into());
@@ -189,15 +189,14 @@ fn host_end(
     }
     let ifname = &environment.attachment.ifname;
     let mut pod = Netns::open(&environment.netns)?.enter(Kernel::open)??;
-    let container =
-        pod.link(&ifname.parse()?)?.ok_or_else(|| BandwidthError::NoContainer(ifname.clone()))?.record;
+    let container = pod.link(&ifname.parse()?)?.ok_or_else(|| BandwidthError::NoContainer(ifname.clone()))?;
     if !is_kind(&container, "veth") {
         let kind = format!("{:?}", container.link.kind);
         return Err(BandwidthError::NoVeth(ifname.clone(), kind).into());
     }
     for interface in result.interfaces.iter().filter(|interface| interface.sandbox.is_empty()) {
         let Ok(name) = interface.name.parse::<LinkName>() else { continue };
-        if let Some(Found { record, .. }) = host.link(&name)?
+        if let Some(record) = host.link(&name)?
             && is_kind(&record, "veth")
             && container.peer == Some(record.index)
             && record.peer == Some(container.index)
@@ -252,7 +251,7 @@ impl Limits {
             Err(error) if error.is(Errno::EEXIST) => {}
             other => other.map_err(|error| BandwidthError::Limit(name.clone(), "create it", error))?,
         }
-        Ok(self.host.link(&self.ifb_name)?.ok_or(BandwidthError::Vanished(name))?.record)
+        Ok(self.host.link(&self.ifb_name)?.ok_or(BandwidthError::Vanished(name))?)
     }
 
     /// Redirects all packets that the veth receives to the IFB.

@@ -5,14 +5,14 @@
 //! that fails undoes its steps; DEL accepts a path that is no longer a namespace.
 
 use flannel_core::link::{LinkName, Mac};
-use flannel_core::message::link::{self, LinkSettings};
+use flannel_core::message::link::{self, LinkRecord, LinkSettings};
 use nix::errno::Errno;
 use std::time::Duration;
 
 use super::host_local;
 use super::masquerade::{self, Masquerade, Pending, Prepared};
 use crate::error::CniError;
-use crate::kernel::{Found, Kernel, KernelError};
+use crate::kernel::{Kernel, KernelError};
 use crate::links::is_kind;
 use crate::netns::{HostLock, Netns};
 use crate::plugin::Plugin;
@@ -134,8 +134,8 @@ impl Addition<'_> {
             _ => None,
         };
         rules.map_or(Ok(()), Pending::finish)?;
-        if !config.container_down && !self.host.wait_running(&port.record.name, PORT_TIMEOUT)? {
-            return Err(BridgeError::Port(port.record.name.to_string(), PORT_TIMEOUT).into());
+        if !config.container_down && !self.host.wait_running(&port.name, PORT_TIMEOUT)? {
+            return Err(BridgeError::Port(port.name.to_string(), PORT_TIMEOUT).into());
         }
         // A bridge without an address has that of a port, which may be the new one.
         if !config.gateway
@@ -143,16 +143,16 @@ impl Addition<'_> {
         {
             bridge = found;
         }
-        let on_host = |found: &Found| Interface::of(&found.record, String::new());
+        let on_host = |found: &LinkRecord| Interface::of(found, String::new());
         let sandbox = environment.netns.display().to_string();
-        result.interfaces = vec![on_host(&bridge), on_host(&port), Interface::of(&container.record, sandbox)];
+        result.interfaces = vec![on_host(&bridge), on_host(&port), Interface::of(&container, sandbox)];
         result.interfaces.extend(vlan_gateway.iter().map(on_host));
         result.dns = config.dns.clone().unwrap_or(result.dns);
         Ok(result)
     }
 
     /// Creates the pair and configures the port, which cannot receive anything yet, because its other end is down.
-    fn create_port(&mut self, bridge: &mut Found, netns: &Netns) -> Result<Found, CniError> {
+    fn create_port(&mut self, bridge: &mut LinkRecord, netns: &Netns) -> Result<LinkRecord, CniError> {
         let (request, config, host) = (self.request, self.config, &mut self.host);
         let mac = match config.mac {
             // The filter is set before the kernel has chosen an address.
@@ -165,7 +165,7 @@ impl Addition<'_> {
             // Registered first, so that it runs last: no other container gets an address while this interface has it.
             self.undo.push("the addresses", |_| host_local::del(request));
         }
-        let (name, index) = (&port.record.name, port.record.index);
+        let (name, index) = (&port.name, port.index);
         self.undo.push(name.as_str(), move |host| Ok(host.change_one(&link::delete(index))?));
         if let (true, Some(mac)) = (config.spoof_check, mac) {
             let filter = || spoof::Filter::of(&request.environment);
@@ -202,10 +202,10 @@ impl Addition<'_> {
     /// Returns the interface of the VLAN, if the gateway is in one.
     fn ensure_gateway(
         &mut self,
-        bridge: &Found,
+        bridge: &LinkRecord,
         addresses: &host_local::Config,
         result: &CniResult,
-    ) -> Result<Option<Found>, CniError> {
+    ) -> Result<Option<LinkRecord>, CniError> {
         let (config, host) = (self.config, &mut self.host);
         let vlan = config.vlans.as_ref().and_then(|vlans| vlans.access);
         let vlan_gateway = vlan.map(|vlan| vlan::ensure_gateway(host, bridge, vlan)).transpose()?;
@@ -257,7 +257,7 @@ pub(crate) fn status(request: &Request) -> Result<(), CniError> {
 }
 
 /// Returns the bridge, up; creates it if it does not exist.
-fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<Found, CniError> {
+fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<LinkRecord, CniError> {
     if let Some(bridge) = host.link(&config.bridge)?
         && missing_settings(config, &bridge).is_none()
     {
@@ -290,9 +290,9 @@ fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<Found, CniError> 
     if let Some(mut settings) = missing_settings(config, &bridge) {
         if has_no_mac(config, &bridge) {
             settings.mac = Some(veth::random_mac()?);
-            bridge.record.link.mac = settings.mac;
+            bridge.link.mac = settings.mac;
         }
-        host.change_one(&link::set(bridge.record.index, &settings)).map_err(|error| {
+        host.change_one(&link::set(bridge.index, &settings)).map_err(|error| {
             if settings.vlan_filtering.is_some() && error.is(Errno::EOPNOTSUPP) {
                 BridgeError::NoVlans(name(), error)
             } else {
@@ -303,19 +303,19 @@ fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<Found, CniError> 
     Ok(bridge)
 }
 
-fn checked(config: &Config, bridge: Found) -> Result<Found, CniError> {
-    if is_kind(&bridge.record, "bridge") {
+fn checked(config: &Config, bridge: LinkRecord) -> Result<LinkRecord, CniError> {
+    if is_kind(&bridge, "bridge") {
         return Ok(bridge);
     }
     Err(BridgeError::NoBridge(config.bridge.to_string()).into())
 }
 
 /// Returns the settings of the config that a bridge lacks; its MTU depends on its ports and is set later.
-fn missing_settings(config: &Config, bridge: &Found) -> Option<LinkSettings> {
+fn missing_settings(config: &Config, bridge: &LinkRecord) -> Option<LinkSettings> {
     let wanted = LinkSettings {
-        up: (!bridge.record.link.up || has_no_mac(config, bridge)).then_some(true),
+        up: (!bridge.link.up || has_no_mac(config, bridge)).then_some(true),
         promiscuous: (config.promiscuous && !bridge.promiscuous).then_some(true),
-        vlan_filtering: (config.vlans.is_some() && !bridge.record.vlan_filtering).then_some(true),
+        vlan_filtering: (config.vlans.is_some() && !bridge.vlan_filtering).then_some(true),
         ..LinkSettings::default()
     };
     (wanted != LinkSettings::default()).then_some(wanted)
@@ -323,19 +323,19 @@ fn missing_settings(config: &Config, bridge: &Found) -> Option<LinkSettings> {
 
 /// Whether a bridge lacks a hardware address. A bridge that another program created has none while it has no ports; as a gateway it
 /// needs one of its own.
-fn has_no_mac(config: &Config, bridge: &Found) -> bool {
-    config.gateway && !bridge.record.link.mac.is_some_and(Mac::is_unicast)
+fn has_no_mac(config: &Config, bridge: &LinkRecord) -> bool {
+    config.gateway && !bridge.link.mac.is_some_and(Mac::is_unicast)
 }
 
 /// Gives a bridge the largest MTU that all its ports support. The kernel does so by itself until the MTU is set explicitly.
-fn set_mtu(host: &mut Kernel, config: &Config, bridge: &mut Found) -> Result<(), CniError> {
-    let Some(mtu) = config.mtu.filter(|mtu| bridge.record.link.mtu != *mtu) else { return Ok(()) };
-    let index = bridge.record.index;
+fn set_mtu(host: &mut Kernel, config: &Config, bridge: &mut LinkRecord) -> Result<(), CniError> {
+    let Some(mtu) = config.mtu.filter(|mtu| bridge.link.mtu != *mtu) else { return Ok(()) };
+    let index = bridge.index;
     let links = host.links()?;
     let ports = links.iter().filter(|link| link.master == Some(index)).map(|link| link.link.mtu);
     let wanted = ports.min().unwrap_or(mtu).min(mtu);
     let Some(now) = links.iter().find(|link| link.index == index) else { return Ok(()) };
-    bridge.record.link.mtu = wanted;
+    bridge.link.mtu = wanted;
     if now.link.mtu == wanted {
         return Ok(());
     }
@@ -348,5 +348,5 @@ fn delete_link(netns: &Netns, ifname: &str) -> Result<(), CniError> {
     let name: LinkName = ifname.parse()?;
     let mut pod = netns.enter(Kernel::open)??;
     let Some(found) = pod.link(&name)? else { return Ok(()) };
-    Ok(pod.delete(found.record.index).map_err(|error| BridgeError::Link(name.to_string(), error))?)
+    Ok(pod.delete(found.index).map_err(|error| BridgeError::Link(name.to_string(), error))?)
 }

@@ -3,9 +3,10 @@
 use flannel_core::family::Family;
 use flannel_core::json::Value;
 use flannel_core::link::LinkName;
+use flannel_core::message::link::LinkRecord;
 
 use crate::error::CniError;
-use crate::kernel::{Found, Kernel, KernelError};
+use crate::kernel::{Kernel, KernelError};
 use crate::netns::Netns;
 use crate::plugin::Plugin;
 use crate::request::Request;
@@ -33,7 +34,7 @@ fn add(request: &Request) -> Result<Value, CniError> {
     let environment = &request.environment;
     let (mut pod, found) = open(&Netns::open(&environment.netns)?)?;
     set(&mut pod, &found, true)?;
-    let addresses = pod.addresses(found.record.index, &Family::ALL)?;
+    let addresses = pod.addresses(found.index, &Family::ALL)?;
     if let Some(foreign) = addresses.iter().find(|record| !record.facts.net.addr().is_loopback()) {
         return Err(LoopbackError::Foreign(foreign.facts.net.to_string()).into());
     }
@@ -63,17 +64,17 @@ fn del(request: &Request) -> Result<(), CniError> {
 
 fn check(request: &Request) -> Result<(), CniError> {
     let (_, found) = open(&Netns::open(&request.environment.netns)?)?;
-    if found.record.link.up { Ok(()) } else { Err(LoopbackError::Down.into()) }
+    if found.link.up { Ok(()) } else { Err(LoopbackError::Down.into()) }
 }
 
-fn open(netns: &Netns) -> Result<(Kernel, Found), CniError> {
+fn open(netns: &Netns) -> Result<(Kernel, LinkRecord), CniError> {
     let mut pod = netns.enter(Kernel::open)??;
     let name: LinkName = "lo".parse()?;
     let found = pod.link(&name)?.ok_or(LoopbackError::Missing)?;
     Ok((pod, found))
 }
 
-fn set(pod: &mut Kernel, found: &Found, up: bool) -> Result<(), CniError> {
+fn set(pod: &mut Kernel, found: &LinkRecord, up: bool) -> Result<(), CniError> {
     let verb = if up { "up" } else { "down" };
-    Ok(pod.set_up(found.record.index, up).map_err(|error| LoopbackError::Set(verb, error))?)
+    Ok(pod.set_up(found.index, up).map_err(|error| LoopbackError::Set(verb, error))?)
 }

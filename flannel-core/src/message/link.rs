@@ -265,8 +265,10 @@ pub struct LinkRecord {
     pub hairpin: bool,
     /// Whether the link is a bridge with VLAN filtering.
     pub vlan_filtering: bool,
-    /// Carrier (`IFF_LOWER_UP`).
-    pub carrier: bool,
+    /// The operational state is up (`IFF_RUNNING`).
+    pub running: bool,
+    /// The link was set to receive frames for any hardware address (`IFF_PROMISC`); packet captures do not count.
+    pub promiscuous: bool,
 }
 
 impl LinkRecord {
@@ -300,7 +302,8 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFF_UP: u32 = 1;
-const IFF_LOWER_UP: u32 = 1 << 16;
+const IFF_RUNNING: u32 = 1 << 6;
+const IFF_PROMISC: u32 = 1 << 8;
 
 /// Decodes the payload of a link message; `None` for messages of a bridge about its ports (family `AF_BRIDGE`).
 ///
@@ -343,9 +346,18 @@ pub fn decode(payload: &[u8]) -> Result<Option<LinkRecord>, DecodeError> {
     let name = name.ok_or(DecodeError::Missing { object: OBJECT, attribute: IFLA_IFNAME })?;
     // An index in another namespace has no meaning here.
     let underlay = underlay.filter(|_| !elsewhere);
-    let carrier = flags & IFF_LOWER_UP != 0;
-    let index = IfIndex(index);
-    Ok(Some(LinkRecord { index, name, link, underlay, master, peer, hairpin, vlan_filtering, carrier }))
+    Ok(Some(LinkRecord {
+        index: IfIndex(index),
+        name,
+        link,
+        underlay,
+        master,
+        peer,
+        hairpin,
+        vlan_filtering,
+        running: flags & IFF_RUNNING != 0,
+        promiscuous: flags & IFF_PROMISC != 0,
+    }))
 }
 
 fn index_of(attribute: Attribute<'_>) -> Result<Option<IfIndex>, DecodeError> {

@@ -101,12 +101,6 @@ impl<T> Get<T> {
         Self { request, subject, dump, decode }
     }
 
-    /// Returns the same request with another decoder.
-    #[must_use]
-    pub fn decoded_by<U>(self, decode: fn(&Frame<'_>) -> Result<Option<U>, DecodeError>) -> Get<U> {
-        Get { request: self.request, subject: self.subject, dump: self.dump, decode }
-    }
-
     /// The message.
     #[must_use]
     pub const fn request(&self) -> &Request {

@@ -460,7 +460,7 @@ fn link_record(sample: &str) -> link::LinkRecord {
 #[test]
 fn links_from_the_kernel_are_decoded() {
     let record = link_record("link flannel.1");
-    assert_eq!((record.index, record.underlay, record.carrier), (IfIndex(4), Some(IfIndex(3)), true));
+    assert_eq!((record.index, record.underlay, record.running), (IfIndex(4), Some(IfIndex(3)), true));
     let mut expected = flannel_1();
     let LinkKind::Vxlan(vxlan) = &mut expected.kind else { unreachable!() };
     vxlan.lower = None;

@@ -3,11 +3,12 @@
 //! Covers what the bandwidth plugin needs: a token bucket, and the redirection of incoming packets to another link.
 //! Layouts: the kernel's include/uapi/linux/{pkt_sched,pkt_cls,tc_act/tc_mirred}.h.
 
-use netlink_packet_core::{DefaultNla, Emitable};
+use netlink_packet_core::DefaultNla;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
 use super::attribute::{self, u32_at};
+use super::nfnetlink::Writer;
 use super::{DecodeError, Get, Request};
 use crate::link::IfIndex;
 
@@ -164,19 +165,18 @@ fn message(index: IfIndex, handle: u32, parent: u32, kind: &str, options: Vec<(u
     let mut message = header(index, handle, parent);
     message.attributes.push(TcAttribute::Kind(kind.to_owned()));
     if !options.is_empty() {
-        let options = options.into_iter().map(|(kind, value)| TcOption::Other(DefaultNla::new(kind, value)));
-        message.attributes.push(TcAttribute::Options(options.collect()));
+        message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, nest(options))));
     }
     message
 }
 
 /// Encodes attributes as the value of another one.
 fn nest(attributes: Vec<(u16, Vec<u8>)>) -> Vec<u8> {
-    let attributes: Vec<_> =
-        attributes.into_iter().map(|(kind, value)| DefaultNla::new(kind, value)).collect();
-    let mut bytes = vec![0; attributes.as_slice().buffer_len()];
-    attributes.as_slice().emit(&mut bytes);
-    bytes
+    let mut writer = Writer::default();
+    for (kind, value) in attributes {
+        writer.bytes(kind, &value);
+    }
+    writer.0
 }
 
 /// A queueing discipline from the kernel.

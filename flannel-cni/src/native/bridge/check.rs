@@ -8,7 +8,7 @@ use flannel_core::message::route::RouteRecord;
 use super::config::{Config, is_layer3};
 use super::spoof;
 use crate::error::CniError;
-use crate::kernel::{Found, Kernel};
+use crate::kernel::Kernel;
 use crate::links::is_kind;
 use crate::native::host_local;
 use crate::native::masquerade::Masquerade;
@@ -91,7 +91,7 @@ fn check_interfaces(
     let sandbox = request.environment.netns.display().to_string();
     let ifname = request.environment.attachment.ifname.as_str();
     let container = listed(&|one| one.name == ifname && one.sandbox == sandbox, ifname)?;
-    let container = find(pod, container, "veth")?.record;
+    let container = find(pod, container, "veth")?;
     // Only what the config requests: sniffers may set it as well.
     if config.promiscuous && !bridge.promiscuous {
         return Err(Difference::NotPromiscuous(bridge_name.to_owned()).into());
@@ -105,13 +105,13 @@ fn check_interfaces(
         listed
             && link.peer == Some(container.index)
             && container.peer == Some(link.index)
-            && link.master == Some(bridge.record.index)
+            && link.master == Some(bridge.index)
     };
     let Some(port) = links.iter().find(port) else {
         return Err(Difference::NoPeer(ifname.to_owned(), bridge_name.to_owned()).into());
     };
     if let Some(vlans) = &config.vlans
-        && !(bridge.record.vlan_filtering && vlans.are_of(&host.vlans(port.index)?))
+        && !(bridge.vlan_filtering && vlans.are_of(&host.vlans(port.index)?))
     {
         return Err(Difference::Vlans(port.name.to_string()).into());
     }
@@ -128,14 +128,14 @@ fn exists(route: &Route, record: &RouteRecord) -> bool {
             && route.gw.is_none_or(|gw| record.hops.iter().any(|hop| hop.gateway == Some(gw)))
 }
 
-fn find(kernel: &mut Kernel, interface: &Interface, kind: &'static str) -> Result<Found, CniError> {
+fn find(kernel: &mut Kernel, interface: &Interface, kind: &'static str) -> Result<LinkRecord, CniError> {
     let name: LinkName = interface.name.parse()?;
     let found = kernel.link(&name)?.ok_or_else(|| Difference::Missing(interface.name.clone()))?;
-    if !is_kind(&found.record, kind) {
-        let text = format!("{:?}", found.record.link.kind);
+    if !is_kind(&found, kind) {
+        let text = format!("{:?}", found.link.kind);
         return Err(Difference::Kind { name: interface.name.clone(), found: text, expected: kind }.into());
     }
-    check_mac(interface, &found.record)?;
+    check_mac(interface, &found)?;
     Ok(found)
 }
 

@@ -2,7 +2,7 @@
 
 use flannel_core::family::Family;
 use flannel_core::message::address;
-use flannel_core::message::link::{self, LinkSettings};
+use flannel_core::message::link::{self, LinkRecord, LinkSettings};
 use ipnet::IpNet;
 use nix::errno::Errno;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::config::Config;
 use super::pod::with_broadcast;
 use crate::error::{CniError, Code};
-use crate::kernel::{Found, Kernel, KernelError};
+use crate::kernel::{Kernel, KernelError};
 use crate::native::host_local;
 use crate::netns::HostLock;
 use crate::result::{CniResult, Route};
@@ -48,13 +48,13 @@ pub(super) struct Gateway<'a> {
     pub(super) host: &'a mut Kernel,
     pub(super) config: &'a Config,
     pub(super) addresses: &'a host_local::Config,
-    pub(super) link: &'a Found,
+    pub(super) link: &'a LinkRecord,
 }
 
 impl Gateway<'_> {
     /// Sets the addresses and lets the host forward packets of their families.
     pub(super) fn ensure(mut self, result: &CniResult) -> Result<(), CniError> {
-        let index = self.link.record.index;
+        let index = self.link.index;
         let wanted: Vec<IpNet> = result
             .ips
             .iter()
@@ -94,7 +94,7 @@ impl Gateway<'_> {
     }
 
     fn nets(&mut self, families: &[Family]) -> Result<Vec<IpNet>, CniError> {
-        let addresses = self.host.addresses(self.link.record.index, families)?;
+        let addresses = self.host.addresses(self.link.index, families)?;
         Ok(addresses.iter().map(|record| record.facts.net).collect())
     }
 
@@ -123,7 +123,7 @@ impl Gateway<'_> {
                     return Err(self.conflict(*other, net));
                 }
             }
-            match self.host.change_one(&address::delete(self.link.record.index, *other)) {
+            match self.host.change_one(&address::delete(self.link.index, *other)) {
                 Err(error) if error.is(Errno::EADDRNOTAVAIL) => {}
                 Err(source) => return Err(GatewayError { verb: "remove", net: *other, source }.into()),
                 Ok(()) => {}
@@ -131,14 +131,14 @@ impl Gateway<'_> {
             // An ADD that began with the old subnet may have allocated an address of it meanwhile, and seen its gateway.
             if !force && host_local::is_in_use(directory, *other) {
                 // It may have restored the gateway as well, so ignore errors.
-                let _ = self.host.change_one(&address::add(&with_broadcast(self.link.record.index, *other)));
+                let _ = self.host.change_one(&address::add(&with_broadcast(self.link.index, *other)));
             }
         }
         Ok(())
     }
 
     fn conflict(&self, other: IpNet, net: IpNet) -> CniError {
-        let name = self.link.record.name.as_str();
+        let name = self.link.name.as_str();
         let what = if name == self.config.bridge.as_str() {
             "failed to set bridge addr"
         } else {
@@ -164,9 +164,9 @@ impl Gateway<'_> {
 }
 
 /// Makes the bridge keep its hardware address, which pods will have in their neighbour tables.
-fn pin_mac(host: &mut Kernel, bridge: &Found) -> Result<(), CniError> {
-    let settings = LinkSettings { mac: bridge.record.link.mac, ..LinkSettings::default() };
-    Ok(host.change_one(&link::set(bridge.record.index, &settings))?)
+fn pin_mac(host: &mut Kernel, bridge: &LinkRecord) -> Result<(), CniError> {
+    let settings = LinkSettings { mac: bridge.link.mac, ..LinkSettings::default() };
+    Ok(host.change_one(&link::set(bridge.index, &settings))?)
 }
 
 /// Whether `other` may be the gateway of a range apart from that of `net`.

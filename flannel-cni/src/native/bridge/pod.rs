@@ -4,7 +4,7 @@ use flannel_core::dataplane::PROTOCOL_BOOT;
 use flannel_core::family::Family;
 use flannel_core::link::{IfIndex, LinkName};
 use flannel_core::message::address::{self, AddressRecord, NewAddress};
-use flannel_core::message::link::{self, LinkSettings};
+use flannel_core::message::link::{self, LinkRecord, LinkSettings};
 use flannel_core::message::route::{self, NewRoute};
 use flannel_core::message::{Request, Scope};
 use ipnet::IpNet;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::config::Config;
 use crate::error::CniError;
-use crate::kernel::{Found, Kernel, KernelError};
+use crate::kernel::{Kernel, KernelError};
 use crate::netns::Netns;
 use crate::result::{CniResult, Route};
 use crate::sysctl;
@@ -45,7 +45,7 @@ pub(super) fn configure(
     ifname: &str,
     result: &CniResult,
     config: &Config,
-) -> Result<Found, CniError> {
+) -> Result<LinkRecord, CniError> {
     let with_v6 = result.ips.iter().any(|ip| Family::of_net(ip.address) == Family::V6);
     let mut pod = netns.enter(|| -> Result<Kernel, CniError> {
         settings(ifname, with_v6, config.duplicate_detection)?;
@@ -54,7 +54,7 @@ pub(super) fn configure(
     let name: LinkName = ifname.parse()?;
     let found = pod.link(&name)?.ok_or_else(|| PodError::Vanished(ifname.to_owned()))?;
 
-    let index = found.record.index;
+    let index = found.index;
     let (requests, subjects) = plan(index, result, config);
     for (outcome, subject) in pod.change(&requests)?.into_iter().zip(subjects) {
         let Err(error) = outcome else { continue };

@@ -1,24 +1,24 @@
 //! Veth pairs with one end as a port of a bridge.
 
 use flannel_core::link::{LinkName, Mac};
-use flannel_core::message::link::{self, NewVeth};
+use flannel_core::message::link::{self, LinkRecord, NewVeth};
 use nix::errno::Errno;
 use std::os::fd::AsRawFd;
 
 use super::BridgeError;
 use crate::error::{CniError, note};
-use crate::kernel::{Found, Kernel};
+use crate::kernel::Kernel;
 use crate::netns::Netns;
 
 /// How often to try another random name.
 const NAME_ATTEMPTS: u32 = 10;
 
 /// A pair with one end as a port of `bridge`, up and with a random name.
-pub(super) fn new(bridge: &Found, mtu: Option<u32>, peer: LinkName) -> Result<NewVeth, CniError> {
+pub(super) fn new(bridge: &LinkRecord, mtu: Option<u32>, peer: LinkName) -> Result<NewVeth, CniError> {
     Ok(NewVeth {
         name: random_name()?,
         mac: None,
-        master: Some(bridge.record.index),
+        master: Some(bridge.index),
         up: true,
         mtu,
         // Compatibility: Go's library sends 0 for this end.
@@ -35,7 +35,7 @@ pub(super) fn create(
     mut veth: NewVeth,
     netns: &Netns,
     mac: Option<Mac>,
-) -> Result<Found, CniError> {
+) -> Result<LinkRecord, CniError> {
     veth.peer_mac = mac;
     veth.peer_netns = Some(netns.file().as_raw_fd());
     let mut attempt = 1;

@@ -4,12 +4,12 @@ use flannel_core::json::{GoStruct, Object, TypeError, Value};
 use flannel_core::link::LinkName;
 use flannel_core::message::Request;
 use flannel_core::message::bridge::{self, Membership};
-use flannel_core::message::link;
+use flannel_core::message::link::{self, LinkRecord};
 use std::collections::BTreeSet;
 
 use super::{BridgeError, veth};
 use crate::error::CniError;
-use crate::kernel::{Found, Kernel, KernelError};
+use crate::kernel::{Kernel, KernelError};
 use crate::netns::HostLock;
 use crate::sysctl;
 
@@ -90,12 +90,12 @@ impl Vlans {
     }
 
     /// Adds a port to its VLANs and removes it from others.
-    pub(super) fn apply(&self, host: &mut Kernel, port: &Found) -> Result<(), CniError> {
+    pub(super) fn apply(&self, host: &mut Kernel, port: &LinkRecord) -> Result<(), CniError> {
         if self.is_empty() {
             return Ok(());
         }
-        let index = port.record.index;
-        let error = |what, source| PortError { port: port.record.name.to_string(), what, source };
+        let index = port.index;
+        let error = |what, source| PortError { port: port.name.to_string(), what, source };
         let present = host.vlans(index).map_err(|source| error("could not read them", source))?;
         let requests: Vec<Request> = plan(&present, &self.wanted(&present))
             .into_iter()
@@ -162,34 +162,37 @@ fn trunk(list: &[Value]) -> Result<Vec<u16>, VlanError> {
 
 /// Returns the interface with the gateway's address in a VLAN, `<bridge>.<vlan>`: one end of a pair whose other end is a port of the
 /// bridge in that VLAN. Creates it if it does not exist.
-pub(super) fn ensure_gateway(host: &mut Kernel, bridge: &Found, vlan: u16) -> Result<Found, CniError> {
-    let text = format!("{}.{vlan}", bridge.record.name);
+pub(super) fn ensure_gateway(
+    host: &mut Kernel,
+    bridge: &LinkRecord,
+    vlan: u16,
+) -> Result<LinkRecord, CniError> {
+    let text = format!("{}.{vlan}", bridge.name);
     let name: LinkName = text.parse()?;
-    if let Some(found) = host.link(&name)?.filter(|found| found.record.link.up) {
+    if let Some(found) = host.link(&name)?.filter(|found| found.link.up) {
         return Ok(found);
     }
     // No other process must see an incomplete one.
     let _lock = HostLock::take()?;
     let mut found = host.link(&name)?;
     // A process was killed before it was complete.
-    if let Some(half) = found.take_if(|found| !found.record.link.up) {
-        host.change_one(&link::delete(half.record.index))
-            .map_err(|error| BridgeError::Link(text.clone(), error))?;
+    if let Some(half) = found.take_if(|found| !found.link.up) {
+        host.change_one(&link::delete(half.index)).map_err(|error| BridgeError::Link(text.clone(), error))?;
     }
     if found.is_none() {
-        let veth = veth::new(bridge, Some(bridge.record.link.mtu), name.clone())?;
+        let veth = veth::new(bridge, Some(bridge.link.mtu), name.clone())?;
         host.change_one(&link::create_veth(&veth)).map_err(BridgeError::Veth)?;
         let port = host.link(&veth.name)?.ok_or_else(|| BridgeError::Vanished(veth.name.to_string()))?;
         let vlans = Vlans { access: Some(vlan), trunk: Vec::new(), keep_default: false };
         if let Err(error) = vlans.apply(host, &port) {
             // The other end is deleted as well, so that the next ADD starts over.
-            let _ = host.change_one(&link::delete(port.record.index));
+            let _ = host.change_one(&link::delete(port.index));
             return Err(error);
         }
     }
     let found = host.link(&name)?.ok_or_else(|| BridgeError::Vanished(text.clone()))?;
     sysctl::try_set(&format!("ipv6/conf/{text}/accept_ra"), "0");
-    host.set_up(found.record.index, true).map_err(|error| BridgeError::Link(text, error))?;
+    host.set_up(found.index, true).map_err(|error| BridgeError::Link(text, error))?;
     Ok(found)
 }
 
