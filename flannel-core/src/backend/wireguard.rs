@@ -8,8 +8,10 @@ use crate::json::{self, FieldError, Fields};
 
 pub(super) const NAME: &str = "wireguard";
 
+const KIND: &str = "wireguard";
+
 /// Without WireGuard in the kernel the devices are TUN devices of a relay in user space.
-const KINDS: &[&str] = &["wireguard", "tun"];
+const KINDS: &[&str] = &[KIND, "tun"];
 pub(super) const DEVICES: [Device; 2] = [
     Device { stem: "flannel-wg", is_numbered: false, kinds: KINDS },
     Device { stem: "flannel-wg-v6", is_numbered: false, kinds: KINDS },
@@ -104,6 +106,10 @@ impl Behaviour for Options {
                 "seconds between packets that keep a NAT open; 0 is never",
             ),
         ]
+    }
+
+    fn link_kind(&self) -> Option<&'static str> {
+        Some(KIND)
     }
 }
 
