@@ -79,7 +79,7 @@ const BACKENDS: [Entry; 9] = [
     Entry { name: host_gw::NAME, read: host_gw::read, is_supported: true, devices: &[] },
     Entry { name: wireguard::NAME, read: wireguard::read, is_supported: false, devices: &wireguard::DEVICES },
     Entry { name: udp::NAME, read: udp::read, is_supported: false, devices: &udp::DEVICES },
-    Entry { name: ipip::NAME, read: ipip::read, is_supported: false, devices: &ipip::DEVICES },
+    Entry { name: ipip::NAME, read: ipip::read, is_supported: true, devices: &ipip::DEVICES },
     Entry { name: ipsec::NAME, read: ipsec::read, is_supported: false, devices: &[] },
     Entry { name: alloc::NAME, read: alloc::read, is_supported: true, devices: &[] },
     Entry { name: extension::NAME, read: extension::read, is_supported: false, devices: &[] },

@@ -82,7 +82,7 @@ pub enum BackendError {
     },
 }
 
-/// `vxlan, host-gw or alloc`.
+/// `vxlan, host-gw, ipip or alloc`.
 fn supported_names() -> String {
     let names: Vec<&str> =
         BACKENDS.iter().filter(|entry| entry.is_supported).map(|entry| entry.name).collect();

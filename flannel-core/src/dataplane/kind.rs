@@ -7,8 +7,10 @@ use std::net::IpAddr;
 
 use crate::link::LinkName;
 
+pub use ipip::Ipip;
 pub use vxlan::Vxlan;
 
+mod ipip;
 mod other;
 mod vxlan;
 
@@ -18,6 +20,8 @@ mod vxlan;
 pub enum LinkKind {
     /// A VXLAN tunnel endpoint (RFC 7348).
     Vxlan(Vxlan),
+    /// An IP in IP tunnel (RFC 2003).
+    Ipip(Ipip),
     /// Any other kind, by the kernel's name of it (`veth`, `bridge`; empty for a NIC).
     #[serde(skip)]
     Other(String),
@@ -87,6 +91,7 @@ impl LinkKind {
     fn kind(&self) -> &dyn Kind {
         match self {
             Self::Vxlan(vxlan) => vxlan,
+            Self::Ipip(ipip) => ipip,
             Self::Other(name) => name,
         }
     }
@@ -94,6 +99,7 @@ impl LinkKind {
     fn kind_mut(&mut self) -> &mut dyn Kind {
         match self {
             Self::Vxlan(vxlan) => vxlan,
+            Self::Ipip(ipip) => ipip,
             Self::Other(name) => name,
         }
     }

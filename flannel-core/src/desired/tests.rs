@@ -303,7 +303,7 @@ fn mtus() {
     assert_eq!(check("46", HOST_GW, 1500).unwrap(), "1500: ");
     assert_eq!(check("4", r#"{"Type": "alloc"}"#, 1400).unwrap(), "1400: ");
     assert_snapshot!(check("46", VXLAN, 1300).unwrap_err(), @"the MTU of the underlay is 1300, but an IPv6 tunnel needs 1350: raise it, or Backend.MTU where that is the smaller one");
-    assert_snapshot!(check("4", r#"{"Type": "udp"}"#, 1500).unwrap_err(), @r#"the backend udp is not in this version of flanneld: set Backend in the network config to vxlan, host-gw or alloc"#);
+    assert_snapshot!(check("4", r#"{"Type": "udp"}"#, 1500).unwrap_err(), @r#"the backend udp is not in this version of flanneld: set Backend in the network config to vxlan, host-gw, ipip or alloc"#);
 }
 
 #[test]
@@ -486,7 +486,7 @@ fn nodes_that_do_not_fit() {
     Backend.VNI is 16777215, but the device name flannel.16777215 would be longer than 15 bytes: must be at most 9999999
     Backend.VNI is 10000, but the device name flannel-v6.10000 would be longer than 15 bytes: must be at most 9999
     the public address 203.0.113.1 is not on eth0 (which has 192.168.50.1), so host-gw cannot route through it: leave --public-ip out, or use vxlan
-    the backend wireguard is not in this version of flanneld: set Backend in the network config to vxlan, host-gw or alloc
+    the backend wireguard is not in this version of flanneld: set Backend in the network config to vxlan, host-gw, ipip or alloc
     "#);
     // With IPv6 alone nobody is told the IPv4 address.
     let mut node = node();

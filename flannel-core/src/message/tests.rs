@@ -784,3 +784,63 @@ fn a_snapshot_joins_the_dumps() {
     assert_eq!(links.len(), 2);
     assert!(matches!(dataplane.routes[&key].target, RouteTarget::Several(_)));
 }
+
+fn flannel_ipip() -> Link {
+    let kind = LinkKind::Ipip(Ipip { local: Some(ip("192.168.50.1")), remote: None });
+    Link { kind, mtu: 1480, mac: None, up: true, alias: None }
+}
+
+#[test]
+fn ipip_is_created_with_the_attributes_of_go_flannel() {
+    let request = link::create(&name("flannel.ipip"), &flannel_ipip(), None).unwrap();
+    assert_snapshot!(render(&request, 16), @"
+    type 16 flags 0x605 00000000000000000000000000000000
+      3 666c616e6e656c2e6970697000
+      4 c8050000
+      13 00000000
+      18
+        1 6970697000
+        2
+          2 c0a83201
+          10 00
+          4 00
+          5 00
+          9 00
+          15 0000
+          16 0000
+          17 0000
+          18 0000
+    ");
+}
+
+#[test]
+fn ipip_is_read_back() {
+    let request = link::create(&name("flannel.ipip"), &flannel_ipip(), None).unwrap();
+    let bytes = request.to_bytes(7);
+    let payload = frames(&bytes).next().unwrap().unwrap().payload.to_vec();
+    let read = |payload: &[u8]| link::decode(payload).unwrap().unwrap().link.kind;
+    assert_eq!(read(&payload), flannel_ipip().kind);
+
+    // As the kernel shows `tunl0`, a device with a remote address, and one that takes both from each packet.
+    let sample = |data: &str| {
+        let data = hex(data);
+        let attribute = |kind: u16, value: &[u8]| {
+            let length = u16::try_from(value.len() + 4).unwrap();
+            let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+            bytes.extend_from_slice(value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        };
+        let info = [attribute(1, b"ipip\0"), attribute(2, &data)].concat();
+        let mut payload = vec![0; 16];
+        payload.extend(attribute(3, b"tunl0\0"));
+        payload.extend(attribute(18, &info));
+        read(&payload)
+    };
+    let kind = |local: Option<&str>, remote: Option<&str>| {
+        LinkKind::Ipip(Ipip { local: local.map(ip), remote: remote.map(ip) })
+    };
+    assert_eq!(sample("08000100000000000800020000000000080003000000000005000a0000000000"), kind(None, None));
+    assert_eq!(sample("08000200c0a8320108000300c0a83202"), kind(Some("192.168.50.1"), Some("192.168.50.2")));
+    assert_eq!(sample("080002000000000004001300"), LinkKind::Other("ipip".to_owned()));
+}

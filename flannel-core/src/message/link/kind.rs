@@ -2,10 +2,11 @@
 
 use netlink_packet_route::link::{InfoKind, LinkInfo};
 
-use crate::dataplane::{LinkKind, Vxlan};
+use crate::dataplane::{Ipip, LinkKind, Vxlan};
 use crate::link::IfIndex;
 use crate::message::{DecodeError, EncodeError};
 
+mod ipip;
 mod vxlan;
 
 /// The kind and its parameters, for a new link. `underlay` is the number of its lower link.
@@ -15,6 +16,7 @@ pub(super) fn creation(kind: &LinkKind, underlay: Option<IfIndex>) -> Result<Vec
     }
     Ok(match kind {
         LinkKind::Vxlan(vxlan) => vxlan::creation(vxlan, underlay),
+        LinkKind::Ipip(ipip) => ipip::creation(ipip),
         LinkKind::Other(kind) => vec![LinkInfo::Kind(InfoKind::Other(kind.clone()))],
     })
 }
@@ -23,7 +25,7 @@ pub(super) fn creation(kind: &LinkKind, underlay: Option<IfIndex>) -> Result<Vec
 pub(super) fn change(kind: &LinkKind) -> Vec<LinkInfo> {
     match kind {
         LinkKind::Vxlan(vxlan) => vxlan::change(vxlan),
-        LinkKind::Other(_) => Vec::new(),
+        LinkKind::Ipip(_) | LinkKind::Other(_) => Vec::new(),
     }
 }
 
@@ -31,6 +33,7 @@ pub(super) fn change(kind: &LinkKind) -> Vec<LinkInfo> {
 pub(super) fn decode(name: String, data: &[u8]) -> Result<(LinkKind, Option<IfIndex>), DecodeError> {
     let known = match name.as_str() {
         Vxlan::NAME => vxlan::decode(data)?.map(|(vxlan, underlay)| (LinkKind::Vxlan(vxlan), underlay)),
+        Ipip::NAME => ipip::decode(data)?.map(|ipip| (LinkKind::Ipip(ipip), None)),
         _ => None,
     };
     Ok(known.unwrap_or((LinkKind::Other(name), None)))
