@@ -30,6 +30,7 @@ pub mod path;
 pub mod plan;
 pub mod ruleset;
 pub mod seed;
+#[cfg(feature = "select")]
 pub mod select;
 pub mod status;
 pub mod store;

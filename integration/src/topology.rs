@@ -204,19 +204,12 @@ impl Segment {
         Ok(nic)
     }
 
-    /// Gives the host default routes to those gateways whose network it has an address in.
+    /// Adds default routes through those gateways that share a network with an address of the interface.
     pub fn default_routes(&self, nic: &Nic) -> Result<()> {
-        for gateway in &self.gateways {
-            if nic.addresses.iter().any(|address| gateway.contains(&address.addr())) {
-                let family = if gateway.addr().is_ipv4() { "-4" } else { "-6" };
-                nic.host.ip(&format!(
-                    "{family} route add default via {} dev {}",
-                    gateway.addr(),
-                    nic.link
-                ))?;
-            }
-        }
-        Ok(())
+        let is_near =
+            |gateway: &&IpNet| nic.addresses.iter().any(|address| gateway.contains(&address.addr()));
+        let line = |gateway: &IpNet| format!("route add default via {} dev {}\n", gateway.addr(), nic.link);
+        nic.host.ip_batch(&self.gateways.iter().filter(is_near).map(line).collect::<String>())
     }
 
     /// The gateway address of a family, for tests of masquerade: packets arrive there as the world sees them.

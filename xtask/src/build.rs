@@ -1,73 +1,52 @@
 //! Building what tests and demonstrations run.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::Stdio;
 
 use crate::dist::target::{self, Target};
-use crate::process::{cargo, must_succeed, target as target_directory, text};
+use crate::process::{cargo, must_succeed, stdout, target as target_directory};
 
-/// Builds the programs of the project and `lab` for tests; answers with the directory that holds them.
+/// The flags of a program that runs on any distribution.
+pub(crate) const STATIC: &str = "-Ctarget-feature=+crt-static";
+pub(crate) const STRIPPED: &str = "-Cstrip=symbols";
+
+/// Builds the programs of the project and `lab` for tests. Returns their directory.
 pub(crate) fn programs() -> Result<PathBuf> {
-    let mut command = cargo(["build", "--quiet", "--bins"]);
-    for package in ["flanneld", "flannel-cni", "flannelctl", "integration"] {
-        command.args(["--package", package]);
-    }
-    must_succeed(&mut command)?;
+    let packages = "--package flanneld --package flannel-cni --package flannelctl --package integration";
+    must_succeed(&mut cargo(&format!("build --quiet --bins {packages}")))?;
     Ok(target_directory().join("debug"))
 }
 
-/// Builds a program that the bench starts for every pod, the way the plugin is released; answers with the directory that holds it.
+/// Builds one program with these arguments, and links it with these flags.
+pub(crate) fn program(package: &str, name: &str, arguments: &str, flags: &[&str]) -> Result<()> {
+    let line = format!("rustc --quiet --package {package} --bin {name} {arguments} --");
+    must_succeed(cargo(&line).args(flags))
+}
+
+/// Builds a program that the bench starts for every pod, in the way the plugin is released. Returns its directory.
 pub(crate) fn pod_program(package: &str, name: &str) -> Result<PathBuf> {
     let triple = target::here()?.map(Target::plugin).transpose()?;
-    let mut command = cargo(["rustc", "--quiet", "--release", "--package", package, "--bin", name]);
-    if let Some(triple) = triple {
-        command.args(["--target", triple]);
-    }
-    must_succeed(command.args(["--", "-Ctarget-feature=+crt-static"]))?;
+    let target = triple.map(|triple| format!("--target {triple}")).unwrap_or_default();
+    program(package, name, &format!("--release {target}"), &[STATIC])?;
     Ok(target_directory().join(triple.unwrap_or_default()).join("release"))
 }
 
-/// Builds one program the way it is released: optimised and static.
+/// Builds one program in the way it is released: optimised and static. Returns its file.
 pub(crate) fn static_program(package: &str, name: &str) -> Result<PathBuf> {
-    must_succeed(cargo(["rustc", "--quiet", "--release", "--package", package, "--bin", name]).args([
-        "--",
-        "-C",
-        "target-feature=+crt-static",
-    ]))?;
+    program(package, name, "--release", &[STATIC])?;
     Ok(target_directory().join("release").join(name))
 }
 
-/// Builds what runs in the containers of the tests, for the image that holds nothing else: a static program.
+/// Builds the program that runs in the containers of the tests. Their image contains nothing else.
 pub(crate) fn pod() -> Result<()> {
-    must_succeed(&mut cargo([
-        "rustc",
-        "--quiet",
-        "--package",
-        "xtask",
-        "--bin",
-        "pod",
-        "--features",
-        "pod",
-        "--",
-        "-Ctarget-feature=+crt-static",
-        "-Cstrip=symbols",
-    ]))
+    program("xtask", "pod", "--features pod", &[STATIC, STRIPPED])
 }
 
-/// Builds what makes RPM packages.
+/// Builds the program that makes RPM packages.
 pub(crate) fn rpm() -> Result<PathBuf> {
-    must_succeed(&mut cargo([
-        "build",
-        "--quiet",
-        "--package",
-        "xtask",
-        "--bin",
-        "rpm",
-        "--features",
-        "rpm",
-    ]))?;
+    must_succeed(&mut cargo("build --quiet --package xtask --bin rpm --features rpm"))?;
     Ok(target_directory().join("debug/rpm"))
 }
 
@@ -87,11 +66,7 @@ impl TestProgram {
         if ignored_only {
             command.arg("--ignored");
         }
-        let output = command.output().with_context(|| format!("could not start `{}`", text(&command)))?;
-        if !output.status.success() {
-            bail!("`{}` failed: {}", text(&command), String::from_utf8_lossy(&output.stderr).trim());
-        }
-        let names = String::from_utf8_lossy(&output.stdout);
+        let names = stdout(&mut command)?;
         Ok(names.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
     }
 }
@@ -99,16 +74,12 @@ impl TestProgram {
 /// Builds the tests that `cargo test` with these arguments would run. Always those of the whole workspace, or their
 /// dependencies would be built again with other features.
 pub(crate) fn test_programs(arguments: &[&str]) -> Result<Vec<TestProgram>> {
-    let mut command = cargo(["test", "--workspace", "--quiet", "--no-run"]);
-    command.args(["--message-format", "json-render-diagnostics"]).args(arguments).stderr(Stdio::inherit());
-    let output = command.output().with_context(|| format!("could not start `{}`", text(&command)))?;
-    if !output.status.success() {
-        bail!("`{}` failed", text(&command));
-    }
-    String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| program_of(line).transpose()).collect()
+    let mut command = cargo("test --workspace --quiet --no-run --message-format json-render-diagnostics");
+    let messages = stdout(command.args(arguments).stderr(Stdio::inherit()))?;
+    messages.lines().filter_map(|line| program_of(line).transpose()).collect()
 }
 
-/// The test program that one of cargo's messages tells of, if it does.
+/// Returns the test program in a message of cargo, or `None` for other messages.
 fn program_of(line: &str) -> Result<Option<TestProgram>> {
     let message: Value = serde_json::from_str(line).context("could not read a message of cargo")?;
     let (Some(file), Some(name)) = (message["executable"].as_str(), message["target"]["name"].as_str())

@@ -16,13 +16,10 @@ pub(crate) fn run() -> Result<bool> {
 pub(crate) fn gates() -> Result<Tally> {
     let mut tally = Tally::default();
     println!("format");
-    tally.outcome(
-        "format: mend it with `cargo fmt --all`",
-        succeeds(&mut cargo(["fmt", "--all", "--check"]))?,
-    );
+    tally.outcome("format: mend it with `cargo fmt --all`", succeeds(&mut cargo("fmt --all --check"))?);
 
     println!("lints");
-    let mut clippy = cargo(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    let mut clippy = cargo("clippy --quiet --workspace --all-targets -- -D warnings");
     tally.outcome("lints: see `cargo clippy --workspace --all-targets`", succeeds(&mut clippy)?);
 
     println!("rules of the code base");

@@ -23,7 +23,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::process::{root, target as target_directory, text};
+use crate::process::{root, stdout, target as target_directory};
 use archive::Compression;
 use target::{EMULATED, Profile, TARGETS, Target};
 
@@ -149,24 +149,12 @@ impl Release {
 
 /// Returns the time of the sources.
 fn epoch() -> Result<u64> {
-    if let Some(value) = std::env::var_os("SOURCE_DATE_EPOCH") {
-        let value = value.to_string_lossy().into_owned();
-        return value
-            .parse()
-            .with_context(|| format!("SOURCE_DATE_EPOCH={value} is not a number of seconds"));
-    }
-    let mut git = Command::new("git");
-    git.current_dir(root()).args(["log", "-1", "--format=%ct"]);
-    git.output()
-        .ok()
-        .filter(|output| output.status.success())
-        .and_then(|output| String::from_utf8_lossy(&output.stdout).trim().parse().ok())
-        .with_context(|| {
-            format!(
-                "`{}` failed to report the time of the sources. Set SOURCE_DATE_EPOCH to seconds since 1970.",
-                text(&git)
-            )
-        })
+    let seconds = match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(value) => value,
+        Err(_) => stdout(Command::new("git").current_dir(root()).args(["log", "-1", "--format=%ct"]))
+            .context("could not get the time of the sources. Set SOURCE_DATE_EPOCH to seconds since 1970.")?,
+    };
+    seconds.trim().parse().with_context(|| format!("the time of the sources is not a number: {seconds}"))
 }
 
 fn sha256(bytes: &[u8]) -> String {

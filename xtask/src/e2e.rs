@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::build::{pod, programs, test_programs};
-use crate::process::{is_root, target};
+use crate::process::{is_root, stdout, target};
 use crate::tally::Tally;
 use crate::{dist, packages, sandbox};
 
@@ -140,16 +140,9 @@ fn pop(queue: &Mutex<VecDeque<Case>>) -> Option<Case> {
 
 /// Asks `lab` which features this machine has: lines of `name: yes` or `name: no (reason)`.
 fn probe(directory: &Path, not_emulated: &str) -> Result<Vec<String>> {
-    let output = sandbox::command(directory.join("lab"))
-        .arg("probe")
-        .env(NOT_EMULATED, not_emulated)
-        .stdin(Stdio::null())
-        .output()
-        .context("could not start `lab probe` in a sandbox")?;
-    if !output.status.success() {
-        bail!("`lab probe` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+    let mut lab = sandbox::command(directory.join("lab"));
+    let features = stdout(lab.arg("probe").env(NOT_EMULATED, not_emulated))?;
+    Ok(features.lines().map(str::to_owned).collect())
 }
 
 fn check_required(required: &[String], features: &[String]) -> Result<()> {

@@ -1,7 +1,6 @@
 //! Starts programs.
 
 use anyhow::{Context, Result, bail};
-use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,9 +18,9 @@ pub(crate) fn target() -> PathBuf {
 }
 
 /// Returns a cargo command in the workspace, with the cargo that started this program.
-pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+pub(crate) fn cargo(line: &str) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root()).args(arguments);
+    command.current_dir(root()).args(line.split_whitespace());
     // These describe this crate; build scripts that depend on them would run again.
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR") {
@@ -52,6 +51,15 @@ pub(crate) fn must_succeed(command: &mut Command) -> Result<()> {
         return Ok(());
     }
     bail!("`{}` failed", text(command))
+}
+
+/// Runs a command that must succeed, and returns its stdout. Its stderr becomes part of the error unless it is set.
+pub(crate) fn stdout(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("could not start `{}`", text(command)))?;
+    if !output.status.success() {
+        bail!("`{}` failed: {}", text(command), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Runs a test program and calls `look` with each line of its stdout. Returns whether it succeeded. Prints only the lines of

@@ -41,12 +41,8 @@ pub(crate) fn run(options: &TestOptions) -> Result<bool> {
 /// The tests that need neither root nor a network.
 fn unit(tally: &mut Tally) -> Result<()> {
     let mut seen = Tally::default();
-    let good = watched(
-        &mut cargo(["test", "--workspace", "--quiet", "--no-fail-fast", "--", "--format", "pretty"]),
-        |line| {
-            seen.libtest_line("unit", line);
-        },
-    )?;
+    let mut command = cargo("test --workspace --quiet --no-fail-fast -- --format pretty");
+    let good = watched(&mut command, |line| seen.libtest_line("unit", line))?;
     if !good && seen.good() {
         seen.fail("unit tests: `cargo test` ended with an error before a test failed");
     }

@@ -1,13 +1,13 @@
 //! Rules of the code base that neither rustfmt nor clippy knows. Looks at the files that git tracks, or
 //! would track.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::process::root;
+use crate::process::{root, stdout};
 use clap::Args;
 
 mod circles;
@@ -130,17 +130,9 @@ fn sources(root: &Path) -> Result<BTreeMap<String, String>> {
 }
 
 fn tracked(root: &Path) -> Result<Vec<String>> {
-    let output = Command::new("git")
-        .current_dir(root)
-        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
-        .output()
-        .context("could not start git")?;
-    anyhow::ensure!(
-        output.status.success(),
-        "`git ls-files` failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+    let mut git = Command::new("git");
+    git.current_dir(root).args(["ls-files", "--cached", "--others", "--exclude-standard"]);
+    Ok(stdout(&mut git)?.lines().map(str::to_owned).collect())
 }
 
 fn look_at(name: &str, text: &str, findings: &mut Findings) {

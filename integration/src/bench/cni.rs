@@ -153,11 +153,11 @@ impl Bench<'_> {
         let pods = self.options.standing + most;
         let (lab, peer) = (self.lab, &self.options.peer);
         let name = |side: &str| format!("{side}-{}", variant.name);
-        let ours = |pod| Ok(variant.ours(pod));
-        let peers = |pod| variant.peers(peer, pod);
+        let ours = (0..pods).map(|pod| variant.ours(pod)).collect();
+        let peers = (0..pods).map(|pod| variant.peers(peer, pod)).collect::<Result<_>>()?;
         let mut sides = vec![
-            Side::plugins(lab, &name("ours"), variant, &self.own, ours, pods)?,
-            Side::plugins(lab, &name("peer"), variant, peer, peers, pods)?,
+            Side::plugins(lab, &name("ours"), variant, &self.own, ours)?,
+            Side::plugins(lab, &name("peer"), variant, peer, peers)?,
         ];
         if variant.has_bare() {
             sides.push(Side::bare(lab, &name("bare"), variant, self.bare.clone(), pods)?);

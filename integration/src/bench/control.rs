@@ -68,7 +68,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let memory = Memory::of(&daemon)?;
     let answers = Answers::of(&daemon)?;
     daemon.stop()?;
-    report(options, &start, idle, busy, &delays, (&memory, &answers))
+    report(options, &Results { start, idle, busy, delays, memory, answers })
+}
+
+/// All that one run measures.
+struct Results {
+    start: Start,
+    /// Shares of a processor, in percent.
+    idle: f64,
+    busy: f64,
+    /// From each change in etcd to the last message of the kernel.
+    delays: Vec<Duration>,
+    /// After the changes.
+    memory: Memory,
+    answers: Answers,
 }
 
 /// A node that exists only as a record.
@@ -302,14 +315,8 @@ fn delays(sent: &[(Step, Peer, Duration)], monitor: &Monitor) -> Result<Vec<Dura
     Ok(delays)
 }
 
-fn report(
-    options: &Options,
-    start: &Start,
-    idle: f64,
-    busy: f64,
-    delays: &[Duration],
-    (memory, answers): (&Memory, &Answers),
-) -> Result<()> {
+fn report(options: &Options, results: &Results) -> Result<()> {
+    let Results { start, idle, busy, delays, memory, answers } = results;
     let millis = |duration: Duration| duration.as_secs_f64() * 1000.0;
     let delays: Vec<f64> = delays.iter().map(|delay| millis(*delay)).collect();
     let mib = |kilobytes: u64| Value::from(kilobytes).as_f64().unwrap_or_default() / 1024.0;

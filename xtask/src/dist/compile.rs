@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::target::{Profile, Target, host};
+use crate::build::{self, STATIC, STRIPPED};
 use crate::process::{cargo, must_succeed, root, target as target_directory};
 
 /// The contents of the programs.
@@ -18,9 +19,6 @@ pub(crate) struct Programs {
 /// Crates and their programs, in the order of [`Programs`].
 const PROGRAMS: [(&str, &str); 2] = [("flanneld", "flanneld"), ("flannelctl", "flannelctl")];
 const PLUGIN: (&str, &str) = ("flannel-cni", "flannel");
-
-const STATIC: &str = "-Ctarget-feature=+crt-static";
-const STRIPPED: &str = "-Cstrip=symbols";
 
 pub(crate) fn programs(target: &Target, profile: Profile) -> Result<Programs> {
     let directory = match profile {
@@ -62,7 +60,7 @@ fn static_program(path: &Path) -> Result<Vec<u8>> {
 
 /// Builds for a target. Removes file names of this machine from the programs, to make builds reproducible.
 fn built(target: &Target, triple: &str, profile: Profile, programs: &[(&str, &str)]) -> Result<PathBuf> {
-    let mut command = cargo(["build", "--bins", "--target", triple]);
+    let mut command = cargo(&format!("build --bins --target {triple}"));
     for (package, _) in programs {
         command.args(["--package", package]);
     }
@@ -100,13 +98,9 @@ fn built(target: &Target, triple: &str, profile: Profile, programs: &[(&str, &st
 
 /// Links the test build again, statically.
 fn linked_again(other: Option<&str>, programs: &[(&str, &str)]) -> Result<PathBuf> {
+    let target = other.map(|triple| format!("--target {triple}")).unwrap_or_default();
     for (package, name) in programs {
-        let mut command = cargo(["rustc", "--quiet", "--package", package, "--bin", name]);
-        if let Some(triple) = other {
-            command.args(["--target", triple]);
-        }
-        command.args(["--", STATIC, STRIPPED]);
-        must_succeed(&mut command)?;
+        build::program(package, name, &target, &[STATIC, STRIPPED])?;
     }
     Ok(target_directory().join(other.unwrap_or_default()).join("debug"))
 }

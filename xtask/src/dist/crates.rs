@@ -1,6 +1,6 @@
 //! The crates that the programs of a package contain.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use super::target::Target;
-use crate::process::{cargo, root, text};
+use crate::process::{cargo, root, stdout};
 
 /// A crate in a program.
 pub(crate) struct Crate {
@@ -69,18 +69,11 @@ pub(crate) fn linked(target: &Target) -> Result<BTreeMap<String, Crate>> {
 }
 
 fn metadata(target: &Target) -> Result<Value> {
-    let mut command = cargo(["metadata", "--format-version", "1", "--locked"]);
-    for triple in [target.triple, target.plugin()?] {
-        command.args(["--filter-platform", triple]);
-    }
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("could not start `{}`", text(&command)))?;
-    if !output.status.success() {
-        bail!("`{}` failed", text(&command));
-    }
-    serde_json::from_slice(&output.stdout).context("could not parse the output of cargo metadata")
+    let (triple, plugin) = (target.triple, target.plugin()?);
+    let filter = format!("--filter-platform {triple} --filter-platform {plugin}");
+    let mut command = cargo(&format!("metadata --format-version 1 --locked {filter}"));
+    serde_json::from_str(&stdout(command.stderr(Stdio::inherit()))?)
+        .context("could not parse the output of cargo metadata")
 }
 
 fn items(value: &Value) -> impl Iterator<Item = &Value> {

@@ -99,6 +99,7 @@ fn toolchain(target: &Target) -> Result<Vec<Value>> {
 fn glibc_version(target: &Target) -> Result<Option<String>> {
     let mut command = Command::new(target.compiler(&host()?));
     command.args(["-E", "-dM", "-include", "features.h", "-x", "c", "/dev/null"]);
+    // A compiler without features.h fails, and prints nothing.
     let output = command.output().with_context(|| format!("could not start `{}`", text(&command)))?;
     let definitions = String::from_utf8_lossy(&output.stdout).into_owned();
     let value =

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Command;
 
-use crate::process::text;
+use crate::process::stdout;
 
 /// How to compile what is packed.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -161,10 +161,5 @@ pub(crate) fn host() -> Result<String> {
 /// Returns the output of the compiler that cargo uses.
 pub(crate) fn rustc(arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-    command.args(arguments);
-    let output = command.output().with_context(|| format!("could not start `{}`", text(&command)))?;
-    if !output.status.success() {
-        bail!("`{}` failed: {}", text(&command), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    stdout(command.args(arguments))
 }

@@ -73,14 +73,13 @@ impl Side {
         name: &str,
         variant: Variant,
         directory: &Path,
-        list: impl Fn(usize) -> Result<Conflist>,
-        pods: usize,
+        lists: Vec<Conflist>,
     ) -> Result<Self> {
         let node = lab.node(name)?;
         let file = node.file("/run/flannel/subnet.env")?;
         fs::write(&file, variant.subnet_env())
             .with_context(|| format!("could not write {}", file.display()))?;
-        Self::new(node, Tool::Plugins(directory.to_owned()), variant, list, pods)
+        Self::new(node, Tool::Plugins(directory.to_owned()), variant, lists)
     }
 
     /// The kernel's part alone, on a node with a bridge as the plugins make it.
@@ -96,22 +95,17 @@ impl Side {
             "link add cni0 mtu 1450 type bridge\nlink set cni0 up\n\
              addr add 10.244.0.1/24 dev cni0\naddr add fd00:10:244::1/64 dev cni0 nodad\n",
         )?;
-        Self::new(node, Tool::Bare(program), variant, |pod| Ok(variant.ours(pod)), pods)
+        Self::new(node, Tool::Bare(program), variant, (0..pods).map(|pod| variant.ours(pod)).collect())
     }
 
-    fn new(
-        node: Node,
-        tool: Tool,
-        variant: Variant,
-        list: impl Fn(usize) -> Result<Conflist>,
-        pods: usize,
-    ) -> Result<Self> {
-        let pod = |number| {
+    /// One pod for each list.
+    fn new(node: Node, tool: Tool, variant: Variant, lists: Vec<Conflist>) -> Result<Self> {
+        let pod = |(number, list)| {
             let netns = Netns::create(&format!("{}-{number}", node.name()))?;
-            let (list, places) = (list(number)?, variant.places(number));
+            let places = variant.places(number);
             Ok(Pod { netns, list, places, number, result: Mutex::new(None) })
         };
-        let pods = (0..pods).map(pod).collect::<Result<_>>()?;
+        let pods = lists.into_iter().enumerate().map(pod).collect::<Result<_>>()?;
         Ok(Self { node, tool, pods })
     }
 
