@@ -1,7 +1,7 @@
-//! The diagnosis of this node: what is wrong with it, and what mends it.
+//! The diagnosis of this node: problems and how to fix them.
 //!
-//! Facts are gathered ([`gather`]), judged by pure checks ([`checks`]) and shown ([`report`]). What the kernel should
-//! have is computed from the store by the daemon's own code, so that it makes no difference whether a daemon runs.
+//! [`gather`] reads facts, pure [`checks`] turn them into findings, and [`report`] shows those. The desired state of the
+//! kernel is computed from the store by the code of the daemon, whether or not a daemon runs.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -19,23 +19,24 @@ mod gather;
 mod packet_filter;
 pub(crate) mod report;
 
-/// How long a running daemon has to mend what is found, which takes it less than a second.
-const PATIENCE: Duration = Duration::from_millis(1500);
+/// Time for a running daemon to repair the findings, which takes less than a second.
+const REPAIR_TIME: Duration = Duration::from_millis(1500);
 
+/// Runs all checks, and again if a running daemon may repair the findings.
 pub(crate) async fn diagnose(
     session: &Session,
     places: &Places,
     flanneld: &[OsString],
 ) -> anyhow::Result<Report> {
-    let look = async |before| {
+    let gathered = async |before| {
         let invocation = Invocation::of(flanneld, session.store_options(), &session.node)?;
         gather::gather(&invocation, places, before).await
     };
-    let facts = look(None).await?;
+    let facts = gathered(None).await?;
     let report = checks::run(&facts);
-    if !report.has_findings() || !facts.daemon_works() {
+    if report.findings.is_empty() || !facts.daemon_works() {
         return Ok(report);
     }
-    tokio::time::sleep(PATIENCE).await;
-    Ok(report.confirmed_by(checks::run(&look(Some(&facts)).await?)))
+    tokio::time::sleep(REPAIR_TIME).await;
+    Ok(report.confirmed_by(checks::run(&gathered(Some(&facts)).await?)))
 }

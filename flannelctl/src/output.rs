@@ -15,7 +15,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use crate::failure::{Failure, Kind, fail};
 
 pub(crate) use page::Page;
-pub(crate) use table::{Cell, Style, Table};
+pub(crate) use table::{Cell, Style, Table, wrap};
 
 /// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

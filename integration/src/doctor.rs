@@ -98,10 +98,10 @@ impl Doctor {
             .iter()
             .map(|finding| {
                 let text = |key: &str| finding[key].as_str().map(str::to_owned);
-                let all = || Some((text("id")?, text("severity")?, text("subject")?, text("mend")?));
-                let (id, severity, subject, mend) =
+                let all = || Some((text("id")?, text("severity")?, text("subject")?, text("fix")?));
+                let (id, severity, subject, fix) =
                     all().with_context(|| format!("not a finding: {finding}"))?;
-                ensure!(!mend.is_empty(), "{id} has no mend");
+                ensure!(!fix.is_empty(), "{id} has no fix");
                 ensure!(
                     finding["evidence"].as_array().is_some_and(|seen| !seen.is_empty()),
                     "{id} saw nothing"

@@ -45,8 +45,11 @@ fn healthy_vxlan_network() {
             for path in &paths {
                 let expected = if path["family"] == "IPv4" { 1450 } else { 1430 };
                 ensure!(path["received"] == path["sent"] && path["sent"] == 5, "{path}");
-                ensure!(path["largest_packet"] == expected && path["via"] == "vtep", "{path}");
-                ensure!(path["round_trip_ms"]["median"].as_f64().is_some_and(|time| time > 0.0), "{path}");
+                ensure!(path["largestPacketBytes"] == expected && path["via"] == "vtep", "{path}");
+                ensure!(
+                    path["roundTripMilliseconds"]["median"].as_f64().is_some_and(|time| time > 0.0),
+                    "{path}"
+                );
             }
         }
         let table = cluster.nodes[0]
@@ -66,7 +69,7 @@ fn targets_of_host_gw() {
         cluster.nodes[1].add_pod("a")?;
         let paths = paths(&cluster.nodes[0], &store, 0, &["--count", "1"])?;
         let bridge = to(&paths, &cluster.nodes[1], true)?;
-        ensure!(bridge["via"] == "bridge" && bridge["largest_packet"] == 1500, "{bridge}");
+        ensure!(bridge["via"] == "bridge" && bridge["largestPacketBytes"] == 1500, "{bridge}");
         let other = paths.iter().find(|path| path["target"] == "192.168.50.3").context("no third node")?;
         ensure!(other["via"] == "underlay" && other["received"] == 1, "{other}");
         Ok(())
@@ -85,10 +88,10 @@ fn unreachable_node_and_smaller_path_mtu() {
         cluster.nics[2].set_switch_mtu(1400)?;
         let paths = paths(&cluster.nodes[0], &store, 3, &["--count", "2"])?;
         let cut = to(&paths, &cluster.nodes[1], true)?;
-        ensure!(cut["received"] == 0 && cut["largest_packet"].is_null(), "{cut}");
+        ensure!(cut["received"] == 0 && cut["largestPacketBytes"].is_null(), "{cut}");
         let narrow = to(&paths, &cluster.nodes[2], true)?;
         // The switch leaves room for a VLAN tag, the tunnel takes 50 bytes.
-        ensure!(narrow["received"] == 2 && narrow["largest_packet"] == 1404 - 50, "{narrow}");
+        ensure!(narrow["received"] == 2 && narrow["largestPacketBytes"] == 1404 - 50, "{narrow}");
         Ok(())
     });
 }
@@ -161,7 +164,7 @@ fn errors_of_impossible_tests() {
         fs::write(&broken, "{}")?;
         let answer =
             cluster.nodes[0].flannelctl(&[], &["connectivity", "merge", &broken.display().to_string()])?;
-        answer.expect(1, &["holds no result of a connectivity test"])?;
+        answer.expect(1, &["is not a result of a connectivity test"])?;
         Ok(())
     });
 }

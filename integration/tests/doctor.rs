@@ -90,7 +90,7 @@ fn healthy_on_directory(stack: Stack, backend: &str, nftables: bool) {
     lab(|lab| {
         let (ward, _leases) = Ward::on_directory(lab, &config(stack, backend, nftables))?;
         let (code, stdout, _) = ward.doctor.run(&[])?;
-        ensure!(code == 0 && stdout.starts_with("nothing wrong: "), "{code} {stdout}");
+        ensure!(code == 0 && stdout.starts_with("no problems found in "), "{code} {stdout}");
         Ok(())
     });
 }

@@ -1,14 +1,15 @@
-//! `flannelctl connectivity`: whether nodes reach each other through the overlay, how fast, and how large packets may be.
+//! `flannelctl connectivity`: measures whether nodes reach each other through the overlay, with which latency, and up to
+//! which packet size.
 //!
-//! A run measures from the node that it runs on to all others. The whole matrix comes from runs on several nodes: made
-//! one by one and merged, or started from here by a command such as ssh (`--exec`).
+//! One run measures from this node to all others. The complete matrix needs runs on several nodes, whose results are
+//! merged, or which are started by a command such as ssh (`--exec`).
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::failure::{Failure, Kind, Outcome};
+use crate::failure::{Failure, Kind, Outcome, fail};
 use crate::flags;
 use crate::node::daemon::Invocation;
 use crate::node::view::{Snapshot, View};
@@ -24,14 +25,14 @@ mod target;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConnectivityCommand {
-    /// Measure from this node to all others, or with --exec from every node to every other
+    /// Measure the paths from this node to all others, or with --exec from every node to every other
     Test(TestArguments),
-    /// Put results of several nodes together (`connectivity test -o json` on each)
+    /// Merge the results of `connectivity test -o json` on several nodes
     Merge {
         /// Files with results, or - for standard input
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
-        /// Write the result as one page for a browser, too
+        /// Also write the result as an HTML page
         #[arg(long, value_name = "FILE")]
         output_html: Option<PathBuf>,
     },
@@ -40,23 +41,23 @@ pub(crate) enum ConnectivityCommand {
 /// Flags of `flannelctl connectivity test`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct TestArguments {
-    /// Echo requests to each node
+    /// Number of echo requests to each node
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
     count: u32,
-    /// Milliseconds to wait for an answer
+    /// Timeout of a request in milliseconds
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=60_000), value_name = "MS")]
     timeout: u64,
-    /// Nodes at a time
+    /// Number of nodes to measure at a time
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "N")]
     parallel: u16,
-    /// Do not look for the largest packet that passes
+    /// Do not determine the largest packet that passes
     #[arg(long)]
     no_size: bool,
-    /// Run it on every node by this command, such as 'ssh root@{node} flannelctl'. {node} is the public address of a
-    /// node, {subnet} the key of its lease
+    /// Command that runs flannelctl on every node, such as 'ssh root@{node} flannelctl'. {node} is the public address
+    /// of the node, {subnet} the key of its lease
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
-    /// Write the result as one page for a browser, too
+    /// Also write the result as an HTML page
     #[arg(long, value_name = "FILE")]
     output_html: Option<PathBuf>,
 }
@@ -83,8 +84,8 @@ pub(crate) async fn run(session: &Session, command: ConnectivityCommand) -> anyh
 
 fn read(path: &Path) -> anyhow::Result<Report> {
     Report::parse(&flags::read(path)?).map_err(|reason| {
-        let message = format!("{} holds no result of a connectivity test: {reason}", path.display());
-        Failure::new(Kind::Invalid, message, "make one with flannelctl connectivity test -o json").into()
+        let message = format!("{} is not a result of a connectivity test: {reason}", path.display());
+        Failure::new(Kind::Invalid, message, "Create one with `flannelctl connectivity test -o json`.").into()
     })
 }
 
@@ -105,21 +106,21 @@ async fn test(session: &Session, arguments: &TestArguments) -> anyhow::Result<Re
     measurement.run(plan, session.output).await
 }
 
-/// The node, with the reason where there is none.
+/// This node, or the reason why it is unknown.
 fn view(snapshot: &Snapshot) -> anyhow::Result<&View> {
     match (&snapshot.view, &snapshot.listing) {
         (Some(Ok(view)), _) => Ok(view),
         (Some(Err(error)), _) => {
-            let message = format!("this host is no node: {}", flannel_core::error::chain(error));
-            Err(Failure::new(Kind::Invalid, message, "flannelctl doctor says more").into())
+            let message = format!("this host is not a node: {}", flannel_core::error::chain(error));
+            fail(Kind::Invalid, message, "Run `flannelctl doctor`.")
         }
         (None, Err(reason)) => {
-            let message = format!("the store does not answer: {reason}");
-            Err(Failure::new(Kind::Unreachable, message, "check --etcd-endpoints or --lease-dir").into())
+            let message = format!("store unreachable: {reason}");
+            fail(Kind::Unreachable, message, "Check --etcd-endpoints or --lease-dir.")
         }
         (None, Ok(_)) => {
             let message = format!("no network config at {}", snapshot.store.identity().config_place);
-            Err(Failure::new(Kind::NotFound, message, "write one: flannelctl config set FILE").into())
+            fail(Kind::NotFound, message, "Run `flannelctl config set FILE`.")
         }
     }
 }

@@ -1,18 +1,16 @@
-//! Every check by its id: the table of `docs/doctor.md`, of `doctor --list` and of the findings.
+//! All checks of the doctor. `docs/doctor.md`, `doctor --list` and the findings are made from this list.
 
 use serde::Serialize;
 use std::fmt;
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Severity {
     /// Pods do not work, or will not after the next change.
     Error,
-    /// It works, but not as it should, or not for long.
+    /// Pods work, but slowly, partly or not for long.
     Warning,
-    /// Good to know; no reason for another exit code.
-    Info,
 }
 
 impl fmt::Display for Severity {
@@ -20,211 +18,210 @@ impl fmt::Display for Severity {
         f.pad(match self {
             Self::Error => "error",
             Self::Warning => "warning",
-            Self::Info => "info",
         })
     }
 }
 
-/// One check.
+/// A check.
 #[derive(Debug, Serialize)]
 pub(crate) struct Check {
-    /// Stable: scripts and runbooks name it.
+    /// Stable, because scripts and runbooks refer to it.
     pub(crate) id: &'static str,
     pub(crate) severity: Severity,
-    /// What a finding of it means.
-    pub(crate) meaning: &'static str,
-    /// What mends it, in general; a finding names the command.
-    pub(crate) mend: &'static str,
+    /// The problem that a finding reports.
+    pub(crate) problem: &'static str,
+    /// How to fix it. A finding may have a more specific command.
+    pub(crate) fix: &'static str,
 }
 
 macro_rules! checks {
-    ($($name:ident $id:literal $severity:ident $meaning:literal $mend:literal)*) => {
+    ($($name:ident $id:literal $severity:ident $problem:literal $fix:literal)*) => {
         $(pub(crate) const $name: Check =
-            Check { id: $id, severity: Severity::$severity, meaning: $meaning, mend: $mend };)*
-        /// All of them, in the order in which they are shown.
+            Check { id: $id, severity: Severity::$severity, problem: $problem, fix: $fix };)*
+        /// All checks, in the order of the output.
         pub(crate) const CHECKS: &[Check] = &[$($name),*];
     };
 }
 
 checks! {
     KERNEL_FEATURE "kernel-feature" Error
-        "The kernel, or a program that is needed, cannot do what the network config asks for."
-        "load the module or install the package; or choose another backend"
+        "The kernel lacks a feature, or a program is missing, that the network config requires."
+        "load the module or install the package, or choose another backend"
     IPV4_FORWARDING "ipv4-forwarding" Error
-        "The node does not forward IPv4 packets to and from pods."
+        "The node does not forward IPv4 packets of pods."
         "sysctl -w net.ipv4.ip_forward=1"
     IPV6_FORWARDING "ipv6-forwarding" Error
-        "The node does not forward IPv6 packets to and from pods."
+        "The node does not forward IPv6 packets of pods."
         "sysctl -w net.ipv6.conf.all.forwarding=1"
     IPV6_DISABLED "ipv6-disabled" Error
-        "IPv6 is on in the network config and off on an interface that carries it."
+        "IPv6 is enabled in the network config and disabled on an interface."
         "sysctl -w net.ipv6.conf.IF.disable_ipv6=0"
     BR_NETFILTER "br-netfilter" Warning
-        "Traffic between pods of this node bypasses the firewall: service addresses may fail. An error in iptables mode where the module is missing: flanneld does not start."
+        "Traffic between pods of this node bypasses the firewall, so service addresses may fail. Severity error in iptables mode without the module: flanneld does not start."
         "modprobe br_netfilter; sysctl -w net.bridge.bridge-nf-call-iptables=1"
     RP_FILTER "rp-filter" Warning
-        "The kernel drops overlay packets whose way back is another one: answers of services and of hosts outside the cluster."
-        "sysctl -w net.ipv4.conf.IF.rp_filter=2 (and of `all`)"
+        "The kernel drops overlay packets that arrive on an asymmetric path, such as replies of services and of hosts outside the cluster."
+        "sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.IF.rp_filter=2"
     INTERFACE_MISSING "interface-missing" Error
-        "No interface of this node can carry the traffic between nodes."
-        "name one with --iface, or give it an address or the default route"
+        "No interface is suitable for traffic between nodes."
+        "specify an interface with --iface, or add an address or a default route"
     NETWORK_OVERLAP "network-overlap" Error
-        "Addresses or routes of this host are inside the network of the pods."
-        "choose another Network, or move the host's"
+        "Addresses or routes of this host overlap the pod network."
+        "choose another Network, or change the addresses of the host"
     MTU_PATH "mtu-path" Error
-        "Packets of the size that flanneld reckons with do not reach another node: large packets vanish."
-        "set MTU of the backend, or of the interface, to what passes"
+        "The largest packets that flanneld sends do not reach another node, so large packets are lost."
+        "set MTU of the backend, or of the interface, to the size that passes"
     PORT_CLOSED "port-closed" Error
-        "The packet filter of this node drops what the tunnels of other nodes send."
+        "The packet filter of this node drops tunnel packets of other nodes."
         "accept udp dport 8472 (or the configured port) before the rule that drops"
     FORWARD_DROP "forward-drop" Error
-        "The packet filter of this node drops forwarded traffic of pods: a rule, or a policy that no rule of flannel gets around."
-        "accept the cluster's network before the rule or policy that drops"
+        "The packet filter of this node drops forwarded packets of pods, by a rule or by a policy."
+        "accept the pod network before the rule or policy that drops"
     CHECKSUM_OFFLOAD "checksum-offload" Warning
-        "Checksum offload of the tunnel is off (a fifth of the throughput), or packets with wrong checksums arrive."
+        "Checksum offload of the tunnel device is off, which costs a fifth of the throughput, or packets with invalid checksums arrive."
         "ethtool -K flannel.1 tx-checksum-ip-generic on"
 
     STORE_UNREACHABLE "store-unreachable" Error
-        "The store of leases does not answer. Traffic goes on; nothing new is learned."
+        "The store is unreachable. Traffic continues, but changes of the cluster do not arrive."
         "start the store, or correct --etcd-endpoints or --lease-dir"
     STORE_SLOW "store-slow" Warning
-        "The store answers slowly: changes of the cluster arrive late, and renewals come close to failing."
-        "look at disk and network of etcd: etcdctl check perf"
+        "The store responds slowly: changes of the cluster arrive late, and renewals may time out."
+        "check disk and network of etcd: etcdctl check perf"
     CLOCK_SKEW "clock-skew" Warning
-        "The clock of this host and that of etcd differ: certificates and times in logs are off."
+        "The clocks of this host and of etcd differ, which affects certificates and times in logs."
         "timedatectl set-ntp true"
     CONFIG_MISSING "config-missing" Error
         "The store has no network config."
         "flannelctl config set FILE"
     CONFIG_INVALID "config-invalid" Error
-        "The network config of the store cannot be used."
+        "The network config in the store is invalid."
         "flannelctl config set FILE"
     CONFIG_UNFIT "config-unfit" Error
-        "The network config is sound, but cannot work on this host."
-        "change the config, or the host"
+        "The network config is valid, but unsupported on this host."
+        "change the network config with flannelctl config edit, or the host"
     RECORD_MALFORMED "record-malformed" Error
-        "A record cannot be read, so its node is not reached."
-        "restart flanneld on its node, or delete the record"
+        "A lease record is malformed, so its node is unreachable."
+        "restart flanneld on its node, or delete the record: flannelctl lease release KEY"
     LEASE_MISSING "lease-missing" Error
-        "This node runs flannel and the store has no lease of it: another node may get its subnet."
+        "This node runs flannel, but has no lease in the store, so another node may acquire its subnet."
         "systemctl restart flanneld"
     LEASE_EXPIRING "lease-expiring" Error
-        "The lease ends soon and was not renewed in time."
+        "The lease expires soon and was not renewed in time."
         "systemctl restart flanneld"
     LEASE_OVERLAP "lease-overlap" Error
-        "Two leases share addresses; the older one counts."
-        "flannelctl lease release SUBNET, of the younger"
+        "Two leases overlap; the older one takes precedence."
+        "flannelctl lease release SUBNET, for the newer lease"
     DUPLICATE_PUBLIC_ADDRESS "duplicate-public-address" Error
-        "Two nodes publish one address, so packets for one of them reach the other."
-        "give each node its own with --public-ip, release the wrong lease"
+        "Two nodes publish the same address, so packets for one of them reach the other."
+        "set a different --public-ip on each node, and release the incorrect lease"
     DUPLICATE_VTEP_MAC "duplicate-vtep-mac" Error
-        "Two nodes publish one VTEP MAC, as clones of a disk do: only one of them is reached."
-        "remove /var/lib/flannel/vtep-*.json and the device on the clone, restart flanneld there"
+        "Two nodes publish the same VTEP MAC, for example clones of a disk, so only one of them is reachable."
+        "on the clone, remove /var/lib/flannel/vtep-*.json and the device, then restart flanneld"
     PEER_UNUSABLE "peer-unusable" Error
-        "The lease of another node says nothing that this node can reach it by."
-        "correct the config of flanneld on that node"
+        "The lease of another node lacks the data to reach it."
+        "correct the configuration of flanneld on that node"
 
     DAEMON_DOWN "daemon-down" Error
-        "flanneld does not run on this node, though it has: nothing is repaired, renewed or learned."
+        "flanneld is not running, although it ran before: nothing is repaired, renewed or updated."
         "systemctl start flanneld"
     DAEMON_STUCK "daemon-stuck" Error
-        "flanneld runs, but is stopped or does not answer."
+        "flanneld is stopped or does not respond."
         "systemctl restart flanneld"
     DAEMON_NOT_READY "daemon-not-ready" Error
-        "flanneld runs and says that pods cannot be served."
+        "flanneld is running but not ready."
         "journalctl -u flanneld"
     DAEMON_DUPLICATE "daemon-duplicate" Error
-        "Two daemons of one store work on one network namespace: they undo each other's changes."
+        "Two daemons with the same store run in one network namespace and revert each other's changes."
         "stop one of them"
     STATE_UNWRITABLE "state-unwritable" Error
-        "flanneld cannot write its state: after a restart it knows less, or pods get no network."
-        "mount it writable, or name another with --state-dir and --subnet-file"
+        "flanneld cannot write its files, so pods may fail to start, or state is missing after a restart."
+        "remount the file system writable, or specify other paths with --state-dir and --subnet-file"
 
     VTEP_MISSING "vtep-missing" Error
-        "The tunnel device is not there."
-        "start or restart flanneld"
+        "The tunnel device does not exist."
+        "systemctl restart flanneld"
     VTEP_WRONG "vtep-wrong" Error
-        "A device has the name of the tunnel and cannot be it (VNI, port, local address, interface)."
-        "start or restart flanneld, which makes it anew"
+        "The tunnel device is incompatible: its VNI, port, local address or interface differs."
+        "systemctl restart flanneld, which creates it again"
     VTEP_MAC "vtep-mac" Error
-        "The tunnel device has another MAC than the one other nodes send to."
-        "start or restart flanneld"
+        "The MAC of the tunnel device differs from the published one."
+        "systemctl restart flanneld"
     VTEP_MTU "vtep-mtu" Error
-        "The tunnel device has another MTU than follows from interface and config."
-        "start or restart flanneld"
+        "The MTU of the tunnel device differs from the expected one."
+        "systemctl restart flanneld"
     VTEP_DOWN "vtep-down" Error
         "The tunnel device is down."
-        "start or restart flanneld"
+        "systemctl restart flanneld"
     VTEP_ADDRESS "vtep-address" Error
-        "The tunnel device lacks its address, or has another one."
-        "start or restart flanneld"
+        "The tunnel device lacks its address, or has an unexpected one."
+        "systemctl restart flanneld"
     VTEP_LEARNING "vtep-learning" Warning
-        "The tunnel device learns addresses (or does not) against the config: a forged packet can divert traffic."
-        "start or restart flanneld"
+        "The learning setting of the tunnel device differs from the config. With learning, a forged packet can divert traffic."
+        "systemctl restart flanneld"
     VTEP_LEFTOVER "vtep-leftover" Warning
-        "A tunnel device of an earlier config is left."
-        "start or restart flanneld"
+        "A tunnel device of an earlier config still exists."
+        "systemctl restart flanneld"
     FDB_MISSING "fdb-missing" Error
-        "A node is not reached: the address of its tunnel end is not in the forwarding table."
-        "start or restart flanneld"
+        "The FDB entry of a node is missing, so the node is unreachable."
+        "systemctl restart flanneld"
     FDB_STALE "fdb-stale" Error
-        "The forwarding table sends to an address that is not that of the node."
-        "start or restart flanneld"
+        "An FDB entry leads to an address that is not that of the node."
+        "systemctl restart flanneld"
     NEIGHBOUR_WRONG "neighbour-wrong" Error
-        "The MAC of a node's tunnel end is missing or wrong in the neighbour table."
-        "start or restart flanneld"
+        "The neighbour entry of a node is missing or out of sync."
+        "systemctl restart flanneld"
     NEIGHBOUR_STALE "neighbour-stale" Warning
-        "The neighbour table has an entry of a node that is gone."
-        "start or restart flanneld"
+        "A neighbour entry belongs to a node that no longer exists."
+        "systemctl restart flanneld"
     ROUTE_MISSING "route-missing" Error
-        "There is no route to the subnet of a node."
-        "start or restart flanneld"
+        "The route to the subnet of a node is missing."
+        "systemctl restart flanneld"
     ROUTE_WRONG "route-wrong" Error
-        "The route to the subnet of a node leads elsewhere."
-        "start or restart flanneld"
+        "The route to the subnet of a node is out of sync."
+        "systemctl restart flanneld"
     ROUTE_SHADOWED "route-shadowed" Error
-        "A route of somebody else takes the traffic for the subnet of a node, or for a part of it."
+        "An unmanaged route takes traffic for the subnet of a node, or for a part of it."
         "ip route del DESTINATION"
     ROUTE_STALE "route-stale" Warning
-        "A route of ours leads to a subnet that nobody holds."
-        "start or restart flanneld"
+        "An owned route leads to a subnet without a lease."
+        "systemctl restart flanneld"
     FIREWALL_RULES "firewall-rules" Error
-        "The rules for masquerading and forwarding are missing, changed or in another order."
-        "start or restart flanneld"
+        "Firewall rules are missing, changed or out of order."
+        "systemctl restart flanneld"
     FIREWALL_LEFTOVER "firewall-leftover" Warning
-        "Rules of the firewall mode that is not in use are left, and act as well."
-        "start or restart flanneld"
+        "Stale rules of the other firewall mode are in effect, too."
+        "systemctl restart flanneld"
 
     SUBNET_ENV_MISSING "subnet-env-missing" Error
-        "subnet.env is not there: no pod can be started."
-        "start or restart flanneld"
+        "subnet.env does not exist, so no pod can start."
+        "systemctl restart flanneld"
     SUBNET_ENV_MISMATCH "subnet-env-mismatch" Error
-        "subnet.env does not say what lease and config say (it is older, or was edited): new pods get wrong addresses."
-        "start or restart flanneld"
+        "subnet.env does not match lease and config, so new pods get invalid addresses."
+        "systemctl restart flanneld"
     CNI_CONFIG_MISSING "cni-config-missing" Error
-        "No CNI config uses flannel: the runtime gives pods no network."
+        "No CNI config uses flannel, so pods get no network."
         "write /etc/cni/net.d/10-flannel.conflist"
     CNI_CONFIG_INVALID "cni-config-invalid" Error
-        "A CNI config file cannot be read; a runtime may refuse all of them."
+        "A CNI config file is invalid; a runtime may reject all of them."
         "correct or remove it"
     CNI_CONFIG_SHADOWED "cni-config-shadowed" Error
-        "A CNI config of something else sorts first, and the runtime takes that one."
-        "remove it, or rename it to sort behind flannel's"
+        "Another CNI config sorts before that of flannel, so the runtime uses it."
+        "remove it, or rename it to sort after that of flannel"
     CNI_PLUGIN_MISSING "cni-plugin-missing" Error
-        "A CNI plugin that the config names is not installed."
-        "install it below /opt/cni/bin"
+        "A CNI plugin in the config is not installed."
+        "install it in /opt/cni/bin"
     BRIDGE_ADDRESS "bridge-address" Error
-        "The pods' bridge has an address that is not of this node's subnet: new pods fail."
-        "ip link del cni0, after the pods are gone from it"
+        "The bridge has an address outside of the subnet of this node, so new pods fail."
+        "ip link del cni0, after its pods are removed"
     BRIDGE_MTU "bridge-mtu" Warning
-        "The pods' bridge carries larger packets than fit the way to other nodes."
-        "ip link set cni0 mtu N, and restart the pods"
+        "The MTU of the bridge exceeds that of the path to other nodes."
+        "ip link set cni0 mtu N, then restart the pods"
     ADDRESS_LEAKED "address-leaked" Warning
-        "Addresses are kept for pods that are gone."
+        "Addresses of pods that no longer exist are still allocated."
         "flannelctl ipam release --leaked"
     ADDRESSES_EXHAUSTED "addresses-exhausted" Error
-        "The subnet of this node has no free address: no pod can be started."
-        "flannelctl ipam release --leaked, move pods, or give nodes larger subnets (SubnetLen)"
+        "The subnet of this node has no free address, so no pod can start."
+        "flannelctl ipam release --leaked; move pods to other nodes, or use larger subnets (SubnetLen)"
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The checks: facts in, findings out. Nothing here looks at the world.
+//! The checks: pure functions from facts to findings.
 
 use super::facts::Facts;
 use super::report::Report;
@@ -13,8 +13,8 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-/// Why something is not checked for others than root.
-const AS_ROOT: &str = "only root sees it";
+/// Reason of a check that is skipped without root permissions.
+const AS_ROOT: &str = "requires root";
 
 /// Runs all checks.
 pub(crate) fn run(facts: &Facts) -> Report {

@@ -1,4 +1,4 @@
-//! What the checks judge: everything that was gathered, as plain values.
+//! The input of the checks, as plain values.
 
 use flannel_core::family::Family;
 use flannel_core::ruleset::Mode;
@@ -18,37 +18,37 @@ use crate::node::cni::CniFile;
 use crate::node::daemon::{Daemon, DaemonAnswer};
 use crate::node::view::{Own, View};
 
-/// Everything.
+/// All facts.
 pub(crate) struct Facts {
-    /// Others do not see everything, and what they may not do says nothing about the daemon.
+    /// Other users cannot read everything, and their permissions do not matter to the daemon.
     pub(crate) is_root: bool,
     /// The daemons of this network namespace.
     pub(crate) daemons: Vec<Daemon>,
-    /// How the daemon is, or would be, started.
+    /// Options of the running daemon, or of the one that would be started.
     pub(crate) options: Options,
-    /// What the only daemon says of itself.
+    /// Response of the daemon.
     pub(crate) answer: DaemonAnswer,
     pub(crate) store: StoreFacts,
     pub(crate) remembered: Remembered,
     pub(crate) observation: Observation,
-    /// This node as the config makes it; `None` without a config.
+    /// This node; `None` without a config.
     pub(crate) view: Option<Result<View, NodeError>>,
-    /// Our rules, where there is a lease that they follow from.
+    /// Owned rules; `None` without a lease.
     pub(crate) firewall: Option<FirewallFacts>,
-    /// All packet filters, by family.
+    /// All packet filters by family.
     pub(crate) filters: Vec<(Family, Result<Filter, String>)>,
     /// Settings below `/proc/sys` that exist, by path.
     pub(crate) sysctls: BTreeMap<String, String>,
     pub(crate) bridge_netfilter: Vec<BridgeFinding>,
-    /// Kinds of link that the backend needs, and whether the kernel has them.
+    /// Kinds of link that the backend needs, and whether the kernel supports them.
     pub(crate) kinds: Vec<(&'static str, Result<bool, String>)>,
-    /// Offload settings of the tunnel devices that are off: device and `ethtool` name. Or why they are not known.
+    /// Offload features of tunnel devices that are off, by device and `ethtool` name; or why they are unknown.
     pub(crate) offload: Result<Vec<(String, String)>, String>,
-    /// UDP packets with wrong checksums, and all that arrived.
+    /// Number of UDP packets with invalid and with valid checksums.
     pub(crate) checksum_errors: Option<(u64, u64)>,
     /// Text of `subnet.env`.
     pub(crate) subnet_env: Option<String>,
-    /// Places that the daemon must write to and that cannot be written, with the reason.
+    /// Directories that the daemon cannot write to, with the reason.
     pub(crate) unwritable: Vec<(PathBuf, String)>,
     pub(crate) paths: Result<Vec<PathFacts>, String>,
     pub(crate) cni: CniFacts,
@@ -57,96 +57,96 @@ pub(crate) struct Facts {
 /// The store.
 #[derive(Debug)]
 pub(crate) struct StoreFacts {
-    /// Where it is, for people.
+    /// Location, for messages.
     pub(crate) location: String,
-    /// Where the config is, for people.
+    /// Location of the config, for messages.
     pub(crate) config_place: String,
-    /// Config and records, or why there are none.
+    /// Config and records, or why they are unavailable.
     pub(crate) listing: Result<Listing, String>,
-    /// The median time of an answer.
+    /// Median response time.
     pub(crate) latency: Option<Duration>,
-    /// By how many seconds the clock of the store is ahead of ours, or why that is not known. `None` for a directory.
+    /// Seconds by which the clock of the store is ahead, or why that is unknown. `None` for a store without a clock.
     pub(crate) clock_ahead: Option<Result<i64, String>>,
-    /// What our lease has left.
+    /// Remaining time of the lease of this node.
     pub(crate) time_left: Option<Duration>,
 }
 
-/// Our rules.
+/// Owned rules.
 #[derive(Debug)]
 pub(crate) struct FirewallFacts {
     pub(crate) mode: Mode,
-    /// Whether they are in force in each family that has some, or why that is not known.
+    /// Whether they are in sync in all families, or why that is unknown.
     pub(crate) in_force: Result<bool, String>,
-    /// Whether the other mode has something of ours, or why that is not known.
+    /// Whether the other mode has owned rules, or why that is unknown.
     pub(crate) leftover: Result<bool, String>,
 }
 
-/// What was measured on the way to another node.
+/// A measurement of the path to another node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PathFacts {
     pub(crate) public: IpAddr,
-    /// The size that must pass.
+    /// Required packet size.
     pub(crate) needed: u32,
-    /// The largest that does; `None` if nothing comes back at all.
+    /// Largest packet that passes; `None` if the node does not answer.
     pub(crate) largest: Option<u32>,
 }
 
-/// What the container runtime sees.
+/// The environment of the container runtime.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CniFacts {
-    /// The directory of the configs.
+    /// Directory of the configs.
     pub(crate) directory: PathBuf,
-    /// Its files in the order in which a runtime reads them.
+    /// Its files, in the order of the runtime.
     pub(crate) files: Vec<CniFile>,
-    /// Where plugins are looked for.
+    /// Directories of the plugins.
     pub(crate) plugin_directories: Vec<PathBuf>,
-    /// Names of the plugins that are there.
+    /// Names of the installed plugins.
     pub(crate) plugins: Vec<String>,
-    /// Addresses in use, by file.
+    /// Allocated addresses.
     pub(crate) reservations: Vec<Reservation>,
 }
 
 impl CniFacts {
-    /// The name of the pods' bridge.
+    /// Name of the bridge.
     pub(crate) fn bridge(&self) -> &str {
         let mut named = self.files.iter().filter_map(|file| file.flannel()?["delegate"]["bridge"].as_str());
         named.next().unwrap_or(flannel_core::cni::BRIDGE)
     }
 }
 
-/// An address that host-local keeps for a pod.
+/// An allocated address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reservation {
     pub(crate) address: IpAddr,
-    /// The name in its CNI config.
+    /// Name of its CNI network.
     pub(crate) network: String,
-    /// Why nobody can be using it, if so.
+    /// Why it is leaked, if it is.
     pub(crate) abandoned: Option<String>,
 }
 
 impl Facts {
-    /// The view of this node, where there is one.
+    /// This node, if available.
     pub(crate) fn view(&self) -> Option<&View> {
         self.view.as_ref()?.as_ref().ok()
     }
 
-    /// Our lease with its record.
+    /// The lease of this node.
     pub(crate) fn own(&self) -> Option<&Own> {
         self.view()?.own.as_ref()
     }
 
-    /// A daemon runs and is not stopped.
+    /// Whether a daemon is running and responds.
     pub(crate) fn daemon_works(&self) -> bool {
         self.daemons.iter().any(|daemon| !daemon.is_stopped())
             && !matches!(self.answer, DaemonAnswer::Silent(_))
     }
 
-    /// The node has run flannel before, so that a daemon should be running, and pods may be.
+    /// Whether the node has run flannel before, so that daemon and pods should be running.
     pub(crate) fn ran_before(&self) -> bool {
         !self.daemons.is_empty() || self.remembered.lease.is_some() || self.subnet_env.is_some()
     }
 
-    /// The command that makes the daemon put things right.
+    /// The command that makes the daemon repair the node.
     pub(crate) fn restart(&self) -> &'static str {
         if self.daemons.is_empty() { "systemctl start flanneld" } else { "systemctl restart flanneld" }
     }

@@ -1,4 +1,4 @@
-//! Reads the world for the checks. Nothing is changed, and what cannot be read is said, not guessed.
+//! Reads the facts for the checks. Nothing is changed; for facts that cannot be read, the reason is recorded.
 
 use flannel_core::config::NetworkConfig;
 use flannel_core::family::Family;
@@ -22,10 +22,10 @@ mod host;
 mod path;
 mod rules;
 
-/// Where runtimes and distributions have CNI plugins.
+/// Default directories of CNI plugins.
 pub(crate) const PLUGINS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
 
-/// What the doctor is told.
+/// Directories of the CNI runtime.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     pub(crate) cni_configs: PathBuf,
@@ -38,8 +38,8 @@ impl Default for Places {
     }
 }
 
-/// Gathers everything. What was measured on the way to other nodes is taken from `before`, since nobody mends that
-/// meanwhile, and a node that is silent costs seconds.
+/// Gathers all facts. Measurements of paths are taken from `before`: no daemon repairs them, and an unreachable node costs
+/// seconds.
 pub(crate) async fn gather(
     invocation: &Invocation,
     places: &Places,
@@ -48,10 +48,10 @@ pub(crate) async fn gather(
     let Snapshot { options, store, listing, observation, view, remembered, subnet_env, mut kernel, config } =
         Snapshot::of(invocation).await?;
     let seen = view.as_ref().and_then(|view| view.as_ref().ok());
-    let families: Vec<Family> = match &config {
-        Some(config) => Family::ALL.into_iter().filter(|family| config.has(*family)).collect(),
-        None => Vec::new(),
-    };
+    let families: Vec<Family> = Family::ALL
+        .into_iter()
+        .filter(|family| config.as_ref().is_some_and(|config| config.has(*family)))
+        .collect();
     let mode = match &config {
         Some(config) if !config.enable_nftables => Mode::Iptables,
         _ => Mode::Nftables,
@@ -80,7 +80,7 @@ pub(crate) async fn gather(
             time_left,
         },
         firewall: match seen {
-            Some(view) => ours_in_firewall(view).await,
+            Some(view) => firewall_facts(view).await,
             None => None,
         },
         filters: rules::filters(&families).await,
@@ -94,7 +94,7 @@ pub(crate) async fn gather(
             Some(before) => before.paths.clone(),
             None => path::measure(seen).await,
         },
-        cni: cni::look(places, seen),
+        cni: cni::read(places, seen),
         remembered,
         observation,
         view,
@@ -103,7 +103,7 @@ pub(crate) async fn gather(
     })
 }
 
-/// The middle one of some requests on a connection that stands.
+/// The median time of some requests on an established connection.
 async fn latency(store: &Store) -> Option<Duration> {
     let mut times = Vec::new();
     for _ in 0..3 {
@@ -120,7 +120,8 @@ async fn time_left(store: &Store, listing: &Listing, key: &str) -> Option<Durati
     Some(store.life(record).await.ok()??.left)
 }
 
-async fn ours_in_firewall(view: &View) -> Option<FirewallFacts> {
+/// The owned rules of both firewall modes.
+async fn firewall_facts(view: &View) -> Option<FirewallFacts> {
     let own = view.own.as_ref()?;
     let firewall::Desired { mode, ruleset } = view.node.firewall(&own.subnets);
     let text = |error: firewall::FirewallError| flannel_core::error::chain(&error);
@@ -129,7 +130,7 @@ async fn ours_in_firewall(view: &View) -> Option<FirewallFacts> {
     Some(FirewallFacts { mode, in_force, leftover: nothing.map(|nothing| !nothing).map_err(text) })
 }
 
-/// The kinds of link that the backend needs, each asked of the kernel.
+/// Whether the kernel supports the kinds of link that the backend needs.
 async fn kinds(
     kernel: &mut NetlinkKernel,
     config: Option<&NetworkConfig>,

@@ -1,33 +1,54 @@
-//! What a run of the doctor found, and its forms for people.
+//! The findings of the doctor, and their form for people.
 
 use serde::Serialize;
 use std::fmt::Write as _;
 
 use super::catalog::{CHECKS, Check, Severity};
+use crate::output::text::count;
+use crate::output::wrap;
 
-/// Something that is wrong.
+/// A problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
     pub(crate) id: &'static str,
     pub(crate) severity: Severity,
     /// The object: a subnet, a device, a file, a setting.
     pub(crate) subject: String,
-    /// What is wrong with it.
     pub(crate) problem: String,
-    /// What was seen.
+    /// The facts that show it.
     pub(crate) evidence: Vec<String>,
-    /// What mends it, as a command to type where there is one.
-    pub(crate) mend: String,
+    /// How to fix it, as a command if possible.
+    pub(crate) fix: String,
 }
 
-/// A check that could not be made, which is no finding but not silence either.
+impl Finding {
+    /// Adds evidence.
+    pub(crate) fn seen(&mut self, evidence: impl Into<String>) -> &mut Self {
+        self.evidence.push(evidence.into());
+        self
+    }
+
+    /// Replaces the fix of the check by a more specific one.
+    pub(crate) fn fix(&mut self, fix: impl Into<String>) -> &mut Self {
+        self.fix = fix.into();
+        self
+    }
+
+    /// Replaces the severity of the check.
+    pub(crate) fn severity(&mut self, severity: Severity) -> &mut Self {
+        self.severity = severity;
+        self
+    }
+}
+
+/// A check that was not possible, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Skipped {
     pub(crate) id: &'static str,
     pub(crate) reason: String,
 }
 
-/// The outcome of a run.
+/// The result of a diagnosis.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Report {
     pub(crate) findings: Vec<Finding>,
@@ -35,23 +56,26 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Adds a finding of the usual severity of its check.
+    /// Adds a finding with the severity and the fix of its check.
     pub(crate) fn find(
         &mut self,
         check: &Check,
-        subject: impl Into<String>,
+        subject: impl ToString,
         problem: impl Into<String>,
-        evidence: Vec<String>,
-        mend: impl Into<String>,
     ) -> &mut Finding {
-        let (id, severity) = (check.id, check.severity);
-        let (subject, problem, mend) = (subject.into(), problem.into(), mend.into());
-        self.findings.push(Finding { id, severity, subject, problem, evidence, mend });
+        self.findings.push(Finding {
+            id: check.id,
+            severity: check.severity,
+            subject: subject.to_string(),
+            problem: problem.into(),
+            evidence: Vec::new(),
+            fix: check.fix.to_owned(),
+        });
         let last = self.findings.len() - 1;
         &mut self.findings[last]
     }
 
-    /// Notes that a check could not be made.
+    /// Records that a check was not possible.
     pub(crate) fn skip(&mut self, check: &Check, reason: impl Into<String>) {
         let reason = reason.into();
         if !self.skipped.iter().any(|skipped| skipped.id == check.id && skipped.reason == reason) {
@@ -59,21 +83,21 @@ impl Report {
         }
     }
 
-    /// Keeps the checks of these ids, or all if none is given.
+    /// Keeps the checks with these ids, or all if there are none.
     pub(crate) fn only(&mut self, ids: &[String]) {
         let wanted = |id: &str| ids.is_empty() || ids.iter().any(|wanted| wanted == id);
         self.findings.retain(|finding| wanted(finding.id));
         self.skipped.retain(|skipped| wanted(skipped.id));
     }
 
-    /// Puts it in the order of severity, then of the catalog.
+    /// Sorts by severity, then by the order of the catalog.
     pub(crate) fn sort(&mut self) {
         let rank = |id: &str| CHECKS.iter().position(|check| check.id == id);
         self.findings.sort_by_key(|finding| (finding.severity, rank(finding.id)));
         self.skipped.sort_by_key(|skipped| rank(skipped.id));
     }
 
-    /// Keeps the findings that `later` has, too: what a running daemon has mended meanwhile is no finding.
+    /// Returns the findings of `later` that were found before, because a running daemon repairs others.
     pub(crate) fn confirmed_by(self, later: Self) -> Self {
         let before = self.findings;
         let confirmed = |finding: &Finding| {
@@ -82,79 +106,55 @@ impl Report {
         Self { findings: later.findings.into_iter().filter(confirmed).collect(), skipped: later.skipped }
     }
 
-    /// Whether something has to be done.
-    pub(crate) fn has_findings(&self) -> bool {
-        self.findings.iter().any(|finding| finding.severity != Severity::Info)
-    }
-
-    fn count(&self, severity: Severity) -> usize {
+    fn number(&self, severity: Severity) -> usize {
         self.findings.iter().filter(|finding| finding.severity == severity).count()
     }
 
-    /// For people: a paragraph for each finding, within 80 columns where words allow it.
+    /// The form for people: one paragraph per finding, at most 80 columns wide unless a word is longer.
     pub(crate) fn paragraphs(&self, checked: usize) -> String {
         let mut text = String::new();
         for finding in &self.findings {
             let label = finding.severity.to_string().to_uppercase();
             let _ = writeln!(text, "{label:<8} {}  {}", finding.id, finding.subject);
-            wrapped(&mut text, "", &finding.problem);
-            for evidence in &finding.evidence {
-                wrapped(&mut text, "seen: ", evidence);
+            let evidence = finding.evidence.iter().map(|evidence| ("seen: ", evidence));
+            for (label, words) in
+                [("", &finding.problem)].into_iter().chain(evidence).chain([("fix:  ", &finding.fix)])
+            {
+                paragraph(&mut text, &format!("{INDENT}{label}"), words);
             }
-            wrapped(&mut text, "mend: ", &finding.mend);
             text.push('\n');
         }
         for Skipped { id, reason } in &self.skipped {
-            wrapped_from(&mut text, &format!("not checked: {id}: "), reason, 0);
+            paragraph(&mut text, &format!("not checked: {id}: "), reason);
         }
         text.push_str(&self.summary(checked));
         text
     }
 
-    /// One line about all.
     fn summary(&self, checked: usize) -> String {
-        let of = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
         let skipped = match self.skipped.len() {
             0 => String::new(),
-            count => format!(", {count} not possible here"),
+            skipped => format!(", {skipped} not possible on this host"),
         };
-        let (errors, warnings) = (self.count(Severity::Error), self.count(Severity::Warning));
+        let (errors, warnings) = (self.number(Severity::Error), self.number(Severity::Warning));
         if errors + warnings == 0 {
-            return format!("nothing wrong: {}{skipped}", of(checked, "check"));
+            return format!("no problems found in {}{skipped}", count(checked, "check"));
         }
-        format!("{}, {} in {}{skipped}", of(errors, "error"), of(warnings, "warning"), of(checked, "check"))
+        let (errors, warnings) = (count(errors, "error"), count(warnings, "warning"));
+        format!("{errors}, {warnings} in {}{skipped}", count(checked, "check"))
     }
 }
 
 const WIDTH: usize = 80;
-const INDENT: usize = 9;
+const INDENT: &str = "         ";
 
-fn wrapped(text: &mut String, label: &str, words: &str) {
-    text.push_str(&" ".repeat(INDENT));
-    wrapped_from(text, label, words, INDENT);
-}
-
-/// Writes words behind a label, and further lines below the words.
-fn wrapped_from(text: &mut String, label: &str, words: &str, indent: usize) {
-    text.push_str(label);
-    let margin = indent + label.chars().count();
-    let margin = if margin > WIDTH / 2 { indent + 2 } else { margin };
-    let mut column = indent + label.chars().count();
-    let mut first = true;
-    for word in words.split_whitespace() {
-        let length = word.chars().count();
-        if !first && column + 1 + length > WIDTH {
-            let _ = write!(text, "\n{}", " ".repeat(margin));
-            column = margin;
-        } else if !first {
-            text.push(' ');
-            column += 1;
-        }
-        text.push_str(word);
-        column += length;
-        first = false;
+/// Writes words after a label, and further lines below the words.
+fn paragraph(text: &mut String, label: &str, words: &str) {
+    let margin = label.chars().count();
+    for (number, line) in wrap(words, WIDTH - margin).iter().enumerate() {
+        let start = if number == 0 { label.to_owned() } else { " ".repeat(margin) };
+        let _ = writeln!(text, "{start}{line}");
     }
-    text.push('\n');
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The node as store and kernel show it, and what its kernel should have.
+//! This node according to store and kernel, and the desired state of its kernel.
 
 use flannel_core::backend::BackendError;
 use flannel_core::config::NetworkConfig;
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use super::daemon::Invocation;
 
-/// The node as store and kernel show it: what every question about it begins with.
+/// Store and kernel at one moment.
 pub(crate) struct Snapshot {
     pub(crate) options: Options,
     pub(crate) store: Store,
@@ -37,13 +37,16 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Looks. `Err` is about the looker: no netlink, no options.
+    /// Reads store and kernel.
+    ///
+    /// # Errors
+    /// Fails if the kernel or the options cannot be read. An unreachable store is part of the result.
     pub(crate) async fn of(invocation: &Invocation) -> anyhow::Result<Self> {
         let mut options = invocation.options.clone();
         let subnet_env = subnet_file::read(&options.subnet_file).ok().flatten();
         let remembered = StateDir::look(&options.state_dir, &options.store.scope());
         if invocation.daemons.is_empty() {
-            // Nobody says how the daemon is started; what it told the CNI plugin is the next best.
+            // Without a running daemon, subnet.env shows how it was started.
             options.ip_masq |= subnet_env.as_deref().is_some_and(|text| text.contains("FLANNEL_IPMASQ=true"));
         }
         let (store, listing) = ask_store(&options.store).await?;
@@ -53,7 +56,7 @@ impl Snapshot {
         };
         let config = config.map(|record| record.text.as_str());
         let mut kernel = NetlinkKernel::open()?;
-        let (observation, node) = look(&options, config, &mut kernel).await?;
+        let (observation, node) = observe(&options, config, &mut kernel).await?;
         let records = match &listing {
             Ok(listing) => listing.records.clone(),
             Err(_) => remembered_records(&remembered),
@@ -71,24 +74,24 @@ impl Snapshot {
     }
 }
 
-/// This node, and what its kernel should have, computed as the daemon does.
+/// This node and the desired state of its kernel, computed as in the daemon.
 pub(crate) struct View {
     pub(crate) node: Node,
     pub(crate) table: LeaseTable,
-    /// Leases that give way, each with the older one that it overlaps.
+    /// Leases that overlap an older one, with that one.
     pub(crate) losers: Vec<(Subnets, Subnets)>,
     pub(crate) own: Option<Own>,
-    /// What we would publish.
+    /// The data that this node would publish.
     pub(crate) attrs: Option<LeaseAttrs>,
-    /// What the kernel should have and what of ours it has; `None` without a lease.
+    /// Desired and actual state of the kernel; `None` without a lease.
     pub(crate) kernel: Option<Result<Comparison, BackendError>>,
 }
 
-/// Our own lease.
+/// The lease of this node.
 #[derive(Clone, Debug)]
 pub(crate) struct Own {
     pub(crate) subnets: Subnets,
-    /// As published; `None` if only our memory has it, because the store is away or has lost it.
+    /// The published data; `None` if the lease is only in the state directory.
     pub(crate) published: Option<LeaseAttrs>,
 }
 
@@ -99,10 +102,10 @@ pub(crate) struct Comparison {
     pub(crate) ops: Vec<Op>,
 }
 
-/// What the view is made from.
+/// Inputs of [`View::new`].
 pub(crate) struct Inputs<'a> {
     pub(crate) records: &'a [Record],
-    /// They are those of the store, and not only remembered.
+    /// The records are from the store, not from the state directory.
     pub(crate) from_store: bool,
     pub(crate) remembered: &'a Remembered,
     pub(crate) subnet_env: Option<&'a str>,
@@ -121,7 +124,7 @@ impl View {
             &inputs.observation.dataplane,
             &inputs.remembered.vtep_macs,
             published,
-            // Only where a device has never been: nothing is compared with it then.
+            // Used only if the device never existed; then nothing is compared with it.
             || [0; 6],
         );
         let attrs = node.attrs().ok();
@@ -139,14 +142,26 @@ impl View {
         Self { node, table, losers, own, attrs, kernel }
     }
 
-    /// The comparison, where there is one.
+    /// The families of the network config.
+    pub(crate) fn families(&self) -> impl Iterator<Item = Family> {
+        Family::ALL.into_iter().filter(|family| self.node.config().has(*family))
+    }
+
+    /// The leases of the other nodes.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = (&Subnets, &LeaseAttrs)> {
+        let own = self.own.as_ref().map(|own| own.subnets);
+        let leases = self.table.leases().iter().filter(move |(subnets, _)| Some(**subnets) != own);
+        leases.map(|(subnets, entry)| (subnets, &entry.lease.attrs))
+    }
+
+    /// Desired and actual state, if available.
     pub(crate) fn comparison(&self) -> Option<&Comparison> {
         self.kernel.as_ref()?.as_ref().ok()
     }
 }
 
-/// Which lease is ours: of those with our public address the one that we remember, then the one that `subnet.env` has,
-/// then the first. Where the store has none, it is the one that we remember.
+/// The lease of this node: of those with its public address the one in the state directory, then the one in `subnet.env`,
+/// then the first. If the store has none, the one in the state directory.
 fn own_lease(node: &Node, table: &LeaseTable, inputs: &Inputs<'_>) -> Option<Own> {
     let public = &node.external().public;
     let is_ours = |attrs: &LeaseAttrs| {
@@ -163,29 +178,28 @@ fn own_lease(node: &Node, table: &LeaseTable, inputs: &Inputs<'_>) -> Option<Own
         .map(|(subnets, _)| *subnets)
         .collect();
     let remembered = inputs.remembered.lease.as_ref().and_then(|lease| Subnets::parse_key(&lease.key).ok());
-    let told = inputs.subnet_env.map(|text| PreviousEnv::parse(text).subnets);
-    let wishes = [remembered, told];
-    let chosen = wishes
+    let written = inputs.subnet_env.map(|text| PreviousEnv::parse(text).subnets);
+    let preferred = [remembered, written];
+    let chosen = preferred
         .into_iter()
         .flatten()
-        .find(|wish| candidates.contains(wish))
+        .find(|subnets| candidates.contains(subnets))
         .or_else(|| candidates.first().copied());
     match chosen {
         Some(subnets) => {
             let published = table.leases().get(&subnets).map(|entry| entry.lease.attrs.clone());
             Some(Own { subnets, published })
         }
-        None => wishes
+        None => preferred
             .into_iter()
             .flatten()
-            .find(|wish| node.config().allows(wish) && !table.leases().contains_key(wish))
+            .find(|subnets| node.config().allows(subnets) && !table.leases().contains_key(subnets))
             .map(|subnets| Own { subnets, published: None }),
     }
 }
 
-/// The kernel, and the node that config and kernel make. The devices whose neighbours are wanted follow from the config,
-/// and the config needs a look at the interfaces.
-async fn look(
+/// Observes the kernel twice: the node needs the interfaces, and determines the devices whose neighbours are read.
+async fn observe(
     options: &Options,
     config: Option<&str>,
     kernel: &mut NetlinkKernel,

@@ -160,16 +160,16 @@ fn every_key_is_explained_with_the_value_in_force() {
     0
     KEY                    VALUE             FROM     MEANING
     EnableIPv4             true              default  whether pods have IPv4
-    Network                10.5.0.0/16       given    the network of all pods; every
-                                                      node gets a part of it
+    Network                10.5.0.0/16       given    the pod network; every node
+                                                      gets a part of it
     SubnetLen              24                derived  prefix length of a node's
                                                       subnet
-    SubnetMin              10.5.1.0          derived  first subnet that is given out
-    SubnetMax              10.5.200.0        given    last subnet that is given out
+    SubnetMin              10.5.1.0          derived  first subnet for nodes
+    SubnetMax              10.5.200.0        given    last subnet for nodes
     EnableIPv6             false             default  whether pods have IPv6
     EnableNFTables         false             default  firewall rules by nftables
                                                       instead of iptables
-    Backend.Type           vxlan             given    how packets get to other nodes
+    Backend.Type           vxlan             given    how packets reach other nodes
     Backend.VNI            1                 default  network identifier, and the
                                                       number in the device's name
     Backend.Port           8472              default  UDP port of the tunnel

@@ -128,7 +128,7 @@ fn doctor_and_metrics() {
         let host = Site::build(lab)?.host;
         walk("pages::node::doctor_and_metrics", |page| {
             let [all, json, one, list] = page.next("flannelctl doctor")?.commands()?;
-            host.run(&all)?.expect(0, &["nothing wrong"])?;
+            host.run(&all)?.expect(0, &["no problems found"])?;
             let answer = host.run(&json)?.expect(0, &[])?.json()?;
             ensure!(answer["findings"] == serde_json::json!([]), "{answer}");
             host.run(&one)?.expect(0, &[])?;

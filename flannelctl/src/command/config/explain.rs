@@ -1,7 +1,7 @@
-//! `config explain`: every key, the value in force and where it comes from.
+//! `config explain`: every key, its value and the source of the value.
 
 use flannel_core::backend::Setting;
-use flannel_core::config::{NetworkConfig, SubnetRange};
+use flannel_core::config::NetworkConfig;
 use flannel_core::family::Family;
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ struct Key {
     name: String,
     value: String,
     meaning: &'static str,
-    /// What the value is if the key is absent depends on other keys.
+    /// The default depends on other keys.
     derived: bool,
 }
 
@@ -40,7 +40,7 @@ pub(super) fn run(session: &Session, text: &str) -> anyhow::Result<()> {
     session.output.page(&Page::table(Value::Array(values), table).named(names))
 }
 
-/// Names of keys do not depend on case.
+/// Whether the config contains a key; names are case-insensitive.
 fn is_given(config: &Value, name: &str) -> bool {
     let mut value = config;
     for part in name.split('.') {
@@ -58,33 +58,25 @@ fn keys(config: &NetworkConfig) -> Vec<Key> {
     let mut key = |name: &str, value: String, derived: bool, meaning| {
         keys.push(Key { name: name.to_owned(), value, meaning, derived });
     };
-    let on = |on: bool| if on { "true" } else { "false" }.to_owned();
     for family in Family::ALL {
         let (prefix, enabled) = match family {
             Family::V4 => ("", "whether pods have IPv4"),
             Family::V6 => ("IPv6", "whether pods have IPv6"),
         };
-        key(&format!("Enable{family}"), on(config.has(family)), false, enabled);
+        key(&format!("Enable{family}"), config.has(family).to_string(), false, enabled);
         let Some(range) = config.range(family) else { continue };
-        let mut of_range = |name: &str, value: &dyn Fn(&SubnetRange) -> String, meaning| {
-            key(&format!("{prefix}{name}"), value(range), true, meaning);
-        };
-        of_range(
-            "Network",
-            &|range| range.network().to_string(),
-            "the network of all pods; every node gets a part of it",
-        );
-        of_range("SubnetLen", &|range| range.subnet_len().to_string(), "prefix length of a node's subnet");
-        of_range("SubnetMin", &|range| range.min().to_string(), "first subnet that is given out");
-        of_range("SubnetMax", &|range| range.max().to_string(), "last subnet that is given out");
+        for (name, value, meaning) in [
+            ("Network", range.network().to_string(), "the pod network; every node gets a part of it"),
+            ("SubnetLen", range.subnet_len().to_string(), "prefix length of a node's subnet"),
+            ("SubnetMin", range.min().to_string(), "first subnet for nodes"),
+            ("SubnetMax", range.max().to_string(), "last subnet for nodes"),
+        ] {
+            key(&format!("{prefix}{name}"), value, true, meaning);
+        }
     }
-    key(
-        "EnableNFTables",
-        on(config.enable_nftables),
-        false,
-        "firewall rules by nftables instead of iptables",
-    );
-    key("Backend.Type", config.backend.name().to_owned(), false, "how packets get to other nodes");
+    let nftables = "firewall rules by nftables instead of iptables";
+    key("EnableNFTables", config.enable_nftables.to_string(), false, nftables);
+    key("Backend.Type", config.backend.name().to_owned(), false, "how packets reach other nodes");
     for Setting { key: name, value, meaning } in config.backend.settings() {
         key(&format!("Backend.{name}"), value, false, meaning);
     }

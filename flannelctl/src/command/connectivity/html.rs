@@ -1,9 +1,10 @@
-//! A result as one page for a browser: topology and matrix, with nothing from the network.
+//! A result as a self-contained HTML page with topology and matrix.
 
+use flannel_core::family::Family;
 use std::f64::consts::TAU;
 use std::fmt::Write as _;
 
-use super::report::{FamilyName, Node, Path, Report, milliseconds};
+use super::report::{Node, Path, Report, milliseconds};
 use crate::output::Style;
 
 const STYLE: &str = "
@@ -19,7 +20,7 @@ th,td{border:1px solid var(--line);padding:.3rem .55rem;text-align:right;white-s
 td.good{background:var(--goodbg);color:var(--good)}td.warn{background:var(--warnbg);color:var(--warn)}td.bad{background:var(--badbg);color:var(--bad);font-weight:600}
 td.none{color:var(--soft);text-align:center}";
 
-/// The page.
+/// The HTML page.
 pub(super) fn page(report: &Report) -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -29,12 +30,12 @@ pub(super) fn page(report: &Report) -> String {
         escaped(&report.summary())
     );
     for family in report.families() {
-        let _ = writeln!(page, "<h2>{} topology</h2>\n{}", family.name(), topology(report, family));
+        let _ = writeln!(page, "<h2>{} topology</h2>\n{}", family, topology(report, family));
         let _ = writeln!(
             page,
-            "<h2>{} matrix</h2>\n<p>From the node of a row to the node of a column: median round trip in milliseconds, \
-             then the largest packet in bytes. Rest the pointer on a cell for all of it.</p>\n{}",
-            family.name(),
+            "<h2>{} matrix</h2>\n<p>From the node of the row to the node of the column: median round-trip time in milliseconds, \
+             and the largest packet in bytes. Point at a cell for details.</p>\n{}",
+            family,
             matrix(report, family)
         );
     }
@@ -52,10 +53,10 @@ fn escaped(text: &str) -> String {
 }
 
 fn name(node: &Node) -> String {
-    node.public.first().map_or_else(|| node.key.clone(), ToString::to_string)
+    node.public_addresses.first().map_or_else(|| node.key.clone(), ToString::to_string)
 }
 
-const fn class(path: &Path) -> &'static str {
+fn class(path: &Path) -> &'static str {
     match path.style() {
         Style::Bad => "bad",
         Style::Warning => "warn",
@@ -63,16 +64,16 @@ const fn class(path: &Path) -> &'static str {
     }
 }
 
-/// More lines than this are a blot: those that are fine are left out.
+/// Maximum number of nodes for which paths without problems are drawn, too.
 const MOST_NODES: usize = 24;
 const SIZE: f64 = 640.0;
 
-/// Nodes on a circle, and a line between two: the worse of its two directions.
-fn topology(report: &Report, family: FamilyName) -> String {
+/// Nodes on a circle, with a line for each pair in the style of its worse direction.
+fn topology(report: &Report, family: Family) -> String {
     let nodes = &report.nodes;
     let (middle, radius) = (SIZE / 2.0, SIZE / 2.0 - 90.0);
     let point = |at: usize, radius: f64| {
-        #[expect(clippy::cast_precision_loss, reason = "as many nodes as a picture can show")]
+        #[expect(clippy::cast_precision_loss, reason = "the number of nodes is small")]
         let angle = TAU * at as f64 / nodes.len().max(1) as f64 - TAU / 4.0;
         (middle + radius * angle.cos(), middle + radius * angle.sin())
     };
@@ -102,7 +103,7 @@ fn topology(report: &Report, family: FamilyName) -> String {
     }
     for (at, node) in nodes.iter().enumerate() {
         let ((x, y), (text_x, text_y)) = (point(at, radius), point(at, radius + 28.0));
-        // Text stands on its line, so that its middle is above.
+        // Text is positioned by its baseline.
         let text_y = text_y + 4.0;
         let anchor = match text_x - middle {
             offset if offset < -20.0 => "end",
@@ -135,11 +136,11 @@ fn details(report: &Report, path: &Path) -> String {
         path.received,
         path.sent
     );
-    if let Some(time) = &path.round_trip_ms {
+    if let Some(time) = &path.round_trip_milliseconds {
         let _ = write!(text, ", {} to {} ms", milliseconds(time.least), milliseconds(time.most));
     }
-    if let Some(largest) = path.largest_packet {
-        let _ = write!(text, ", largest packet {largest} of {}", path.expected_packet);
+    if let Some(largest) = path.largest_packet_bytes {
+        let _ = write!(text, ", largest packet {largest} of {}", path.expected_packet_bytes);
     }
     if let Some(problem) = &path.problem {
         let _ = write!(text, ", {problem}");
@@ -147,7 +148,7 @@ fn details(report: &Report, path: &Path) -> String {
     text
 }
 
-fn matrix(report: &Report, family: FamilyName) -> String {
+fn matrix(report: &Report, family: Family) -> String {
     let mut table = String::from("<div class=\"scroll\"><table><tr><th>from \\ to</th>");
     for number in 1..=report.nodes.len() {
         let _ = write!(table, "<th>{number}</th>");
@@ -164,14 +165,15 @@ fn matrix(report: &Report, family: FamilyName) -> String {
         for (column, to) in report.nodes.iter().enumerate() {
             match report.path(from, to, family) {
                 Some(path) => {
-                    let largest = path.largest_packet.map(|bytes| format!("<br><small>{bytes}</small>"));
+                    let largest =
+                        path.largest_packet_bytes.map(|bytes| format!("<br><small>{bytes}</small>"));
                     let _ = write!(
                         table,
                         "<td class=\"{}\" title=\"{}\">{}{}</td>",
                         class(path),
                         escaped(&details(report, path)),
-                        escaped(&match (&path.round_trip_ms, path.style()) {
-                            // The size below says the rest.
+                        escaped(&match (&path.round_trip_milliseconds, path.style()) {
+                            // The size is shown below.
                             (Some(time), Style::Warning) => milliseconds(time.median),
                             _ => path.short(),
                         }),

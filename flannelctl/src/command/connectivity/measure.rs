@@ -1,6 +1,6 @@
-//! Sends, waits and counts.
+//! Measures paths.
 
-use flannel_core::backend::Via;
+use flannel_core::backend::{Probe, Via};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,26 +11,26 @@ use super::target::{Plan, Target};
 use crate::node::icmp::{Answer, Echo, EchoError};
 use crate::output::Output;
 
-/// How it is measured.
+/// Parameters of a test.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Measurement {
     pub(super) count: u32,
     pub(super) limit: Duration,
-    /// Look for the largest packet.
+    /// Determine the largest packet.
     pub(super) size: bool,
     pub(super) parallel: usize,
 }
 
-/// Between two requests to one node: a burst would measure queues.
+/// Pause between requests to one node; a burst would measure queues.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Of each size so many packets are sent before it counts as too large.
+/// Number of packets per size before it is considered too large.
 const TRIES: u32 = 3;
 
 impl Measurement {
-    /// Measures all paths of a plan, some at a time.
+    /// Measures all paths of a plan, several at a time.
     pub(super) async fn run(self, plan: Plan, output: Output) -> anyhow::Result<Report> {
         let total = plan.targets.len();
-        let from = plan.own.key.clone();
+        let from = plan.own.clone();
         let mut waiting: VecDeque<(u16, Target)> = (0_u16..).zip(plan.targets).collect();
         let (mut running, mut paths) = (JoinSet::new(), Vec::new());
         loop {
@@ -53,36 +53,32 @@ impl Measurement {
     }
 
     async fn path(self, from: String, target: Target, number: u16) -> Result<Path, EchoError> {
-        let path = self.to(&from, &target, target.address, target.via, number).await?;
-        match target.otherwise {
-            Some(other) if path.received == 0 => {
-                let underlay = self.to(&from, &target, other, Via::Underlay, number).await?;
-                // Nothing at all: what was meant is what is reported.
-                Ok(if underlay.received == 0 { path } else { underlay })
-            }
-            _ => Ok(path),
-        }
+        let Target { probe: Probe { address, via, fallback, .. }, .. } = target;
+        let path = self.probe(&from, &target, (address, via), number).await?;
+        let Some(fallback) = fallback.filter(|_| path.received == 0) else { return Ok(path) };
+        let underlay = self.probe(&from, &target, (fallback, Via::Underlay), number).await?;
+        // If nothing answers, the first target is reported.
+        Ok(if underlay.received == 0 { path } else { underlay })
     }
 
-    async fn to(
+    async fn probe(
         self,
         from: &str,
         target: &Target,
-        address: IpAddr,
-        via: Via,
+        (address, via): (IpAddr, Via),
         number: u16,
     ) -> Result<Path, EchoError> {
         let mut path = Path {
             from: from.to_owned(),
             to: target.to.clone(),
-            family: target.family.into(),
+            family: target.family,
             target: address,
             via,
             sent: self.count,
             received: 0,
-            round_trip_ms: None,
-            largest_packet: None,
-            expected_packet: target.expected,
+            round_trip_milliseconds: None,
+            largest_packet_bytes: None,
+            expected_packet_bytes: target.probe.mtu,
             problem: None,
         };
         let own = u16::try_from(std::process::id() & 0xffff).unwrap_or(0);
@@ -102,20 +98,19 @@ impl Measurement {
             match echo.exchange(SMALL, self.limit).await {
                 Ok(Answer::After(time)) => times.push(time),
                 Ok(Answer::Lost(why)) => path.problem = why.or(path.problem),
-                Ok(Answer::TooLarge) => {
-                    path.problem = Some("the path carries no packet of 84 bytes".to_owned())
-                }
+                Ok(Answer::TooLarge) => path.problem = Some("packets of 84 bytes do not pass".to_owned()),
                 Err(error) => path.problem = Some(error.to_string()),
             }
         }
         path.received = u32::try_from(times.len()).unwrap_or(u32::MAX);
-        path.round_trip_ms = RoundTrip::of(times);
+        path.round_trip_milliseconds = RoundTrip::of(times);
         if self.size && path.received > 0 {
-            path.largest_packet = echo.largest(target.expected, TRIES, self.limit).await.unwrap_or_default();
+            let largest = echo.largest(path.expected_packet_bytes, TRIES, self.limit).await;
+            path.largest_packet_bytes = largest.unwrap_or_default();
         }
         Ok(path)
     }
 }
 
-/// What `ping` sends: 56 bytes behind the headers of IPv4.
+/// Packet size of `ping`: 56 bytes after the IPv4 and ICMP headers.
 const SMALL: u32 = 84;

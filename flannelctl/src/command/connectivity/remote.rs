@@ -1,6 +1,5 @@
-//! The test on every node, started from here by a command that the administrator names.
+//! Runs the test on every node by a command of the administrator.
 
-use flannel_core::family::Family;
 use flannel_core::lease::table::LeaseTable;
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -11,11 +10,11 @@ use tokio::task::JoinSet;
 
 use super::TestArguments;
 use super::report::{Node, Report};
-use crate::failure::{Failure, Kind};
+use crate::failure::{Kind, fail};
 use crate::session::Session;
 
-/// A path takes two dozen packets at the most, each with its time; more is a command that hangs.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Time limit of the command. A path takes at most two dozen packets.
+const LIMIT: Duration = Duration::from_secs(300);
 
 pub(super) async fn everywhere(
     session: &Session,
@@ -23,29 +22,20 @@ pub(super) async fn everywhere(
     command: &str,
 ) -> anyhow::Result<Report> {
     if !command.contains("{node}") && !command.contains("{subnet}") {
-        return Err(Failure::new(
+        let message = format!("--exec {command:?} runs on the same host for every node");
+        return fail(
             Kind::Usage,
-            format!("--exec {command:?} runs on one and the same host for every node"),
-            "put {node} or {subnet} where the host belongs: --exec 'ssh root@{node} flannelctl'",
-        )
-        .into());
+            message,
+            "Use {node} or {subnet} for the host: --exec 'ssh root@{node} flannelctl'.",
+        );
     }
     let listing = session.store()?.list().await?;
     let mut table = LeaseTable::default();
     table.replace(&listing.records);
-    let nodes = table.leases().iter().map(|(subnets, entry)| Node {
-        key: subnets.to_string(),
-        public: Family::ALL
-            .into_iter()
-            .filter_map(|family| entry.lease.attrs.public_address(family))
-            .collect(),
-        backend: entry.lease.attrs.backend_type.clone(),
-        error: None,
-    });
+    let nodes = table.leases().iter().map(|(subnets, entry)| Node::new(subnets, &entry.lease.attrs));
     let mut waiting: VecDeque<Node> = nodes.collect();
     let total = waiting.len();
     let mut report = Report { nodes: waiting.iter().cloned().collect(), ..Report::default() };
-    // A host runs its own tests side by side; not all hosts must do so at once.
     let at_once = usize::from(arguments.parallel);
     let (mut running, mut done) = (JoinSet::new(), 0);
     loop {
@@ -60,7 +50,7 @@ pub(super) async fn everywhere(
         let (node, outcome) = outcome?;
         done += 1;
         match outcome {
-            Ok(theirs) => report.merge(theirs),
+            Ok(result) => report.merge(result),
             Err(error) => {
                 report.merge(Report { nodes: vec![Node { error: Some(error), ..node }], ..Report::default() })
             }
@@ -71,7 +61,7 @@ pub(super) async fn everywhere(
     Ok(report)
 }
 
-/// What is run there.
+/// The arguments of flannelctl on the other nodes.
 fn flags(session: &Session, arguments: &TestArguments) -> Vec<String> {
     let mut flags = session.store_options().public_flags();
     flags.extend(["connectivity", "test", "-o", "json"].map(str::to_owned));
@@ -83,25 +73,25 @@ fn flags(session: &Session, arguments: &TestArguments) -> Vec<String> {
 }
 
 fn words(command: &str, node: &Node, flags: &[String]) -> Vec<String> {
-    let public = node.public.first().map(IpAddr::to_string).unwrap_or_default();
+    let public = node.public_addresses.first().map(IpAddr::to_string).unwrap_or_default();
     let filled = |word: &str| word.replace("{node}", &public).replace("{subnet}", &node.key);
     command.split_whitespace().map(filled).chain(flags.iter().cloned()).collect()
 }
 
-/// Runs one. Exit code 3 comes with a result.
+/// Runs the command on a node. Exit code 3 has a result, too.
 async fn on(words: Vec<String>) -> Result<Report, String> {
-    let Some((program, arguments)) = words.split_first() else { return Err("an empty command".to_owned()) };
+    let Some((program, arguments)) = words.split_first() else { return Err("empty command".to_owned()) };
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    let output = match tokio::time::timeout(PATIENCE, command.output()).await {
+    let output = match tokio::time::timeout(LIMIT, command.output()).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return Err(format!("could not start {program}: {error}")),
-        Err(_) => return Err(format!("{program} did not end in {} s", PATIENCE.as_secs())),
+        Err(_) => return Err(format!("{program} did not finish in {} s", LIMIT.as_secs())),
     };
     Report::parse(&String::from_utf8_lossy(&output.stdout)).map_err(|_| {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
-        format!("{program} ended with {}: {last}", output.status)
+        let messages = String::from_utf8_lossy(&output.stderr);
+        let last = messages.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("no message");
+        format!("{program} failed ({}): {last}", output.status)
     })
 }
 
@@ -110,10 +100,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_is_filled_in_word_by_word() {
+    fn placeholders_are_replaced_in_every_word() {
         let node = Node {
             key: "10.5.1.0-24".to_owned(),
-            public: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            public_addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             ..Node::default()
         };
         let flags = ["connectivity".to_owned(), "test".to_owned()];

@@ -1,20 +1,21 @@
-//! Results: what was measured, put together from several nodes, as table, matrix and JSON.
+//! Results of a test, merged from several nodes, as table, matrix and JSON.
 
 use flannel_core::backend::Via;
 use flannel_core::family::Family;
-use flannel_core::lease::Subnets;
+use flannel_core::lease::{LeaseAttrs, Subnets};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::output::text::join;
 use crate::output::{Cell, Page, Style, Table};
 
-/// What the form of the JSON is called; raised when it changes.
-const VERSION: u32 = 1;
+/// Version of the JSON format, incremented on every change.
+const VERSION: u32 = 2;
 
-/// Paths between nodes.
+/// Results of a test.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Report {
     pub(super) version: u32,
@@ -24,71 +25,48 @@ pub(super) struct Report {
 
 /// A node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Node {
     /// Key of its lease.
     pub(super) key: String,
-    pub(super) public: Vec<IpAddr>,
+    pub(super) public_addresses: Vec<IpAddr>,
     pub(super) backend: String,
-    /// Why nothing could be measured from there, where that was tried.
+    /// Why the node could not measure, if it was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<String>,
 }
 
-/// What was measured from one node to another.
+/// The measurement of one path.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Path {
     pub(super) from: String,
     pub(super) to: String,
-    pub(super) family: FamilyName,
+    #[serde(with = "FamilyName")]
+    pub(super) family: Family,
     pub(super) target: IpAddr,
     pub(super) via: Via,
     pub(super) sent: u32,
     pub(super) received: u32,
-    pub(super) round_trip_ms: Option<RoundTrip>,
-    /// Bytes, with the IP header; missing if nothing passes or it was not asked for.
-    pub(super) largest_packet: Option<u32>,
-    pub(super) expected_packet: u32,
+    pub(super) round_trip_milliseconds: Option<RoundTrip>,
+    /// Including the IP header; `None` if nothing passes or it was not measured.
+    pub(super) largest_packet_bytes: Option<u32>,
+    pub(super) expected_packet_bytes: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) problem: Option<String>,
 }
 
-/// A family as JSON has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(super) enum FamilyName {
+/// The names of families in JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Family")]
+enum FamilyName {
     #[serde(rename = "IPv4")]
     V4,
     #[serde(rename = "IPv6")]
     V6,
 }
 
-impl From<Family> for FamilyName {
-    fn from(family: Family) -> Self {
-        match family {
-            Family::V4 => Self::V4,
-            Family::V6 => Self::V6,
-        }
-    }
-}
-
-impl From<FamilyName> for Family {
-    fn from(name: FamilyName) -> Self {
-        match name {
-            FamilyName::V4 => Self::V4,
-            FamilyName::V6 => Self::V6,
-        }
-    }
-}
-
-impl FamilyName {
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        }
-    }
-}
-
-/// Times in milliseconds.
+/// Round-trip times in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct RoundTrip {
     pub(super) least: f64,
@@ -99,7 +77,7 @@ pub(super) struct RoundTrip {
 impl RoundTrip {
     pub(super) fn of(mut times: Vec<Duration>) -> Option<Self> {
         times.sort_unstable();
-        // To the microsecond: more is noise.
+        // Rounded to microseconds; more digits are noise.
         let of = |time: &Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         Some(Self {
             least: of(times.first()?),
@@ -115,44 +93,56 @@ impl Default for Report {
     }
 }
 
+impl Node {
+    /// The node of a lease.
+    pub(super) fn new(subnets: &Subnets, attrs: &LeaseAttrs) -> Self {
+        Self {
+            key: subnets.to_string(),
+            public_addresses: Family::ALL
+                .into_iter()
+                .filter_map(|family| attrs.public_address(family))
+                .collect(),
+            backend: attrs.backend_type.clone(),
+            error: None,
+        }
+    }
+}
+
 impl Path {
-    /// Percent of the requests that had no answer, rounded up.
+    /// Percentage of lost requests, rounded up.
     pub(super) fn loss_percent(&self) -> u32 {
         (self.sent.saturating_sub(self.received) * 100).div_ceil(self.sent.max(1))
     }
 
-    /// Large packets do not pass.
+    /// Whether large packets are lost.
     pub(super) fn is_narrow(&self) -> bool {
-        self.largest_packet.is_some_and(|largest| largest < self.expected_packet)
+        self.largest_packet_bytes.is_some_and(|largest| largest < self.expected_packet_bytes)
     }
 
     pub(super) fn is_fine(&self) -> bool {
         self.received == self.sent && !self.is_narrow()
     }
 
-    pub(super) const fn style(&self) -> Style {
-        match self {
-            Self { received: 0, .. } => Style::Bad,
-            Self { received, sent, .. } if *received < *sent => Style::Bad,
-            Self { largest_packet: Some(largest), expected_packet, .. } if *largest < *expected_packet => {
-                Style::Warning
-            }
-            _ => Style::Good,
+    pub(super) fn style(&self) -> Style {
+        match (self.received < self.sent, self.is_narrow()) {
+            (true, _) => Style::Bad,
+            (false, true) => Style::Warning,
+            (false, false) => Style::Good,
         }
     }
 
-    /// A cell of the matrix, at most five characters.
+    /// Cell of the matrix, at most five characters.
     pub(super) fn short(&self) -> String {
-        match (self.loss_percent(), &self.round_trip_ms) {
+        match (self.loss_percent(), &self.round_trip_milliseconds) {
             (100, _) | (_, None) => "LOST".to_owned(),
             (loss @ 1.., _) => format!("-{loss}%"),
-            (0, _) if self.is_narrow() => format!("≤{}", self.largest_packet.unwrap_or(0)),
+            (0, _) if self.is_narrow() => format!("≤{}", self.largest_packet_bytes.unwrap_or(0)),
             (0, Some(time)) => milliseconds(time.median),
         }
     }
 }
 
-/// A time in few characters.
+/// A time in at most four characters, mostly.
 pub(super) fn milliseconds(time: f64) -> String {
     match time {
         time if time < 9.95 => format!("{time:.2}"),
@@ -162,16 +152,19 @@ pub(super) fn milliseconds(time: f64) -> String {
 }
 
 impl Report {
-    /// Reads the JSON of a run.
+    /// Parses the JSON of a result.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let report: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if report.version != VERSION {
-            return Err(format!("it has version {}, this flannelctl knows {VERSION}", report.version));
+            return Err(format!(
+                "it has format version {}, but this flannelctl expects {VERSION}",
+                report.version
+            ));
         }
         Ok(report)
     }
 
-    /// Adds another one. Of a path that both have, that of the other counts.
+    /// Adds another result, whose paths take precedence.
     pub(super) fn merge(&mut self, other: Self) {
         for node in other.nodes {
             match self.nodes.iter_mut().find(|known| known.key == node.key) {
@@ -190,23 +183,23 @@ impl Report {
         self.sort();
     }
 
-    /// Puts nodes and paths in the order of subnets.
+    /// Sorts nodes and paths by subnet.
     pub(super) fn sort(&mut self) {
-        self.nodes.sort_by_key(|node| place(&node.key));
-        self.paths.sort_by_key(|path| (place(&path.from), place(&path.to), path.family));
+        self.nodes.sort_by_key(|node| order(&node.key));
+        self.paths.sort_by_key(|path| (order(&path.from), order(&path.to), path.family));
     }
 
-    /// Something does not pass, or could not be measured.
+    /// Whether packets were lost, or a measurement failed.
     pub(super) fn has_findings(&self) -> bool {
         self.paths.iter().any(|path| !path.is_fine()) || self.nodes.iter().any(|node| node.error.is_some())
     }
 
     /// The families of the paths.
-    pub(super) fn families(&self) -> BTreeSet<FamilyName> {
+    pub(super) fn families(&self) -> BTreeSet<Family> {
         self.paths.iter().map(|path| path.family).collect()
     }
 
-    pub(super) fn path(&self, from: &Node, to: &Node, family: FamilyName) -> Option<&Path> {
+    pub(super) fn path(&self, from: &Node, to: &Node, family: Family) -> Option<&Path> {
         self.paths.iter().find(|path| (&path.from, &path.to, path.family) == (&from.key, &to.key, family))
     }
 
@@ -214,7 +207,7 @@ impl Report {
         self.nodes.iter().find(|node| node.key == key)
     }
 
-    /// All forms: a list from one node, a matrix from several.
+    /// The output: a list from one node, a matrix from several.
     pub(super) fn page(&self) -> Page {
         let value = serde_json::to_value(self).unwrap_or_default();
         let sources: BTreeSet<&str> = self.paths.iter().map(|path| path.from.as_str()).collect();
@@ -225,9 +218,7 @@ impl Report {
             .map(|path| format!("{} {}", path.from, path.to))
             .collect();
         let page = match sources.len() {
-            0 if self.nodes.iter().all(|node| node.error.is_none()) => {
-                Page::lines(value, "no other node: there is nothing to measure")
-            }
+            0 if self.nodes.iter().all(|node| node.error.is_none()) => Page::lines(value, "no other nodes"),
             1 => Page::table(value, self.list()),
             _ => Page::lines(value, self.matrix()),
         };
@@ -241,18 +232,20 @@ impl Report {
         );
         let time = |path: &Path, which: fn(&RoundTrip) -> f64| {
             Cell::from(
-                path.round_trip_ms.as_ref().map_or_else(|| "-".to_owned(), |all| milliseconds(which(all))),
+                path.round_trip_milliseconds
+                    .as_ref()
+                    .map_or_else(|| "-".to_owned(), |all| milliseconds(which(all))),
             )
         };
         for path in &self.paths {
             let public = self.node(&path.to).and_then(|node| {
-                let of_family = |address: &&IpAddr| FamilyName::from(Family::of(**address)) == path.family;
-                node.public.iter().find(of_family).or(node.public.first())
+                let of_family = |address: &&IpAddr| Family::of(**address) == path.family;
+                node.public_addresses.iter().find(of_family).or(node.public_addresses.first())
             });
-            let subnet =
-                Subnets::parse_key(&path.to).ok().and_then(|subnets| subnets.get(path.family.into()));
+            let subnet = Subnets::parse_key(&path.to).ok().and_then(|subnets| subnets.get(path.family));
             let subnet = subnet.map_or_else(|| path.to.clone(), |subnet| subnet.to_string());
-            let largest = path.largest_packet.map_or_else(|| "-".to_owned(), |largest| largest.to_string());
+            let largest =
+                path.largest_packet_bytes.map_or_else(|| "-".to_owned(), |largest| largest.to_string());
             let narrow = if path.is_narrow() { Style::Warning } else { Style::Plain };
             table.push(vec![
                 Cell::from(public.map_or_else(|| "-".to_owned(), ToString::to_string)),
@@ -262,7 +255,7 @@ impl Report {
                 Cell::from(largest).styled(narrow),
                 Cell::from(path.target.to_string()),
                 Cell::from(path.via.name()),
-                Cell::from(path.expected_packet.to_string()),
+                Cell::from(path.expected_packet_bytes.to_string()),
                 time(path, |all| all.least),
                 time(path, |all| all.most),
                 Cell::from(path.sent.to_string()),
@@ -272,19 +265,19 @@ impl Report {
         table
     }
 
-    /// From the node of a row to the node of a column, in blocks of columns that fit a terminal.
+    /// From the node of the row to the node of the column, in blocks of columns that fit a terminal.
     fn matrix(&self) -> String {
         const COLUMNS: usize = 12;
         let mut text = String::new();
         for (number, node) in (1..).zip(&self.nodes) {
-            let public: Vec<String> = node.public.iter().map(ToString::to_string).collect();
-            let _ = writeln!(text, "{number:>3}  {}  {}", public.join(" "), node.key);
+            let addresses = join(&node.public_addresses, " ");
+            let _ = writeln!(text, "{number:>3}  {addresses}  {}", node.key);
         }
         for family in self.families() {
             let numbers: Vec<usize> = (0..self.nodes.len()).collect();
             for block in numbers.chunks(COLUMNS) {
                 let titles: String = block.iter().map(|at| format!("{:>6}", at + 1)).collect();
-                let _ = writeln!(text, "\n{:<4} {titles}", family.name());
+                let _ = writeln!(text, "\n{family} {titles}");
                 for (row, from) in self.nodes.iter().enumerate() {
                     let cells: String = block
                         .iter()
@@ -299,9 +292,7 @@ impl Report {
             }
         }
         text.push_str(
-            "\nmilliseconds of a round trip; LOST: no answer; -20%: loss; ≤1404: larger packets\nvanish; -: not \
-             measured\n",
-        );
+            "\nround-trip time in milliseconds; LOST: no answer; -20%: packet loss;\n≤1404: larger packets are lost; -: not measured\n");
         for node in &self.nodes {
             if let Some(error) = &node.error {
                 let _ = writeln!(text, "not measured from {}: {error}", node.key);
@@ -311,11 +302,11 @@ impl Report {
         text
     }
 
-    /// One line about all.
+    /// Number of paths by result.
     pub(super) fn summary(&self) -> String {
         let count = |of: fn(&Path) -> bool| self.paths.iter().filter(|path| of(path)).count();
         format!(
-            "{} paths: {} fine, {} with loss, {} too narrow for large packets",
+            "{} paths: {} fine, {} with loss, {} losing large packets",
             self.paths.len(),
             count(Path::is_fine),
             count(|path| path.received < path.sent),
@@ -324,8 +315,8 @@ impl Report {
     }
 }
 
-/// The place of a key in the order of subnets.
-fn place(key: &str) -> (Option<Subnets>, String) {
+/// Sort key of a lease.
+fn order(key: &str) -> (Option<Subnets>, String) {
     (Subnets::parse_key(key).ok(), key.to_owned())
 }
 

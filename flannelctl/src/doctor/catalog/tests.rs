@@ -2,21 +2,21 @@ use super::*;
 use std::collections::BTreeSet;
 
 fn table() -> String {
-    let mut text = String::from("| check | severity | what it means | what mends it |\n|---|---|---|---|\n");
-    for Check { id, severity, meaning, mend } in CHECKS {
-        text.push_str(&format!("| `{id}` | {severity} | {meaning} | {mend} |\n"));
+    let mut text = String::from("| check | severity | problem | fix |\n|---|---|---|---|\n");
+    for Check { id, severity, problem, fix } in CHECKS {
+        text.push_str(&format!("| `{id}` | {severity} | {problem} | {fix} |\n"));
     }
     text
 }
 
 #[test]
-fn the_documentation_has_them_all() {
+fn documentation_lists_all_checks() {
     let page = include_str!("../../../../docs/doctor.md");
-    assert!(page.contains(&table()), "docs/doctor.md must hold this table:\n{}", table());
+    assert!(page.contains(&table()), "docs/doctor.md must contain this table:\n{}", table());
 }
 
 #[test]
-fn ids_are_stable_names() {
+fn ids_are_unique_names() {
     let ids: BTreeSet<&str> = CHECKS.iter().map(|check| check.id).collect();
     assert_eq!(ids.len(), CHECKS.len(), "an id is used twice");
     for id in ids {
@@ -27,9 +27,9 @@ fn ids_are_stable_names() {
     }
 }
 
-/// No check without a fault that it was seen to find.
+/// An end-to-end test shows each check.
 #[test]
-fn each_is_proved_on_a_real_node() {
+fn each_check_has_an_end_to_end_test() {
     let tests = [
         include_str!("../../../../integration/tests/doctor.rs"),
         include_str!("../../../../integration/tests/doctor_store.rs"),

@@ -1,8 +1,9 @@
-//! What the host must be able to do, before there is a daemon and ever after.
+//! The host: kernel features, settings, writable directories, checksum offload.
 
 use flannel_core::family::Family;
 use flannel_core::ruleset::bridge::{BridgeNetfilter, sysctl};
 
+use super::AS_ROOT;
 use crate::doctor::catalog::{
     BR_NETFILTER, CHECKSUM_OFFLOAD, IPV4_FORWARDING, IPV6_DISABLED, IPV6_FORWARDING, KERNEL_FEATURE,
     RP_FILTER, STATE_UNWRITABLE, Severity,
@@ -11,41 +12,17 @@ use crate::doctor::facts::Facts;
 use crate::doctor::report::Report;
 use crate::node::view::View;
 
-use super::AS_ROOT;
-
 pub(super) fn check(facts: &Facts, report: &mut Report) {
     features(facts, report);
     if let Some(view) = facts.view() {
-        forwarding(facts, view, report);
+        for family in view.families() {
+            forwarding(facts, family, report);
+        }
         return_path(facts, view, report);
         ipv6(facts, view, report);
     }
-    for finding in &facts.bridge_netfilter {
-        let name = sysctl(finding.family).replace('/', ".");
-        let (problem, mend) = match finding.found {
-            BridgeNetfilter::Absent => {
-                ("does not exist: the module is not loaded", "modprobe br_netfilter".to_owned())
-            }
-            _ => ("is 0: the firewall does not see traffic between pods", format!("sysctl -w {name}=1")),
-        };
-        let seen = vec![format!("/proc/sys/{}", sysctl(finding.family))];
-        let found = report.find(&BR_NETFILTER, &name, format!("{name} {problem}"), seen, mend);
-        if finding.fatal {
-            found.severity = Severity::Error;
-        }
-    }
-    if !facts.is_root {
-        report.skip(&STATE_UNWRITABLE, AS_ROOT);
-    }
-    for (path, reason) in facts.unwritable.iter().filter(|_| facts.is_root) {
-        report.find(
-            &STATE_UNWRITABLE,
-            path.display().to_string(),
-            "flanneld cannot write here",
-            vec![reason.clone()],
-            format!("mount -o remount,rw {0}, or make {0} a directory of root", path.display()),
-        );
-    }
+    bridge_netfilter(facts, report);
+    unwritable(facts, report);
     offload(facts, report);
 }
 
@@ -54,16 +31,15 @@ fn features(facts: &Facts, report: &mut Report) {
         match known {
             Ok(true) => {}
             Ok(false) => {
-                let found = report.find(
-                    &KERNEL_FEATURE,
-                    *kind,
-                    format!("the kernel has no links of kind {kind}"),
-                    vec![format!("ip link add type {kind}: operation not supported")],
-                    format!("modprobe {kind}, or boot a kernel that has it, or choose another backend"),
-                );
-                // That backend has another way.
+                let found = report
+                    .find(&KERNEL_FEATURE, kind, format!("the kernel does not support links of kind {kind}"))
+                    .seen(format!("ip link add type {kind}: operation not supported"))
+                    .fix(format!(
+                        "modprobe {kind}, boot a kernel that supports it, or choose another backend"
+                    ));
+                // A userspace implementation can replace it.
                 if *kind == "wireguard" {
-                    found.severity = Severity::Warning;
+                    found.severity(Severity::Warning);
                 }
             }
             Err(reason) => report.skip(&KERNEL_FEATURE, format!("{kind}: {reason}")),
@@ -72,71 +48,61 @@ fn features(facts: &Facts, report: &mut Report) {
     if let Some(firewall) = &facts.firewall
         && let Err(reason) = &firewall.in_force
     {
+        let mode = firewall.mode;
         if !facts.is_root {
-            return report.skip(&KERNEL_FEATURE, format!("{}: {reason}", firewall.mode));
+            return report.skip(&KERNEL_FEATURE, format!("{mode}: {reason}"));
         }
-        report.find(
-            &KERNEL_FEATURE,
-            firewall.mode.to_string(),
-            format!("the rules of {} cannot be read or set", firewall.mode),
-            vec![reason.clone()],
-            "apt-get install iptables, or set EnableNFTables to true in the network config",
-        );
+        report
+            .find(&KERNEL_FEATURE, mode, format!("could not read or set the rules of {mode}"))
+            .seen(reason)
+            .fix("apt-get install iptables, or set EnableNFTables to true in the network config");
     }
 }
 
-fn forwarding(facts: &Facts, view: &View, report: &mut Report) {
-    let settings = [
-        (Family::V4, &IPV4_FORWARDING, "net/ipv4/ip_forward"),
-        (Family::V6, &IPV6_FORWARDING, "net/ipv6/conf/all/forwarding"),
-    ];
-    for (family, check, path) in settings.into_iter().filter(|(family, ..)| view.node.config().has(*family)) {
-        let name = path.replace('/', ".");
-        match facts.sysctls.get(path).map(String::as_str) {
-            Some("0") => {
-                let problem = format!("this node does not forward {family} packets to and from pods");
-                let seen = vec![format!("{name} = 0")];
-                report.find(check, &name, problem, seen, format!("sysctl -w {name}=1"));
-            }
-            Some(_) => {}
-            None => {
-                let problem = format!("the kernel has no {family}, which the network config uses");
-                let mend = format!(
-                    "boot a kernel with {family}, or set Enable{family} to false in the network config"
-                );
-                let seen = vec![format!("no /proc/sys/{path}")];
-                report.find(&KERNEL_FEATURE, family.to_string(), problem, seen, mend);
-            }
+fn forwarding(facts: &Facts, family: Family, report: &mut Report) {
+    let (check, path) = match family {
+        Family::V4 => (&IPV4_FORWARDING, "net/ipv4/ip_forward"),
+        Family::V6 => (&IPV6_FORWARDING, "net/ipv6/conf/all/forwarding"),
+    };
+    let name = path.replace('/', ".");
+    match facts.sysctls.get(path).map(String::as_str) {
+        Some("0") => {
+            let problem = format!("this node does not forward {family} packets of pods");
+            report.find(check, &name, problem).seen(format!("{name} = 0"));
+        }
+        Some(_) => {}
+        None => {
+            let problem = format!("the network config uses {family}, which the kernel does not support");
+            let fix =
+                format!("boot a kernel with {family}, or set Enable{family} to false in the network config");
+            report.find(&KERNEL_FEATURE, family, problem).seen(format!("no /proc/sys/{path}")).fix(fix);
         }
     }
 }
 
-/// A setting of an interface; 0 where it does not exist.
+/// A setting of an interface; 0 if it does not exist.
 fn setting<'a>(facts: &'a Facts, family: &str, conf: &str, name: &str) -> &'a str {
     facts.sysctls.get(&format!("net/{family}/conf/{conf}/{name}")).map_or("0", String::as_str)
 }
 
 fn return_path(facts: &Facts, view: &View, report: &mut Report) {
-    let config = view.node.config();
-    if !config.has(Family::V4) {
+    let backend = &view.node.config().backend;
+    if !view.node.config().has(Family::V4) {
         return;
     }
-    let direct = config.backend.uses_underlay_routes();
-    let external = &view.node.external().name;
-    let tunnels = view.node.tunnels();
-    let of_ipv4 = tunnels.iter().filter(|link| !link.as_str().contains("-v6"));
-    for link in of_ipv4.chain(direct.then_some(external)) {
+    let external = view.node.external().name.clone();
+    let underlay = backend.uses_underlay_routes().then_some(external);
+    for link in backend.device(Family::V4).into_iter().chain(underlay) {
         let all = setting(facts, "ipv4", "all", "rp_filter");
         let own = setting(facts, "ipv4", link.as_str(), "rp_filter");
-        // The larger of the two counts (ip-sysctl.rst).
+        // The kernel uses the larger value (ip-sysctl.rst).
         if all.max(own) == "1" {
-            report.find(
-                &RP_FILTER,
-                link.as_str(),
-                format!("packets on {link} whose answer would leave by another interface are dropped"),
-                vec![format!("rp_filter of all is {all}, of {link} {own}; 1 is strict")],
-                format!("sysctl -w net/ipv4/conf/all/rp_filter=2 net/ipv4/conf/{link}/rp_filter=2"),
-            );
+            let problem =
+                format!("packets on {link} with a return path through another interface are dropped");
+            report
+                .find(&RP_FILTER, &link, problem)
+                .seen(format!("rp_filter of all is {all}, of {link} {own}; 1 is strict"))
+                .fix(format!("sysctl -w net/ipv4/conf/all/rp_filter=2 net/ipv4/conf/{link}/rp_filter=2"));
         }
     }
 }
@@ -145,51 +111,76 @@ fn ipv6(facts: &Facts, view: &View, report: &mut Report) {
     if !view.node.config().has(Family::V6) {
         return;
     }
-    let tunnels = view.node.tunnels();
-    let carrying = tunnels.iter().filter(|link| link.as_str().contains("-v6"));
-    for link in carrying.chain([&view.node.external().name]) {
+    let device = view.node.config().backend.device(Family::V6);
+    for link in device.into_iter().chain([view.node.external().name.clone()]) {
         if setting(facts, "ipv6", link.as_str(), "disable_ipv6") == "1" {
-            report.find(
-                &IPV6_DISABLED,
-                link.as_str(),
-                format!("IPv6 is switched off on {link}"),
-                vec![format!("disable_ipv6 of {link} is 1")],
-                format!("sysctl -w net/ipv6/conf/{link}/disable_ipv6=0"),
-            );
+            report
+                .find(&IPV6_DISABLED, &link, format!("IPv6 is disabled on {link}"))
+                .seen(format!("disable_ipv6 of {link} is 1"))
+                .fix(format!("sysctl -w net/ipv6/conf/{link}/disable_ipv6=0"));
         }
     }
 }
 
-/// A share of wrong checksums, one in so many, that noise on a wire does not make.
+fn bridge_netfilter(facts: &Facts, report: &mut Report) {
+    for bridge in &facts.bridge_netfilter {
+        let path = sysctl(bridge.family);
+        let name = path.replace('/', ".");
+        let (problem, fix) = match bridge.found {
+            BridgeNetfilter::Absent => {
+                ("does not exist: the module is not loaded", "modprobe br_netfilter".to_owned())
+            }
+            _ => ("is 0: traffic between pods bypasses the firewall", format!("sysctl -w {name}=1")),
+        };
+        let found = report.find(&BR_NETFILTER, &name, format!("{name} {problem}"));
+        found.seen(format!("/proc/sys/{path}")).fix(fix);
+        if bridge.fatal {
+            found.severity(Severity::Error);
+        }
+    }
+}
+
+fn unwritable(facts: &Facts, report: &mut Report) {
+    if !facts.is_root {
+        return report.skip(&STATE_UNWRITABLE, AS_ROOT);
+    }
+    for (path, reason) in &facts.unwritable {
+        let path = path.display();
+        report
+            .find(&STATE_UNWRITABLE, &path, format!("flanneld cannot write to {path}"))
+            .seen(reason)
+            .fix(format!("mount -o remount,rw {path}, or make {path} a directory of root"));
+    }
+}
+
+/// Minimum share of invalid checksums, one in so many; noise on a wire causes far fewer.
 const CHECKSUM_SHARE: u64 = 100;
-/// Fewer are an accident.
+/// Minimum number of invalid checksums.
 const CHECKSUM_LEAST: u64 = 10;
 
 fn offload(facts: &Facts, report: &mut Report) {
     match &facts.offload {
         Ok(off) => {
             for (device, feature) in off {
-                report.find(
-                    &CHECKSUM_OFFLOAD,
-                    device,
-                    format!("{device} computes checksums packet by packet, at a fifth of the throughput"),
-                    vec![format!("ethtool -k {device}: {feature}: off")],
-                    format!("ethtool -K {device} {feature} on"),
-                );
+                let problem =
+                    format!("{device} computes checksums in software, which costs a fifth of the throughput");
+                report
+                    .find(&CHECKSUM_OFFLOAD, device, problem)
+                    .seen(format!("ethtool -k {device}: {feature}: off"))
+                    .fix(format!("ethtool -K {device} {feature} on"));
             }
         }
-        Err(reason) => report.skip(&CHECKSUM_OFFLOAD, reason.clone()),
+        Err(reason) => report.skip(&CHECKSUM_OFFLOAD, reason),
     }
     if let Some((wrong, good)) = facts.checksum_errors
         && wrong >= CHECKSUM_LEAST
         && wrong.saturating_mul(CHECKSUM_SHARE) >= good
     {
-        report.find(
-            &CHECKSUM_OFFLOAD,
-            "udp",
-            "many UDP packets arrive with wrong checksums: a network card or hypervisor computes them wrongly",
-            vec![format!("{wrong} wrong, {good} right (/proc/net/snmp)")],
-            "on the nodes that send them: ethtool -K flannel.1 tx-checksum-ip-generic off",
-        );
+        let problem =
+            "many UDP packets arrive with invalid checksums, which a network card or hypervisor computed";
+        report
+            .find(&CHECKSUM_OFFLOAD, "udp", problem)
+            .seen(format!("{wrong} invalid, {good} valid (/proc/net/snmp)"))
+            .fix("on the nodes that send them: ethtool -K flannel.1 tx-checksum-ip-generic off");
     }
 }

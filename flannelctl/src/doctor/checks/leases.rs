@@ -1,4 +1,4 @@
-//! The records of the cluster: what is wrong with them, whoever reads them.
+//! The leases of the cluster.
 
 use flannel_core::backend::{PeerError, Vtep};
 use flannel_core::family::Family;
@@ -13,28 +13,23 @@ use crate::doctor::catalog::{
 use crate::doctor::facts::Facts;
 use crate::doctor::report::Report;
 use crate::node::view::View;
+use crate::output::text::join;
 
 pub(super) fn check(facts: &Facts, report: &mut Report) {
     let Some(view) = facts.view() else { return };
     for (key, reason) in view.table.rejected() {
-        report.find(
-            &RECORD_MALFORMED,
-            key,
-            "the record cannot be read, so its node is not reached",
-            vec![reason.clone()],
-            format!("restart flanneld on its node, or flannelctl lease release '{key}'"),
-        );
+        report
+            .find(&RECORD_MALFORMED, key, "the record is malformed, so its node is unreachable")
+            .seen(reason)
+            .fix(format!("restart flanneld on its node, or flannelctl lease release '{key}'"));
     }
-    for (younger, older) in &view.losers {
-        report.find(
-            &LEASE_OVERLAP,
-            younger.to_string(),
-            format!("shares addresses with the older lease {older}, which counts"),
-            vec![format!("leases {older} and {younger}")],
-            release(younger),
-        );
+    for (newer, older) in &view.losers {
+        report
+            .find(&LEASE_OVERLAP, newer, format!("overlaps the older lease {older}, which takes precedence"))
+            .seen(format!("leases {older} and {newer}"))
+            .fix(release(newer));
     }
-    for family in Family::ALL.into_iter().filter(|family| view.node.config().has(*family)) {
+    for family in view.families() {
         duplicates(view, family, report);
     }
     unusable(view, report);
@@ -62,31 +57,29 @@ fn duplicates(view: &View, family: Family, report: &mut Report) {
     }
     let own = view.own.as_ref().map(|own| own.subnets);
     for (address, holders) in by_address.into_iter().filter(|(_, holders)| holders.len() > 1) {
-        // One node that has moved: its former lease ends by itself.
+        // One node that has moved: its former lease will expire.
         if holders[0].1.is_some() && holders.iter().all(|(_, mac)| *mac == holders[0].1) {
             continue;
         }
-        let names: Vec<String> = holders.iter().map(|(subnets, _)| subnets.to_string()).collect();
         let other = holders.iter().map(|(subnets, _)| *subnets).find(|subnets| Some(*subnets) != own);
         let release = other.map(|other| release(&other)).unwrap_or_default();
-        report.find(
-            &DUPLICATE_PUBLIC_ADDRESS,
-            address.to_string(),
-            format!("{} leases publish {address}", holders.len()),
-            vec![format!("leases {}", names.join(" and "))],
-            format!("{release} if that is left over; otherwise give one of the nodes its own --public-ip"),
-        );
+        report
+            .find(&DUPLICATE_PUBLIC_ADDRESS, address, format!("{} leases publish {address}", holders.len()))
+            .seen(format!("leases {}", join(holders.iter().map(|(subnets, _)| subnets), " and ")))
+            .fix(format!(
+                "{release} if that node no longer exists, otherwise set --public-ip on one of the nodes"
+            ));
     }
     for (mac, holders) in by_mac {
         if holders.iter().any(|(_, address)| *address != holders[0].1) {
-            let names = holders.iter().map(|(subnets, address)| format!("{subnets} at {address}")).collect();
-            report.find(
-                &DUPLICATE_VTEP_MAC,
-                mac.to_string(),
-                format!("{} nodes publish the VTEP MAC {mac}: only one of them is reached", holders.len()),
-                names,
+            let problem =
+                format!("{} nodes publish the VTEP MAC {mac}: only one is reachable", holders.len());
+            let found = report.find(&DUPLICATE_VTEP_MAC, mac, problem).fix(
                 "on the clone: rm /var/lib/flannel/vtep-*.json; ip link del flannel.1; systemctl restart flanneld",
             );
+            for (subnets, address) in &holders {
+                found.seen(format!("{subnets} at {address}"));
+            }
         }
     }
 }
@@ -95,7 +88,7 @@ fn unusable(view: &View, report: &mut Report) {
     let Some(comparison) = view.comparison() else { return };
     for (subnets, errors) in comparison.assembly.errors() {
         for error in errors {
-            // Found above, with all who take part.
+            // Reported above, with all nodes involved.
             if matches!(error, PeerError::DuplicateMac { .. } | PeerError::OwnAddress(_)) {
                 continue;
             }
@@ -103,13 +96,10 @@ fn unusable(view: &View, report: &mut Report) {
                 Family::ALL.into_iter().find_map(|family| entry.lease.attrs.public_address(family))
             });
             let who = address.map_or_else(|| "its node".to_owned(), |address| address.to_string());
-            report.find(
-                &PEER_UNUSABLE,
-                subnets.to_string(),
-                format!("{who} cannot be reached by what its lease says"),
-                vec![flannel_core::error::chain(error)],
-                format!("correct flanneld on {who}, or {}", release(subnets)),
-            );
+            report
+                .find(&PEER_UNUSABLE, subnets, format!("the lease of {who} lacks the data to reach it"))
+                .seen(flannel_core::error::chain(error))
+                .fix(format!("correct the configuration of flanneld on {who}, or {}", release(subnets)));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The host's own network: addresses, routes, packet filters, paths.
+//! The network of the host: addresses, routes, packet filters, paths.
 
 use flannel_core::dataplane::{PROTOCOL, RouteTarget};
 use flannel_core::family::Family;
@@ -20,9 +20,13 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
         Some(Ok(view)) => {
             let config = view.node.config();
             if let Some(limitation) = config.backend.limitation(&config.networks()) {
-                let problem = "the backend does not carry all that the network config enables";
-                let (place, why) = (facts.store.config_place.as_str(), vec![limitation.to_string()]);
-                report.find(&CONFIG_UNFIT, place, problem, why, "flannelctl config set FILE");
+                report
+                    .find(
+                        &CONFIG_UNFIT,
+                        &facts.store.config_place,
+                        "the backend does not support the network config",
+                    )
+                    .seen(limitation.to_string());
             }
             addresses(facts, view, report);
             routes(facts, view, report);
@@ -37,50 +41,43 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
 fn paths(facts: &Facts, report: &mut Report) {
     let paths = match &facts.paths {
         Ok(paths) => paths,
-        Err(reason) => return report.skip(&MTU_PATH, reason.clone()),
+        Err(reason) => return report.skip(&MTU_PATH, reason),
     };
     for path in paths {
         let Some(largest) = path.largest.filter(|largest| *largest < path.needed) else { continue };
-        report.find(
-            &MTU_PATH,
-            path.public.to_string(),
-            format!("packets of {} bytes do not reach {}", path.needed, path.public),
-            vec![format!("the largest that does has {largest} bytes")],
-            format!(
-                "set MTU of the backend to {largest}: flannelctl config edit; or raise the MTU between the nodes"
-            ),
-        );
+        report
+            .find(&MTU_PATH, path.public, format!("packets of {} bytes do not reach {}", path.needed, path.public))
+            .seen(format!("the largest packet that passes has {largest} bytes"))
+            .fix(format!(
+                "set MTU of the backend to {largest} with flannelctl config edit, or raise the MTU between the nodes"
+            ));
     }
 }
 
-/// Why there is no node with this config on this host.
 fn refused(facts: &Facts, error: &NodeError, report: &mut Report) {
-    let why = vec![flannel_core::error::chain(error)];
     let place = facts.store.config_place.as_str();
-    match error {
+    let found = match error {
         NodeError::Config(_) | NodeError::NoFamily => {
-            let problem = "the network config cannot be used";
-            report.find(&CONFIG_INVALID, place, problem, why, "flannelctl config set FILE");
+            report.find(&CONFIG_INVALID, place, "the network config is invalid")
         }
-        NodeError::Interface(_) => {
-            let problem = "no interface can carry the traffic between nodes";
-            report.find(&INTERFACE_MISSING, "interface", problem, why, "name one: flanneld --iface=NAME");
-        }
+        NodeError::Interface(_) => report
+            .find(&INTERFACE_MISSING, "interface", "no interface is suitable for traffic between nodes")
+            .fix("specify an interface: flanneld --iface=NAME"),
         NodeError::Backend(_) | NodeError::Host(_) => {
-            let problem = "the network config cannot work on this host";
-            report.find(&CONFIG_UNFIT, place, problem, why, "flannelctl config set FILE");
+            report.find(&CONFIG_UNFIT, place, "the network config is unsupported on this host")
         }
-    }
+    };
+    found.seen(flannel_core::error::chain(error));
 }
 
-/// Interfaces of flannel and of pods, whose addresses are of the network by right.
+/// Whether an interface belongs to flannel or pods, so that its addresses may be in the pod network.
 fn is_of_pods(facts: &Facts, view: &View, link: &LinkName) -> bool {
     let name = link.as_str();
     view.node.tunnels().contains(link) || name == facts.cni.bridge() || name.starts_with("veth")
 }
 
 fn networks(view: &View) -> Vec<IpNet> {
-    Family::ALL.into_iter().filter_map(|family| view.node.config().network(family)).collect()
+    view.families().filter_map(|family| view.node.config().network(family)).collect()
 }
 
 fn addresses(facts: &Facts, view: &View, report: &mut Report) {
@@ -91,28 +88,19 @@ fn addresses(facts: &Facts, view: &View, report: &mut Report) {
                 network.contains(&address.net.addr()) || address.net.trunc().contains(*network)
             };
             let Some(network) = networks.iter().find(overlaps) else { continue };
-            report.find(
-                &NETWORK_OVERLAP,
-                address.net.to_string(),
-                format!("{} of {} and the network {network} of the pods overlap", address.net, link.name),
-                vec![format!("ip addr show dev {}: {}", link.name, address.net)],
-                "choose another Network (flannelctl config set FILE), and restart flanneld on every node",
-            );
+            let problem = format!("{} of {} overlaps the pod network {network}", address.net, link.name);
+            report
+                .find(&NETWORK_OVERLAP, address.net, problem)
+                .seen(format!("ip addr show dev {}: {}", link.name, address.net))
+                .fix("choose another Network with flannelctl config set FILE, then restart flanneld on every node");
         }
     }
 }
 
-/// Routes of the host into the network. Those into the subnet of a node are judged with the route that they hide.
+/// Routes of the host into the pod network. Those into the subnet of a node are reported as `route-shadowed`.
 fn routes(facts: &Facts, view: &View, report: &mut Report) {
     let networks = networks(view);
-    let own = view.own.as_ref().map(|own| own.subnets);
-    let of_peers: Vec<IpNet> = view
-        .table
-        .leases()
-        .keys()
-        .filter(|subnets| Some(**subnets) != own)
-        .flat_map(|subnets| Family::ALL.into_iter().filter_map(|family| subnets.get(family)))
-        .collect();
+    let of_peers: Vec<IpNet> = view.peers().flat_map(|(subnets, _)| subnets.iter()).collect();
     let addresses: Vec<IpNet> = facts
         .observation
         .facts
@@ -130,13 +118,14 @@ fn routes(facts: &Facts, view: &View, report: &mut Report) {
             if is_of_pods(facts, view, link) {
                 continue;
             }
-            report.find(
-                &NETWORK_OVERLAP,
-                destination.to_string(),
-                format!("the host has a route into the network {network} of the pods"),
-                vec![format!("ip route: {destination} dev {link}")],
-                format!("ip route del {destination} dev {link}, or choose another Network"),
-            );
+            report
+                .find(
+                    &NETWORK_OVERLAP,
+                    destination,
+                    format!("the host has a route into the pod network {network}"),
+                )
+                .seen(format!("ip route: {destination} dev {link}"))
+                .fix(format!("ip route del {destination} dev {link}, or choose another Network"));
         }
     }
 }
@@ -151,8 +140,8 @@ fn filters(facts: &Facts, view: &View, report: &mut Report) {
                 forward(facts, view, *family, filter, report);
             }
             Err(reason) => {
-                report.skip(&PORT_CLOSED, reason.clone());
-                report.skip(&FORWARD_DROP, reason.clone());
+                report.skip(&PORT_CLOSED, reason);
+                report.skip(&FORWARD_DROP, reason);
             }
         }
     }
@@ -178,7 +167,7 @@ fn port(facts: &Facts, view: &View, family: Family, filter: &Filter, report: &mu
         .filter(|address| external.public.get(family) != Some(address))
         .collect();
     if peers.is_empty() {
-        // An address that no rule about single hosts names.
+        // An address that no rule about single hosts matches.
         peers.push(match family {
             Family::V4 => Ipv4Addr::new(192, 0, 2, 1).into(),
             Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
@@ -191,21 +180,15 @@ fn port(facts: &Facts, view: &View, family: Family, filter: &Filter, report: &mu
         Some((source, filter.drops(&packet)?))
     });
     if let Some((peer, by)) = dropped {
-        report.find(
-            &PORT_CLOSED,
-            transport.to_string(),
-            format!("{family} packets of the tunnel from {peer} are dropped"),
-            vec![by],
-            format!(
-                "{} -I INPUT {} -j ACCEPT, or the same where it drops",
-                tool(family),
-                transport.iptables_match()
-            ),
-        );
+        let (tool, matching) = (tool(family), transport.iptables_match());
+        report
+            .find(&PORT_CLOSED, transport, format!("{family} tunnel packets from {peer} are dropped"))
+            .seen(by)
+            .fix(format!("{tool} -I INPUT {matching} -j ACCEPT, or accept them where they are dropped"));
     }
 }
 
-/// Both directions between a pod of ours and one of another node.
+/// Both directions between a pod of this node and one of another node.
 fn forward(facts: &Facts, view: &View, family: Family, filter: &Filter, report: &mut Report) {
     let config = view.node.config();
     let own = view.own.as_ref().and_then(|own| own.subnets.get(family));
@@ -219,7 +202,7 @@ fn forward(facts: &Facts, view: &View, family: Family, filter: &Filter, report: 
         ("from other nodes to pods here", outside.as_str(), bridge, theirs, ours),
         ("from pods here to other nodes", bridge, outside.as_str(), ours, theirs),
     ];
-    // One finding: the other direction has the same reason.
+    // One finding, because both directions have the same cause.
     let dropped = directions.into_iter().find_map(|(direction, input, output, source, destination)| {
         let (input, output) = (input.to_owned(), Some(output.to_owned()));
         let packet =
@@ -228,15 +211,12 @@ fn forward(facts: &Facts, view: &View, family: Family, filter: &Filter, report: 
     });
     if let Some((direction, by)) = dropped {
         let tool = tool(family);
-        report.find(
-            &FORWARD_DROP,
-            network.to_string(),
-            format!("{family} packets {direction} are dropped"),
-            vec![by],
-            format!(
-                "{tool} -I FORWARD -s {network} -j ACCEPT; {tool} -I FORWARD -d {network} -j ACCEPT; or the same \
-                 where it drops"
-            ),
-        );
+        report
+            .find(&FORWARD_DROP, network, format!("{family} packets {direction} are dropped"))
+            .seen(by)
+            .fix(format!(
+                "{tool} -I FORWARD -s {network} -j ACCEPT; {tool} -I FORWARD -d {network} -j ACCEPT; or accept them \
+                 where they are dropped"
+            ));
     }
 }

@@ -1,4 +1,4 @@
-//! Cases that are hard to bring about on a real node. The others are made there: `integration/tests/doctor*.rs`.
+//! Cases that are hard to create on a real node. For the others, see `integration/tests/doctor*.rs`.
 
 use super::*;
 use crate::doctor::catalog::Severity;
@@ -53,12 +53,12 @@ fn ids(facts: &Facts) -> Vec<&'static str> {
 }
 
 #[test]
-fn nothing_on_a_bare_host() {
+fn bare_host_has_no_findings() {
     assert!(ids(&bare()).is_empty(), "{:#?}", run(&bare()));
 }
 
 #[test]
-fn wrong_checksums_count_by_their_share() {
+fn invalid_checksums_are_reported_by_their_share() {
     let mut facts = bare();
     for (wrong, right, found) in [(9, 0, false), (10, 0, true), (10, 1001, false), (11, 1000, true)] {
         facts.checksum_errors = Some((wrong, right));
@@ -67,7 +67,7 @@ fn wrong_checksums_count_by_their_share() {
 }
 
 #[test]
-fn clocks_and_answers_within_reason() {
+fn small_clock_skew_and_latency_are_tolerated() {
     let mut facts = bare();
     facts.store.clock_ahead = Some(Ok(-5));
     facts.store.latency = Some(Duration::from_millis(250));
@@ -75,12 +75,12 @@ fn clocks_and_answers_within_reason() {
     facts.store.clock_ahead = Some(Ok(-6));
     facts.store.latency = Some(Duration::from_millis(251));
     assert_eq!(ids(&facts), ["store-slow", "clock-skew"]);
-    facts.store.clock_ahead = Some(Err("asked over TLS".to_owned()));
+    facts.store.clock_ahead = Some(Err("no date".to_owned()));
     assert_eq!(run(&facts).skipped.len(), 1);
 }
 
 #[test]
-fn daemons_of_several_stores_may_share_a_host() {
+fn daemons_of_different_stores_may_share_a_host() {
     let mut facts = bare();
     let daemon = |pid, scope: &str| Daemon { pid, state: 'S', scope: Some(scope.to_owned()) };
     facts.daemons = vec![daemon(7, "etcd-a"), daemon(8, "etcd-b")];
@@ -90,7 +90,7 @@ fn daemons_of_several_stores_may_share_a_host() {
 }
 
 #[test]
-fn what_others_than_root_may_not_is_no_finding() {
+fn missing_permissions_are_not_findings() {
     let mut facts = bare();
     let daemon = |pid| Daemon { pid, state: 'S', scope: Some("etcd".to_owned()) };
     facts.daemons = vec![daemon(7), daemon(8)];
@@ -107,7 +107,7 @@ fn what_others_than_root_may_not_is_no_finding() {
 }
 
 #[test]
-fn what_cannot_be_checked_is_said() {
+fn impossible_checks_are_listed() {
     let mut facts = bare();
     facts.offload = Err("ethtool is not installed".to_owned());
     facts.paths = Err("may not send".to_owned());
@@ -119,15 +119,15 @@ fn what_cannot_be_checked_is_said() {
 /// Kernels of tests have vxlan. How the kernel refuses a kind that it has not is tested with one that nobody has, in
 /// `flanneld/src/kernel/netlink/tests.rs`; and end to end with ipip and wireguard, where a kernel lacks them.
 #[test]
-fn a_kind_of_link_that_the_kernel_lacks() {
+fn unsupported_kind_of_link_is_reported() {
     let mut facts = bare();
     facts.kinds = vec![("vxlan", Ok(false)), ("bridge", Ok(true)), ("wireguard", Ok(false))];
     let report = run(&facts);
     let found: Vec<_> = report.findings.iter().filter(|finding| finding.id == "kernel-feature").collect();
-    let shown = |at: usize| (found[at].subject.as_str(), found[at].severity, found[at].mend.as_str());
+    let shown = |at: usize| (found[at].subject.as_str(), found[at].severity, found[at].fix.as_str());
     assert_eq!(found.len(), 2, "{report:#?}");
-    let mend = "modprobe vxlan, or boot a kernel that has it, or choose another backend";
-    assert_eq!(shown(0), ("vxlan", Severity::Error, mend));
+    let fix = "modprobe vxlan, boot a kernel that supports it, or choose another backend";
+    assert_eq!(shown(0), ("vxlan", Severity::Error, fix));
     // A userspace implementation takes its place.
     assert_eq!((shown(1).0, shown(1).1), ("wireguard", Severity::Warning));
 }

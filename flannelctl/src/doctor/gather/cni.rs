@@ -1,15 +1,15 @@
-//! CNI configs, plugins, and the addresses that host-local keeps.
+//! CNI configs, plugins, and allocated addresses.
 
 use flannel_core::host_local::{DATA_DIRECTORY, Use};
 use std::path::Path;
 
-use super::{Places, host};
+use super::Places;
 use crate::doctor::facts::{CniFacts, Reservation};
 use crate::node::cni::{CniFile, names};
 use crate::node::host_local::Network;
 use crate::node::view::View;
 
-pub(super) fn look(places: &Places, view: Option<&View>) -> CniFacts {
+pub(super) fn read(places: &Places, view: Option<&View>) -> CniFacts {
     let files = CniFile::all(&places.cni_configs);
     let plugins = places.cni_plugins.iter().flat_map(|directory| names(directory).into_keys()).collect();
     let directory = files.iter().find_map(CniFile::data_directory).unwrap_or_else(|| DATA_DIRECTORY.into());
@@ -22,10 +22,10 @@ pub(super) fn look(places: &Places, view: Option<&View>) -> CniFacts {
     }
 }
 
-/// The addresses of our subnet that are in use, in whatever network of host-local.
+/// The allocated addresses of the own subnet, in all networks of host-local.
 fn reservations(root: &Path, view: Option<&View>) -> Vec<Reservation> {
     let Some((view, own)) = view.and_then(|view| Some((view, view.own.as_ref()?))) else { return Vec::new() };
-    let subnets: Vec<_> = host::families(view).filter_map(|family| own.subnets.get(family)).collect();
+    let subnets: Vec<_> = view.families().filter_map(|family| own.subnets.get(family)).collect();
     let mut found = Vec::new();
     for name in names(root).into_keys() {
         let Ok(network) = Network::read(root, &name) else { continue };
@@ -33,8 +33,8 @@ fn reservations(root: &Path, view: Option<&View>) -> Vec<Reservation> {
             if subnets.iter().any(|subnet| subnet.trunc().contains(&allocation.address)) {
                 let abandoned = (allocation.usage == Use::Abandoned).then(|| {
                     let netns =
-                        allocation.owner.map(|owner| format!("the namespace {} is gone", owner.netns));
-                    netns.unwrap_or_else(|| "given out before the last boot".to_owned())
+                        allocation.owner.map(|owner| format!("namespace {} no longer exists", owner.netns));
+                    netns.unwrap_or_else(|| "allocated before the last boot".to_owned())
                 });
                 found.push(Reservation { address: allocation.address, network: name.clone(), abandoned });
             }

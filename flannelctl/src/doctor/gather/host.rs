@@ -1,6 +1,5 @@
 //! Settings, counters and directories of the host.
 
-use flannel_core::family::Family;
 use flannel_core::link::LinkName;
 use flanneld::cli::Options;
 use flanneld::exec::{ExecError, Program};
@@ -13,7 +12,7 @@ use std::time::Duration;
 
 use crate::node::view::View;
 
-/// The interfaces whose settings count: the tunnels and the external one, as far as they exist.
+/// The interfaces whose settings matter: tunnel devices and the external interface, if they exist.
 pub(super) fn links(observation: &Observation, view: Option<&View>) -> BTreeSet<LinkName> {
     let Some(view) = view else { return BTreeSet::new() };
     let mut links = view.node.tunnels();
@@ -22,7 +21,7 @@ pub(super) fn links(observation: &Observation, view: Option<&View>) -> BTreeSet<
     links
 }
 
-/// Settings by path below `/proc/sys`; those that do not exist are left out.
+/// Settings by path below `/proc/sys`, if they exist.
 pub(super) fn sysctls(links: &BTreeSet<LinkName>) -> BTreeMap<String, String> {
     let mut paths = vec!["net/ipv4/ip_forward".to_owned(), "net/ipv6/conf/all/forwarding".to_owned()];
     for conf in links.iter().map(LinkName::as_str).chain(["all"]) {
@@ -33,7 +32,7 @@ pub(super) fn sysctls(links: &BTreeSet<LinkName>) -> BTreeMap<String, String> {
     paths.into_iter().filter_map(|path| Some((path.clone(), sysctl.read_path(&path).ok()?))).collect()
 }
 
-/// Names of `ethtool -k` whose absence costs a tunnel most of its speed.
+/// Features of `ethtool -k` that affect the throughput of tunnels.
 const OFFLOADS: [&str; 2] = ["tx-checksum-ip-generic", "rx-checksumming"];
 
 pub(super) async fn offload(view: Option<&View>) -> Result<Vec<(String, String)>, String> {
@@ -44,13 +43,13 @@ pub(super) async fn offload(view: Option<&View>) -> Result<Vec<(String, String)>
         let answer = match program.argument("-k").argument(device.as_str()).run().await {
             Ok(answer) => answer,
             Err(ExecError::NotFound { .. }) => return Err("ethtool is not installed".to_owned()),
-            // No such device, which other checks name.
+            // Other checks report a missing device.
             Err(_) => continue,
         };
         for name in OFFLOADS {
             let line =
                 answer.lines().map(str::trim).find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-            // "off [fixed]": a device that cannot, and nobody's mistake.
+            // "off [fixed]" means that the device does not support it.
             if line == Some("off") {
                 off.push((device.to_string(), name.to_owned()));
             }
@@ -59,7 +58,7 @@ pub(super) async fn offload(view: Option<&View>) -> Result<Vec<(String, String)>
     Ok(off)
 }
 
-/// UDP packets that arrived with a wrong checksum, and all that arrived.
+/// Number of received UDP packets with invalid and with valid checksums.
 pub(super) fn checksum_errors() -> Option<(u64, u64)> {
     let text = std::fs::read_to_string("/proc/net/snmp").ok()?;
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
@@ -71,24 +70,19 @@ pub(super) fn checksum_errors() -> Option<(u64, u64)> {
     Some((value("InCsumErrors")?, value("InDatagrams")?))
 }
 
-/// Directories that the daemon writes to and that cannot be written.
+/// Directories of the daemon that are not writable, with the reason.
 pub(super) fn unwritable(options: &Options) -> Vec<(PathBuf, String)> {
     let directories = [Some(options.state_dir.as_path()), options.subnet_file.parent()];
     let mut found = Vec::new();
     for directory in directories.into_iter().flatten() {
-        // What is missing is made, so the first one that is there counts.
-        let Some(there) = directory.ancestors().find(|path| path.exists()) else { continue };
-        let reason = if there.is_dir() {
-            access(there, Access::WRITE_OK).err().map(|errno| std::io::Error::from(errno).to_string())
+        // Missing directories are created, so the closest existing one matters.
+        let Some(existing) = directory.ancestors().find(|path| path.exists()) else { continue };
+        let reason = if existing.is_dir() {
+            access(existing, Access::WRITE_OK).err().map(|errno| std::io::Error::from(errno).to_string())
         } else {
-            Some(format!("{} is not a directory", there.display()))
+            Some(format!("{} is not a directory", existing.display()))
         };
         found.extend(reason.map(|reason| (Path::to_path_buf(directory), reason)));
     }
     found
-}
-
-/// The families of a view, for other parts.
-pub(super) fn families(view: &View) -> impl Iterator<Item = Family> + '_ {
-    Family::ALL.into_iter().filter(|family| view.node.config().has(*family))
 }

@@ -1,6 +1,5 @@
-//! Whether packets of the size that the daemon reckons with reach other nodes whole.
+//! Whether the largest packets that the daemon sends reach other nodes without fragmentation.
 
-use flannel_core::family::Family;
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -9,7 +8,7 @@ use crate::doctor::facts::PathFacts;
 use crate::node::icmp::{Echo, EchoError};
 use crate::node::view::View;
 
-/// So many nodes tell enough: a path of one size to all is the usual case, and a cluster may have thousands.
+/// Maximum number of nodes: paths usually have the same size, and a cluster may have thousands.
 const MOST: usize = 8;
 const LIMIT: Duration = Duration::from_millis(700);
 
@@ -27,7 +26,7 @@ pub(super) async fn measure(view: Option<&View>) -> Result<Vec<PathFacts>, Strin
         match outcome {
             Ok(Ok(path)) => paths.push(path),
             Ok(Err(EchoError::NotPermitted)) => return Err(EchoError::NotPermitted.to_string()),
-            // No way there at all: for the connectivity test.
+            // Unreachable nodes are reported by the connectivity test.
             Ok(Err(EchoError::Socket { .. })) | Err(_) => {}
         }
     }
@@ -35,7 +34,7 @@ pub(super) async fn measure(view: Option<&View>) -> Result<Vec<PathFacts>, Strin
     Ok(paths)
 }
 
-/// Public addresses of other nodes, and the size of the largest packets that go there.
+/// Public addresses of other nodes, and the size of the largest packets to them.
 fn targets(view: &View) -> Vec<(IpAddr, u32)> {
     let config = view.node.config();
     let external_mtu = view.node.external().mtu;
@@ -44,16 +43,12 @@ fn targets(view: &View) -> Vec<(IpAddr, u32)> {
     }
     // In dual stack too: a packet of either family fills the underlay's MTU.
     let needed = config.backend.underlay_mtu(external_mtu);
-    let own = view.own.as_ref().map(|own| own.subnets);
     let mut targets = Vec::new();
-    for (subnets, entry) in view.table.leases() {
-        if Some(*subnets) == own {
-            continue;
-        }
-        for family in Family::ALL.into_iter().filter(|family| config.has(*family)) {
-            let Some(public) = entry.lease.attrs.public_address(family) else { continue };
-            let ours = view.node.external().public.get(family) == Some(&public);
-            if !ours && !targets.contains(&(public, needed)) {
+    for (_, attrs) in view.peers() {
+        for family in view.families() {
+            let Some(public) = attrs.public_address(family) else { continue };
+            let is_own = view.node.external().public.get(family) == Some(&public);
+            if !is_own && !targets.contains(&(public, needed)) {
                 targets.push((public, needed));
             }
         }

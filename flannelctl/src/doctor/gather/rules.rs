@@ -1,4 +1,4 @@
-//! The packet filters of the host, read by the tools that know them.
+//! The packet filters of the host, read with their tools.
 
 use flannel_core::family::Family;
 use flanneld::exec::{ExecError, Program};
@@ -29,7 +29,7 @@ async fn filter(family: Family, nftables: &Result<Option<String>, String>) -> Re
     };
     let mut filter = Filter::default();
     let mut tools = 0;
-    // Read through the old interface where it has tables; the tool would otherwise make some.
+    // The legacy tool would create tables if there are none.
     let legacy = std::fs::read_to_string(Path::new(names)).is_ok_and(|text| !text.trim().is_empty());
     let variants = [("-legacy-save", legacy), ("-nft-save", true)];
     for (end, wanted) in variants {
@@ -46,7 +46,7 @@ async fn filter(family: Family, nftables: &Result<Option<String>, String>) -> Re
     }
     match nftables {
         Ok(Some(text)) => filter.add_nftables(text, family, tools > 0)?,
-        // Without the tool there are hardly any tables of its own, except ours.
+        // Without nft, there are hardly any tables besides those of flannel.
         Ok(None) if tools > 0 => {}
         Ok(None) => return Err("neither nft nor iptables is installed".to_owned()),
         Err(error) => return Err(error.clone()),
@@ -54,7 +54,7 @@ async fn filter(family: Family, nftables: &Result<Option<String>, String>) -> Re
     Ok(filter)
 }
 
-/// The output of a tool; `None` if it is not installed.
+/// Runs a tool and returns its output; `None` if it is not installed.
 async fn run(name: &str, arguments: &[&str]) -> Result<Option<String>, String> {
     let program = arguments.iter().fold(Program::new(name, LIMIT), |program, word| program.argument(word));
     match program.run().await {

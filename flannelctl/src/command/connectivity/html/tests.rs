@@ -2,7 +2,7 @@ use super::super::report::tests::example;
 use super::*;
 
 #[test]
-fn a_page_stands_alone() {
+fn page_is_self_contained() {
     let mut report = example();
     report.nodes[2].error = Some("<script>alert(1)</script>".to_owned());
     let page = page(&report);

@@ -1,26 +1,26 @@
 use super::*;
 
-/// Three nodes: all is well between 1 and 2, nothing reaches 3 from 1, and large packets do not from 2.
+/// Three nodes: 1 and 2 reach each other, 1 does not reach 3, and large packets from 2 to 3 are lost.
 pub(crate) fn example() -> Report {
     let node = |number: u8| Node {
         key: format!("10.5.{number}.0-24"),
-        public: vec![IpAddr::from([192, 0, 2, number])],
+        public_addresses: vec![IpAddr::from([192, 0, 2, number])],
         backend: "vxlan".to_owned(),
         error: (number == 3).then(|| "ssh ended with exit status: 255: no route to host".to_owned()),
     };
     let path = |from: u8, to: u8, received, largest| Path {
         from: format!("10.5.{from}.0-24"),
         to: format!("10.5.{to}.0-24"),
-        family: FamilyName::V4,
+        family: Family::V4,
         target: IpAddr::from([10, 5, to, 0]),
         via: Via::Vtep,
         sent: 5,
         received,
-        round_trip_ms: RoundTrip::of(
+        round_trip_milliseconds: RoundTrip::of(
             (0..received).map(|at| Duration::from_micros(180 + u64::from(at))).collect(),
         ),
-        largest_packet: largest,
-        expected_packet: 1450,
+        largest_packet_bytes: largest,
+        expected_packet_bytes: 1450,
         problem: None,
     };
     let mut report = Report {
@@ -38,7 +38,7 @@ pub(crate) fn example() -> Report {
 }
 
 #[test]
-fn a_matrix_for_people() {
+fn matrix_fits_a_terminal() {
     let text = example().matrix();
     insta::assert_snapshot!(text, @r"
       1  192.0.2.1  10.5.1.0-24
@@ -50,10 +50,10 @@ fn a_matrix_for_people() {
        2   -20%     . ≤1404
        3      -     -     .
 
-    milliseconds of a round trip; LOST: no answer; -20%: loss; ≤1404: larger packets
-    vanish; -: not measured
+    round-trip time in milliseconds; LOST: no answer; -20%: packet loss;
+    ≤1404: larger packets are lost; -: not measured
     not measured from 10.5.3.0-24: ssh ended with exit status: 255: no route to host
-    4 paths: 1 fine, 2 with loss, 1 too narrow for large packets
+    4 paths: 1 fine, 2 with loss, 1 losing large packets
     ");
     let mut many = example();
     many.nodes =
@@ -62,18 +62,18 @@ fn a_matrix_for_people() {
 }
 
 #[test]
-fn json_goes_both_ways() {
+fn json_round_trips() {
     let report = example();
     let text = serde_json::to_string(&report).unwrap();
     assert_eq!(Report::parse(&text).unwrap(), report);
     assert!(
-        Report::parse(&text.replacen("\"version\":1", "\"version\":2", 1)).unwrap_err().contains("version 2")
+        Report::parse(&text.replacen("\"version\":2", "\"version\":3", 1)).unwrap_err().contains("version 3")
     );
     assert!(Report::parse("{}").is_err());
 }
 
 #[test]
-fn results_of_nodes_come_together() {
+fn results_of_several_nodes_are_merged() {
     let whole = example();
     let of = |from: &str| Report {
         paths: whole.paths.iter().filter(|path| path.from.starts_with(from)).cloned().collect(),
@@ -82,14 +82,14 @@ fn results_of_nodes_come_together() {
     let mut merged = Report::default();
     merged.merge(of("10.5.2."));
     merged.merge(of("10.5.1."));
-    // Again: the later one counts.
+    // Repeated: the later result takes precedence.
     merged.merge(of("10.5.1."));
     assert_eq!(merged, whole);
     assert!(merged.has_findings());
 }
 
 #[test]
-fn numbers_are_short() {
+fn times_are_short() {
     for (time, text) in [(0.004, "0.00"), (9.94, "9.94"), (9.96, "10.0"), (99.6, "100"), (1234.5, "1234")] {
         assert_eq!(milliseconds(time), text);
     }
