@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::lease::Revision;
+use crate::lease::{LeaseAttrs, Revision, Subnets};
 
 /// The network config as the store has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,26 @@ pub struct Listing {
     pub config: Option<ConfigRecord>,
     /// Records in key order.
     pub records: Vec<Record>,
+}
+
+/// The subnet that a store assigns to this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The subnet.
+    pub subnets: Subnets,
+    /// What is published for it, if anything is.
+    pub attrs: Option<LeaseAttrs>,
+    /// Revision of the last change of the record.
+    pub revision: Revision,
+}
+
+/// Who chooses the subnet of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// The node claims a free one.
+    Claimed,
+    /// The store assigns one.
+    Assigned,
 }
 
 /// One change of the store.

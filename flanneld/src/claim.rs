@@ -1,6 +1,6 @@
-//! Drives core's claim machine against the store: asks it for the next step, does it, tells the outcome.
+//! Runs core's state machine of our lease against the store: performs each step and reports its outcome.
 
-use flannel_core::claim::{Claim, Failure, OwnRecord, Step};
+use flannel_core::claim::{Assigned, Claim, Failure, Outcome, OwnLease, OwnRecord, Step};
 use flannel_core::lease::{LeaseAttrs, Subnets};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::error::chain;
-use crate::store::{Held, Listing, Store, StoreError};
+use crate::store::{Ownership, Store, StoreError};
 
 /// What the claim has reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,39 +53,44 @@ pub struct Ports {
     pub state: watch::Sender<ClaimState>,
 }
 
-/// Gets a lease and keeps it until told to stop. The lease stays in the store.
-pub async fn run(mut claim: Claim, mut ports: Ports, stop: CancellationToken) {
-    let start = Instant::now();
-    loop {
-        if let Some(attrs) = ports.attrs.borrow_and_update().clone() {
-            claim.want(attrs);
-        }
-        publish(&claim, &ports.state, start);
-        let step = claim.next(start.elapsed());
-        if !matches!(step, Step::Wait(_)) {
-            debug!(step = ?step, "claim step");
-        }
-        let done = tokio::select! {
-            () = stop.cancelled() => return,
-            done = perform(step, &mut ports, start) => done,
-        };
-        tell(&mut claim, done, start.elapsed());
-        hear(&mut claim, &mut ports, start.elapsed());
+/// Returns the state machine of our lease. `preferred` is the subnet of an earlier run and `remembered` its whole lease;
+/// a lease that is claimed is renewed `renew_margin` before its end.
+#[must_use]
+pub fn own_lease(
+    store: &Store,
+    renew_margin: Duration,
+    preferred: Option<Subnets>,
+    remembered: Option<(Subnets, LeaseAttrs)>,
+    seed: u64,
+) -> OwnLease {
+    match store.ownership() {
+        Ownership::Claimed => OwnLease::Claimed(Claim::new(renew_margin, preferred, remembered, seed)),
+        Ownership::Assigned => OwnLease::Assigned(Assigned::new(remembered, seed)),
     }
 }
 
-/// What came of a step.
-enum Done {
-    /// Something arrived, or a wait is over.
-    Waited,
-    Listed(Result<Listing, StoreError>),
-    Created(LeaseAttrs, Result<Held, StoreError>),
-    Updated(LeaseAttrs, Result<Held, StoreError>),
-    Renewed(Result<Held, StoreError>),
-    Deleted(Result<(), StoreError>),
+/// Gets a lease and keeps it until it is stopped. The lease stays in the store.
+pub async fn run(mut lease: OwnLease, mut ports: Ports, stop: CancellationToken) {
+    let start = Instant::now();
+    loop {
+        if let Some(attrs) = ports.attrs.borrow_and_update().clone() {
+            lease.want(attrs);
+        }
+        publish(&lease, &ports.state, start);
+        let step = lease.next(start.elapsed());
+        if !matches!(step, Step::Wait(_)) {
+            debug!(step = ?step, "claim step");
+        }
+        let outcome = tokio::select! {
+            () = stop.cancelled() => return,
+            outcome = perform(step, &mut ports, start) => outcome,
+        };
+        lease.report(outcome, start.elapsed());
+        take_news(&mut lease, &mut ports, start.elapsed());
+    }
 }
 
-async fn perform(step: Step, ports: &mut Ports, start: Instant) -> Done {
+async fn perform(step: Step, ports: &mut Ports, start: Instant) -> Outcome {
     let store = &ports.store;
     match step {
         Step::Wait(until) => {
@@ -103,44 +108,37 @@ async fn perform(step: Step, ports: &mut Ports, start: Instant) -> Done {
                 Ok(()) = ports.record.changed() => ports.record.mark_changed(),
                 Ok(()) = ports.stirs.changed() => ports.stirs.mark_changed(),
             }
-            Done::Waited
+            Outcome::Waited
         }
-        Step::List => Done::Listed(store.list().await),
+        Step::List => Outcome::Listed(store.list().await.map_err(|error| chain(&error))),
+        Step::ReadAssignment => {
+            Outcome::AssignmentRead(store.assignment().await.map_err(|error| chain(&error)))
+        }
         Step::Create { subnets, attrs, guard } => {
             let outcome = store.create(&subnets, &attrs, guard, Some(ports.lease_time)).await;
-            Done::Created(attrs, outcome)
+            Outcome::Created(attrs, outcome.map_err(failure))
         }
         Step::Update { subnets, attrs, held } => {
             let outcome = store.update(&subnets, &attrs, &held).await;
-            Done::Updated(attrs, outcome)
+            Outcome::Updated(attrs, outcome.map_err(failure))
         }
-        Step::Renew { subnets, held } => Done::Renewed(store.renew(&subnets, &held).await),
+        Step::Renew { subnets, held } => {
+            Outcome::Renewed(store.renew(&subnets, &held).await.map_err(failure))
+        }
         Step::Delete { subnets, revision } => {
-            Done::Deleted(store.delete(&subnets.to_string(), revision).await)
+            Outcome::Deleted(store.delete(&subnets.to_string(), revision).await.map_err(failure))
         }
-    }
-}
-
-fn tell(claim: &mut Claim, done: Done, now: Duration) {
-    match done {
-        Done::Waited => {}
-        Done::Listed(Ok(listing)) => claim.listed(&listing, now),
-        Done::Listed(Err(error)) => claim.failed(chain(&error), now),
-        Done::Created(attrs, outcome) => claim.created(attrs, outcome.map_err(failure), now),
-        Done::Updated(attrs, outcome) => claim.updated(attrs, outcome.map_err(failure), now),
-        Done::Renewed(outcome) => claim.renewed(outcome.map_err(failure), now),
-        Done::Deleted(outcome) => claim.deleted(outcome.map_err(failure), now),
     }
 }
 
 /// Hands over what has arrived since the last time, also while a step was under way: once, since what was true then need not
 /// be true any more.
-fn hear(claim: &mut Claim, ports: &mut Ports, now: Duration) {
+fn take_news(lease: &mut OwnLease, ports: &mut Ports, now: Duration) {
     if let Some(view) = news(&mut ports.record).flatten() {
-        claim.seen(&view, now);
+        lease.seen(&view, now);
     }
     if news(&mut ports.stirs).is_some() {
-        claim.stir(now);
+        lease.wake(now);
     }
 }
 
@@ -156,8 +154,8 @@ fn failure(error: StoreError) -> Failure {
 }
 
 /// Publishes what has changed, and logs it once.
-fn publish(claim: &Claim, state: &watch::Sender<ClaimState>, start: Instant) {
-    let own = claim.own().map(|own| Own {
+fn publish(lease: &OwnLease, state: &watch::Sender<ClaimState>, start: Instant) {
+    let own = lease.own().map(|own| Own {
         subnets: own.subnets,
         attrs: own.attrs.clone(),
         expires: own.expires.map(|expires| start + expires),
@@ -165,8 +163,8 @@ fn publish(claim: &Claim, state: &watch::Sender<ClaimState>, start: Instant) {
         reservation: own.confirmed && own.grant.is_none(),
     });
     state.send_if_modified(|old| {
-        let lost = claim.lost();
-        let new = ClaimState { own, lost, problem: claim.problem().map(ToString::to_string) };
+        let lost = lease.lost();
+        let new = ClaimState { own, lost, problem: lease.problem().map(ToString::to_string) };
         if *old == new {
             return false;
         }

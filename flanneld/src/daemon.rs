@@ -17,7 +17,6 @@
 
 use anyhow::{Context as _, anyhow, bail};
 use flannel_core::backend::BackendError;
-use flannel_core::claim::Claim;
 use flannel_core::family::Family;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::ruleset::Mode;
@@ -409,6 +408,7 @@ fn spawn_rest(
         checked: None,
         converged: false,
     };
+    let lease = claim::own_lease(&store, options.renew_margin, wish, past.lease(), chance());
     let ports = claim::Ports {
         store,
         lease_time: options.lease_time,
@@ -418,7 +418,6 @@ fn spawn_rest(
         state: claim_state.clone(),
     };
     let records = past.records();
-    let claim = Claim::new(options.renew_margin, wish, past.lease(), chance());
     let inputs = reconcile::Inputs {
         seen,
         store: updates,
@@ -435,7 +434,7 @@ fn spawn_rest(
     }
     let macs = past.remembered.vtep_macs;
     let reconciler = Reconciler::new(kernel, node, (&records, macs), outputs, chance_mac);
-    spawn(tasks, claim::run(claim, ports, stop.clone()).instrument(info_span!("claim")));
+    spawn(tasks, claim::run(lease, ports, stop.clone()).instrument(info_span!("claim")));
     spawn(tasks, firewall);
     spawn(tasks, publisher.run(stop.clone()));
     spawn(tasks, reconciler.run(inputs, stop.clone()));

@@ -26,7 +26,9 @@ pub use options::{FLAGS, LEASE_DIR, PAIRS, StoreOptions, StoreOptionsError};
 pub(crate) use stats::LATENCY_CLASSES;
 pub use stats::{OperationStats, StoreStats};
 
-pub use flannel_core::store::{Change, ConfigRecord, CreateGuard, Grant, Held, Listing, Record};
+pub use flannel_core::store::{
+    Assignment, Change, ConfigRecord, CreateGuard, Grant, Held, Listing, Ownership, Record,
+};
 
 /// A store, chosen at run time by [`StoreOptions::open`].
 pub type Store = Arc<dyn LeaseStore>;
@@ -66,6 +68,17 @@ pub trait LeaseStore: Send + Sync + 'static {
 
     /// Returns the counters of all requests so far.
     fn stats(&self) -> StoreStats;
+
+    /// Returns who chooses the subnet of a node.
+    fn ownership(&self) -> Ownership {
+        Ownership::Claimed
+    }
+
+    /// Reads the subnet that the store assigns to this node; `None` if it assigns none, which is always so where nodes
+    /// claim their subnets.
+    async fn assignment(&self) -> Result<Option<Assignment>, StoreError> {
+        Ok(None)
+    }
 
     /// Reads config and records at one revision, in one request.
     async fn list(&self) -> Result<Listing, StoreError>;

@@ -27,6 +27,15 @@ pub enum Problem {
         /// What the other node published.
         theirs: Box<LeaseAttrs>,
     },
+    /// The store assigns no subnet to this node.
+    Unassigned,
+    /// Another writer changed the record of this node.
+    ConflictingWriter {
+        /// The subnet of the record.
+        subnets: Subnets,
+        /// What the other writer published.
+        theirs: Box<LeaseAttrs>,
+    },
 }
 
 impl fmt::Display for Problem {
@@ -54,11 +63,21 @@ impl fmt::Display for Problem {
                 f,
                 "another node uses our public address {}: it has rewritten our record of {subnets}; \
                  give each node its own address (--public-ip, --iface) and restart this one",
-                Family::ALL
-                    .into_iter()
-                    .find_map(|family| theirs.public_address(family))
-                    .map_or_else(String::new, |address| address.to_string()),
+                address(theirs),
+            ),
+            Self::Unassigned => f.write_str("the store has not assigned a subnet to this node"),
+            Self::ConflictingWriter { subnets, theirs } => write!(
+                f,
+                "conflicting daemon: it has published {} in the record {subnets} of this node; \
+                 stop it, or give each node a name of its own, and restart this one",
+                address(theirs),
             ),
         }
     }
+}
+
+/// The public address in a record, for messages.
+fn address(attrs: &LeaseAttrs) -> String {
+    let address = Family::ALL.into_iter().find_map(|family| attrs.public_address(family));
+    address.map_or_else(|| "no address".to_owned(), |address| address.to_string())
 }

@@ -12,6 +12,8 @@ pub enum Step {
     Wait(Option<Duration>),
     /// List the store; report with [`super::Claim::listed`] or [`super::Claim::failed`].
     List,
+    /// Read the subnet that the store assigns to this node; report with [`super::Assigned::read`].
+    ReadAssignment,
     /// Create a record; report with [`super::Claim::created`].
     Create {
         /// Its key.

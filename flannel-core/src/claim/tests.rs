@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::{ConfigRecord, Record};
+use crate::store::{ConfigRecord, Listing, Record};
 use std::collections::BTreeMap;
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
@@ -69,7 +69,7 @@ impl Model {
     fn perform(&mut self, claim: &mut Claim, now: Duration) -> Step {
         let step = claim.next(now);
         match step.clone() {
-            Step::Wait(_) => {}
+            Step::Wait(_) | Step::ReadAssignment => {}
             Step::List => claim.listed(&self.listing(), now),
             Step::Create { subnets, attrs, guard } => {
                 let key = subnets.to_string();

@@ -1,3 +1,4 @@
+mod assigned;
 mod chaos;
 mod scene;
 

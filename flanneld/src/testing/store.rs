@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::store::{
-    Detail, Identity, LeaseStore, LeaseWatch, Life, Operation, Store, StoreError, StoreStats, Watch,
-    WatchEvent,
+    Assignment, Detail, Identity, LeaseStore, LeaseWatch, Life, Operation, Ownership, Store, StoreError,
+    StoreStats, Watch, WatchEvent,
 };
 
 /// How it treats calls.
@@ -84,7 +84,12 @@ struct State {
     /// Watches opened so far break when this grows.
     breaks: u64,
     calls: u64,
+    /// Set in a store that assigns: the key of the assigned subnet.
+    assigned: Option<Option<String>>,
 }
+
+/// The value of a subnet that was assigned and not published.
+const NOTHING_PUBLISHED: &[u8] = b"{}";
 
 impl Default for State {
     fn default() -> Self {
@@ -102,6 +107,7 @@ impl Default for State {
             past: Vec::new(),
             breaks: 0,
             calls: 0,
+            assigned: None,
         }
     }
 }
@@ -200,6 +206,18 @@ impl MemoryStore {
     /// Deletes a record as another program would.
     pub(crate) fn remove(&self, key: &str) {
         self.change(|state| state.remove(key));
+    }
+
+    /// Assigns a subnet to the only node, or none, in place of what was assigned. From now on it is a store that assigns.
+    pub(crate) fn assign(&self, key: Option<&str>) {
+        self.change(|state| {
+            if let Some(Some(before)) = state.assigned.replace(key.map(str::to_owned)) {
+                state.remove(&before);
+            }
+            if let Some(key) = key {
+                state.put(key, NOTHING_PUBLISHED.to_vec(), None);
+            }
+        });
     }
 
     /// What is in it now.
@@ -463,6 +481,23 @@ impl LeaseStore for MemoryStore {
 
     fn stats(&self) -> StoreStats {
         StoreStats::none()
+    }
+
+    fn ownership(&self) -> Ownership {
+        if self.lock().assigned.is_some() { Ownership::Assigned } else { Ownership::Claimed }
+    }
+
+    async fn assignment(&self) -> Result<Option<Assignment>, StoreError> {
+        let read = |state: &mut State| {
+            let key = state.assigned.as_ref().and_then(Option::as_ref);
+            let record = key.and_then(|key| state.records.get(key));
+            Ok(record.map(|record| Assignment {
+                subnets: Subnets::parse_key(&record.key).unwrap(),
+                attrs: (record.value != NOTHING_PUBLISHED).then(|| LeaseAttrs::parse(&record.value).unwrap()),
+                revision: record.revision,
+            }))
+        };
+        self.call(Operation::List, read).await
     }
 
     async fn list(&self) -> Result<Listing, StoreError> {

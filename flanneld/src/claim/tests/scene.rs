@@ -1,6 +1,6 @@
 //! Nodes that claim leases from one store in memory, and what has to be true of its history.
 
-use flannel_core::claim::{Claim, OwnRecord};
+use flannel_core::claim::OwnRecord;
 use flannel_core::lease::table::LeaseTable;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::store::Change;
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::claim::{ClaimState, Ports, run};
+use crate::claim::{ClaimState, Ports, own_lease, run};
 use crate::store::Store;
 use crate::store::watch::{Update, channel, follow};
 use crate::testing::store::{Ledger, MemoryStore};
@@ -88,7 +88,7 @@ impl Node {
             stirs: stirs.subscribe(),
             state: state.clone(),
         };
-        let claim = Claim::new(start.margin, start.wish, start.remembered, start.seed);
+        let lease = own_lease(&ports.store, start.margin, start.wish, start.remembered, start.seed);
         let view = View {
             table: LeaseTable::default(),
             revision: Revision::new(0),
@@ -98,7 +98,7 @@ impl Node {
             stirs,
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(run(claim, ports, stop.clone()));
+        tasks.spawn(run(lease, ports, stop.clone()));
         tasks.spawn(view.follow(store.shared(), state.subscribe(), start.seed, stop.clone()));
         Self { store, attrs, state: state.subscribe(), stop, tasks }
     }

@@ -1,0 +1,177 @@
+use super::*;
+use crate::store::Grant;
+
+const NOW: Duration = Duration::from_secs(100);
+
+fn attrs(node: u8) -> LeaseAttrs {
+    LeaseAttrs { public_ip: Some([192, 0, 2, node].into()), ..LeaseAttrs::default() }
+}
+
+fn subnets(third: u8) -> Subnets {
+    Subnets::parse_key(&format!("10.5.{third}.0-24")).unwrap()
+}
+
+fn assignment(third: u8, attrs: Option<LeaseAttrs>, revision: i64) -> Assignment {
+    Assignment { subnets: subnets(third), attrs, revision: Revision::new(revision) }
+}
+
+fn view(third: u8, seen: i64, record: Option<(LeaseAttrs, i64)>) -> OwnRecord {
+    let record = record.map(|(attrs, revision)| (attrs, Revision::new(revision), None::<Grant>));
+    OwnRecord {
+        subnets: subnets(third),
+        seen: Revision::new(seen),
+        record,
+        listings: 1,
+        overlaps: Vec::new(),
+    }
+}
+
+fn held(revision: i64) -> Held {
+    Held { revision: Revision::new(revision), grant: None, remaining: None }
+}
+
+/// A lease of 10.5.1.0/24 that is published at revision 2.
+fn published() -> Assigned {
+    let mut assigned = Assigned::new(None, 1);
+    assigned.want(attrs(1));
+    assigned.read(Ok(Some(assignment(1, None, 1))), NOW);
+    assigned.updated(attrs(1), Ok(held(2)), NOW);
+    assert_eq!(assigned.next(NOW), Step::Wait(None));
+    assigned
+}
+
+#[test]
+fn waits_for_its_assignment_and_publishes_once() {
+    let mut assigned = Assigned::new(None, 1);
+    assert_eq!(assigned.next(NOW), Step::Wait(None), "nothing is known to publish");
+    assigned.want(attrs(1));
+    assert_eq!(assigned.next(NOW), Step::ReadAssignment);
+    assigned.read(Ok(None), NOW);
+    assert_eq!((assigned.own(), assigned.lost()), (None, None));
+    assert_eq!(assigned.problem(), Some(&Problem::Unassigned));
+    let Step::Wait(Some(until)) = assigned.next(NOW) else { panic!("{assigned:?}") };
+    assert!(until > NOW);
+    assert_eq!(assigned.next(until), Step::ReadAssignment);
+    assigned.wake(NOW);
+    assert_eq!(assigned.next(NOW), Step::ReadAssignment);
+
+    assigned.read(Ok(Some(assignment(1, None, 1))), NOW);
+    assert_eq!(assigned.problem(), None);
+    let step = Step::Update { subnets: subnets(1), attrs: attrs(1), held: held(1) };
+    assert_eq!(assigned.next(NOW), step);
+    assigned.updated(attrs(1), Ok(held(2)), NOW);
+    assert_eq!(assigned.next(NOW), Step::Wait(None));
+    let own = assigned.own().unwrap();
+    assert_eq!((own.subnets, own.revision, own.confirmed), (subnets(1), Revision::new(2), true));
+}
+
+#[test]
+fn what_an_earlier_run_published_is_kept_or_replaced_without_a_conflict() {
+    for (before, is_written) in [(attrs(1), false), (attrs(9), true)] {
+        let mut assigned = Assigned::new(None, 1);
+        assigned.want(attrs(1));
+        assigned.read(Ok(Some(assignment(1, Some(before), 7))), NOW);
+        assert_eq!(assigned.problem(), None);
+        assert_eq!(matches!(assigned.next(NOW), Step::Update { .. }), is_written);
+    }
+}
+
+#[test]
+fn a_remembered_lease_serves_while_the_store_is_unreachable() {
+    let mut assigned = Assigned::new(Some((subnets(1), attrs(1))), 1);
+    assigned.want(attrs(1));
+    assert_eq!(assigned.own(), None);
+    assigned.read(Err("no route".to_owned()), NOW);
+    assert!(assigned.own().is_some_and(|own| own.subnets == subnets(1) && !own.confirmed));
+    assert!(matches!(assigned.problem(), Some(Problem::StoreAway(_))));
+    // The assignment was removed meanwhile.
+    assigned.read(Ok(None), NOW);
+    assert_eq!((assigned.own(), assigned.lost()), (None, Some(subnets(1))));
+}
+
+#[test]
+fn a_removed_or_changed_assignment_is_reported() {
+    let mut assigned = published();
+    assigned.seen(&view(1, 3, None), NOW);
+    let Step::Wait(Some(until)) = assigned.next(NOW) else { panic!("{assigned:?}") };
+    assert_eq!(assigned.next(until), Step::ReadAssignment);
+    assigned.read(Ok(None), until);
+    assert_eq!((assigned.own(), assigned.lost()), (None, Some(subnets(1))));
+    assert_eq!(assigned.problem(), Some(&Problem::Unassigned));
+
+    assigned.read(Ok(Some(assignment(2, None, 4))), until);
+    assert_eq!((assigned.own().unwrap().subnets, assigned.lost()), (subnets(2), None));
+    assert!(matches!(assigned.next(until), Step::Update { subnets: key, .. } if key == subnets(2)));
+}
+
+#[test]
+fn a_conflicting_writer_is_named_and_not_overwritten() {
+    let mut assigned = published();
+    assigned.seen(&view(1, 3, Some((attrs(9), 3))), NOW);
+    assert_eq!(assigned.next(NOW), Step::ReadAssignment);
+    assigned.read(Ok(Some(assignment(1, Some(attrs(9)), 3))), NOW);
+    assert!(
+        assigned.problem().unwrap().to_string().contains("published 192.0.2.9 in the record 10.5.1.0-24")
+    );
+    assert_eq!(assigned.next(NOW), Step::Wait(None));
+    // Again and again: nothing is written.
+    for revision in 4..20 {
+        assigned.seen(&view(1, revision, Some((attrs(9), revision))), NOW);
+        assigned.read(Ok(Some(assignment(1, Some(attrs(9)), revision))), NOW);
+        assert_eq!(assigned.next(NOW), Step::Wait(None), "at revision {revision}");
+        assert!(assigned.problem().is_some(), "at revision {revision}");
+    }
+    // The other writer gives up.
+    assigned.read(Ok(Some(assignment(1, Some(attrs(1)), 20))), NOW);
+    assert_eq!((assigned.problem(), assigned.next(NOW)), (None, Step::Wait(None)));
+}
+
+#[test]
+fn new_attributes_are_published_even_after_a_conflict() {
+    let mut assigned = published();
+    assigned.read(Ok(Some(assignment(1, Some(attrs(9)), 3))), NOW);
+    assigned.want(attrs(1));
+    assert_eq!(assigned.next(NOW), Step::Wait(None), "these are not new");
+    assigned.want(attrs(2));
+    assert_eq!(assigned.next(NOW), Step::Update { subnets: subnets(1), attrs: attrs(2), held: held(3) });
+}
+
+#[test]
+fn removed_attributes_are_published_again() {
+    let mut assigned = published();
+    assigned.read(Ok(Some(assignment(1, None, 3))), NOW);
+    assert_eq!(assigned.problem(), None);
+    assert!(matches!(assigned.next(NOW), Step::Update { .. }));
+}
+
+#[test]
+fn an_update_without_an_answer_is_no_conflict() {
+    let mut assigned = published();
+    assigned.want(attrs(2));
+    assigned.updated(attrs(2), Err(Failure::Unanswered("timed out".to_owned())), NOW);
+    assigned.want(attrs(3));
+    // It was written after all.
+    assigned.read(Ok(Some(assignment(1, Some(attrs(2)), 3))), NOW);
+    assert_eq!(assigned.problem(), None);
+    assert_eq!(assigned.next(NOW), Step::Update { subnets: subnets(1), attrs: attrs(3), held: held(3) });
+    assigned.updated(attrs(3), Err(Failure::Raced), NOW);
+    let Step::Wait(Some(until)) = assigned.next(NOW) else { panic!("{assigned:?}") };
+    assert_eq!(assigned.next(until), Step::ReadAssignment);
+}
+
+#[test]
+fn its_own_write_and_late_views_are_no_news() {
+    let mut assigned = published();
+    assigned.seen(&view(1, 2, Some((attrs(1), 2))), NOW);
+    assigned.seen(&view(1, 1, None), NOW);
+    assigned.seen(&view(2, 9, None), NOW);
+    assert_eq!(assigned.next(NOW), Step::Wait(None));
+}
+
+#[test]
+fn a_store_restored_from_a_backup_is_no_conflict() {
+    let mut assigned = published();
+    assigned.read(Ok(Some(assignment(1, Some(attrs(9)), 1))), NOW);
+    assert_eq!(assigned.problem(), None);
+    assert!(matches!(assigned.next(NOW), Step::Update { .. }));
+}

@@ -1,0 +1,115 @@
+//! The lease of this node, whoever chooses its subnet.
+
+use std::time::Duration;
+
+use super::{Assigned, Claim, Failure, Holding, OwnRecord, Problem, Step};
+use crate::lease::{LeaseAttrs, Subnets};
+use crate::store::{Assignment, Held, Listing};
+
+/// The lease of this node. The caller asks [`OwnLease::next`] what to do, does it, and reports the outcome.
+#[derive(Clone, Debug)]
+pub enum OwnLease {
+    /// The node chooses a free subnet and claims it.
+    Claimed(Claim),
+    /// The store assigns a subnet to the node.
+    Assigned(Assigned),
+}
+
+/// The outcome of a [`Step`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Of [`Step::Wait`]: an input arrived, or the time is over.
+    Waited,
+    /// Of [`Step::List`].
+    Listed(Result<Listing, String>),
+    /// Of [`Step::ReadAssignment`].
+    AssignmentRead(Result<Option<Assignment>, String>),
+    /// Of [`Step::Create`], with the attributes.
+    Created(LeaseAttrs, Result<Held, Failure>),
+    /// Of [`Step::Update`], with the attributes.
+    Updated(LeaseAttrs, Result<Held, Failure>),
+    /// Of [`Step::Renew`].
+    Renewed(Result<Held, Failure>),
+    /// Of [`Step::Delete`].
+    Deleted(Result<(), Failure>),
+}
+
+impl OwnLease {
+    /// Returns the lease that this node holds.
+    #[must_use]
+    pub fn own(&self) -> Option<&Holding> {
+        match self {
+            Self::Claimed(claim) => claim.own(),
+            Self::Assigned(assigned) => assigned.own(),
+        }
+    }
+
+    /// Returns what prevents a healthy lease.
+    #[must_use]
+    pub const fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Claimed(claim) => claim.problem(),
+            Self::Assigned(assigned) => assigned.problem(),
+        }
+    }
+
+    /// Returns a subnet that this node has lost, until it holds a new one: no pod may be started with it.
+    #[must_use]
+    pub const fn lost(&self) -> Option<Subnets> {
+        match self {
+            Self::Claimed(claim) => claim.lost(),
+            Self::Assigned(assigned) => assigned.lost(),
+        }
+    }
+
+    /// Sets the attributes to publish.
+    pub fn want(&mut self, attrs: LeaseAttrs) {
+        match self {
+            Self::Claimed(claim) => claim.want(attrs),
+            Self::Assigned(assigned) => assigned.want(attrs),
+        }
+    }
+
+    /// Returns what to do now.
+    #[must_use]
+    pub fn next(&self, now: Duration) -> Step {
+        match self {
+            Self::Claimed(claim) => claim.next(now),
+            Self::Assigned(assigned) => assigned.next(now),
+        }
+    }
+
+    /// Takes the outcome of a step.
+    pub fn report(&mut self, outcome: Outcome, now: Duration) {
+        match (self, outcome) {
+            (Self::Claimed(claim), Outcome::Listed(Ok(listing))) => claim.listed(&listing, now),
+            (Self::Claimed(claim), Outcome::Listed(Err(reason))) => claim.failed(reason, now),
+            (Self::Claimed(claim), Outcome::Created(attrs, outcome)) => claim.created(attrs, outcome, now),
+            (Self::Claimed(claim), Outcome::Updated(attrs, outcome)) => claim.updated(attrs, outcome, now),
+            (Self::Claimed(claim), Outcome::Renewed(outcome)) => claim.renewed(outcome, now),
+            (Self::Claimed(claim), Outcome::Deleted(outcome)) => claim.deleted(outcome, now),
+            (Self::Assigned(assigned), Outcome::AssignmentRead(outcome)) => assigned.read(outcome, now),
+            (Self::Assigned(assigned), Outcome::Updated(attrs, outcome)) => {
+                assigned.updated(attrs, outcome, now);
+            }
+            // Of steps that this kind of lease never asks for.
+            (Self::Claimed(_) | Self::Assigned(_), _) => {}
+        }
+    }
+
+    /// Takes what the watch shows of our record.
+    pub fn seen(&mut self, view: &OwnRecord, now: Duration) {
+        match self {
+            Self::Claimed(claim) => claim.seen(view, now),
+            Self::Assigned(assigned) => assigned.seen(view, now),
+        }
+    }
+
+    /// Ends a wait: the store has something new.
+    pub fn wake(&mut self, now: Duration) {
+        match self {
+            Self::Claimed(claim) => claim.stir(now),
+            Self::Assigned(assigned) => assigned.wake(now),
+        }
+    }
+}
