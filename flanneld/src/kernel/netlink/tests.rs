@@ -318,3 +318,21 @@ fn supported_kinds_of_link_are_detected() {
         assert_eq!(observe(&mut kernel).await, before);
     });
 }
+
+/// The answer is the entry that decides, or the kernel's error.
+#[test]
+#[ignore = "needs netns"]
+fn the_route_of_a_packet_is_found() {
+    in_namespace(|| async {
+        set_up_host();
+        let mut kernel = NetlinkKernel::open().unwrap();
+        apply_all(&mut kernel, &tunnel()).await;
+        let question =
+            |destination: &str| Question { destination: ip(destination), source: None, input: None };
+        let found = kernel.route(&question("10.42.2.7")).await.unwrap().unwrap();
+        assert_eq!((found.destination, found.protocol), ("10.42.2.0/24".parse().unwrap(), PROTOCOL));
+        assert_eq!(found.hops[0].gateway, Some(ip("10.42.2.0")));
+        let none = kernel.route(&question("203.0.113.9")).await.unwrap().unwrap_err();
+        assert_eq!(none.errno, Errno::ENETUNREACH);
+    });
+}
