@@ -1,5 +1,5 @@
-//! Whatever comes in from outside, the plugins answer: with a result or a JSON error, never with a panic. Inputs are configs on
-//! stdin, results of delegates, `CNI_ARGS`, and the files that are kept between calls.
+//! Property tests: plugins respond to any input with a result or a JSON error, never with a panic. Inputs are configs on stdin,
+//! results of delegates, `CNI_ARGS`, and the files that are kept between calls.
 
 use flannel_core::host_local::Attachment;
 use flannel_core::json::{Object, Value};
@@ -19,7 +19,7 @@ use crate::subnet_env::SubnetEnv;
 use crate::version::Version;
 use crate::{args, delegate, plugin_named};
 
-/// Names that mean something somewhere. Not the directories: tests keep to their own.
+/// Names with a meaning. Not those of directories, because tests use their own.
 const NAMES: [&str; 58] = [
     "cniVersion",
     "name",
@@ -81,7 +81,7 @@ const NAMES: [&str; 58] = [
     "Vlan",
 ];
 
-/// Texts that are something, nearly something, or nothing.
+/// Valid, nearly valid and invalid texts.
 const TEXTS: [&str; 32] = [
     "",
     "1.0.0",
@@ -171,7 +171,7 @@ fn members() -> impl Strategy<Value = Object> {
     })
 }
 
-/// A good text with some bytes changed, left out, or added.
+/// A valid text with some bytes changed, removed or added.
 fn damaged(good: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
     let changes = vec((any::<prop::sample::Index>(), 0..4u8, any::<u8>()), 0..6);
     (proptest::sample::select(good), changes).prop_map(|(good, changes)| {
@@ -212,13 +212,13 @@ const ENVS: [&str; 2] = [
 
 const ARGS: [&str; 2] = ["IgnoreUnknown=1;K8S_POD_NAME=x;IP=10.1.2.3;MAC=0a:00:00:00:00:01", "IP=10.1.2.3"];
 
-/// Nothing of the host is touched by an operation with this environment and this directory.
+/// Runs an operation whose environment and directory do not affect the host.
 fn run(program: &str, command: &str, mut config: Object, args: &str, directory: &Path) -> Outcome {
     let path = |name: &str| directory.join(name).display().to_string();
     let text = |object: &Object, name: &str| {
         object.field(name).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
-    // A network of nobody else.
+    // A unique network.
     let name = format!("fuzz{}", text(&config, "name"));
     let ipam = config.field("ipam").cloned();
     let forced = |key: &str| matches!(key.to_lowercase().as_str(), "name" | "ipam");
@@ -294,7 +294,7 @@ proptest! {
         if let Ok(conf) = NetConf::parse(&config) {
             prop_assert_eq!(&conf.name, &lenient.name);
             if let Ok(delegate) = delegate::netconf(&conf, &env) {
-                // What is saved reads back, and a repeated read is the same.
+                // A saved config parses to the same config.
                 let text = Value::Object(delegate).to_compact();
                 prop_assert_eq!(Value::parse(text.as_bytes()).unwrap().to_compact(), text);
             }
@@ -314,7 +314,7 @@ proptest! {
             for version in Version::ALL {
                 let _ = result.to_value(version).map(|value| value.to_pretty());
             }
-            // What we print is read as the same.
+            // A printed result parses to the same result.
             let printed = result.to_value(Version::NEWEST).unwrap().to_compact();
             prop_assert_eq!(CniResult::parse(printed.as_bytes(), "").unwrap(), normal(result));
         }
@@ -338,7 +338,7 @@ proptest! {
         }
     }
 
-    /// Whatever lies in the directory: an address is given to one container only, and DEL takes back no other's.
+    /// Whatever the directory contains: an address is allocated to one container only, and DEL only releases its own.
     #[test]
     fn any_address_files_are_tolerated(
         files in vec((file_name(), content()), 0..12),
@@ -375,7 +375,7 @@ proptest! {
             prop_assert!(!files.iter().any(|(name, _)| *name == ip), "{}", ip);
             prop_assert!(host_local::check(&request).is_ok());
         }
-        // Files of the container alone go only where it has none of its own: with the second DEL.
+        // Files in the old form, of the container alone, are only removed if it has no others: by the second DEL.
         for _ in 0..2 {
             prop_assert!(host_local::del(&request).is_ok());
         }
@@ -420,7 +420,7 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// As a result is after it was printed: an empty list is none.
+/// Returns a result as it is after printing: an empty list is absent.
 fn normal(mut result: CniResult) -> CniResult {
     for list in [&mut result.dns.nameservers, &mut result.dns.search, &mut result.dns.options] {
         *list = list.take().filter(|list| !list.is_empty());

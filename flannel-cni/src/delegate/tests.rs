@@ -116,7 +116,7 @@ fn versions_and_names_within_the_delegate() {
     let text = r#"{"name":"n","delegate":{"cniVersion":"1.0.0","Type":"macvlan"}}"#;
     let netconf = netconf(&conf(text), &env_v4()).unwrap();
     assert_eq!(netconf.get("cniVersion"), Some(&Value::from("1.0.0")));
-    // Both are there, and the delegate takes the later one.
+    // Both exist, and the delegate uses the later one.
     assert_eq!(netconf.text("type"), "bridge");
     assert_eq!(netconf.get("Type"), Some(&Value::from("macvlan")));
 }
@@ -147,7 +147,7 @@ fn unusable_sections_are_named() {
     ] {
         let conf = conf(&format!(r#"{{"name":"n",{text}}}"#));
         assert_eq!(chain(&netconf(&conf, &env_v4()).unwrap_err()), error);
-        // Nothing of it keeps a DEL from cleaning up.
+        // None of it prevents a DEL from cleaning up.
         assert_eq!(netconf_for_cleaning(&conf, Some(&env_v4())).text("type"), "bridge");
     }
 }

@@ -46,7 +46,7 @@ fn two_interfaces_of_a_container_keep_their_configs() {
     assert_eq!(text(&scratch, "eth0").as_deref(), Some("one"));
     assert_eq!(text(&scratch, "net1").as_deref(), Some("two"));
     scratch.remove(&attachment("net1")).unwrap();
-    // What is left is what a Go flannel would need now.
+    // What is left is what Go flannel would need now.
     assert_eq!(fs::read(directory.path().join("cid1")).unwrap(), b"one");
     assert_eq!(text(&scratch, "net1"), None, "the file of the container is that of eth0");
     scratch.remove(&attachment("eth0")).unwrap();

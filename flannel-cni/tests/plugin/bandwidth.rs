@@ -1,4 +1,4 @@
-//! Our bandwidth and Debian's Go one: the same disciplines, and limits that hold.
+//! Compares bandwidth with Debian's Go plugin: the same disciplines, and limits that work.
 
 use flannel_core::json::Value;
 use std::fs;
@@ -11,7 +11,7 @@ const IFB: &str = "bwpeaea36d9a8fa";
 const LIMITS: &str =
     r#","ingressRate":2000000,"ingressBurst":800000,"egressRate":1000000,"egressBurst":80000"#;
 
-/// A pod with an interface, and what its ADD answered.
+/// A pod with an interface, and the result of its ADD.
 struct Pod {
     node: Node,
     netns: Netns,
@@ -21,7 +21,7 @@ struct Pod {
 impl Pod {
     fn new() -> Self {
         let (node, netns) = (Node::new(), Netns::new("pod"));
-        let result = node.run(Plugins::Ours, "ADD", "a", &netns, &node.config("")).unwrap();
+        let result = node.run(Plugins::Flannel, "ADD", "a", &netns, &node.config("")).unwrap();
         let result = Value::parse(result.as_bytes()).unwrap().to_compact();
         Self { node, netns, result }
     }
@@ -39,7 +39,7 @@ impl Pod {
         text.split([':', '@']).nth(1).unwrap().trim().to_owned()
     }
 
-    /// Disciplines and filters on the host, without what is random.
+    /// Returns disciplines and filters on the host, without random values.
     fn limits(&self) -> String {
         let veth = self.veth();
         let mut text = self.node.netns.sh(&["tc", "qdisc", "show"]);
@@ -62,7 +62,7 @@ impl Pod {
         lines.join("\n")
     }
 
-    /// Nothing limits the pod.
+    /// Asserts that the pod has no limits.
     fn assert_free(&self) {
         let text = self.node.netns.sh(&["tc", "qdisc", "show"]) + &self.node.netns.sh(&["ip", "-o", "link"]);
         assert!(!text.contains("tbf") && !text.contains("ingress") && !text.contains("bwp"), "{text}");
@@ -72,7 +72,7 @@ impl Pod {
 #[test]
 #[ignore = "needs netns"]
 fn the_disciplines_are_those_of_go() {
-    let [(go, go_result), (ours, our_result)] = [Plugins::Go, Plugins::Ours].map(|plugins| {
+    let [(go, go_result), (ours, our_result)] = [Plugins::Go, Plugins::Flannel].map(|plugins| {
         let pod = Pod::new();
         let result = pod.run(plugins, "ADD", LIMITS).unwrap();
         let interfaces = Value::parse(result.as_bytes()).unwrap();
@@ -90,15 +90,17 @@ fn the_disciplines_are_those_of_go() {
 #[test]
 #[ignore = "needs netns"]
 fn each_checks_and_deletes_what_the_other_limited() {
-    for (adder, other) in
-        [(Plugins::Go, Plugins::Ours), (Plugins::Ours, Plugins::Go), (Plugins::Ours, Plugins::Ours)]
-    {
+    for (adder, other) in [
+        (Plugins::Go, Plugins::Flannel),
+        (Plugins::Flannel, Plugins::Go),
+        (Plugins::Flannel, Plugins::Flannel),
+    ] {
         let pod = Pod::new();
         pod.run(adder, "ADD", LIMITS).unwrap();
         pod.run(other, "CHECK", LIMITS).unwrap();
         let error = pod.run(other, "CHECK", &LIMITS.replace("1000000", "3000000")).unwrap_err();
         assert!(!error.is_empty());
-        if other == Plugins::Ours {
+        if other == Plugins::Flannel {
             assert!(error.contains("is limited to TokenBucket { rate: 125000"), "{error}");
             pod.node.netns.sh(&["tc", "qdisc", "del", "dev", &pod.veth(), "ingress"]);
             let error = pod.run(other, "CHECK", LIMITS).unwrap_err();
@@ -115,7 +117,7 @@ fn each_checks_and_deletes_what_the_other_limited() {
     }
 }
 
-/// Percent of packets that got lost. Packets of 1400 bytes, all at once.
+/// Returns the percentage of lost packets, sending packets of 1400 bytes all at once.
 fn loss(from: &Netns, to: &str) -> f64 {
     let script = format!("ping -q -n -s 1372 -c 60 -l 60 -W 2 {to} || true");
     let text = from.sh(&["sh", "-c", &script]);
@@ -128,10 +130,10 @@ fn loss(from: &Netns, to: &str) -> f64 {
 fn the_limits_hold() {
     let pod = Pod::new();
     assert!(loss(&pod.netns, "10.244.1.1") < 5.0);
-    // 8000 bytes a second and 3000 at once: two packets pass.
+    // 8000 bytes a second with a burst of 3000: two packets pass.
     let slow = |direction: &str| format!(r#","{direction}Rate":64000,"{direction}Burst":24000"#);
     for (direction, link) in [("ingress", pod.veth()), ("egress", IFB.to_owned())] {
-        pod.run(Plugins::Ours, "ADD", &slow(direction)).unwrap();
+        pod.run(Plugins::Flannel, "ADD", &slow(direction)).unwrap();
         assert!(loss(&pod.netns, "10.244.1.1") > 50.0, "{direction}");
         let statistics = pod.node.netns.sh(&["tc", "-s", "qdisc", "show", "dev", &link]);
         assert!(statistics.contains("rate 64Kbit burst 3000b"), "{statistics}");
@@ -141,8 +143,8 @@ fn the_limits_hold() {
             pod.node.netns.sh(&["tc", "qdisc", "del", "dev", &link, "root"]);
         }
     }
-    pod.run(Plugins::Ours, "DEL", "").unwrap();
-    // Without the IFB, what leads to it must not swallow packets of a pod that stays.
+    pod.run(Plugins::Flannel, "DEL", "").unwrap();
+    // Without the IFB, the redirection must not drop packets of a pod that is kept.
     pod.node.netns.sh(&["tc", "qdisc", "del", "dev", &pod.veth(), "ingress"]);
     assert!(loss(&pod.netns, "10.244.1.1") < 5.0);
 }
@@ -153,23 +155,23 @@ fn an_add_may_be_repeated_with_other_limits() {
     let pod = Pod::new();
     for (rate, shown) in [("2000000", "rate 2Mbit"), ("4000000", "rate 4Mbit"), ("2000000", "rate 2Mbit")] {
         let limits = LIMITS.replace("2000000", rate);
-        let result = pod.run(Plugins::Ours, "ADD", &limits).unwrap();
+        let result = pod.run(Plugins::Flannel, "ADD", &limits).unwrap();
         assert_eq!(result.matches(IFB).count(), 1, "{result}");
         assert!(pod.limits().contains(shown), "{}", pod.limits());
-        pod.run(Plugins::Ours, "CHECK", &limits).unwrap();
+        pod.run(Plugins::Flannel, "CHECK", &limits).unwrap();
     }
     let filters = pod.node.netns.sh(&["tc", "filter", "show", "dev", &pod.veth(), "ingress"]);
     assert_eq!(filters.matches("Egress Redirect").count(), 1, "{filters}");
 }
 
-/// Runtimes mean "no limit of bursts" by the largest number.
+/// Runtimes send the largest number for an unlimited burst.
 #[test]
 #[ignore = "needs netns"]
 fn an_unlimited_burst_is_the_largest_one() {
     let pod = Pod::new();
     let limits = r#","runtimeConfig":{"bandwidth":{"ingressRate":1000000,"ingressBurst":4294967295}}"#;
-    pod.run(Plugins::Ours, "ADD", limits).unwrap();
-    pod.run(Plugins::Ours, "CHECK", limits).unwrap();
+    pod.run(Plugins::Flannel, "ADD", limits).unwrap();
+    pod.run(Plugins::Flannel, "CHECK", limits).unwrap();
     // 4.29 seconds of 125000 bytes: as long as the kernel can count.
     assert!(pod.limits().contains("rate 1Mbit burst 536870b"), "{}", pod.limits());
 }
@@ -178,24 +180,24 @@ fn an_unlimited_burst_is_the_largest_one() {
 #[ignore = "needs netns"]
 fn an_add_that_fails_leaves_no_limit() {
     let pod = Pod::new();
-    let ours = |members: &str| pod.run(Plugins::Ours, "ADD", members).unwrap_err();
+    let ours = |members: &str| pod.run(Plugins::Flannel, "ADD", members).unwrap_err();
     assert!(ours(r#","ingressRate":1000"#).contains("if rate is set, burst must also be set"));
-    // Something else has its name.
+    // Another link has its name.
     pod.node.netns.sh(&["ip", "link", "add", IFB, "type", "bridge"]);
     pod.node.netns.sh(&["ip", "link", "del", IFB]);
-    // The kernel refuses a burst of no ticks, after the IFB has been made.
+    // The kernel rejects a burst of no ticks, after the IFB has been created.
     let tiny = r#","ingressRate":8000000,"ingressBurst":800000,"egressRate":80000000000000,"egressBurst":8"#;
     let error = ours(tiny);
     assert!(error.contains(&format!("failed to limit {IFB}: could not set a token bucket")), "{error}");
     pod.assert_free();
-    // Nothing to limit: what came in goes out.
-    let result = pod.run(Plugins::Ours, "ADD", "").unwrap();
+    // No limits: the result is unchanged.
+    let result = pod.run(Plugins::Flannel, "ADD", "").unwrap();
     assert_eq!(Value::parse(result.as_bytes()).unwrap().to_compact(), pod.result);
     let none =
         r#"{"cniVersion":"0.4.0","name":"cbr0","type":"bandwidth","ingressRate":8000,"ingressBurst":8000}"#;
     let path = pod.netns.path();
     for config in [none.to_owned(), none.replace(r#","ingressRate":8000,"ingressBurst":8000"#, "")] {
-        let error = pod.node.run_as(Plugins::Ours, "bandwidth", "ADD", "a", &path, &config).unwrap_err();
+        let error = pod.node.run_as(Plugins::Flannel, "bandwidth", "ADD", "a", &path, &config).unwrap_err();
         assert!(error.contains("must be called as chained plugin"), "{error}");
     }
     pod.assert_free();
@@ -205,13 +207,13 @@ fn an_add_that_fails_leaves_no_limit() {
 #[ignore = "needs netns"]
 fn gc_removes_unused_ifbs() {
     let pod = Pod::new();
-    pod.run(Plugins::Ours, "ADD", LIMITS).unwrap();
-    // Of a container whose namespace, and with it the veth, is gone; and one that is no IFB of ours.
+    pod.run(Plugins::Flannel, "ADD", LIMITS).unwrap();
+    // One of a container whose namespace and veth no longer exist; and an unmanaged IFB.
     pod.node.netns.sh(&["ip", "link", "add", "bwp0123456789ab", "type", "ifb"]);
     pod.node.netns.sh(&["ip", "link", "add", "bwpmine", "type", "ifb"]);
     let gc = |list: &str| {
         let config = format!(r#"{{"cniVersion":"1.1.0","name":"cbr0","type":"bandwidth"{list}}}"#);
-        pod.node.run_as(Plugins::Ours, "bandwidth", "GC", "", "", &config).unwrap();
+        pod.node.run_as(Plugins::Flannel, "bandwidth", "GC", "", "", &config).unwrap();
         pod.node.netns.sh(&["ip", "-o", "link", "show", "type", "ifb"])
     };
     assert_eq!(gc("").lines().count(), 3);
@@ -220,7 +222,7 @@ fn gc_removes_unused_ifbs() {
         !links.contains("bwp0123456789ab") && links.contains("bwpmine") && links.contains(IFB),
         "{links}"
     );
-    // The pod goes; nothing leads to its IFB any more.
+    // Without the pod nothing is redirected to its IFB.
     fs::remove_dir_all(pod.node.path("networks")).unwrap();
     pod.node.netns.sh(&["ip", "link", "del", &pod.veth()]);
     let valid = r#","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]"#;

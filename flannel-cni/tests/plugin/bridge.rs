@@ -1,20 +1,20 @@
-//! Our bridge and loopback and Debian's Go ones: the same state in the kernel, and each deletes what the other added.
+//! Compares bridge and loopback with Debian's Go plugins: the same state in the kernel, and each deletes what the other added.
 
 use flannel_core::json::Value;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::support::{Call, GO_PLUGINS, Netns, ours};
+use crate::support::{Call, GO_PLUGINS, Netns, plugin};
 
 /// Plugins: a directory of programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plugins {
     Go,
-    Ours,
+    Flannel,
 }
 
-/// A node with a directory of our plugins under their names.
+/// A node with a directory of the plugins under their names.
 pub(crate) struct Node {
     pub(crate) netns: Netns,
     directory: tempfile::TempDir,
@@ -25,7 +25,7 @@ impl Node {
         let node = Self { netns: Netns::new("node"), directory: tempfile::tempdir().unwrap() };
         fs::create_dir(node.path("bin")).unwrap();
         for name in ["bandwidth", "bridge", "host-local", "loopback"] {
-            std::os::unix::fs::symlink(ours(), node.path("bin").join(name)).unwrap();
+            std::os::unix::fs::symlink(plugin(), node.path("bin").join(name)).unwrap();
         }
         // A new namespace has the setting of the host, which may be on.
         node.netns.sh(&["sysctl", "-q", "-w", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0"]);
@@ -60,7 +60,7 @@ impl Node {
     ) -> Result<String, String> {
         let bin = match plugins {
             Plugins::Go => GO_PLUGINS.to_owned(),
-            Plugins::Ours => self.path("bin").display().to_string(),
+            Plugins::Flannel => self.path("bin").display().to_string(),
         };
         Call {
             program: &format!("{bin}/{program}"),
@@ -87,7 +87,7 @@ impl Node {
         self.run_as(plugins, "bridge", command, id, &pod.path(), config)
     }
 
-    /// Links of the host that are ports, and addresses in use.
+    /// Returns ports on the host and addresses in use.
     pub(crate) fn leftovers(&self) -> String {
         let ports = self.netns.sh(&["ip", "-o", "link", "show", "type", "veth"]);
         let files = fs::read_dir(self.path("networks/cbr0")).unwrap();
@@ -96,7 +96,7 @@ impl Node {
         format!("{ports}{}", addresses.join(" "))
     }
 
-    /// The state of host and pod, with what is random left out.
+    /// Returns the state of host and pod, without random values.
     fn state(&self, pod: &Netns) -> String {
         let host = [
             &["ip", "-d", "-o", "addr", "show", "dev", "cni0"][..],
@@ -125,8 +125,8 @@ impl Node {
     }
 }
 
-/// Leaves out hardware and link-local addresses, random names, timers; what differs between versions of Go's plugin (the
-/// queue of the container's end); and what only we set (addresses without duplicate detection, usable at once).
+/// Removes hardware and link-local addresses, random names and timers; differences between versions of Go's plugin (the queue of
+/// the container's end); and what only flannel sets (addresses without duplicate address detection).
 pub(crate) fn without_chance(text: &str) -> String {
     let mut lines = Vec::new();
     for line in text.lines().filter(|line| !line.contains("fe80::")) {
@@ -150,14 +150,14 @@ pub(crate) fn without_chance(text: &str) -> String {
 #[ignore = "needs netns"]
 fn the_state_is_that_of_go() {
     for members in ["", r#","isDefaultGateway":false"#, r#","hairpinMode":false,"mtu":0"#] {
-        let [(go, go_result), (ours, our_result)] = [Plugins::Go, Plugins::Ours].map(|plugins| {
+        let [(go, go_result), (ours, our_result)] = [Plugins::Go, Plugins::Flannel].map(|plugins| {
             let (node, pod) = (Node::new(), Netns::new("pod"));
             let result = node.run(plugins, "ADD", "a", &pod, &node.config(members)).unwrap();
             let state = node.state(&pod);
             let value = Value::parse(result.replace(&pod.path(), "POD").as_bytes()).unwrap();
             (state, without_chance(&value.to_pretty().replace(['"', ','], " ")))
         });
-        // Numbers of links differ with what else a namespace has seen.
+        // Link indexes depend on earlier links in the namespace.
         assert_eq!(ours, go, "{members}");
         assert_eq!(our_result, go_result, "{members}");
     }
@@ -166,16 +166,18 @@ fn the_state_is_that_of_go() {
 #[test]
 #[ignore = "needs netns"]
 fn each_checks_and_deletes_what_the_other_added() {
-    for (adder, other) in
-        [(Plugins::Go, Plugins::Ours), (Plugins::Ours, Plugins::Go), (Plugins::Ours, Plugins::Ours)]
-    {
+    for (adder, other) in [
+        (Plugins::Go, Plugins::Flannel),
+        (Plugins::Flannel, Plugins::Go),
+        (Plugins::Flannel, Plugins::Flannel),
+    ] {
         let (node, pod) = (Node::new(), Netns::new("pod"));
         let config = node.config("");
         let result = node.run(adder, "ADD", "a", &pod, &config).unwrap();
         let result = Value::parse(result.as_bytes()).unwrap().to_compact();
         let with_result = node.config(&format!(r#","prevResult":{result}"#));
         // Go's CHECK of this age does not find a route that got its gateway from the address.
-        if other == Plugins::Ours {
+        if other == Plugins::Flannel {
             node.run(other, "CHECK", "a", &pod, &with_result).unwrap();
             pod.sh(&["ip", "route", "del", "default"]);
             let error = node.run(other, "CHECK", "a", &pod, &with_result).unwrap_err();
@@ -196,9 +198,9 @@ fn pods_of_both_reach_each_other_at_once() {
     let config = node.config("");
     let pods: Vec<_> = (0..4).map(|_| Netns::new("pod")).collect();
     for (at, pod) in pods.iter().enumerate() {
-        let plugins = if at.is_multiple_of(2) { Plugins::Ours } else { Plugins::Go };
+        let plugins = if at.is_multiple_of(2) { Plugins::Flannel } else { Plugins::Go };
         node.run(plugins, "ADD", &format!("p{at}"), pod, &config).unwrap();
-        // The gateway answers to the first packet, also over IPv6.
+        // The gateway replies to the first packet, also over IPv6.
         for gateway in ["10.244.1.1", "2001:cafe:42:1::1"] {
             pod.sh(&["ping", "-c1", "-W5", gateway]);
         }
@@ -230,7 +232,7 @@ fn del_works_in_any_state() {
     for (at, damage) in damages.iter().enumerate() {
         let pod = Netns::new("pod");
         let id = format!("p{at}");
-        node.run(Plugins::Ours, "ADD", &id, &pod, &config).unwrap();
+        node.run(Plugins::Flannel, "ADD", &id, &pod, &config).unwrap();
         let mut path = pod.path();
         match *damage {
             "link" => drop(pod.sh(&["ip", "link", "del", "eth0"])),
@@ -252,31 +254,31 @@ fn del_works_in_any_state() {
             "tables" => drop(node.netns.sh(&["nft", "flush", "ruleset"])),
             "bridge" => drop(node.netns.sh(&["ip", "link", "del", "cni0"])),
             _ => {
-                node.run(Plugins::Ours, "DEL", &id, &pod, &config).unwrap();
+                node.run(Plugins::Flannel, "DEL", &id, &pod, &config).unwrap();
             }
         }
         for _ in 0..2 {
-            node.run_as(Plugins::Ours, "bridge", "DEL", &id, &path, &config).unwrap();
+            node.run_as(Plugins::Flannel, "bridge", "DEL", &id, &path, &config).unwrap();
         }
         let rules = node.netns.sh(&["nft", "list", "ruleset"]);
         assert!(!rules.contains("-eth0") && !rules.contains("if: eth0"), "{damage}: {rules}");
     }
     fs::create_dir_all(node.path("networks/cbr0")).unwrap();
-    // A link goes with its namespace, which the kernel clears away in the background.
+    // The kernel deletes the namespace with its links in the background.
     let deadline = Instant::now() + Duration::from_secs(60);
     while !node.leftovers().is_empty() {
         assert!(Instant::now() < deadline, "{}", node.leftovers());
     }
 }
 
-/// A default route without a gateway is the one that isDefaultGateway asks for.
+/// A default route without a gateway is that of isDefaultGateway.
 #[test]
 #[ignore = "needs netns"]
 fn a_default_route_of_the_config_is_not_set_twice() {
     let (node, pod) = (Node::new(), Netns::new("pod"));
     let config =
         node.config("").replace(r#"{"dst":"10.244.0.0/16"}"#, r#"{"dst":"0.0.0.0/0"},{"dst":"::/0"}"#);
-    let result = node.run(Plugins::Ours, "ADD", "a", &pod, &config).unwrap();
+    let result = node.run(Plugins::Flannel, "ADD", "a", &pod, &config).unwrap();
     assert_eq!(result.matches("0.0.0.0/0").count(), 1, "{result}");
     for family in ["-4", "-6"] {
         let routes = pod.sh(&["ip", family, "route", "show", "default"]);
@@ -285,7 +287,7 @@ fn a_default_route_of_the_config_is_not_set_twice() {
     pod.sh(&["ping", "-c1", "-W5", "10.244.1.1"]);
 }
 
-/// Power was lost before the content of files was on disk: Go's plugin loses these addresses for ever.
+/// After a power loss before the content of files was on disk, Go's plugin never releases these addresses.
 #[test]
 #[ignore = "needs netns"]
 fn addresses_are_released_after_a_power_loss() {
@@ -300,13 +302,13 @@ fn addresses_are_released_after_a_power_loss() {
     fs::write(store.join("last_reserved_ip.0"), "").unwrap();
     node.run(Plugins::Go, "ADD", "a", &pod, &config).unwrap_err();
     pod.sh(&["sh", "-c", "ip link del eth0 2>/dev/null || true"]);
-    let result = node.run(Plugins::Ours, "ADD", "a", &pod, &config).unwrap();
+    let result = node.run(Plugins::Flannel, "ADD", "a", &pod, &config).unwrap();
     assert!(result.contains("10.244.1.2/29"), "{result}");
-    // A file that was emptied a moment ago may be of an ADD that is going on.
+    // A recent empty file may belong to an ADD in progress.
     for last in 3..=6 {
         fs::write(store.join(format!("10.244.1.{last}")), "").unwrap();
     }
-    let error = node.run(Plugins::Ours, "ADD", "b", &Netns::new("other"), &config).unwrap_err();
+    let error = node.run(Plugins::Flannel, "ADD", "b", &Netns::new("other"), &config).unwrap_err();
     assert!(error.contains("no IP addresses available in range set"), "{error}");
 }
 
@@ -315,37 +317,37 @@ fn addresses_are_released_after_a_power_loss() {
 fn an_add_that_fails_leaves_nothing() {
     let node = Node::new();
     let pod = Netns::new("pod");
-    node.run(Plugins::Ours, "ADD", "a", &pod, &node.config("")).unwrap();
+    node.run(Plugins::Flannel, "ADD", "a", &pod, &node.config("")).unwrap();
     let before = node.leftovers();
     let other = Netns::new("other");
-    // The interface is there already: what stands is untouched.
-    let error = node.run(Plugins::Ours, "ADD", "b", &pod, &node.config("")).unwrap_err();
+    // The interface exists already and is not changed.
+    let error = node.run(Plugins::Flannel, "ADD", "b", &pod, &node.config("")).unwrap_err();
     assert!(error.contains("container veth name (\\\"eth0\\\") peer provided"), "{error}");
-    // No address left, after the pair was made.
+    // No free address, after the pair was created.
     let full = node.config("").replace("10.244.1.0/24", "10.244.1.0/30");
-    let error = node.run(Plugins::Ours, "ADD", "c", &other, &full).unwrap_err();
+    let error = node.run(Plugins::Flannel, "ADD", "c", &other, &full).unwrap_err();
     assert!(error.contains("no IP addresses available in range set: 10.244.1.1-10.244.1.2"), "{error}");
-    // A route that the kernel refuses, after the addresses were set.
+    // A route that the kernel rejects, after the addresses were set.
     let bad =
         node.config("").replace(r#"{"dst":"10.244.0.0/16"}"#, r#"{"dst":"10.9.0.0/16","gw":"10.8.0.1"}"#);
-    let error = node.run(Plugins::Ours, "ADD", "d", &other, &bad).unwrap_err();
+    let error = node.run(Plugins::Flannel, "ADD", "d", &other, &bad).unwrap_err();
     assert!(error.contains("failed to add route '10.9.0.0/16 via 10.8.0.1 dev eth0'"), "{error}");
-    // The bridge has another address, which shows at last.
+    // The bridge has another address, which is detected last.
     node.netns.sh(&["ip", "addr", "flush", "dev", "cni0", "scope", "global"]);
     node.netns.sh(&["ip", "addr", "add", "10.7.0.1/24", "dev", "cni0"]);
-    let error = node.run(Plugins::Ours, "ADD", "e", &other, &node.config("")).unwrap_err();
+    let error = node.run(Plugins::Flannel, "ADD", "e", &other, &node.config("")).unwrap_err();
     assert!(error.contains("already has an IP address different from 10.244.1.1/24"), "{error}");
     assert_eq!(node.leftovers(), before);
     assert!(!other.sh(&["ip", "-o", "link"]).contains("eth0"));
     let force = node.config(r#","forceAddress":true"#);
-    node.run(Plugins::Ours, "ADD", "f", &other, &force).unwrap();
+    node.run(Plugins::Flannel, "ADD", "f", &other, &force).unwrap();
     assert!(!node.netns.sh(&["ip", "addr", "show", "dev", "cni0"]).contains("10.7.0.1"));
-    // What is not a bridge, and keys that are not done here.
+    // A link that is not a bridge, and unsupported keys.
     let error = node
-        .run(Plugins::Ours, "ADD", "g", &Netns::new("third"), &node.config(r#","bridge":"lo""#))
+        .run(Plugins::Flannel, "ADD", "g", &Netns::new("third"), &node.config(r#","bridge":"lo""#))
         .unwrap_err();
     assert!(error.contains("\\\"lo\\\" already exists but is not a bridge"), "{error}");
-    let error = node.run(Plugins::Ours, "ADD", "g", &other, &node.config(r#","uplink":"x""#)).unwrap_err();
+    let error = node.run(Plugins::Flannel, "ADD", "g", &other, &node.config(r#","uplink":"x""#)).unwrap_err();
     assert!(error.contains("\"code\": 2") && error.contains("uplink"), "{error}");
 }
 
@@ -360,11 +362,11 @@ fn the_bridge_keeps_its_hardware_address() {
     let pods: Vec<_> = (0..4).map(|_| Netns::new("pod")).collect();
     let mut first = None;
     for (at, pod) in pods.iter().enumerate() {
-        node.run(Plugins::Ours, "ADD", &format!("p{at}"), pod, &node.config("")).unwrap();
+        node.run(Plugins::Flannel, "ADD", &format!("p{at}"), pod, &node.config("")).unwrap();
         assert_eq!(*first.get_or_insert_with(mac), mac());
     }
     for (at, pod) in pods.iter().enumerate() {
-        node.run(Plugins::Ours, "DEL", &format!("p{at}"), pod, &node.config("")).unwrap();
+        node.run(Plugins::Flannel, "DEL", &format!("p{at}"), pod, &node.config("")).unwrap();
         assert_eq!(first, Some(mac()));
     }
 }
@@ -375,7 +377,7 @@ fn a_bridge_without_addresses_connects_pods() {
     let node = Node::new();
     let pod = Netns::new("pod");
     let config = r#"{"cniVersion":"1.0.0","name":"l2","type":"bridge","bridge":"br2"}"#;
-    let result = node.run(Plugins::Ours, "ADD", "a", &pod, config).unwrap();
+    let result = node.run(Plugins::Flannel, "ADD", "a", &pod, config).unwrap();
     let value = Value::parse(result.as_bytes()).unwrap();
     let object = value.as_object().unwrap();
     assert_eq!(object.get("interfaces").and_then(Value::as_array).unwrap().len(), 3);
@@ -383,9 +385,9 @@ fn a_bridge_without_addresses_connects_pods() {
     assert!(pod.sh(&["ip", "-o", "link", "show", "dev", "eth0"]).contains("UP"));
     let check = config
         .replace(r#""bridge":"br2""#, &format!(r#""bridge":"br2","prevResult":{}"#, value.to_compact()));
-    node.run(Plugins::Ours, "CHECK", "a", &pod, &check).unwrap();
-    node.run(Plugins::Ours, "DEL", "a", &pod, config).unwrap();
-    let error = node.run(Plugins::Ours, "CHECK", "a", &pod, &check).unwrap_err();
+    node.run(Plugins::Flannel, "CHECK", "a", &pod, &check).unwrap();
+    node.run(Plugins::Flannel, "DEL", "a", &pod, config).unwrap();
+    let error = node.run(Plugins::Flannel, "CHECK", "a", &pod, &check).unwrap_err();
     assert!(error.contains("interface \\\"eth0\\\" is missing"), "{error}");
 }
 
@@ -397,22 +399,22 @@ fn loopback_is_set_up_and_down() {
         let pod = Netns::new("pod");
         let config = format!(r#"{{"cniVersion":"{version}","name":"cni-loopback","type":"loopback"}}"#);
         let run = |plugins, command| node.run_as(plugins, "loopback", command, "a", &pod.path(), &config);
-        let result = run(Plugins::Ours, "ADD").unwrap();
+        let result = run(Plugins::Flannel, "ADD").unwrap();
         assert!(result.contains("127.0.0.1/8") && result.contains("::1/128"), "{result}");
         assert_eq!(result.contains("\"sandbox\""), version != "0.2.0", "{result}");
         assert_eq!(result.contains("\"version\": \"4\""), version == "0.3.1", "{result}");
         if version == "1.0.0" {
-            run(Plugins::Ours, "CHECK").unwrap();
+            run(Plugins::Flannel, "CHECK").unwrap();
             run(Plugins::Go, "CHECK").unwrap();
         }
-        run(Plugins::Ours, "DEL").unwrap();
+        run(Plugins::Flannel, "DEL").unwrap();
         if version == "1.0.0" {
-            let error = run(Plugins::Ours, "CHECK").unwrap_err();
+            let error = run(Plugins::Flannel, "CHECK").unwrap_err();
             assert!(error.contains("loopback interface is down"), "{error}");
         }
         run(Plugins::Go, "ADD").unwrap();
-        run(Plugins::Ours, "DEL").unwrap();
+        run(Plugins::Flannel, "DEL").unwrap();
         assert!(!pod.sh(&["ip", "-o", "link", "show", "dev", "lo"]).contains(",UP"));
-        node.run_as(Plugins::Ours, "loopback", "DEL", "a", "/nowhere", &config).unwrap();
+        node.run_as(Plugins::Flannel, "loopback", "DEL", "a", "/nowhere", &config).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Every pair of ours and Go's, over IPv4, IPv6 and both: what one adds, the other checks and deletes.
+//! Every plugin paired with Go's, over IPv4, IPv6 and both: what one adds, the other checks and deletes.
 
 use flannel_core::json::Value;
 use std::fs;
@@ -6,7 +6,7 @@ use std::fs;
 use crate::bridge::{Node, Plugins};
 use crate::support::Netns;
 
-const BOTH: [Plugins; 2] = [Plugins::Go, Plugins::Ours];
+const BOTH: [Plugins; 2] = [Plugins::Go, Plugins::Flannel];
 const V4: &str = r#"[{"subnet":"10.244.1.0/24"}]"#;
 const V6: &str = r#"[{"subnet":"2001:cafe:42:1::/64"}]"#;
 
@@ -49,7 +49,7 @@ fn bridge_over_each_family() {
                 let text = format!("{adder:?} {other:?} {ranges}");
                 assert_eq!(addresses(&node), [""; 0], "{text}");
                 assert!(!pod.sh(&["ip", "-o", "link"]).contains("eth0"), "{text}");
-                // And the other way round on the same bridge and directory.
+                // And vice versa on the same bridge and directory.
                 node.run(other, "ADD", "b", &pod, &plain).unwrap();
                 node.run(adder, "DEL", "b", &pod, &plain).unwrap();
                 assert_eq!(addresses(&node), [""; 0], "{text}");
@@ -107,8 +107,8 @@ fn loopback_of_each() {
     }
 }
 
-/// The first pods of a node come at once, of both plugins, while the node gets another subnet: one bridge with one address of
-/// its own, and every pod reaches its gateway.
+/// The first pods of a node are added at the same time, by both plugins, while the node gets another subnet: there is one bridge
+/// with one hardware address, and every pod reaches its gateway.
 #[test]
 #[ignore = "needs netns"]
 fn first_pods_at_the_same_time() {
@@ -124,7 +124,7 @@ fn first_pods_at_the_same_time() {
     let (old, new) = (of_subnet(1), of_subnet(9));
     let add = |at: usize| {
         let config = if at.is_multiple_of(2) { &old } else { &new };
-        node.run(Plugins::Ours, "ADD", &format!("p{at}"), &pods[at], config)
+        node.run(Plugins::Flannel, "ADD", &format!("p{at}"), &pods[at], config)
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..pods.len()).map(|at| scope.spawn(move || add(at))).collect();
@@ -144,12 +144,12 @@ fn first_pods_at_the_same_time() {
     }
     for (at, pod) in pods.iter().enumerate() {
         let config = if at.is_multiple_of(2) { &old } else { &new };
-        node.run(Plugins::Ours, "DEL", &format!("p{at}"), pod, config).unwrap();
+        node.run(Plugins::Flannel, "DEL", &format!("p{at}"), pod, config).unwrap();
     }
     assert_eq!(addresses(&node), [""; 0]);
 }
 
-/// No room for another file, and no right to write: errors that name the path, and nothing is left.
+/// A full and a read-only file system: errors name the path, and nothing is left behind.
 #[test]
 #[ignore = "needs netns"]
 fn a_directory_that_is_full_or_read_only() {
@@ -162,22 +162,22 @@ fn a_directory_that_is_full_or_read_only() {
     };
     // Root, network, lock, one address: the second set fails.
     mount("nr_inodes=5");
-    let error = node.run(Plugins::Ours, "ADD", "a", &pod, &both).unwrap_err();
+    let error = node.run(Plugins::Flannel, "ADD", "a", &pod, &both).unwrap_err();
     assert!(error.contains("no space left on device") && error.contains(root.to_str().unwrap()), "{error}");
     assert_eq!(addresses(&node), [""; 0]);
     assert!(!pod.sh(&["ip", "-o", "link"]).contains("eth0"));
     crate::support::sh(&["mount", "-o", "remount,nr_inodes=50", root.to_str().unwrap()]);
-    node.run(Plugins::Ours, "ADD", "a", &pod, &both).unwrap();
+    node.run(Plugins::Flannel, "ADD", "a", &pod, &both).unwrap();
     crate::support::sh(&["mount", "-o", "remount,ro", root.to_str().unwrap()]);
     let other = Netns::new("other");
-    let error = node.run(Plugins::Ours, "ADD", "b", &other, &both).unwrap_err();
+    let error = node.run(Plugins::Flannel, "ADD", "b", &other, &both).unwrap_err();
     assert!(error.contains("read-only file system") && error.contains(root.to_str().unwrap()), "{error}");
     assert!(!other.sh(&["ip", "-o", "link"]).contains("eth0"));
-    // A DEL that cannot give an address back says so, and succeeds once it can.
-    let error = node.run(Plugins::Ours, "DEL", "a", &pod, &both).unwrap_err();
+    // A DEL that cannot release an address fails, and succeeds when repeated.
+    let error = node.run(Plugins::Flannel, "DEL", "a", &pod, &both).unwrap_err();
     assert!(error.contains("read-only file system"), "{error}");
     crate::support::sh(&["mount", "-o", "remount,rw", root.to_str().unwrap()]);
-    node.run(Plugins::Ours, "DEL", "a", &pod, &both).unwrap();
+    node.run(Plugins::Flannel, "DEL", "a", &pod, &both).unwrap();
     assert_eq!(addresses(&node), [""; 0]);
     crate::support::sh(&["umount", root.to_str().unwrap()]);
 }

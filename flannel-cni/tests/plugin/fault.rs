@@ -1,4 +1,4 @@
-//! An ADD or DEL that fails, or is killed, at any step: nothing is left, and nothing stands in the way of the next one.
+//! An ADD or DEL that fails or is killed at any step leaves nothing behind and does not affect the next one.
 
 use flannel_core::json::Value;
 use std::fs;
@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use crate::bridge::Node;
-use crate::support::{Netns, ours};
+use crate::support::{Netns, plugin};
 
 /// How a call ended.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// The fault that was asked for came to pass.
+    /// Whether the requested fault occurred.
     fn was_hit(&self) -> bool {
         self.stderr.contains("fault: ")
     }
@@ -29,7 +29,7 @@ struct Scene {
     pod: Netns,
     program: &'static str,
     config: String,
-    /// A bridge is made by every ADD, because it is taken away before.
+    /// Every ADD creates the bridge, because it is deleted before.
     first: bool,
 }
 
@@ -42,7 +42,7 @@ impl Scene {
         };
         let scene = Self { node, pod, program, config, first };
         if !first {
-            // The bridge is there.
+            // Create the bridge.
             for command in ["ADD", "DEL"] {
                 let other = scene.call(command, "other", &scene.pod, None);
                 assert!(other.success, "{other:?}");
@@ -57,7 +57,7 @@ impl Scene {
 
     fn call_with(&self, command: &str, id: &str, pod: &Netns, fault: Option<&str>, config: &str) -> Outcome {
         let program = match self.program {
-            "flannel" => ours().into(),
+            "flannel" => plugin().into(),
             other => self.node.path("bin").join(other),
         };
         let mut child = Command::new("ip")
@@ -81,16 +81,16 @@ impl Scene {
         }
     }
 
-    /// Takes the bridge away if the next ADD is to make it.
+    /// Deletes the bridge if the next ADD should create it.
     fn prepare(&self) {
         if self.first {
             self.node.netns.sh(&["sh", "-c", "ip link del cni0 2>/dev/null || true"]);
         }
     }
 
-    /// All that may be of a container: links, limits, addresses, unfinished files.
+    /// Returns everything that may belong to a container: links, limits, addresses, temporary files.
     fn traces(&self, with_saved: bool) -> String {
-        // Link, limit, rule: a line each.
+        // A line for each link, limit and rule.
         let mut script = "ip -o link show type veth | cut -d: -f2; ip -o link show type ifb | cut -d: -f2
             tc qdisc show | grep -v noqueue
             "
@@ -124,7 +124,7 @@ impl Scene {
             .collect()
     }
 
-    /// An ADD, CHECK and DEL as if nothing had been.
+    /// Asserts that ADD, CHECK and DEL succeed.
     fn assert_works(&self, after: &str) {
         let added = self.call("ADD", "a", &self.pod, None);
         assert!(added.success, "{after}: {added:?}");
@@ -143,7 +143,7 @@ impl Scene {
         assert_eq!(self.traces(true), "", "{after}");
     }
 
-    /// Fails or kills an ADD at every step until one ends before the fault comes.
+    /// Fails or kills an ADD at every step, until one completes before the fault.
     fn add_with_faults(&self, kind: &str) -> u32 {
         for at in 1.. {
             self.prepare();
@@ -152,7 +152,7 @@ impl Scene {
             let added = self.call("ADD", "a", &self.pod, Some(&fault));
             if !added.was_hit() {
                 assert!(added.success, "{fault}: {added:?}");
-                // What is looked for can be found.
+                // The search finds objects of a complete ADD.
                 let traces = self.traces(true);
                 for (key, word) in [
                     ("macspoofchk", "macspoofchk-a-eth0"),
@@ -167,13 +167,13 @@ impl Scene {
             }
             if !added.success && kind != "kill" {
                 assert!(added.stdout.contains("i/o error"), "{fault}: {added:?}");
-                // The saved config stays for the DEL that runtimes send.
+                // The saved config is kept for the DEL of the runtime.
                 assert_eq!(self.traces(false), "", "{fault}: {added:?}");
                 if kind == "fail" {
                     if self.program == "host-local" {
                         assert_eq!(self.cursors(), before, "{fault}: {added:?}");
                     }
-                    // And if no DEL comes, the next ADD is not hindered.
+                    // The next ADD succeeds even without a DEL.
                     if at % 3 == 0 {
                         self.assert_works(&fault);
                     }
@@ -184,7 +184,7 @@ impl Scene {
         unreachable!("an ADD has an end");
     }
 
-    /// The same with DEL; another one completes it.
+    /// Does the same with DEL; another DEL completes it.
     fn del_with_faults(&self, kind: &str) -> u32 {
         for at in 1.. {
             let fault = format!("{kind}:{at}");
@@ -202,7 +202,7 @@ impl Scene {
     }
 }
 
-/// The plugin with all of its chain in one process.
+/// Returns the config of the plugin with its whole chain in one process.
 fn flannel_config(node: &Node, members: &str) -> String {
     let env = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_IPV6_NETWORK=2001:cafe:42::/56\n\
         FLANNEL_IPV6_SUBNET=2001:cafe:42:1::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
@@ -215,7 +215,7 @@ fn flannel_config(node: &Node, members: &str) -> String {
     )
 }
 
-/// An address is taken back, which is told on stderr, whose reader is gone.
+/// The release of an address is logged to stderr, whose reader has exited.
 #[test]
 #[ignore = "needs netns"]
 fn a_closed_stderr_changes_nothing() {
@@ -225,7 +225,7 @@ fn a_closed_stderr_changes_nothing() {
     let lost = scene.call("ADD", "lost", &Netns::new("lost"), None);
     assert!(lost.success, "{lost:?}");
     let mut child = Command::new("ip")
-        .args(["netns", "exec", &scene.node.netns.0, ours()])
+        .args(["netns", "exec", &scene.node.netns.0, plugin()])
         .envs([("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "eth0")])
         .envs([("CNI_NETNS", scene.pod.path().as_str()), ("CNI_PATH", "/nowhere")])
         .stdin(Stdio::piped())
@@ -289,7 +289,7 @@ fn masquerading_by_iptables_fails_at_any_step() {
     assert!(masquerading("iptables").add_with_faults("fail") > 18);
 }
 
-/// A program that sets rules goes on when the plugin is killed; DEL waits for it.
+/// A program that sets rules continues when the plugin is killed; DEL waits for it.
 #[test]
 #[ignore = "needs netns"]
 fn masquerading_by_iptables_is_killed_at_any_step() {
@@ -322,7 +322,7 @@ fn del_fails_or_is_killed_at_any_step() {
     }
 }
 
-/// Bandwidth runs behind bridge, on the pair that bridge made, and both are deleted in the end.
+/// bandwidth is chained after bridge and works on its pair; both are deleted in the end.
 #[test]
 #[ignore = "needs netns"]
 fn bandwidth_fails_or_is_killed_at_any_step() {

@@ -1,5 +1,5 @@
-//! What the tests of masquerading and port mappings share: a node whose programs of iptables can be chosen, and runs of
-//! bridge and portmap on it as a runtime does them.
+//! Common code of the tests of masquerading and port mappings: a node with a choice of iptables programs, and calls of bridge and
+//! portmap like those of a runtime.
 
 use flannel_core::json::Value;
 use std::fs;
@@ -8,17 +8,17 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use crate::support::{GO_PLUGINS, Netns, ours};
+use crate::support::{GO_PLUGINS, Netns, plugin};
 
 /// Plugins: a directory of programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plugins {
     Go,
-    Ours,
+    Flannel,
 }
 
 pub(crate) const BOTH_WAYS: [(Plugins, Plugins); 3] =
-    [(Plugins::Go, Plugins::Ours), (Plugins::Ours, Plugins::Go), (Plugins::Ours, Plugins::Ours)];
+    [(Plugins::Go, Plugins::Flannel), (Plugins::Flannel, Plugins::Go), (Plugins::Flannel, Plugins::Flannel)];
 
 /// A node in a namespace.
 pub(crate) struct Node {
@@ -27,14 +27,14 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// With iptables of a variant, `nft` or `legacy`, or of what else a test puts into its directory.
+    /// A node with iptables of a variant, `nft` or `legacy`, or with the programs that a test puts into its directory.
     pub(crate) fn new(variant: &str) -> Self {
         let node = Self { netns: Netns::new("node"), directory: tempfile::tempdir().unwrap() };
         for directory in ["bin", "tools"] {
             fs::create_dir(node.path(directory)).unwrap();
         }
         for name in ["bridge", "host-local", "portmap"] {
-            symlink(ours(), node.path("bin").join(name)).unwrap();
+            symlink(plugin(), node.path("bin").join(name)).unwrap();
         }
         for family in ["iptables", "ip6tables"] {
             for end in ["", "-restore", "-save"] {
@@ -42,7 +42,7 @@ impl Node {
                 symlink(program, node.path("tools").join(format!("{family}{end}"))).unwrap();
             }
         }
-        // Go's plugins look for others as well.
+        // Go's plugins need other programs as well.
         symlink("/usr/sbin/nft", node.path("tools").join("nft")).unwrap();
         symlink("/usr/sbin/conntrack", node.path("tools").join("conntrack")).unwrap();
         node.netns.sh(&["ip", "link", "set", "lo", "up"]);
@@ -53,7 +53,7 @@ impl Node {
         self.directory.path().join(name)
     }
 
-    /// Puts a script in the place of a program; `REAL` in it is the directory of the real ones.
+    /// Replaces a program by a script; `REAL` in it is the directory of the real programs.
     pub(crate) fn replace_tool(&self, name: &str, script: &str) {
         let file = self.path("tools").join(name);
         let _ = fs::remove_file(&file);
@@ -61,7 +61,7 @@ impl Node {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// Writes down every start of a program of iptables.
+    /// Logs every start of an iptables program.
     pub(crate) fn log_starts(&self, variant: &str) {
         let (program, log) = (format!("xtables-{variant}-multi"), self.path("starts").display().to_string());
         self.replace_tool(&program, &format!("echo \"$1\" >> {log}\nexec /usr/sbin/{program} \"$@\""));
@@ -72,7 +72,7 @@ impl Node {
         }
     }
 
-    /// What was started since the last call.
+    /// Returns what was started since the last call.
     pub(crate) fn starts(&self) -> String {
         let text = fs::read_to_string(self.path("starts")).unwrap_or_default();
         let _ = fs::remove_file(self.path("starts"));
@@ -81,7 +81,7 @@ impl Node {
         starts.join(" ")
     }
 
-    /// Takes the programs of IPv6 away for a while.
+    /// Removes the programs of IPv6 temporarily.
     pub(crate) fn hide_v6(&self, hidden: bool) {
         let places = ["tools/ip6tables", "hidden"].map(|name| self.path(name));
         let [from, to] = if hidden { [&places[0], &places[1]] } else { [&places[1], &places[0]] };
@@ -90,7 +90,7 @@ impl Node {
         }
     }
 
-    /// Without any of these programs.
+    /// A node without any of these programs.
     pub(crate) fn remove_tools(&self) {
         fs::remove_dir_all(self.path("tools")).unwrap();
     }
@@ -101,7 +101,7 @@ impl Node {
         self.netns.sh(&[&[program.as_str()], &command[1..]].concat())
     }
 
-    /// The rules of plugins in the `nat` tables of iptables, without counters and without what may stay for ever.
+    /// Returns the rules of plugins in the `nat` tables of iptables, without counters and without permanent objects.
     pub(crate) fn rules(&self) -> String {
         let mut all = String::new();
         for save in ["iptables-save", "ip6tables-save"] {
@@ -154,7 +154,7 @@ impl Node {
         }
     }
 
-    /// Runs ours with a fault; answers with what it printed, and whether the fault came to pass.
+    /// Runs the plugin with a fault; returns its output and whether the fault occurred.
     pub(crate) fn run_with_fault(
         &self,
         plugin: &str,
@@ -164,7 +164,7 @@ impl Node {
         config: &str,
         fault: &str,
     ) -> (Result<String, String>, bool) {
-        let output = self.output(Plugins::Ours, plugin, command, (id, "eth0"), pod, config, fault);
+        let output = self.output(Plugins::Flannel, plugin, command, (id, "eth0"), pod, config, fault);
         let stdout = String::from_utf8(output.stdout).unwrap();
         let hit = String::from_utf8_lossy(&output.stderr).contains("fault: ");
         (if output.status.success() { Ok(stdout) } else { Err(stdout) }, hit)
@@ -183,7 +183,7 @@ impl Node {
     ) -> Output {
         let bin = match plugins {
             Plugins::Go => GO_PLUGINS.to_owned(),
-            Plugins::Ours => self.path("bin").display().to_string(),
+            Plugins::Flannel => self.path("bin").display().to_string(),
         };
         let tools = self.path("tools").display().to_string();
         let mut child = Command::new("ip")
@@ -208,13 +208,13 @@ impl Node {
         child.wait_with_output().unwrap()
     }
 
-    /// The rules of plugins in nf_tables, outside iptables.
+    /// Returns the rules of plugins in nf_tables, except those of iptables.
     pub(crate) fn nftables(&self, table: &str) -> String {
         let family = table.split(' ').next().unwrap();
         self.netns.sh(&["nft", "list", "table", family, table.split(' ').nth(1).unwrap()])
     }
 
-    /// Addresses that are given out.
+    /// Returns the allocated addresses.
     pub(crate) fn addresses(&self) -> Vec<String> {
         let Ok(files) = fs::read_dir(self.path("networks/cbr0")) else { return Vec::new() };
         let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
@@ -224,7 +224,7 @@ impl Node {
     }
 }
 
-/// A result on one line, for `prevResult`.
+/// Returns a result on one line, for `prevResult`.
 pub(crate) fn compact(result: &str) -> String {
     Value::parse(result.as_bytes()).unwrap().to_compact()
 }

@@ -1,24 +1,24 @@
-//! Our host-local and Debian's Go one on the same directory.
+//! host-local and Debian's Go plugin on the same directory.
 
 use flannel_core::json::Value;
 use std::fs;
 use std::path::PathBuf;
 
-use crate::support::{Call, GO_PLUGINS, ours};
+use crate::support::{Call, GO_PLUGINS, plugin};
 
-/// A directory with our binary under the name of the plugin, and a store.
+/// A directory with the program under the name of the plugin, and a store.
 struct Host {
     directory: tempfile::TempDir,
     go: String,
-    ours: String,
+    flannel: String,
 }
 
 impl Host {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let plugin = directory.path().join("host-local");
-        std::os::unix::fs::symlink(ours(), &plugin).unwrap();
-        Self { go: format!("{GO_PLUGINS}/host-local"), ours: plugin.to_str().unwrap().to_owned(), directory }
+        let link = directory.path().join("host-local");
+        std::os::unix::fs::symlink(plugin(), &link).unwrap();
+        Self { go: format!("{GO_PLUGINS}/host-local"), flannel: link.to_str().unwrap().to_owned(), directory }
     }
 
     fn path(&self) -> PathBuf {
@@ -72,7 +72,7 @@ const DUAL: &str = r#""ranges":[[{"subnet":"10.1.2.0/29"}],[{"subnet":"2001:db8:
 #[ignore = "needs netns"]
 fn each_continues_after_the_other() {
     let host = Host::new();
-    // The same steps by Go alone are the model.
+    // The expected result is that of the same steps by Go alone.
     let model = Host::new();
     let steps = [
         ("ADD", "a", ""),
@@ -95,7 +95,7 @@ fn each_continues_after_the_other() {
     ];
     for turn in 0..2 {
         for (at, (command, id, args)) in steps.iter().enumerate() {
-            let program = if (at + turn).is_multiple_of(2) { &host.go } else { &host.ours };
+            let program = if (at + turn).is_multiple_of(2) { &host.go } else { &host.flannel };
             let ours = host.run(program, command, id, DUAL, args);
             let expected = model.run(&model.go, command, id, DUAL, args);
             assert_eq!(ours.is_ok(), expected.is_ok(), "{at} {command} {id}: {ours:?} {expected:?}");
@@ -109,7 +109,7 @@ fn each_continues_after_the_other() {
         };
         assert_eq!(addresses(&host), addresses(&model));
         for id in ["f", "g", "i", "j"] {
-            let program = if turn == 0 { &host.go } else { &host.ours };
+            let program = if turn == 0 { &host.go } else { &host.flannel };
             host.run(program, "DEL", id, DUAL, "").unwrap();
             model.run(&model.go, "DEL", id, DUAL, "").unwrap();
         }
@@ -126,7 +126,7 @@ fn adds_of_both_at_the_same_time_are_unique() {
         let add = |at: usize| {
             let host = &host;
             scope.spawn(move || {
-                let program = if at.is_multiple_of(2) { &host.go } else { &host.ours };
+                let program = if at.is_multiple_of(2) { &host.go } else { &host.flannel };
                 host.run(program, "ADD", &format!("c{at}"), members, "").unwrap()
             })
         };
@@ -153,6 +153,6 @@ fn a_full_range_has_the_same_error() {
     let host = Host::new();
     let members = r#""ranges":[[{"subnet":"10.1.2.0/30"}]]"#;
     host.run(&host.go, "ADD", "a", members, "").unwrap();
-    let error = host.run(&host.ours, "ADD", "b", members, "").unwrap_err();
+    let error = host.run(&host.flannel, "ADD", "b", members, "").unwrap_err();
     assert_eq!(Some(error), host.run(&host.go, "ADD", "b", members, "").err());
 }

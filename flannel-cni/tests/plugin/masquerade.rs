@@ -1,4 +1,4 @@
-//! `ipMasq` of bridge: the rules of Go's plugin, seen from outside, and gone whatever happens.
+//! `ipMasq` of bridge: the same rules as Go's plugin, which are always removed.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ fn each_checks_and_deletes_the_rules_of_the_other() {
             let config = node.bridge("");
             let result = node.run(adder, "bridge", "ADD", "cid1", &pod.path(), &config).unwrap();
             assert_eq!(node.rules(), GOLDEN, "{variant} {adder:?}");
-            if other == Plugins::Ours {
+            if other == Plugins::Flannel {
                 let check = node.bridge(&format!(r#","prevResult":{}"#, compact(&result)));
                 node.run(other, "bridge", "CHECK", "cid1", &pod.path(), &check).unwrap();
                 node.tool(&["ip6tables", "-t", "nat", "-F", "POSTROUTING"]);
@@ -51,7 +51,7 @@ fn the_rules_of_nftables_are_those_of_go() {
     // No program is needed for them.
     node.remove_tools();
     let config = node.bridge(r#","ipMasqBackend":"nftables""#);
-    let result = node.run(Plugins::Ours, "bridge", "ADD", "cid1", &pods[0].path(), &config).unwrap();
+    let result = node.run(Plugins::Flannel, "bridge", "ADD", "cid1", &pods[0].path(), &config).unwrap();
     let empty = "table inet cni_plugins_masquerade {
 	comment \"Masquerading for plugins from github.com/containernetworking/plugins\"
 	chain masq_checks {
@@ -78,26 +78,26 @@ fn the_rules_of_nftables_are_those_of_go() {
     let listing = || node.nftables("inet cni_plugins_masquerade");
     assert_eq!(listing(), with_rules);
     let check = node.bridge(&format!(r#","ipMasqBackend":"nftables","prevResult":{}"#, compact(&result)));
-    node.run(Plugins::Ours, "bridge", "CHECK", "cid1", &pods[0].path(), &check).unwrap();
-    // What somebody has spoilt is right with the next pod, and rules of its earlier life are replaced.
+    node.run(Plugins::Flannel, "bridge", "CHECK", "cid1", &pods[0].path(), &check).unwrap();
+    // The next ADD repairs modified rules and replaces stale ones of the same container.
     node.netns.sh(&["nft", "flush", "chain", "inet", "cni_plugins_masquerade", "postrouting"]);
     let stale = "6fd94d501e58f0aa-287fc69eff0574a2, of an earlier life";
     let rule = format!("ip saddr 10.244.1.9 masquerade comment \"{stale}\"");
     node.netns.sh(&["nft", &format!("add rule inet cni_plugins_masquerade masq_checks {rule}")]);
     let other = config.replace("cbr0", "unit-test");
-    node.run(Plugins::Ours, "bridge", "ADD", "one", &pods[1].path(), &other).unwrap();
+    node.run(Plugins::Flannel, "bridge", "ADD", "one", &pods[1].path(), &other).unwrap();
     assert!(listing().contains("287fc69eff0574a2, net: unit-test") && !listing().contains(stale));
-    node.run(Plugins::Ours, "bridge", "DEL", "one", &pods[1].path(), &other).unwrap();
+    node.run(Plugins::Flannel, "bridge", "DEL", "one", &pods[1].path(), &other).unwrap();
     assert_eq!(listing(), with_rules);
     node.netns.sh(&["nft", "flush", "chain", "inet", "cni_plugins_masquerade", "masq_checks"]);
-    let error = node.run(Plugins::Ours, "bridge", "CHECK", "cid1", &pods[0].path(), &check).unwrap_err();
+    let error = node.run(Plugins::Flannel, "bridge", "CHECK", "cid1", &pods[0].path(), &check).unwrap_err();
     assert!(error.contains("10.244.1.2 has masquerade rules neither"), "{error}");
-    // DEL looks into both, whatever the config says now.
-    node.run(Plugins::Ours, "bridge", "DEL", "cid1", &pods[0].path(), &node.bridge("")).unwrap();
+    // DEL searches both backends, whatever the config requests now.
+    node.run(Plugins::Flannel, "bridge", "DEL", "cid1", &pods[0].path(), &node.bridge("")).unwrap();
     assert_eq!(listing(), empty);
 }
 
-/// DEL finds the rules by their names alone.
+/// DEL finds the rules by their names.
 #[test]
 #[ignore = "needs netns"]
 fn del_leaves_no_rule_in_any_state() {
@@ -107,7 +107,7 @@ fn del_leaves_no_rule_in_any_state() {
         let states = ["link", "addresses", "namespace", "empty", "reservation", "one rule"];
         for (at, state) in states.into_iter().enumerate() {
             let (pod, id) = (Netns::new("pod"), format!("p{at}"));
-            node.run(Plugins::Ours, "bridge", "ADD", &id, &pod.path(), &config).unwrap();
+            node.run(Plugins::Flannel, "bridge", "ADD", &id, &pod.path(), &config).unwrap();
             let mut path = pod.path();
             match state {
                 "link" => drop(pod.sh(&["ip", "link", "del", "eth0"])),
@@ -124,7 +124,7 @@ fn del_leaves_no_rule_in_any_state() {
                 _ => {}
             }
             for _ in 0..2 {
-                node.run(Plugins::Ours, "bridge", "DEL", &id, &path, &config).unwrap();
+                node.run(Plugins::Flannel, "bridge", "DEL", &id, &path, &config).unwrap();
             }
             assert_eq!(node.rules(), "", "{variant} {state}");
             if backend == "nftables" {
@@ -135,7 +135,7 @@ fn del_leaves_no_rule_in_any_state() {
     }
 }
 
-/// The chain of an earlier life of the container, with an address that it has no more.
+/// A stale chain of an earlier ADD of the container, with another address.
 #[test]
 #[ignore = "needs netns"]
 fn stale_rules_are_replaced() {
@@ -144,7 +144,7 @@ fn stale_rules_are_replaced() {
         node.tool(&["iptables", "-t", "nat", "-N", CHAIN]);
         node.tool(&["iptables", "-t", "nat", "-A", CHAIN, "-d", "10.9.0.0/24", "-j", "ACCEPT"]);
         node.tool(&["iptables", "-t", "nat", "-A", "POSTROUTING", "-s", "10.9.0.2", "-j", CHAIN]);
-        node.run(Plugins::Ours, "bridge", "ADD", "cid1", &pod.path(), &node.bridge("")).unwrap();
+        node.run(Plugins::Flannel, "bridge", "ADD", "cid1", &pod.path(), &node.bridge("")).unwrap();
         assert_eq!(node.rules(), GOLDEN, "{variant}");
     }
 }
@@ -157,10 +157,10 @@ fn each_interface_only_removes_its_own_rules() {
         let (node, pod) = (Node::new(variant), Netns::new("pod"));
         let config = node.bridge("");
         let run = |command: &str, ifname: &str| {
-            node.run_for(Plugins::Ours, "bridge", command, ("cid1", ifname), &pod.path(), &config).unwrap()
+            node.run_for(Plugins::Flannel, "bridge", command, ("cid1", ifname), &pod.path(), &config).unwrap()
         };
         run("ADD", "eth0");
-        // The same default routes would be in the way.
+        // The same default routes would conflict.
         pod.sh(&["ip", "route", "del", "default"]);
         pod.sh(&["ip", "-6", "route", "del", "default"]);
         run("ADD", "net1");
@@ -176,7 +176,7 @@ fn each_interface_only_removes_its_own_rules() {
     }
 }
 
-/// What the plugin cannot set is told with the reason, and nothing of the pod stays.
+/// The error of rules that cannot be set contains the reason, and nothing of the pod is left behind.
 #[test]
 #[ignore = "needs netns"]
 fn an_add_that_fails_leaves_nothing() {
@@ -184,19 +184,20 @@ fn an_add_that_fails_leaves_nothing() {
     let cases = [
         ("iptables-restore", "cat >/dev/null\nexit 4", "another program has held the iptables lock"),
         ("iptables-restore", refused, "-j ACCEPT"),
-        // The first family is done by then.
+        // The first family is set by then.
         ("ip6tables-restore", refused, "-d 2001:cafe:42:1::/64"),
     ];
     for variant in ["nft", "legacy"] {
         for (tool, script, expected) in cases {
             let (node, pod) = (Node::new(variant), Netns::new("pod"));
-            // Not one program with many names: then each is started by its own.
+            // Without a program with many names, each program is started by its own name.
             let family = tool.strip_suffix("-restore").unwrap();
             node.replace_tool(family, &format!("exec /usr/sbin/{family}-{variant} \"$@\""));
             node.replace_tool(tool, script);
             let before = node.netns.sh(&["ip", "-o", "link", "show", "type", "veth"]);
-            let error =
-                node.run(Plugins::Ours, "bridge", "ADD", "cid1", &pod.path(), &node.bridge("")).unwrap_err();
+            let error = node
+                .run(Plugins::Flannel, "bridge", "ADD", "cid1", &pod.path(), &node.bridge(""))
+                .unwrap_err();
             assert!(error.contains(expected), "{error}");
             assert_eq!(node.netns.sh(&["ip", "-o", "link", "show", "type", "veth"]), before);
             assert_eq!(node.addresses(), [""; 0]);
@@ -205,14 +206,14 @@ fn an_add_that_fails_leaves_nothing() {
     }
     let (node, pod) = (Node::new("nft"), Netns::new("pod"));
     let config = node.bridge(r#","ipMasqBackend":"zz""#);
-    let error = node.run(Plugins::Ours, "bridge", "ADD", "cid1", &pod.path(), &config).unwrap_err();
+    let error = node.run(Plugins::Flannel, "bridge", "ADD", "cid1", &pod.path(), &config).unwrap_err();
     assert!(error.contains(r#"unknown ipmasq backend \"zz\""#), "{error}");
     node.remove_tools();
     let config = node.bridge(r#","ipMasqBackend":"iptables""#);
-    let error = node.run(Plugins::Ours, "bridge", "ADD", "cid1", &pod.path(), &config).unwrap_err();
+    let error = node.run(Plugins::Flannel, "bridge", "ADD", "cid1", &pod.path(), &config).unwrap_err();
     assert!(error.contains("iptables was not found in PATH"), "{error}");
-    // Without a wish, what is there is taken.
-    node.run(Plugins::Ours, "bridge", "ADD", "cid1", &pod.path(), &node.bridge("")).unwrap();
+    // Without a requested backend, the available one is used.
+    node.run(Plugins::Flannel, "bridge", "ADD", "cid1", &pod.path(), &node.bridge("")).unwrap();
     assert!(node.nftables("inet cni_plugins_masquerade").contains("id: cid1"));
 }
 
@@ -226,7 +227,7 @@ fn a_held_lock_is_waited_for() {
     let held = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).unwrap();
     std::thread::scope(|scope| {
         let add = scope.spawn(|| {
-            node.run(Plugins::Ours, "bridge", "ADD", "cid1", &pod.path(), &node.bridge("")).unwrap();
+            node.run(Plugins::Flannel, "bridge", "ADD", "cid1", &pod.path(), &node.bridge("")).unwrap();
         });
         let deadline = Instant::now() + Duration::from_secs(60);
         while !node.path("starts").exists() {
@@ -249,17 +250,17 @@ fn gc_collects_the_rules_of_containers_that_are_gone() {
             .replace(r#""cniVersion":"0.4.0""#, r#""cniVersion":"1.1.0""#);
         let pods = ["a", "b"].map(Netns::new);
         for (pod, id) in pods.iter().zip(["a", "b"]) {
-            node.run(Plugins::Ours, "bridge", "ADD", id, &pod.path(), &config).unwrap();
+            node.run(Plugins::Flannel, "bridge", "ADD", id, &pod.path(), &config).unwrap();
         }
         // Of another network.
         let other =
             config.replace("cbr0", "cbr1").replace("10.244.1.", "10.244.2.").replace("42:1:", "42:2:");
         let other = other.replace(r#""type":"bridge""#, r#""type":"bridge","bridge":"cni1""#);
         let third = Netns::new("c");
-        node.run(Plugins::Ours, "bridge", "ADD", "c", &third.path(), &other).unwrap();
+        node.run(Plugins::Flannel, "bridge", "ADD", "c", &third.path(), &other).unwrap();
         let list = r#""cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}],"type""#;
         node.run(
-            Plugins::Ours,
+            Plugins::Flannel,
             "bridge",
             "GC",
             "",
@@ -277,7 +278,7 @@ fn gc_collects_the_rules_of_containers_that_are_gone() {
     }
 }
 
-/// A server outside sees the node's address, and the pod's own where nothing is masqueraded.
+/// An external server receives the node's address, or that of the pod without masquerading.
 #[test]
 #[ignore = "needs netns"]
 fn a_pod_is_seen_by_the_address_of_its_node() {
@@ -294,8 +295,8 @@ fn a_pod_is_seen_by_the_address_of_its_node() {
             netns.sh(&["ip", "addr", "add", addresses[1], "dev", link, "nodad"]);
         }
         let config = node.bridge(&format!(r#","ipMasqBackend":"{backend}""#));
-        node.run(Plugins::Ours, "bridge", "ADD", "cid1", &pod.path(), &config).unwrap();
-        // The outside knows no way to pods: an answer means that it saw the node.
+        node.run(Plugins::Flannel, "bridge", "ADD", "cid1", &pod.path(), &config).unwrap();
+        // The server has no route to pods: a reply means that it received the node's address.
         for target in ["192.0.2.9", "2001:db8::9"] {
             pod.sh(&["ping", "-c1", "-W10", target]);
         }

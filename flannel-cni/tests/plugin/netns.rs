@@ -4,15 +4,15 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::support::{Call, GO_PLUGINS, Netns, ours};
+use crate::support::{Call, GO_PLUGINS, Netns, plugin};
 
-/// Nothing is there, so that nothing can be started.
+/// A directory that does not exist, so that no program can be started.
 const NATIVE: &str = "/nowhere";
 
 /// A node: namespace, state directories, config.
 struct Node {
     netns: Netns,
-    /// Go's, or a directory without any, where all is done in one process.
+    /// The directory of Go's plugins, or one without any, so that everything runs in one process.
     delegates: &'static str,
     directory: tempfile::TempDir,
 }
@@ -47,7 +47,7 @@ impl Node {
 
     fn run(&self, command: &str, id: &str, pod: &str, config: &str) -> Result<String, String> {
         Call {
-            program: ours(),
+            program: plugin(),
             node: Some(&self.netns),
             command,
             id,
@@ -68,9 +68,9 @@ impl Node {
         names
     }
 
-    /// Nothing of a pod is left: no link, no reservation, no saved config, no rule.
+    /// Asserts that nothing of a pod is left: no link, reservation, saved config or rule.
     fn assert_clean(&self) {
-        // A link goes with its namespace, which the kernel clears away in the background.
+        // The kernel deletes the namespace with its links in the background.
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let links = self.netns.sh(&["ip", "-o", "link"]);
@@ -111,15 +111,15 @@ fn pods_reach_each_other_and_leave_nothing() {
         let error = node.run("CHECK", "a", &pods[0].path(), &config).unwrap_err();
         assert!(error.contains("prevResult missing"), "{error}");
         node.run("DEL", "a", &pods[0].path(), &config).unwrap();
-        // The namespace of the other one is gone by the time of its DEL.
+        // The namespace of the other one no longer exists at the time of its DEL.
         let path = pods[1].path();
         drop(pods);
-        // A repeated DEL is fine, whatever is gone.
+        // A repeated DEL succeeds, whatever no longer exists.
         for _ in 0..2 {
             node.run("DEL", "b", &path, &config).unwrap();
             node.run("DEL", "a", "", &config).unwrap();
         }
-        // Go's bridge forgets masquerade rules of a pod whose namespace is gone.
+        // Go's bridge leaks masquerade rules of a pod whose namespace no longer exists.
         if ip_masq || delegates == NATIVE {
             node.assert_clean();
         }
@@ -147,7 +147,7 @@ fn a_failed_add_leaves_nothing_but_its_config() {
     for delegates in [GO_PLUGINS, NATIVE] {
         let node = Node::new(true, delegates);
         let pod = Netns::new("a");
-        // The bridge's address belongs to another network: that shows after the pod's interface has been made.
+        // The bridge's address belongs to another network, which is detected after the pod's interface has been created.
         node.netns.sh(&["ip", "link", "add", "cni0", "type", "bridge"]);
         node.netns.sh(&["ip", "addr", "add", "10.9.9.1/24", "dev", "cni0"]);
         let config = node.config("0.3.1", "");
@@ -160,7 +160,7 @@ fn a_failed_add_leaves_nothing_but_its_config() {
     }
 }
 
-/// The node has got another subnet. The pods that run keep their gateway as long as they run.
+/// The node has another subnet. Running pods keep their gateway.
 #[test]
 #[ignore = "needs netns"]
 fn a_new_subnet_coexists_with_the_former_one() {
@@ -185,7 +185,7 @@ fn a_new_subnet_coexists_with_the_former_one() {
 
     node.run("DEL", "old", &old.path(), &config).unwrap();
     node.run("ADD", "newer", &newer.path(), &config).unwrap();
-    // Packets to the old subnet belong to another node now.
+    // Packets to the former subnet belong to another node now.
     assert!(!addresses().contains("10.244.1.1/24") && !addresses().contains("42:1::1/64"), "{}", addresses());
     for (id, pod) in [("new", &new), ("newer", &newer)] {
         node.run("DEL", id, &pod.path(), &config).unwrap();
@@ -193,7 +193,7 @@ fn a_new_subnet_coexists_with_the_former_one() {
     node.assert_clean();
 }
 
-/// Namespaces go without a DEL; the addresses are there again when they are needed.
+/// Namespaces are deleted without a DEL; their addresses are released when they are needed.
 #[test]
 #[ignore = "needs netns"]
 fn addresses_of_lost_pods_are_released() {
@@ -209,7 +209,7 @@ fn addresses_of_lost_pods_are_released() {
     }
 }
 
-/// What the runtime does not list any more is collected.
+/// GC removes what is not in the runtime's list.
 #[test]
 #[ignore = "needs netns"]
 fn gc_releases_everything() {

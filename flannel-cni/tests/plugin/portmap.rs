@@ -1,4 +1,4 @@
-//! portmap: the rules of Go's plugin, ports reached from everywhere, conflicts, and nothing left behind.
+//! portmap: the same rules as Go's plugin, reachable ports, conflicts, and nothing left behind.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -27,7 +27,7 @@ const GOLDEN: &str = r#"-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPO
 -A CNI-HOSTPORT-SETMARK -m comment --comment "CNI portfwd masquerade mark" -j MARK --set-xmark 0x2000/0x2000
 "#;
 
-/// A pod with an address, and the result that says so. Without masquerading: all rules are portmap's.
+/// A pod with an address and the result of its ADD, without masquerading, so that all rules are portmap's.
 struct Pod {
     netns: Netns,
     id: String,
@@ -37,7 +37,7 @@ struct Pod {
 impl Pod {
     fn new(node: &Node, id: &str) -> Self {
         let netns = Netns::new("pod");
-        let result = node.run(Plugins::Ours, "bridge", "ADD", id, &netns.path(), &bridge(node)).unwrap();
+        let result = node.run(Plugins::Flannel, "bridge", "ADD", id, &netns.path(), &bridge(node)).unwrap();
         Self { netns, id: id.to_owned(), result: compact(&result) }
     }
 
@@ -48,7 +48,7 @@ impl Pod {
         )
     }
 
-    /// Debian's CHECK looks for rules of IPv4 in the chain of IPv6, also for its own: it gets to see IPv4 alone.
+    /// Debian's CHECK searches the chain of IPv6 for rules of IPv4, even for its own: it only gets IPv4.
     fn run(&self, node: &Node, plugins: Plugins, command: &str, config: &str) -> Result<String, String> {
         let mut config = config.to_owned();
         if plugins == Plugins::Go && command == "CHECK" {
@@ -69,7 +69,7 @@ fn bridge(node: &Node) -> String {
     node.bridge(r#","hairpinMode":true"#).replace(r#""ipMasq":true"#, r#""ipMasq":false"#)
 }
 
-/// What is left of a container: all that is shared stays.
+/// Returns the rules of containers, without shared objects, which are never removed.
 fn of_containers(rules: &str) -> Vec<&str> {
     rules.lines().filter(|line| line.contains("CNI-DN-")).collect()
 }
@@ -83,7 +83,7 @@ fn each_checks_and_deletes_the_rules_of_the_other() {
             let pod = Pod::new(&node, "cid1");
             let config = pod.config(TWO, "");
             let result = pod.run(&node, adder, "ADD", &config).unwrap();
-            if adder == Plugins::Ours {
+            if adder == Plugins::Flannel {
                 assert_eq!(compact(&result), pod.result);
             }
             let mut expected: Vec<&str> = GOLDEN.lines().collect();
@@ -97,7 +97,7 @@ fn each_checks_and_deletes_the_rules_of_the_other() {
             assert!(v6.contains("--dports 5353") && !v6.contains("--dport 5353"), "{v6}");
 
             pod.run(&node, other, "CHECK", &config).unwrap();
-            if other == Plugins::Ours {
+            if other == Plugins::Flannel {
                 node.tool(&["ip6tables", "-t", "nat", "-F", "OUTPUT"]);
                 let error = pod.run(&node, other, "CHECK", &config).unwrap_err();
                 assert!(
@@ -109,7 +109,7 @@ fn each_checks_and_deletes_the_rules_of_the_other() {
                 pod.run(&node, other, "DEL", &config).unwrap();
             }
             assert_eq!(of_containers(&node.rules()), [""; 0], "{variant} {adder:?} {other:?}");
-            // What is shared is made once, whoever made it.
+            // Shared objects are created once, by either plugin.
             pod.run(&node, other, "ADD", &config).unwrap();
             let rules = node.tool(&["iptables-save", "-t", "nat"]);
             let mut found: Vec<&str> = rules.lines().filter(|line| line.starts_with("-A")).collect();
@@ -167,26 +167,26 @@ fn the_tables_of_nftables_are_those_of_go() {
 		ip saddr 127.0.0.1 ip daddr 10.244.1.2 ct status dnat masquerade comment \"cid1\"
 ",
     ]);
-    // A repeated ADD replaces its rules; others' changes of what is shared are put right.
+    // A repeated ADD replaces its rules and restores shared objects that were modified.
     for damage in ["", "flush chain ip cni_hostport output", "add rule ip cni_hostport hostports_all accept"]
     {
         if !damage.is_empty() {
             node.netns.sh(&["nft", damage]);
         }
-        pod.run(&node, Plugins::Ours, "ADD", &config).unwrap();
+        pod.run(&node, Plugins::Flannel, "ADD", &config).unwrap();
         assert_eq!(node.nftables("ip cni_hostport"), rules, "{damage}");
     }
     let v6 = node.nftables("ip6 cni_hostport");
     assert!(v6.contains("tcp dport 8080 dnat to [2001:cafe:42:1::2]:80 comment \"cid1\""), "{v6}");
     assert!(!v6.contains("5353") && !v6.contains("127.0.0.1"), "{v6}");
-    pod.run(&node, Plugins::Ours, "CHECK", &config).unwrap();
+    pod.run(&node, Plugins::Flannel, "CHECK", &config).unwrap();
     node.netns.sh(&["nft", "flush chain ip6 cni_hostport masquerading"]);
-    let error = pod.run(&node, Plugins::Ours, "CHECK", &config).unwrap_err();
+    let error = pod.run(&node, Plugins::Flannel, "CHECK", &config).unwrap_err();
     assert!(error.contains(r#"missing hostport rules in \"masquerading\" chain"#), "{error}");
-    // DEL clears both backends, whatever is the default now, without mappings, namespace or result.
+    // DEL removes rules from both backends, whatever the default is now, without mappings, namespace or result.
     let bare = r#"{"cniVersion":"0.4.0","name":"cbr0","type":"portmap"}"#;
     for _ in 0..2 {
-        node.run(Plugins::Ours, "portmap", "DEL", "cid1", "", bare).unwrap();
+        node.run(Plugins::Flannel, "portmap", "DEL", "cid1", "", bare).unwrap();
     }
     assert_eq!(node.nftables("ip cni_hostport"), listing(["", ""]));
 }
@@ -198,25 +198,25 @@ fn conditions_are_those_of_their_network() {
     let [one, two] = ["one", "two"].map(|id| Pod::new(&node, id));
     let mapping = |port: u16| format!(r#"{{"hostPort":{port},"containerPort":80,"protocol":"tcp"}}"#);
     let config = one.config(&mapping(8080), r#","conditionsV4":["ip","saddr","192.0.2.0/24"]"#);
-    one.run(&node, Plugins::Ours, "ADD", &config).unwrap();
-    two.run(&node, Plugins::Ours, "ADD", &two.config(&mapping(8081), r#","backend":"nftables""#)).unwrap();
+    one.run(&node, Plugins::Flannel, "ADD", &config).unwrap();
+    two.run(&node, Plugins::Flannel, "ADD", &two.config(&mapping(8081), r#","backend":"nftables""#)).unwrap();
     let listing = node.nftables("ip cni_hostport");
     assert!(listing.contains("ip saddr 192.0.2.0/24 tcp dport 8080 dnat to"), "{listing}");
     assert!(listing.contains("\t\ttcp dport 8081 dnat to"), "{listing}");
-    one.run(&node, Plugins::Ours, "CHECK", &config).unwrap();
-    // What nft does not understand is told, and nothing stays.
+    one.run(&node, Plugins::Flannel, "CHECK", &config).unwrap();
+    // Conditions that nft rejects are reported, and nothing is left behind.
     let bad = one.config(&mapping(8082), r#","conditionsV4":["ip","saddr","nonsense."]"#);
-    let error = one.run(&node, Plugins::Ours, "ADD", &bad).unwrap_err();
+    let error = one.run(&node, Plugins::Flannel, "ADD", &bad).unwrap_err();
     assert!(error.contains("nft rejected the conditions"), "{error}");
     assert!(!node.nftables("ip cni_hostport").contains("\"one\""));
-    // In iptables they are part of what leads to the container.
+    // In iptables they are part of the rules that jump to the container's chain.
     let config = one.config(&mapping(8082), r#","conditionsV4":["!","-s","10.9.0.0/16"]"#);
-    one.run(&node, Plugins::Ours, "ADD", &config).unwrap();
+    one.run(&node, Plugins::Flannel, "ADD", &config).unwrap();
     let rules = node.rules();
     assert!(rules.contains("! -s 10.9.0.0/16 -p tcp") && rules.contains("--dports 8082"), "{rules}");
     one.run(&node, Plugins::Go, "CHECK", &config).unwrap();
     let bad = one.config(&mapping(8083), r#","conditionsV4":["-m","nonsense"]"#);
-    let error = one.run(&node, Plugins::Ours, "ADD", &bad).unwrap_err();
+    let error = one.run(&node, Plugins::Flannel, "ADD", &bad).unwrap_err();
     assert!(error.contains("nonsense"), "{error}");
     assert_eq!(of_containers(&node.rules()), [""; 0]);
 }
@@ -234,13 +234,13 @@ fn a_port_conflict_names_both_containers() {
         let add = |pod: &Pod, plugins, mapping: &str, members: &str| {
             pod.run(&node, plugins, "ADD", &pod.config(mapping, members))
         };
-        // Debian's knows iptables alone.
-        let plugins = if backend == "iptables" { Plugins::Go } else { Plugins::Ours };
+        // Debian's plugin only supports iptables.
+        let plugins = if backend == "iptables" { Plugins::Go } else { Plugins::Flannel };
         let of_first = if backend == "iptables" { "" } else { members.as_str() };
         add(&first, plugins, &mapping("192.0.2.1", "tcp"), of_first).unwrap();
         let all = node.rules();
         for taken in ["192.0.2.1", "0.0.0.0", ""] {
-            let error = add(&second, Plugins::Ours, &mapping(taken, "tcp"), &members).unwrap_err();
+            let error = add(&second, Plugins::Flannel, &mapping(taken, "tcp"), &members).unwrap_err();
             assert!(
                 error.contains("8080/tcp of container second in network cbr0 is already used by"),
                 "{error}"
@@ -252,22 +252,22 @@ fn a_port_conflict_names_both_containers() {
         }
         // Another address, another protocol, another family.
         for free in [("192.0.2.2", "tcp"), ("192.0.2.1", "udp"), ("fd00::1", "tcp")] {
-            add(&second, Plugins::Ours, &mapping(free.0, free.1), &members).unwrap();
+            add(&second, Plugins::Flannel, &mapping(free.0, free.1), &members).unwrap();
         }
-        second.run(&node, Plugins::Ours, "DEL", &second.config("", &members)).unwrap();
-        first.run(&node, Plugins::Ours, "DEL", &first.config("", &members)).unwrap();
-        add(&second, Plugins::Ours, &mapping("192.0.2.1", "tcp"), &members).unwrap();
+        second.run(&node, Plugins::Flannel, "DEL", &second.config("", &members)).unwrap();
+        first.run(&node, Plugins::Flannel, "DEL", &first.config("", &members)).unwrap();
+        add(&second, Plugins::Flannel, &mapping("192.0.2.1", "tcp"), &members).unwrap();
         assert_eq!(of_containers(&node.rules()).is_empty(), backend == "nftables");
     }
-    // The other backend is looked at as well.
+    // The other backend is checked as well.
     let node = Node::new("nft");
     let [first, second] = ["first", "second"].map(|id| Pod::new(&node, id));
     for (one, other) in [("iptables", "nftables"), ("nftables", "iptables")] {
         let config = |pod: &Pod, backend: &str| pod.config(TWO, &format!(r#","backend":"{backend}""#));
-        first.run(&node, Plugins::Ours, "ADD", &config(&first, one)).unwrap();
-        let error = second.run(&node, Plugins::Ours, "ADD", &config(&second, other)).unwrap_err();
+        first.run(&node, Plugins::Flannel, "ADD", &config(&first, one)).unwrap();
+        let error = second.run(&node, Plugins::Flannel, "ADD", &config(&second, other)).unwrap_err();
         assert!(error.contains("already used by container first"), "{error}");
-        first.run(&node, Plugins::Ours, "DEL", &config(&first, one)).unwrap();
+        first.run(&node, Plugins::Flannel, "DEL", &config(&first, one)).unwrap();
     }
 }
 
@@ -293,14 +293,14 @@ fn of_many_adds_at_once_one_gets_the_port() {
             .map(|(at, pod)| {
                 let config = config(pod, at);
                 let node = &node;
-                scope.spawn(move || pod.run(node, Plugins::Ours, "ADD", &config).is_ok())
+                scope.spawn(move || pod.run(node, Plugins::Flannel, "ADD", &config).is_ok())
             })
             .collect();
         runs.into_iter().map(|run| run.join().unwrap()).collect::<Vec<_>>()
     });
     assert_eq!(good.iter().step_by(2).filter(|good| **good).count(), 1, "{good:?}");
     assert!(good.iter().skip(1).step_by(2).all(|good| *good), "{good:?}");
-    // What is shared was made by the first of them, once.
+    // Shared objects were created once, by the first of them.
     let rules = node.tool(&["iptables-save", "-t", "nat"]);
     for (rule, count) in [
         ("-A PREROUTING", 1),
@@ -323,7 +323,7 @@ fn del_finds_its_rules_in_any_state() {
         let bare = r#"{"cniVersion":"0.4.0","name":"cbr0","type":"portmap","prevResult":{"cniVersion":"9"},"backend":7}"#;
         let nat = |rule: &[&str]| drop(node.tool(&[&["iptables", "-t", "nat"], rule].concat()));
         for damage in ["", "entries", "own chain", "historic"] {
-            pod.run(&node, Plugins::Ours, "ADD", &pod.config(TWO, "")).unwrap();
+            pod.run(&node, Plugins::Flannel, "ADD", &pod.config(TWO, "")).unwrap();
             match damage {
                 "entries" => nat(&["-F", "CNI-HOSTPORT-DNAT"]),
                 "own chain" => nat(&["-F", "CNI-DN-4c7c118642e0d78610143"]),
@@ -335,16 +335,16 @@ fn del_finds_its_rules_in_any_state() {
                 _ => {}
             }
             for _ in 0..2 {
-                node.run(Plugins::Ours, "portmap", "DEL", "cid1", "", bare).unwrap();
+                node.run(Plugins::Flannel, "portmap", "DEL", "cid1", "", bare).unwrap();
             }
             let rules = node.rules();
             assert!(!rules.contains("CNI-DN-") && !rules.contains("CNI-SN-"), "{variant} {damage}: {rules}");
         }
-        // An earlier life of the container, with another address.
+        // An earlier ADD of the container, with another address.
         nat(&["-N", "CNI-DN-4c7c118642e0d78610143"]);
         let stale = ["-A", "CNI-DN-4c7c118642e0d78610143", "-p", "tcp", "--dport", "8080"];
         nat(&[&stale[..], &["-j", "DNAT", "--to", "10.244.1.77:80"]].concat());
-        pod.run(&node, Plugins::Ours, "ADD", &pod.config(TWO, "")).unwrap();
+        pod.run(&node, Plugins::Flannel, "ADD", &pod.config(TWO, "")).unwrap();
         assert!(!node.rules().contains("10.244.1.77"));
     }
 }
@@ -363,7 +363,7 @@ fn an_add_that_fails_leaves_nothing() {
             let family = tool.strip_suffix("-restore").unwrap();
             node.replace_tool(family, &format!("exec /usr/sbin/{family}-{variant} \"$@\""));
             node.replace_tool(tool, script);
-            let error = pod.run(&node, Plugins::Ours, "ADD", &pod.config(TWO, "")).unwrap_err();
+            let error = pod.run(&node, Plugins::Flannel, "ADD", &pod.config(TWO, "")).unwrap_err();
             assert!(error.contains(expected), "{error}");
             assert_eq!(of_containers(&node.rules()), [""; 0], "{variant} {tool}");
         }
@@ -371,28 +371,28 @@ fn an_add_that_fails_leaves_nothing() {
     let node = Node::new("nft");
     let pod = Pod::new(&node, "cid1");
     let without_result = r#"{"cniVersion":"0.4.0","name":"cbr0","type":"portmap"}"#;
-    let error = pod.run(&node, Plugins::Ours, "ADD", without_result).unwrap_err();
+    let error = pod.run(&node, Plugins::Flannel, "ADD", without_result).unwrap_err();
     assert!(error.contains("must be called as chained plugin"), "{error}");
-    // A chain of somebody else that is not there.
+    // An external chain that does not exist.
     let config = pod.config(TWO, r#","externalSetMarkChain":"KUBE-MARK-MASQ""#);
-    let error = pod.run(&node, Plugins::Ours, "ADD", &config).unwrap_err();
+    let error = pod.run(&node, Plugins::Flannel, "ADD", &config).unwrap_err();
     assert!(error.contains("KUBE-MARK-MASQ"), "{error}");
     assert_eq!(of_containers(&node.rules()), [""; 0]);
     node.tool(&["iptables", "-t", "nat", "-N", "KUBE-MARK-MASQ"]);
     node.tool(&["ip6tables", "-t", "nat", "-N", "KUBE-MARK-MASQ"]);
-    pod.run(&node, Plugins::Ours, "ADD", &config).unwrap();
+    pod.run(&node, Plugins::Flannel, "ADD", &config).unwrap();
     pod.run(&node, Plugins::Go, "CHECK", &config).unwrap();
     assert!(!node.rules().contains("SETMARK"));
-    // Beside a network with another mark.
+    // In addition to a network with another mark.
     let other = pod.config(TWO, r#","markMasqBit":5"#);
     for config in [pod.config(TWO, ""), other] {
-        pod.run(&node, Plugins::Ours, "ADD", &config).unwrap();
+        pod.run(&node, Plugins::Flannel, "ADD", &config).unwrap();
         pod.run(&node, Plugins::Go, "CHECK", &config).unwrap();
     }
     assert_eq!(node.tool(&["iptables-save", "-t", "nat"]).matches("-A CNI-HOSTPORT-MASQ").count(), 2);
 }
 
-/// One process for a family and an ADD, none for a DEL; the legacy variant must be listed by its own programs.
+/// One process per family for an ADD, none for a DEL; the legacy variant can only be listed by its own programs.
 #[test]
 #[ignore = "needs netns"]
 fn processes_are_as_few_as_possible() {
@@ -405,7 +405,7 @@ fn processes_are_as_few_as_possible() {
         for id in ["first", "later"] {
             let netns = Netns::new("pod");
             let run = |plugin: &str, command: &str, config: &str| {
-                let result = node.run(Plugins::Ours, plugin, command, id, &netns.path(), config).unwrap();
+                let result = node.run(Plugins::Flannel, plugin, command, id, &netns.path(), config).unwrap();
                 (result, node.starts())
             };
             let (result, starts) = run("bridge", "ADD", &masquerading);
@@ -423,7 +423,7 @@ fn processes_are_as_few_as_possible() {
     }
 }
 
-/// A fault at every step of an ADD and of a DEL, until one ends before it comes.
+/// Injects a fault at every step of an ADD and of a DEL, until one completes before the fault.
 #[test]
 #[ignore = "needs netns"]
 fn an_interrupted_add_or_del_leaves_nothing() {
@@ -462,7 +462,7 @@ fn end_anywhere(backend: &str, kind: &str) {
         if kind == "fail" && added.is_err() {
             assert!(!traces().contains("cid1") && !traces().contains("CNI-DN-"), "{fault}: {}", traces());
         }
-        // If no DEL comes, the next ADD is not hindered.
+        // The next ADD succeeds even without a DEL.
         if at % 3 == 0 {
             run("ADD", "").0.unwrap();
         }
@@ -489,25 +489,25 @@ fn gc_and_status_work() {
         let pods = ["a", "b"].map(|id| Pod::new(&node, id));
         for (pod, port) in pods.iter().zip([8080, 8081]) {
             let mapping = format!(r#"{{"hostPort":{port},"containerPort":80,"protocol":"tcp"}}"#);
-            pod.run(&node, Plugins::Ours, "ADD", &pod.config(&mapping, "")).unwrap();
+            pod.run(&node, Plugins::Flannel, "ADD", &pod.config(&mapping, "")).unwrap();
         }
         let config = r#"{"cniVersion":"1.1.0","name":"cbr0","type":"portmap"}"#;
-        node.run(Plugins::Ours, "portmap", "STATUS", "", "", config).unwrap();
+        node.run(Plugins::Flannel, "portmap", "STATUS", "", "", config).unwrap();
         let list = r#""cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}],"name""#;
         let gc = |name: &str| {
             let config = config.replace("\"name\"", list).replace("cbr0", name);
-            node.run(Plugins::Ours, "portmap", "GC", "", "", &config).unwrap();
+            node.run(Plugins::Flannel, "portmap", "GC", "", "", &config).unwrap();
             node.rules().replace("\\\"", "")
         };
         let rules = gc("other");
         assert!(rules.contains("id: a\"") && rules.contains("id: b\""), "{rules}");
         let rules = gc("cbr0");
         assert!(rules.contains("id: a\"") && !rules.contains("id: b\""), "{rules}");
-        // The tables of nftables are of all networks.
+        // All networks share the tables of nftables.
         for (pod, port) in pods.iter().zip([8082, 8083]) {
             let mapping = format!(r#"{{"hostPort":{port},"containerPort":80,"protocol":"tcp"}}"#);
             let config = pod.config(&mapping, r#","backend":"nftables""#);
-            pod.run(&node, Plugins::Ours, "ADD", &config).unwrap();
+            pod.run(&node, Plugins::Flannel, "ADD", &config).unwrap();
         }
         let of_go = "tcp dport 8084 dnat to 10.9.0.2:80 comment \"go\"";
         node.netns.sh(&["nft", &format!("add rule ip cni_hostport hostports {of_go}")]);
@@ -522,7 +522,7 @@ fn gc_and_status_work() {
         assert!(node.nftables("ip cni_hostport").contains("comment \"go\""));
         node.remove_tools();
         let config = config.replace("\"name\"", "\"backend\":\"iptables\",\"name\"");
-        let error = node.run(Plugins::Ours, "portmap", "STATUS", "", "", &config).unwrap_err();
+        let error = node.run(Plugins::Flannel, "portmap", "STATUS", "", "", &config).unwrap_err();
         assert!(
             error.contains("\"code\": 50") && error.contains("iptables was not found in PATH"),
             "{error}"
@@ -540,11 +540,11 @@ fn a_mapped_port_is_reached_from_everywhere() {
         let [server, client] = ["server", "client"].map(|id| Pod::new(&node, id));
         let mapping = r#"{"hostPort":8080,"containerPort":80,"protocol":"tcp"}"#;
         let config = server.config(mapping, &format!(r#","backend":"{backend}""#));
-        server.run(&node, Plugins::Ours, "ADD", &config).unwrap();
+        server.run(&node, Plugins::Flannel, "ADD", &config).unwrap();
         let _server = Listener::start(&server.netns, 80);
         let seen = |from: &Netns, target: &str| ask(from, target, 8080);
-        // From outside the client's own address is seen, from the same subnet the gateway's: else the answer would not pass
-        // the host, by whose address it was asked.
+        // The pod receives the address of an external client, but that of the gateway from its own subnet: otherwise the reply
+        // would not pass through the host.
         for (from, target, sees) in [
             (&outside, "192.0.2.1", "192.0.2.9"),
             (&outside, "2001:db8::1", "2001:db8::9"),
@@ -557,18 +557,18 @@ fn a_mapped_port_is_reached_from_everywhere() {
             assert!(answer.starts_with(sees), "{backend}: {} from {target}: {answer:?}", from.0);
         }
         let address = server.result.split(r#""address":""#).nth(1).unwrap().split('/').next().unwrap();
-        // What is not mapped keeps its address.
+        // Packets that are not mapped keep their address.
         assert!(ask(&client.netns, address, 80).starts_with("10.244.1.3"), "{backend}");
-        // Without translation of sources the pod sees who asks.
+        // Without source translation the pod receives the address of the client.
         let plain = server.config(mapping, &format!(r#","backend":"{backend}","snat":false"#));
-        server.run(&node, Plugins::Ours, "ADD", &plain).unwrap();
+        server.run(&node, Plugins::Flannel, "ADD", &plain).unwrap();
         assert!(seen(&outside, "192.0.2.1").starts_with("192.0.2.9"), "{backend}");
-        server.run(&node, Plugins::Ours, "DEL", &plain).unwrap();
+        server.run(&node, Plugins::Flannel, "DEL", &plain).unwrap();
         assert_eq!(seen(&outside, "192.0.2.1"), "", "{backend}: the port still leads somewhere");
     }
 }
 
-/// A client that goes on sending reaches the new server, not where it was sent first.
+/// A client that continues to send reaches the new server, not the first one.
 #[test]
 #[ignore = "needs netns"]
 fn connections_over_udp_follow_the_mapping() {
@@ -584,19 +584,19 @@ fn connections_over_udp_follow_the_mapping() {
         node.netns.sh(&["nft", "add chain ip watch input { type filter hook input priority 0; }"]);
         node.netns.sh(&["nft", "add rule ip watch input ct state new counter"]);
         let send = || {
-            // From one port, as a client that goes on.
+            // From one port, like a client that continues to send.
             let socket = outside.inside(|| UdpSocket::bind("192.0.2.9:4000")).unwrap();
             socket.send_to(b"hello", "192.0.2.1:5353").unwrap();
         };
         send();
         assert!(entries().contains("dport=5353"), "{}", entries());
-        pods[0].run(&node, Plugins::Ours, "ADD", &config(&pods[0])).unwrap();
+        pods[0].run(&node, Plugins::Flannel, "ADD", &config(&pods[0])).unwrap();
         assert!(!entries().contains("dport=5353"), "{backend}: {}", entries());
         send();
         assert!(entries().contains("src=10.244.1.2"), "{backend}: {}", entries());
-        pods[0].run(&node, Plugins::Ours, "DEL", &config(&pods[0])).unwrap();
+        pods[0].run(&node, Plugins::Flannel, "DEL", &config(&pods[0])).unwrap();
         assert!(!entries().contains("src=10.244.1.2"), "{backend}: {}", entries());
-        pods[1].run(&node, Plugins::Ours, "ADD", &config(&pods[1])).unwrap();
+        pods[1].run(&node, Plugins::Flannel, "ADD", &config(&pods[1])).unwrap();
         send();
         assert!(entries().contains("src=10.244.1.3"), "{backend}: {}", entries());
     }
@@ -617,7 +617,7 @@ fn link_outside(node: &Node, outside: &Netns) {
     }
 }
 
-/// A server that answers with the address of who asks.
+/// A server that replies with the address of the client.
 struct Listener(TcpListener);
 
 impl Listener {
@@ -635,12 +635,12 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Ends the waiting in the thread.
+        // Ends the wait in the thread.
         let _ = nix::sys::socket::shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Both);
     }
 }
 
-/// The answer of the server at an address, or nothing if none is there.
+/// Returns the reply of the server at an address, or nothing if there is none.
 fn ask(from: &Netns, target: &str, port: u16) -> String {
     let target = SocketAddr::new(target.parse().unwrap(), port);
     from.inside(|| {

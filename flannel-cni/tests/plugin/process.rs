@@ -1,4 +1,4 @@
-//! The plugin as a process, with stub delegates: what a runtime sees.
+//! The plugin as a process with stub delegates, as runtimes see it.
 
 use flannel_core::json::Value;
 use std::fs;
@@ -25,7 +25,7 @@ impl Outcome {
         self.stdout
     }
 
-    /// Code and text of the error object.
+    /// Returns code and text of the error object.
     fn error(&self) -> (u32, String) {
         assert_eq!(self.code, 1, "{}", self.stderr);
         let value = Value::parse(self.stdout.as_bytes()).unwrap();
@@ -60,7 +60,7 @@ impl Node {
         fs::write(self.path(name), text).unwrap();
     }
 
-    /// Makes a delegate that appends its command, ids and stdin to `calls`, then runs `script`.
+    /// Creates a delegate that appends its command, ids and stdin to `calls`, then runs `script`.
     fn stub(&self, name: &str, script: &str) {
         let calls = self.path("calls");
         let calls = calls.display();
@@ -69,7 +69,7 @@ impl Node {
              echo \"$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_NETNS $stdin\" >>{calls}\n{script}\n"
         );
         let path = self.path(&format!("bin/{name}"));
-        // Renamed into place: a program that was open for writing a moment ago may still be busy.
+        // Renamed into place, because a program that was just open for writing may still be busy.
         let temporary = self.path("stub.tmp");
         fs::write(&temporary, text).unwrap();
         fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)).unwrap();
@@ -82,7 +82,7 @@ impl Node {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Commands and ids of the calls alone.
+    /// Returns the commands and IDs of the calls.
     fn commands(&self) -> Vec<String> {
         self.calls().iter().map(|call| call.split(' ').take(3).collect::<Vec<_>>().join(" ")).collect()
     }
@@ -126,7 +126,7 @@ impl Node {
 }
 
 fn run(vars: &[(&str, &str)], stdin: &str) -> Outcome {
-    let mut child = Command::new(crate::support::ours())
+    let mut child = Command::new(crate::support::plugin())
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap())
         .envs(vars.iter().copied())
@@ -135,7 +135,7 @@ fn run(vars: &[(&str, &str)], stdin: &str) -> Outcome {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The plugin may answer without reading.
+    // The plugin may exit without reading.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
     let output = child.wait_with_output().unwrap();
     Outcome {
@@ -253,7 +253,7 @@ fn the_result_has_the_version_of_the_config() {
         (r#","cniVersion":"1.0.0""#, RESULT, "1.0.0"),
         (r#","cniVersion":"0.2.0""#, RESULT, "0.2.0"),
         ("", RESULT, "0.1.0"),
-        // The delegate's own version is the one that counts where the outer config has none.
+        // The delegate's own version is used if the outer config has none.
         (r#","delegate":{"cniVersion":"1.0.0"}"#, r#"{"ips":[{"address":"10.244.1.2/24"}]}"#, "1.0.0"),
         (r#","cniVersion":"0.4.0""#, "null", "0.4.0"),
     ] {
@@ -290,7 +290,7 @@ fn errors_of_the_delegate_pass_through() {
     ] {
         node.stub("bridge", script);
         assert_eq!(node.run("ADD", &node.stock()).error(), (code, text.to_owned()), "{script}");
-        // What was half done is undone, and the runtime's DEL finds the saved config.
+        // The partial ADD is undone, and the runtime's DEL finds the saved config.
         assert_eq!(node.commands(), ["ADD cid1 eth0", "DEL cid1 eth0"]);
         assert_eq!(node.state(), ["cid1", "cid1.eth0"]);
     }
@@ -344,7 +344,7 @@ fn without_subnet_env_add_fails_with_try_again() {
     assert_eq!(node.run("ADD", &node.stock()).error(), (999, text.clone()));
     assert_eq!(node.run("STATUS", &status).error(), (50, text));
     assert_eq!((node.calls(), node.state()), (vec![], vec![]));
-    // A DEL after such an ADD has nothing to do and says so.
+    // A DEL after such an ADD has nothing to do and logs that.
     node.run("DEL", &node.stock()).succeeded();
 }
 
@@ -393,7 +393,7 @@ fn lost_and_invalid_state_is_rebuilt() {
     node.run("DEL", &node.stock()).succeeded();
     let [call] = &node.calls()[..] else { panic!("one call") };
     assert!(call.contains(r#""ipMasq":true,"ipam":{"ranges":[[{"subnet":"192.0.2.0/24"}]]"#), "{call}");
-    // A delegate that is not installed has nothing to undo.
+    // A delegate that is not installed has created nothing.
     fs::remove_file(node.path("bin/bridge")).unwrap();
     node.run("DEL", &node.stock()).succeeded();
 }
@@ -428,7 +428,7 @@ fn two_networks_of_a_container_are_both_undone() {
     );
     assert_eq!(node.state(), [""; 0]);
 
-    // Go flannel kept one file for both: the second network's.
+    // Go flannel has one file for both: that of the second network.
     fs::create_dir_all(node.path("data")).unwrap();
     node.write("data/cid1", &of_second);
     node.run_for("DEL", "eth0", &node.stock()).succeeded();

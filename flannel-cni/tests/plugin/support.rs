@@ -1,22 +1,22 @@
-//! What the tests share: namespaces and running plugins as a runtime does.
+//! Common code of the tests: namespaces, and calls of plugins like those of a runtime.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The plugin: the one that `FLANNEL_PLUGIN` names, as it is released, else the one that was built with the tests.
-pub(crate) fn ours() -> &'static str {
+/// Returns the path of the plugin: that in `FLANNEL_PLUGIN`, a release build, or the one that was built with the tests.
+pub(crate) fn plugin() -> &'static str {
     static PATH: LazyLock<String> = LazyLock::new(|| {
         std::env::var("FLANNEL_PLUGIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_flannel").to_owned())
     });
     &PATH
 }
 
-/// Where Debian's `containernetworking-plugins` are.
+/// The directory of Debian's `containernetworking-plugins`.
 pub(crate) const GO_PLUGINS: &str = "/usr/lib/cni";
 
-/// A namespace with a name of its own; gone when dropped, also by a panic.
+/// A namespace with a unique name, which is deleted on drop.
 pub(crate) struct Netns(pub(crate) String);
 
 impl Netns {
@@ -32,7 +32,7 @@ impl Netns {
         format!("/run/netns/{}", self.0)
     }
 
-    /// Does something on a thread inside. Sockets that it makes stay there.
+    /// Runs `work` on a thread in the namespace, where its sockets remain.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let file = std::fs::File::open(self.path()).unwrap();
         std::thread::scope(|scope| {
@@ -44,7 +44,7 @@ impl Netns {
         })
     }
 
-    /// Runs a command inside; answers with its stdout.
+    /// Runs a command in the namespace and returns its stdout.
     pub(crate) fn sh(&self, command: &[&str]) -> String {
         sh(&[&["ip", "netns", "exec", &self.0], command].concat())
     }
@@ -66,20 +66,20 @@ pub(crate) fn sh(command: &[&str]) -> String {
 /// One call of a plugin.
 pub(crate) struct Call<'a> {
     pub(crate) program: &'a str,
-    /// The namespace of the node; `None` is where the test runs.
+    /// The namespace of the node; `None` is that of the test.
     pub(crate) node: Option<&'a Netns>,
     pub(crate) command: &'a str,
     pub(crate) id: &'a str,
     pub(crate) ifname: &'a str,
     pub(crate) netns: &'a str,
     pub(crate) args: &'a str,
-    /// Where delegates are looked for.
+    /// The search path of delegates.
     pub(crate) path: &'a str,
     pub(crate) config: &'a str,
 }
 
 impl Call<'_> {
-    /// Runs it; an error is what it printed.
+    /// Runs it; the error is its output.
     pub(crate) fn run(&self) -> Result<String, String> {
         let mut command = match self.node {
             Some(node) => {

@@ -33,7 +33,7 @@ pub(crate) struct Config {
     pub(crate) spoof_check: bool,
     /// Run duplicate address detection for IPv6 addresses.
     pub(crate) duplicate_detection: bool,
-    /// The container's interface stays down.
+    /// The container's interface is kept down.
     pub(crate) container_down: bool,
     pub(crate) masquerade: Option<BackendChoice>,
     /// The container has addresses, from host-local.

@@ -72,7 +72,7 @@ fn a_small_range_is_exhausted() {
     let full = "failed to allocate for range 0: no IP addresses available in range set: 10.1.2.1-10.1.2.6";
     assert_eq!(net.add("c5"), Err(full.to_owned()));
     assert_eq!(fs::read_to_string(net.path("last_reserved_ip.0")).unwrap(), "10.1.2.6");
-    // Released ones come round in order.
+    // Released addresses are allocated in order.
     net.del("c3");
     net.del("c0");
     assert_eq!([net.address("c6"), net.address("c7")], ["10.1.2.2", "10.1.2.5"]);
@@ -200,7 +200,7 @@ fn del_works_with_a_broken_config() {
     assert!(net.add("b").is_err());
     net.del("a");
     assert_eq!(net.files(), ["last_reserved_ip.0", "lock"]);
-    // Nothing is made where there is nothing.
+    // Nothing is created.
     let net = Network::new(r#""ranges":[[{"subnet":"10.1.2.0/24"}]]"#);
     net.del("a");
     assert_eq!(net.files(), [""; 0]);

@@ -14,7 +14,7 @@ fn lines_are_those_of_go() {
          -A CNI-4c7c118642e0d78610143dd0 ! -d 224.0.0.0/4 # -j MASQUERADE\n\
          -A POSTROUTING -s 10.244.1.2 # -j CNI-4c7c118642e0d78610143dd0\n",
     );
-    // Two addresses in one subnet and one in another: what is in any of them is let through.
+    // Two addresses in one subnet and one in another: packets within any of them are accepted.
     check(
         &["fd00:1::2/64", "fd00:1::3/64", "fd00:2::2/64"],
         "-A CNI-4c7c118642e0d78610143dd0 -d fd00:1::/64 # -j ACCEPT\n\

@@ -51,7 +51,7 @@ fn errors_name_the_direction_and_the_reason() {
 fn numbers_are_those_of_go_and_saturate() {
     let bucket = |rate, burst| Limit { rate, burst }.bucket();
     assert_eq!(bucket(2_000_000, 800_000), TokenBucket { rate: 250_000, limit: 106_250, buffer: 6_250_000 });
-    // What runtimes send for "unlimited": over four seconds of the rate, not a random remainder.
+    // Runtimes send this for "unlimited": over four seconds of the rate, not a random remainder.
     let unlimited = bucket(1_000_000, u64::from(u32::MAX));
     assert_eq!(unlimited, TokenBucket { rate: 125_000, limit: 536_874_036, buffer: u32::MAX / 64 });
     let most = bucket(u64::MAX, BURST_MAX * 8);

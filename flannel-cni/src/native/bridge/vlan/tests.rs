@@ -68,7 +68,7 @@ fn a_port_is_in_its_vlans_and_no_other() {
         &[Step::Delete(3), Step::Add(1, Access), Step::Add(7, Tagged)],
     );
     check(&vlans(0, &[1, 7], true), new, &[Step::Add(7, Tagged)]);
-    // A bridge that only heeds VLANs, and a port that is right already.
+    // A bridge that only filters by VLAN, and a port that is up to date.
     check(&vlans(0, &[], false), new, &[]);
     check(&vlans(5, &[6], false), &[(5, Access), (6, Tagged)], &[]);
     assert!(vlans(5, &[6], false).are_of(&[(6, Tagged), (5, Access)]));

@@ -27,7 +27,7 @@ fn an_owner_is_read_back() {
     assert_eq!(of_file(&path), Some(owner));
 }
 
-/// What Go's plugin wrote has no mark: its time and content decide.
+/// Files of Go's plugin have no owner: their time and content decide.
 #[test]
 fn files_without_owner_are_kept_in_doubt() {
     let directory = tempfile::tempdir().unwrap();

@@ -37,7 +37,7 @@ fn addresses_of_one_attachment_come_and_go_by_themselves() {
     assert_eq!(holders(), [(v4, own.clone()), (v6, own.clone()), (taken, other.clone())].into());
     store.release_ip(v4).unwrap();
     assert_eq!(holders(), [(v6, own), (taken, other)].into());
-    // What it would be a name of is gone.
+    // The target of the hard link no longer exists.
     assert!(store.reserve_beside(v4, v4, &attachment("c", "eth0"), None).unwrap());
 }
 

@@ -32,7 +32,7 @@ fn rules_are_those_of_go() {
          CNI-HOSTPORT-DNAT # -m multiport -p tcp --destination-ports 8080 -j D\n\
          CNI-HOSTPORT-DNAT # -m multiport -p udp --destination-ports 5353 -j D"
     );
-    // The entry rule of the other family's port is there all the same.
+    // The entry rule of the other family's port exists as well.
     assert_eq!(
         lines(&config(r#","snat":false"#, TWO), "2001:cafe:42:1::2/64"),
         "D -p tcp --dport 8080 -j DNAT --to-destination [2001:cafe:42:1::2]:80\n\
@@ -77,7 +77,7 @@ fn shared_objects_are_made_once() {
          -A OUTPUT -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT\n\
          -I POSTROUTING 1 -m comment --comment \"CNI portfwd requiring masquerade\" -j CNI-HOSTPORT-MASQ\n"
     );
-    // As they are with another network's mark, and without one of the jumps.
+    // With the mark of another network, and without one of the jumps.
     let nat = Nat::parse(
         "*nat\n:CNI-HOSTPORT-DNAT - [0:0]\n:CNI-HOSTPORT-SETMARK - [0:0]\n:CNI-HOSTPORT-MASQ - [0:0]\n\
          -A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT\n\
@@ -89,7 +89,7 @@ fn shared_objects_are_made_once() {
     let masquerade = "CNI-HOSTPORT-MASQ -m mark --mark 0x1/0x1 -j MASQUERADE";
     let jump = "-A OUTPUT -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT";
     assert_eq!(shared(&nat), format!("-A {mark}\n-A {masquerade}\n{jump}\n"));
-    // Rules in a form that is not understood.
+    // Rules that cannot be decoded.
     let mut nat = nat;
     nat.rules.iter_mut().for_each(|rule| rule.mark = None);
     assert_eq!(shared(&nat), format!("-C {mark}\n-C {masquerade}\n{jump}\n"));
