@@ -210,7 +210,7 @@ impl Selector<'_> {
         for (chain, entry) in self.chains.iter().filter(|(chain, _)| nat.chains.contains(chain)) {
             let (kept, gone): (Vec<_>, Vec<_>) = nat
                 .of(entry)
-                .filter(|rule| rule.leads_to(chain))
+                .filter(|rule| rule.jumps_to(chain))
                 .partition(|rule| rule.source_address().is_some_and(self.is_kept));
             if kept.is_empty() {
                 removal.chains.push(chain.clone());

@@ -30,3 +30,6 @@ impl<'a> Undo<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

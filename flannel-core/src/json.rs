@@ -150,8 +150,13 @@ impl Value {
         let mut text = Vec::with_capacity(1 << 10);
         self.serialize(&mut Serializer::with_formatter(&mut text, formatter))
             .expect("memory takes every value, and numbers are valid JSON");
+        let text = String::from_utf8(text).expect("serde_json writes UTF-8");
+        // Few texts have characters to escape; 0xe2 begins the line separators.
+        if !text.bytes().any(|byte| matches!(byte, b'<' | b'>' | b'&' | 0xe2)) {
+            return text;
+        }
         let mut out = String::with_capacity(text.len());
-        fields::push_escaped(&mut out, &String::from_utf8_lossy(&text));
+        fields::push_escaped(&mut out, &text);
         out
     }
 }

@@ -170,7 +170,7 @@ impl NatRule {
         if self.protocol == Some(UDP) { &self.ports } else { &[] }
     }
 
-    pub(crate) fn leads_to(&self, chain: &str) -> bool {
+    pub(crate) fn jumps_to(&self, chain: &str) -> bool {
         self.target.as_deref() == Some(chain)
     }
 

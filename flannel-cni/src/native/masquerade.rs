@@ -108,12 +108,12 @@ impl<'a> Masquerade<'a> {
         if !nat.chains.contains(&chain) {
             return Ok(false);
         }
-        let entries = nat.of(POSTROUTING).filter(|rule| rule.leads_to(&chain));
+        let entries = nat.of(POSTROUTING).filter(|rule| rule.jumps_to(&chain));
         let (kept, stale): (Vec<&NatRule>, Vec<&NatRule>) =
             entries.partition(|rule| rule.source_address().is_some_and(|source| self.is_of_sibling(source)));
         // Rules of subnets do not name their interface: keep those that contain an address of another interface.
         let mut subnets = nets.to_vec();
-        for rule in nat.of(&chain).filter(|rule| rule.leads_to("ACCEPT")) {
+        for rule in nat.of(&chain).filter(|rule| rule.jumps_to("ACCEPT")) {
             let subnet = rule.destination;
             let of_kept = |rule: &&NatRule| {
                 rule.source.zip(subnet).is_some_and(|(source, subnet)| subnet.contains(&source))
@@ -166,7 +166,7 @@ impl<'a> Masquerade<'a> {
         let chain = self.owner.masquerade_chain();
         let mut covered = BTreeSet::new();
         let mut cover = |nat: &Nat| {
-            let entries = nat.of(POSTROUTING).filter(|rule| rule.leads_to(&chain));
+            let entries = nat.of(POSTROUTING).filter(|rule| rule.jumps_to(&chain));
             covered.extend(entries.filter_map(NatRule::source_address));
         };
         let mut in_nftables: BTreeSet<IpNet> = BTreeSet::new();

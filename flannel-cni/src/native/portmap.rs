@@ -233,7 +233,7 @@ impl<'a> Mappings<'a> {
         let own = self.owner.mapping_chain();
         for entry in nat.of(iptables::ENTRY) {
             let Some(chain) = entry.target.as_ref().filter(|chain| **chain != own) else { continue };
-            for rule in nat.of(chain).filter(|rule| rule.leads_to("DNAT")) {
+            for rule in nat.of(chain).filter(|rule| rule.jumps_to("DNAT")) {
                 self.check_rule(rule, family, || owner_of(entry))?;
             }
         }

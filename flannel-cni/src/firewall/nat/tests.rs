@@ -22,7 +22,7 @@ COMMIT
     assert_eq!(nat.chains.iter().map(String::as_str).collect::<Vec<_>>(), ["CNI-1", "POSTROUTING"]);
     assert_eq!(nat.rules.len(), 5);
     let jump = &nat.rules[0];
-    assert!(jump.leads_to("CNI-1") && jump.source_address() == Some(IpAddr::from([10, 244, 1, 2])));
+    assert!(jump.jumps_to("CNI-1") && jump.source_address() == Some(IpAddr::from([10, 244, 1, 2])));
     assert_eq!(jump.comment.as_deref(), Some(r#"name: "cbr0" id: "cid1""#));
     assert!(jump.deletion_line().unwrap().starts_with("-D POSTROUTING -s 10.244.1.2/32 -m comment"));
     assert_eq!(nat.rules[1].destination.unwrap().to_string(), "10.244.1.0/24");
@@ -33,7 +33,7 @@ COMMIT
         (last.destination.unwrap().addr(), last.ports.as_slice()),
         (IpAddr::from([192, 0, 2, 1]), &[8080][..])
     );
-    assert!(last.leads_to("DNAT") && last.deletion(Family::V4).is_none());
+    assert!(last.jumps_to("DNAT") && last.deletion(Family::V4).is_none());
 }
 
 #[test]

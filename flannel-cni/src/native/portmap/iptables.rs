@@ -59,7 +59,7 @@ impl Shared {
             chains: nat.chains.iter().cloned().collect(),
             mark: holds(SET_MARK),
             masquerade: holds(MASQUERADE),
-            jumps: JUMPS.map(|(chain, _, target)| nat.of(chain).any(|rule| rule.leads_to(target))),
+            jumps: JUMPS.map(|(chain, _, target)| nat.of(chain).any(|rule| rule.jumps_to(target))),
         }
     }
 }
