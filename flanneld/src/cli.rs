@@ -97,7 +97,7 @@ struct Warning {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CliError {
     /// No such flag.
-    #[error("there is no flag --{flag}: {}", match nearest {
+    #[error("unknown flag --{flag}: {}", match nearest {
         Some(nearest) => format!("did you mean --{nearest}?"),
         None => "flanneld --help lists all flags".to_owned(),
     })]
@@ -108,13 +108,13 @@ pub enum CliError {
         nearest: Option<&'static str>,
     },
     /// Dashes without a name.
-    #[error("{word:?} is not a flag: write -name or --name, and a value after '='")]
+    #[error("{word:?} is not a flag: use -name or --name, and a value after '='")]
     BadSyntax {
         /// What was given, without its value.
         word: String,
     },
     /// Not text.
-    #[error("{word:?} has bytes that are not UTF-8: flags and their values must be text")]
+    #[error("{word:?} is not valid UTF-8")]
     NotUtf8 {
         /// The flag, if it is one.
         word: String,
@@ -128,7 +128,7 @@ pub enum CliError {
         value: &'static str,
     },
     /// A value breaks the rule of its flag.
-    #[error("{setting} is {value:?}, but must be {rule}; for example {mend}")]
+    #[error("{setting} is {value:?}, but must be {rule}; for example {fix}")]
     BadValue {
         /// The flag or variable.
         setting: String,
@@ -137,22 +137,22 @@ pub enum CliError {
         /// What is allowed.
         rule: &'static str,
         /// A setting that would do.
-        mend: String,
+        fix: String,
     },
     /// Two settings that cannot both hold.
-    #[error("{first} and {second} exclude each other: {mend}")]
+    #[error("{first} and {second} are incompatible: {fix}")]
     Contradiction {
         /// One of them.
         first: String,
         /// The other.
         second: String,
         /// What to do.
-        mend: &'static str,
+        fix: &'static str,
     },
     /// The Kubernetes store was asked for.
     #[error(
-        "{setting}: this build cannot keep leases in Kubernetes yet; use etcd (--etcd-endpoints) or a \
-         directory (--lease-dir)"
+        "{setting}: Kubernetes is not available as the store in this version. Use etcd (--etcd-endpoints) or a directory \
+         (--lease-dir)."
     )]
     NoKubernetes {
         /// The flag or variable.

@@ -21,7 +21,7 @@ const CONFIG: &str = r#"{"Network":"10.42.0.0/16","SubnetMax":"10.42.199.0","Bac
 const INTERVAL: Duration = Duration::from_millis(10);
 /// Seconds, as "found again within seconds" promises, and room for a busy machine.
 const SECONDS: Duration = Duration::from_secs(15);
-const AWAY: &str = "store is away, going on with what is known";
+const AWAY: &str = "store unreachable, retrying";
 
 /// Nodes with daemons on etcd, a pod on each, and datagrams between the pods of the first two.
 struct Fixture {
@@ -196,7 +196,7 @@ fn etcd_crashes_and_restarts() {
 
         let since = f.logged()?;
         f.etcd.restart()?;
-        f.all_say(&since, "store is there again")?;
+        f.all_say(&since, "store reachable again")?;
         fourth.wait_ready()?;
         f.pods[0].netns.wait_ping(f.pods[2].address(true)?)?;
         stranger.add_pod("pod")?.netns.wait_ping(f.pods[0].address(true)?)?;

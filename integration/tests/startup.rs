@@ -20,10 +20,10 @@ fn invalid_flags_suggest_the_closest_match() {
     lab(|lab| {
         let node = lab.node("n1")?;
         for (flags, words) in [
-            ("--ip-mask", &["there is no flag --ip-mask", "did you mean --ip-masq?"][..]),
-            ("-ifaces=eth0", &["there is no flag --ifaces", "did you mean --iface?"]),
+            ("--ip-mask", &["unknown flag --ip-mask", "did you mean --ip-masq?"][..]),
+            ("-ifaces=eth0", &["unknown flag --ifaces", "did you mean --iface?"]),
             ("--etcd-endpoint=http://x", &["did you mean --etcd-endpoints?"]),
-            ("--xyzzy", &["there is no flag --xyzzy", "flanneld --help lists all flags"]),
+            ("--xyzzy", &["unknown flag --xyzzy", "flanneld --help lists all flags"]),
             ("--ip-masq=maybe", &["--ip-masq is \"maybe\", but must be"]),
             ("--iptables-resync=often", &["--iptables-resync is \"often\", but must be"]),
             ("--subnet-lease-renew-margin=1440", &["--subnet-lease-renew-margin", "1440"]),

@@ -46,7 +46,7 @@ impl Setting {
             setting: self.name(),
             value: if self.is_secret() { HIDDEN.to_owned() } else { self.text.clone() },
             rule,
-            mend: format!("{}={right}", self.name()),
+            fix: format!("{}={right}", self.name()),
         }
     }
 

@@ -76,12 +76,12 @@ impl<'a> Reader<'a> {
     /// Compatibility: Go ends the flags at the first word that is none, and says nothing.
     fn ignored_words(&mut self) {
         let Some(ignored) = &self.given.ignored else { return };
-        let mut reason = "not a flag, and nothing after it counts".to_owned();
+        let mut reason = "not a flag; ends the command line".to_owned();
         if !ignored.flags.is_empty() {
-            reason = format!("{reason}, so these are lost: {}", ignored.flags.join(" "));
+            reason = format!("{reason}, so these are ignored: {}", ignored.flags.join(" "));
         }
         if let Some(flag) = ignored.value_of {
-            reason = format!("{reason}; write --{flag}={}", ignored.word);
+            reason = format!("{reason}; use --{flag}={}", ignored.word);
         }
         self.warn(ignored.word.clone(), reason);
     }
@@ -97,7 +97,7 @@ impl<'a> Reader<'a> {
             Some(directory) => Err(CliError::Contradiction {
                 first: kubernetes.name(),
                 second: directory.name(),
-                mend: "leases are kept in one place, leave one of them out",
+                fix: "only one store can be used",
             }),
             None => Err(CliError::NoKubernetes { setting: kubernetes.name() }),
         }
@@ -195,7 +195,7 @@ impl<'a> Reader<'a> {
         Err(CliError::Contradiction {
             first: setting.to_string(),
             second: self.setting("lease-time").to_string(),
-            mend: "a lease must live longer than the margin in which it is renewed",
+            fix: "the lifetime of a lease must exceed the renew margin",
         })
     }
 

@@ -12,60 +12,71 @@ pub fn flags() -> impl Iterator<Item = &'static Flag> {
 
 /// The flags of the Go flanneld that do not concern the store.
 const GO: &[Flag] = &[
-    list("iface", "NAME|IP", "interface for traffic between nodes; the first of several that exists"),
-    list("iface-regex", "REGEX", "interface whose address or name matches; tried after --iface"),
-    text("iface-can-reach", "IP", "", "interface of the route to this address; tried last"),
+    list("iface", "NAME|IP", "Name or address of the external interface; the first match is used"),
+    list("iface-regex", "REGEX", "Expression that matches its name or address; evaluated after --iface"),
+    text("iface-can-reach", "IP", "", "Address whose route determines the interface; evaluated last"),
     text(
         "subnet-file",
         "FILE",
         flannel_core::subnet_env::PATH,
-        "where the subnet of this node is written for the CNI plugin",
+        "File with the subnet of this node, for the CNI plugin",
     ),
-    text("public-ip", "IPv4", "", "address that other nodes send to; without it that of the interface"),
-    text("public-ipv6", "IPv6", "", "the same for IPv6"),
+    text("public-ip", "IPv4", "", "Address that other nodes send to; by default that of the interface"),
+    text("public-ipv6", "IPv6", "", "IPv6 address that other nodes send to"),
     number(
         "subnet-lease-renew-margin",
         "MINUTES",
         "60",
-        "renew the lease this long before it ends, 1 to 1439",
+        "Time before expiry at which the lease is renewed, 1 to 1439",
     ),
-    switch("ip-masq", "false", "masquerade traffic that leaves the network of the pods"),
-    switch("ip-masq-fully-random-disable", "false", "masquerade without --random-fully"),
-    switch("kube-subnet-mgr", "false", "leases from Kubernetes nodes instead of etcd (not in this build)"),
-    text("kube-api-url", "URL", "", "Kubernetes API server"),
+    switch("ip-masq", "false", "Masquerade traffic that leaves the pod network"),
+    switch("ip-masq-fully-random-disable", "false", "Masquerade without --random-fully"),
+    switch("kube-subnet-mgr", "false", "Use Kubernetes nodes as the store (not available in this version)"),
+    text("kube-api-url", "URL", "", "URL of the Kubernetes API server"),
     text(
         "kube-annotation-prefix",
         "PREFIX",
         "flannel.alpha.coreos.com",
-        "prefix of the annotations of nodes",
+        "Prefix of the annotations of nodes",
     ),
-    text("kubeconfig-file", "FILE", "", "kubeconfig of the Kubernetes API"),
-    switch("version", "false", "print the version and exit"),
-    text("healthz-ip", "IP", "0.0.0.0", "address of /healthz and /readyz; 0.0.0.0 and :: mean both families"),
-    number("healthz-port", "PORT", "0", "port of /healthz and /readyz; 0 turns them off"),
-    number("iptables-resync", "SECONDS", "5", "how often firewall rules are checked, at least 1"),
-    switch("iptables-forward-rules", "true", "accept forwarded traffic of the pods"),
-    switch("ip-blackhole-route", "false", "keep a blackhole route for the subnet of this node"),
-    text("net-config-path", "FILE", "/etc/kube-flannel/net-conf.json", "network config in Kubernetes mode"),
-    switch("set-node-network-unavailable", "true", "clear NetworkUnavailable of the Kubernetes node"),
-    text("v", "LEVEL", "0", "0 logs what changed, 1 each operation, 5 everything").with_kind(Kind::Level),
-    text("vmodule", "LIST", "", "accepted for compatibility, has no effect"),
-    text("log_backtrace_at", "FILE:LINE", "", "accepted for compatibility, has no effect"),
+    text("kubeconfig-file", "FILE", "", "Kubeconfig for the Kubernetes API"),
+    switch("version", "false", "Print the version"),
+    text(
+        "healthz-ip",
+        "IP",
+        "0.0.0.0",
+        "Address of /healthz, /readyz and /metrics; 0.0.0.0 and :: listen on both families",
+    ),
+    number("healthz-port", "PORT", "0", "Port of /healthz, /readyz and /metrics; 0 disables them"),
+    number("iptables-resync", "SECONDS", "5", "Interval of checks of the firewall rules, at least 1"),
+    switch("iptables-forward-rules", "true", "Accept forwarded traffic of pods"),
+    switch("ip-blackhole-route", "false", "Add a blackhole route for the subnet of this node"),
+    text(
+        "net-config-path",
+        "FILE",
+        "/etc/kube-flannel/net-conf.json",
+        "File with the network config in Kubernetes mode",
+    ),
+    switch("set-node-network-unavailable", "true", "Clear NetworkUnavailable of the Kubernetes node"),
+    text("v", "LEVEL", "0", "Log level: 0 for changes, 1 for each operation, 5 for everything")
+        .with_kind(Kind::Level),
+    text("vmodule", "LIST", "", "Accepted for compatibility, without effect"),
+    text("log_backtrace_at", "FILE:LINE", "", "Accepted for compatibility, without effect"),
 ];
 
 /// The others.
 const EXTENSIONS: &[Flag] = &[
-    text("state-dir", "DIR", "/var/lib/flannel", "what must survive a restart while the store is away")
+    text("state-dir", "DIR", "/var/lib/flannel", "Directory with data for a restart without the store")
         .extension(),
-    text("lease-time", "DURATION", "24h", "life of a lease that is not renewed, at least 2s").extension(),
+    text("lease-time", "DURATION", "24h", "Lifetime of a lease that is not renewed, at least 2s").extension(),
     text(
         "status-socket",
         "FILE",
         flannel_core::status::SOCKET,
-        "socket that flannelctl asks; an empty path turns it off",
+        "Socket for flannelctl; an empty path disables it",
     )
     .extension(),
-    text("log-format", "text|json", "text", "form of the log lines").extension(),
+    text("log-format", "text|json", "text", "Format of log lines").extension(),
 ];
 
 const fn text(name: &'static str, value: &'static str, default: &'static str, help: &'static str) -> Flag {
@@ -87,19 +98,19 @@ const fn switch(name: &'static str, default: &'static str, help: &'static str) -
 /// The text of `--help`.
 pub(super) fn help() -> String {
     let mut page = String::from(
-        "flanneld gives this node a subnet and keeps the kernel as the leases of the cluster say.
+        "flanneld acquires a subnet for this node and keeps the kernel in sync with the leases of the cluster.
 
 Usage: flanneld [flags]
 
--flag and --flag are the same. A value follows '=' or is the next word; for true and false
-only '=' works (--ip-masq=false). Every flag has a variable, such as FLANNELD_ETCD_PREFIX;
-the command line wins, and an empty variable counts as not set.
+-flag and --flag are equivalent. A value follows '=' or is the next word; switches take a
+value only with '=' (--ip-masq=false). Every flag except --version has a variable, such as
+FLANNELD_ETCD_PREFIX. The command line takes precedence; an empty variable is ignored.
 
-Flags of every flannel:
+Flags shared with Go flannel:
 ",
     );
     describe(&mut page, flags().filter(|flag| !flag.extension));
-    page.push_str("\nFlags of this implementation only:\n");
+    page.push_str("\nAdditional flags:\n");
     describe(&mut page, flags().filter(|flag| flag.extension));
     page
 }

@@ -128,10 +128,10 @@ fn parsing_stops_at_the_first_word_that_is_no_flag() {
     assert_eq!(warnings(&["--ip-masq", "--"]), "");
     assert_snapshot!(
         warnings(&["--ip-masq", "true", "--healthz-port", "8081", "--etcd-password=p4ss"]),
-        @"true | not a flag, and nothing after it counts, so these are lost: --healthz-port --etcd-password; write --ip-masq=true"
+        @"true | not a flag; ends the command line, so these are ignored: --healthz-port --etcd-password; use --ip-masq=true"
     );
-    assert_snapshot!(warnings(&["eth0", "-v=1"]), @"eth0 | not a flag, and nothing after it counts, so these are lost: -v");
-    assert_snapshot!(warnings(&["--etcd-username=a", "--etcd-password=p4ss", "w0rd"]), @"[hidden] | not a flag, and nothing after it counts");
+    assert_snapshot!(warnings(&["eth0", "-v=1"]), @"eth0 | not a flag; ends the command line, so these are ignored: -v");
+    assert_snapshot!(warnings(&["--etcd-username=a", "--etcd-password=p4ss", "w0rd"]), @"[hidden] | not a flag; ends the command line");
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn help_and_version() {
 }
 
 #[test]
-fn wrong_flags_name_the_right_one() {
+fn invalid_flags_suggest_the_closest_match() {
     let lines: Vec<String> = [
         &["--etcd-prefx=/x"] as &[_],
         &["--etcd_prefix=/x"],
@@ -171,24 +171,24 @@ fn wrong_flags_name_the_right_one() {
     .map(refused)
     .collect();
     assert_snapshot!(lines.join("\n"), @r#"
-    2: there is no flag --etcd-prefx: did you mean --etcd-prefix?
-    2: there is no flag --etcd_prefix: did you mean --etcd-prefix?
-    2: there is no flag --ipmasq: did you mean --ip-masq?
-    2: there is no flag --kubeconfig: did you mean --kubeconfig-file?
-    2: there is no flag --healthz: flanneld --help lists all flags
-    2: there is no flag --logtostderr: flanneld --help lists all flags
-    2: there is no flag --x: flanneld --help lists all flags
-    2: there is no flag --etcd-pasword: did you mean --etcd-password?
-    2: "---ip-masq" is not a flag: write -name or --name, and a value after '='
-    2: "-" is not a flag: write -name or --name, and a value after '='
-    2: "---etcd-password" is not a flag: write -name or --name, and a value after '='
+    2: unknown flag --etcd-prefx: did you mean --etcd-prefix?
+    2: unknown flag --etcd_prefix: did you mean --etcd-prefix?
+    2: unknown flag --ipmasq: did you mean --ip-masq?
+    2: unknown flag --kubeconfig: did you mean --kubeconfig-file?
+    2: unknown flag --healthz: flanneld --help lists all flags
+    2: unknown flag --logtostderr: flanneld --help lists all flags
+    2: unknown flag --x: flanneld --help lists all flags
+    2: unknown flag --etcd-pasword: did you mean --etcd-password?
+    2: "---ip-masq" is not a flag: use -name or --name, and a value after '='
+    2: "-" is not a flag: use -name or --name, and a value after '='
+    2: "---etcd-password" is not a flag: use -name or --name, and a value after '='
     2: --etcd-prefix needs a value: --etcd-prefix=KEY
     2: --iface needs a value: --iface=NAME|IP
     "#);
 }
 
 #[test]
-fn wrong_values_name_the_rule_and_the_mend() {
+fn invalid_values_report_the_rule_and_the_fix() {
     let lines: Vec<String> = [
         "--ip-masq=yes",
         "--ip-masq=",
@@ -315,7 +315,7 @@ fn environment() {
     2: FLANNELD_IP_MASQ is "yes", but must be true or false; for example FLANNELD_IP_MASQ=true
     2: FLANNELD_PUBLIC_IP is "fd00::1", but must be the IPv4 address of one host (IPv6 is for --public-ipv6); for example FLANNELD_PUBLIC_IP=192.0.2.1
     2: FLANNELD_V is "99999999999", but must be a number in decimal digits; for example FLANNELD_V=0
-    1: FLANNELD_KUBE_SUBNET_MGR: this build cannot keep leases in Kubernetes yet; use etcd (--etcd-endpoints) or a directory (--lease-dir)
+    1: FLANNELD_KUBE_SUBNET_MGR: Kubernetes is not available as the store in this version. Use etcd (--etcd-endpoints) or a directory (--lease-dir).
     "#);
 }
 
@@ -405,8 +405,8 @@ fn settings_that_do_nothing_are_named() {
 fn stores() {
     let options = options(&["--lease-dir=/var/lib/leases"]);
     assert_eq!(options.store.public_flags(), ["--lease-dir=/var/lib/leases"]);
-    assert_snapshot!(refused(&["--lease-dir=/l", "--kube-subnet-mgr"]), @"2: --kube-subnet-mgr and --lease-dir exclude each other: leases are kept in one place, leave one of them out");
-    assert_snapshot!(refused(&["--kube-subnet-mgr"]), @"1: --kube-subnet-mgr: this build cannot keep leases in Kubernetes yet; use etcd (--etcd-endpoints) or a directory (--lease-dir)");
+    assert_snapshot!(refused(&["--lease-dir=/l", "--kube-subnet-mgr"]), @"2: --kube-subnet-mgr and --lease-dir are incompatible: only one store can be used");
+    assert_snapshot!(refused(&["--kube-subnet-mgr"]), @"1: --kube-subnet-mgr: Kubernetes is not available as the store in this version. Use etcd (--etcd-endpoints) or a directory (--lease-dir).");
     let login = ["--etcd-username=u", "--etcd-password=s3cret"];
     let files =
         ["--etcd-endpoints=https://a:1", "--etcd-cafile=/ca", "--etcd-certfile=/c", "--etcd-keyfile=/k"];
@@ -438,7 +438,7 @@ fn renew_margin_and_lease_time() {
     assert_eq!(times(&["--subnet-lease-renew-margin=1439"]), (86400, 86340));
     assert_eq!(times(&["--lease-time=10s"]), (10, 5));
     assert_eq!(times(&["--lease-time=1h30m"]), (5400, 3600));
-    assert_snapshot!(refused(&["--lease-time=10m", "--subnet-lease-renew-margin=10"]), @"2: --subnet-lease-renew-margin=10 and --lease-time=10m exclude each other: a lease must live longer than the margin in which it is renewed");
+    assert_snapshot!(refused(&["--lease-time=10m", "--subnet-lease-renew-margin=10"]), @"2: --subnet-lease-renew-margin=10 and --lease-time=10m are incompatible: the lifetime of a lease must exceed the renew margin");
 }
 
 #[test]

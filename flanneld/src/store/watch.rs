@@ -222,7 +222,7 @@ impl Follower {
             }
             Some(Ok(WatchEvent::Outdated)) => {
                 count(&self.counters.outdated);
-                info!(revision = after.number(), "store does not know this revision any more, listing anew");
+                info!(revision = after.number(), "revision no longer in the store, listing again");
                 self.again().await;
                 Ok(State::Listing)
             }
@@ -239,7 +239,7 @@ impl Follower {
             }
             None => {
                 count(&self.counters.silences);
-                warn!(revision = after.number(), "watch was silent for too long, listing anew");
+                warn!(revision = after.number(), "watch silent for too long, listing again");
                 self.again().await;
                 Ok(State::Listing)
             }
@@ -268,7 +268,7 @@ impl Follower {
 
     async fn up(&mut self) -> Result<(), ConsumerGone> {
         if self.down.take().is_some() {
-            info!("store is there again");
+            info!("store reachable again");
             self.counters.down.store(false, Ordering::Relaxed);
             self.tell(Update::Up).await?;
         }
@@ -281,9 +281,9 @@ impl Follower {
             return Ok(());
         }
         if error.is_transient() {
-            warn!(error = reason, "store is away, going on with what is known");
+            warn!(error = reason, "store unreachable, retrying");
         } else {
-            error!(error = reason, "store cannot be used, going on with what is known");
+            error!(error = reason, "store rejected the request, retrying");
         }
         self.down = Some(reason);
         self.counters.down.store(true, Ordering::Relaxed);
