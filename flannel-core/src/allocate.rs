@@ -47,14 +47,14 @@ pub enum AllocateError {
     },
 }
 
-/// Chooses a subnet of each family that is on. What is free of `wish` is taken, the rest by chance.
+/// Chooses a subnet of each family that is on. The free subnets of `preferred` are kept, the rest are random.
 ///
 /// `taken` has the subnets of all keys in the store, whatever their lengths, also of those whose records cannot be read:
 /// no key can be created twice.
 pub fn choose(
     config: &NetworkConfig,
     taken: &[Subnets],
-    wish: Option<&Subnets>,
+    preferred: Option<&Subnets>,
     seed: u64,
 ) -> Result<Subnets, AllocateError> {
     let mut seed = Seed::new(seed);
@@ -62,8 +62,10 @@ pub fn choose(
     for range in config.ranges() {
         let family = range.family();
         let blocked = Blocked::new(range, taken.iter().filter_map(|subnets| subnets.get(family)));
-        let wish = wish.and_then(|wish| wish.get(family)).filter(|wish| blocked.is_free(range, *wish));
-        match wish.map_or_else(|| blocked.choose(range, &mut seed), Ok)? {
+        let preferred = preferred
+            .and_then(|preferred| preferred.get(family))
+            .filter(|preferred| blocked.is_free(range, *preferred));
+        match preferred.map_or_else(|| blocked.choose(range, &mut seed), Ok)? {
             IpNet::V4(net) => chosen.v4 = Some(net),
             IpNet::V6(net) => chosen.v6 = Some(net),
         }

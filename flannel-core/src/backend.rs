@@ -242,7 +242,7 @@ impl Backend {
     /// Compatibility: in dual stack it is that of the IPv4 tunnel, as in Go flannel, so that all nodes of a cluster
     /// agree and IPv4 loses nothing. The IPv6 device may be smaller; a larger packet of a pod is answered with
     /// "packet too big" by the node itself, one hop away, where no firewall can lose the answer. With IPv6 alone,
-    /// where Go's value helps nobody, it is what fits the tunnel.
+    /// where Go's value has no use, it is what fits the tunnel.
     ///
     /// # Errors
     /// If the backend is unsupported or leaves too little of it.

@@ -78,7 +78,7 @@ pub enum ParseConfigError {
         max: u8,
     },
     /// An end of the range is not in the network.
-    #[error("{key} is {address}, which is outside of {network}: must be from {} to {}", network.network(), network.broadcast())]
+    #[error("{key} is {address}, which is outside {network}: must be from {} to {}", network.network(), network.broadcast())]
     OutsideNetwork {
         /// `SubnetMin`, `SubnetMax` or their IPv6 forms.
         key: &'static str,

@@ -85,7 +85,7 @@ impl LinkFacts {
         self.addresses.iter().any(|found| found.net.addr() == address)
     }
 
-    /// The addresses of `family` that other nodes can be told, best first: global before link-local, set by hand
+    /// The addresses of `family` that can be published, best first: global before link-local, set by hand
     /// before given for a time, lasting before temporary, then in the kernel's order.
     #[must_use]
     pub fn usable(&self, family: Family) -> Vec<IpAddr> {

@@ -180,7 +180,7 @@ impl Interest<'_> {
             // known, and with it what later messages are about.
             (Some(_), None, _) | (Some(_), _, None) => true,
             (Some(wanted), Some(now), Some(_)) => renamed || wanted.change(now).is_some(),
-            (None, Some(now), _) if self.is_leftover(now) => true,
+            (None, Some(now), _) if self.is_stale(now) => true,
             // What was removed may have kept the kernel from making ours.
             (None, None, _) if self.lacks_a_device() => true,
             (None, now, known) => {
@@ -192,8 +192,8 @@ impl Interest<'_> {
         }
     }
 
-    /// A tunnel device under our mark that nobody wants, as [`crate::owned`] has it.
-    fn is_leftover(&self, now: &Link) -> bool {
+    /// A stale tunnel device with our mark, by the rule of [`crate::owned`].
+    fn is_stale(&self, now: &Link) -> bool {
         let alias = now.alias.as_deref();
         now.kind.is_tunnel() && alias.is_some_and(|alias| marks_one_of(alias, self.networks))
     }

@@ -9,7 +9,7 @@
 //!
 //! So what a Go flanneld left on its tunnel device is ours, and its other routes are as far as they stand where
 //! one of ours belongs. A route of Go's to a node that is gone, which leads over the underlay and not a tunnel
-//! device, cannot be told from a route of the administrator and stays until somebody gets the subnet.
+//! device, cannot be distinguished from a route of the administrator and is kept until another node gets the subnet.
 
 use ipnet::IpNet;
 
@@ -39,7 +39,7 @@ pub fn owned(observed: &Dataplane, scope: &Scope<'_>) -> Dataplane {
         })
     };
     Dataplane {
-        links: pick(&observed.links, |name, link| on_device(name) || scope.is_leftover(link)),
+        links: pick(&observed.links, |name, link| on_device(name) || scope.is_stale(link)),
         addresses: pick(&observed.addresses, |key, _| on_device(&key.link) && scope.owns_address(key)),
         neighbours: pick(&observed.neighbours, |key, neighbour| {
             on_device(&key.link) && (neighbour.permanent || scope.desired.neighbours.contains_key(key))
@@ -69,7 +69,7 @@ impl Scope<'_> {
 
     /// A tunnel device that we made under another VNI, for a family that is off now, or that was renamed. Go's
     /// devices bear no alias until we adopted them, so a device of another flanneld on this host is safe.
-    fn is_leftover(&self, link: &Link) -> bool {
+    fn is_stale(&self, link: &Link) -> bool {
         link.kind.is_tunnel() && link.alias.as_deref().is_some_and(|alias| marks_one_of(alias, self.networks))
     }
 

@@ -124,7 +124,7 @@ fn hop(
         }
         (Err(reason), _) => {
             problems.push(format!(
-                "the kernel has no way to {address}: {reason} (see ip rule, ip route show table all)"
+                "the kernel has no route to {address}: {reason} (see ip rule, ip route show table all)"
             ));
             return None;
         }
@@ -140,7 +140,7 @@ fn hop(
         ));
     }
     match &hop.link {
-        None => problems.push(format!("packets to {address} end at the route {}", hop.text)),
+        None => problems.push(format!("packets to {address} are dropped by the route {}", hop.text)),
         Some(link) => match dataplane.links.get(link) {
             Some(found) if !found.up => problems.push(format!("{link} is down")),
             _ => {}
@@ -176,11 +176,10 @@ fn tunnel(link: LinkName, gateway: IpAddr, dataplane: &Dataplane, problems: &mut
     let mac = dataplane.neighbours.get(&key).and_then(|neighbour| neighbour.mac);
     let mut destinations = Vec::new();
     match mac {
-        None => problems
-            .push(format!("{link} does not know the VTEP of {gateway}: its neighbour entry is missing")),
+        None => problems.push(format!("{link} has no neighbour entry for {gateway}")),
         Some(mac) => match dataplane.fdb.get(&FdbKey { link: link.clone(), mac }) {
             Some(entry) if !entry.destinations.is_empty() => destinations.clone_from(&entry.destinations),
-            _ => problems.push(format!("{link} does not know the node of {mac}: its FDB entry is missing")),
+            _ => problems.push(format!("{link} has no FDB entry for {mac}")),
         },
     }
     Tunnel { link, gateway, mac, destinations }

@@ -23,7 +23,7 @@ pub use display::route_text;
 
 mod display;
 
-/// Whether objects that nobody wants are removed.
+/// Whether stale objects are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prune {
     /// Yes: the lease table is complete.
@@ -55,22 +55,22 @@ pub fn plan(desired: &Dataplane, actual: &Dataplane, prune: Prune) -> Vec<Op> {
         .keys()
         .filter(|key| !desired.addresses.contains_key(key) && !links.vanishes(&key.link));
     ops.extend(wrong.cloned().map(Op::DeleteAddress));
-    ops.extend(links.leftover.iter().map(|name| Op::DeleteLink((*name).clone())));
+    ops.extend(links.stale.iter().map(|name| Op::DeleteLink((*name).clone())));
     ops
 }
 
 /// What happens to interfaces, which decides on all that lives on them.
 #[derive(Default)]
 struct Links<'a> {
-    /// To delete first: not what we want and not to be turned into it, or in the way of one that we want.
-    unfit: BTreeSet<&'a LinkName>,
+    /// To delete first: they cannot be changed into the desired ones, or conflict with one.
+    replaced: BTreeSet<&'a LinkName>,
     /// To create: nothing that `actual` lists on them will be there.
     fresh: BTreeSet<&'a LinkName>,
     /// Getting another MAC, which makes the kernel forget all neighbours on them, permanent ones too
     /// (`neigh_changeaddr` in net/core/neighbour.c).
     without_neighbours: BTreeSet<&'a LinkName>,
-    /// To delete last: nobody wants them.
-    leftover: BTreeSet<&'a LinkName>,
+    /// To delete last: no longer desired.
+    stale: BTreeSet<&'a LinkName>,
 }
 
 impl<'a> Links<'a> {
@@ -82,7 +82,7 @@ impl<'a> Links<'a> {
                     links.fresh.insert(name);
                 }
                 Some(found) if wanted.kind.mismatch(&found.kind).is_some() => {
-                    links.unfit.insert(name);
+                    links.replaced.insert(name);
                     links.fresh.insert(name);
                 }
                 Some(found) if wanted.mac.is_some() && wanted.mac != found.mac => {
@@ -93,9 +93,9 @@ impl<'a> Links<'a> {
         }
         for (name, found) in actual.links.iter().filter(|(name, _)| !desired.links.contains_key(name)) {
             if links.fresh.iter().any(|fresh| desired.links[*fresh].kind.excludes(&found.kind)) {
-                links.unfit.insert(name);
+                links.replaced.insert(name);
             } else if prune == Prune::Surplus {
-                links.leftover.insert(name);
+                links.stale.insert(name);
             }
         }
         links
@@ -103,11 +103,11 @@ impl<'a> Links<'a> {
 
     /// Whether the interface that `actual` knows by this name goes, with everything on it.
     fn vanishes(&self, name: &LinkName) -> bool {
-        self.unfit.contains(name) || self.fresh.contains(name) || self.leftover.contains(name)
+        self.replaced.contains(name) || self.fresh.contains(name) || self.stale.contains(name)
     }
 
     fn prepare(&self, desired: &Dataplane, actual: &Dataplane) -> Vec<Op> {
-        let mut ops: Vec<Op> = self.unfit.iter().map(|name| Op::DeleteLink((*name).clone())).collect();
+        let mut ops: Vec<Op> = self.replaced.iter().map(|name| Op::DeleteLink((*name).clone())).collect();
         for (name, wanted) in &desired.links {
             if self.fresh.contains(name) {
                 ops.push(Op::CreateLink(name.clone(), wanted.clone()));
@@ -156,9 +156,12 @@ impl Links<'_> {
 
 fn set_routes(ops: &mut Vec<Op>, desired: &Dataplane, actual: &Dataplane, links: &Links<'_>) {
     for (key, wanted) in &desired.routes {
-        // What is on a leftover device stands until the end, so it is replaced like any other.
+        // What is on a stale device exists until the end, so it is replaced like any other.
         let stands = |route: &&Route| {
-            route.target.link().is_none_or(|link| !links.unfit.contains(link) && !links.fresh.contains(link))
+            route
+                .target
+                .link()
+                .is_none_or(|link| !links.replaced.contains(link) && !links.fresh.contains(link))
         };
         let found: Vec<&Route> =
             actual.routes.get(key).into_iter().flat_map(Route::each).filter(stands).collect();

@@ -1,7 +1,7 @@
 //! Choice of the external interface: the one that carries traffic between nodes.
 //!
-//! Without a wish it is the owner of the public address, or the interface of the default route. With
-//! wishes, the first that can be fulfilled counts: names in order, expressions in order, the address to reach.
+//! Without a request it is the owner of the public address, or the interface of the default route. With
+//! requests, the first that matches counts: names in order, expressions in order, the address to reach.
 //!
 //! The choice is made anew in every round. It follows from the facts alone, and what pods and the daemon itself add
 //! to the host changes nothing: devices that flannel makes are not found by expressions and routes.
@@ -51,7 +51,7 @@ pub enum Stack {
     Dual,
 }
 
-/// The choice, and the wishes before it that could not be fulfilled.
+/// The choice, and the requests before it that matched nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
     /// The interface.
@@ -117,7 +117,7 @@ impl Criteria {
 /// Chooses the external interface.
 ///
 /// # Errors
-/// If no way leads to an interface with an address in each family of the cluster.
+/// If no method finds an interface with an address in each family of the cluster.
 pub fn select(criteria: &Criteria, stack: Stack, facts: &HostFacts) -> Result<Selection, SelectError> {
     let host = Host { criteria, stack, facts };
     let mut failed = Vec::new();
@@ -130,7 +130,7 @@ pub fn select(criteria: &Criteria, stack: Stack, facts: &HostFacts) -> Result<Se
     Err(SelectError { attempts: failed, there: host.there() })
 }
 
-/// An interface, and its addresses as far as the way to it tells which.
+/// An interface, and its addresses as far as the method determines them.
 struct Found<'a> {
     link: &'a LinkFacts,
     address: DualStack<IpAddr>,
@@ -168,7 +168,7 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// Fills in what the way left open.
+    /// Fills in what the method left open.
     fn complete(&self, found: Found<'a>, method: &Method) -> Result<ExternalInterface, LookupError> {
         let Found { link, address: fixed } = found;
         let (mut address, mut public) = (DualStack::default(), DualStack::default());

@@ -236,7 +236,7 @@ fn without_a_daemon() {
         netns.run(&format!("bridge fdb replace {mac} dev flannel.1 dst 192.168.50.77"))?;
         route(3, &["packets go to 192.168.50.77, but the address belongs to the node 192.168.50.2"])?;
         netns.run(&format!("bridge fdb del {mac} dev flannel.1 dst 192.168.50.77"))?;
-        route(3, &[&format!("flannel.1 does not know the node of {mac}: its FDB entry is missing")])?;
+        route(3, &[&format!("flannel.1 has no FDB entry for {mac}")])?;
         netns.ip(&format!("neigh del {} dev flannel.1", peer.network()))?;
         route(3, &["its neighbour entry is missing"])?;
         netns.ip("link set flannel.1 down")?;

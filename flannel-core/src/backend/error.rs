@@ -42,7 +42,7 @@ pub enum BackendError {
         link: LinkName,
     },
     /// No MAC was given for a family that is on.
-    #[error("there is no MAC address for the {0} tunnel")]
+    #[error("the {0} tunnel has no MAC address")]
     NoEndpoint(Family),
     /// The underlay's packets are too small for the tunnel.
     #[error(
@@ -73,7 +73,7 @@ pub enum BackendError {
         "the public address {public} is not on {link} (which has {own}), so host-gw cannot route through it: leave --public-ip out, or use vxlan"
     )]
     PublicAddressElsewhere {
-        /// As wished.
+        /// As requested.
         public: IpAddr,
         /// The interface's own.
         own: IpAddr,
@@ -101,7 +101,7 @@ pub enum PeerError {
         ours: &'static str,
     },
     /// The subnet is not one of this cluster.
-    #[error("the subnet {subnet} is not inside of the network {network}")]
+    #[error("the subnet {subnet} is outside the network {network}")]
     OutsideNetwork {
         /// As leased.
         subnet: IpNet,
@@ -117,11 +117,11 @@ pub enum PeerError {
         own: IpNet,
     },
     /// The record has no address to send to.
-    #[error("the lease has no {0} address that could be sent to")]
+    #[error("the lease has no {0} address to send to")]
     NoPublicAddress(Family),
     /// The record has our own address.
     #[error(
-        "the node publishes {0}, which is the address of this node: one of the two needs another --public-ip or --iface"
+        "the node publishes {0}, which is the address of this node. Set another --public-ip or --iface on one of the two"
     )]
     OwnAddress(IpAddr),
     /// The record has no data of the backend.

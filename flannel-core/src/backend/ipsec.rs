@@ -43,7 +43,7 @@ impl Behaviour for Options {
     fn settings(&self) -> Vec<Setting> {
         let setting = |key, value: String, meaning| Setting { key, value, meaning };
         vec![
-            setting("UDPEncap", self.udp_encap.to_string(), "ESP in UDP, for NAT on the way"),
+            setting("UDPEncap", self.udp_encap.to_string(), "ESP in UDP, for nodes behind NAT"),
             setting("ESPProposal", self.esp_proposal.clone(), "algorithms"),
             setting("PSK", "(secret)".to_owned(), "key that all nodes share"),
         ]

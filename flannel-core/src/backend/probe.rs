@@ -62,7 +62,7 @@ pub enum Via {
     Vtep,
     /// The bridge of the node's pods.
     Bridge,
-    /// The node itself, outside of the overlay.
+    /// The node itself, outside the overlay.
     Underlay,
 }
 

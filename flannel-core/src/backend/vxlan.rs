@@ -122,11 +122,7 @@ impl Behaviour for Options {
         vec![
             setting("VNI", self.vni.to_string(), "network identifier, and the number in the device's name"),
             setting("Port", self.port.unwrap_or(Vxlan::DEFAULT_PORT).to_string(), options::PORT),
-            setting(
-                "MTU",
-                mtu_text(self.mtu),
-                "MTU of the underlay to reckon with; devices get 50 bytes less",
-            ),
+            setting("MTU", mtu_text(self.mtu), "MTU of the underlay; devices get 50 bytes less"),
             setting("GBP", self.gbp.to_string(), "group based policy"),
             setting(
                 "Learning",

@@ -98,7 +98,7 @@ impl Behaviour for Options {
         let keepalive = self.persistent_keepalive_secs.to_string();
         vec![
             setting("ListenPort", self.listen_port.to_string(), options::PORT),
-            setting("MTU", mtu_text(self.mtu), "MTU of the underlay to reckon with"),
+            setting("MTU", mtu_text(self.mtu), "MTU of the underlay"),
             setting("PSK", psk, "key that all nodes share besides their own"),
             setting(
                 "PersistentKeepaliveInterval",

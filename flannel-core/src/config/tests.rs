@@ -150,8 +150,8 @@ fn errors_name_key_value_rule_and_mend() {
     error: SubnetLen is 17: must be from 18 (four subnets in 10.1.0.0/16) to 30
     error: SubnetLen is 4294967320: must be from 18 (four subnets in 10.1.0.0/16) to 30
     error: SubnetLen is "24": must be a whole number without sign, quotes, fraction or exponent
-    error: SubnetMin is 10.2.0.0, which is outside of 10.1.0.0/16: must be from 10.1.0.0 to 10.1.255.255
-    error: SubnetMax is 10.2.0.0, which is outside of 10.1.0.0/16: must be from 10.1.0.0 to 10.1.255.255
+    error: SubnetMin is 10.2.0.0, which is outside 10.1.0.0/16: must be from 10.1.0.0 to 10.1.255.255
+    error: SubnetMax is 10.2.0.0, which is outside 10.1.0.0/16: must be from 10.1.0.0 to 10.1.255.255
     error: SubnetMin is 10.1.1.5, which does not start a subnet of length 24: the one around it starts at 10.1.1.0
     error: SubnetMax is 10.1.9.9, which does not start a subnet of length 24: the one around it starts at 10.1.9.0
     error: SubnetMax is "10.1.9.0/24": must be an IPv4 address without prefix length, such as "10.244.1.0"
@@ -170,8 +170,8 @@ fn errors_name_key_value_rule_and_mend() {
     error: IPv6Network is fc00::/125, which is too small for four subnets: its prefix length must be at most 124
     error: IPv6SubnetLen is 127: must be from 50 (four subnets in fc00::/48) to 126
     error: IPv6SubnetLen is 49: must be from 50 (four subnets in fc00::/48) to 126
-    error: IPv6SubnetMin is fd00::, which is outside of fc00::/48: must be from fc00:: to fc00::ffff:ffff:ffff:ffff:ffff
-    error: IPv6SubnetMax is fd00::, which is outside of fc00::/48: must be from fc00:: to fc00::ffff:ffff:ffff:ffff:ffff
+    error: IPv6SubnetMin is fd00::, which is outside fc00::/48: must be from fc00:: to fc00::ffff:ffff:ffff:ffff:ffff
+    error: IPv6SubnetMax is fd00::, which is outside fc00::/48: must be from fc00:: to fc00::ffff:ffff:ffff:ffff:ffff
     error: IPv6SubnetMin is fc00:0:0:1::1, which does not start a subnet of length 64: the one around it starts at fc00:0:0:1::
     error: IPv6SubnetMax is fc00:0:0:1::1, which does not start a subnet of length 64: the one around it starts at fc00:0:0:1::
     error: IPv6Network is missing, but IPv6 is on: set IPv6Network to a network such as fd00:244::/48, or EnableIPv6 to false

@@ -407,16 +407,16 @@ fn faults_of_peers_are_named_and_hurt_one_family() {
     the node runs the backend "host-gw", this one "vxlan"
     keeps 
     --
-    the lease has no IPv4 address that could be sent to
+    the lease has no IPv4 address to send to
     keeps fd00:10:244:2::/64
     --
-    the lease has no IPv4 address that could be sent to
+    the lease has no IPv4 address to send to
     keeps fd00:10:244:2::/64
     --
-    the node publishes 192.168.50.1, which is the address of this node: one of the two needs another --public-ip or --iface
+    the node publishes 192.168.50.1, which is the address of this node. Set another --public-ip or --iface on one of the two
     keeps fd00:10:244:2::/64
     --
-    the node publishes fd50::1, which is the address of this node: one of the two needs another --public-ip or --iface
+    the node publishes fd50::1, which is the address of this node. Set another --public-ip or --iface on one of the two
     keeps 10.42.2.0/24
     --
     the lease has no IPv6 tunnel data
@@ -431,10 +431,10 @@ fn faults_of_peers_are_named_and_hurt_one_family() {
     the lease has the IPv4 VTEP MAC 00:00:00:00:00:00, which is not the address of one interface
     keeps fd00:10:244:2::/64
     --
-    the subnet 192.168.50.0/24 is not inside of the network 10.42.0.0/16
+    the subnet 192.168.50.0/24 is outside the network 10.42.0.0/16
     keeps fd00:10:244:2::/64
     --
-    the subnet 10.42.0.0/16 is not inside of the network 10.42.0.0/16
+    the subnet 10.42.0.0/16 is outside the network 10.42.0.0/16
     keeps fd00:10:244:2::/64
     --
     the subnet 10.42.1.128/25 overlaps the subnet 10.42.1.0/24 of this node
@@ -481,7 +481,7 @@ fn nodes_that_do_not_fit() {
     ];
     assert_snapshot!(cases.join("\n"), @r#"
     IPv6 is on, but the lease of this node has no IPv6 subnet: release the lease, so that a new one is taken
-    there is no MAC address for the IPv6 tunnel
+    the IPv6 tunnel has no MAC address
     eth0 has no IPv6 address, but IPv6 is on: add one, or choose another interface with --iface
     Backend.VNI is 16777215, but the device name flannel.16777215 would be longer than 15 bytes: must be at most 9999999
     Backend.VNI is 10000, but the device name flannel-v6.10000 would be longer than 15 bytes: must be at most 9999

@@ -145,7 +145,7 @@ fn policy_rules_lead_past_the_routes_of_flannel() {
     // Nobody but the administrator has a say in these.
     assert_snapshot!(diverted("8.8.8.8"), @"route: 0.0.0.0/0 via 192.168.50.254 dev eth0 table 77 mtu Some(1500)");
     let refused = Err("Permission denied".to_owned());
-    assert_snapshot!(traced_by("10.42.2.7", &refused, &plane), @"! the kernel has no way to 10.42.2.7: Permission denied (see ip rule, ip route show table all)");
+    assert_snapshot!(traced_by("10.42.2.7", &refused, &plane), @"! the kernel has no route to 10.42.2.7: Permission denied (see ip rule, ip route show table all)");
 }
 
 #[test]
@@ -169,20 +169,20 @@ fn what_is_missing_is_named() {
     let mut plane = dataplane();
     assert_snapshot!(traced("10.42.3.1", &plane), @r#"
     route: blackhole 10.42.3.0/24 mtu None
-    ! packets to 10.42.3.1 end at the route blackhole 10.42.3.0/24
+    ! packets to 10.42.3.1 are dropped by the route blackhole 10.42.3.0/24
     "#);
-    assert_snapshot!(traced("fd00::1", &plane), @"! the kernel has no way to fd00::1: Network is unreachable (see ip rule, ip route show table all)");
+    assert_snapshot!(traced("fd00::1", &plane), @"! the kernel has no route to fd00::1: Network is unreachable (see ip rule, ip route show table all)");
     plane.fdb.clear();
     assert_snapshot!(traced("10.42.2.7", &plane), @r#"
     route: 10.42.2.0/24 via 10.42.2.0 dev flannel.1 onlink mtu Some(1450)
     tunnel: flannel.1 Some("0a:00:00:00:00:02") []
-    ! flannel.1 does not know the node of 0a:00:00:00:00:02: its FDB entry is missing
+    ! flannel.1 has no FDB entry for 0a:00:00:00:00:02
     "#);
     plane.neighbours.clear();
     assert_snapshot!(traced("10.42.2.7", &plane), @r#"
     route: 10.42.2.0/24 via 10.42.2.0 dev flannel.1 onlink mtu Some(1450)
     tunnel: flannel.1 None []
-    ! flannel.1 does not know the VTEP of 10.42.2.0: its neighbour entry is missing
+    ! flannel.1 has no neighbour entry for 10.42.2.0
     "#);
     plane.links.get_mut(&name("flannel.1")).unwrap().up = false;
     plane.links.get_mut(&name("eth0")).unwrap().up = false;
@@ -190,6 +190,6 @@ fn what_is_missing_is_named() {
     route: 10.42.2.0/24 via 10.42.2.0 dev flannel.1 onlink mtu Some(1450)
     tunnel: flannel.1 None []
     ! flannel.1 is down
-    ! flannel.1 does not know the VTEP of 10.42.2.0: its neighbour entry is missing
+    ! flannel.1 has no neighbour entry for 10.42.2.0
     "#);
 }

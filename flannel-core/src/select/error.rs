@@ -8,16 +8,16 @@ use crate::external::Method;
 use crate::family::Family;
 use crate::link::LinkName;
 
-/// A way that led nowhere.
+/// A method that found nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// The way.
+    /// The method.
     pub method: Method,
-    /// Why it led nowhere.
+    /// Why it found nothing.
     pub error: LookupError,
 }
 
-/// No way led to an interface.
+/// No method found an interface.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct SelectError {
     /// All that was tried, in order.
@@ -26,7 +26,7 @@ pub struct SelectError {
     pub there: Vec<(LinkName, Vec<IpAddr>)>,
 }
 
-/// Why a way led to no interface. The texts hold nothing that changes while pods come and go.
+/// Why a method found no interface. The texts hold nothing that changes while pods come and go.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
     /// No interface has this name.
@@ -38,7 +38,7 @@ pub enum LookupError {
     /// The address is of a family that the cluster does not use.
     #[error("it is an {} address, but the network uses {stack}", Family::of(*.address))]
     WrongFamily {
-        /// As wished.
+        /// As requested.
         address: IpAddr,
         /// What is used.
         stack: Stack,
@@ -113,7 +113,11 @@ impl fmt::Display for Attempt {
 impl fmt::Display for SelectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let attempts = joined(&self.attempts, "; ");
-        write!(f, "no interface for traffic between nodes was found: {attempts}. {}", mend(&self.attempts))?;
+        write!(
+            f,
+            "no interface for traffic between nodes was found: {attempts}. {}",
+            advice(&self.attempts)
+        )?;
         if self.there.is_empty() {
             return f.write_str(" (no interface of this host has a suitable address now)");
         }
@@ -131,7 +135,7 @@ impl fmt::Display for SelectError {
     }
 }
 
-fn mend(attempts: &[Attempt]) -> &'static str {
+fn advice(attempts: &[Attempt]) -> &'static str {
     match attempts {
         [Attempt { method: Method::PublicAddress(_), error: LookupError::NoOwner(_) }] => {
             "If that address is translated to one of this host, name the interface too: --iface=NAME"

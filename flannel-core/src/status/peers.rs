@@ -42,7 +42,7 @@ pub struct Peer {
     pub backend_v6_data: Option<Box<RawValue>>,
     /// How it is.
     pub state: State,
-    /// What keeps it from being reached; of another backend that is as somebody wished.
+    /// What keeps it from being reached; another backend is not a fault.
     pub problems: Vec<String>,
     /// The kernel objects that it needs.
     pub objects: Vec<PeerObject>,

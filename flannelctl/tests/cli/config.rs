@@ -173,9 +173,8 @@ fn every_key_is_explained_with_the_value_in_force() {
     Backend.VNI            1                 default  network identifier, and the
                                                       number in the device's name
     Backend.Port           8472              default  UDP port of the tunnel
-    Backend.MTU            of the interface  default  MTU of the underlay to reckon
-                                                      with; devices get 50 bytes
-                                                      less
+    Backend.MTU            of the interface  default  MTU of the underlay; devices
+                                                      get 50 bytes less
     Backend.GBP            false             default  group based policy
     Backend.Learning       false             default  the kernel learns addresses
                                                       from received frames
