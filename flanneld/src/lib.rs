@@ -1,5 +1,16 @@
-//! The flannel daemon. [`store`] and [`kernel`] are public for flannelctl, the rest for `main.rs` only.
-//! `unsafe` is in [`sys`] alone.
+//! The flannel daemon. `unsafe` is in [`sys`] alone.
+//!
+//! flannelctl uses these parts, so that both programs read and compute the same:
+//!
+//! | part | purpose |
+//! |---|---|
+//! | [`store`], [`flag`], [`cli`] | the store with its flags, and the options of a running daemon |
+//! | [`kernel`], [`firewall`], [`host`], [`exec`] | observation of this host, and its cleanup |
+//! | [`node`] | the desired state of this node, for doctor and connectivity test |
+//! | [`state`] | the files of the daemon |
+//! | [`http`], [`sys`] | requests to the status socket, and name resolution in static builds |
+//!
+//! Everything else is public for `main.rs` only.
 
 pub mod claim;
 pub mod cli;

@@ -1,8 +1,7 @@
-//! The packet filters of a host as far as they decide on our packets: which rule, if any, drops one.
+//! Which rule of the packet filters drops a packet, if any.
 //!
-//! A packet is walked through the chains as the kernel would do it. A condition that is not understood counts as
-//! "perhaps": a rule with one never drops, and after it has perhaps accepted, the end of the chain is no proof either. So
-//! what is reported as dropped is dropped.
+//! A packet traverses the chains as in the kernel. Unknown conditions are "perhaps": a rule with one never drops, and after
+//! it has perhaps accepted, the policy of the chain proves nothing. A packet that is reported as dropped is dropped.
 
 use flannel_core::family::Family;
 use ipnet::IpNet;
@@ -14,12 +13,12 @@ mod nftables;
 #[cfg(test)]
 mod tests;
 
-/// Where in its way a packet is judged.
+/// Hook of a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hook {
-    /// For this host.
+    /// Packets for this host.
     Input,
-    /// For somebody else.
+    /// Forwarded packets.
     Forward,
 }
 
@@ -39,7 +38,7 @@ struct Table {
 
 #[derive(Clone, Debug, Default)]
 struct Chain {
-    /// Where the kernel starts in it, and whether its end drops.
+    /// Hook and priority of a base chain, and whether its policy is drop.
     base: Option<(Hook, i64, bool)>,
     rules: Vec<Rule>,
 }
@@ -48,7 +47,7 @@ struct Chain {
 struct Rule {
     conditions: Vec<Condition>,
     verdict: Verdict,
-    /// As the tool writes it.
+    /// In the notation of the tool.
     text: String,
 }
 
@@ -63,38 +62,25 @@ enum Verdict {
     Continue,
 }
 
-/// What must hold for a rule.
+/// A condition of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Condition {
-    Protocol {
-        negated: bool,
-        number: u8,
-    },
-    Ports {
-        negated: bool,
-        ranges: Vec<(u16, u16)>,
-    },
-    Input {
-        negated: bool,
-        link: String,
-    },
-    Output {
-        negated: bool,
-        link: String,
-    },
-    Source {
-        negated: bool,
-        nets: Vec<IpNet>,
-    },
-    Destination {
-        negated: bool,
-        nets: Vec<IpNet>,
-    },
-    /// States of connections; a packet of ours is the first of a new one.
-    State {
-        negated: bool,
-        new: bool,
-    },
+struct Condition {
+    negated: bool,
+    subject: Subject,
+}
+
+/// What a condition matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Subject {
+    Protocol(u8),
+    /// Ranges of destination ports.
+    Ports(Vec<(u16, u16)>),
+    Input(String),
+    Output(String),
+    Source(Vec<IpNet>),
+    Destination(Vec<IpNet>),
+    /// Whether the states include that of the first packet of a connection.
+    State(bool),
     Unknown,
 }
 
@@ -117,21 +103,21 @@ enum Truth {
     Perhaps,
 }
 
-/// The way of a packet through one chain.
-enum Way {
+/// Result of one chain.
+enum Passage {
     /// Accepted, or perhaps.
     Through,
-    /// Dropped by this.
+    /// Dropped by this rule.
     Dropped(String),
-    /// Back to the chain before; `true` if it may have been accepted meanwhile.
+    /// Returned to the calling chain; `true` if it may have been accepted.
     Back(bool),
 }
 
-/// Chains nest; the kernel refuses loops, a file may have some.
+/// Maximum depth of chains. The kernel rejects loops, but a text may contain them.
 const DEEPEST: u8 = 16;
 
 impl Filter {
-    /// What drops a packet, in words; `None` if nothing certainly does.
+    /// Describes the rule or policy that certainly drops a packet.
     pub(crate) fn drops(&self, packet: &Packet) -> Option<String> {
         for table in &self.tables {
             let mut bases: Vec<(i64, &String, bool, &Chain)> = table
@@ -145,11 +131,11 @@ impl Filter {
             bases.sort_by_key(|(priority, ..)| *priority);
             for (_, name, drops, chain) in bases {
                 match table.walk(chain, packet, 0) {
-                    Way::Dropped(text) => return Some(format!("{} {name}: {text}", table.name)),
-                    Way::Back(false) if drops => {
+                    Passage::Dropped(text) => return Some(format!("{} {name}: {text}", table.name)),
+                    Passage::Back(false) if drops => {
                         return Some(format!("{} {name}: policy drop", table.name));
                     }
-                    Way::Through | Way::Back(_) => {}
+                    Passage::Through | Passage::Back(_) => {}
                 }
             }
         }
@@ -158,7 +144,7 @@ impl Filter {
 }
 
 impl Table {
-    fn walk(&self, chain: &Chain, packet: &Packet, depth: u8) -> Way {
+    fn walk(&self, chain: &Chain, packet: &Packet, depth: u8) -> Passage {
         let mut perhaps_accepted = false;
         for rule in &chain.rules {
             let truth = rule.holds(packet);
@@ -168,33 +154,33 @@ impl Table {
             let certain = truth == Truth::Yes;
             match &rule.verdict {
                 Verdict::Continue => {}
-                Verdict::Accept if certain => return Way::Through,
-                Verdict::Drop if certain => return Way::Dropped(rule.text.clone()),
-                Verdict::Return if certain => return Way::Back(perhaps_accepted),
+                Verdict::Accept if certain => return Passage::Through,
+                Verdict::Drop if certain => return Passage::Dropped(rule.text.clone()),
+                Verdict::Return if certain => return Passage::Back(perhaps_accepted),
                 Verdict::Accept | Verdict::Return => perhaps_accepted = true,
                 Verdict::Drop => {}
                 Verdict::Jump(target) | Verdict::Goto(target) => {
-                    let way = match self.chains.get(target).filter(|_| depth < DEEPEST) {
+                    let passage = match self.chains.get(target).filter(|_| depth < DEEPEST) {
                         Some(target) => self.walk(target, packet, depth + 1),
-                        // Something that we do not know, such as a queue.
-                        None => Way::Back(true),
+                        // An unknown target, such as a queue.
+                        None => Passage::Back(true),
                     };
-                    match way {
-                        Way::Through if certain => return Way::Through,
-                        Way::Dropped(text) if certain => return Way::Dropped(text),
-                        Way::Through => perhaps_accepted = true,
-                        Way::Dropped(_) => {}
-                        Way::Back(perhaps) => {
+                    match passage {
+                        Passage::Through if certain => return Passage::Through,
+                        Passage::Dropped(text) if certain => return Passage::Dropped(text),
+                        Passage::Through => perhaps_accepted = true,
+                        Passage::Dropped(_) => {}
+                        Passage::Back(perhaps) => {
                             perhaps_accepted |= perhaps;
                             if certain && matches!(rule.verdict, Verdict::Goto(_)) {
-                                return Way::Back(perhaps_accepted);
+                                return Passage::Back(perhaps_accepted);
                             }
                         }
                     }
                 }
             }
         }
-        Way::Back(perhaps_accepted)
+        Passage::Back(perhaps_accepted)
     }
 }
 
@@ -213,28 +199,33 @@ impl Rule {
 }
 
 impl Condition {
+    const UNKNOWN: Self = Self { negated: false, subject: Subject::Unknown };
+
+    /// A condition whose subject may be unknown.
+    fn new(negated: bool, subject: Option<Subject>) -> Self {
+        subject.map_or(Self::UNKNOWN, |subject| Self { negated, subject })
+    }
+
     fn holds(&self, packet: &Packet) -> Truth {
-        let (holds, negated) = match self {
-            Self::Protocol { negated, number } => (*number == packet.protocol.0, negated),
-            Self::Ports { negated, ranges } => {
+        let holds = match &self.subject {
+            Subject::Protocol(number) => *number == packet.protocol.0,
+            Subject::Ports(ranges) => {
                 // A packet for any port: some are dropped, others are not.
                 let Some(port) = packet.protocol.1 else { return Truth::Perhaps };
-                (ranges.iter().any(|(first, last)| (*first..=*last).contains(&port)), negated)
+                ranges.iter().any(|(first, last)| (*first..=*last).contains(&port))
             }
-            Self::Input { negated, link } => (is_named(&packet.input, link), negated),
-            Self::Output { negated, link } => {
-                (packet.output.as_ref().is_some_and(|output| is_named(output, link)), negated)
-            }
-            Self::Source { negated, nets } => (holds_one(nets, packet.source), negated),
-            Self::Destination { negated, nets } => (holds_one(nets, packet.destination), negated),
-            Self::State { negated, new } => (*new, negated),
-            Self::Unknown => return Truth::Perhaps,
+            Subject::Input(link) => is_named(&packet.input, link),
+            Subject::Output(link) => packet.output.as_ref().is_some_and(|output| is_named(output, link)),
+            Subject::Source(nets) => nets.iter().any(|net| net.contains(&packet.source)),
+            Subject::Destination(nets) => nets.iter().any(|net| net.contains(&packet.destination)),
+            Subject::State(new) => *new,
+            Subject::Unknown => return Truth::Perhaps,
         };
-        if holds != *negated { Truth::Yes } else { Truth::No }
+        if holds != self.negated { Truth::Yes } else { Truth::No }
     }
 }
 
-/// `eth+` in iptables and `eth*` in nft stand for all names that start so.
+/// `eth+` in iptables and `eth*` in nft match all names with this prefix.
 fn is_named(name: &str, pattern: &str) -> bool {
     match pattern.strip_suffix(['+', '*']) {
         Some(stem) => name.starts_with(stem),
@@ -242,11 +233,7 @@ fn is_named(name: &str, pattern: &str) -> bool {
     }
 }
 
-fn holds_one(nets: &[IpNet], address: IpAddr) -> bool {
-    nets.iter().any(|net| net.contains(&address))
-}
-
-/// A network, or an address alone.
+/// Parses a network or an address.
 fn net(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
@@ -262,18 +249,18 @@ fn protocol(name: &str) -> Option<u8> {
     }
 }
 
-/// Tables of nftables that the tools of iptables show as theirs.
+/// Tables of nftables that belong to iptables.
 fn is_of_iptables(family: &str, table: &str) -> bool {
     matches!(family, "ip" | "ip6") && matches!(table, "filter" | "nat" | "mangle" | "raw" | "security")
 }
 
 impl Filter {
-    /// Adds what `iptables-save` printed.
+    /// Adds the output of `iptables-save`.
     pub(crate) fn add_iptables(&mut self, text: &str) {
         self.tables.extend(iptables::tables(text));
     }
 
-    /// Adds what `nft -j list ruleset` printed, of one family; without the tables of iptables if they are known already.
+    /// Adds the output of `nft -j list ruleset` for one family, optionally without the tables of iptables.
     pub(crate) fn add_nftables(
         &mut self,
         text: &str,

@@ -1,8 +1,8 @@
-//! Echo requests to one host: whether it answers, how fast, and the largest packet that reaches it whole.
+//! ICMP echo requests to one host: latency, and the largest packet that passes without fragmentation.
 //!
-//! A raw socket where the process may have one (CAP_NET_RAW), otherwise the kernel's ping socket, which the group of the
-//! process must be allowed (`net.ipv4.ping_group_range`). Packets are never fragmented, and what the kernel has learned
-//! of the path is not believed (`IP_PMTUDISC_PROBE`), so that each size is really tried.
+//! Uses a raw socket with CAP_NET_RAW, otherwise the kernel's ping socket, if `net.ipv4.ping_group_range` includes the
+//! group of the process. Packets are never fragmented, and the path MTU in the cache of the kernel is ignored
+//! (`IP_PMTUDISC_PROBE`), so that every size is sent.
 
 use flannel_core::family::Family;
 use rustix::io::Errno;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout_at;
 
-/// The smallest packet that is tried: every link carries it (RFC 791, RFC 8200).
+/// The smallest packet size that every link supports (RFC 791, RFC 8200).
 const fn least(family: Family) -> u32 {
     match family {
         Family::V4 => 576,
@@ -28,7 +28,7 @@ const fn least(family: Family) -> u32 {
     }
 }
 
-/// Header of the packet and of the request in it.
+/// Size of the IP and ICMP headers.
 const fn headers(family: Family) -> u32 {
     ip_header(family) + 8
 }
@@ -40,7 +40,7 @@ const fn ip_header(family: Family) -> u32 {
     }
 }
 
-/// An exchange of requests and answers with one host.
+/// Requests to one host.
 #[derive(Debug)]
 pub(crate) struct Echo {
     socket: AsyncFd<OwnedFd>,
@@ -53,31 +53,31 @@ pub(crate) struct Echo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Raw,
-    /// The kernel chooses the identifier and hands over answers to it alone.
+    /// The kernel chooses the identifier and filters replies by it.
     Ping,
 }
 
-/// What became of a request.
+/// Result of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// It was answered after this time.
+    /// Reply after this time.
     After(Duration),
-    /// It is larger than a link of the path that says so.
+    /// A link of the path rejected the size.
     TooLarge,
-    /// Nothing came back in time, or this.
+    /// No reply in time, or an error.
     Lost(Option<String>),
 }
 
-/// No request can be sent.
+/// Requests are not possible.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EchoError {
-    /// The process may not.
+    /// Missing permissions.
     #[error(
-        "may not send ICMP echo requests: run flannelctl as root (or with CAP_NET_RAW), or allow ping sockets to this user with \
+        "no permission to send ICMP echo requests: run flannelctl as root (or with CAP_NET_RAW), or allow ping sockets with \
          `sysctl -w net.ipv4.ping_group_range='0 2147483647'`"
     )]
     NotPermitted,
-    /// There is no route, or another obstacle.
+    /// No route, or another error.
     #[error("could not open a socket for echo requests to {to}")]
     Socket {
         /// The host.
@@ -88,7 +88,7 @@ pub(crate) enum EchoError {
 }
 
 impl Echo {
-    /// Prepares an exchange. `identifier` tells it from others of this process at the same time.
+    /// Opens a socket. `identifier` must differ from those of concurrent requests of this process.
     pub(crate) fn open(to: IpAddr, identifier: u16) -> Result<Self, EchoError> {
         let failed = |errno: Errno| EchoError::Socket { to, source: errno.into() };
         let (socket, kind) = match socket_of(to, SocketType::RAW) {
@@ -114,7 +114,7 @@ impl Echo {
         Ok(Self { socket, family: Family::of(to), kind, identifier, sequence: 0 })
     }
 
-    /// Sends one request in a packet of this size, IP header included, and waits for its answer.
+    /// Sends a request in a packet of this size, including the IP header, and waits for the reply.
     pub(crate) async fn exchange(&mut self, packet_bytes: u32, limit: Duration) -> io::Result<Answer> {
         self.sequence = self.sequence.wrapping_add(1);
         let payload = packet_bytes.saturating_sub(headers(self.family)) as usize;
@@ -126,7 +126,7 @@ impl Echo {
             match send(self.socket.get_ref(), &request, SendFlags::empty()) {
                 Ok(_) => break,
                 Err(Errno::MSGSIZE) => return Ok(Answer::TooLarge),
-                // What was said about an earlier packet.
+                // An error of an earlier packet.
                 Err(Errno::HOSTUNREACH | Errno::CONNREFUSED | Errno::NETUNREACH) if tries == 0 => tries += 1,
                 Err(Errno::NOBUFS | Errno::AGAIN) if tries < 3 => {
                     tries += 1;
@@ -135,11 +135,11 @@ impl Echo {
                 Err(
                     errno @ (Errno::HOSTUNREACH | Errno::CONNREFUSED | Errno::NETUNREACH | Errno::NETDOWN),
                 ) => {
-                    return Ok(Answer::Lost(Some(said(errno))));
+                    return Ok(Answer::Lost(Some(text(errno))));
                 }
-                // A rule of the own packet filter.
+                // Rejected by the local packet filter.
                 Err(errno @ (Errno::PERM | Errno::ACCESS | Errno::INVAL)) => {
-                    return Ok(Answer::Lost(Some(said(errno))));
+                    return Ok(Answer::Lost(Some(text(errno))));
                 }
                 Err(errno) => return Err(errno.into()),
             }
@@ -148,11 +148,11 @@ impl Echo {
             Err(_) => Ok(Answer::Lost(None)),
             Ok(Ok(())) => Ok(Answer::After(started.elapsed())),
             Ok(Err(errno)) if errno == Errno::MSGSIZE => Ok(Answer::TooLarge),
-            Ok(Err(errno)) => Ok(Answer::Lost(Some(said(errno)))),
+            Ok(Err(errno)) => Ok(Answer::Lost(Some(text(errno)))),
         }
     }
 
-    /// Waits for the answer to the last request.
+    /// Waits for the reply to the last request.
     async fn answer(&self, packet_bytes: u32) -> Result<(), Errno> {
         let mut buffer = vec![0; packet_bytes as usize + 256];
         loop {
@@ -171,7 +171,7 @@ impl Echo {
     }
 
     fn is_answer(&self, packet: &[u8]) -> bool {
-        // Only a raw socket of IPv4 shows the header of the packet.
+        // Only raw IPv4 sockets return the IP header.
         let skipped = match (self.kind, self.family, packet.first()) {
             (Kind::Raw, Family::V4, Some(first)) => usize::from(first & 0xf) * 4,
             _ => 0,
@@ -188,7 +188,7 @@ impl Echo {
             && (self.kind == Kind::Ping || identifier == self.identifier.to_be_bytes())
     }
 
-    /// The largest packet that is answered, up to `most`; `None` if none is. Of each size up to `tries` are sent.
+    /// The largest packet with a reply, up to `most`; `None` without any reply. Sends up to `tries` packets per size.
     pub(crate) async fn largest(
         &mut self,
         most: u32,
@@ -200,7 +200,7 @@ impl Echo {
             return Ok(Some(most));
         }
         let Some(round_trip) = self.passes(least, tries, limit).await? else { return Ok(None) };
-        // Now it is known how fast answers come.
+        // The round-trip time is known now.
         let limit = (round_trip * 20).clamp(SHORTEST.min(limit), limit);
         let (mut passing, mut failing) = (least, most);
         while failing - passing > 1 {
@@ -214,7 +214,7 @@ impl Echo {
         Ok(Some(passing))
     }
 
-    /// The time of the first answer to several packets of a size.
+    /// Round-trip time of the first reply to several packets of a size.
     async fn passes(
         &mut self,
         packet_bytes: u32,
@@ -232,7 +232,7 @@ impl Echo {
     }
 }
 
-/// Hosts are busy now and then, however short the way.
+/// Minimum timeout, because hosts may be busy.
 const SHORTEST: Duration = Duration::from_millis(100);
 
 #[expect(
@@ -243,7 +243,7 @@ fn registered(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(socket)
 }
 
-fn said(errno: Errno) -> String {
+fn text(errno: Errno) -> String {
     let text = io::Error::from(errno).to_string();
     let words = text.split(" (os error").next().unwrap_or_default();
     words[..1].to_lowercase() + &words[1..]

@@ -1,8 +1,10 @@
 //! The output of `iptables-save`.
 
-use super::{Chain, Condition, Hook, Rule, Table, Verdict, net, protocol};
+use ipnet::IpNet;
 
-/// The tables that decide on packets. `nat` decides on addresses only.
+use super::{Chain, Condition, Hook, Rule, Subject, Table, Verdict, net, protocol};
+
+/// The tables that can drop packets, all but `nat`.
 pub(super) fn tables(text: &str) -> Vec<Table> {
     let mut tables: Vec<Table> = Vec::new();
     for line in text.lines().map(str::trim) {
@@ -29,7 +31,7 @@ pub(super) fn tables(text: &str) -> Vec<Table> {
     tables
 }
 
-/// Words, where quotes hold some together.
+/// Splits a line into words; quoted words may contain spaces.
 fn words(text: &str) -> Vec<String> {
     let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
     let mut characters = text.chars();
@@ -53,7 +55,7 @@ fn rule(line: &str, text: &str) -> Rule {
     let mut negated = false;
     while let Some(word) = words.next() {
         let mut value = || words.next().unwrap_or_default();
-        let condition = match word {
+        let subject = match word {
             "!" => {
                 negated = true;
                 continue;
@@ -61,38 +63,29 @@ fn rule(line: &str, text: &str) -> Rule {
             "-j" | "-g" => {
                 let target = value().to_owned();
                 rule.verdict = verdict(target, word == "-g");
-                // What follows are parameters of the target.
+                // The rest are parameters of the target.
                 break;
             }
             "-m" => match value() {
-                // Their options follow and are judged by themselves, or say nothing about the packet.
+                // Their options follow.
                 "comment" | "udp" | "tcp" | "multiport" | "conntrack" | "state" => continue,
-                _ => Condition::Unknown,
+                _ => None,
             },
             "--comment" => {
                 value();
                 continue;
             }
-            "-p" => match protocol(value()) {
-                Some(number) => Condition::Protocol { negated, number },
-                None => Condition::Unknown,
-            },
-            "-s" => address(value(), |nets| Condition::Source { negated, nets }),
-            "-d" => address(value(), |nets| Condition::Destination { negated, nets }),
-            "-i" => Condition::Input { negated, link: value().to_owned() },
-            "-o" => Condition::Output { negated, link: value().to_owned() },
-            "--dport" | "--dports" => match ports(value()) {
-                Some(ranges) => Condition::Ports { negated, ranges },
-                None => Condition::Unknown,
-            },
-            "--ctstate" | "--state" => {
-                let new = value().split(',').any(|state| state == "NEW");
-                Condition::State { negated, new }
-            }
-            // Options of matches that we do not know, and their values.
-            _ => Condition::Unknown,
+            "-p" => protocol(value()).map(Subject::Protocol),
+            "-s" => nets(value()).map(Subject::Source),
+            "-d" => nets(value()).map(Subject::Destination),
+            "-i" => Some(Subject::Input(value().to_owned())),
+            "-o" => Some(Subject::Output(value().to_owned())),
+            "--dport" | "--dports" => ports(value()).map(Subject::Ports),
+            "--ctstate" | "--state" => Some(Subject::State(value().split(',').any(|state| state == "NEW"))),
+            // Options of unknown matches, and their values.
+            _ => None,
         };
-        rule.conditions.push(condition);
+        rule.conditions.push(Condition::new(negated, subject));
         negated = false;
     }
     rule
@@ -103,7 +96,7 @@ fn verdict(target: String, goto: bool) -> Verdict {
         "ACCEPT" => Verdict::Accept,
         "DROP" | "REJECT" => Verdict::Drop,
         "RETURN" => Verdict::Return,
-        // Targets that go on with the next rule.
+        // Non-terminating targets.
         "LOG" | "NFLOG" | "MARK" | "CONNMARK" | "CT" | "TCPMSS" | "TRACE" | "DSCP" | "CHECKSUM" => {
             Verdict::Continue
         }
@@ -112,11 +105,8 @@ fn verdict(target: String, goto: bool) -> Verdict {
     }
 }
 
-fn address(text: &str, condition: impl FnOnce(Vec<ipnet::IpNet>) -> Condition) -> Condition {
-    match text.split(',').map(net).collect() {
-        Some(nets) => condition(nets),
-        None => Condition::Unknown,
-    }
+fn nets(text: &str) -> Option<Vec<IpNet>> {
+    text.split(',').map(net).collect()
 }
 
 fn ports(text: &str) -> Option<Vec<(u16, u16)>> {

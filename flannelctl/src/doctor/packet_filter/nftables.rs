@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-use super::{Chain, Condition, Hook, Rule, Table, Verdict, is_of_iptables, net, protocol};
+use super::{Chain, Condition, Hook, Rule, Subject, Table, Verdict, is_of_iptables, net, protocol};
 
 /// The tables that see packets of a family.
 pub(super) fn tables(text: &str, family: Family, without_iptables: bool) -> Result<Vec<Table>, String> {
@@ -13,7 +13,7 @@ pub(super) fn tables(text: &str, family: Family, without_iptables: bool) -> Resu
         return Ok(Vec::new());
     }
     let value: Value =
-        serde_json::from_str(text).map_err(|error| format!("nft does not answer JSON: {error}"))?;
+        serde_json::from_str(text).map_err(|error| format!("the output of nft is not JSON: {error}"))?;
     let kinds = match family {
         Family::V4 => ["ip", "inet"],
         Family::V6 => ["ip6", "inet"],
@@ -73,8 +73,8 @@ fn rule(rule: &Value) -> Rule {
             "jump" => found.verdict = Verdict::Jump(target(value)),
             "goto" => found.verdict = Verdict::Goto(target(value)),
             "counter" | "comment" | "log" | "mangle" | "notrack" => {}
-            // Limits, maps of verdicts, matches of iptables: who knows.
-            _ => found.conditions.push(Condition::Unknown),
+            // Limits, verdict maps, matches of iptables.
+            _ => found.conditions.push(Condition::UNKNOWN),
         }
     }
     found.text = format!("rule {} ({})", rule["handle"], describe(expressions));
@@ -85,7 +85,7 @@ fn target(value: &Value) -> String {
     value["target"].as_str().unwrap_or_default().to_owned()
 }
 
-/// A rule in few words; the handle finds the whole.
+/// A short description of a rule.
 fn describe(expressions: &[Value]) -> String {
     let words: Vec<String> = expressions
         .iter()
@@ -119,45 +119,38 @@ fn condition(value: &Value) -> Condition {
     let negated = match value["op"].as_str() {
         Some("!=") => true,
         Some("==" | "in") => false,
-        _ => return Condition::Unknown,
+        _ => return Condition::UNKNOWN,
     };
     let (left, right) = (&value["left"], &value["right"]);
+    let link = || right.as_str().map(str::to_owned);
     let payload = (left["payload"]["protocol"].as_str(), left["payload"]["field"].as_str());
-    let known = match (payload, left["meta"]["key"].as_str(), left["ct"]["key"].as_str()) {
-        ((Some("udp" | "tcp" | "th"), Some("dport")), ..) => ports(left, right, negated),
-        ((Some("ip" | "ip6"), Some("saddr")), ..) => {
-            nets(right).map(|nets| Condition::Source { negated, nets })
+    let subject = match (payload, left["meta"]["key"].as_str(), left["ct"]["key"].as_str()) {
+        // Tunnel packets are UDP, so they have no TCP port. This condition implies the protocol.
+        ((Some("tcp"), Some("dport")), ..) => {
+            return Condition { negated: false, subject: Subject::Ports(Vec::new()) };
         }
-        ((Some("ip" | "ip6"), Some("daddr")), ..) => {
-            nets(right).map(|nets| Condition::Destination { negated, nets })
-        }
+        ((Some("udp" | "th"), Some("dport")), ..) => ports(right).map(Subject::Ports),
+        ((Some("ip" | "ip6"), Some("saddr")), ..) => nets(right).map(Subject::Source),
+        ((Some("ip" | "ip6"), Some("daddr")), ..) => nets(right).map(Subject::Destination),
         ((Some("ip"), Some("protocol")) | (Some("ip6"), Some("nexthdr")), ..) | (_, Some("l4proto"), _) => {
-            right.as_str().and_then(protocol).map(|number| Condition::Protocol { negated, number })
+            right.as_str().and_then(protocol).map(Subject::Protocol)
         }
-        (_, Some("iifname" | "iif"), _) => {
-            right.as_str().map(|link| Condition::Input { negated, link: link.to_owned() })
-        }
-        (_, Some("oifname" | "oif"), _) => {
-            right.as_str().map(|link| Condition::Output { negated, link: link.to_owned() })
-        }
-        (_, _, Some("state")) => states(right).map(|new| Condition::State { negated, new }),
+        (_, Some("iifname" | "iif"), _) => link().map(Subject::Input),
+        (_, Some("oifname" | "oif"), _) => link().map(Subject::Output),
+        (_, _, Some("state")) => states(right).map(Subject::State),
         _ => None,
     };
-    known.unwrap_or(Condition::Unknown)
+    Condition::new(negated, subject)
 }
 
-/// A match on a port of `tcp` or `udp` is one on the protocol as well; one on both conditions is put as the narrower.
-fn ports(left: &Value, right: &Value, negated: bool) -> Option<Condition> {
-    let ranges = elements(right)?
+fn ports(value: &Value) -> Option<Vec<(u16, u16)>> {
+    elements(value)?
         .into_iter()
         .map(|element| match &element["range"] {
             Value::Array(ends) => Some((port(ends.first()?)?, port(ends.get(1)?)?)),
             _ => port(element).map(|port| (port, port)),
         })
-        .collect::<Option<Vec<_>>>()?;
-    // Ours are UDP: a port of TCP is none that a packet of ours can have.
-    let ranges = if left["payload"]["protocol"] == "tcp" { Vec::new() } else { ranges };
-    Some(Condition::Ports { negated: negated && left["payload"]["protocol"] != "tcp", ranges })
+        .collect()
 }
 
 fn port(value: &Value) -> Option<u16> {
@@ -181,14 +174,14 @@ fn nets(value: &Value) -> Option<Vec<IpNet>> {
             (Value::Object(prefix), _) => {
                 net(&format!("{}/{}", prefix["addr"].as_str()?, prefix["len"].as_u64()?))
             }
-            // Named sets are written with an @, ranges as objects.
+            // Named sets start with @, ranges are objects.
             (_, Value::String(text)) => net(text),
             _ => None,
         })
         .collect()
 }
 
-/// Whether the states hold for the first packet of a connection.
+/// Whether the states include that of the first packet of a connection.
 fn states(value: &Value) -> Option<bool> {
     let states = elements(value)?;
     states.iter().all(|state| state.is_string()).then(|| states.iter().any(|state| **state == "new"))
