@@ -11,23 +11,11 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::board::{Board, metrics};
 use crate::http::{self, Answer, Service};
-use crate::status::metrics;
-
-/// Whether pods on this node can be served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Readiness {
-    /// Rules, routes and `subnet.env` are in place.
-    Ready,
-    /// Something is missing.
-    NotReady {
-        /// What, for status and log.
-        reasons: Vec<String>,
-    },
-}
+use crate::status::Readiness;
 
 /// The listening end of the health endpoints.
 #[derive(Debug)]
@@ -57,25 +45,22 @@ impl Healthz {
     }
 
     /// Answers until `stop`.
-    pub(crate) async fn serve(self, endpoints: Endpoints, stop: CancellationToken) {
-        http::serve(self.listener, endpoints, stop).await;
+    pub(crate) async fn serve(self, board: Arc<Board>, stop: CancellationToken) {
+        http::serve(self.listener, Endpoints { board }, stop).await;
     }
 }
 
-/// What is told here.
 #[derive(Clone)]
-pub(crate) struct Endpoints {
-    pub(crate) readiness: watch::Receiver<Readiness>,
-    /// The text of `/metrics`.
-    pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,
+struct Endpoints {
+    board: Arc<Board>,
 }
 
 impl Service for Endpoints {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
         if request.uri().path() == "/metrics" {
-            return http::answer(StatusCode::OK, metrics::CONTENT_TYPE, (self.metrics)());
+            return http::answer(StatusCode::OK, metrics::CONTENT_TYPE, metrics::page(&self.board));
         }
-        respond(request.uri(), &self.readiness.borrow())
+        respond(request.uri(), &self.board.sources.readiness.borrow())
     }
 }
 

@@ -11,6 +11,7 @@ mod monitor;
 mod netlink;
 mod single;
 
+pub use crate::effector::Effector;
 pub use error::{KernelError, Refused};
 pub use monitor::{Inbox, Monitor};
 pub use netlink::NetlinkKernel;
@@ -24,15 +25,14 @@ pub struct Observation {
     pub dataplane: Dataplane,
 }
 
-/// A kernel, real or fake.
-pub trait Kernel: Send + 'static {
-    /// Reads the whole state, with neighbours and FDB entries of `tunnels`, as far as they exist.
-    fn observe(
-        &mut self,
-        tunnels: &BTreeSet<LinkName>,
-    ) -> impl Future<Output = Result<Observation, KernelError>> + Send;
+/// A kernel, real or fake. The scope of an observation names the devices whose neighbours and FDB entries are read; those
+/// that do not exist have none. Operations run in as few system calls as possible.
+pub trait Kernel:
+    Effector<Scope = BTreeSet<LinkName>, State = Observation, Op = Op, Error = KernelError> + 'static
+{
+}
 
-    /// Applies the ops in order, in as few system calls as possible, and returns one result for each. A failed op does not
-    /// stop those after it.
-    fn apply(&mut self, ops: &[Op]) -> impl Future<Output = Vec<Result<(), KernelError>>> + Send;
+impl<T> Kernel for T where
+    T: Effector<Scope = BTreeSet<LinkName>, State = Observation, Op = Op, Error = KernelError> + 'static
+{
 }

@@ -12,9 +12,12 @@
 //!
 //! Everything else is public for `main.rs` only.
 
+pub mod agent;
+mod board;
 pub mod claim;
 pub mod cli;
 pub mod daemon;
+pub mod effector;
 mod error;
 pub mod exec;
 pub mod firewall;
@@ -30,6 +33,7 @@ mod publish;
 mod pulse;
 mod reconcile;
 pub mod replace_file;
+mod start;
 pub mod state;
 mod status;
 pub mod store;

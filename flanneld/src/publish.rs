@@ -1,6 +1,7 @@
 //! Turns what the other tasks have reached into what others rely on: `subnet.env`, readiness, messages to the
 //! service manager, and what is kept for the next start.
 
+use flannel_core::family::Family;
 use flannel_core::lease::Subnets;
 use flannel_core::link::Mac;
 use flannel_core::subnet_env::{PreviousEnv, SubnetEnv};
@@ -14,14 +15,13 @@ use tracing::{debug, info, warn};
 use crate::claim::ClaimState;
 use crate::error::chain;
 use crate::firewall::FirewallStatus;
-use crate::healthz::Readiness;
 use crate::host::subnet_file::{self, Written};
 use crate::host::sysctl::Sysctl;
 use crate::notify::Notifier;
 use crate::pulse::Asker;
 use crate::reconcile::Memory;
 use crate::state::{RememberedLease, StateDir};
-use crate::status::Report;
+use crate::status::{Readiness, Report, set};
 
 /// A failed write of `subnet.env` is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
@@ -37,38 +37,43 @@ pub(crate) struct Inputs {
     pub(crate) subnet_env: watch::Receiver<Option<SubnetEnv>>,
 }
 
-/// Publishes until told to stop. `subnet.env` stays then, so that pods can start while we are away.
-pub(crate) struct Publisher {
-    pub(crate) inputs: Inputs,
+/// Where the publisher publishes.
+pub(crate) struct Outputs {
     pub(crate) subnet_file: PathBuf,
-    pub(crate) families: Vec<flannel_core::family::Family>,
     pub(crate) readiness: watch::Sender<Readiness>,
-    /// Settings of the host that keep pods from each other.
+    /// Problems with settings of the host.
     pub(crate) host: watch::Sender<Vec<String>>,
     pub(crate) notifier: Notifier,
-    /// The loop that a watchdog is to watch.
+    /// The loop that the watchdog watches.
     pub(crate) pulse: Asker,
-    /// The content of `subnet.env` is what we want.
-    pub(crate) written: bool,
-    /// The subnets that `subnet.env` was last held against.
-    pub(crate) checked: Option<Subnets>,
-    /// The kernel has matched the leases once.
-    pub(crate) converged: bool,
+}
+
+/// Publishes until it is stopped. `subnet.env` is kept then, so that pods can start while no daemon runs.
+pub(crate) struct Publisher {
+    inputs: Inputs,
+    outputs: Outputs,
+    families: Vec<Family>,
+    /// The content of `subnet.env` is up to date.
+    written: bool,
+    /// The subnets that `subnet.env` was last compared with.
+    checked: Option<Subnets>,
+    /// The kernel was in sync with the leases once.
+    converged: bool,
 }
 
 impl Publisher {
+    pub(crate) const fn new(inputs: Inputs, outputs: Outputs, families: Vec<Family>) -> Self {
+        Self { inputs, outputs, families, written: false, checked: None, converged: false }
+    }
+
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let sysctl = Sysctl::default();
         let mut host_check = Instant::now();
-        let mut ask = self.notifier.ping_interval().map(tokio::time::interval);
+        let mut ask = self.outputs.notifier.ping_interval().map(tokio::time::interval);
         loop {
             if host_check <= Instant::now() {
-                let found = check_host(&sysctl, &self.families, &self.host.borrow());
-                self.host.send_if_modified(|known| {
-                    let news = *known != found;
-                    *known = found;
-                    news
-                });
+                let found = check_host(&sysctl, &self.families, &self.outputs.host.borrow());
+                set(&self.outputs.host, found);
                 host_check = Instant::now() + HOST_CHECK;
             }
             let retry = self.publish();
@@ -87,12 +92,12 @@ impl Publisher {
                 Ok(()) = inputs.firewall.changed() => {}
                 Ok(()) = inputs.subnet_env.changed() => {}
                 // The service manager hears that we are alive only if the loop that matters says so.
-                () = asking => self.pulse.ask(),
-                () = self.pulse.answered() => self.notifier.ping(),
+                () = asking => self.outputs.pulse.ask(),
+                () = self.outputs.pulse.answered() => self.outputs.notifier.ping(),
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
-        self.notifier.stopping();
+        self.outputs.notifier.stopping();
     }
 
     /// Brings everything up to date; answers with when to try again what failed.
@@ -126,16 +131,16 @@ impl Publisher {
     }
 
     fn write(&mut self, env: &SubnetEnv) -> Option<Instant> {
-        match subnet_file::write(&self.subnet_file, &env.to_string()) {
+        match subnet_file::write(&self.outputs.subnet_file, &env.to_string()) {
             Ok(written) => {
                 if written == Written::Changed {
-                    info!(path = %self.subnet_file.display(), "subnet file written");
+                    info!(path = %self.outputs.subnet_file.display(), "subnet file written");
                 }
                 self.written = true;
                 None
             }
             Err(error) => {
-                if self.written || self.readiness.borrow().clone() == Readiness::Ready {
+                if self.written || self.outputs.readiness.borrow().clone() == Readiness::Ready {
                     warn!(error = %chain(&error), "could not write the subnet file, will retry");
                 }
                 self.written = false;
@@ -147,17 +152,17 @@ impl Publisher {
     /// Takes back a subnet that may be another node's now: a pod that started with it would get that node's traffic.
     fn withdraw(&mut self, is_foreign: impl Fn(&Subnets) -> bool) {
         self.written = false;
-        let Ok(Some(text)) = subnet_file::read(&self.subnet_file) else { return };
+        let Ok(Some(text)) = subnet_file::read(&self.outputs.subnet_file) else { return };
         let subnets = PreviousEnv::parse(&text).subnets;
         if subnets.is_empty() || !is_foreign(&subnets) {
             return;
         }
-        match std::fs::remove_file(&self.subnet_file) {
+        match std::fs::remove_file(&self.outputs.subnet_file) {
             Ok(()) => {
                 warn!(subnet = %subnets, "subnet file withdrawn: no pod can start until it is written anew");
             }
             Err(error) => {
-                warn!(%error, path = %self.subnet_file.display(), "could not withdraw the subnet file");
+                warn!(%error, path = %self.outputs.subnet_file.display(), "could not withdraw the subnet file");
             }
         }
     }
@@ -179,7 +184,7 @@ impl Publisher {
             );
         }
         if !self.written {
-            reasons.push(format!("{} is not written", self.subnet_file.display()));
+            reasons.push(format!("{} is not written", self.outputs.subnet_file.display()));
         }
         let text = match &claim.own {
             Some(own) if report.conditions.is_empty() => {
@@ -191,16 +196,16 @@ impl Publisher {
             }
             None => "waiting for a lease".to_owned(),
         };
-        self.notifier.status(&text);
+        self.outputs.notifier.status(&text);
         let readiness = if reasons.is_empty() { Readiness::Ready } else { Readiness::NotReady { reasons } };
-        let was = self.readiness.send_replace(readiness.clone());
+        let was = self.outputs.readiness.send_replace(readiness.clone());
         match (was, readiness) {
             (Readiness::Ready, Readiness::NotReady { reasons }) => {
                 warn!(reason = reasons.join("; "), "not ready any more");
             }
             (Readiness::NotReady { .. }, Readiness::Ready) => {
                 info!(peers = report.peers, "ready");
-                self.notifier.ready();
+                self.outputs.notifier.ready();
             }
             (Readiness::NotReady { reasons: before }, Readiness::NotReady { reasons })
                 if before != reasons =>
@@ -213,7 +218,7 @@ impl Publisher {
 }
 
 /// Looks at the settings that pods need and that are not ours to change; logs what is new.
-fn check_host(sysctl: &Sysctl, families: &[flannel_core::family::Family], known: &[String]) -> Vec<String> {
+fn check_host(sysctl: &Sysctl, families: &[Family], known: &[String]) -> Vec<String> {
     let problems: Vec<String> = sysctl
         .forwarding(families)
         .into_iter()

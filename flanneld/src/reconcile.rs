@@ -1,207 +1,175 @@
-//! The loop that makes the kernel match the leases: wait, observe, plan, apply, report.
+//! The loop that keeps the kernel, and the agent of the backend, in sync with the leases: wait, observe, plan, apply,
+//! report.
 //!
-//! A full round reads everything and plans from what it read; it follows a start, a hint of the kernel, a failed
-//! operation, and a slow interval. A change of a lease costs only what differs: the plan is made from
-//! what the lease wanted before and wants now.
+//! A full round reads everything and plans from what it read; it follows a start, a notification of the kernel, a failed
+//! operation, and a slow interval. A change of a lease costs only what differs: its plan is the difference of the desired
+//! state before and after it.
 
-use flannel_core::claim::OwnRecord;
-use flannel_core::cluster::{Cluster, Source};
-use flannel_core::dataplane::Dataplane;
+use flannel_core::cluster::Source;
+use flannel_core::dataplane::{Dataplane, Op};
 use flannel_core::desired::Assembly;
 use flannel_core::facts::HostFacts;
 use flannel_core::family::Family;
 use flannel_core::hint::{Hint, Interest};
+use flannel_core::lease::Subnets;
 use flannel_core::lease::table::PeerChange;
-use flannel_core::lease::{Lease, LeaseAttrs, Revision, Subnets};
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::owned::{Scope, owned};
 use flannel_core::plan::plan;
-use flannel_core::status::{Action, classify};
-use flannel_core::subnet_env::SubnetEnv;
+use flannel_core::status::Action;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, info, info_span, warn};
 
+use crate::agent::{self, AgentOp, AgentState, Setup, Supervisor};
 use crate::claim::ClaimState;
+use crate::effector::{Effector as _, Operation as _};
 use crate::error::chain;
-use crate::firewall;
 use crate::host::pods;
 use crate::kernel::{Inbox, Kernel};
 use crate::node::{Node, Offer};
 use crate::pulse::Answerer;
-use crate::status::{History, Report, ViewRequest};
+use crate::status::{self, NodeReport, Reason, View, ViewRequest};
 use crate::store::watch::Update;
-use crate::store::{Change, ConfigRecord, Record};
+use crate::store::{ConfigRecord, Record};
 use crate::sys;
-use apply::{Applied, Tried};
+use apply::{Applied, Failing};
 use conditions::id as condition;
+use conflict::{CHECK, Detector, Turn};
 use pace::Pace;
-use rival::Rivalry;
+use reporter::Reporter;
+use store_view::{News, StoreView};
 
-pub(crate) use pace::Reason;
+pub(crate) use reporter::{Memory, Outputs};
 
 mod apply;
 mod conditions;
+mod conflict;
 mod pace;
-mod report;
-mod rival;
+mod reporter;
+mod store_view;
 
-/// What the loop listens to.
+/// What wakes the loop.
 pub(crate) struct Inputs {
-    /// What the store told before the loop started.
+    /// What the store delivered before the loop started.
     pub(crate) seen: Vec<Update>,
     pub(crate) store: mpsc::Receiver<Update>,
     pub(crate) claim: watch::Receiver<ClaimState>,
     pub(crate) hints: Inbox,
-    /// Who wants to know what the kernel should have.
+    /// Requests for the desired state.
     pub(crate) views: mpsc::Receiver<ViewRequest>,
-    /// Who wants to know whether we are alive.
+    /// Requests for a sign of life.
     pub(crate) pulse: Answerer,
 }
 
-/// What the loop tells the other tasks.
-#[derive(Default)]
-pub(crate) struct Outputs {
-    /// How we want to be reached.
-    pub(crate) attrs: watch::Sender<Option<LeaseAttrs>>,
-    /// Our record as the store shows it.
-    pub(crate) record: watch::Sender<Option<OwnRecord>>,
-    /// Counts what may end a wait of the claim.
-    pub(crate) stirs: watch::Sender<u64>,
-    pub(crate) firewall: watch::Sender<Option<firewall::Desired>>,
-    /// What the CNI plugin is to be told.
-    pub(crate) subnet_env: watch::Sender<Option<SubnetEnv>>,
-    pub(crate) report: watch::Sender<Report>,
-    pub(crate) history: watch::Sender<History>,
-    /// What is worth keeping over a restart.
-    pub(crate) memory: watch::Sender<Memory>,
-}
-
-/// What is worth keeping over a restart.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Memory {
-    pub(crate) config: Option<ConfigRecord>,
+/// What the last run left for this one.
+pub(crate) struct Remembered {
+    pub(crate) records: Vec<Record>,
     pub(crate) macs: BTreeMap<LinkName, Mac>,
-    /// The hardware address of the external interface.
-    pub(crate) hardware: Option<Mac>,
-    /// The leases of the store, if they come from there.
-    pub(crate) leases: Option<Vec<Arc<Lease>>>,
 }
 
 /// The state of the loop.
 pub(crate) struct Reconciler<K> {
     kernel: K,
+    agent: Supervisor,
     node: Node,
-    cluster: Cluster,
-    /// The config of the store, in force or not.
-    offered: Option<ConfigRecord>,
-    /// The last config of the store that was taken: what a start without a store can work with.
-    in_force: Option<ConfigRecord>,
-    macs: BTreeMap<LinkName, Mac>,
-    /// What the last full round saw, and what the kernel should hold since.
-    facts: HostFacts,
-    assembly: Option<Arc<Assembly>>,
-    /// Grows with every round and every change of what is wanted.
-    version: u64,
-    /// When leases of peers changed, since the first listing.
-    changed: Arc<BTreeMap<Subnets, u64>>,
-    own: Option<Subnets>,
-    revision: Revision,
-    /// How many listings the store has given.
-    listings: u64,
+    store: StoreView,
+    own: Ownership,
+    target: Target,
     pace: Pace,
-    rivalry: Rivalry,
-    /// Operations that failed when they were last tried, a few of them.
-    failing: BTreeSet<String>,
-    /// Full rounds since we hold the present lease.
-    rounds_as_owner: u32,
+    conflict: Detector,
+    failing: Failing,
+    reporter: Reporter,
     /// Changes since memory was given back to the system.
     untidy: usize,
-    start: Instant,
-    outputs: Outputs,
-    report: Report,
-    chance: fn() -> [u8; 6],
+}
+
+/// What this node holds.
+struct Ownership {
+    subnets: Option<Subnets>,
+    /// Full rounds since it holds the present lease.
+    rounds: u32,
+    macs: BTreeMap<LinkName, Mac>,
+    random_mac: fn() -> [u8; 6],
+}
+
+/// The desired state, and the host that it was computed for.
+#[derive(Default)]
+struct Target {
+    facts: HostFacts,
+    assembly: Option<Arc<Assembly>>,
+    /// Grows with every round and every change of the desired state.
+    version: u64,
 }
 
 /// Memory is given back after this many changes, at the latest.
 const TIDY_AFTER: usize = 500;
+
+/// The route of a replaced pod stays this much longer than the pod.
+const STRANDED_CHECK: Duration = Duration::from_secs(5);
 
 /// What ended a wait.
 enum Wake {
     Store(Update),
     Claim,
     Hints,
+    Agent,
     View(ViewRequest),
     Pulse,
     Timer,
 }
 
 impl<K: Kernel> Reconciler<K> {
-    /// A loop for `node`. `remembered` are the records and MAC addresses of the last run.
+    /// A loop for `node` that publishes to `outputs`.
     pub(crate) fn new(
-        kernel: K,
+        (kernel, agent): (K, Supervisor),
         node: Node,
-        remembered: (&[Record], BTreeMap<LinkName, Mac>),
+        remembered: Remembered,
         outputs: Outputs,
-        chance: fn() -> [u8; 6],
+        random_mac: fn() -> [u8; 6],
     ) -> Self {
-        let mut cluster = Cluster::default();
-        if !remembered.0.is_empty() {
-            cluster.remember(remembered.0);
-        }
-        let start = Instant::now();
         Self {
             kernel,
+            agent,
             node,
-            cluster,
-            offered: None,
-            in_force: None,
-            failing: BTreeSet::new(),
-            rounds_as_owner: 0,
+            store: StoreView::new(&remembered.records),
+            own: Ownership { subnets: None, rounds: 0, macs: remembered.macs, random_mac },
+            target: Target::default(),
+            pace: Pace::new(Instant::now()),
+            conflict: Detector::default(),
+            failing: Failing::default(),
+            reporter: Reporter::new(outputs),
             untidy: 0,
-            macs: remembered.1,
-            facts: HostFacts::default(),
-            assembly: None,
-            version: 0,
-            changed: Arc::default(),
-            own: None,
-            revision: Revision::default(),
-            listings: 0,
-            pace: Pace::new(start),
-            rivalry: Rivalry::default(),
-            start,
-            outputs,
-            report: Report::default(),
-            chance,
         }
     }
 
-    /// Runs until told to stop. Everything stays in the kernel then, so that pods do not notice.
+    /// Runs until `stop`. Everything stays in the kernel then, so that pods do not notice.
     pub(crate) async fn run(mut self, mut inputs: Inputs, stop: CancellationToken) {
         self.take_updates(std::mem::take(&mut inputs.seen)).await;
         loop {
             let (due, _) = self.pace.next();
-            let grace = self.cluster.next_tick().map(|at| self.start + at);
-            let rival = self.rivalry.next_turn(Instant::now());
-            let due = grace.into_iter().chain(rival).fold(due, Instant::min);
+            let others = [self.store.grace_ends(), self.conflict.next_check(Instant::now())];
+            let due = others.into_iter().flatten().fold(due, Instant::min);
             let wake = tokio::select! {
                 () = stop.cancelled() => return,
                 Some(update) = inputs.store.recv() => Wake::Store(update),
                 Ok(()) = inputs.claim.changed() => Wake::Claim,
                 () = inputs.hints.filled() => Wake::Hints,
+                () = self.agent.changed() => Wake::Agent,
                 Some(request) = inputs.views.recv() => Wake::View(request),
                 () = inputs.pulse.asked() => Wake::Pulse,
                 () = tokio::time::sleep_until(due) => Wake::Timer,
             };
-            // A stop does not wait for a kernel that does not answer: every round can be cut off, the next start mends.
+            // A stop interrupts a round that waits for the kernel: the next start repairs what is half done.
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.take(wake, &mut inputs) => {}
             }
-            self.publish();
+            self.reporter.publish(self.target.assembly.as_deref(), &self.store.cluster);
         }
     }
 
@@ -215,11 +183,12 @@ impl<K: Kernel> Reconciler<K> {
                 self.take_updates(updates).await;
             }
             Wake::Claim => {
-                let claim = inputs.claim.borrow_and_update().clone();
-                self.take_claim(&claim);
+                let own = inputs.claim.borrow_and_update().own.as_ref().map(|own| own.subnets);
+                self.take_claim(own);
             }
             Wake::Hints => self.take_hints(&inputs.hints),
-            // Who asked may have gone away meanwhile.
+            Wake::Agent => self.pace.request_settled(Reason::Hint, Instant::now()),
+            // The requester may be gone.
             Wake::View(request) => drop(request.send(self.view())),
             Wake::Pulse => inputs.pulse.answer(),
             Wake::Timer => self.take_timer().await,
@@ -227,119 +196,63 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     async fn take_updates(&mut self, updates: Vec<Update>) {
-        let mut changes = Vec::new();
-        // Only the last one counts: those before it may be what a start has waited out.
-        let mut config = None;
-        let mut stirs = false;
+        let mut news = News::default();
         for update in updates {
-            match update {
-                Update::Listing { listing, is_other_store } => {
-                    // A store that has lost the config that it had is another one than before, too.
-                    let had_config = self.offered.is_some() || self.cluster.source() == Source::Remembered;
-                    let wiped = had_config && listing.config.is_none() || is_other_store;
-                    self.revision = listing.revision;
-                    config = listing.config;
-                    let now = self.start.elapsed();
-                    let before = self.cluster.source();
-                    let listed = self.cluster.listing(&listing.records, self.own.as_ref(), wiped, now);
-                    if before != Source::Nothing {
-                        self.note_changes(&listed);
-                    }
-                    changes.clear();
-                    self.listings += 1;
-                    stirs = true;
-                    self.pace.request(Reason::Listing, Instant::now());
-                }
-                Update::Changes { revision, changes: seen } => {
-                    self.revision = revision;
-                    for change in &seen {
-                        if let Change::Config(changed) = change {
-                            config.clone_from(changed);
-                        }
-                    }
-                    stirs |= seen.iter().any(|change| !matches!(change, Change::Put(_)));
-                    let now = self.start.elapsed();
-                    let told = self.cluster.changes(&seen, self.own.as_ref(), now);
-                    self.note_changes(&told);
-                    self.count_changes(&told);
-                    changes.extend(told);
-                    self.report_records(&seen);
-                }
-                Update::Down(error) => {
-                    self.set_store_condition(Some(chain(&error)));
-                    continue;
-                }
-                Update::Up => {}
-            }
-            self.set_store_condition(None);
-            self.note_revision();
+            let down = if let Update::Down(error) = &update { Some(chain(error)) } else { None };
+            self.store.take(update, self.own.subnets.as_ref(), &mut news);
+            self.reporter.set_silently(condition::STORE, down);
         }
-        self.take_config(config);
-        self.tell_claim(stirs);
-        self.apply_changes(changes).await;
+        let revision = Some(self.store.revision);
+        self.reporter
+            .outputs
+            .history
+            .send_if_modified(|history| std::mem::replace(&mut history.revision, revision) != revision);
+        self.reporter.count_changes(&news.peers, self.node.config());
+        self.reporter.report_records(&news.records, self.store.cluster.table());
+        if news.listed {
+            self.pace.request(Reason::Listing, Instant::now());
+        }
+        self.take_config(news.config);
+        self.inform_claim(news.wakes_claim);
+        self.apply_changes(news.peers).await;
     }
 
     /// Takes a config of the store, if it can be taken while pods run.
     fn take_config(&mut self, config: Option<ConfigRecord>) {
-        let Some(record) = config else { return };
-        if self.offered.as_ref() == Some(&record) {
-            return;
-        }
-        self.offered = Some(record.clone());
-        let outcome = self.node.offer(&record.text, self.own.as_ref());
-        let reason = match &outcome {
-            Offer::Taken => {
-                info!(revision = %record.revision, "network config taken from the store");
-                self.pace.request(Reason::Config, Instant::now());
-                self.in_force = Some(record);
+        let Some(record) = config.filter(|config| self.store.offer(config)) else { return };
+        let outcome = self.node.offer(&record.text, self.own.subnets.as_ref());
+        let refused = match outcome {
+            Offer::Refused(reason) => Some(reason),
+            Offer::Taken | Offer::Same => {
+                if outcome == Offer::Taken {
+                    info!(revision = %record.revision, "network config taken from the store");
+                    self.pace.request(Reason::Config, Instant::now());
+                }
+                self.store.in_force = Some(record);
                 None
             }
-            Offer::Same => {
-                self.in_force = Some(record);
-                None
-            }
-            Offer::Refused(reason) => Some(reason.clone()),
         };
-        self.set_condition(condition::CONFIG, reason);
+        self.reporter.set_condition(condition::CONFIG, refused);
     }
 
-    /// Tells the claim what the store shows of our record.
-    fn tell_claim(&mut self, stirs: bool) {
-        if stirs {
-            self.outputs.stirs.send_modify(|stirs| *stirs += 1);
-        }
-        let Some(own) = self.own else { return };
-        let table = self.cluster.table();
-        let record = table
-            .leases()
-            .get(&own)
-            .map(|entry| (entry.lease.attrs.clone(), entry.lease.revision, entry.grant));
-        let overlaps = table.overlapping(&own).map(|lease| (lease.subnets, lease.revision)).collect();
-        let (seen, listings) = (self.revision, self.listings);
-        let view = OwnRecord { subnets: own, seen, record, listings, overlaps };
-        self.outputs.record.send_if_modified(|old| {
-            let news = view.is_news(old.as_ref());
-            if news {
-                *old = Some(view);
-            }
-            news
-        });
+    fn inform_claim(&self, wake: bool) {
+        let record = self.own.subnets.map(|own| self.store.own_record(own));
+        self.reporter.inform_claim(record, wake);
     }
 
-    /// Applies what changed for single leases: the difference of what they wanted and want.
+    /// Applies what changed for single leases: the difference of the desired state before and after.
     async fn apply_changes(&mut self, changes: Vec<PeerChange>) {
-        let (Some(own), Some(assembly)) = (self.own, &mut self.assembly) else { return };
+        let (Some(own), Some(assembly)) = (self.own.subnets, &mut self.target.assembly) else { return };
         let changes: Vec<_> = changes.into_iter().filter(|change| change.subnets != own).collect();
         if changes.is_empty() {
             return;
         }
         let started = Instant::now();
         let assembly = Arc::make_mut(assembly);
-        let mut ops = Vec::new();
-        let (mut touched, mut contested) = (BTreeSet::new(), false);
+        let (mut ops, mut touched, mut contested) = (Vec::new(), BTreeSet::new(), false);
         for change in changes {
             touched.insert(change.subnets);
-            contested |= self.cluster.table().overlapping(&change.subnets).next().is_some();
+            contested |= self.store.cluster.table().overlapping(&change.subnets).next().is_some();
             let difference = match change.after {
                 Some(lease) => assembly.set(lease),
                 None => assembly.remove(&change.subnets),
@@ -347,25 +260,26 @@ impl<K: Kernel> Reconciler<K> {
             ops.extend(difference.plan());
         }
         if contested {
-            self.version += 1;
-            // Who of two has an address depends on both: only a full round looks at all.
+            self.target.version += 1;
+            // Which of two leases has an address depends on both: only a full round compares all.
             self.pace.request(Reason::Overlap, Instant::now());
             return;
         }
-        self.rivalry.hold_back_changes(&mut ops, started);
-        let applied = self.apply(&ops, Tried::Some).await;
+        let agent_ops = agent_ops(assembly, &touched).filter(|_| self.agent.is_running()).collect::<Vec<_>>();
+        self.conflict.hold_back_changes(&mut ops, started);
+        let applied = self.apply(&agent_ops, &ops).await;
         self.note_round(Reason::LeaseChange, applied, started.elapsed());
         info!(changes = touched.len(), applied = applied.done(), failed = applied.failed, "leases changed");
         if applied.failed > 0 {
             self.pace.failed(Instant::now());
         }
         self.untidy += touched.len();
-        for subnets in touched {
-            self.report_peer(subnets);
+        if let Some(assembly) = &self.target.assembly {
+            let table = self.store.cluster.table();
+            touched.iter().for_each(|subnets| self.reporter.report_peer(*subnets, assembly, table));
         }
-        self.report.peers = self.assembly.as_ref().map_or(0, |assembly| assembly.leases().len());
-        self.remember_leases();
-        // What thousands of changes leave in pieces between what stays; once for many, since it walks the whole heap.
+        self.reporter.remember(&self.store.cluster, self.store.in_force.as_ref());
+        // Thousands of changes leave the heap in pieces. Rarely, since it walks the whole heap.
         if self.untidy >= TIDY_AFTER {
             self.release_memory();
         }
@@ -376,14 +290,13 @@ impl<K: Kernel> Reconciler<K> {
         sys::release_memory();
     }
 
-    fn take_claim(&mut self, claim: &ClaimState) {
-        let own = claim.own.as_ref().map(|own| own.subnets);
-        if own.is_some() && own != self.own {
-            self.own = own;
-            self.rounds_as_owner = 0;
+    fn take_claim(&mut self, own: Option<Subnets>) {
+        if own.is_some() && own != self.own.subnets {
+            (self.own.subnets, self.own.rounds) = (own, 0);
             // A config that waited for a restart is in force with a lease that was chosen from it.
-            self.offered.take().into_iter().for_each(|config| self.take_config(Some(config)));
-            self.tell_claim(false);
+            let offered = self.store.reoffer();
+            self.take_config(offered);
+            self.inform_claim(false);
             self.pace.request(Reason::Claim, Instant::now());
         }
     }
@@ -391,35 +304,44 @@ impl<K: Kernel> Reconciler<K> {
     fn take_hints(&mut self, inbox: &Inbox) {
         let now = Instant::now();
         let hints = inbox.take();
-        let Some(assembly) = &self.assembly else {
-            // Nothing is ours yet; what happens to the host decides what can be.
+        let Some(assembly) = &self.target.assembly else {
+            // No object is owned yet; the state of the host decides what can be.
             self.pace.request_settled(Reason::Hint, now);
             return;
         };
         let networks = self.node.networks();
+        let has_interface = !self.reporter.report.conditions.contains_key(condition::INTERFACE);
         let interest = Interest {
             desired: assembly.dataplane(),
-            facts: &self.facts,
+            facts: &self.target.facts,
             networks: &networks,
-            // While none is found, any interface may become the one.
-            external: (!self.report.conditions.contains_key(condition::INTERFACE))
-                .then_some(&self.node.external().name),
+            // Without one, any interface may become the external interface.
+            external: has_interface.then_some(&self.node.external().name),
             underlay_routes: assembly.desired().depends_on_routes(),
         };
-        if let Some(hint) = hints.reason(&interest) {
-            debug!(hint = ?hint, "kernel changed");
-            let reason = if *hint == Hint::Overrun { Reason::Overrun } else { Reason::Hint };
-            self.look_soon(reason, now);
+        let Some(hint) = hints.reason(&interest) else { return };
+        debug!(hint = ?hint, "kernel changed");
+        let reason = if *hint == Hint::Overrun { Reason::Overrun } else { Reason::Hint };
+        if self.conflict.is_pausing(now) {
+            self.pace.request(reason, now + CHECK);
+        } else {
+            self.pace.request_settled(reason, now);
         }
     }
 
     async fn take_timer(&mut self) {
-        let now = self.start.elapsed();
-        if !self.cluster.tick(now).is_empty() {
+        let now = Instant::now();
+        if self.store.end_grace() {
             warn!("peers that a wiped store has lost did not come back and are given up");
-            self.pace.request(Reason::Grace, Instant::now());
+            self.pace.request(Reason::Grace, now);
         }
-        self.watch_rival();
+        let turn = self.conflict.check(now);
+        if turn == Some(Turn::Over) {
+            self.reporter.set_condition(condition::CONFLICT, None);
+        }
+        if turn.is_some() {
+            self.pace.request(Reason::Hint, now);
+        }
         let (due, reason) = self.pace.next();
         if due <= Instant::now() {
             self.full_round(reason).await;
@@ -433,7 +355,10 @@ impl<K: Kernel> Reconciler<K> {
         let applied = outcome.unwrap_or(Applied::BLIND);
         let failed = applied.failed;
         self.pace.finished(started, finished, failed > 0);
-        self.watch_stranded(finished);
+        if self.target.assembly.as_ref().is_some_and(|assembly| assembly.desired().has_stranded_pods()) {
+            // No notification tells when the last pod of a lost subnet is replaced.
+            self.pace.request(Reason::Resync, finished + STRANDED_CHECK);
+        }
         let took = finished - started;
         self.note_round(reason, applied, took);
         if applied.done() > 0 || failed > 0 {
@@ -441,159 +366,161 @@ impl<K: Kernel> Reconciler<K> {
         } else {
             debug!(reason = %reason, elapsed_ms = took.as_millis(), "round without changes");
         }
-        self.report.converged = match outcome {
-            Ok(applied) if self.own.is_some() => {
-                self.rounds_as_owner = self.rounds_as_owner.saturating_add(1);
-                // What the kernel refuses for one peer, even again, must not keep the pods of the others from starting.
-                applied.failed == 0 || applied.failed_own == 0 && self.rounds_as_owner > 1
+        self.reporter.report.converged = match outcome {
+            Ok(applied) if self.own.subnets.is_some() => {
+                self.own.rounds = self.own.rounds.saturating_add(1);
+                // What the kernel refuses again for one peer must not keep the pods of the others from starting.
+                applied.failed == 0 || applied.failed_own == 0 && self.own.rounds > 1
             }
             _ => false,
         };
-        self.report.peers_known = self.cluster.source() != Source::Nothing;
         self.report_node();
-        self.remember_leases();
+        self.reporter.remember(&self.store.cluster, self.store.in_force.as_ref());
         self.release_memory();
     }
 
-    /// One full round; fails if it could not look.
+    /// One full round; fails if there is no observation or no desired state.
     async fn observe_and_apply(&mut self) -> Result<Applied, ()> {
-        let observed = match self.kernel.observe(&self.node.tunnels()).await {
-            Ok(observed) => observed,
-            Err(error) => {
-                self.set_condition(condition::KERNEL, Some(chain(&error)));
-                return Err(());
-            }
-        };
-        self.set_condition(condition::KERNEL, None);
-        self.facts = observed.facts;
-        self.look_at_host(&observed.dataplane);
-        let Some(own) = self.own else { return Ok(Applied::default()) };
+        let observed = self.kernel.observe(&self.node.tunnels()).await;
+        let observed = self.reporter.check(condition::KERNEL, observed).ok_or(())?;
+        self.target.facts = observed.facts;
+        self.follow_host(&observed.dataplane);
+        let Some(own) = self.own.subnets else { return Ok(Applied::default()) };
 
-        let desired = match self.node.desired(&own, &self.facts, pods::addresses) {
-            Ok(desired) => desired,
-            Err(error) => {
-                self.set_condition(condition::NODE, Some(chain(&error)));
-                return Err(());
-            }
-        };
-        self.set_condition(condition::NODE, None);
-        let (peers, losers) = self.cluster.settled();
+        let desired = self.node.desired(&own, &self.target.facts, pods::addresses);
+        let desired = self.reporter.check(condition::NODE, desired).ok_or(())?;
+        let (peers, losers) = self.store.cluster.settled();
         let assembly = Assembly::new(desired, peers.into_iter().filter(|lease| lease.subnets != own));
         let networks = self.node.networks();
         let scope = Scope { desired: assembly.dataplane(), networks: &networks };
         let actual = owned(&observed.dataplane, &scope);
-        let mut ops = plan(assembly.dataplane(), &actual, self.prune());
-        self.rivalry.hold_back(&mut ops, Instant::now());
+        let mut ops = plan(assembly.dataplane(), &actual, self.store.prune());
+        self.conflict.hold_back(&mut ops, Instant::now());
+        let agent_ops = self.plan_agent(&own, &assembly).await;
+        self.reporter.report_peers(assembly.errors(), self.store.cluster.table(), &losers);
         let wanted = assembly.dataplane().len();
-        self.report.peers = assembly.leases().len();
-        self.set_peer_conditions(assembly.errors(), &losers);
-        self.assembly = Some(Arc::new(assembly));
-        let mut applied = self.apply(&ops, Tried::All).await;
-        let set = ops.iter().filter(|op| classify(op).0 == Action::Set).count();
+        self.target.assembly = Some(Arc::new(assembly));
+        self.failing.start_round();
+        let mut applied = self.apply(&agent_ops, &ops).await;
+        let set = ops.iter().filter(|op| op.class().0 == Action::Set).count();
         applied.kept = wanted.saturating_sub(set) as u64;
         self.offer_services(&own);
         Ok(applied)
     }
 
+    /// The operations that the agent needs.
+    async fn plan_agent(&mut self, own: &Subnets, assembly: &Assembly) -> Vec<AgentOp> {
+        let backend = &self.node.config().backend;
+        let mut desired = AgentState::default();
+        if self.agent.serves(backend) {
+            let (backend, external) = (backend.clone(), self.node.external().clone());
+            desired.setup = Some(Setup { backend, subnets: *own, external });
+            let leases = assembly.leases().iter().filter(|(key, _)| !assembly.errors().contains_key(key));
+            desired.peers = leases.map(|(key, lease)| (*key, Arc::clone(lease))).collect();
+        }
+        // An agent that cannot be observed does not work.
+        let actual = self.agent.observe(&()).await.unwrap_or_default();
+        agent::plan(&desired, &actual)
+    }
+
+    /// Applies both parts of a plan. The agent comes first: kernel objects depend on its device.
+    async fn apply(&mut self, agent_ops: &[AgentOp], ops: &[Op]) -> Applied {
+        let history = &self.reporter.outputs.history;
+        let (mut applied, _) = apply::run(&mut self.agent, agent_ops, &mut self.failing, history).await;
+        let started = Instant::now();
+        let (of_kernel, done) = apply::run(&mut self.kernel, ops, &mut self.failing, history).await;
+        applied += of_kernel;
+        let conflict = self.conflict.note(done.into_iter(), started.elapsed(), Instant::now());
+        if conflict.is_some() {
+            self.reporter.set_condition(condition::CONFLICT, conflict);
+        }
+        self.reporter.set_condition(condition::AGENT, self.agent.problem());
+        applied
+    }
+
+    fn note_round(&mut self, reason: Reason, applied: Applied, elapsed: Duration) {
+        self.target.version += 1;
+        self.reporter.note_round(reason, applied, elapsed, self.failing.list());
+    }
+
     /// Follows the host: its external interface and, at first, the addresses of the tunnel devices.
-    fn look_at_host(&mut self, actual: &Dataplane) {
-        match self.node.look(&self.facts) {
-            Ok(changed) => {
-                if changed {
-                    let external = self.node.external();
-                    info!(
-                        link = %external.name,
-                        mtu_bytes = external.mtu,
-                        public = %external.public,
-                        "external interface changed"
-                    );
-                }
-                self.set_condition(condition::INTERFACE, None);
-            }
-            Err(error) => self.set_condition(condition::INTERFACE, Some(chain(&error))),
+    fn follow_host(&mut self, actual: &Dataplane) {
+        let look = self.node.look(&self.target.facts);
+        if self.reporter.check(condition::INTERFACE, look) == Some(true) {
+            let external = self.node.external();
+            info!(
+                link = %external.name,
+                mtu_bytes = external.mtu,
+                public = %external.public,
+                "external interface changed"
+            );
         }
-        let hardware = self.node.hardware();
-        self.outputs.memory.send_if_modified(|memory| {
-            let news = memory.hardware != hardware;
-            memory.hardware = hardware;
-            news
-        });
         let public = self.node.external().public;
-        let published = self
-            .cluster
-            .leases()
-            .find(|lease| match public.v4 {
-                Some(address) => lease.attrs.public_address(Family::V4) == Some(address),
-                None => public.v6.is_some() && lease.attrs.public_address(Family::V6) == public.v6,
-            })
-            .map(|lease| lease.attrs.clone());
-        let settled = self.node.settle_endpoints(actual, &self.macs, published.as_ref(), self.chance);
-        if !settled.is_empty() {
-            self.macs.extend(settled);
-            let macs = self.macs.clone();
-            self.outputs.memory.send_modify(|memory| memory.macs = macs);
-        }
-        let attrs = match self.node.attrs() {
-            Ok(attrs) => attrs,
-            Err(error) => return self.set_condition(condition::ATTRS, Some(chain(&error))),
+        let is_ours = |lease: &&Arc<flannel_core::lease::Lease>| {
+            Family::ALL
+                .into_iter()
+                .find(|family| public.get(*family).is_some())
+                .is_some_and(|family| lease.attrs.public_address(family) == public.get(family).copied())
         };
-        self.set_condition(condition::ATTRS, None);
-        self.outputs.attrs.send_if_modified(|old| {
-            let news = old.as_ref() != Some(&attrs);
-            if news {
-                *old = Some(attrs);
-            }
-            news
+        let published = self.store.cluster.leases().find(is_ours).map(|lease| lease.attrs.clone());
+        let random_mac = self.own.random_mac;
+        let settled = self.node.settle_endpoints(actual, &self.own.macs, published.as_ref(), random_mac);
+        self.own.macs.extend(settled);
+        let (hardware, macs) = (self.node.hardware(), &self.own.macs);
+        self.reporter.outputs.memory.send_if_modified(|memory| {
+            let changed = memory.hardware != hardware || memory.macs != *macs;
+            (memory.hardware, memory.macs) = (hardware, macs.clone());
+            changed
         });
+        if let Some(attrs) = self.reporter.check(condition::ATTRS, self.node.attrs()) {
+            status::set(&self.reporter.outputs.attrs, Some(attrs));
+        }
     }
 
     /// Hands the firewall and the CNI plugin what follows from our lease.
     fn offer_services(&mut self, own: &Subnets) {
-        let firewall = Some(self.node.firewall(own));
-        self.outputs.firewall.send_if_modified(|old| {
-            let news = *old != firewall;
-            if news {
-                *old = firewall;
-            }
-            news
-        });
-        match self.node.subnet_env(own) {
-            Ok(env) => {
-                self.set_condition(condition::SUBNET_ENV, None);
-                self.outputs.subnet_env.send_if_modified(|old| {
-                    let news = old.as_ref() != Some(&env);
-                    if news {
-                        *old = Some(env);
-                    }
-                    news
-                });
-            }
-            Err(error) => self.set_condition(condition::SUBNET_ENV, Some(chain(&error))),
+        status::set(&self.reporter.outputs.firewall, Some(self.node.firewall(own)));
+        if let Some(env) = self.reporter.check(condition::SUBNET_ENV, self.node.subnet_env(own)) {
+            status::set(&self.reporter.outputs.subnet_env, Some(env));
         }
     }
 
-    fn remember_leases(&self) {
-        if self.cluster.source() != Source::Store {
-            return;
-        }
-        let leases = self.cluster.leases().cloned().collect();
-        let config = self.in_force.clone();
-        self.outputs.memory.send_modify(|memory| {
-            memory.leases = Some(leases);
-            memory.config = config.or_else(|| memory.config.take());
+    /// Reports the state of this node after a full round.
+    fn report_node(&mut self) {
+        let (config, external) = (self.node.config(), self.node.external().clone());
+        let assembly = self.target.assembly.as_ref();
+        self.reporter.report.peers_known = self.store.cluster.source() != Source::Nothing;
+        self.reporter.count_all(&self.store.cluster, config);
+        self.reporter.report.node = Some(NodeReport {
+            backend: config.backend.name(),
+            config_revision: self.store.in_force.as_ref().map(|config| config.revision),
+            hardware: self.node.hardware(),
+            pod_mtu: self.node.pod_mtu().ok(),
+            tunnels: assembly.map_or_else(Vec::new, |it| it.desired().tunnels().cloned().collect()),
+            external,
         });
     }
 
-    fn publish(&mut self) {
-        self.report_counts();
-        self.outputs.report.send_if_modified(|old| {
-            let news = *old != self.report;
-            if news {
-                old.clone_from(&self.report);
-            }
-            news
-        });
+    /// The present desired state. The large parts are shared.
+    fn view(&self) -> View {
+        View {
+            assembly: self.target.assembly.clone(),
+            networks: self.node.networks(),
+            tunnels: self.node.tunnels(),
+            prune: self.store.prune(),
+            changed: Arc::clone(&self.store.changed),
+            kept: self.store.cluster.lingering().keys().copied().collect(),
+            version: self.target.version,
+        }
     }
+}
+
+/// The operations of the agent for leases that changed. Peers with a fault are not served.
+fn agent_ops(assembly: &Assembly, touched: &BTreeSet<Subnets>) -> impl Iterator<Item = AgentOp> {
+    touched.iter().map(|key| match assembly.leases().get(key) {
+        Some(lease) if !assembly.errors().contains_key(key) => AgentOp::SetPeer(Arc::clone(lease)),
+        _ => AgentOp::RemovePeer(*key),
+    })
 }
 
 #[cfg(test)]

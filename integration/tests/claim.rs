@@ -419,7 +419,7 @@ fn younger_overlapping_record_is_ignored_and_reported() {
         })?;
         ensure!(etcd.record_of(&subnet_key(&theirs))? == record, "the older record was touched");
         etcd.delete(&subnet_key(&intruder))?;
-        daemons[0].wait_log(&["all right again", &intruder])?;
+        daemons[0].wait_log(&["condition cleared", &intruder])?;
         golden::expect(n1.netns(), true, &expected)
     });
 }

@@ -297,7 +297,7 @@ fn returned_interface_is_used_again() {
         let before = leases.records()?;
         let n1 = cluster.nodes[0].netns();
         n1.ip("link del eth0")?;
-        wait_log(&daemons[0], &["something is wrong", "no interface for traffic between nodes was found"])?;
+        wait_log(&daemons[0], &["condition reported", "no interface for traffic between nodes was found"])?;
         let addresses = ["192.168.50.1/24".parse()?, "fd50::1/64".parse()?];
         cluster.lan.default_routes(&cluster.lan.attach(n1, "eth0", &addresses)?)?;
         all_reach(&pods, Stack::Dual)?;

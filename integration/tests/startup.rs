@@ -152,7 +152,7 @@ fn later_invalid_config_changes_nothing() {
             Ok(())
         })?;
         leases.set_config(&good)?;
-        wait_log(&daemons[0], &["all right again", "config"])?;
+        wait_log(&daemons[0], &["condition cleared", "config"])?;
         ensure!(daemons[0].running()?, "it ended");
         Ok(())
     });

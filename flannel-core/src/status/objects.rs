@@ -144,7 +144,7 @@ pub enum Action {
     Delete,
 }
 
-/// A kind of kernel object.
+/// A kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -158,6 +158,8 @@ pub enum Kind {
     Fdb,
     /// A route.
     Route,
+    /// The agent of the backend, or a peer that it serves.
+    Agent,
 }
 
 impl Action {
@@ -176,7 +178,8 @@ impl Action {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Link, Self::Address, Self::Neighbour, Self::Fdb, Self::Route];
+    pub const ALL: [Self; 6] =
+        [Self::Link, Self::Address, Self::Neighbour, Self::Fdb, Self::Route, Self::Agent];
 
     /// The name in JSON and metrics.
     #[must_use]
@@ -187,6 +190,7 @@ impl Kind {
             Self::Neighbour => "neighbour",
             Self::Fdb => "fdb",
             Self::Route => "route",
+            Self::Agent => "agent",
         }
     }
 }

@@ -6,7 +6,7 @@ use flannel_core::message::route::Question;
 use flannel_core::path::{Answer, Hop, Path, trace};
 use flannel_core::status::Peers;
 use flannel_core::subnet_env::PreviousEnv;
-use flanneld::kernel::{Kernel as _, NetlinkKernel, Observation};
+use flanneld::kernel::{Effector as _, NetlinkKernel, Observation};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs;

@@ -13,7 +13,7 @@ use flannel_core::store::{Listing, Record};
 use flannel_core::subnet_env::PreviousEnv;
 use flanneld::cli::Options;
 use flanneld::host::{pods, subnet_file};
-use flanneld::kernel::{Kernel as _, NetlinkKernel, Observation};
+use flanneld::kernel::{Effector as _, NetlinkKernel, Observation};
 use flanneld::node::{Node, NodeError, NodeOptions};
 use flanneld::state::{Remembered, StateDir};
 use flanneld::store::{Store, StoreOptions};

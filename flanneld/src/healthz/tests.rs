@@ -1,9 +1,11 @@
 use super::*;
 use crate::http::{MAX_CONNECTIONS, MAX_HEAD_BYTES};
+use crate::testing::board::Fixture;
 use std::error::Error as _;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time;
 
 fn not_ready() -> Readiness {
@@ -17,16 +19,15 @@ async fn with_server<F: Future<Output = ()>>(
 ) {
     let healthz = Healthz::bind(SocketAddr::new(ip.parse().unwrap(), 0)).unwrap();
     let port = healthz.local_address().unwrap().port();
-    let (readiness, receiver) = watch::channel(not_ready());
+    let fixture = Fixture::new();
+    fixture.readiness.send_replace(not_ready());
     let stop = CancellationToken::new();
     let client = async {
-        client(port, readiness, stop.clone()).await;
+        client(port, fixture.readiness.clone(), stop.clone()).await;
         stop.cancel();
     };
     time::timeout(Duration::from_secs(30), async {
-        let endpoints =
-            Endpoints { readiness: receiver, metrics: Arc::new(|| "flannel_ready 0\n".to_owned()) };
-        tokio::join!(healthz.serve(endpoints, stop.clone()), client)
+        tokio::join!(healthz.serve(Arc::clone(&fixture.board), stop.clone()), client)
     })
     .await
     .unwrap();
@@ -66,7 +67,7 @@ async fn paths_codes_and_bodies() {
         check(&ask(port, "GET", "/readyz?verbose=1").await, 200, "flanneld is ready");
         let metrics = ask(port, "GET", "/metrics").await;
         assert!(metrics.contains("content-type: text/plain; version=0.0.4"), "{metrics}");
-        assert!(metrics.ends_with("flannel_ready 0\n"), "{metrics}");
+        assert!(metrics.contains("\nflannel_ready 1\n"), "{metrics}");
         readiness.send(not_ready()).unwrap();
         check(&ask(port, "GET", "/readyz").await, 503, "flanneld is not ready yet");
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"] {

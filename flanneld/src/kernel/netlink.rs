@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use tracing::debug;
 
 use super::conn::Connection;
-use super::{Kernel, KernelError, Observation, Refused, single};
+use super::{Effector, KernelError, Observation, Refused, single};
 
 mod apply;
 
@@ -72,7 +72,12 @@ impl NetlinkKernel {
     }
 }
 
-impl Kernel for NetlinkKernel {
+impl Effector for NetlinkKernel {
+    type Scope = BTreeSet<LinkName>;
+    type State = Observation;
+    type Op = Op;
+    type Error = KernelError;
+
     async fn observe(&mut self, tunnels: &BTreeSet<LinkName>) -> Result<Observation, KernelError> {
         let mut connection = self.connection()?;
         let snapshot = read(&mut connection, tunnels).await?;

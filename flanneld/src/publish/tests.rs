@@ -23,23 +23,20 @@ impl Lab {
         let home = tempfile::tempdir().unwrap();
         let (claim, report) = (watch::Sender::default(), watch::Sender::default());
         let (firewall, env) = (watch::Sender::default(), watch::Sender::default());
-        let publisher = Publisher {
-            inputs: Inputs {
-                claim: claim.subscribe(),
-                report: report.subscribe(),
-                firewall: firewall.subscribe(),
-                subnet_env: env.subscribe(),
-            },
+        let inputs = Inputs {
+            claim: claim.subscribe(),
+            report: report.subscribe(),
+            firewall: firewall.subscribe(),
+            subnet_env: env.subscribe(),
+        };
+        let outputs = Outputs {
             subnet_file: home.path().join("subnet.env"),
-            families: Vec::new(),
             readiness: watch::Sender::new(Readiness::NotReady { reasons: Vec::new() }),
             host: watch::Sender::default(),
             notifier: Notifier::from_env(|_| None, 1),
             pulse: pulse().0,
-            written: false,
-            checked: None,
-            converged: false,
         };
+        let publisher = Publisher::new(inputs, outputs, Vec::new());
         Self { claim, report, firewall, env, publisher, home }
     }
 
@@ -70,7 +67,7 @@ impl Lab {
     }
 
     fn is_ready(&self) -> bool {
-        *self.publisher.readiness.borrow() == Readiness::Ready
+        *self.publisher.outputs.readiness.borrow() == Readiness::Ready
     }
 }
 
@@ -138,7 +135,7 @@ fn the_file_of_the_last_run_stays_until_something_speaks_against_it() {
 #[test]
 fn a_file_that_cannot_be_written_is_tried_again() {
     let mut lab = Lab::new();
-    lab.publisher.subnet_file = lab.home.path().join("file/subnet.env");
+    lab.publisher.outputs.subnet_file = lab.home.path().join("file/subnet.env");
     fs::write(lab.home.path().join("file"), "not a directory").unwrap();
     lab.hold("10.5.1.0-24");
     lab.offer("10.5.1.0-24");
@@ -169,9 +166,9 @@ async fn only_a_loop_that_turns_feeds_the_watchdog() {
     manager.set_nonblocking(true).unwrap();
     let variables = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "20000000")];
     let env = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
-    lab.publisher.notifier = Notifier::from_env(env, 1);
+    lab.publisher.outputs.notifier = Notifier::from_env(env, 1);
     let (asker, mut answerer) = pulse();
-    lab.publisher.pulse = asker;
+    lab.publisher.outputs.pulse = asker;
     let heard = || {
         let mut buffer = [0; 512];
         std::iter::from_fn(|| manager.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec()))

@@ -1,36 +1,31 @@
-//! Runs operations and counts them.
+//! Runs operations on an effector and counts their results.
 
-use flannel_core::dataplane::Op;
-use flannel_core::status::{Action, classify};
+use flannel_core::status::Action;
 use std::collections::BTreeSet;
-use tokio::time::Instant;
+use std::error::Error;
+use std::fmt::Display;
+use std::ops::AddAssign;
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::Reconciler;
+use crate::effector::{Effector, Operation as _};
 use crate::error::chain;
-use crate::kernel::Kernel;
+use crate::status::History;
 
-/// Whether operations are all that is wanted at present.
-#[derive(Clone, Copy)]
-pub(super) enum Tried {
-    All,
-    Some,
-}
-
-/// What came of operations.
+/// The results of operations.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Applied {
-    /// Objects of the desired state that were right already.
+    /// Objects of the desired state that were up to date.
     pub(super) kept: u64,
     pub(super) set: u64,
     pub(super) deleted: u64,
     pub(super) failed: u64,
-    /// Those that failed of our own device and its addresses, which every peer needs.
+    /// Those that failed and that every peer depends on.
     pub(super) failed_own: u64,
 }
 
 impl Applied {
-    /// A round that could not even look.
+    /// A round whose observation failed.
     pub(super) const BLIND: Self = Self { kept: 0, set: 0, deleted: 0, failed: 1, failed_own: 0 };
 
     /// How many succeeded.
@@ -39,62 +34,83 @@ impl Applied {
     }
 }
 
-impl<K: Kernel> Reconciler<K> {
-    /// Runs operations. A failure is logged when it is new, not at every attempt.
-    pub(super) async fn apply(&mut self, ops: &[Op], tried: Tried) -> Applied {
-        // Some tell what is wrong; thousands would hide it.
-        const SHOWN: usize = 5;
-        let mut applied = Applied::default();
-        let mut failing = BTreeSet::new();
-        let (mut done, started) = (Vec::new(), Instant::now());
-        if !ops.is_empty() {
-            let results = self.kernel.apply(ops).await;
-            self.count(ops, &results);
-            for (op, result) in ops.iter().zip(results) {
-                let Err(error) = result else {
-                    debug!(op = %op, "op applied");
-                    done.push(op);
-                    match classify(op).0 {
-                        Action::Set => applied.set += 1,
-                        Action::Delete => applied.deleted += 1,
-                    }
-                    continue;
-                };
-                applied.failed += 1;
-                applied.failed_own += u64::from(is_own(op));
-                if failing.len() < SHOWN {
-                    let text = op.to_string();
-                    if !self.failing.contains(&text) {
-                        warn!(op = %op, error = %chain(&error), "op failed, will retry");
-                    }
-                    failing.insert(text);
-                }
-            }
-        }
-        match tried {
-            Tried::All => {
-                self.failing = failing;
-                self.note_contest(&done, started.elapsed());
-            }
-            Tried::Some => self.failing.extend(failing),
-        }
-        applied
-    }
-
-    /// Adds to the counters of the metrics.
-    fn count<T, E>(&self, ops: &[Op], results: &[Result<T, E>]) {
-        self.outputs.history.send_modify(|history| {
-            for (op, result) in ops.iter().zip(results) {
-                let (action, kind) = classify(op);
-                history.ops[kind as usize][action as usize][usize::from(result.is_err())] += 1;
-            }
-        });
+impl AddAssign for Applied {
+    fn add_assign(&mut self, other: Self) {
+        self.kept += other.kept;
+        self.set += other.set;
+        self.deleted += other.deleted;
+        self.failed += other.failed;
+        self.failed_own += other.failed_own;
     }
 }
 
-fn is_own(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::CreateLink(..) | Op::SetLink(..) | Op::DeleteLink(_) | Op::AddAddress(_) | Op::DeleteAddress(_)
-    )
+/// A few are enough to find the cause; thousands would hide it.
+const SHOWN: usize = 5;
+
+/// A few of the operations whose last attempt failed, as text.
+#[derive(Default)]
+pub(super) struct Failing {
+    before: BTreeSet<String>,
+    now: BTreeSet<String>,
+}
+
+impl Failing {
+    /// From here on all operations are tried that are needed.
+    pub(super) fn start_round(&mut self) {
+        self.before = std::mem::take(&mut self.now);
+    }
+
+    pub(super) fn list(&self) -> Vec<String> {
+        self.now.iter().cloned().collect()
+    }
+
+    /// Logs a failure when it is new, not at every attempt.
+    fn note(&mut self, op: &impl Display, error: &dyn Error) {
+        if self.now.len() >= SHOWN {
+            return;
+        }
+        let text = op.to_string();
+        if !self.before.contains(&text) && !self.now.contains(&text) {
+            warn!(op = %op, error = %chain(error), "op failed, will retry");
+        }
+        self.now.insert(text);
+    }
+}
+
+/// Runs operations, counts them for the metrics, and returns also those that succeeded.
+pub(super) async fn run<'a, E: Effector>(
+    effector: &mut E,
+    ops: &'a [E::Op],
+    failing: &mut Failing,
+    history: &watch::Sender<History>,
+) -> (Applied, Vec<&'a E::Op>) {
+    let (mut applied, mut done) = (Applied::default(), Vec::new());
+    if ops.is_empty() {
+        return (applied, done);
+    }
+    let results = effector.apply(ops).await;
+    history.send_modify(|history| {
+        for (op, result) in ops.iter().zip(&results) {
+            let (action, kind) = op.class();
+            history.ops[kind as usize][action as usize][usize::from(result.is_err())] += 1;
+        }
+    });
+    for (op, result) in ops.iter().zip(results) {
+        match result {
+            Ok(()) => {
+                debug!(op = %op, "op applied");
+                done.push(op);
+                match op.class().0 {
+                    Action::Set => applied.set += 1,
+                    Action::Delete => applied.deleted += 1,
+                }
+            }
+            Err(error) => {
+                applied.failed += 1;
+                applied.failed_own += u64::from(op.is_own());
+                failing.note(op, &error);
+            }
+        }
+    }
+    (applied, done)
 }

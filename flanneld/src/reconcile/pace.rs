@@ -1,13 +1,14 @@
 //! When the next full round is due, and why.
 
-use std::fmt;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A round is repeated at this interval even if nothing hints at a need: repairs what no notification told.
+use crate::status::Reason;
+
+/// A full round runs at least this often: it repairs changes without a notification.
 const RESYNC: Duration = Duration::from_secs(60);
 
-/// Notifications come in bursts (a device that goes takes its routes along), so the look waits this long.
+/// Notifications come in bursts (a removed device takes its routes along), so a round waits this long.
 const SETTLE: Duration = Duration::from_millis(5);
 
 /// First and longest wait after a round with failed operations.
@@ -16,82 +17,12 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// Rounds take at most this part of the time, however many notifications arrive.
 const COST_SHARE: u32 = 4;
 
-/// Why a full round runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Reason {
-    /// The daemon started.
-    Start,
-    /// The kernel told of a change that is not ours.
-    Hint,
-    /// Notifications were lost.
-    Overrun,
-    /// Operations failed in the last round.
-    Retry,
-    /// The slow interval has passed.
-    Resync,
-    /// The network config changed.
-    Config,
-    /// Our own lease changed.
-    Claim,
-    /// A listing replaced the view of the cluster.
-    Listing,
-    /// Peers that had vanished with a wiped store were given up.
-    Grace,
-    /// The wish of somebody else: two leases share an object, so a difference is not enough.
-    Overlap,
-    /// Leases changed. Never the reason of a full round: the difference alone is applied.
-    LeaseChange,
-}
-
-impl Reason {
-    /// All of them.
-    pub(crate) const ALL: [Self; 11] = [
-        Self::Start,
-        Self::Hint,
-        Self::Overrun,
-        Self::Retry,
-        Self::Resync,
-        Self::Config,
-        Self::Claim,
-        Self::Listing,
-        Self::Grace,
-        Self::Overlap,
-        Self::LeaseChange,
-    ];
-
-    /// Those of rounds in which the leases are as before, so that what they set was changed by others.
-    pub(crate) const REPAIRS: [Self; 3] = [Self::Hint, Self::Overrun, Self::Resync];
-
-    /// The name in logs, status and metrics.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Hint => "hint",
-            Self::Overrun => "overrun",
-            Self::Retry => "retry",
-            Self::Resync => "resync",
-            Self::Config => "config",
-            Self::Claim => "claim",
-            Self::Listing => "listing",
-            Self::Grace => "grace",
-            Self::Overlap => "overlap",
-            Self::LeaseChange => "lease-change",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 /// Decides when the next full round runs.
 #[derive(Debug)]
 pub(crate) struct Pace {
     due: Instant,
     reason: Reason,
-    /// Not before this, so that rounds cannot take all the time.
+    /// A round never runs before, so that rounds cannot take all the time.
     earliest: Instant,
     retry: Duration,
 }
@@ -106,21 +37,16 @@ impl Pace {
         (self.due.max(self.earliest), self.reason)
     }
 
-    /// A round is wanted at once.
-    pub(crate) fn request(&mut self, reason: Reason, now: Instant) {
-        self.pull(reason, now);
-    }
-
-    /// A round is wanted once the burst is over.
-    pub(crate) fn request_settled(&mut self, reason: Reason, now: Instant) {
-        self.pull(reason, now + SETTLE);
-    }
-
-    fn pull(&mut self, reason: Reason, at: Instant) {
+    /// Requests a round at `at`.
+    pub(crate) fn request(&mut self, reason: Reason, at: Instant) {
         if at < self.due {
-            self.due = at;
-            self.reason = reason;
+            (self.due, self.reason) = (at, reason);
         }
+    }
+
+    /// Requests a round when the burst is over.
+    pub(crate) fn request_settled(&mut self, reason: Reason, now: Instant) {
+        self.request(reason, now + SETTLE);
     }
 
     /// A round ended.
@@ -139,7 +65,7 @@ impl Pace {
 
     /// An operation outside a full round failed.
     pub(crate) fn failed(&mut self, now: Instant) {
-        self.pull(Reason::Retry, now + self.retry);
+        self.request(Reason::Retry, now + self.retry);
     }
 }
 

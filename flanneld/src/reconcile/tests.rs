@@ -2,20 +2,27 @@
 
 use super::*;
 use crate::claim::Own;
+use crate::firewall;
 use crate::node::NodeOptions;
 use crate::pulse::{Asker, pulse};
-use crate::status::View;
+use crate::status::{History, Report};
+use crate::store::Change;
 use crate::store::watch::channel as store_channel;
 use crate::testing::contract;
 use crate::testing::kernel::FakeKernel;
+use flannel_core::claim::OwnRecord;
 use flannel_core::dataplane::RouteTarget;
+use flannel_core::lease::{LeaseAttrs, Revision};
 use flannel_core::select::Criteria;
 use flannel_core::store::{Grant, Listing};
+use flannel_core::subnet_env::SubnetEnv;
 use nix::errno::Errno;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+mod agents;
 
 const CONFIG: &str = r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
@@ -40,6 +47,15 @@ pub(super) struct Lab {
 
 impl Lab {
     fn start(kernel: &FakeKernel, config: &str, remembered: &[Record]) -> Self {
+        Self::start_with(kernel, config, remembered, agent::built_in())
+    }
+
+    pub(super) fn start_with(
+        kernel: &FakeKernel,
+        config: &str,
+        remembered: &[Record],
+        agents: agent::Factory,
+    ) -> Self {
         let facts = {
             let mut kernel = kernel.clone();
             futures_lite(kernel.observe(&BTreeSet::new())).unwrap().facts
@@ -53,6 +69,8 @@ impl Lab {
         };
         let node = Node::new(options, config, &facts).unwrap();
         let outputs = Outputs::default();
+        let remembered = Remembered { records: remembered.to_vec(), macs: BTreeMap::new() };
+        let agent = Supervisor::new(agents, 7);
         let (store, updates) = store_channel();
         let claim = watch::Sender::new(ClaimState::default());
         let (views, asked) = mpsc::channel(1);
@@ -70,10 +88,9 @@ impl Lab {
         let (report, firewall) = (outputs.report.subscribe(), outputs.firewall.subscribe());
         let (env, memory) = (outputs.subnet_env.subscribe(), outputs.memory.subscribe());
         let history = outputs.history.subscribe();
-        let reconciler =
-            Reconciler::new(kernel.clone(), node, (remembered, BTreeMap::new()), outputs, || {
-                [0x1a, 0x2b, 0x3c, 0x4d, 0x5e, 0x6f]
-            });
+        let reconciler = Reconciler::new((kernel.clone(), agent), node, remembered, outputs, || {
+            [0x1a, 0x2b, 0x3c, 0x4d, 0x5e, 0x6f]
+        });
         #[expect(clippy::disallowed_methods, reason = "a test has no JoinSet of the daemon")]
         let task = tokio::spawn(reconciler.run(inputs, stop.clone()));
         Self {

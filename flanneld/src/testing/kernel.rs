@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::kernel::{Inbox, Kernel, KernelError, Observation, Refused};
+use crate::kernel::{Effector, Inbox, KernelError, Observation, Refused};
 
 /// A fake kernel. Clones are the same kernel, so that a test can look and meddle while a daemon runs on it.
 #[derive(Clone)]
@@ -100,7 +100,12 @@ impl FakeKernel {
     }
 }
 
-impl Kernel for FakeKernel {
+impl Effector for FakeKernel {
+    type Scope = BTreeSet<LinkName>;
+    type State = Observation;
+    type Op = Op;
+    type Error = KernelError;
+
     async fn observe(&mut self, tunnels: &BTreeSet<LinkName>) -> Result<Observation, KernelError> {
         self.answer().await;
         let mut state = self.lock();

@@ -14,7 +14,7 @@ use flannel_core::ruleset::Ruleset;
 use flannel_core::subnet_env::PreviousEnv;
 use flanneld::firewall::{Firewall, Iptables, Nft, Tools};
 use flanneld::host::daemons;
-use flanneld::kernel::{Kernel as _, NetlinkKernel};
+use flanneld::kernel::{Effector as _, NetlinkKernel};
 use flanneld::state;
 use serde_json::json;
 use std::collections::BTreeSet;

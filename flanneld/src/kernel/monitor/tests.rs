@@ -3,7 +3,7 @@ use flannel_core::link::IfIndex;
 use std::time::Duration;
 use tokio::time::timeout;
 
-use super::super::{Kernel, NetlinkKernel};
+use super::super::{Effector, NetlinkKernel};
 use super::*;
 use crate::testing::contract::{in_namespace, key, name, run, set_up_host, tunnel};
 

@@ -13,8 +13,7 @@ use std::sync::Arc;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
-use super::board::{Board, Question, json, reason};
-use super::metrics;
+use super::{Board, Question, json, metrics, reason};
 use crate::http::{self, Answer, Service};
 
 /// Owner and group read and write: who may talk to the daemon.

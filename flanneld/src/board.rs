@@ -1,7 +1,6 @@
-//! Puts together what the tasks publish.
+//! Answers questions about this daemon, from what its tasks publish: for the status socket and `/metrics`.
 
 use flannel_core::dataplane::Dataplane;
-use flannel_core::family::Family;
 use flannel_core::lease::Revision;
 use flannel_core::owned::{Scope, owned};
 use flannel_core::plan::{Prune, plan};
@@ -16,14 +15,16 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
-use super::{History, Report, View, ViewRequest, unix_secs};
 use crate::claim::ClaimState;
 use crate::error::chain;
 use crate::firewall::FirewallStatus;
-use crate::healthz::Readiness;
-use crate::kernel::{Kernel as _, KernelError, NetlinkKernel};
+use crate::kernel::{Effector as _, KernelError, NetlinkKernel};
+use crate::status::{History, Readiness, Report, View, ViewRequest, unix_secs};
 use crate::store::watch::WatchCounters;
 use crate::sys;
+
+pub(crate) mod metrics;
+pub(crate) mod socket;
 
 /// Where the board looks.
 pub(crate) struct Sources {
@@ -43,8 +44,8 @@ pub(crate) struct Sources {
 
 /// Everything that can be asked of this daemon.
 pub(crate) struct Board {
-    pub(super) sources: Sources,
-    pub(super) started: (Instant, SystemTime),
+    pub(crate) sources: Sources,
+    pub(crate) started: (Instant, SystemTime),
     /// Answers that cover the whole cluster are made one at a time: each is megabytes of a large one.
     turn: Semaphore,
 }
@@ -196,7 +197,7 @@ impl Board {
     }
 
     /// What is wrong, in the order of what it is about.
-    pub(super) fn conditions(&self) -> Vec<Condition> {
+    pub(crate) fn conditions(&self) -> Vec<Condition> {
         let mut conditions: Vec<Condition> = self
             .sources
             .report
@@ -241,12 +242,12 @@ impl Board {
         }
     }
 
-    pub(super) fn store_is_up(&self) -> bool {
+    pub(crate) fn store_is_up(&self) -> bool {
         let watch = self.sources.watch.snapshot();
         watch.listings > 0 && !watch.down
     }
 
-    pub(super) fn lease(&self) -> Option<OwnLease> {
+    pub(crate) fn lease(&self) -> Option<OwnLease> {
         let claim = self.sources.claim.borrow();
         let own = claim.own.as_ref()?;
         let remaining = own.expires.map(|end| end.saturating_duration_since(Instant::now()).as_secs());
@@ -301,7 +302,7 @@ impl Comparison {
 }
 
 /// An answer as one line.
-pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
+pub(crate) fn json(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec(value).unwrap_or_else(|error| {
         // Maps with keys that are no text, which there are none of.
         format!("{{\"error\":\"{error}\"}}").into_bytes()
@@ -311,20 +312,12 @@ pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// Error of a question, as text with its causes.
-pub(super) fn reason(error: &ViewError) -> String {
+pub(crate) fn reason(error: &ViewError) -> String {
     chain(error)
 }
 
-/// Family names of labels and fields.
-pub(crate) const fn family_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ipv4",
-        Family::V6 => "ipv6",
-    }
-}
-
 /// Conditions by the bounded set of what they can be about, for metrics.
-pub(super) fn by_kind(conditions: &[Condition]) -> BTreeMap<&'static str, u64> {
+pub(crate) fn by_kind(conditions: &[Condition]) -> BTreeMap<&'static str, u64> {
     let mut counts: BTreeMap<&'static str, u64> = KINDS.iter().map(|(_, label)| (*label, 0)).collect();
     for condition in conditions {
         let label =
@@ -335,7 +328,8 @@ pub(super) fn by_kind(conditions: &[Condition]) -> BTreeMap<&'static str, u64> {
 }
 
 /// What conditions can be about, and the label of it. Everything else is the key of a lease.
-const KINDS: [(&str, &str); 12] = [
+const KINDS: [(&str, &str); 13] = [
+    ("agent", "agent"),
     ("claim", "claim"),
     ("config", "config"),
     ("firewall", "firewall"),

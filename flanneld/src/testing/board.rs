@@ -10,11 +10,10 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::board::{Board, Sources};
 use crate::claim::{ClaimState, Own};
 use crate::firewall::FirewallStatus;
-use crate::healthz::Readiness;
-use crate::reconcile::Reason;
-use crate::status::{Board, History, Report, Sources, ViewRequest};
+use crate::status::{History, Readiness, Reason, Report, ViewRequest};
 use crate::store::StoreOptions;
 
 pub(crate) struct Fixture {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::status::Fixture;
+use crate::testing::board::Fixture;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

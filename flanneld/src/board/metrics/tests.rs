@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::status::Fixture;
+use crate::testing::board::Fixture;
 use regex::Regex;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};

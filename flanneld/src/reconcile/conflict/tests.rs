@@ -1,4 +1,5 @@
 use super::*;
+use crate::reconcile::conditions::id;
 use crate::reconcile::tests::{Lab, peer};
 use crate::store::Change;
 use crate::testing::kernel::FakeKernel;
@@ -29,7 +30,7 @@ fn is_ours(plane: &Dataplane) -> bool {
 }
 
 fn complaint(lab: &Lab) -> Option<String> {
-    lab.report.borrow().conditions.get(id::RIVAL).cloned()
+    lab.report.borrow().conditions.get(id::CONFLICT).cloned()
 }
 
 /// Somebody who takes the device as soon as he sees that it is ours, and counts how often.
@@ -61,7 +62,7 @@ async fn a_rival_is_named_and_not_fought_for_ever() {
         let taken = || count.swap(0, std::sync::atomic::Ordering::Relaxed);
         sleep(Duration::from_secs(2)).await;
         let text = complaint(&lab).expect("a complaint");
-        assert!(text.starts_with("another program changes flannel.1 as often as it is put right"), "{text}");
+        assert!(text.starts_with("another program repeatedly changes flannel.1"), "{text}");
         assert!(text.contains("same VNI") && text.contains("stop it"), "{text}");
         let at_first = taken();
         assert!((8..=10).contains(&at_first), "{at_first}");
@@ -77,7 +78,7 @@ async fn a_rival_is_named_and_not_fought_for_ever() {
         // He gives up: the next try lasts, and some time later nothing is wrong any more.
         tasks.shutdown().await;
         lab.until("the device is ours after the longest pause", |_| true).await;
-        sleep(PAUSE.1 + LOOK).await;
+        sleep(PAUSE.1 + CHECK).await;
         assert!(is_ours(&lab.kernel.dataplane()));
         sleep(QUIET).await;
         assert_eq!(complaint(&lab), None);
@@ -112,7 +113,7 @@ async fn removals_are_repaired_at_once_however_many() {
                 _ => link.mtu = 1300,
             }
         });
-        sleep(SOON / 2).await;
+        sleep(QUICK / 2).await;
     }
     assert_eq!(complaint(&lab), None);
 }
@@ -133,7 +134,7 @@ async fn the_rest_goes_on_meanwhile() {
     lab.kernel.meddle(|plane| {
         plane.links.remove(&name());
     });
-    sleep(LOOK + AT_ONCE).await;
+    sleep(CHECK + AT_ONCE).await;
     assert!(is_ours(&lab.kernel.dataplane()));
     assert!(lab.kernel.dataplane().fdb.len() == 3, "with all peers");
 }
@@ -142,16 +143,16 @@ async fn the_rest_goes_on_meanwhile() {
 fn a_rival_that_ends_is_noticed() {
     let start = Instant::now();
     let device = Op::DeleteLink(name());
-    let mut rivalry = Rivalry::default();
+    let mut detector = Detector::default();
     for round in 0..REPETITIONS {
-        assert_eq!(rivalry.next_turn(start), None);
-        let news = rivalry.note([&device].into_iter(), Duration::ZERO, start);
+        assert_eq!(detector.next_check(start), None);
+        let news = detector.note([&device].into_iter(), Duration::ZERO, start);
         assert_eq!(news.is_some(), round + 1 == REPETITIONS);
     }
-    rivalry.contest.as_mut().unwrap().others = vec![7, 8];
-    assert_eq!(rivalry.next_turn(start), Some(start + PAUSE.0));
-    assert_eq!(rivalry.turn(|pid| pid == 8, start), None);
-    assert_eq!(rivalry.turn(|pid| pid == 8, start + PAUSE.0), Some(Turn::Try));
-    assert_eq!(rivalry.turn(|_| false, start + PAUSE.0), Some(Turn::Over));
-    assert_eq!(rivalry.next_turn(start), None);
+    detector.conflict.as_mut().unwrap().others = vec![7, 8];
+    assert_eq!(detector.next_check(start), Some(start + PAUSE.0));
+    assert_eq!(detector.check_with(|pid| pid == 8, start), None);
+    assert_eq!(detector.check_with(|pid| pid == 8, start + PAUSE.0), Some(Turn::Repair));
+    assert_eq!(detector.check_with(|_| false, start + PAUSE.0), Some(Turn::Over));
+    assert_eq!(detector.next_check(start), None);
 }

@@ -8,10 +8,8 @@ use flannel_core::status::{Action, Kind};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::board::{Board, by_kind};
-use super::{DURATION_CLASSES, unix_secs};
-use crate::healthz::Readiness;
-use crate::reconcile::Reason;
+use super::{Board, by_kind};
+use crate::status::{DURATION_CLASSES, Readiness, Reason, unix_secs};
 use crate::store::{LATENCY_CLASSES, OperationStats};
 
 /// What the format calls itself.

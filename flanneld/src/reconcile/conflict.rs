@@ -1,0 +1,180 @@
+//! Conflicting daemons: other programs, mostly a second flanneld with the same VNI, that repeatedly change owned objects.
+//!
+//! Removals are repaired at once, however often they happen. But a device that differs anew in every round, or one that is
+//! surplus in every round, is contested by somebody. After several such rounds in quick succession the conflict
+//! is reported, and from then on contested objects are repaired with growing pauses; everything else is unaffected.
+//! When the other daemon ends, as far as this process can see that, they are repaired at once.
+
+use flannel_core::dataplane::Op;
+use flannel_core::link::LinkName;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::time::Instant;
+
+use crate::host::daemons;
+
+/// Repetitions of one operation in quick succession that indicate a conflict.
+const REPETITIONS: u32 = 8;
+/// What counts as quick, beside a multiple of the duration of a round.
+const QUICK: Duration = Duration::from_secs(1);
+const QUICK_ROUNDS: u32 = 10;
+
+/// First and longest pause between two repairs.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// A conflict is over after this time without a contested repair. Longer than the longest pause of a daemon like this
+/// one.
+const QUIET: Duration = Duration::from_secs(90);
+/// How often this process checks whether the other daemon still runs, and the delay of a round after a notification:
+/// the other daemon may be half way through its changes.
+pub(super) const CHECK: Duration = Duration::from_secs(1);
+
+/// Detects a conflict and paces the repairs during it.
+#[derive(Debug, Default)]
+pub(super) struct Detector {
+    /// By operation: how often it was repeated, and when it ran last.
+    repeats: BTreeMap<String, (u32, Instant)>,
+    conflict: Option<Conflict>,
+}
+
+#[derive(Debug)]
+struct Conflict {
+    /// Devices that were contested in the last round.
+    links: BTreeSet<LinkName>,
+    /// Other daemons of this host at its begin.
+    others: Vec<u32>,
+    pause: Duration,
+    /// Contested objects are not repaired before.
+    until: Instant,
+    /// When they were last repaired.
+    last: Instant,
+    /// The pause has not ended yet.
+    waiting: bool,
+}
+
+/// What a check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// The pause is over.
+    Repair,
+    /// The conflict is over: the other daemon ended, or is quiet.
+    Over,
+}
+
+/// The device of an operation that does not follow from removals.
+fn contested(op: &Op) -> Option<&LinkName> {
+    match op {
+        Op::DeleteLink(name) => Some(name),
+        Op::SetLink(name, change) => (change.mac.is_some() || change.alias.is_some()).then_some(name),
+        Op::DeleteAddress(key) => Some(&key.link),
+        _ => None,
+    }
+}
+
+impl Detector {
+    /// Removes operations on contested objects from `ops` during a pause.
+    pub(super) fn hold_back(&mut self, ops: &mut Vec<Op>, now: Instant) {
+        let Some(conflict) = &mut self.conflict else { return };
+        conflict.links = ops.iter().filter_map(contested).cloned().collect();
+        if now < conflict.until {
+            ops.retain(|op| op.link().is_none_or(|link| !conflict.links.contains(link)));
+        }
+    }
+
+    /// Does the same for operations that follow from changes of leases.
+    pub(super) fn hold_back_changes(&self, ops: &mut Vec<Op>, now: Instant) {
+        if let Some(conflict) = self.conflict.as_ref().filter(|conflict| now < conflict.until) {
+            ops.retain(|op| op.link().is_none_or(|link| !conflict.links.contains(link)));
+        }
+    }
+
+    /// Counts operations of a full round that succeeded. Returns the reason for people when a conflict begins.
+    pub(super) fn note<'a>(
+        &mut self,
+        ops: impl Iterator<Item = &'a Op>,
+        took: Duration,
+        now: Instant,
+    ) -> Option<String> {
+        let quick = QUICK + took * QUICK_ROUNDS;
+        self.repeats.retain(|_, (_, last)| now - *last <= quick);
+        let mut links = BTreeSet::new();
+        for (op, link) in ops.filter_map(|op| Some((op, contested(op)?))) {
+            let (count, last) = self.repeats.entry(op.to_string()).or_insert((0, now));
+            (*count, *last) = (count.saturating_add(1), now);
+            if *count >= REPETITIONS || self.conflict.is_some() {
+                links.insert(link.clone());
+            }
+        }
+        if links.is_empty() {
+            return None;
+        }
+        match &mut self.conflict {
+            Some(conflict) => {
+                conflict.pause = (conflict.pause * 2).min(PAUSE.1);
+                (conflict.until, conflict.last, conflict.waiting) = (now + conflict.pause, now, true);
+                None
+            }
+            None => {
+                let own = std::process::id();
+                let others = daemons::processes().into_iter().map(|other| other.pid);
+                let others: Vec<u32> = others.filter(|pid| *pid != own).collect();
+                let reason = reason(&links, &others);
+                let pause = PAUSE.0;
+                let conflict =
+                    Conflict { links, others, pause, until: now + pause, last: now, waiting: true };
+                self.conflict = Some(conflict);
+                Some(reason)
+            }
+        }
+    }
+
+    /// Whether contested objects are not repaired at present.
+    pub(super) fn is_pausing(&self, now: Instant) -> bool {
+        self.conflict.as_ref().is_some_and(|conflict| now < conflict.until)
+    }
+
+    /// When [`Detector::check`] is due.
+    pub(super) fn next_check(&self, now: Instant) -> Option<Instant> {
+        let conflict = self.conflict.as_ref()?;
+        let soon = now + CHECK;
+        Some(if conflict.waiting { conflict.until.min(soon) } else { soon })
+    }
+
+    /// Returns what to do now, if anything.
+    pub(super) fn check(&mut self, now: Instant) -> Option<Turn> {
+        self.check_with(daemons::is_running, now)
+    }
+
+    fn check_with(&mut self, is_running: impl Fn(u32) -> bool, now: Instant) -> Option<Turn> {
+        let conflict = self.conflict.as_mut()?;
+        let gone = !conflict.others.is_empty() && !conflict.others.iter().any(|pid| is_running(*pid));
+        if gone || now >= conflict.last + QUIET {
+            *self = Self::default();
+            return Some(Turn::Over);
+        }
+        if conflict.waiting && now >= conflict.until {
+            conflict.waiting = false;
+            return Some(Turn::Repair);
+        }
+        None
+    }
+}
+
+/// The condition: who is in conflict about what, and what to do.
+fn reason(links: &BTreeSet<LinkName>, others: &[u32]) -> String {
+    let names = join(links);
+    let who = match others {
+        [] => "perhaps another flanneld with the same VNI in a container of its own".to_owned(),
+        others => format!("most likely another flanneld with the same VNI (process {})", join(others)),
+    };
+    format!(
+        "another program repeatedly changes {names}, {who}: stop it, or give one of the two networks another VNI; \
+         until then {names} is repaired with growing pauses"
+    )
+}
+
+fn join(items: impl IntoIterator<Item = impl ToString>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests;
