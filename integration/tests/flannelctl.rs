@@ -478,7 +478,7 @@ fn ipam_and_cleanup_use_the_directories_of_the_cni_config() {
         let address = pod.address(true)?.to_string();
         ctl(&["ipam", "list"])?.expect(0, &[&address, "cluster", "alive"])?;
         daemon.stop()?;
-        ctl(&["node", "cleanup", "--cni"])?.expect(1, &["pods of this node are running", "n1-a"])?;
+        ctl(&["node", "cleanup", "--cni"])?.expect(1, &["pods are running on this node", "n1-a"])?;
         pod.netns.delete()?;
         ctl(&["node", "cleanup", "--cni", "--dry-run"])?.expect(0, &[&address, "/var/lib/cni/saved/n1-a"])?;
         ctl(&["node", "cleanup", "--cni"])?.expect(0, &["br-pods", "ip link del br-pods"])?;
@@ -510,7 +510,7 @@ fn leaked_addresses_are_found_and_released() {
         ctl(&["ipam", "check"])?.expect(0, &["1 address in 1 network"])?;
 
         daemon.stop()?;
-        ctl(&["node", "cleanup", "--cni"])?.expect(1, &["pods of this node are running", "n1-a"])?;
+        ctl(&["node", "cleanup", "--cni"])?.expect(1, &["pods are running on this node", "n1-a"])?;
         a.netns.delete()?;
         ctl(&["node", "cleanup", "--cni"])?.expect(0, &["cni0", &kept])?;
         let after = state(node.netns())?;

@@ -131,7 +131,7 @@ fn path_of_a_packet_follows_policy_rules() {
         route(&[], 0, &["0.0.0.0/0 via 192.168.50.254 dev eth0 table 77"])?;
         netns.ip("rule del from 192.168.50.1 to 192.168.50.2 lookup 77")?;
         netns.ip(&format!("rule add to {peer} prohibit"))?;
-        route(&[], 3, &[&format!("no way to {pod}: EACCES: Permission denied")])?;
+        route(&[], 3, &[&format!("the kernel has no route to {pod}: EACCES: Permission denied")])?;
         Ok(())
     });
 }
@@ -238,7 +238,7 @@ fn without_a_daemon() {
         netns.run(&format!("bridge fdb del {mac} dev flannel.1 dst 192.168.50.77"))?;
         route(3, &[&format!("flannel.1 has no FDB entry for {mac}")])?;
         netns.ip(&format!("neigh del {} dev flannel.1", peer.network()))?;
-        route(3, &["its neighbour entry is missing"])?;
+        route(3, &["flannel.1 has no neighbour entry for"])?;
         netns.ip("link set flannel.1 down")?;
         route(3, &["problem"])?;
 
