@@ -59,6 +59,8 @@ pub(super) const PAGES: &[Page] = &[
             ("$ ip route show dev flannel.1", Test("reference::vxlan_state_matches_the_document")),
             ("{\"Network\"", Test("reference::host_gw_state_matches_the_document")),
             ("$ ip route show root", Test("reference::host_gw_state_matches_the_document")),
+            ("{\"Network\"", Untested("needs the kernel module ipip; `backend::ipip` tests the plan")),
+            ("$ ip route show root", Untested("needs the kernel module ipip")),
         ]
     ),
     page!(
