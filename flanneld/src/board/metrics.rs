@@ -24,10 +24,10 @@ pub(crate) fn page(board: &Board) -> String {
     page.single(
         "flannel_ready",
         GAUGE,
-        "Pods on this node can be served: what /readyz says.",
+        "1 if pods can start on this node, as reported by /readyz.",
         u8::from(ready),
     );
-    page.family("flannel_degraded_conditions", GAUGE, "What is wrong at present, by what it concerns.");
+    page.family("flannel_degraded_conditions", GAUGE, "Current problems, by subject.");
     for (about, count) in by_kind(&board.conditions()) {
         page.sample("", &[("about", about)], count);
     }
@@ -48,19 +48,15 @@ fn rounds(page: &mut Page, board: &Board) {
         page.sample("", &[("reason", reason.name())], count);
     }
     let durations = history.durations;
-    page.family("flannel_round_duration_seconds", HISTOGRAM, "How long full rounds took.");
+    page.family("flannel_round_duration_seconds", HISTOGRAM, "Duration of full rounds.");
     page.histogram(&[], &DURATION_CLASSES, &durations.classes, durations.count, durations.total);
     page.single(
         "flannel_round_last_success_timestamp_seconds",
         GAUGE,
-        "When the last full round ended without a failed operation; 0 if none has.",
+        "End of the last full round without a failed operation, in seconds since 1970; 0 before the first.",
         history.last_success_at_unix_seconds.unwrap_or_default(),
     );
-    page.family(
-        "flannel_ops_total",
-        COUNTER,
-        "Operations on the kernel, by kind of object, action and result.",
-    );
+    page.family("flannel_ops_total", COUNTER, "Kernel operations, by kind of object, action and result.");
     for kind in Kind::ALL {
         for action in Action::ALL {
             for (result, count) in
@@ -74,13 +70,13 @@ fn rounds(page: &mut Page, board: &Board) {
     page.single(
         "flannel_ops_failing",
         GAUGE,
-        "Operations that failed in the last full round or since.",
+        "Operations that failed in the last full round or since then.",
         history.failing_count,
     );
     page.family(
         "flannel_repairs_total",
         COUNTER,
-        "Operations that put right what others had changed in the kernel, by what made us look.",
+        "Operations that reverted changes of other programs, by cause of detection.",
     );
     for cause in Reason::REPAIRS {
         page.sample("", &[("cause", cause.name())], history.repairs.get(&cause).copied().unwrap_or_default());
@@ -89,25 +85,25 @@ fn rounds(page: &mut Page, board: &Board) {
 
 fn cluster(page: &mut Page, board: &Board) {
     let report = board.sources.report.borrow();
-    page.single("flannel_peers", GAUGE, "Leases of other nodes that are in use.", report.peers);
+    page.single("flannel_peers", GAUGE, "Leases of other nodes in use.", report.peers);
     page.single(
         "flannel_peers_faulty",
         GAUGE,
-        "Peers whose lease keeps them from being reached, at least in one family.",
+        "Peers that cannot be reached in some family because of their lease.",
         report.faulty,
     );
     page.single(
         "flannel_peers_kept",
         GAUGE,
-        "Peers that the store has lost and that are kept until the grace period ends.",
+        "Peers that the store lost and that are kept until the grace period ends.",
         report.kept,
     );
-    page.single("flannel_records_unreadable", GAUGE, "Lease records that cannot be read.", report.unreadable);
-    page.family("flannel_subnets_capacity", GAUGE, "Subnets that the network config offers to nodes.");
+    page.single("flannel_records_unreadable", GAUGE, "Malformed lease records.", report.unreadable);
+    page.family("flannel_subnets_capacity", GAUGE, "Subnets that the network config provides.");
     for allocation in &report.allocation {
         page.sample("", &[("family", &allocation.family)], allocation.capacity);
     }
-    page.family("flannel_subnets_allocated", GAUGE, "Subnets of these that a lease or reservation holds.");
+    page.family("flannel_subnets_allocated", GAUGE, "Subnets with a lease or reservation.");
     for allocation in &report.allocation {
         page.sample("", &[("family", &allocation.family)], allocation.used);
     }
@@ -116,12 +112,7 @@ fn cluster(page: &mut Page, board: &Board) {
 fn store(page: &mut Page, board: &Board) {
     let stats = board.sources.store.stats();
     let watch = board.sources.watch.snapshot();
-    page.single(
-        "flannel_store_up",
-        GAUGE,
-        "The store of leases can be followed.",
-        u8::from(board.store_is_up()),
-    );
+    page.single("flannel_store_up", GAUGE, "1 while the store is reachable.", u8::from(board.store_is_up()));
     let mut each = |name, kind, help, value: fn(&OperationStats) -> u64| {
         page.family(name, kind, help);
         for operation in stats.iter() {
@@ -129,20 +120,15 @@ fn store(page: &mut Page, board: &Board) {
         }
     };
     each("flannel_store_requests_total", COUNTER, "Requests to the store.", |stats| stats.requests);
-    each("flannel_store_request_errors_total", COUNTER, "Requests to the store that failed.", |stats| {
+    each("flannel_store_request_errors_total", COUNTER, "Failed requests to the store.", |stats| {
         stats.errors
     });
-    page.family("flannel_store_request_duration_seconds", HISTOGRAM, "How long requests to the store took.");
+    page.family("flannel_store_request_duration_seconds", HISTOGRAM, "Duration of requests to the store.");
     for stats in stats.iter() {
         let labels = [("operation", stats.operation.name())];
         page.histogram(&labels, &LATENCY_CLASSES, &stats.classes, stats.requests, stats.total);
     }
-    page.single(
-        "flannel_store_listings_total",
-        COUNTER,
-        "Times that all leases were read anew.",
-        watch.listings,
-    );
+    page.single("flannel_store_listings_total", COUNTER, "Listings of all leases.", watch.listings);
     page.family("flannel_store_watch_restarts_total", COUNTER, "Watches of the store that ended, by cause.");
     for (cause, count) in [("broken", watch.breaks), ("outdated", watch.outdated), ("silent", watch.silences)]
     {
@@ -152,11 +138,11 @@ fn store(page: &mut Page, board: &Board) {
 
 fn lease(page: &mut Page, board: &Board) {
     let lease = board.lease();
-    page.single("flannel_lease_held", GAUGE, "This node holds a lease.", u8::from(lease.is_some()));
+    page.single("flannel_lease_held", GAUGE, "1 while this node has a lease.", u8::from(lease.is_some()));
     page.family(
         "flannel_lease_remaining_seconds",
         GAUGE,
-        "Time until the lease of this node ends unless renewed; +Inf for a reservation, absent while not known.",
+        "Time until the lease of this node expires; +Inf for a reservation, absent if unknown.",
     );
     if let Some(lease) = &lease {
         match lease.remaining_seconds {
@@ -168,7 +154,7 @@ fn lease(page: &mut Page, board: &Board) {
     page.single(
         "flannel_lease_renew_margin_seconds",
         GAUGE,
-        "The lease is renewed when this much time is left.",
+        "Remaining time at which the lease is renewed.",
         board.sources.renew_margin.as_secs(),
     );
 }
@@ -178,26 +164,26 @@ fn firewall(page: &mut Page, board: &Board) {
     page.single(
         "flannel_firewall_correct",
         GAUGE,
-        "The firewall rules were read back and are right.",
+        "1 if the firewall rules were read back and match.",
         u8::from(firewall.correct),
     );
-    page.family("flannel_firewall_mode", GAUGE, "The firewall in use: 1 for its mode.");
+    page.family("flannel_firewall_mode", GAUGE, "1 for the firewall mode in use.");
     for mode in [Mode::Nftables, Mode::Iptables] {
         page.sample("", &[("mode", &mode.to_string())], u8::from(firewall.mode == Some(mode)));
     }
     page.single(
         "flannel_firewall_installs_total",
         COUNTER,
-        "Times that rules were set because others were wanted.",
+        "Rule sets installed because the desired rules changed.",
         firewall.installs,
     );
     page.single(
         "flannel_firewall_repairs_total",
         COUNTER,
-        "Times that rules were put back after another program had changed them.",
+        "Rule sets restored after changes of other programs.",
         firewall.repairs,
     );
-    page.single("flannel_firewall_checks_total", COUNTER, "Times that rules were read.", firewall.checks);
+    page.single("flannel_firewall_checks_total", COUNTER, "Times that the rules were read.", firewall.checks);
 }
 
 /// What every exporter tells of its process, under the names that all of them use.
@@ -205,12 +191,12 @@ fn process(page: &mut Page, board: &Board) {
     page.single(
         "process_start_time_seconds",
         GAUGE,
-        "When the process started, in seconds since 1970.",
+        "Start time of the process, in seconds since 1970.",
         unix_secs(board.started.1),
     );
     // What cannot be read is left out: the tests see that it can.
     if let Some(seconds) = processor_seconds() {
-        page.single("process_cpu_seconds_total", COUNTER, "Processor time that was used.", seconds);
+        page.single("process_cpu_seconds_total", COUNTER, "CPU time.", seconds);
     }
     if let Some(kilobytes) = status_kilobytes("VmRSS:") {
         page.single("process_resident_memory_bytes", GAUGE, "Resident memory.", kilobytes * 1024);
