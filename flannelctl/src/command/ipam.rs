@@ -243,15 +243,9 @@ fn findings(network: &Network, subnets: &[IpNet]) -> Vec<Finding> {
             );
         }
     }
-    let mut holders: BTreeMap<(&str, &str, Family), Vec<IpAddr>> = BTreeMap::new();
-    for allocation in allocations {
-        let (container, interface) = allocation.container();
-        if !interface.is_empty() {
-            let family = Family::of(allocation.address);
-            holders.entry((container, interface, family)).or_default().push(allocation.address);
-        }
-    }
-    for ((container, interface, family), addresses) in holders.iter().filter(|(_, all)| all.len() > 1) {
+    for ((container, interface, family), addresses) in
+        holders(allocations).iter().filter(|(_, all)| all.len() > 1)
+    {
         find(
             "ipam-twice",
             format!(
@@ -270,6 +264,19 @@ fn findings(network: &Network, subnets: &[IpNet]) -> Vec<Finding> {
         );
     }
     findings
+}
+
+/// The addresses of each interface of a container, by family.
+fn holders(allocations: &[Allocation]) -> BTreeMap<(&str, &str, Family), Vec<IpAddr>> {
+    let mut holders: BTreeMap<(&str, &str, Family), Vec<IpAddr>> = BTreeMap::new();
+    for allocation in allocations {
+        let (container, interface) = allocation.container();
+        if !interface.is_empty() {
+            let family = Family::of(allocation.address);
+            holders.entry((container, interface, family)).or_default().push(allocation.address);
+        }
+    }
+    holders
 }
 
 fn release(session: &Session, arguments: &Release) -> anyhow::Result<()> {
