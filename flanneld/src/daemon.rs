@@ -264,12 +264,8 @@ impl Parts {
             },
             node.families(),
         );
-        let firewall = firewall::run(
-            outputs.firewall.subscribe(),
-            options.firewall_resync,
-            channels.firewall,
-            stop.clone(),
-        );
+        let rules = outputs.firewall.subscribe();
+        let firewall = firewall::run(rules, options.firewall_resync, channels.firewall, stop.clone());
         let memory = outputs.memory.subscribe();
         let remember = past.state.take().map(|state| {
             task("remember", publish::remember(state, memory, channels.claim.subscribe(), stop.clone()))

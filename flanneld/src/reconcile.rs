@@ -5,11 +5,9 @@
 //! operation, and a slow interval. A change of a lease costs only what differs: its plan is the difference of the desired
 //! state before and after it.
 
-use flannel_core::cluster::Source;
-use flannel_core::dataplane::{Dataplane, Op};
+use flannel_core::dataplane::Op;
 use flannel_core::desired::Assembly;
 use flannel_core::facts::HostFacts;
-use flannel_core::family::Family;
 use flannel_core::hint::{Hint, Interest};
 use flannel_core::lease::Subnets;
 use flannel_core::lease::table::PeerChange;
@@ -33,7 +31,7 @@ use crate::host::pods;
 use crate::kernel::{Inbox, Kernel};
 use crate::node::{Node, Offer};
 use crate::pulse::Answerer;
-use crate::status::{self, NodeReport, Reason, View, ViewRequest};
+use crate::status::{Reason, View, ViewRequest};
 use crate::store::watch::Update;
 use crate::store::{ConfigRecord, Record};
 use crate::sys;
@@ -49,6 +47,7 @@ pub(crate) use reporter::{Memory, Outputs};
 mod apply;
 mod conditions;
 mod conflict;
+mod host;
 mod pace;
 mod reporter;
 mod store_view;
@@ -441,64 +440,6 @@ impl<K: Kernel> Reconciler<K> {
     fn note_round(&mut self, reason: Reason, applied: Applied, elapsed: Duration) {
         self.target.version += 1;
         self.reporter.note_round(reason, applied, elapsed, self.failing.list());
-    }
-
-    /// Follows the host: its external interface and, at first, the addresses of the tunnel devices.
-    fn follow_host(&mut self, actual: &Dataplane) {
-        let look = self.node.look(&self.target.facts);
-        if self.reporter.check(condition::INTERFACE, look) == Some(true) {
-            let external = self.node.external();
-            info!(
-                link = %external.name,
-                mtu_bytes = external.mtu,
-                public = %external.public,
-                "external interface changed"
-            );
-        }
-        let public = self.node.external().public;
-        let is_ours = |lease: &&Arc<flannel_core::lease::Lease>| {
-            Family::ALL
-                .into_iter()
-                .find(|family| public.get(*family).is_some())
-                .is_some_and(|family| lease.attrs.public_address(family) == public.get(family).copied())
-        };
-        let published = self.store.cluster.leases().find(is_ours).map(|lease| lease.attrs.clone());
-        let random_mac = self.own.random_mac;
-        let settled = self.node.settle_endpoints(actual, &self.own.macs, published.as_ref(), random_mac);
-        self.own.macs.extend(settled);
-        let (hardware, macs) = (self.node.hardware(), &self.own.macs);
-        self.reporter.outputs.memory.send_if_modified(|memory| {
-            let changed = memory.hardware != hardware || memory.macs != *macs;
-            (memory.hardware, memory.macs) = (hardware, macs.clone());
-            changed
-        });
-        if let Some(attrs) = self.reporter.check(condition::ATTRS, self.node.attrs()) {
-            status::set(&self.reporter.outputs.attrs, Some(attrs));
-        }
-    }
-
-    /// Hands the firewall and the CNI plugin what follows from our lease.
-    fn offer_services(&mut self, own: &Subnets) {
-        status::set(&self.reporter.outputs.firewall, Some(self.node.firewall(own)));
-        if let Some(env) = self.reporter.check(condition::SUBNET_ENV, self.node.subnet_env(own)) {
-            status::set(&self.reporter.outputs.subnet_env, Some(env));
-        }
-    }
-
-    /// Reports the state of this node after a full round.
-    fn report_node(&mut self) {
-        let (config, external) = (self.node.config(), self.node.external().clone());
-        let assembly = self.target.assembly.as_ref();
-        self.reporter.report.peers_known = self.store.cluster.source() != Source::Nothing;
-        self.reporter.count_all(&self.store.cluster, config);
-        self.reporter.report.node = Some(NodeReport {
-            backend: config.backend.name(),
-            config_revision: self.store.in_force.as_ref().map(|config| config.revision),
-            hardware: self.node.hardware(),
-            pod_mtu: self.node.pod_mtu().ok(),
-            tunnels: assembly.map_or_else(Vec::new, |it| it.desired().tunnels().cloned().collect()),
-            external,
-        });
     }
 
     /// The present desired state. The large parts are shared.

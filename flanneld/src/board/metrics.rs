@@ -49,7 +49,7 @@ fn rounds(page: &mut Page, board: &Board) {
     }
     let durations = history.durations;
     page.family("flannel_round_duration_seconds", HISTOGRAM, "Duration of full rounds.");
-    page.histogram(&[], &DURATION_CLASSES, &durations.classes, durations.count, durations.total);
+    page.histogram(&[], &DURATION_CLASSES, &durations.classes, (durations.count, durations.total));
     page.single(
         "flannel_round_last_success_timestamp_seconds",
         GAUGE,
@@ -126,7 +126,7 @@ fn store(page: &mut Page, board: &Board) {
     page.family("flannel_store_request_duration_seconds", HISTOGRAM, "Duration of requests to the store.");
     for stats in stats.iter() {
         let labels = [("operation", stats.operation.name())];
-        page.histogram(&labels, &LATENCY_CLASSES, &stats.classes, stats.requests, stats.total);
+        page.histogram(&labels, &LATENCY_CLASSES, &stats.classes, (stats.requests, stats.total));
     }
     page.single("flannel_store_listings_total", COUNTER, "Listings of all leases.", watch.listings);
     page.family("flannel_store_watch_restarts_total", COUNTER, "Watches of the store that ended, by cause.");
@@ -262,8 +262,7 @@ impl Page {
         labels: &[(&str, &str)],
         ends: &[Duration],
         counts: &[u64],
-        all: u64,
-        total: Duration,
+        (all, total): (u64, Duration),
     ) {
         let mut below = 0;
         for (end, count) in ends.iter().zip(counts) {

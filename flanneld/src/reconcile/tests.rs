@@ -11,7 +11,7 @@ use crate::store::watch::channel as store_channel;
 use crate::testing::contract;
 use crate::testing::kernel::FakeKernel;
 use flannel_core::claim::OwnRecord;
-use flannel_core::dataplane::RouteTarget;
+use flannel_core::dataplane::{Dataplane, RouteTarget};
 use flannel_core::lease::{LeaseAttrs, Revision};
 use flannel_core::select::Criteria;
 use flannel_core::store::{Grant, Listing};

@@ -1,0 +1,73 @@
+//! What the loop learns from the host, and publishes about this node.
+
+use flannel_core::cluster::Source;
+use flannel_core::dataplane::Dataplane;
+use flannel_core::family::Family;
+use flannel_core::lease::{Lease, Subnets};
+use std::sync::Arc;
+use tracing::info;
+
+use super::Reconciler;
+use super::conditions::id as condition;
+use crate::kernel::Kernel;
+use crate::status::{self, NodeReport};
+
+impl<K: Kernel> Reconciler<K> {
+    /// Follows the host: its external interface and, at first, the addresses of the tunnel devices.
+    pub(super) fn follow_host(&mut self, actual: &Dataplane) {
+        let look = self.node.look(&self.target.facts);
+        if self.reporter.check(condition::INTERFACE, look) == Some(true) {
+            let external = self.node.external();
+            info!(
+                link = %external.name,
+                mtu_bytes = external.mtu,
+                public = %external.public,
+                "external interface changed"
+            );
+        }
+        let public = self.node.external().public;
+        let is_ours = |lease: &&Arc<Lease>| {
+            Family::ALL
+                .into_iter()
+                .find(|family| public.get(*family).is_some())
+                .is_some_and(|family| lease.attrs.public_address(family) == public.get(family).copied())
+        };
+        let published = self.store.cluster.leases().find(is_ours).map(|lease| lease.attrs.clone());
+        let random_mac = self.own.random_mac;
+        let settled = self.node.settle_endpoints(actual, &self.own.macs, published.as_ref(), random_mac);
+        self.own.macs.extend(settled);
+        let (hardware, macs) = (self.node.hardware(), &self.own.macs);
+        self.reporter.outputs.memory.send_if_modified(|memory| {
+            let changed = memory.hardware != hardware || memory.macs != *macs;
+            (memory.hardware, memory.macs) = (hardware, macs.clone());
+            changed
+        });
+        if let Some(attrs) = self.reporter.check(condition::ATTRS, self.node.attrs()) {
+            status::set(&self.reporter.outputs.attrs, Some(attrs));
+        }
+    }
+
+    /// Hands the firewall and the CNI plugin what follows from our lease.
+    pub(super) fn offer_services(&mut self, own: &Subnets) {
+        status::set(&self.reporter.outputs.firewall, Some(self.node.firewall(own)));
+        if let Some(env) = self.reporter.check(condition::SUBNET_ENV, self.node.subnet_env(own)) {
+            status::set(&self.reporter.outputs.subnet_env, Some(env));
+        }
+    }
+
+    /// Reports the state of this node after a full round.
+    pub(super) fn report_node(&mut self) {
+        let (config, external) = (self.node.config(), self.node.external().clone());
+        let assembly = self.target.assembly.as_ref();
+        self.reporter.report.peers_known = self.store.cluster.source() != Source::Nothing;
+        self.reporter.count_all(&self.store.cluster, config);
+        self.reporter.report.node = Some(NodeReport {
+            backend: config.backend.name(),
+            config_revision: self.store.in_force.as_ref().map(|config| config.revision),
+            hardware: self.node.hardware(),
+            pod_mtu: self.node.pod_mtu().ok(),
+            tunnels: assembly.map_or_else(Vec::new, |it| it.desired().tunnels().cloned().collect()),
+            external,
+        });
+    }
+}
