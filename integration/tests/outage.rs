@@ -428,6 +428,7 @@ fn partitioned_etcd_member_is_not_used() {
 
 /// There is no config, then a broken one, then a right one; then come keys and values that nobody can read.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario")]
 fn malformed_records_are_reported_and_skipped() {
     lab(|lab| {
         lab.require(&[Feature::Vxlan, Feature::Etcd])?;

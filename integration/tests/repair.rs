@@ -357,6 +357,7 @@ impl Site {
 }
 
 /// Damage of the tunnel device and of what lives on it.
+#[expect(clippy::too_many_lines, reason = "one scenario")]
 fn on_device(v4: bool, own: &Peer, peer: &Peer) -> Result<Vec<Damage>> {
     let device = vxlan_device(v4);
     let host = if v4 { 32 } else { 128 };

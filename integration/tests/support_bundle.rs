@@ -11,6 +11,7 @@ const PASSWORD: &str = "planted-\"password\"-0001";
 const PSK: &str = "planted-psk-0002";
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario")]
 fn bundle_of_a_running_daemon_on_etcd() {
     lab(|lab| {
         lab.require(&[Feature::Etcd, Feature::Openssl, Feature::Vxlan, Feature::Nft, Feature::Iptables])?;

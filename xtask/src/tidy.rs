@@ -54,21 +54,7 @@ const COUNTED: [&str; 5] = ["flannel-core", "flannel-cni", "flanneld", "flannelc
 const MACHINE_PATHS: [&str; 4] =
     [concat!("/wo", "rk/"), concat!("/tmp/", "wt"), concat!("/tmp/", "target-"), concat!("/ro", "ot/")];
 
-/// Crates whose files still import each other.
-const CIRCULAR: [&str; 4] = ["flannel-core", "flannel-cni", "flanneld", "flannelctl"];
-/// Files that are still too long.
-const TOO_LONG: [&str; 3] =
-    ["flannel-core/src/claim.rs", "flannel-core/src/message/nftables.rs", "flanneld/src/reconcile.rs"];
-/// Crates that still name backends.
-const NAMING_BACKENDS: [&str; 3] = ["flannel-core", "flanneld", "flannelctl"];
-
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
-
-#[derive(Default)]
-struct Findings {
-    errors: Vec<String>,
-    warnings: Vec<String>,
-}
 
 #[derive(Args, Default)]
 pub(crate) struct TidyOptions {
@@ -87,40 +73,26 @@ pub(crate) fn run(options: &TidyOptions) -> Result<bool> {
         return Ok(circles.is_empty());
     }
     let sources = sources(&root())?;
-    let findings = findings(&root(), &sources)?;
-    for warning in &findings.warnings {
-        println!("  warning: {warning}");
-    }
-    for error in &findings.errors {
+    let errors = findings(&root(), &sources)?;
+    for error in &errors {
         println!("  {error}");
     }
     println!("  production lines: {}", production_lines(&sources));
-    Ok(findings.errors.is_empty())
+    Ok(errors.is_empty())
 }
 
-fn findings(root: &Path, sources: &BTreeMap<String, String>) -> Result<Findings> {
-    let mut findings = Findings::default();
+fn findings(root: &Path, sources: &BTreeMap<String, String>) -> Result<Vec<String>> {
+    let mut errors = Vec::new();
     for (name, text) in sources {
-        look_at(name, text, &mut findings);
+        look_at(name, text, &mut errors);
         if name.ends_with(".md") {
             let read = |file: &Path| fs::read_to_string(root.join(file)).ok();
             let is_directory = |path: &Path| root.join(path).is_dir();
-            documents::look_at(name, text, read, is_directory, &mut findings);
+            documents::look_at(name, text, read, is_directory, &mut errors);
         }
     }
-    let mut expected: BTreeMap<&str, usize> = BTreeMap::new();
-    for circle in circles::all(sources)? {
-        match CIRCULAR.iter().find(|name| circle.is_in(name)) {
-            Some(name) => *expected.entry(name).or_default() += 1,
-            None => findings.errors.push(circle.to_string()),
-        }
-    }
-    for (name, count) in expected {
-        findings
-            .warnings
-            .push(format!("{name}: {count} circles of imports: see `cargo xtask tidy --circles`"));
-    }
-    Ok(findings)
+    errors.extend(circles::all(sources)?.iter().map(ToString::to_string));
+    Ok(errors)
 }
 
 /// The text files of the repository by name. A file that is deleted but not yet committed, or not text, is left out.
@@ -135,66 +107,63 @@ fn tracked(root: &Path) -> Result<Vec<String>> {
     Ok(stdout(&mut git)?.lines().map(str::to_owned).collect())
 }
 
-fn look_at(name: &str, text: &str, findings: &mut Findings) {
-    machine_paths(name, text, findings);
+fn look_at(name: &str, text: &str, errors: &mut Vec<String>) {
+    machine_paths(name, text, errors);
     match name.rsplit('/').next().unwrap_or(name) {
-        "mod.rs" => findings.errors.push(format!("{name}: modules are foo.rs with children in foo/")),
-        "Cargo.toml" if name != "Cargo.toml" && !name.contains("/fuzz/") => manifest(name, text, findings),
-        "Cargo.lock" => registries(name, text, findings),
-        _ if name.ends_with(".rs") => source(name, text, findings),
+        "mod.rs" => errors.push(format!("{name}: modules are foo.rs with children in foo/")),
+        "Cargo.toml" if name != "Cargo.toml" && !name.contains("/fuzz/") => manifest(name, text, errors),
+        "Cargo.lock" => registries(name, text, errors),
+        _ if name.ends_with(".rs") => source(name, text, errors),
         _ => {}
     }
 }
 
-fn machine_paths(name: &str, text: &str, findings: &mut Findings) {
+fn machine_paths(name: &str, text: &str, errors: &mut Vec<String>) {
     for (number, line) in text.lines().enumerate() {
         if let Some(path) = MACHINE_PATHS.iter().find(|path| line.contains(**path)) {
-            findings.errors.push(format!("{name}:{}: a path of one machine: {path}", number + 1));
+            errors.push(format!("{name}:{}: a path of one machine: {path}", number + 1));
         }
     }
 }
 
-fn registries(name: &str, text: &str, findings: &mut Findings) {
+fn registries(name: &str, text: &str, errors: &mut Vec<String>) {
     for (number, line) in text.lines().enumerate() {
         if let Some(source) = line.strip_prefix("source = ")
             && source.trim_matches('"') != REGISTRY
         {
-            findings.errors.push(format!("{name}:{}: crates come from crates.io, not {source}", number + 1));
+            errors.push(format!("{name}:{}: crates come from crates.io, not {source}", number + 1));
         }
     }
 }
 
-fn source(name: &str, text: &str, findings: &mut Findings) {
+fn source(name: &str, text: &str, errors: &mut Vec<String>) {
     for (number, line) in text.lines().enumerate() {
         let number = number + 1;
         let code = line.trim_start();
         if code.starts_with("#[ignore") && !code.starts_with("#[ignore = \"needs ") {
-            findings
-                .errors
-                .push(format!("{name}:{number}: only `#[ignore = \"needs …\"]`: xtask runs those"));
+            errors.push(format!("{name}:{number}: only `#[ignore = \"needs …\"]`: xtask runs those"));
         }
         if code.starts_with("#[should_panic") {
-            findings.errors.push(format!("{name}:{number}: no #[should_panic]: check the error instead"));
+            errors.push(format!("{name}:{number}: no #[should_panic]: check the error instead"));
         }
         if code.starts_with("#[allow(") || code.starts_with("#![allow(") {
-            findings.errors.push(format!("{name}:{number}: `#[expect(lint, reason = …)]` instead of allow"));
+            errors.push(format!("{name}:{number}: `#[expect(lint, reason = …)]` instead of allow"));
         }
     }
     let root = name.ends_with("/src/lib.rs") || name.ends_with("/src/main.rs");
     if root && !name.starts_with("flanneld/") && !text.contains("#![forbid(unsafe_code)]") {
-        findings.errors.push(format!("{name}: #![forbid(unsafe_code)] is missing"));
+        errors.push(format!("{name}: #![forbid(unsafe_code)] is missing"));
     }
     if !is_test(name) {
-        production(name, text, findings);
+        production(name, text, errors);
     }
 }
 
 /// Rules of source files that are no tests.
-fn production(name: &str, text: &str, findings: &mut Findings) {
+fn production(name: &str, text: &str, errors: &mut Vec<String>) {
     let lines = text.lines().count();
     if lines > LONG_FILE {
-        let list = if TOO_LONG.contains(&name) { &mut findings.warnings } else { &mut findings.errors };
-        list.push(format!("{name}: {lines} lines, more than {LONG_FILE}: split it"));
+        errors.push(format!("{name}: {lines} lines, more than {LONG_FILE}: split it"));
     }
     if BACKEND_FILES.iter().any(|file| name.starts_with(file)) || name.starts_with("xtask/") {
         return;
@@ -206,9 +175,7 @@ fn production(name: &str, text: &str, findings: &mut Findings) {
         .map(|(_, number)| number.to_string())
         .collect();
     if !naming.is_empty() {
-        let pending = NAMING_BACKENDS.iter().any(|of| name.starts_with(&format!("{of}/")));
-        let list = if pending { &mut findings.warnings } else { &mut findings.errors };
-        list.push(format!("{name}: names a backend or kind of link in lines {}", naming.join(", ")));
+        errors.push(format!("{name}: names a backend or kind of link in lines {}", naming.join(", ")));
     }
 }
 
@@ -234,7 +201,7 @@ fn production_lines(sources: &BTreeMap<String, String>) -> String {
 }
 
 /// A manifest of a member: what it inherits, and what flannel-core depends on.
-fn manifest(name: &str, text: &str, findings: &mut Findings) {
+fn manifest(name: &str, text: &str, errors: &mut Vec<String>) {
     let mut section = "";
     let mut inherits_lints = false;
     let mut inherited = Vec::new();
@@ -252,13 +219,13 @@ fn manifest(name: &str, text: &str, findings: &mut Findings) {
             _ if section.ends_with("dependencies") => {
                 let dependency = key.strip_suffix(".workspace").unwrap_or(key);
                 if dependency == key && !value.contains("workspace = true") {
-                    findings.errors.push(format!(
+                    errors.push(format!(
                         "{name}:{}: the version of {dependency} belongs in the root Cargo.toml",
                         number + 1
                     ));
                 }
                 if name.starts_with("flannel-core/") && !CORE_DEPENDENCIES.contains(&dependency) {
-                    findings.errors.push(format!(
+                    errors.push(format!(
                         "{name}:{}: flannel-core may not depend on {dependency}; the list is in xtask/src/tidy.rs",
                         number + 1
                     ));
@@ -268,10 +235,10 @@ fn manifest(name: &str, text: &str, findings: &mut Findings) {
         }
     }
     if !inherits_lints {
-        findings.errors.push(format!("{name}: `[lints] workspace = true` is missing"));
+        errors.push(format!("{name}: `[lints] workspace = true` is missing"));
     }
     for key in INHERITED.iter().filter(|key| !inherited.contains(*key)) {
-        findings.errors.push(format!("{name}: `{key}.workspace = true` is missing"));
+        errors.push(format!("{name}: `{key}.workspace = true` is missing"));
     }
 }
 

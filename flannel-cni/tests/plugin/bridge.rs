@@ -49,6 +49,7 @@ impl Node {
         )
     }
 
+    #[expect(clippy::too_many_arguments, reason = "those of a call of a plugin")]
     pub(crate) fn run_as(
         &self,
         plugins: Plugins,
@@ -76,6 +77,7 @@ impl Node {
         .run()
     }
 
+    #[expect(clippy::too_many_arguments, reason = "those of a call of a plugin")]
     pub(crate) fn run(
         &self,
         plugins: Plugins,

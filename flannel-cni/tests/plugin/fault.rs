@@ -55,6 +55,7 @@ impl Scene {
         self.call_with(command, id, pod, fault, &self.config)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "those of a call of a plugin")]
     fn call_with(&self, command: &str, id: &str, pod: &Netns, fault: Option<&str>, config: &str) -> Outcome {
         let program = match self.program {
             "flannel" => plugin().into(),

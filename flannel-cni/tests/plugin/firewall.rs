@@ -123,6 +123,7 @@ impl Node {
         )
     }
 
+    #[expect(clippy::too_many_arguments, reason = "those of a call of a plugin")]
     pub(crate) fn run(
         &self,
         plugins: Plugins,
@@ -136,6 +137,7 @@ impl Node {
     }
 
     /// Runs a plugin; an error is what it printed.
+    #[expect(clippy::too_many_arguments, reason = "those of a call of a plugin")]
     pub(crate) fn run_for(
         &self,
         plugins: Plugins,
@@ -155,6 +157,7 @@ impl Node {
     }
 
     /// Runs the plugin with a fault; returns its output and whether the fault occurred.
+    #[expect(clippy::too_many_arguments, reason = "those of a call of a plugin")]
     pub(crate) fn run_with_fault(
         &self,
         plugin: &str,

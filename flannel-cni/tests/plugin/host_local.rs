@@ -25,6 +25,7 @@ impl Host {
         self.directory.path().join("networks")
     }
 
+    #[expect(clippy::too_many_arguments, reason = "those of a call of a plugin")]
     fn run(
         &self,
         program: &str,

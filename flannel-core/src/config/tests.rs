@@ -101,6 +101,7 @@ fn golden_results_of_ipv6() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of errors")]
 fn errors_name_key_value_rule_and_mend() {
     let errors = [
         check(r#"{"Network":"10.1.0.0/29"}"#),

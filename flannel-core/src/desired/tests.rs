@@ -378,6 +378,7 @@ fn a_reservation_that_nobody_has_taken_is_no_fault() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of faults")]
 fn faults_of_peers_are_named_and_hurt_one_family() {
     let faulty = |backend: &'static str, alter: &dyn Fn(&mut Lease)| {
         let published = if backend == HOST_GW { "host-gw" } else { "vxlan" };

@@ -188,6 +188,7 @@ fn invalid_flags_suggest_the_closest_match() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of errors")]
 fn invalid_values_report_the_rule_and_the_fix() {
     let lines: Vec<String> = [
         "--ip-masq=yes",

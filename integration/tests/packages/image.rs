@@ -31,6 +31,7 @@ fn spawn(machine: &Machine, line: &str, log: &Path) -> Result<()> {
 
 /// By the commands of the guide.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scenario")]
 fn image_runs_with_containerd() {
     lab(|lab| {
         lab.require(&[Feature::Containerd, Feature::Runc, Feature::Etcd, Feature::Vxlan, Feature::Nft])?;

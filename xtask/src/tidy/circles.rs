@@ -62,12 +62,6 @@ fn shortest(file: &str, imports: &BTreeMap<String, BTreeMap<String, Import>>) ->
     Some(Circle(circle))
 }
 
-impl Circle {
-    pub(super) fn is_in(&self, name: &str) -> bool {
-        self.0.iter().any(|import| import.from.starts_with(&format!("{name}/")))
-    }
-}
-
 impl fmt::Display for Circle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "circle of imports:")?;

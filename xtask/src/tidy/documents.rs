@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use super::Findings;
-
 /// Checks one Markdown file. `read` returns the text of a file of the repository, `is_directory` whether a path is one of
 /// its directories.
 pub(super) fn look_at(
@@ -11,10 +9,10 @@ pub(super) fn look_at(
     text: &str,
     read: impl Fn(&Path) -> Option<String>,
     is_directory: impl Fn(&Path) -> bool,
-    findings: &mut Findings,
+    errors: &mut Vec<String>,
 ) {
     for (number, line) in text.lines().enumerate() {
-        let mut complain = |what: String| findings.errors.push(format!("{name}:{}: {what}", number + 1));
+        let mut complain = |what: String| errors.push(format!("{name}:{}: {what}", number + 1));
         for target in links(line) {
             if let Err(reason) = link(name, text, target, &read) {
                 complain(format!("the link to {target} is broken: {reason}"));

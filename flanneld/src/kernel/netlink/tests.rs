@@ -43,6 +43,7 @@ fn ops_without_an_answer_fail() {
 /// The output of iproute2 is that of a node of Go flannel, except for the ownership marks (alias and protocol).
 #[test]
 #[ignore = "needs netns"]
+#[expect(clippy::too_many_lines, reason = "one golden state")]
 fn iproute2_shows_the_golden_state() {
     in_namespace(|| async {
         set_up_host();
