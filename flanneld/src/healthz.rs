@@ -25,7 +25,7 @@ pub struct Healthz {
 
 /// The address of the health endpoints cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("could not listen on {address} for health checks; {}", mend(source, *address))]
+#[error("could not listen on {address} for health checks; {}", advice(source, *address))]
 pub struct BindError {
     address: SocketAddr,
     source: io::Error,
@@ -139,7 +139,7 @@ fn cleaned(uri: &Uri) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("{clean}{query}")).ok()
 }
 
-fn mend(error: &io::Error, address: SocketAddr) -> String {
+fn advice(error: &io::Error, address: SocketAddr) -> String {
     let port = address.port();
     match error.kind() {
         ErrorKind::AddrInUse => format!(

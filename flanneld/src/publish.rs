@@ -222,7 +222,7 @@ fn check_host(sysctl: &Sysctl, families: &[Family], known: &[String]) -> Vec<Str
     let problems: Vec<String> = sysctl
         .forwarding(families)
         .into_iter()
-        .map(|condition| format!("{}: {}", condition.problem, condition.mend))
+        .map(|condition| format!("{}: {}", condition.problem, condition.fix))
         .collect();
     for problem in problems.iter().filter(|problem| !known.contains(problem)) {
         warn!(reason = %problem, "host setting keeps pods from each other");

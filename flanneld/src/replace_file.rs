@@ -17,7 +17,7 @@ pub enum Mode {
 
 /// A file could not be written. What was there before is still there.
 #[derive(Debug, thiserror::Error)]
-#[error("could not write {}: {attempt} failed; {}", path.display(), mend(source))]
+#[error("could not write {}: {attempt} failed; {}", path.display(), advice(source))]
 pub struct ReplaceFileError {
     path: PathBuf,
     attempt: &'static str,
@@ -95,9 +95,9 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What a person can do about a failed file operation.
+/// Returns the advice for a failed file operation.
 #[must_use]
-pub fn mend(error: &io::Error) -> &'static str {
+pub fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::PermissionDenied => "run flanneld as root, or name a place that it may write to",
         ErrorKind::ReadOnlyFilesystem => "mount its file system for writing, or name another place",

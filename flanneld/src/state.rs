@@ -93,7 +93,7 @@ pub fn directories(path: &Path) -> Vec<PathBuf> {
 
 /// The state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("could not open the state directory {}; {}", path.display(), replace_file::mend(source))]
+#[error("could not open the state directory {}; {}", path.display(), replace_file::advice(source))]
 pub struct OpenStateError {
     path: PathBuf,
     source: io::Error,

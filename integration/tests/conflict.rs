@@ -1,4 +1,4 @@
-//! Two daemons of different clusters on one host that took the same VNI: each has its own idea of the one device.
+//! Two daemons of different clusters on one host use the same VNI, and so configure one device in different ways.
 
 use anyhow::{Context, Result, ensure};
 use integration::{Daemon, Feature, Flanneld, Lab, lab, wait};
@@ -7,19 +7,19 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// They change the same device in place.
+/// Both change the device in place.
 #[test]
 fn daemons_with_one_vni_back_off() {
-    lab(|lab| quarrel(lab, r#"{"Type":"vxlan"}"#));
+    lab(|lab| conflict(lab, r#"{"Type":"vxlan"}"#));
 }
 
-/// Neither can use the device of the other, so each makes it anew.
+/// Neither can use the device of the other, so each recreates it.
 #[test]
 fn daemons_with_one_vni_and_two_ports_back_off() {
-    lab(|lab| quarrel(lab, r#"{"Type":"vxlan","Port":8473}"#));
+    lab(|lab| conflict(lab, r#"{"Type":"vxlan","Port":8473}"#));
 }
 
-fn quarrel(lab: &Lab, other_backend: &str) -> Result<()> {
+fn conflict(lab: &Lab, other_backend: &str) -> Result<()> {
     lab.require(&[Feature::Vxlan, Feature::Nft])?;
     let cluster = lab.cluster(1)?;
     let node = &cluster.nodes[0];

@@ -1,7 +1,7 @@
-//! `flannelctl doctor`: each fault is found by its own id, and nothing is found on a healthy node.
+//! `flannelctl doctor` reports each fault by its own id, and nothing on a healthy node.
 //!
-//! A running daemon mends its kernel state in less than a second. So it is stopped (SIGSTOP) while something is broken,
-//! which the doctor says as well (`daemon-stuck`), and goes on to mend it.
+//! A running daemon repairs its kernel state in less than a second. Therefore it is stopped (SIGSTOP) while a fault
+//! exists, which the doctor reports, too (`daemon-stuck`), and repairs the fault when it continues.
 
 use anyhow::{Context, Result, ensure};
 use integration::golden::{Peer, Stack};
@@ -63,21 +63,21 @@ impl Ward {
         self.doctor.expect(&[]).map(drop)
     }
 
-    /// Breaks something behind the daemon's back and looks for it; the daemon mends it.
+    /// Makes a fault that the daemon repairs, and expects the doctor to report it.
     fn kernel_fault(&self, commands: &[&str], ids: &[&str]) -> Result<()> {
         self.freeze()?;
         self.run(commands)?;
         let all: Vec<&str> = ids.iter().copied().chain(["daemon-stuck"]).collect();
         self.doctor.expect(&all).with_context(|| format!("after {commands:?}"))?;
-        self.thaw().with_context(|| format!("mending {commands:?}"))
+        self.thaw().with_context(|| format!("repair of {commands:?}"))
     }
 
-    /// Breaks something that no daemon mends, looks for it, and mends it.
-    fn host_fault(&self, broken: &[&str], ids: &[&str], mended: &[&str]) -> Result<()> {
+    /// Makes a fault that no daemon repairs, expects the doctor to report it, and fixes it.
+    fn host_fault(&self, broken: &[&str], ids: &[&str], fix: &[&str]) -> Result<()> {
         self.run(broken)?;
         self.doctor.expect(ids).with_context(|| format!("after {broken:?}"))?;
-        self.run(mended)?;
-        self.doctor.expect(&[]).with_context(|| format!("after {mended:?}"))?;
+        self.run(fix)?;
+        self.doctor.expect(&[]).with_context(|| format!("after {fix:?}"))?;
         Ok(())
     }
 

@@ -513,7 +513,7 @@ fn missing_iptables_is_reported_with_the_fix() {
         let mut daemon = node.start(&store.flanneld().environment("PATH", &path.display().to_string()))?;
         daemon.wait_log(&["was not found in PATH", "Install the package iptables", "EnableNFTables"])?;
         ensure!(daemon.get("/readyz")?.status == 503, "ready without rules");
-        // The second mend, which needs no restart.
+        // The second fix needs no restart.
         store.set(&config(true, "alloc"))?;
         daemon.wait_ready()?;
         expect_nft(node, RANDOM, true)
@@ -526,16 +526,16 @@ fn missing_bridge_netfilter_is_reported_with_the_fix() {
         lab.require(&[Feature::Nft, Feature::BridgeNetfilter])?;
         let (cluster, store) = node(lab, false)?;
         let node = &cluster.nodes[0];
-        // As it looks where the module is not loaded.
+        // Without the module this directory is empty, too.
         node.netns().run("mount -t tmpfs tmpfs /proc/sys/net/bridge")?;
         let mut daemon = node.start(&store.flanneld())?;
         let status = daemon.wait_end()?;
         ensure!(status.code() == Some(1), "{status}");
-        let mend = "run `modprobe br_netfilter`";
-        daemon.wait_log(&["ERROR", "bridge-nf-call-iptables does not exist", mend])?;
+        let fix = "run `modprobe br_netfilter`";
+        daemon.wait_log(&["ERROR", "bridge-nf-call-iptables does not exist", fix])?;
         store.set(&config(true, "alloc"))?;
         daemon.start()?;
         daemon.wait_ready()?;
-        daemon.wait_log(&["WARN", "bridge-nf-call-iptables does not exist", mend])
+        daemon.wait_log(&["WARN", "bridge-nf-call-iptables does not exist", fix])
     });
 }

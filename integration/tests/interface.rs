@@ -142,20 +142,20 @@ fn dual_stack_interface_is_chosen_as_requested() {
 fn missing_interface_is_an_error_with_advice() {
     lab(|lab| {
         let host = host(lab, Stack::V4)?;
-        let mend = "Name an interface or an address of this host: --iface=NAME";
+        let advice = "Name an interface or an address of this host: --iface=NAME";
         let there = "there are eth0 with 192.168.50.1, eth1 with 10.9.0.1";
-        host.refuses("--iface=nope", &["--iface=nope: there is no such interface", mend, there])?;
-        host.refuses("--iface=10.1.2.3", &["no interface has the address 10.1.2.3", mend])?;
-        host.refuses("--iface=fd50::1", &["it is an IPv6 address, but the network uses IPv4", mend])?;
+        host.refuses("--iface=nope", &["--iface=nope: there is no such interface", advice, there])?;
+        host.refuses("--iface=10.1.2.3", &["no interface has the address 10.1.2.3", advice])?;
+        host.refuses("--iface=fd50::1", &["it is an IPv6 address, but the network uses IPv4", advice])?;
         host.refuses(
             "--iface-regex=a(",
-            &["--iface-regex=a(: not a regular expression", "unclosed group", mend],
+            &["--iface-regex=a(: not a regular expression", "unclosed group", advice],
         )?;
-        host.refuses("--iface-regex=zzz", &["no address or name of an interface matches", mend])?;
+        host.refuses("--iface-regex=zzz", &["no address or name of an interface matches", advice])?;
         host.refuses("--public-ip=203.0.113.9", &["203.0.113.9", "name the interface too: --iface=NAME"])?;
         host.node.netns().ip("route del default")?;
-        host.refuses("", &["there is no IPv4 default route", mend])?;
-        host.refuses("--iface-can-reach=8.8.8.8", &["there is no route to 8.8.8.8", mend])
+        host.refuses("", &["there is no IPv4 default route", advice])?;
+        host.refuses("--iface-can-reach=8.8.8.8", &["there is no route to 8.8.8.8", advice])
     });
 }
 

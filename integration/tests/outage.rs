@@ -154,8 +154,8 @@ fn put_through(member: &Member, third: u8) -> Result<()> {
     member.netns.checked(&mut command).map(drop)
 }
 
-/// etcd crashes. Meanwhile pods start, routes are mended, a daemon restarts, a node without any past waits,
-/// and a peer changes its address.
+/// While etcd is down, pods start, routes are repaired, a daemon restarts, a new node waits, and a peer changes its
+/// address.
 #[test]
 fn etcd_crashes_and_restarts() {
     lab(|lab| {

@@ -83,8 +83,8 @@ const BAD_CONFIGS: [(&str, &[&str]); 9] = [
     ),
 ];
 
-/// The daemon waits for a config, says what is wrong with each that comes, and goes on with the first good one.
-fn mends(daemon: &mut Daemon, place: &str, set_config: impl Fn(&str) -> Result<()>) -> Result<()> {
+/// The daemon waits for a config, reports the problem of each invalid one, and continues with the first valid one.
+fn recovers(daemon: &mut Daemon, place: &str, set_config: impl Fn(&str) -> Result<()>) -> Result<()> {
     wait_log(daemon, &["waiting for a network config", "the store has no network config", place])?;
     for (config, words) in BAD_CONFIGS {
         set_config(config)?;
@@ -104,7 +104,7 @@ fn waits_for_a_valid_config_in_a_directory() {
         let cluster = lab.cluster(1)?;
         let leases = LeaseDirectory::empty(lab)?;
         let mut daemon = cluster.nodes[0].start(&Flanneld::on_directory(leases.path()))?;
-        mends(&mut daemon, "the file /run/lab/directory/leases/config", |config| leases.set_config(config))
+        recovers(&mut daemon, "the file /run/lab/directory/leases/config", |config| leases.set_config(config))
     });
 }
 
@@ -116,7 +116,7 @@ fn waits_for_a_valid_config_in_etcd() {
         let etcd = cluster.etcd(lab)?;
         let mut daemon = cluster.nodes[0].start(&Flanneld::on_etcd(&etcd))?;
         let place = format!("the etcd key {PREFIX}/config");
-        mends(&mut daemon, &place, |config| etcd.set_config(config))
+        recovers(&mut daemon, &place, |config| etcd.set_config(config))
     });
 }
 

@@ -57,7 +57,7 @@ fn wishes_are_kept_by_family() {
 }
 
 #[test]
-fn errors_name_the_cause_and_the_mend() {
+fn errors_name_the_cause_and_the_fix() {
     let small = r#"{"Network": "10.3.0.0/22"}"#;
     assert_eq!(
         choose_text(small, &["10.3.1.0-25", "10.3.2.0-24", "10.3.3.64-26", "10.4.0.0-24"], "", 1),

@@ -60,10 +60,10 @@ impl Claim {
                 .values()
                 .any(|entry| entry.lease.subnets.overlap(&wish) && !is_mine(&entry.lease))
         {
-            // The CNI plugin may have been told of it by an earlier run.
+            // An earlier run may have passed it to the CNI plugin.
             self.lost = Some(wish);
         } else if let Some(own) = before.as_ref().filter(|own| own.confirmed)
-            && let Some(phase) = self.mend(own, listing, &table, now)
+            && let Some(phase) = self.rewrite_unreadable(own, listing, &table, now)
         {
             return Some(phase);
         }
@@ -94,8 +94,14 @@ impl Claim {
             .next()
     }
 
-    /// Our record cannot be read, by us or any other node. Nobody else has a use for it.
-    fn mend(&mut self, own: &Holding, listing: &Listing, table: &LeaseTable, now: Duration) -> Option<Phase> {
+    /// Rewrites the record of this node if it is unreadable. No other node uses it.
+    fn rewrite_unreadable(
+        &mut self,
+        own: &Holding,
+        listing: &Listing,
+        table: &LeaseTable,
+        now: Duration,
+    ) -> Option<Phase> {
         let key = own.subnets.to_string();
         table.rejected().get(&key)?;
         let record = listing.records.iter().find(|record| record.key == key)?;

@@ -315,7 +315,7 @@ fn a_duplicate_address_is_named_and_not_fought() {
     assert_eq!(own(&claim), key);
     let said = claim.problem().unwrap().to_string();
     assert!(said.contains("another node uses our public address 1.1.1.1"), "{said}");
-    // The other node is mended and writes what we had: all is well again.
+    // The other node is fixed and restores the record.
     store.put(&key, &attrs("1.1.1.1"), Some(3));
     store.tell(&mut claim, &key, now);
     assert_eq!(claim.problem(), None);

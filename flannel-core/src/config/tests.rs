@@ -102,7 +102,7 @@ fn golden_results_of_ipv6() {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "one table of errors")]
-fn errors_name_key_value_rule_and_mend() {
+fn errors_name_key_value_rule_and_fix() {
     let errors = [
         check(r#"{"Network":"10.1.0.0/29"}"#),
         check(r#"{"Network":"10.1.0.0/29","SubnetLen":30}"#),

@@ -19,7 +19,7 @@ pub enum BridgeNetfilter {
     On,
 }
 
-/// Something to mend about bridge traffic.
+/// A problem with the filtering of bridge traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BridgeFinding {
     /// The family that it concerns.

@@ -73,7 +73,7 @@ fn addresses_are_shown_with_what_is_known_of_their_pods() {
 }
 
 #[test]
-fn a_check_finds_what_is_wrong_and_says_how_to_mend_it() {
+fn check_reports_problems_and_how_to_fix_them() {
     let home = node();
     let network = home.path().join("networks/cbr0");
     give(&network, "10.5.9.7", "0123456789abcdef0123\r\neth0", SystemTime::now());

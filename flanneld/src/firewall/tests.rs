@@ -156,10 +156,10 @@ fn nft_shows_the_tables_as_specified() {
     });
 }
 
-/// What Go's daemon leaves, and every way in which others can spoil it.
+/// Rules of the Go daemon, and all damage that others can do to the rules.
 #[test]
 #[ignore = "needs netns"]
-fn nftables_notices_and_mends_every_damage() {
+fn nftables_repairs_all_damage() {
     in_namespace(|| async {
         let mut firewall = Nft::default();
         let ruleset = rules(true, true);
@@ -194,7 +194,7 @@ fn nftables_notices_and_mends_every_damage() {
     });
 }
 
-/// The kernel's refusal is an error that names the object and the mend, and the socket serves on.
+/// When the kernel refuses a change, the error names the object and the fix, and the socket remains usable.
 #[test]
 #[ignore = "needs netns"]
 fn refusals_name_the_command() {
@@ -230,11 +230,11 @@ fn refusals_name_the_command() {
     });
 }
 
-/// Rules as Go's daemon leaves them are found right; what others do to them is noticed and mended; rules of others
-/// stay where and as they are.
+/// Rules of the Go daemon are up to date; changes by others are detected and repaired; unmanaged rules keep their
+/// places.
 #[test]
 #[ignore = "needs netns"]
-fn iptables_takes_over_and_mends_every_damage() {
+fn iptables_takes_over_and_repairs_all_damage() {
     in_namespace(|| async {
         let foreign = "*nat\n:MINE - [0:0]\n-A POSTROUTING -j MINE\n-A MINE -s 10.9.0.0/16 -j ACCEPT\nCOMMIT\n\
             *filter\n-A FORWARD -s 10.9.0.0/16 -j DROP\nCOMMIT\n";

@@ -18,7 +18,7 @@ pub enum Written {
 #[derive(Debug, thiserror::Error)]
 pub enum SubnetFileError {
     /// Its directory is missing and cannot be made.
-    #[error("could not make the directory {}; {}", path.display(), replace_file::mend(source))]
+    #[error("could not make the directory {}; {}", path.display(), replace_file::advice(source))]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -29,7 +29,7 @@ pub enum SubnetFileError {
     #[error(transparent)]
     Write(#[from] ReplaceFileError),
     /// It cannot be read.
-    #[error("could not read {}; {}", path.display(), replace_file::mend(source))]
+    #[error("could not read {}; {}", path.display(), replace_file::advice(source))]
     Read {
         /// The file.
         path: PathBuf,

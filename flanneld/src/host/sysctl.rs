@@ -1,5 +1,5 @@
-//! Kernel settings of the current network namespace. flanneld checks what it needs and says how to
-//! mend it; switching on forwarding is the administrator's decision, as with the Go daemon.
+//! Kernel settings of the current network namespace. flanneld checks the settings that it needs and
+//! reports how to fix them; to enable forwarding is left to the administrator, as with the Go daemon.
 
 use flannel_core::family::Family;
 use std::fmt;
@@ -13,18 +13,18 @@ pub struct Sysctl {
     root: PathBuf,
 }
 
-/// Something about the host that keeps flannel from working, and what to do about it.
+/// A setting of the host that prevents flannel from working, and how to fix it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// What is wrong, and what does not work therefore.
+    /// What is wrong, and its effect.
     pub problem: String,
-    /// What mends it, as a command where there is one.
-    pub mend: String,
+    /// How to fix it, as a command where one exists.
+    pub fix: String,
 }
 
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; to mend it: {}", self.problem, self.mend)
+        write!(f, "{}; to fix it: {}", self.problem, self.fix)
     }
 }
 
@@ -74,11 +74,11 @@ impl Sysctl {
             Ok(value) if value != "0" => None,
             Ok(_) => Some(Condition {
                 problem: format!("{name} is 0: this node does not forward {family} packets to and from pods"),
-                mend: format!("sysctl -w {name}=1"),
+                fix: format!("sysctl -w {name}=1"),
             }),
             Err(error) if error.kind() == ErrorKind::NotFound => Some(Condition {
                 problem: format!("{name} does not exist: the kernel has no {family}"),
-                mend: format!("start the kernel with {family}, or switch it off in the network config"),
+                fix: format!("start the kernel with {family}, or switch it off in the network config"),
             }),
             Err(error) => Some(unreadable(name, &error)),
         }
@@ -88,7 +88,7 @@ impl Sysctl {
 fn unreadable(name: &str, error: &io::Error) -> Condition {
     Condition {
         problem: format!("{name} cannot be read: {error}"),
-        mend: "mount /proc and run flanneld as root".to_owned(),
+        fix: "mount /proc and run flanneld as root".to_owned(),
     }
 }
 

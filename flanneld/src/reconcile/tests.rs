@@ -476,9 +476,9 @@ async fn a_start_without_a_store_works_with_what_is_remembered() {
     lab.end().await;
 }
 
-/// Whatever the moment of a crash, the next start gets everything right.
+/// The next start repairs the state, whenever the crash occurred.
 #[tokio::test(start_paused = true)]
-async fn a_crash_after_any_operation_is_mended_by_the_next_start() {
+async fn the_next_start_repairs_a_crash_after_any_operation() {
     let whole = Lab::settled().await;
     let right = whole.kernel.dataplane();
     whole.end().await;

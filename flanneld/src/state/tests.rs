@@ -184,7 +184,7 @@ fn stores_do_not_share_leases_but_devices() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_is_an_error_with_a_mend() {
+fn an_unusable_directory_is_an_error_with_advice() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("file"), "").unwrap();
     let error = StateDir::open(&root.path().join("file/state"), SCOPE).unwrap_err();

@@ -81,6 +81,14 @@ fn nothing_of_this_machine() {
 }
 
 #[test]
+fn old_words_are_refused() {
+    refused("a/src/b.rs", concat!("fn a_me", "nd() {}\n"), "a/src/b.rs:1: `");
+    refused("docs/a.md", concat!("Quar", "rels are logged.\n"), "see the glossary");
+    accepted("docs/contributing.md", concat!("| tor", "ture | stress |\n"));
+    accepted("a/src/b.rs", "// recommended\n");
+}
+
+#[test]
 fn long_files_are_refused() {
     let long = "x\n".repeat(501);
     refused("a/src/b.rs", &long, "a/src/b.rs: 501 lines");

@@ -262,7 +262,7 @@ async fn leftovers_that_cannot_be_removed_are_named_and_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quarrel_with_another_program_slows_down() {
+async fn a_conflict_with_another_program_slows_down() {
     let host = notifying();
     let mut daemon = Daemon::start(&host);
     daemon.want(Mode::Nftables, rules(true, true));

@@ -79,7 +79,7 @@ fn leftovers_and_planted_links_at_the_temporary_name_do_no_harm() {
 }
 
 #[test]
-fn errors_name_path_reason_and_mend() {
+fn errors_name_path_reason_and_fix() {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("file");
     fs::write(&file, "").unwrap();

@@ -16,14 +16,14 @@ fn forwarding() {
     let root = tempfile::tempdir().unwrap();
     let sysctl = Sysctl { root: root.path().to_owned() };
     insta::assert_snapshot!(shown(sysctl.forwarding(&Family::ALL)), @r#"
-    net.ipv4.ip_forward does not exist: the kernel has no IPv4; to mend it: start the kernel with IPv4, or switch it off in the network config
-    net.ipv6.conf.all.forwarding does not exist: the kernel has no IPv6; to mend it: start the kernel with IPv6, or switch it off in the network config
+    net.ipv4.ip_forward does not exist: the kernel has no IPv4; to fix it: start the kernel with IPv4, or switch it off in the network config
+    net.ipv6.conf.all.forwarding does not exist: the kernel has no IPv6; to fix it: start the kernel with IPv6, or switch it off in the network config
     "#);
     set(root.path(), "net/ipv4/ip_forward", "0\n");
     set(root.path(), "net/ipv6/conf/all/forwarding", "0\n");
     insta::assert_snapshot!(shown(sysctl.forwarding(&Family::ALL)), @r#"
-    net.ipv4.ip_forward is 0: this node does not forward IPv4 packets to and from pods; to mend it: sysctl -w net.ipv4.ip_forward=1
-    net.ipv6.conf.all.forwarding is 0: this node does not forward IPv6 packets to and from pods; to mend it: sysctl -w net.ipv6.conf.all.forwarding=1
+    net.ipv4.ip_forward is 0: this node does not forward IPv4 packets to and from pods; to fix it: sysctl -w net.ipv4.ip_forward=1
+    net.ipv6.conf.all.forwarding is 0: this node does not forward IPv6 packets to and from pods; to fix it: sysctl -w net.ipv6.conf.all.forwarding=1
     "#);
     assert_eq!(sysctl.forwarding(&[Family::V6]).len(), 1);
     assert_eq!(sysctl.forwarding(&[]), []);

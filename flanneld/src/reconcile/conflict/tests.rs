@@ -84,7 +84,7 @@ async fn a_rival_is_named_and_not_fought_for_ever() {
         assert_eq!(complaint(&lab), None);
         lab.kernel.meddle(|plane| take_over(plane, rebuilt));
         sleep(AT_ONCE).await;
-        assert!(is_ours(&lab.kernel.dataplane()), "a single change is mended at once again");
+        assert!(is_ours(&lab.kernel.dataplane()), "a single change is repaired at once again");
     }
 }
 

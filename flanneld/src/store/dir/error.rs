@@ -11,7 +11,7 @@ use crate::store::error::{Detail, StoreError};
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DirError {
     /// A file of the lease directory cannot be used.
-    #[error("could not {action} {path}; {}", Mend(.source))]
+    #[error("could not {action} {path}; {}", Advice(.source))]
     File {
         /// What was tried: `read`, `write`, `create`, …
         action: &'static str,
@@ -49,10 +49,10 @@ impl From<DirError> for StoreError {
     }
 }
 
-/// What to do about a file that cannot be used.
-struct Mend<'a>(&'a io::Error);
+/// The advice for a file that cannot be used.
+struct Advice<'a>(&'a io::Error);
 
-impl fmt::Display for Mend<'_> {
+impl fmt::Display for Advice<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0.kind() {
             io::ErrorKind::NotFound => "create it, or check --lease-dir",

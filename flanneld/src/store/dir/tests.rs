@@ -230,7 +230,7 @@ async fn an_idle_watch_does_nothing() {
 }
 
 #[tokio::test]
-async fn errors_name_the_path_and_the_mend() {
+async fn errors_name_the_path_and_the_fix() {
     let bench = DirBench::new().await;
     fs::write(bench.directory.path().join("file"), "").unwrap();
     let show = async |path: PathBuf| {
