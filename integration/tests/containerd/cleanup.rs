@@ -25,7 +25,7 @@ fn killed_run_leaves_nothing() {
         let mut inner = Command::new("unshare")
             .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--", "sh", SANDBOX])
             .arg(std::env::current_exe().context("this program has no name")?)
-            .args(["--exact", "cleanup::killed_run_leaves_nothing", "--nocapture"])
+            .args(["--exact", "containerd::cleanup::killed_run_leaves_nothing", "--nocapture"])
             .env(INNER, "1")
             .env_remove("FLANNEL_E2E_DIR")
             .stdin(Stdio::null())
