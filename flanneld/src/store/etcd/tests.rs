@@ -198,14 +198,14 @@ async fn a_server_that_stands_still_is_noticed() {
     let store = server.store();
     let listing = store.list().await.unwrap();
     let mut watch = store.watch(listing.revision).await.unwrap();
-    server.signal("STOP");
+    server.freeze().await;
     let (watched, listed) = tokio::join!(event(&mut watch), store.list());
     let (watched, listed) = (watched.unwrap_err(), listed.unwrap_err());
     assert!(watched.is_transient() && listed.is_transient());
     assert!(matches!(listed, StoreError::TimedOut(_)), "{listed:?}");
     assert!(matches!(etcd(&watched), EtcdError::Unreachable { .. }), "{watched:?}");
     insta::assert_snapshot!(show(&listed, &server), @r#"etcd at http://127.0.0.1:PORT did not answer in 5 s: listing the leases"#);
-    server.signal("CONT");
+    server.thaw();
     let mut watch = store.watch(listing.revision).await.unwrap();
     put(&server, "config", "{ }").await;
     assert!(

@@ -84,10 +84,28 @@ impl Server {
         eventually("etcd serves", async || client.get("x", None).await.is_ok()).await;
     }
 
-    /// Sends it a signal by name (`STOP`, `CONT`).
-    pub(in crate::store) fn signal(&self, name: &str) {
-        let id = self.child.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    /// Stops all of its threads, without ending it.
+    pub(in crate::store) async fn freeze(&self) {
+        let id = self.send_signal("STOP");
+        // A thread on another processor runs on until it receives the signal.
+        let is_stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+            // The state follows the name, which is in parentheses (proc_pid_stat(5)).
+            stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+        };
+        let tasks = format!("/proc/{id}/task");
+        eventually("etcd is stopped", async || std::fs::read_dir(&tasks).unwrap().all(is_stopped)).await;
+    }
+
+    /// Lets it continue.
+    pub(in crate::store) fn thaw(&self) {
+        self.send_signal("CONT");
+    }
+
+    fn send_signal(&self, name: &str) -> u32 {
+        let id = self.child.as_ref().unwrap().id();
+        assert!(Command::new("kill").args(["-s", name, &id.to_string()]).status().unwrap().success());
+        id
     }
 
     /// Kills it.
