@@ -7,6 +7,7 @@
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Deref;
 
 use crate::dataplane::{Dataplane, Link};
 use crate::external::ExternalInterface;
@@ -25,17 +26,13 @@ pub use vxlan::vtep::Vtep;
 mod alloc;
 mod behaviour;
 mod error;
-mod extension;
 mod host_gw;
 mod ipip;
-mod ipsec;
 mod options;
 mod probe;
-mod tencent_vpc;
 mod tunnel;
-mod udp;
+mod unsupported;
 mod vxlan;
-mod wireguard;
 
 #[cfg(test)]
 mod tests;
@@ -47,27 +44,18 @@ pub enum Backend {
     Vxlan(vxlan::Options),
     /// Routes through the other nodes, which must be on the same link.
     HostGw(host_gw::Options),
-    /// WireGuard tunnels.
-    Wireguard(wireguard::Options),
-    /// A relay in user space over UDP.
-    Udp(udp::Options),
     /// IP in IP tunnels of the kernel.
     Ipip(ipip::Options),
-    /// IPsec tunnels.
-    Ipsec(ipsec::Options),
     /// Subnets only: another program moves packets.
     Alloc(alloc::Options),
-    /// Commands of the administrator.
-    Extension(extension::Options),
-    /// Routes in a Tencent cloud.
-    TencentVpc(tencent_vpc::Options),
+    /// A backend of Go flannel that this version cannot run.
+    Unsupported(unsupported::Options),
 }
 
-/// What is known of a backend before there is a config.
+/// The properties of a backend that do not depend on its options.
 struct Entry {
     name: &'static str,
-    /// Reads the options. The flag is whether IPv6 is on.
-    read: fn(&Fields<'_>, bool) -> Result<Backend, FieldError>,
+    read: Read,
     /// Whether this version can run it.
     is_supported: bool,
     devices: &'static [Device],
@@ -75,20 +63,23 @@ struct Entry {
 
 /// The backends, in the order in which messages list them.
 const BACKENDS: [Entry; 9] = [
-    Entry { name: vxlan::NAME, read: vxlan::read, is_supported: true, devices: &vxlan::DEVICES },
-    Entry { name: host_gw::NAME, read: host_gw::read, is_supported: true, devices: &[] },
-    Entry { name: wireguard::NAME, read: wireguard::read, is_supported: false, devices: &wireguard::DEVICES },
-    Entry { name: udp::NAME, read: udp::read, is_supported: false, devices: &udp::DEVICES },
-    Entry { name: ipip::NAME, read: ipip::read, is_supported: true, devices: &ipip::DEVICES },
-    Entry { name: ipsec::NAME, read: ipsec::read, is_supported: false, devices: &[] },
-    Entry { name: alloc::NAME, read: alloc::read, is_supported: true, devices: &[] },
-    Entry { name: extension::NAME, read: extension::read, is_supported: false, devices: &[] },
-    Entry { name: tencent_vpc::NAME, read: tencent_vpc::read, is_supported: false, devices: &[] },
+    vxlan::ENTRY,
+    host_gw::ENTRY,
+    unsupported::WIREGUARD,
+    unsupported::UDP,
+    ipip::ENTRY,
+    unsupported::IPSEC,
+    alloc::ENTRY,
+    unsupported::EXTENSION,
+    unsupported::TENCENT_VPC,
 ];
 
-/// Devices that a backend makes.
+/// Reads the options of a backend. The flag is whether IPv6 is on.
+type Read = fn(&Fields<'_>, bool) -> Result<Backend, FieldError>;
+
+/// Devices that a backend creates.
 struct Device {
-    /// The name, or what stands before the number in it.
+    /// The name, or the part before its number.
     stem: &'static str,
     is_numbered: bool,
     /// Kinds of link that it may be.
@@ -129,25 +120,32 @@ pub struct EndpointSources<'a> {
 impl Default for Backend {
     /// The backend of a config without `Backend`.
     fn default() -> Self {
-        Self::Udp(udp::Options::default())
+        unsupported::default()
+    }
+}
+
+/// What a backend answers without further rules.
+impl Deref for Backend {
+    type Target = dyn Behaviour;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Vxlan(options) => options,
+            Self::HostGw(options) => options,
+            Self::Ipip(options) => options,
+            Self::Alloc(options) => options,
+            Self::Unsupported(options) => options,
+        }
+    }
+}
+
+impl Setting {
+    fn new(key: &'static str, value: impl ToString, meaning: &'static str) -> Self {
+        Self { key, value: value.to_string(), meaning }
     }
 }
 
 impl Backend {
-    fn behaviour(&self) -> &dyn Behaviour {
-        match self {
-            Self::Vxlan(options) => options,
-            Self::HostGw(options) => options,
-            Self::Wireguard(options) => options,
-            Self::Udp(options) => options,
-            Self::Ipip(options) => options,
-            Self::Ipsec(options) => options,
-            Self::Alloc(options) => options,
-            Self::Extension(options) => options,
-            Self::TencentVpc(options) => options,
-        }
-    }
-
     /// Reads the `Backend` object of a config; `None` if it names no type.
     pub(crate) fn read(fields: &Fields<'_>, has_v6: bool) -> Result<Option<Self>, FieldError> {
         let Some(name) = fields.string("Type")?.filter(|name| !name.is_empty()) else { return Ok(None) };
@@ -165,24 +163,6 @@ impl Backend {
         BACKENDS.map(|entry| entry.name).join(", ")
     }
 
-    /// The name as `Backend.Type` has it.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        self.behaviour().name()
-    }
-
-    /// The name in lease records.
-    #[must_use]
-    pub fn published_type(&self) -> &'static str {
-        self.behaviour().published_type()
-    }
-
-    /// The options in force.
-    #[must_use]
-    pub fn settings(&self) -> Vec<Setting> {
-        self.behaviour().settings()
-    }
-
     /// Checks that this version can run the backend.
     ///
     /// # Errors
@@ -195,7 +175,7 @@ impl Backend {
     /// The families of `networks` that the backend carries.
     fn families(&self, networks: &DualStack<IpNet>) -> Vec<Family> {
         let families = networks.iter().map(|(family, _)| family);
-        families.filter(|family| self.behaviour().serves(*family)).collect()
+        families.filter(|family| self.serves(*family)).collect()
     }
 
     /// The networks whose packets the backend carries.
@@ -232,9 +212,9 @@ impl Backend {
             return Err(limitation);
         }
         for family in families {
-            self.behaviour().device(family)?;
+            self.deref().device(family)?;
         }
-        self.behaviour().check(networks, external, facts)
+        self.deref().check(networks, external, facts)
     }
 
     /// The MTU of pods, which `subnet.env` has, on an external interface with `external_mtu`.
@@ -250,14 +230,8 @@ impl Backend {
         self.supported()?;
         let families = self.families(networks).into_iter();
         let mtus: Result<Vec<u32>, _> =
-            families.map(|family| tunnel::mtu(self.behaviour(), family, external_mtu)).collect();
+            families.map(|family| tunnel::mtu(self.deref(), family, external_mtu)).collect();
         Ok(mtus?.first().copied().unwrap_or(external_mtu))
-    }
-
-    /// The size of the largest packets between nodes on an external interface with `external_mtu`.
-    #[must_use]
-    pub fn underlay_mtu(&self, external_mtu: u32) -> u32 {
-        self.behaviour().underlay_mtu(external_mtu)
     }
 
     /// What our lease publishes.
@@ -279,7 +253,7 @@ impl Backend {
                 Some(IpAddr::V6(address)) => attrs.public_ipv6 = Some(*address),
                 None => return Err(BackendError::NoAddress { family, link: external.name.clone() }),
             }
-            self.behaviour().publish(family, endpoints.get(family), &mut attrs)?;
+            self.publish(family, endpoints.get(family), &mut attrs)?;
         }
         Ok(attrs)
     }
@@ -292,21 +266,20 @@ impl Backend {
         sources: &EndpointSources<'_>,
         random: &mut dyn FnMut() -> [u8; 6],
     ) -> Option<(LinkName, Endpoint)> {
-        Some((self.device(family)?, self.behaviour().endpoint(family, sources, random)?))
+        Some((self.device(family)?, self.deref().endpoint(family, sources, random)?))
     }
 
     /// The devices and the means to reach peers.
     pub(crate) fn prepare(&self, node: &Node<'_>) -> Result<Prepared, BackendError> {
         self.supported()?;
         let networks = self.served(&node.networks);
-        self.behaviour().prepare(&Node { networks, ..*node })
+        self.deref().prepare(&Node { networks, ..*node })
     }
 
     /// The device that packets of `family` to other nodes leave through, if the backend makes one.
     #[must_use]
     pub fn device(&self, family: Family) -> Option<LinkName> {
-        let behaviour = self.behaviour();
-        behaviour.device(family).ok().flatten().filter(|_| behaviour.serves(family))
+        self.deref().device(family).ok().flatten()
     }
 
     /// The devices of both families.
@@ -318,32 +291,14 @@ impl Backend {
     #[must_use]
     pub fn carrier(&self, family: Family, external: &ExternalInterface) -> Option<LinkName> {
         let carrier = self.device(family).unwrap_or_else(|| external.name.clone());
-        (self.connects_pods() && self.behaviour().serves(family)).then_some(carrier)
-    }
-
-    /// Whether the backend moves packets of pods.
-    #[must_use]
-    pub fn connects_pods(&self) -> bool {
-        self.behaviour().connects_pods()
-    }
-
-    /// Whether routes of the underlay decide how peers are reached.
-    #[must_use]
-    pub fn uses_underlay_routes(&self) -> bool {
-        self.behaviour().uses_underlay_routes()
-    }
-
-    /// The kind of link that the kernel must know.
-    #[must_use]
-    pub fn link_kind(&self) -> Option<&'static str> {
-        self.behaviour().link_kind()
+        (self.connects_pods() && self.serves(family)).then_some(carrier)
     }
 
     /// The packets that a node must accept from its peers, on a kernel with `links`.
     #[must_use]
     pub fn transport(&self, family: Family, links: &BTreeMap<LinkName, Link>) -> Option<Transport> {
         let device = self.device(family).and_then(|name| links.get(&name));
-        self.behaviour().transport(device).filter(|_| self.behaviour().serves(family))
+        self.deref().transport(device).filter(|_| self.serves(family))
     }
 
     /// Where an answer shows that the peer with `attrs` and `subnet` is reachable. `None` if it has no address.
@@ -359,7 +314,7 @@ impl Backend {
         let (public, device) = (attrs.public_address(family), self.device(family));
         // Without a device nothing passes, whatever its size.
         let mtu = device.as_ref().and_then(|name| links.get(name)).map_or(external_mtu, |link| link.mtu);
-        Some(match self.behaviour().probe(subnet, device.as_ref()) {
+        Some(match self.deref().probe(subnet, device.as_ref()) {
             Some((address, via @ Via::Bridge)) => Probe { address, via, fallback: public, mtu },
             Some((address, via)) => Probe { address, via, fallback: None, mtu },
             None => Probe { address: public?, via: Via::Underlay, fallback: None, mtu },
@@ -372,7 +327,7 @@ impl Backend {
         if self.name() != new.name() {
             return Some(format!("backend {} -> {}", self.name(), new.name()));
         }
-        let options = self.behaviour().fixed_options(new)?;
+        let options = self.fixed_options(new)?;
         Some(format!("{options} of the {} backend", self.name()))
     }
 }

@@ -15,27 +15,32 @@ use crate::family::{DualStack, Family};
 use crate::lease::{LeaseAttrs, Subnets};
 use crate::link::LinkName;
 
-/// What a backend knows of this node when it builds the desired state.
+/// This node, as the input of the desired state.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Node<'a> {
-    pub(crate) networks: DualStack<IpNet>,
-    pub(crate) subnets: Subnets,
-    pub(crate) external: &'a ExternalInterface,
-    pub(crate) endpoints: DualStack<Endpoint>,
-    pub(crate) facts: &'a HostFacts,
+pub struct Node<'a> {
+    /// Networks of the cluster whose packets the backend carries.
+    pub networks: DualStack<IpNet>,
+    /// Subnets of this node.
+    pub subnets: Subnets,
+    /// The external interface.
+    pub external: &'a ExternalInterface,
+    /// This node's ends of the tunnels.
+    pub endpoints: DualStack<Endpoint>,
+    /// The host.
+    pub facts: &'a HostFacts,
 }
 
 /// The part of the desired state that is the backend's.
 #[derive(Default)]
-pub(crate) struct Prepared {
+pub struct Prepared {
     /// What does not depend on peers: the devices and their addresses.
-    pub(crate) base: Dataplane,
+    pub base: Dataplane,
     /// How to reach peers; `None` if the backend leaves that to another program.
-    pub(crate) peering: Option<Arc<dyn Peering>>,
+    pub peering: Option<Arc<dyn Peering>>,
 }
 
 /// The state for one peer.
-pub(crate) trait Peering: fmt::Debug + Send + Sync {
+pub trait Peering: fmt::Debug + Send + Sync {
     /// The objects by which `subnet` of a peer at `address` is reached.
     fn peer(
         &self,
@@ -48,7 +53,7 @@ pub(crate) trait Peering: fmt::Debug + Send + Sync {
 
 /// What a backend is. The defaults are those of a backend without devices, whose routes lead through the external
 /// interface.
-pub(super) trait Behaviour {
+pub trait Behaviour {
     /// The name in `Backend.Type`.
     fn name(&self) -> &'static str;
 
@@ -57,10 +62,12 @@ pub(super) trait Behaviour {
         self.name()
     }
 
+    /// The options in force.
     fn settings(&self) -> Vec<Setting> {
         Vec::new()
     }
 
+    /// Whether the backend carries `family`.
     fn serves(&self, _family: Family) -> bool {
         true
     }
@@ -95,6 +102,7 @@ pub(super) trait Behaviour {
         Ok(())
     }
 
+    /// The end of the tunnel for `family`, chosen at start; see [`Backend::endpoint`].
     fn endpoint(
         &self,
         _family: Family,
@@ -114,6 +122,7 @@ pub(super) trait Behaviour {
         Ok(())
     }
 
+    /// The devices and the means to reach peers.
     fn prepare(&self, _node: &Node<'_>) -> Result<Prepared, BackendError> {
         Ok(Prepared::default())
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Backend, BackendError, Behaviour, Node, PeerError, Peering, Prepared, Via};
+use super::{Backend, BackendError, Behaviour, Entry, Node, PeerError, Peering, Prepared, Via};
 use crate::dataplane::{Dataplane, Route, RouteKey};
 use crate::external::ExternalInterface;
 use crate::facts::{HostFacts, RouteLookup};
@@ -14,19 +14,19 @@ use crate::json::{FieldError, Fields};
 use crate::lease::LeaseAttrs;
 use crate::link::LinkName;
 
-pub(super) const NAME: &str = "host-gw";
+pub(super) const ENTRY: Entry = Entry { name: "host-gw", read, is_supported: true, devices: &[] };
 
 /// The host-gw backend has no options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options;
 
-pub(super) const fn read(_fields: &Fields<'_>, _has_v6: bool) -> Result<Backend, FieldError> {
+const fn read(_fields: &Fields<'_>, _has_v6: bool) -> Result<Backend, FieldError> {
     Ok(Backend::HostGw(Options))
 }
 
 impl Behaviour for Options {
     fn name(&self) -> &'static str {
-        NAME
+        ENTRY.name
     }
 
     /// A node that is reached through translation is on no link with its peers.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::options;
 use super::tunnel::{self, Underlay};
 use super::{
-    Backend, BackendError, Behaviour, Device, Node, PeerError, Peering, Prepared, Setting, Transport,
+    Backend, BackendError, Behaviour, Device, Entry, Node, PeerError, Peering, Prepared, Setting, Transport,
 };
 use crate::dataplane::{Dataplane, Ipip, Link, LinkKind, Route, RouteKey};
 use crate::family::Family;
@@ -18,10 +18,14 @@ use crate::link::LinkName;
 #[cfg(test)]
 mod tests;
 
-pub(super) const NAME: &str = "ipip";
+pub(super) const ENTRY: Entry = Entry {
+    name: "ipip",
+    read,
+    is_supported: true,
+    devices: &[Device { stem: DEVICE, is_numbered: false, kinds: &[Ipip::NAME] }],
+};
 
 const DEVICE: &str = "flannel.ipip";
-pub(super) const DEVICES: [Device; 1] = [Device { stem: DEVICE, is_numbered: false, kinds: &[Ipip::NAME] }];
 
 /// Options of the ipip backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,18 +34,17 @@ pub struct Options {
     direct_routing: bool,
 }
 
-pub(super) fn read(fields: &Fields<'_>, _has_v6: bool) -> Result<Backend, FieldError> {
+fn read(fields: &Fields<'_>, _has_v6: bool) -> Result<Backend, FieldError> {
     Ok(Backend::Ipip(Options { direct_routing: fields.bool("DirectRouting")?.unwrap_or(false) }))
 }
 
 impl Behaviour for Options {
     fn name(&self) -> &'static str {
-        NAME
+        ENTRY.name
     }
 
     fn settings(&self) -> Vec<Setting> {
-        let value = self.direct_routing.to_string();
-        vec![Setting { key: "DirectRouting", value, meaning: options::DIRECT_ROUTING }]
+        vec![Setting::new("DirectRouting", self.direct_routing, options::DIRECT_ROUTING)]
     }
 
     fn serves(&self, family: Family) -> bool {

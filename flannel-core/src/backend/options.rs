@@ -1,27 +1,8 @@
 //! Readers of options that several backends have.
 
 use serde_json::value::RawValue;
-use std::fmt;
 
 use crate::json::{FieldError, Fields};
-
-/// A text that is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub(super) String);
-
-impl Secret {
-    /// The text.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
 
 /// Reads an integer within limits.
 pub(super) fn number(fields: &Fields<'_>, key: &str, min: i64, max: i64) -> Result<Option<i64>, FieldError> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::options::{self, mtu_text};
 use super::tunnel::{self, Underlay};
 use super::{
-    Backend, BackendError, Behaviour, Device, Endpoint, EndpointSources, Node, PeerError, Peering, Prepared,
+    Backend, BackendError, Behaviour, Device, Endpoint, EndpointSources, Entry, Node, PeerError, Peering, Prepared,
     Setting, Transport,
 };
 use crate::dataplane::{
@@ -26,13 +26,17 @@ pub(super) mod vtep;
 #[cfg(test)]
 mod tests;
 
-pub(super) const NAME: &str = "vxlan";
+pub(super) const ENTRY: Entry = Entry {
+    name: "vxlan",
+    read,
+    is_supported: true,
+    devices: &[
+        Device { stem: "flannel.", is_numbered: true, kinds: KINDS },
+        Device { stem: "flannel-v6.", is_numbered: true, kinds: KINDS },
+    ],
+};
 
 const KINDS: &[&str] = &[Vxlan::NAME];
-pub(super) const DEVICES: [Device; 2] = [
-    Device { stem: "flannel.", is_numbered: true, kinds: KINDS },
-    Device { stem: "flannel-v6.", is_numbered: true, kinds: KINDS },
-];
 
 /// Options of the vxlan backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +55,7 @@ pub struct Options {
     direct_routing: bool,
 }
 
-pub(super) fn read(fields: &Fields<'_>, has_v6: bool) -> Result<Backend, FieldError> {
+fn read(fields: &Fields<'_>, has_v6: bool) -> Result<Backend, FieldError> {
     let vni = options::number(fields, "VNI", 1, (1 << 24) - 1)?;
     Ok(Backend::Vxlan(Options {
         vni: vni.and_then(|vni| Vni::new(vni as u32)).unwrap_or(Vni::DEFAULT),
@@ -114,22 +118,17 @@ impl Options {
 
 impl Behaviour for Options {
     fn name(&self) -> &'static str {
-        NAME
+        ENTRY.name
     }
 
     fn settings(&self) -> Vec<Setting> {
-        let setting = |key, value: String, meaning| Setting { key, value, meaning };
         vec![
-            setting("VNI", self.vni.to_string(), "network identifier, and the number in the device's name"),
-            setting("Port", self.port.unwrap_or(Vxlan::DEFAULT_PORT).to_string(), options::PORT),
-            setting("MTU", mtu_text(self.mtu), "MTU of the underlay; devices get 50 bytes less"),
-            setting("GBP", self.gbp.to_string(), "group based policy"),
-            setting(
-                "Learning",
-                self.learning.to_string(),
-                "the kernel learns addresses from received frames",
-            ),
-            setting("DirectRouting", self.direct_routing.to_string(), options::DIRECT_ROUTING),
+            Setting::new("VNI", self.vni, "network identifier, and the number in the device's name"),
+            Setting::new("Port", self.port.unwrap_or(Vxlan::DEFAULT_PORT), options::PORT),
+            Setting::new("MTU", mtu_text(self.mtu), "MTU of the underlay; devices get 50 bytes less"),
+            Setting::new("GBP", self.gbp, "group based policy"),
+            Setting::new("Learning", self.learning, "the kernel learns addresses from received frames"),
+            Setting::new("DirectRouting", self.direct_routing, options::DIRECT_ROUTING),
         ]
     }
 
