@@ -3,7 +3,7 @@
 //! Parsing checks everything, fills in every default and derives what is left out, so that a [`NetworkConfig`] is always
 //! one that can be worked with.
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use serde_json::value::RawValue;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -39,71 +39,9 @@ pub enum ParseConfigError {
     /// A value of a wrong type or form.
     #[error(transparent)]
     Field(#[from] FieldError),
-    /// A family is on and has no network.
-    #[error(
-        "{key} is missing, but {family} is on: set {key} to a network such as {example}, or Enable{family} to false"
-    )]
-    NetworkMissing {
-        /// `Network` or `IPv6Network`.
-        key: &'static str,
-        /// The family that is on.
-        family: Family,
-        /// A network that would do.
-        example: &'static str,
-    },
-    /// The network has no room for four subnets.
-    #[error(
-        "{key} is {network}, which is too small for four subnets: its prefix length must be at most {max}"
-    )]
-    NetworkTooSmall {
-        /// `Network` or `IPv6Network`.
-        key: &'static str,
-        /// The network.
-        network: IpNet,
-        /// The longest prefix that leaves room.
-        max: u8,
-    },
-    /// The size of subnets does not fit the network.
-    #[error("{key} is {len}: must be from {min} (four subnets in {network}) to {max}")]
-    SubnetLen {
-        /// `SubnetLen` or `IPv6SubnetLen`.
-        key: &'static str,
-        /// As configured.
-        len: u64,
-        /// The network.
-        network: IpNet,
-        /// The shortest prefix that gives four subnets.
-        min: u8,
-        /// The longest prefix.
-        max: u8,
-    },
-    /// An end of the range is not in the network.
-    #[error("{key} is {address}, which is outside {network}: must be from {} to {}", network.network(), network.broadcast())]
-    OutsideNetwork {
-        /// `SubnetMin`, `SubnetMax` or their IPv6 forms.
-        key: &'static str,
-        /// As configured.
-        address: IpAddr,
-        /// The network.
-        network: IpNet,
-    },
-    /// An end of the range does not start a subnet.
-    #[error(
-        "{key} is {address}, which does not start a subnet of length {subnet_len}: the one around it starts at {start}"
-    )]
-    Unaligned {
-        /// `SubnetMin`, `SubnetMax` or their IPv6 forms.
-        key: &'static str,
-        /// As configured.
-        address: IpAddr,
-        /// Prefix length of subnets.
-        subnet_len: u8,
-        /// Where the subnet that holds the address starts.
-        start: IpAddr,
-    },
-    /// `Backend` is there, but names no type.
-    #[error("Backend.Type is missing: must be one of {}", Backend::names())]
-    BackendTypeMissing,
+    /// Values that do not fit together, or a missing one.
+    #[error("{0}")]
+    Rule(String),
 }
 
 impl NetworkConfig {
@@ -118,9 +56,18 @@ impl NetworkConfig {
         };
         let backend = match fields.last("Backend") {
             None => Backend::default(),
-            Some(value) if Kind::of(value) == Kind::Null => return Err(ParseConfigError::BackendTypeMissing),
-            Some(value) => Backend::read(&Fields::from_value("Backend", value)?, ranges.v6.is_some())?
-                .ok_or(ParseConfigError::BackendTypeMissing)?,
+            Some(value) => {
+                let options = match Kind::of(value) {
+                    Kind::Null => Fields::default(),
+                    _ => Fields::from_value("Backend", value)?,
+                };
+                Backend::read(&options, ranges.v6.is_some())?.ok_or_else(|| {
+                    ParseConfigError::Rule(format!(
+                        "Backend.Type is missing: must be one of {}",
+                        Backend::names()
+                    ))
+                })?
+            }
         };
         let enable_nftables = fields.bool("EnableNFTables")?.unwrap_or(false);
         Ok(Self { ranges, enable_nftables, backend })
@@ -147,24 +94,6 @@ impl NetworkConfig {
     #[must_use]
     pub fn network(&self, family: Family) -> Option<IpNet> {
         self.range(family).map(SubnetRange::network)
-    }
-
-    /// The IPv4 network, if IPv4 is on.
-    #[must_use]
-    pub fn network_v4(&self) -> Option<Ipv4Net> {
-        match self.network(Family::V4) {
-            Some(IpNet::V4(net)) => Some(net),
-            _ => None,
-        }
-    }
-
-    /// The IPv6 network, if IPv6 is on.
-    #[must_use]
-    pub fn network_v6(&self) -> Option<Ipv6Net> {
-        match self.network(Family::V6) {
-            Some(IpNet::V6(net)) => Some(net),
-            _ => None,
-        }
     }
 
     /// Whether the family is on.
@@ -263,40 +192,49 @@ impl Settings {
 
     /// Checks what is given and derives the rest.
     fn derive(self) -> Result<SubnetRange, ParseConfigError> {
+        self.range().map_err(ParseConfigError::Rule)
+    }
+
+    fn range(self) -> Result<SubnetRange, String> {
         let Self { family, keys, network, subnet_len, min, max } = self;
-        let Some(network) = network else {
-            let (key, example) = (keys.network, keys.example);
-            return Err(ParseConfigError::NetworkMissing { key, family, example });
-        };
+        let (key, longest) = (keys.network, keys.longest);
+        let network = network.ok_or_else(|| {
+            let example = keys.example;
+            format!(
+                "{key} is missing, but {family} is on: set {key} to a network such as {example}, or Enable{family} to false"
+            )
+        })?;
         let shortest = network.prefix_len() + 2;
-        if shortest > keys.longest {
-            let (key, max) = (keys.network, keys.longest - 2);
-            return Err(ParseConfigError::NetworkTooSmall { key, network, max });
+        if shortest > longest {
+            let max = longest - 2;
+            return Err(format!(
+                "{key} is {network}, which is too small for four subnets: its prefix length must be at most {max}"
+            ));
         }
         let subnet_len = match u8::try_from(subnet_len) {
             Ok(0) => shortest.max(keys.usual),
-            Ok(len) if (shortest..=keys.longest).contains(&len) => len,
+            Ok(len) if (shortest..=longest).contains(&len) => len,
             _ => {
-                return Err(ParseConfigError::SubnetLen {
-                    key: keys.subnet_len,
-                    len: subnet_len,
-                    network,
-                    min: shortest,
-                    max: keys.longest,
-                });
+                let key = keys.subnet_len;
+                return Err(format!(
+                    "{key} is {subnet_len}: must be from {shortest} (four subnets in {network}) to {longest}"
+                ));
             }
         };
         let whole = SubnetRange::whole(network, subnet_len);
         for (key, end) in [(keys.min, min), (keys.max, max)] {
-            if let Some(address) = end.filter(|address| !network.contains(address)) {
-                return Err(ParseConfigError::OutsideNetwork { key, address, network });
-            }
-        }
-        for (key, end) in [(keys.min, min), (keys.max, max)] {
             let Some(address) = end else { continue };
             let start = whole.start_of_subnet(address);
+            if !network.contains(&address) {
+                let (first, last) = (network.network(), network.broadcast());
+                return Err(format!(
+                    "{key} is {address}, which is outside {network}: must be from {first} to {last}"
+                ));
+            }
             if start != address {
-                return Err(ParseConfigError::Unaligned { key, address, subnet_len, start });
+                return Err(format!(
+                    "{key} is {address}, which does not start a subnet of length {subnet_len}: the one around it starts at {start}"
+                ));
             }
         }
         Ok(whole.between(min, max))

@@ -11,16 +11,15 @@
 
 use regex::Regex;
 use std::cmp::Reverse;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::backend;
-use crate::config::NetworkConfig;
 use crate::external::{ExternalInterface, Method};
 use crate::facts::{HostFacts, LinkFacts, RouteFacts, is_link_local};
 use crate::family::{DualStack, Family};
 use crate::link::LinkName;
 
+use error::joined;
 pub use error::{Attempt, LookupError, SelectError};
 
 mod error;
@@ -40,17 +39,6 @@ pub struct Criteria {
     pub public_ipv6: Option<Ipv6Addr>,
 }
 
-/// Families that the cluster uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stack {
-    /// IPv4 alone.
-    V4,
-    /// IPv6 alone.
-    V6,
-    /// Both.
-    Dual,
-}
-
 /// The choice, and the requests before it that matched nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
@@ -60,49 +48,16 @@ pub struct Selection {
     pub failed: Vec<Attempt>,
 }
 
-impl Stack {
-    /// The families of a config; `None` if both are off.
-    #[must_use]
-    pub const fn of(config: &NetworkConfig) -> Option<Self> {
-        match (config.has(Family::V4), config.has(Family::V6)) {
-            (true, false) => Some(Self::V4),
-            (false, true) => Some(Self::V6),
-            (true, true) => Some(Self::Dual),
-            (false, false) => None,
-        }
-    }
-
-    /// Whether `family` is used.
-    #[must_use]
-    pub const fn has(self, family: Family) -> bool {
-        matches!((self, family), (Self::Dual, _) | (Self::V4, Family::V4) | (Self::V6, Family::V6))
-    }
-
-    fn families(self) -> impl Iterator<Item = Family> {
-        Family::ALL.into_iter().filter(move |family| self.has(*family))
-    }
-}
-
-impl fmt::Display for Stack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-            Self::Dual => "IPv4 and IPv6",
-        })
-    }
-}
-
 impl Criteria {
-    /// The ways in the order in which they are tried.
-    fn methods(&self, stack: Stack) -> Vec<Method> {
+    /// The methods in the order in which they are tried.
+    fn methods(&self, families: &[Family]) -> Vec<Method> {
         let names = self.names.iter().cloned().map(Method::Name);
         let regexes = self.regexes.iter().cloned().map(Method::Regex);
         let methods: Vec<Method> = names.chain(regexes).chain(self.can_reach.map(Method::CanReach)).collect();
         if !methods.is_empty() {
             return methods;
         }
-        let public = stack.families().find_map(|family| self.public(family));
+        let public = families.iter().find_map(|family| self.public(*family));
         vec![public.map_or(Method::DefaultRoute, Method::PublicAddress)]
     }
 
@@ -114,14 +69,14 @@ impl Criteria {
     }
 }
 
-/// Chooses the external interface.
+/// Chooses the external interface of a cluster that uses `families`.
 ///
 /// # Errors
 /// If no method finds an interface with an address in each family of the cluster.
-pub fn select(criteria: &Criteria, stack: Stack, facts: &HostFacts) -> Result<Selection, SelectError> {
-    let host = Host { criteria, stack, facts };
+pub fn select(criteria: &Criteria, families: &[Family], facts: &HostFacts) -> Result<Selection, SelectError> {
+    let host = Host { criteria, families, facts };
     let mut failed = Vec::new();
-    for method in criteria.methods(stack) {
+    for method in criteria.methods(families) {
         match host.find(&method).and_then(|found| host.complete(found, &method)) {
             Ok(external) => return Ok(Selection { external, failed }),
             Err(error) => failed.push(Attempt { method, error }),
@@ -149,7 +104,7 @@ impl<'a> Found<'a> {
 
 struct Host<'a> {
     criteria: &'a Criteria,
-    stack: Stack,
+    families: &'a [Family],
     facts: &'a HostFacts,
 }
 
@@ -173,15 +128,23 @@ impl<'a> Host<'a> {
         let Found { link, address: fixed } = found;
         let (mut address, mut public) = (DualStack::default(), DualStack::default());
         for family in Family::ALL {
-            if self.stack.has(family) {
+            if self.families.contains(&family) {
                 let chosen = fixed.get(family).copied().or_else(|| link.usable(family).first().copied());
-                let missing = || LookupError::NoUsableAddress { link: link.name.clone(), family };
+                let missing = || {
+                    let link = &link.name;
+                    LookupError::Other(format!(
+                        "{link} has no {family} address that other nodes could send to, but the network uses {family}"
+                    ))
+                };
                 *address.slot(family) = Some(chosen.ok_or_else(missing)?);
             }
             *public.slot(family) = self.criteria.public(family).or(address.get(family).copied());
         }
         if link.mtu == 0 {
-            return Err(LookupError::NoMtu(link.name.clone()));
+            let link = &link.name;
+            return Err(LookupError::Other(format!(
+                "{link} has the MTU 0: give it another one (ip link set {link} mtu 1500)"
+            )));
         }
         Ok(ExternalInterface {
             name: link.name.clone(),
@@ -195,7 +158,7 @@ impl<'a> Host<'a> {
 
     fn by_name(&self, name: &str) -> Result<Found<'a>, LookupError> {
         let link = self.facts.links.iter().find(|link| link.name.as_str() == name);
-        link.map(Found::new).ok_or_else(|| LookupError::NoLink(name.to_owned()))
+        link.map(Found::new).ok_or_else(|| LookupError::no_link(name))
     }
 
     fn owner(&self, address: IpAddr) -> Result<&'a LinkFacts, LookupError> {
@@ -207,20 +170,23 @@ impl<'a> Host<'a> {
     /// fine if the interface is named otherwise.
     fn by_address(&self, address: IpAddr, is_public: bool) -> Result<Found<'a>, LookupError> {
         let family = Family::of(address);
-        if !self.stack.has(family) {
-            return Err(LookupError::WrongFamily { address, stack: self.stack });
+        if !self.families.contains(&family) {
+            return Err(LookupError::Other(format!(
+                "it is an {family} address, but the network uses {}",
+                joined(self.families, " and ")
+            )));
         }
-        let public_v6 = self.criteria.public(Family::V6).filter(|_| self.stack == Stack::Dual);
+        let public_v6 = self.criteria.public(Family::V6).filter(|_| self.families.len() > 1);
         let second = public_v6.and_then(|public_v6| Some((public_v6, self.facts.owner(public_v6)?)));
         match (family, public_v6, second) {
             (Family::V6, _, Some((public_v6, link))) => Ok(Found::new(link).with(public_v6)),
             (Family::V4, _, Some((public_v6, second))) => {
                 let first = self.owner(address)?;
                 if first.index != second.index {
-                    return Err(LookupError::OwnersDiffer {
-                        first: (address, first.name.clone()),
-                        second: (public_v6, second.name.clone()),
-                    });
+                    return Err(LookupError::Other(format!(
+                        "{address} is on {} and {public_v6} on {}, but both must be on one interface",
+                        first.name, second.name
+                    )));
                 }
                 Ok(Found::new(first).with(address).with(public_v6))
             }
@@ -233,28 +199,29 @@ impl<'a> Host<'a> {
 
     /// The first interface with a matching address of each family, otherwise the first with a matching name.
     fn by_regex(&self, pattern: &str) -> Result<Found<'a>, LookupError> {
-        let regex = Regex::new(pattern).map_err(|error| LookupError::Regex(reason(&error)))?;
+        let regex = Regex::new(pattern)
+            .map_err(|error| LookupError::Other(format!("not a regular expression: {}", reason(&error))))?;
         let links = self.foreign_links();
         let mut half = None;
         for link in &links {
             let matching =
                 |family| link.usable(family).into_iter().find(|address| regex.is_match(&address.to_string()));
             let (mut found, mut missing) = (DualStack::default(), None);
-            for family in self.stack.families() {
+            for family in self.families.iter().copied() {
                 *found.slot(family) = matching(family);
                 missing = missing.or(found.get(family).is_none().then_some(family));
             }
             let Some(missing) = missing else { return Ok(Found { link, address: found }) };
             if let Some((_, address)) = found.iter().next() {
-                half.get_or_insert(LookupError::HalfMatch {
-                    link: link.name.clone(),
-                    address: *address,
-                    missing,
-                });
+                let link = &link.name;
+                half.get_or_insert_with(|| format!(
+                    "{address} on {link} matches, but no {missing} address there, and the network uses both families: write an expression that matches one of each, or the name"
+                ));
             }
         }
         let by_name = links.into_iter().find(|link| regex.is_match(link.name.as_str()));
-        by_name.map(Found::new).ok_or(half.unwrap_or(LookupError::NoMatch))
+        let none = || half.unwrap_or_else(|| "no address or name of an interface matches".to_owned());
+        by_name.map(Found::new).ok_or_else(|| LookupError::Other(none()))
     }
 
     /// The interface that packets to `target` leave through. The kernel names `lo` for an address of this host; here it
@@ -267,7 +234,7 @@ impl<'a> Host<'a> {
         let (route, link) = routes
             .filter_map(|route| Some((route, self.outgoing(route)?)))
             .min_by_key(|(route, _)| (Reverse(route.destination.prefix_len()), route.metric))
-            .ok_or(LookupError::NoRoute(target))?;
+            .ok_or_else(|| LookupError::Other(format!("there is no route to {target}")))?;
         Ok(match source(route, link) {
             Some(source) => Found::new(link).with(source),
             None => Found::new(link),
@@ -293,28 +260,27 @@ impl<'a> Host<'a> {
             |link: &LinkFacts, family| link.usable(family).first().copied().filter(|a| !is_link_local(*a));
         let links = self.foreign_links().into_iter().map(|link| {
             let addresses: Vec<IpAddr> =
-                self.stack.families().filter_map(|family| best(link, family)).collect();
+                self.families.iter().filter_map(|family| best(link, *family)).collect();
             (link.name.clone(), addresses)
         });
         links.filter(|(_, addresses)| !addresses.is_empty()).collect()
     }
 
     fn by_default_route(&self) -> Result<Found<'a>, LookupError> {
-        let mut found: Option<(&'a LinkFacts, Family)> = None;
-        for family in self.stack.families() {
-            let link = self.default_link(family).ok_or(LookupError::NoDefaultRoute(family))?;
-            match found {
-                Some((other, _)) if other.index != link.index => {
-                    return Err(LookupError::DefaultRoutesDiffer {
-                        v4: other.name.clone(),
-                        v6: link.name.clone(),
-                    });
-                }
-                _ => found = Some((link, family)),
+        let mut found: Option<&'a LinkFacts> = None;
+        for family in self.families.iter().copied() {
+            let missing = || LookupError::Other(format!("there is no {family} default route"));
+            let link = self.default_link(family).ok_or_else(missing)?;
+            if let Some(v4) = found.filter(|other| other.index != link.index) {
+                return Err(LookupError::Other(format!(
+                    "the IPv4 default route leads through {} and that of IPv6 through {}, but both must lead through one",
+                    v4.name, link.name
+                )));
             }
+            found = Some(link);
         }
-        let (link, _) = found.ok_or(LookupError::NoDefaultRoute(Family::V4))?;
-        Ok(Found::new(link))
+        let none = || LookupError::Other("the network uses no family".to_owned());
+        found.map(Found::new).ok_or_else(none)
     }
 
     /// The first of the default routes with the lowest metric that has an interface.

@@ -11,7 +11,7 @@ use flannel_core::family::{DualStack, Family};
 use flannel_core::lease::{LeaseAttrs, Subnets};
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::ruleset::{Inputs, Mode, Ruleset};
-use flannel_core::select::{self, Criteria, SelectError, Stack};
+use flannel_core::select::{self, Criteria, SelectError};
 use flannel_core::subnet_env::{MissingSubnetError, SubnetEnv};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,8 +97,7 @@ impl Node {
     pub fn new(options: NodeOptions, config: &str, facts: &HostFacts) -> Result<Self, NodeError> {
         let config = NetworkConfig::parse(config)?;
         supported(&config)?;
-        let stack = Stack::of(&config).ok_or(NodeError::NoFamily)?;
-        let selection = select::select(&options.interface, stack, facts)?;
+        let selection = select::select(&options.interface, &families(&config), facts)?;
         for attempt in &selection.failed {
             warn!(method = %attempt.method, error = %attempt.error, "no external interface found by this method, trying the next");
         }
@@ -165,8 +164,7 @@ impl Node {
 
     /// Looks at the host again. An interface that cannot be found any more stays the one in use, with the reason.
     pub fn look(&mut self, facts: &HostFacts) -> Result<bool, SelectError> {
-        let Some(stack) = Stack::of(&self.config) else { return Ok(false) };
-        let external = select::select(&self.options.interface, stack, facts)?.external;
+        let external = select::select(&self.options.interface, &self.families(), facts)?.external;
         let changed = external != self.external;
         self.hardware = hardware_of(&external, facts);
         self.external = external;

@@ -70,7 +70,11 @@ fn read_wireguard(fields: &Fields<'_>, has_v6: bool) -> Result<Backend, FieldErr
     options::port(fields, "ListenPortV6")?;
     let settings = vec![
         Setting::new("ListenPort", options::port(fields, "ListenPort")?.unwrap_or(51820), options::PORT),
-        Setting::new("MTU", mtu_text(options::mtu(fields, WIREGUARD_OVERHEAD, has_v6)?), "MTU of the underlay"),
+        Setting::new(
+            "MTU",
+            mtu_text(options::mtu(fields, WIREGUARD_OVERHEAD, has_v6)?),
+            "MTU of the underlay",
+        ),
         Setting::new("PSK", psk, "key that all nodes share besides their own"),
         Setting::new(
             "PersistentKeepaliveInterval",

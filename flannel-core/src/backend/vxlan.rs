@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::options::{self, mtu_text};
 use super::tunnel::{self, Underlay};
 use super::{
-    Backend, BackendError, Behaviour, Device, Endpoint, EndpointSources, Entry, Node, PeerError, Peering, Prepared,
-    Setting, Transport,
+    Backend, BackendError, Behaviour, Device, Endpoint, EndpointSources, Entry, Node, PeerError, Peering,
+    Prepared, Setting, Transport,
 };
 use crate::dataplane::{
     Dataplane, FdbEntry, FdbKey, Link, LinkKind, Neighbour, NeighbourKey, Route, RouteKey, Vxlan,

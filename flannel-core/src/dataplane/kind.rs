@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::{Deref, DerefMut};
 
 use crate::link::LinkName;
 
@@ -29,10 +30,11 @@ pub enum LinkKind {
 
 /// What a kind of link is. The defaults are those of a tunnel whose device has no lower link and no parameter that can
 /// change in place.
-trait Kind {
+pub trait Kind {
     /// The kernel's name of the kind.
     fn name(&self) -> &str;
 
+    /// Whether it is a kind of tunnel that flannel creates.
     fn is_tunnel(&self) -> bool {
         true
     }
@@ -42,14 +44,17 @@ trait Kind {
         false
     }
 
+    /// The outer source address of a tunnel.
     fn local(&self) -> Option<IpAddr> {
         None
     }
 
+    /// The link that packets of a tunnel leave through.
     fn lower(&self) -> Option<&LinkName> {
         None
     }
 
+    /// Sets the link that packets of a tunnel leave through.
     fn set_lower(&mut self, _lower: Option<LinkName>) {}
 
     /// Bytes that the headers take of the MTU of the lower link.
@@ -60,132 +65,61 @@ trait Kind {
     /// Fills in what the kernel chooses where a creation leaves it out.
     fn complete(&mut self) {}
 
+    /// Returns the parameter by which an existing link cannot become the desired one, or `None` if it can be kept.
+    ///
+    /// Compatibility: the rules by which Go flannel keeps a device, so that an upgrade in place or a return to it keeps
+    /// the device. Beyond them: an IPv6 tunnel needs its local address, without which it is an IPv4 one.
     fn mismatch(&self, found: &LinkKind) -> Option<&'static str>;
 
+    /// Whether the kernel refuses to create this link while `other` exists under another name.
     fn excludes(&self, _other: &LinkKind) -> bool {
         false
     }
 
+    /// Whether a link of the kind `found` may be deleted because this one needs its name.
+    ///
     /// Compatibility: Go flannel deletes a device of any kind that has the name of its own.
     fn replaces(&self, _found: &LinkKind) -> bool {
         true
     }
 
+    /// Whether a parameter differs that the kernel can change in place.
     fn differs_in_place(&self, _found: &LinkKind) -> bool {
         false
     }
 
-    /// Takes over from `wanted` what can change in place.
+    /// Copies from `wanted` the parameters that can change in place.
     fn change(&mut self, _wanted: &LinkKind) {}
 
-    /// The parameters of a creation, in the manner of iproute2.
+    /// Writes the parameters of a creation in the format of iproute2.
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
 
-    /// The parameters that can change in place.
+    /// The parameters that can change in place, in the format of iproute2.
     fn changeable(&self) -> &'static str {
         ""
     }
 }
 
-impl LinkKind {
-    fn kind(&self) -> &dyn Kind {
+/// What its kind answers.
+impl Deref for LinkKind {
+    type Target = dyn Kind;
+
+    fn deref(&self) -> &Self::Target {
         match self {
             Self::Vxlan(vxlan) => vxlan,
             Self::Ipip(ipip) => ipip,
             Self::Other(name) => name,
         }
     }
+}
 
-    fn kind_mut(&mut self) -> &mut dyn Kind {
+impl DerefMut for LinkKind {
+    fn deref_mut(&mut self) -> &mut Self::Target {
         match self {
             Self::Vxlan(vxlan) => vxlan,
             Self::Ipip(ipip) => ipip,
             Self::Other(name) => name,
         }
-    }
-
-    /// The kernel's name of the kind.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        self.kind().name()
-    }
-
-    /// Whether it is a kind of tunnel that flannel makes.
-    #[must_use]
-    pub fn is_tunnel(&self) -> bool {
-        self.kind().is_tunnel()
-    }
-
-    /// Whether forwarding entries name the other ends of the tunnel.
-    #[must_use]
-    pub fn has_fdb(&self) -> bool {
-        self.kind().has_fdb()
-    }
-
-    /// The outer source address of a tunnel.
-    #[must_use]
-    pub fn local(&self) -> Option<IpAddr> {
-        self.kind().local()
-    }
-
-    /// The link that packets of a tunnel leave through.
-    #[must_use]
-    pub fn lower(&self) -> Option<&LinkName> {
-        self.kind().lower()
-    }
-
-    /// Sets the link that packets of a tunnel leave through.
-    pub fn set_lower(&mut self, lower: Option<LinkName>) {
-        self.kind_mut().set_lower(lower);
-    }
-
-    /// Bytes that the headers of a tunnel take of the MTU of the lower link.
-    #[must_use]
-    pub fn overhead(&self) -> u32 {
-        self.kind().overhead()
-    }
-
-    /// Fills in what the kernel chooses where a creation leaves it out.
-    pub fn complete(&mut self) {
-        self.kind_mut().complete();
-    }
-
-    /// Returns the parameter by which an existing link cannot become the wanted one, or `None` if it can be kept.
-    ///
-    /// Compatibility: the rules by which Go flannel keeps a device, so that an upgrade in place or a return to it keeps
-    /// the device. Beyond them: an IPv6 tunnel needs its local address, without which it is an IPv4 one.
-    #[must_use]
-    pub fn mismatch(&self, found: &Self) -> Option<&'static str> {
-        self.kind().mismatch(found)
-    }
-
-    /// Whether the kernel refuses to create this link while `other` exists under another name.
-    #[must_use]
-    pub fn excludes(&self, other: &Self) -> bool {
-        self.kind().excludes(other)
-    }
-
-    /// Whether a link of the kind `found` may be deleted to make room for this one under its name.
-    #[must_use]
-    pub fn replaces(&self, found: &Self) -> bool {
-        self.kind().replaces(found)
-    }
-
-    /// Whether a parameter differs that the kernel can change in place.
-    #[must_use]
-    pub fn differs_in_place(&self, found: &Self) -> bool {
-        self.kind().differs_in_place(found)
-    }
-
-    /// Takes over from `wanted` what can change in place.
-    pub fn change(&mut self, wanted: &Self) {
-        self.kind_mut().change(wanted);
-    }
-
-    /// The parameters that can change in place, in the manner of iproute2.
-    #[must_use]
-    pub fn changeable(&self) -> &'static str {
-        self.kind().changeable()
     }
 }
 
@@ -193,6 +127,6 @@ impl LinkKind {
 impl fmt::Display for LinkKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "type {}", self.name())?;
-        self.kind().write(f)
+        self.write(f)
     }
 }

@@ -3,9 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::Stack;
 use crate::external::Method;
-use crate::family::Family;
 use crate::link::LinkName;
 
 /// A method that found nothing.
@@ -29,73 +27,20 @@ pub struct SelectError {
 /// Why a method found no interface. The texts hold nothing that changes while pods come and go.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
-    /// No interface has this name.
-    #[error("there is no such interface{}", if .0.contains(',') { LIST_HINT } else { "" })]
-    NoLink(String),
     /// No interface has this address.
     #[error("no interface has the address {0}")]
     NoOwner(IpAddr),
-    /// The address is of a family that the cluster does not use.
-    #[error("it is an {} address, but the network uses {stack}", Family::of(*.address))]
-    WrongFamily {
-        /// As requested.
-        address: IpAddr,
-        /// What is used.
-        stack: Stack,
-    },
-    /// Two addresses belong to two interfaces.
-    #[error("{} is on {} and {} on {}, but both must be on one interface", first.0, first.1, second.0, second.1)]
-    OwnersDiffer {
-        /// One address and its interface.
-        first: (IpAddr, LinkName),
-        /// The other.
-        second: (IpAddr, LinkName),
-    },
-    /// The expression cannot be read.
-    #[error("not a regular expression: {0}")]
-    Regex(String),
-    /// No address and no name matches the expression.
-    #[error("no address or name of an interface matches")]
-    NoMatch,
-    /// Addresses of one family match, but of no interface those of both.
-    #[error(
-        "{address} on {link} matches, but no {missing} address there, and the network uses both families: write an expression that matches one of each, or the name"
-    )]
-    HalfMatch {
-        /// The first interface with a matching address.
-        link: LinkName,
-        /// What matches.
-        address: IpAddr,
-        /// The family without a match.
-        missing: Family,
-    },
-    /// No route leads to the address.
-    #[error("there is no route to {0}")]
-    NoRoute(IpAddr),
-    /// There is no default route.
-    #[error("there is no {0} default route")]
-    NoDefaultRoute(Family),
-    /// The default routes lead through two interfaces.
-    #[error(
-        "the IPv4 default route leads through {v4} and that of IPv6 through {v6}, but both must lead through one"
-    )]
-    DefaultRoutesDiffer {
-        /// Interface of the IPv4 one.
-        v4: LinkName,
-        /// Interface of the IPv6 one.
-        v6: LinkName,
-    },
-    /// The interface has no address of a family that the cluster uses.
-    #[error("{link} has no {family} address that other nodes could send to, but the network uses {family}")]
-    NoUsableAddress {
-        /// The interface.
-        link: LinkName,
-        /// The family.
-        family: Family,
-    },
-    /// The interface has the MTU 0.
-    #[error("{0} has the MTU 0: give it another one (ip link set {0} mtu 1500)")]
-    NoMtu(LinkName),
+    /// Another reason.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl LookupError {
+    /// No interface has this name.
+    pub(super) fn no_link(name: &str) -> Self {
+        let hint = if name.contains(',') { LIST_HINT } else { "" };
+        Self::Other(format!("there is no such interface{hint}"))
+    }
 }
 
 /// Compatibility: as in Go flannel, a comma in `--iface` or `FLANNELD_IFACE` separates nothing.
@@ -144,6 +89,6 @@ fn advice(attempts: &[Attempt]) -> &'static str {
     }
 }
 
-fn joined(values: &[impl ToString], separator: &str) -> String {
+pub(super) fn joined(values: &[impl ToString], separator: &str) -> String {
     values.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
 }

@@ -1,10 +1,15 @@
-use super::Stack::{Dual, V4, V6};
 use super::*;
 use crate::facts::AddressFacts;
 use crate::link::IfIndex;
 use insta::assert_snapshot;
 use ipnet::IpNet;
 use proptest::prelude::*;
+
+type Stack = &'static [Family];
+
+const V4: Stack = &[Family::V4];
+const V6: Stack = &[Family::V6];
+const DUAL: Stack = &Family::ALL;
 
 /// An interface in the form `2 eth0 192.0.2.1/24 2001:db8::1/64*dpt`: after the star d for deprecated, l for a
 /// lifetime, t for temporary.
@@ -101,13 +106,13 @@ fn chosen(facts: &HostFacts, stack: Stack, flags: &str) -> Result<String, Select
 
 fn check(facts: &HostFacts, cases: &[(Stack, &str, &str)]) {
     for (stack, flags, expected) in cases {
-        let found = chosen(facts, *stack, flags).unwrap_or_else(|error| error.to_string());
+        let found = chosen(facts, stack, flags).unwrap_or_else(|error| error.to_string());
         assert_eq!(&found, expected, "{stack:?} {flags}");
     }
 }
 
 fn errors(facts: &HostFacts, cases: &[(Stack, &str)]) -> String {
-    let texts = cases.iter().map(|(stack, flags)| chosen(facts, *stack, flags).unwrap_err().to_string());
+    let texts = cases.iter().map(|(stack, flags)| chosen(facts, stack, flags).unwrap_err().to_string());
     texts.collect::<Vec<_>>().join("\n")
 }
 
@@ -120,7 +125,7 @@ fn golden_lookups() {
             (V4, r"--iface-regex=dummy\d+", "dummy0 1.10.100.1"),
             (V4, "--iface=dummy0", "dummy0 1.10.100.1"),
             (V4, "--iface=172.16.30.18", "dummy0 172.16.30.18"),
-            (Dual, "--iface=172.16.30.18", "dummy0 172.16.30.18 2001:db8::1"),
+            (DUAL, "--iface=172.16.30.18", "dummy0 172.16.30.18 2001:db8::1"),
             (
                 V4,
                 r"--iface-regex=172\.16\.30\.\d+ --public-ip=172.16.31.200",
@@ -138,7 +143,7 @@ fn nothing_given() {
         &[
             (V4, "", "eth0 10.9.9.9"),
             (V6, "", "eth0 2001:db8:9::9"),
-            (Dual, "", "eth0 10.9.9.9 2001:db8:9::9"),
+            (DUAL, "", "eth0 10.9.9.9 2001:db8:9::9"),
             (V4, "--iface=", "eth0 10.9.9.9"),
             (V4, "--iface-regex=", "eth0 10.9.9.9"),
             (V4, "--public-ip=172.16.31.200", "dummy0 172.16.31.200"),
@@ -151,9 +156,9 @@ fn nothing_given() {
                 "--public-ip=10.9.9.9 --public-ipv6=2001:db8::1",
                 "dummy0 2001:db8::1 -> 10.9.9.9 2001:db8::1",
             ),
-            (Dual, "--public-ip=172.16.31.200", "dummy0 172.16.31.200 2001:db8::1"),
-            (Dual, "--public-ipv6=2001:db8::1", "dummy0 1.10.100.1 2001:db8::1"),
-            (Dual, "--public-ip=172.16.31.200 --public-ipv6=2001:db8::1", "dummy0 172.16.31.200 2001:db8::1"),
+            (DUAL, "--public-ip=172.16.31.200", "dummy0 172.16.31.200 2001:db8::1"),
+            (DUAL, "--public-ipv6=2001:db8::1", "dummy0 1.10.100.1 2001:db8::1"),
+            (DUAL, "--public-ip=172.16.31.200 --public-ipv6=2001:db8::1", "dummy0 172.16.31.200 2001:db8::1"),
             (V4, "--public-ip=10.9.9.9 --public-ipv6=2001:db8::1", "eth0 10.9.9.9 -> 10.9.9.9 2001:db8::1"),
         ],
     );
@@ -211,20 +216,20 @@ fn addresses_of_interfaces() {
         &[
             (V6, "--iface=2001:db8::1", "dummy0 2001:db8::1"),
             (V4, "--iface=::ffff:172.16.30.18", "dummy0 172.16.30.18"),
-            (Dual, "--iface=2001:db8::1", "dummy0 1.10.100.1 2001:db8::1"),
-            (Dual, "--iface=2001:db8:9::9 --public-ipv6=2001:db8::1", "dummy0 1.10.100.1 2001:db8::1"),
+            (DUAL, "--iface=2001:db8::1", "dummy0 1.10.100.1 2001:db8::1"),
+            (DUAL, "--iface=2001:db8:9::9 --public-ipv6=2001:db8::1", "dummy0 1.10.100.1 2001:db8::1"),
             (
-                Dual,
+                DUAL,
                 "--iface=2001:db8::1 --public-ipv6=2001:db8:f::f",
                 "dummy0 1.10.100.1 2001:db8::1 -> 1.10.100.1 2001:db8:f::f",
             ),
             (
-                Dual,
+                DUAL,
                 "--iface=10.9.9.9 --public-ipv6=2001:db8:f::f",
                 "eth0 10.9.9.9 2001:db8:9::9 -> 10.9.9.9 2001:db8:f::f",
             ),
             (
-                Dual,
+                DUAL,
                 "--iface=172.16.30.18 --public-ip=203.0.113.7 --public-ipv6=2001:db8::1",
                 "dummy0 172.16.30.18 2001:db8::1 -> 203.0.113.7 2001:db8::1",
             ),
@@ -257,9 +262,9 @@ fn expressions() {
             (V4, "--iface-regex=flannel", "flannel-lan 10.7.0.1"),
             (V6, "--iface-regex=^fd00:", "eth1 fd00::3"),
             // Where both are on, eth0 and eth1 match by half: neither gives an address to another one.
-            (Dual, r"--iface-regex=^192\.0\.2\.|^2001:db8:", "eth2 192.0.2.44 2001:db8::4"),
-            (Dual, r"--iface-regex=^192\.0\.2\.2$|^fd00:|^eth2", "eth2 192.0.2.44 2001:db8::4"),
-            (Dual, r"--iface-regex=^192\.0\.2\.2$|^fe80:", "eth0 192.0.2.2 fe80::2"),
+            (DUAL, r"--iface-regex=^192\.0\.2\.|^2001:db8:", "eth2 192.0.2.44 2001:db8::4"),
+            (DUAL, r"--iface-regex=^192\.0\.2\.2$|^fd00:|^eth2", "eth2 192.0.2.44 2001:db8::4"),
+            (DUAL, r"--iface-regex=^192\.0\.2\.2$|^fe80:", "eth0 192.0.2.2 fe80::2"),
             // Addresses of all interfaces go before names.
             (V4, r"--iface-regex=eth0|192\.0\.2\.9", "late 192.0.2.9"),
         ],
@@ -364,8 +369,8 @@ fn routes_to_an_address() {
         (V6, "8.8.8.8", "eth0 2001:db8:2::1"),
         (V4, "2001:db8:f::1", "eth1 203.0.113.1"),
         (V6, "2001:db8:f::1", "eth1 2001:db8:3::1"),
-        (Dual, "2001:db8:f::1", "eth1 203.0.113.1 2001:db8:3::1"),
-        (Dual, "2001:db8:3::2", "eth1 203.0.113.1 2001:db8:3::2"),
+        (DUAL, "2001:db8:f::1", "eth1 203.0.113.1 2001:db8:3::1"),
+        (DUAL, "2001:db8:3::2", "eth1 203.0.113.1 2001:db8:3::2"),
     ];
     for (stack, target, expected) in cases {
         check(&facts, &[(stack, &format!("--iface-can-reach={target}"), expected)]);
@@ -379,7 +384,7 @@ fn errors_name_what_was_tried() {
         (V4, "--iface=eth7 --iface=192.0.2.1 --iface-regex=( --iface-regex=^wl"),
         (V4, "--iface=eth0,eth1"),
         (V4, "--iface=lo"),
-        (Dual, r"--iface-regex=172\.16\."),
+        (DUAL, r"--iface-regex=172\.16\."),
         (V4, r"--iface-regex=a{9999999}"),
         (V4, "--iface-regex=\u{1b}[0m"),
     ]), @r#"
@@ -392,9 +397,9 @@ fn errors_name_what_was_tried() {
     "#);
     assert_snapshot!(errors(&facts, &[
         (V4, "--public-ip=203.0.113.7"),
-        (Dual, "--public-ip=10.9.9.9 --public-ipv6=2001:db8:f::f"),
-        (Dual, "--public-ip=203.0.113.7 --public-ipv6=2001:db8:f::f"),
-        (Dual, "--public-ip=10.9.9.9 --public-ipv6=2001:db8::1"),
+        (DUAL, "--public-ip=10.9.9.9 --public-ipv6=2001:db8:f::f"),
+        (DUAL, "--public-ip=203.0.113.7 --public-ipv6=2001:db8:f::f"),
+        (DUAL, "--public-ip=10.9.9.9 --public-ipv6=2001:db8::1"),
         (V6, "--iface=10.9.9.9"),
         (V4, "--iface=2001:db8::1"),
     ]), @"
@@ -417,7 +422,7 @@ fn errors_name_what_the_host_lacks() {
         ],
         &["default dev 2", "::/0 dev 4"],
     );
-    assert_snapshot!(errors(&facts, &[(Dual, ""), (Dual, "--iface=eth0"), (V6, "--iface-can-reach=192.0.2.7")]), @"
+    assert_snapshot!(errors(&facts, &[(DUAL, ""), (DUAL, "--iface=eth0"), (V6, "--iface-can-reach=192.0.2.7")]), @"
     no interface for traffic between nodes was found: the default route: the IPv4 default route leads through eth0 and that of IPv6 through eth2, but both must lead through one. Name an interface or an address of this host: --iface=NAME (there are eth0 with 192.0.2.1, eth2 with 198.51.100.1 and 2001:db8:2::1)
     no interface for traffic between nodes was found: --iface=eth0: eth0 has no IPv6 address that other nodes could send to, but the network uses IPv6. Name an interface or an address of this host: --iface=NAME (there are eth0 with 192.0.2.1, eth2 with 198.51.100.1 and 2001:db8:2::1)
     no interface for traffic between nodes was found: --iface-can-reach=192.0.2.7: eth0 has no IPv6 address that other nodes could send to, but the network uses IPv6. Name an interface or an address of this host: --iface=NAME (there are eth2 with 2001:db8:2::1)
@@ -439,9 +444,9 @@ fn errors_name_what_the_host_lacks() {
 #[test]
 fn follows_a_new_address_and_mtu() {
     let mut facts = golden();
-    let before = select(&wish("--iface=eth0"), Dual, &facts).unwrap().external;
+    let before = select(&wish("--iface=eth0"), DUAL, &facts).unwrap().external;
     facts.links[1] = LinkFacts { mtu: 9000, ..link("12 eth0 10.9.9.10/24 2001:db8:9::9/64") };
-    let after = select(&wish("--iface=eth0"), Dual, &facts).unwrap().external;
+    let after = select(&wish("--iface=eth0"), DUAL, &facts).unwrap().external;
     let address = |text: &str| Some(text.parse().unwrap());
     let own = DualStack { v4: address("10.9.9.10"), v6: address("2001:db8:9::9") };
     assert_eq!(
@@ -499,7 +504,7 @@ proptest! {
     #[test]
     fn the_choice_is_stable(
         flags in any_flags(),
-        stack in prop::sample::select(vec![V4, V6, Dual]),
+        stack in prop::sample::select(vec![V4, V6, DUAL]),
         links in any_links(),
         routes in any_routes(),
     ) {
@@ -516,7 +521,7 @@ proptest! {
         prop_assert_eq!(&first, &select(&wish(&flags), stack, &busy));
         if let Ok(Selection { external, .. }) = first {
             for family in Family::ALL {
-                prop_assert_eq!(external.address.get(family).is_some(), stack.has(family));
+                prop_assert_eq!(external.address.get(family).is_some(), stack.contains(&family));
                 prop_assert!(external.address.get(family).is_none_or(|address| Family::of(*address) == family));
                 prop_assert!(external.public.get(family).is_none_or(|address| Family::of(*address) == family));
             }
