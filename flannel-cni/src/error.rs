@@ -25,7 +25,6 @@ pub(crate) fn write_line(text: &str) {
 pub(crate) enum Code {
     Unknown = 0,
     IncompatibleVersion = 1,
-    UnsupportedField = 2,
     InvalidEnvironment = 4,
     IoFailure = 5,
     DecodingFailure = 6,

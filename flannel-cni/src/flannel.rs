@@ -73,7 +73,7 @@ impl Delegate {
         self.request.environment.command = command;
         let Request { environment, config, .. } = &self.request;
         let program = config.text("type");
-        if self.native && program == "bridge" && bridge::check_supported(config).is_ok() {
+        if self.native && program == "bridge" && bridge::is_native(config) {
             return self.call_bridge().map_err(CallError::Failed);
         }
         let stdout = match invoke::run(program, &self.text, environment) {

@@ -9,20 +9,6 @@ use std::time::Duration;
 use crate::request::valid_attachments;
 use crate::result::Dns;
 
-/// The keys that every network config may have, in lower case.
-pub(crate) const COMMON_KEYS: [&str; 11] = [
-    "cniversion",
-    "name",
-    "type",
-    "capabilities",
-    "prevresult",
-    "runtimeconfig",
-    "args",
-    "dns",
-    "ipam",
-    "cni.dev/attachments",
-    "cni.dev/valid-attachments",
-];
 /// Go's type of a map.
 const MAP: &str = "map[string]interface {}";
 /// How long an ADD waits for flanneld to write `subnet.env`. Runtimes allow minutes for an ADD, and retry.

@@ -302,9 +302,7 @@ proptest! {
         let _ = delegate::netconf_for_cleaning(&lenient, None);
         let _ = bandwidth::Config::parse(&config);
         let request = Request { config, ..Request::sample(r#"{"name":"n"}"#, "a", &args) };
-        if bridge::check_supported(&request.config).is_ok() {
-            let _ = bridge::Config::parse(&request).map(|config| config.check_conflicts());
-        }
+        let _ = bridge::Config::parse(&request).map(|config| config.check_conflicts());
         let _ = host_local::Config::parse(&request);
     }
 

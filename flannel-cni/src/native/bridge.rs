@@ -30,27 +30,17 @@ mod veth;
 mod vlan;
 
 pub(crate) use check::check;
-pub(crate) use config::{Config, check_supported};
+pub(crate) use config::{Config, is_native};
 use gateway::Gateway;
 
 /// The bridge plugin.
 pub(crate) const PLUGIN: Plugin = Plugin {
     name: "bridge",
-    add: |request| {
-        supported(request)?;
-        Ok(add(request)?.to_value(request.version)?)
-    },
-    // Even with an unsupported config: undo what can be undone.
+    add: |request| Ok(add(request)?.to_value(request.version)?),
     del,
-    check: |request| {
-        supported(request)?;
-        check(request)
-    },
+    check,
     gc,
-    status: |request| {
-        supported(request)?;
-        status(request)
-    },
+    status,
 };
 
 /// How long a port may take to come up, which is the kernel's own delay, because both ends are up.
@@ -79,10 +69,6 @@ enum BridgeError {
     NoAddress,
     #[error("could not get random bytes: {0}")]
     Random(rustix::io::Errno),
-}
-
-fn supported(request: &Request) -> Result<(), CniError> {
-    check_supported(&request.config).map_err(|error| error.as_cni_error())
 }
 
 /// Connects a container.

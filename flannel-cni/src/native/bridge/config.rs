@@ -1,4 +1,4 @@
-//! The config of the bridge plugin, and which configs are supported in this process.
+//! The config of the bridge plugin. Unknown keys are ignored: configs contain comments and the keys of other versions.
 
 use flannel_core::cni::BRIDGE;
 use flannel_core::json::{GoStruct, Object, TypeError, Value};
@@ -6,11 +6,12 @@ use flannel_core::link::{LinkName, Mac, ParseLinkNameError};
 
 use super::vlan::{VlanError, Vlans};
 use crate::args::{self, ArgsError};
-use crate::error::{CniError, Code};
 use crate::firewall::BackendChoice;
-use crate::netconf::COMMON_KEYS;
 use crate::request::Request;
 use crate::result::Dns;
+
+/// Go's name of the struct, in errors.
+const STRUCT: &str = "NetConf";
 
 /// The config of the bridge plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,131 +60,55 @@ pub(crate) enum ConfigError {
     Bridge(String, #[source] ParseLinkNameError),
     #[error(transparent)]
     Vlan(#[from] VlanError),
-}
-
-/// A valid config with settings that exclude each other, which is an error of an ADD only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ConflictError {
+    #[error("the bridge plugin in flannel does not support ipam.type {0:?}: only host-local is supported")]
+    Ipam(String),
     #[error("cannot use IPAM when DisableContainerInterface flag is set")]
     AddressesWhileDown,
     #[error("cannot set hairpin mode and promiscuous mode at the same time")]
     HairpinAndPromiscuous,
 }
 
-/// A key, or a value of one, that is not supported in this process.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the bridge plugin in flannel does not support {key:?} with the value {value}: {rule}")]
-pub(crate) struct UnsupportedError {
-    pub(crate) key: String,
-    pub(crate) value: String,
-    pub(crate) rule: &'static str,
-}
-
-impl UnsupportedError {
-    /// The error if this process is called as the bridge plugin, so that it cannot call another one.
-    pub(crate) fn as_cni_error(&self) -> CniError {
-        CniError::new(Code::UnsupportedField, self.to_string())
-            .with_details("install the bridge plugin of containernetworking-plugins to use it")
-    }
-}
-
-/// Whether a value has the type of its key, and what it must be.
-type Rule = (fn(&Value) -> bool, &'static str);
-
-const ANY: Rule = (|_| true, "");
-const TEXT: Rule = (|value| value.as_str().is_some(), "it must be a string");
-const FLAG: Rule = (|value| value.as_bool().is_some(), "it must be true or false");
-const MTU: Rule = (|value| value.as_integer::<u32>().is_some(), "it must be a number of bytes");
-const INTEGER: Rule = (|value| value.as_integer::<i64>().is_some(), "it must be a whole number");
-const LIST: Rule = (|value| value.as_array().is_some(), "it must be a list");
-
-/// Its own keys, in lower case.
-const KEYS: [(&str, Rule); 16] = [
-    ("bridge", TEXT),
-    ("isgateway", FLAG),
-    ("isdefaultgateway", FLAG),
-    ("forceaddress", FLAG),
-    ("hairpinmode", FLAG),
-    ("mtu", MTU),
-    ("ipmasq", FLAG),
-    ("ipmasqbackend", TEXT),
-    ("promiscmode", FLAG),
-    ("preservedefaultvlan", FLAG),
-    ("vlan", INTEGER),
-    ("vlantrunk", LIST),
-    ("macspoofchk", FLAG),
-    ("enabledad", FLAG),
-    ("disablecontainerinterface", FLAG),
-    ("portisolation", FLAG),
-];
-
-const IPAM_KEYS: [&str; 9] =
-    ["type", "ranges", "subnet", "rangestart", "rangeend", "gateway", "routes", "datadir", "resolvconf"];
-
-/// Returns the rule of a key, if it is known.
-fn rule(key: &str) -> Option<Rule> {
-    match key {
-        "cniversion" | "name" | "type" => Some(TEXT),
-        _ if COMMON_KEYS.contains(&key) => Some(ANY),
-        _ => KEYS.iter().find(|(known, _)| *known == key).map(|(_, rule)| *rule),
-    }
-}
-
-/// Fails unless every key of a config is supported. Nothing is ignored.
-pub(crate) fn check_supported(config: &Object) -> Result<(), UnsupportedError> {
-    let refuse = |key: &str, value: &Value, rule| {
-        Err(UnsupportedError { key: key.to_owned(), value: value.to_compact(), rule })
-    };
-    for (key, value) in config.iter() {
-        let rule = rule(&key.to_lowercase());
-        let Some((allows, rule)) = rule else { return refuse(key, value, "unknown key") };
-        if *value != Value::Null && !allows(value) {
-            return refuse(key, value, rule);
-        }
-    }
-    let Some(ipam) = config.field("ipam") else { return Ok(()) };
-    let Some(ipam) = ipam.as_object() else { return refuse("ipam", ipam, "it must be an object") };
-    let kind = ipam.field("type");
-    if let Some(kind) = kind.filter(|kind| !matches!(kind.as_str(), Some("host-local" | ""))) {
-        return refuse("ipam.type", kind, "only host-local is supported");
-    }
-    if kind.is_none_or(|kind| kind.as_str() == Some("")) {
-        return Ok(());
-    }
-    for (key, value) in ipam.iter() {
-        if !IPAM_KEYS.contains(&key.to_lowercase().as_str()) {
-            return refuse(&format!("ipam.{key}"), value, "unknown key");
-        }
-    }
-    Ok(())
-}
-
 /// Whether the container has addresses, which DEL needs to know even if other keys are invalid.
 pub(crate) fn is_layer3(config: &Object) -> bool {
-    config.object("ipam").is_some_and(|ipam| !ipam.text("type").is_empty())
+    !ipam_type(config).is_empty()
+}
+
+/// Whether the addresses are allocated in this process.
+pub(crate) fn is_native(config: &Object) -> bool {
+    matches!(ipam_type(config), "" | "host-local")
+}
+
+fn ipam_type(config: &Object) -> &str {
+    config.object("ipam").map_or("", |ipam| ipam.text("type"))
 }
 
 impl Config {
-    /// Reads a config that is supported.
     pub(crate) fn parse(request: &Request) -> Result<Self, ConfigError> {
         let config = &request.config;
-        let flag = |name| config.is_true(name);
-        let bridge = config.field("bridge").and_then(Value::as_str).unwrap_or(BRIDGE);
+        let keys = GoStruct::new(config, STRUCT);
+        let flag = |name| keys.bool(name).map(Option::unwrap_or_default);
+        let bridge = keys.string("bridge")?.unwrap_or(BRIDGE);
+        if let Some(ipam) = keys.object("ipam", "object")? {
+            GoStruct::new(ipam, "NetConf.ipam").string("type")?;
+        }
+        if !is_native(config) {
+            return Err(ConfigError::Ipam(ipam_type(config).to_owned()));
+        }
         let layer3 = is_layer3(config);
-        let masquerade = (layer3 && flag("ipMasq")).then(|| BackendChoice::read(config, "ipMasqBackend"));
+        let masquerade = (layer3 && flag("ipMasq")?).then(|| BackendChoice::read(config, "ipMasqBackend"));
         Ok(Self {
             bridge: bridge.parse().map_err(|error| ConfigError::Bridge(bridge.to_owned(), error))?,
-            gateway: flag("isGateway") || flag("isDefaultGateway"),
-            default_gateway: flag("isDefaultGateway"),
-            force_address: flag("forceAddress"),
-            mtu: config.field("mtu").and_then(Value::as_integer).filter(|mtu| *mtu > 0),
-            hairpin: flag("hairpinMode"),
-            promiscuous: flag("promiscMode"),
-            isolated: flag("portIsolation"),
+            gateway: flag("isGateway")? || flag("isDefaultGateway")?,
+            default_gateway: flag("isDefaultGateway")?,
+            force_address: flag("forceAddress")?,
+            mtu: keys.integer("mtu", "uint32")?.filter(|mtu| *mtu > 0),
+            hairpin: flag("hairpinMode")?,
+            promiscuous: flag("promiscMode")?,
+            isolated: flag("portIsolation")?,
             vlans: Vlans::parse(config)?,
-            spoof_check: flag("macspoofchk"),
-            duplicate_detection: flag("enabledad"),
-            container_down: flag("disableContainerInterface"),
+            spoof_check: flag("macspoofchk")?,
+            duplicate_detection: flag("enabledad")?,
+            container_down: flag("disableContainerInterface")?,
             masquerade: masquerade.transpose().map_err(ConfigError::Backend)?,
             layer3,
             mac: mac(config, request.environment.args())?,
@@ -191,13 +116,13 @@ impl Config {
         })
     }
 
-    /// Checks for settings that exclude each other.
-    pub(crate) fn check_conflicts(&self) -> Result<(), ConflictError> {
+    /// Checks for settings that exclude each other, which are an error of an ADD only.
+    pub(crate) fn check_conflicts(&self) -> Result<(), ConfigError> {
         if self.container_down && self.layer3 {
-            return Err(ConflictError::AddressesWhileDown);
+            return Err(ConfigError::AddressesWhileDown);
         }
         if self.hairpin && self.promiscuous {
-            return Err(ConflictError::HairpinAndPromiscuous);
+            return Err(ConfigError::HairpinAndPromiscuous);
         }
         Ok(())
     }

@@ -67,7 +67,7 @@ impl Vlans {
         if access.is_none() && trunk.is_none() {
             return Ok(None);
         }
-        let keep_default = config.is_true("preserveDefaultVlan");
+        let keep_default = keys.bool("preserveDefaultVlan")?.unwrap_or_default();
         Ok(Some(Self { access, trunk: trunk.unwrap_or_default(), keep_default }))
     }
 

@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use crate::address::parse_ip;
 use crate::environment::Environment;
 use crate::firewall::{self, Backend, BackendChoice};
-use crate::netconf::COMMON_KEYS;
 use crate::request::Request;
 use crate::result::{CniResult, ResultError};
 
@@ -18,10 +17,6 @@ const MARK_BIT: u8 = 13;
 
 /// The keys of further conditions, by the family of the packets.
 const CONDITIONS: [(Family, &str); 2] = [(Family::V4, "conditionsV4"), (Family::V6, "conditionsV6")];
-
-/// Its own keys, in lower case.
-const KEYS: [&str; 7] =
-    ["backend", "snat", "masqall", "markmasqbit", "externalsetmarkchain", "conditionsv4", "conditionsv6"];
 
 /// The config of portmap.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,17 +75,11 @@ pub(super) enum ConfigError {
     HostIp(String, u16),
     #[error("{0} is mapped twice: to container port {1} and to {2}")]
     Twice(Mapping, u16, u16),
-    #[error("the portmap plugin in flannel does not support the key {0:?}")]
-    Unknown(String),
 }
 
 impl Config {
-    /// Reads a config; unknown keys are an error.
+    /// Reads a config. Unknown keys are ignored.
     pub(super) fn parse(config: &Object) -> Result<Self, ConfigError> {
-        let known = |key: &str| COMMON_KEYS.contains(&key) || KEYS.contains(&key);
-        if let Some((key, _)) = config.iter().find(|(key, _)| !known(&key.to_lowercase())) {
-            return Err(ConfigError::Unknown(key.to_owned()));
-        }
         let keys = GoStruct::new(config, "PortMapConf");
         let mark = mark(keys)?;
         let mut parsed = Self {

@@ -1,19 +1,14 @@
 use super::*;
 use crate::error::chain;
 
-fn object(members: &str) -> Object {
-    request(members, "").config
-}
-
 fn request(members: &str, args: &str) -> Request {
     Request::sample(&format!(r#"{{"cniVersion":"1.0.0","name":"n","type":"bridge"{members}}}"#), "a", args)
 }
 
 #[test]
-fn flannels_config_is_supported() {
+fn flannels_config_is_read() {
     let stock = r#"{"cniVersion":"0.3.1","hairpinMode":true,"ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.244.1.0/24"}]],"routes":[{"dst":"10.244.0.0/16"}],"type":"host-local"},"isDefaultGateway":true,"isGateway":true,"mtu":1450,"name":"cbr0","type":"bridge"}"#;
     let stock = Request::sample(stock, "a", "");
-    assert_eq!(check_supported(&stock.config), Ok(()));
     let config = Config::parse(&stock).unwrap();
     assert_eq!(
         config,
@@ -39,44 +34,33 @@ fn flannels_config_is_supported() {
 }
 
 #[test]
-fn unsupported_keys_are_never_ignored() {
-    for (members, supported) in [
-        ("", true),
-        (r#","Bridge":"br1","VLAN":0,"vlanTrunk":null,"mtu":null,"promiscMode":false"#, true),
-        (
-            r#","runtimeConfig":{"portMappings":[]},"capabilities":{"mac":true},"cni.dev/attachments":[]"#,
-            true,
-        ),
-        (r#","ipam":{}"#, true),
-        (r#","ipam":{"type":"host-local","DataDir":"/x"}"#, true),
-        (r#","ipMasq":true,"ipMasqBackend":"nftables""#, true),
-        (r#","ipMasq":1"#, false),
-        (r#","vlan":5,"vlanTrunk":[{"id":7}],"preserveDefaultVlan":true"#, true),
-        (r#","vlan":5000"#, true),
-        (r#","promiscMode":true,"portIsolation":true,"enabledad":true"#, true),
-        (r#","disableContainerInterface":true"#, true),
-        (r#","vlan":"5""#, false),
-        (r#","vlan":1.5"#, false),
-        (r#","vlanTrunk":{}"#, false),
-        (r#","promiscMode":1"#, false),
-        (r#","uplink":"eth0""#, false),
-        (r#","macspoofchk":true"#, true),
-        (r#","macspoofchk":1"#, false),
-        (r#","hairpinMode":"true""#, false),
-        (r#","mtu":-1"#, false),
-        (r#","vendor":1"#, false),
-        (r#","ipam":{"type":"dhcp"}"#, false),
-        (r#","ipam":{"type":"host-local","vendor":1}"#, false),
-        (r#","ipam":[]"#, false),
+fn unknown_keys_are_ignored_and_impossible_values_are_refused() {
+    let error = |members: &str| Config::parse(&request(members, "")).err().map(|error| chain(&error));
+    for members in [
+        r#","someKey":{"a":1},"mac":"02:00:00:00:00:09","uplink":null,"_comment":"x""#,
+        r#","Bridge":"br1","VLAN":0,"vlanTrunk":null,"mtu":null,"promiscMode":false"#,
+        r#","runtimeConfig":{"portMappings":[],"vendor":1},"capabilities":{"mac":true},"args":{"vendor":1}"#,
+        r#","ipam":{"type":"host-local","vendor":1}"#,
+        r#","ipam":{}"#,
+        r#","ipMasq":true,"ipMasqBackend":"nftables""#,
     ] {
-        assert_eq!(check_supported(&object(members)).is_ok(), supported, "{members}");
+        assert_eq!(error(members), None, "{members}");
     }
-    let error = check_supported(&object(r#","vlan":"5""#)).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the bridge plugin in flannel does not support \"vlan\" with the value \"5\": it must be a whole number"
-    );
-    assert_eq!(error.as_cni_error().code, 2);
+    for (members, member) in [
+        (r#","bridge":1"#, "NetConf.bridge of type string"),
+        (r#","mtu":-1"#, "NetConf.mtu of type uint32"),
+        (r#","vlan":"5""#, "NetConf.vlan of type int"),
+        (r#","vlan":1.5"#, "NetConf.vlan of type int"),
+        (r#","vlanTrunk":{}"#, "NetConf.vlanTrunk of type []*bridge.VlanTrunk"),
+        (r#","promiscMode":1"#, "NetConf.promiscMode of type bool"),
+        (r#","hairpinMode":"true""#, "NetConf.hairpinMode of type bool"),
+        (r#","ipam":[]"#, "NetConf.ipam of type object"),
+        (r#","ipam":{"type":1}"#, "NetConf.ipam.type of type string"),
+    ] {
+        let error = error(members).unwrap();
+        assert!(error.starts_with("failed to load netconf: json: cannot unmarshal "), "{error}");
+        assert!(error.ends_with(member), "{error}");
+    }
 }
 
 #[test]

@@ -72,14 +72,19 @@ fn errors_name_the_problem() {
         ),
         (
             r#","conditionsV4":["!","-s","10.0.0.1"],"conditionsV6":["ip6","saddr","fd00::1"]"#,
-            good.clone(),
+            good,
             "iptables backend was requested but configuration contains nftables-specific options [conditionsV6]",
         ),
-        (r#","vendor":1"#, good, r#"does not support the key "vendor""#),
     ] {
         let error = chain(&parse(members, &mappings).unwrap_err());
         assert!(error.contains(expected), "{error}");
     }
+}
+
+#[test]
+fn unknown_keys_are_ignored() {
+    let mapping = r#"{"hostPort":80,"containerPort":80,"protocol":"tcp","vendor":{}}"#;
+    assert_eq!(parse(r#","vendor":{"a":1}"#, mapping).unwrap(), parse("", mapping).unwrap());
 }
 
 #[test]
