@@ -50,6 +50,11 @@ impl CniError {
         Self { code: code as u32, msg: msg.into(), details: String::new() }
     }
 
+    /// An error without a code in the specification.
+    pub(crate) fn internal(msg: impl Into<String>) -> Self {
+        Self::new(Code::Internal, msg)
+    }
+
     pub(crate) fn with_details(mut self, details: impl Into<String>) -> Self {
         self.details = details.into();
         self
@@ -83,7 +88,21 @@ impl CniError {
 impl<E: Error> From<E> for CniError {
     /// The whole chain as one text, like Go's wrapped errors.
     fn from(error: E) -> Self {
-        Self::new(Code::Internal, chain(&error))
+        Self::internal(chain(&error))
+    }
+}
+
+/// Puts what failed, and on which object, before the text of an error.
+pub(crate) trait Context<T> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, CniError>;
+}
+
+impl<T, E: Into<CniError>> Context<T> for Result<T, E> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, CniError> {
+        self.map_err(|error| {
+            let error = error.into();
+            CniError { msg: format!("{}: {}", what(), error.msg), ..error }
+        })
     }
 }
 

@@ -129,44 +129,38 @@ pub(crate) struct Selector<'a> {
     pub(crate) legacy: bool,
 }
 
-/// The selected rules that exist.
-pub(crate) struct Found {
-    netfilter: Option<Netfilter>,
-    commands: Vec<Command>,
-    legacy: Vec<(Family, Tool)>,
-    /// UDP ports of the host that they map.
-    udp: BTreeSet<(Family, u16)>,
-}
-
-impl Found {
-    /// Whether nothing has to be removed.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.commands.is_empty() && self.legacy.is_empty()
-    }
-}
-
 impl Selector<'_> {
-    /// Finds the rules without starting a process.
-    pub(crate) fn find(&self) -> Result<Found, FirewallError> {
-        let legacy =
-            legacy_tools().filter(|(_, tool)| self.legacy && tool.variant != Variant::Nftables).collect();
-        let mut found = Found { netfilter: None, commands: Vec::new(), legacy, udp: BTreeSet::new() };
-        let Some(mut netfilter) = open_netfilter()? else { return Ok(found) };
-        match self.plan(&mut netfilter, &mut found.commands, &mut found.udp) {
-            Err(error) if error.means_absent() => {}
-            other => other?,
+    /// Removes the rules: in nf_tables at once, in iptables by programs that are still running on return.
+    pub(crate) fn remove(&self) -> Result<Removed, FirewallError> {
+        let mut removed = Removed { netfilter: open_netfilter()?, ..Removed::default() };
+        if let Some(netfilter) = &mut removed.netfilter {
+            let udp = &mut removed.udp;
+            nft::commit(netfilter, |netfilter| match self.plan(netfilter, udp) {
+                Err(error) if error.means_absent() => Ok(Vec::new()),
+                other => other,
+            })?;
         }
-        found.netfilter = Some(netfilter);
-        Ok(found)
+        for (family, tool) in
+            legacy_tools().filter(|(_, tool)| self.legacy && tool.variant != Variant::Nftables)
+        {
+            let nat = Nat::parse(&tool.save()?);
+            let removal = self.removal(&nat);
+            let lines = removal.lines();
+            if !lines.is_empty() {
+                removed.running.push(tool.restore(&lines)?);
+            }
+            removed.udp.extend(removal.udp.into_iter().map(|port| (family, port)));
+        }
+        Ok(removed)
     }
 
-    /// Collects the commands that remove the rules in nf_tables, and the UDP ports that they map.
+    /// Returns the commands that remove the rules in nf_tables; collects the UDP ports that they map.
     fn plan(
         &self,
         netfilter: &mut Netfilter,
-        commands: &mut Vec<Command>,
         udp: &mut BTreeSet<(Family, u16)>,
-    ) -> Result<(), NetfilterError> {
+    ) -> Result<Vec<Command>, NetfilterError> {
+        let mut commands = Vec::new();
         for family in Family::ALL {
             let nat = self.read(netfilter, family)?;
             let removal = self.removal(&nat);
@@ -191,7 +185,7 @@ impl Selector<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(commands)
     }
 
     /// Reads the chains that exist.
@@ -220,35 +214,10 @@ impl Selector<'_> {
         }
         removal
     }
-
-    /// Removes the rules: in nf_tables at once, in iptables by programs that are still running on return.
-    pub(crate) fn remove(&self, found: Found) -> Result<Removed, FirewallError> {
-        let Found { mut netfilter, commands, legacy, mut udp } = found;
-        if let Some(netfilter) = &mut netfilter {
-            let mut found = Some(commands);
-            nft::commit(netfilter, |netfilter| {
-                if let Some(commands) = found.take() {
-                    return Ok(commands);
-                }
-                let mut commands = Vec::new();
-                self.plan(netfilter, &mut commands, &mut udp).map(|()| commands)
-            })?;
-        }
-        let mut running = Vec::new();
-        for (family, tool) in legacy {
-            let nat = Nat::parse(&tool.save()?);
-            let removal = self.removal(&nat);
-            let lines = removal.lines();
-            if !lines.is_empty() {
-                running.push(tool.restore(&lines)?);
-            }
-            udp.extend(removal.udp.into_iter().map(|port| (family, port)));
-        }
-        Ok(Removed { udp, netfilter, running })
-    }
 }
 
 /// A removal that may still be in progress.
+#[derive(Default)]
 pub(crate) struct Removed {
     udp: BTreeSet<(Family, u16)>,
     netfilter: Option<Netfilter>,

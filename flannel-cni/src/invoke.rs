@@ -5,11 +5,12 @@ use nix::errno::Errno;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::Output;
 use std::time::Duration;
 
 use crate::environment::Environment;
 use crate::error::{CniError, Code, errno_text};
+use crate::process;
 
 /// How often to try to start a program that is being written, and the pause between attempts.
 const BUSY_ATTEMPTS: u32 = 6;
@@ -84,23 +85,7 @@ fn start(program: &Path, netconf: &[u8], environment: &Environment) -> io::Resul
         ("CNI_ARGS", environment.args.as_str().into()),
         ("CNI_PATH", environment.path.clone()),
     ];
-    let mut child = std::process::Command::new(program)
-        .envs(variables)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let stdin = child.stdin.take();
-    std::thread::scope(|scope| {
-        // In parallel with reading: a delegate may write before it has read everything.
-        scope.spawn(move || {
-            if let Some(mut stdin) = stdin {
-                // A delegate that does not read its input reports that by its exit status.
-                let _ = stdin.write_all(netconf);
-            }
-        });
-        child.wait_with_output()
-    })
+    process::run(std::process::Command::new(program).envs(variables), netconf)
 }
 
 fn retry_while_busy<T>(pause: Duration, mut start: impl FnMut() -> io::Result<T>) -> io::Result<T> {

@@ -22,6 +22,7 @@ mod netconf;
 mod netlink;
 mod netns;
 mod plugin;
+mod process;
 mod request;
 mod result;
 mod scratch;

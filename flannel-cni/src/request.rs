@@ -35,6 +35,15 @@ impl Request {
         object.map(|object| CniResult::from_prev_result(object, self.version)).transpose()
     }
 
+    /// `prevResult`, without which a chained plugin has nothing to work on.
+    pub(crate) fn chained_result(&self) -> Result<CniResult, CniError> {
+        self.prev_result()?.ok_or_else(Self::not_chained)
+    }
+
+    pub(crate) fn not_chained() -> CniError {
+        CniError::internal("must be called as chained plugin")
+    }
+
     pub(crate) fn valid_attachments(&self) -> Result<ValidAttachments, TypeError> {
         valid_attachments(&self.config)
     }

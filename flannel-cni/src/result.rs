@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 
 use crate::address::{ParseCidrError, ParseIpError};
-use crate::version::{Shape, Version};
+use crate::error::CniError;
+use crate::version::Version;
 
 mod parse;
 mod print;
@@ -84,11 +85,6 @@ pub(crate) enum ResultError {
     PrevResult { supported: String, found: String },
 }
 
-/// A result that a version cannot represent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot convert: no valid IP addresses")]
-pub(crate) struct ConvertError;
-
 impl CniResult {
     /// Reads the output of a delegate; without a version of its own it has that of the config.
     pub(crate) fn parse(text: &[u8], assumed: &str) -> Result<Self, ResultError> {
@@ -107,7 +103,7 @@ impl CniResult {
             Some(other) => return Err(other.type_error("Result.cniVersion", "string").into()),
         };
         let version = Version::parse(found).ok_or_else(|| ResultError::Version(found.to_owned()))?;
-        parse::result(object, version.shape())
+        parse::result(object, version)
     }
 
     /// Reads `prevResult`, which must have a version of the same shape as the config.
@@ -119,18 +115,18 @@ impl CniResult {
         };
         let supported: Vec<_> = Version::ALL
             .iter()
-            .filter(|version| version.shape() == config.shape())
+            .filter(|version| version.has_shape_of(config))
             .map(|version| version.as_str())
             .collect();
-        let legacy_default = found.is_empty() && config.shape() == Shape::Legacy;
+        let legacy_default = found.is_empty() && config.is_legacy();
         if !supported.contains(&found) && !legacy_default {
             return Err(ResultError::PrevResult { supported: supported.join(" "), found: found.to_owned() });
         }
-        parse::result(object, config.shape())
+        parse::result(object, config)
     }
 
     /// Returns the JSON object in the shape of a version.
-    pub(crate) fn to_value(&self, version: Version) -> Result<Value, ConvertError> {
+    pub(crate) fn to_value(&self, version: Version) -> Result<Value, CniError> {
         print::value(self, version)
     }
 

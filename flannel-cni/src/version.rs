@@ -17,17 +17,6 @@ pub(crate) enum Version {
     V1_1_0,
 }
 
-/// The shape of the results of a version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shape {
-    /// `ip4` and `ip6`.
-    Legacy,
-    /// Lists, with the IP version in each address.
-    Listed,
-    /// Lists, sorted keys.
-    Current,
-}
-
 impl Version {
     pub(crate) const ALL: [Self; 7] =
         [Self::V0_1_0, Self::V0_2_0, Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
@@ -42,23 +31,22 @@ impl Version {
     }
 
     pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::V0_1_0 => "0.1.0",
-            Self::V0_2_0 => "0.2.0",
-            Self::V0_3_0 => "0.3.0",
-            Self::V0_3_1 => "0.3.1",
-            Self::V0_4_0 => "0.4.0",
-            Self::V1_0_0 => "1.0.0",
-            Self::V1_1_0 => "1.1.0",
-        }
+        ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"][self as usize]
     }
 
-    pub(crate) const fn shape(self) -> Shape {
-        match self {
-            Self::V0_1_0 | Self::V0_2_0 => Shape::Legacy,
-            Self::V0_3_0 | Self::V0_3_1 | Self::V0_4_0 => Shape::Listed,
-            Self::V1_0_0 | Self::V1_1_0 => Shape::Current,
-        }
+    /// Whether results have one address of each family, in `ip4` and `ip6`.
+    pub(crate) fn is_legacy(self) -> bool {
+        self < Self::V0_3_0
+    }
+
+    /// Whether results have sorted keys and no IP version in addresses.
+    pub(crate) fn is_current(self) -> bool {
+        self >= Self::V1_0_0
+    }
+
+    /// Whether results of the other version have the same shape.
+    pub(crate) fn has_shape_of(self, other: Self) -> bool {
+        (self.is_legacy(), self.is_current()) == (other.is_legacy(), other.is_current())
     }
 }
 

@@ -218,6 +218,13 @@ impl<T: Into<Self>> From<Vec<T>> for Value {
     }
 }
 
+impl<T: Into<Self>> From<Option<T>> for Value {
+    /// `None` is `null`.
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
 impl Number {
     /// Returns the number as it was written.
     #[must_use]

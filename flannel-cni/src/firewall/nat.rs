@@ -29,7 +29,7 @@ pub(crate) struct Nat {
 }
 
 /// The decoded parts of a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NatRule {
     pub(crate) chain: String,
     /// The chain that it jumps to, or the name of an extension such as `DNAT`.
@@ -52,6 +52,12 @@ pub(crate) enum Place {
     Handle(u64),
     /// By its text after `-A CHAIN`.
     Text(String),
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::Text(String::new())
+    }
 }
 
 impl Nat {
@@ -141,20 +147,6 @@ impl Nat {
 }
 
 impl NatRule {
-    const fn new(chain: String, place: Place) -> Self {
-        Self {
-            chain,
-            target: None,
-            comment: None,
-            source: None,
-            destination: None,
-            protocol: None,
-            mark: None,
-            ports: Vec::new(),
-            place,
-        }
-    }
-
     /// The source, if it is a single address.
     pub(crate) fn source_address(&self) -> Option<IpAddr> {
         address(self.source)
@@ -176,8 +168,12 @@ impl NatRule {
 
     /// Decodes a rule of nf_tables, including the extensions with which iptables stores its rules there.
     pub(crate) fn decode(family: Family, rule: &Rule) -> Self {
-        let mut read = Self::new(rule.chain.clone(), Place::Handle(rule.handle.unwrap_or_default()));
-        read.comment.clone_from(&rule.comment);
+        let mut read = Self {
+            chain: rule.chain.clone(),
+            comment: rule.comment.clone(),
+            place: Place::Handle(rule.handle.unwrap_or_default()),
+            ..Self::default()
+        };
         let (source, destination) = address_offsets(family);
         for pair in rule.expressions.windows(2) {
             let Expr::Cmp { op: CmpOp::Equal, data, .. } = &pair[1] else { continue };
@@ -247,7 +243,8 @@ impl NatRule {
     /// Parses a line of `iptables-save` without its `-A`.
     fn parse(line: &str) -> Self {
         let (chain, text) = line.split_once(' ').unwrap_or((line, ""));
-        let mut read = Self::new(chain.to_owned(), Place::Text(text.to_owned()));
+        let place = Place::Text(text.to_owned());
+        let mut read = Self { chain: chain.to_owned(), place, ..Self::default() };
         let words = words(text);
         for at in 0..words.len() {
             let Some(value) = words.get(at + 1) else { break };

@@ -11,16 +11,13 @@ use flannel_core::host_local::Attachment;
 use flannel_core::json::Value;
 use flannel_core::link::{IfIndex, LinkName};
 use flannel_core::message::link::{self, LinkRecord};
-use flannel_core::message::{
-    self,
-    traffic::{self, TokenBucket},
-};
+use flannel_core::message::{self, traffic};
 use nix::errno::Errno;
 
 use super::names;
 use crate::environment::Environment;
-use crate::error::CniError;
-use crate::kernel::{Kernel, KernelError};
+use crate::error::{CniError, Context};
+use crate::kernel::Kernel;
 use crate::links::is_kind;
 use crate::netns::{HostLock, Netns};
 use crate::plugin::Plugin;
@@ -52,35 +49,9 @@ const PREFIX: &str = "bwp";
 /// The number of hash digits, which makes the name as long as link names may be.
 const DIGITS: usize = 12;
 
-#[derive(Debug, thiserror::Error)]
-enum BandwidthError {
-    #[error("must be called as chained plugin")]
-    NoResult,
-    #[error("no interfaces provided")]
-    NoInterfaces,
-    #[error("container interface {0} is missing")]
-    NoContainer(String),
-    #[error("container interface {0} has no veth peer: it is a {1}")]
-    NoVeth(String, String),
-    #[error("no veth peer of container interface {0} found in host ns")]
-    NoPeer(String),
-    #[error("failed to limit {0}: could not {1}")]
-    Limit(String, &'static str, #[source] KernelError),
-    #[error("IFB {0} was removed while it was set up")]
-    Vanished(String),
-    #[error("{0} has no limit for packets {1} the container")]
-    NotLimited(String, &'static str),
-    #[error("{0} is limited to {1:?}, not {2:?}")]
-    OtherLimit(String, TokenBucket, TokenBucket),
-    #[error("IFB {0} is missing")]
-    NoIfb(String),
-    #[error("packets received by {0} are not redirected to {1}")]
-    NotRedirected(String, String),
-}
-
 fn add(request: &Request) -> Result<Value, CniError> {
     let config = Config::parse(&request.config)?;
-    let mut result = request.prev_result()?.ok_or(BandwidthError::NoResult)?;
+    let mut result = request.chained_result()?;
     if config.ingress.is_some() || config.egress.is_some() {
         let mut host = Kernel::open()?;
         let veth = host_end(&mut host, &result, &request.environment)?;
@@ -98,18 +69,17 @@ fn add(request: &Request) -> Result<Value, CniError> {
             result.interfaces.push(interface);
         }
     }
-    Ok(result.to_value(request.version)?)
+    result.to_value(request.version)
 }
 
 fn del(request: &Request) -> Result<(), CniError> {
     let name = ifb_name(request)?;
-    let deleted = Kernel::open()?.delete_by_name(&name);
-    Ok(deleted.map_err(|error| BandwidthError::Limit(name.to_string(), "delete it", error))?)
+    Kernel::open()?.delete_by_name(&name).context(|| format!("failed to delete IFB {name}"))
 }
 
 fn check(request: &Request) -> Result<(), CniError> {
     let config = Config::parse(&request.config)?;
-    let result = request.prev_result()?.ok_or(BandwidthError::NoResult)?;
+    let result = request.chained_result()?;
     let mut host = Kernel::open()?;
     let veth = host_end(&mut host, &result, &request.environment)?;
     if let Some(limit) = config.ingress {
@@ -117,10 +87,12 @@ fn check(request: &Request) -> Result<(), CniError> {
     }
     if let Some(limit) = config.egress {
         let name = ifb_name(request)?;
-        let ifb = host.link(&name)?.ok_or_else(|| BandwidthError::NoIfb(name.to_string()))?;
+        let missing = || CniError::internal(format!("IFB {name} is missing"));
+        let ifb = host.link(&name)?.ok_or_else(missing)?;
         check_bucket(&mut host, &ifb, limit, "from")?;
         if !host.redirects(veth.index)?.contains(&ifb.index) {
-            return Err(BandwidthError::NotRedirected(veth.name.to_string(), name.to_string()).into());
+            let msg = format!("packets received by {} are not redirected to {name}", veth.name);
+            return Err(CniError::internal(msg));
         }
     }
     Ok(())
@@ -134,12 +106,11 @@ fn check_bucket(
 ) -> Result<(), CniError> {
     let wanted = limit.bucket();
     let bucket = host.disciplines(link.index)?.into_iter().filter(|one| one.root).find_map(|one| one.bucket);
+    let name = &link.name;
     match bucket {
-        None => Err(BandwidthError::NotLimited(link.name.to_string(), direction).into()),
-        Some(found) if found != wanted => {
-            Err(BandwidthError::OtherLimit(link.name.to_string(), found, wanted).into())
-        }
-        Some(_) => Ok(()),
+        Some(found) if found == wanted => Ok(()),
+        Some(found) => Err(CniError::internal(format!("{name} is limited to {found:?}, not {wanted:?}"))),
+        None => Err(CniError::internal(format!("{name} has no limit for packets {direction} the container"))),
     }
 }
 
@@ -167,8 +138,7 @@ fn gc(request: &Request) -> Result<(), CniError> {
         in_use.extend(host.redirects(veth.index)?);
     }
     for ifb in candidates.into_iter().filter(|ifb| !in_use.contains(&ifb.index)) {
-        host.delete(ifb.index)
-            .map_err(|error| BandwidthError::Limit(ifb.name.to_string(), "delete it", error))?;
+        host.delete(ifb.index).context(|| format!("failed to delete IFB {}", ifb.name))?;
     }
     Ok(())
 }
@@ -185,14 +155,14 @@ fn host_end(
     environment: &Environment,
 ) -> Result<LinkRecord, CniError> {
     if result.interfaces.is_empty() {
-        return Err(BandwidthError::NoInterfaces.into());
+        return Err(CniError::internal("no interfaces provided"));
     }
     let ifname = &environment.attachment.ifname;
+    let failed = |problem: &str| CniError::internal(format!("container interface {ifname} {problem}"));
     let mut pod = Netns::open(&environment.netns)?.enter(Kernel::open)??;
-    let container = pod.link(&ifname.parse()?)?.ok_or_else(|| BandwidthError::NoContainer(ifname.clone()))?;
+    let container = pod.link(&ifname.parse()?)?.ok_or_else(|| failed("is missing"))?;
     if !is_kind(&container, "veth") {
-        let kind = format!("{:?}", container.link.kind);
-        return Err(BandwidthError::NoVeth(ifname.clone(), kind).into());
+        return Err(failed(&format!("has no veth peer: it is a {:?}", container.link.kind)));
     }
     for interface in result.interfaces.iter().filter(|interface| interface.sandbox.is_empty()) {
         let Ok(name) = interface.name.parse::<LinkName>() else { continue };
@@ -204,7 +174,7 @@ fn host_end(
             return Ok(record);
         }
     }
-    Err(BandwidthError::NoPeer(ifname.clone()).into())
+    Err(CniError::internal(format!("no veth peer of container interface {ifname} found in host ns")))
 }
 
 /// An ADD in progress.
@@ -218,26 +188,33 @@ struct Limits {
 impl Limits {
     /// Returns the IFB, if one is needed.
     fn set(&mut self, config: &Config) -> Result<Option<LinkRecord>, CniError> {
-        let (veth, veth_name) = (self.veth.index, self.veth.name.to_string());
+        let veth = self.veth.clone();
         if let Some(limit) = config.ingress {
-            let what = format!("the limit of {veth_name}");
-            self.undo.push(what, move |host| delete_if_present(host, &traffic::delete_bucket(veth)));
-            self.change(&veth_name, "set a token bucket", &traffic::set_bucket(veth, &limit.bucket()))?;
+            let what = format!("the limit of {}", veth.name);
+            self.undo.push(what, move |host| delete_if_present(host, &traffic::delete_bucket(veth.index)));
+            self.limit(&veth, limit)?;
         }
         let Some(limit) = config.egress else { return Ok(None) };
         let name = self.ifb_name.clone();
         self.undo.push(name.to_string(), move |host| Ok(host.delete_by_name(&name)?));
-        let name = self.ifb_name.to_string();
         let ifb = self.ensure_ifb()?;
-        self.change(&name, "set a token bucket", &traffic::set_bucket(ifb.index, &limit.bucket()))?;
-        self.host.set_up(ifb.index, true).map_err(|error| BandwidthError::Limit(name, "set it up", error))?;
-        let what = format!("the redirection of {veth_name}");
-        self.undo.push(what, move |host| delete_if_present(host, &traffic::delete_ingress(veth)));
+        self.limit(&ifb, limit)?;
+        self.host.set_up(ifb.index, true).context(|| format!("failed to set {} up", ifb.name))?;
+        let what = format!("the redirection of {}", veth.name);
+        self.undo.push(what, move |host| delete_if_present(host, &traffic::delete_ingress(veth.index)));
         self.redirect(ifb.index)?;
         Ok(Some(ifb))
     }
 
+    fn limit(&mut self, link: &LinkRecord, limit: Limit) -> Result<(), CniError> {
+        let request = traffic::set_bucket(link.index, &limit.bucket());
+        self.host
+            .change_one(&request)
+            .context(|| format!("failed to limit {}: could not set a token bucket", link.name))
+    }
+
     fn ensure_ifb(&mut self) -> Result<LinkRecord, CniError> {
+        let name = &self.ifb_name;
         let new = Link {
             kind: LinkKind::Other("ifb".to_owned()),
             mtu: self.veth.link.mtu,
@@ -245,33 +222,28 @@ impl Limits {
             up: false,
             alias: None,
         };
-        let name = self.ifb_name.to_string();
-        match self.host.change_one(&link::create(&self.ifb_name, &new, None)?) {
+        match self.host.change_one(&link::create(name, &new, None)?) {
             // From an earlier ADD.
             Err(error) if error.is(Errno::EEXIST) => {}
-            other => other.map_err(|error| BandwidthError::Limit(name.clone(), "create it", error))?,
+            other => other.context(|| format!("failed to create IFB {name}"))?,
         }
-        Ok(self.host.link(&self.ifb_name)?.ok_or(BandwidthError::Vanished(name))?)
+        let vanished = || CniError::internal(format!("IFB {name} was removed while it was set up"));
+        self.host.link(name)?.ok_or_else(vanished)
     }
 
     /// Redirects all packets that the veth receives to the IFB.
     fn redirect(&mut self, ifb: IfIndex) -> Result<(), CniError> {
-        const WHAT: &str = "add an ingress qdisc";
-        let (veth, name) = (self.veth.index, self.veth.name.to_string());
+        let veth = self.veth.index;
+        let failed = || format!("failed to redirect packets received by {}", self.veth.name);
         match self.host.change_one(&traffic::add_ingress(veth)) {
             // From an earlier ADD; its filter is deleted with it.
             Err(error) if error.is(Errno::EEXIST) => {
-                self.change(&name, WHAT, &traffic::delete_ingress(veth))?;
-                self.change(&name, WHAT, &traffic::add_ingress(veth))?;
+                self.host.change_one(&traffic::delete_ingress(veth)).context(failed)?;
+                self.host.change_one(&traffic::add_ingress(veth)).context(failed)?;
             }
-            other => other.map_err(|error| BandwidthError::Limit(name.clone(), WHAT, error))?,
+            other => other.context(failed)?,
         }
-        self.change(&name, "redirect received packets", &traffic::redirect(veth, ifb))
-    }
-
-    fn change(&mut self, name: &str, what: &'static str, request: &message::Request) -> Result<(), CniError> {
-        let limit = |error| BandwidthError::Limit(name.to_owned(), what, error);
-        Ok(self.host.change_one(request).map_err(limit)?)
+        self.host.change_one(&traffic::redirect(veth, ifb)).context(failed)
     }
 }
 

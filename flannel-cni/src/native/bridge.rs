@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use std::time::Duration;
 
 use super::host_local;
-use super::masquerade::{self, Masquerade, Pending, Prepared};
-use crate::error::CniError;
+use super::masquerade::{self, Masquerade, Rules};
+use crate::error::{CniError, Context};
 use crate::kernel::{Kernel, KernelError};
 use crate::links::is_kind;
 use crate::netns::{HostLock, Netns};
@@ -34,42 +34,11 @@ pub(crate) use config::{Config, is_native};
 use gateway::Gateway;
 
 /// The bridge plugin.
-pub(crate) const PLUGIN: Plugin = Plugin {
-    name: "bridge",
-    add: |request| Ok(add(request)?.to_value(request.version)?),
-    del,
-    check,
-    gc,
-    status,
-};
+pub(crate) const PLUGIN: Plugin =
+    Plugin { name: "bridge", add: |request| add(request)?.to_value(request.version), del, check, gc, status };
 
 /// How long a port may take to come up, which is the kernel's own delay, because both ends are up.
 const PORT_TIMEOUT: Duration = Duration::from_millis(2550);
-
-/// A failure on the host.
-#[derive(Debug, thiserror::Error)]
-enum BridgeError {
-    #[error("failed to create bridge {0:?}: could not add {0:?}")]
-    Create(String, #[source] KernelError),
-    #[error("failed to create bridge {0:?}: {0:?} already exists but is not a bridge")]
-    NoBridge(String),
-    #[error("failed to create bridge {0:?}: it was removed while it was set up")]
-    Vanished(String),
-    #[error("failed to create bridge {0:?} with VLANs: the kernel has no CONFIG_BRIDGE_VLAN_FILTERING")]
-    NoVlans(String, #[source] KernelError),
-    #[error("failed to make veth pair")]
-    Veth(#[source] KernelError),
-    #[error("container veth name ({0:?}) peer provided ({1:?}) already exists")]
-    Exists(String, String),
-    #[error("failed to set up {0:?}")]
-    Link(String, #[source] KernelError),
-    #[error("bridge port {0:?} did not come up within {1:?}")]
-    Port(String, Duration),
-    #[error("IPAM plugin returned missing IP config")]
-    NoAddress,
-    #[error("could not get random bytes: {0}")]
-    Random(rustix::io::Errno),
-}
 
 /// Connects a container.
 pub(crate) fn add(request: &Request) -> Result<CniResult, CniError> {
@@ -109,7 +78,7 @@ impl Addition<'_> {
         if let Some(addresses) = &addresses {
             result = host_local::add(addresses, environment)?;
             if result.ips.is_empty() {
-                return Err(BridgeError::NoAddress.into());
+                return Err(CniError::internal("IPAM plugin returned missing IP config"));
             }
             gateway::complete(config, &mut result);
         }
@@ -119,9 +88,10 @@ impl Addition<'_> {
             Some(addresses) if config.gateway => self.ensure_gateway(&bridge, addresses, &result)?,
             _ => None,
         };
-        rules.map_or(Ok(()), Pending::finish)?;
+        rules.map_or(Ok(()), Rules::finish)?;
         if !config.container_down && !self.host.wait_running(&port.name, PORT_TIMEOUT)? {
-            return Err(BridgeError::Port(port.name.to_string(), PORT_TIMEOUT).into());
+            let msg = format!("bridge port {} did not come up within {PORT_TIMEOUT:?}", port.name);
+            return Err(CniError::internal(msg));
         }
         // A bridge without an address has that of a port, which may be the new one.
         if !config.gateway
@@ -155,7 +125,7 @@ impl Addition<'_> {
         self.undo.push(name.as_str(), move |host| Ok(host.change_one(&link::delete(index))?));
         if let (true, Some(mac)) = (config.spoof_check, mac) {
             let filter = || spoof::Filter::of(&request.environment);
-            self.undo.push("the filter", move |_| Ok(filter().remove()?));
+            self.undo.push("the filter", move |_| filter().remove());
             filter().set(name, mac)?;
         }
         sysctl::try_set(&format!("ipv6/conf/{name}/accept_ra"), "0");
@@ -165,8 +135,7 @@ impl Addition<'_> {
             ..LinkSettings::default()
         };
         if settings != LinkSettings::default() {
-            host.change_one(&link::set(index, &settings))
-                .map_err(|error| BridgeError::Link(name.to_string(), error))?;
+            host.change_one(&link::set(index, &settings)).context(|| format!("failed to set up {name}"))?;
         }
         set_mtu(host, config, bridge)?;
         if let Some(vlans) = &config.vlans {
@@ -175,7 +144,7 @@ impl Addition<'_> {
         Ok(port)
     }
 
-    fn start_rules<'r>(&mut self, rules: Prepared<'r>, result: &CniResult) -> Result<Pending<'r>, CniError> {
+    fn start_rules<'r>(&mut self, rules: Rules<'r>, result: &CniResult) -> Result<Rules<'r>, CniError> {
         let request = self.request;
         self.undo.push("the masquerade rules", |_| {
             Masquerade::new(request).remove()?.finish()?;
@@ -251,7 +220,12 @@ fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<LinkRecord, CniEr
     }
     // Only the first process creates it, and no other one sees an incomplete bridge.
     let _lock = HostLock::take()?;
-    let name = || config.bridge.to_string();
+    let name = config.bridge.as_str();
+    let failed = |error: KernelError| {
+        let lacks_vlans = config.vlans.is_some() && error.is(Errno::EOPNOTSUPP);
+        let hint = if lacks_vlans { ": the kernel has no CONFIG_BRIDGE_VLAN_FILTERING" } else { "" };
+        CniError::internal(format!("failed to create bridge {name:?}: {error}{hint}"))
+    };
     let mut bridge = host.link(&config.bridge)?;
     if bridge.is_none() {
         let new = link::NewBridge {
@@ -264,36 +238,34 @@ fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<LinkRecord, CniEr
         match host.change_one(&link::create_bridge(&new)) {
             // Another plugin has created it.
             Err(error) if error.is(Errno::EEXIST) => {}
-            Err(error) if config.vlans.is_some() && error.is(Errno::EOPNOTSUPP) => {
-                return Err(BridgeError::NoVlans(name(), error).into());
-            }
-            other => other.map_err(|error| BridgeError::Create(name(), error))?,
+            other => other.map_err(failed)?,
         }
         bridge = host.link(&config.bridge)?;
     }
-    let mut bridge = checked(config, bridge.ok_or_else(|| BridgeError::Vanished(name()))?)?;
-    sysctl::try_set(&format!("ipv6/conf/{}/accept_ra", config.bridge), "0");
+    let mut bridge = checked(config, bridge.ok_or_else(|| vanished(&config.bridge))?)?;
+    sysctl::try_set(&format!("ipv6/conf/{name}/accept_ra"), "0");
     if let Some(mut settings) = missing_settings(config, &bridge) {
         if has_no_mac(config, &bridge) {
             settings.mac = Some(veth::random_mac()?);
             bridge.link.mac = settings.mac;
         }
-        host.change_one(&link::set(bridge.index, &settings)).map_err(|error| {
-            if settings.vlan_filtering.is_some() && error.is(Errno::EOPNOTSUPP) {
-                BridgeError::NoVlans(name(), error)
-            } else {
-                BridgeError::Link(name(), error)
-            }
-        })?;
+        host.change_one(&link::set(bridge.index, &settings)).map_err(failed)?;
     }
     Ok(bridge)
+}
+
+fn vanished(link: &LinkName) -> CniError {
+    CniError::internal(format!("{link} was removed while it was set up"))
 }
 
 fn checked(config: &Config, bridge: LinkRecord) -> Result<LinkRecord, CniError> {
     if is_kind(&bridge, "bridge") {
         return Ok(bridge);
     }
-    Err(BridgeError::NoBridge(config.bridge.to_string()).into())
+    let name = config.bridge.as_str();
+    Err(CniError::internal(format!(
+        "failed to create bridge {name:?}: {name:?} already exists but is not a bridge"
+    )))
 }
 
 /// Returns the settings of the config that a bridge lacks; its MTU depends on its ports and is set later.
@@ -326,13 +298,13 @@ fn set_mtu(host: &mut Kernel, config: &Config, bridge: &mut LinkRecord) -> Resul
         return Ok(());
     }
     let settings = LinkSettings { mtu: Some(wanted), ..LinkSettings::default() };
-    let name = || config.bridge.to_string();
-    Ok(host.change_one(&link::set(index, &settings)).map_err(|error| BridgeError::Link(name(), error))?)
+    host.change_one(&link::set(index, &settings))
+        .context(|| format!("failed to set the MTU of {} to {wanted}", config.bridge))
 }
 
 fn delete_link(netns: &Netns, ifname: &str) -> Result<(), CniError> {
     let name: LinkName = ifname.parse()?;
     let mut pod = netns.enter(Kernel::open)??;
     let Some(found) = pod.link(&name)? else { return Ok(()) };
-    Ok(pod.delete(found.index).map_err(|error| BridgeError::Link(name.to_string(), error))?)
+    pod.delete(found.index).context(|| format!("failed to delete {ifname}"))
 }

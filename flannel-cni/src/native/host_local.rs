@@ -29,10 +29,7 @@ use store::{Reservation, Store};
 /// The host-local plugin.
 pub(crate) const PLUGIN: Plugin = Plugin {
     name: "host-local",
-    add: |request| {
-        let result = add(&Config::parse(request)?, &request.environment)?;
-        Ok(result.to_value(request.version)?)
-    },
+    add: |request| add(&Config::parse(request)?, &request.environment)?.to_value(request.version),
     del,
     check,
     gc,
@@ -61,10 +58,6 @@ enum SetError {
     #[error(transparent)]
     Path(#[from] PathError),
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("host-local: Failed to find address added by container {0}")]
-struct NotAddedError(String);
 
 /// Allocates an address of each set.
 pub(crate) fn add(config: &Config, environment: &Environment) -> Result<CniResult, CniError> {
@@ -108,7 +101,8 @@ pub(crate) fn check(request: &Request) -> Result<(), CniError> {
     if reservations(&config.directory)?.iter().any(|reservation| reservation.holder.is(attachment)) {
         return Ok(());
     }
-    Err(NotAddedError(attachment.container_id.clone()).into())
+    let id = &attachment.container_id;
+    Err(CniError::internal(format!("host-local: Failed to find address added by container {id}")))
 }
 
 /// Releases the addresses of all interfaces that are not in the runtime's list.

@@ -5,8 +5,8 @@ use flannel_core::json::Value;
 use flannel_core::link::LinkName;
 use flannel_core::message::link::LinkRecord;
 
-use crate::error::CniError;
-use crate::kernel::{Kernel, KernelError};
+use crate::error::{CniError, Context};
+use crate::kernel::Kernel;
 use crate::netns::Netns;
 use crate::plugin::Plugin;
 use crate::request::Request;
@@ -16,18 +16,6 @@ use crate::result::{CniResult, Interface, Ip};
 pub(crate) const PLUGIN: Plugin =
     Plugin { name: "loopback", add, del, check, gc: |_| Ok(()), status: |_| Ok(()) };
 
-#[derive(Debug, thiserror::Error)]
-enum LoopbackError {
-    #[error("the namespace has no interface lo")]
-    Missing,
-    #[error("failed to set lo {0}")]
-    Set(&'static str, #[source] KernelError),
-    #[error("loopback interface found with non-loopback address {0:?}")]
-    Foreign(String),
-    #[error("loopback interface is down")]
-    Down,
-}
-
 fn add(request: &Request) -> Result<Value, CniError> {
     // Checked before any change.
     let prev_result = request.prev_result()?;
@@ -36,7 +24,9 @@ fn add(request: &Request) -> Result<Value, CniError> {
     set(&mut pod, &found, true)?;
     let addresses = pod.addresses(found.index, &Family::ALL)?;
     if let Some(foreign) = addresses.iter().find(|record| !record.facts.net.addr().is_loopback()) {
-        return Err(LoopbackError::Foreign(foreign.facts.net.to_string()).into());
+        let address = foreign.facts.net.to_string();
+        let msg = format!("loopback interface found with non-loopback address {address:?}");
+        return Err(CniError::internal(msg));
     }
     let ip = |family| {
         let mut nets = addresses.iter().map(|record| record.facts.net);
@@ -53,7 +43,7 @@ fn add(request: &Request) -> Result<Value, CniError> {
         ips: Family::ALL.into_iter().filter_map(ip).collect(),
         ..CniResult::default()
     });
-    Ok(result.to_value(request.version)?)
+    result.to_value(request.version)
 }
 
 fn del(request: &Request) -> Result<(), CniError> {
@@ -64,17 +54,17 @@ fn del(request: &Request) -> Result<(), CniError> {
 
 fn check(request: &Request) -> Result<(), CniError> {
     let (_, found) = open(&Netns::open(&request.environment.netns)?)?;
-    if found.link.up { Ok(()) } else { Err(LoopbackError::Down.into()) }
+    if found.link.up { Ok(()) } else { Err(CniError::internal("loopback interface is down")) }
 }
 
 fn open(netns: &Netns) -> Result<(Kernel, LinkRecord), CniError> {
     let mut pod = netns.enter(Kernel::open)??;
     let name: LinkName = "lo".parse()?;
-    let found = pod.link(&name)?.ok_or(LoopbackError::Missing)?;
+    let missing = || CniError::internal("the namespace has no interface lo");
+    let found = pod.link(&name)?.ok_or_else(missing)?;
     Ok((pod, found))
 }
 
 fn set(pod: &mut Kernel, found: &LinkRecord, up: bool) -> Result<(), CniError> {
-    let verb = if up { "up" } else { "down" };
-    Ok(pod.set_up(found.index, up).map_err(|error| LoopbackError::Set(verb, error))?)
+    pod.set_up(found.index, up).context(|| format!("failed to set lo {}", if up { "up" } else { "down" }))
 }

@@ -42,11 +42,6 @@ const fn multicast(family: Family) -> IpNet {
     }
 }
 
-/// Missing rules.
-#[derive(Debug, thiserror::Error)]
-#[error("{0} has masquerade rules neither in iptables nor in nftables")]
-struct MissingError(IpAddr);
-
 /// The rules of one interface of a container.
 #[derive(Clone, Copy)]
 pub(crate) struct Masquerade<'a> {
@@ -65,15 +60,15 @@ impl<'a> Masquerade<'a> {
         self,
         backend: BackendChoice,
         families: &[Family],
-    ) -> Result<Prepared<'a>, FirewallError> {
-        let mut prepared = Prepared { masquerade: self, backend, tools: Vec::new() };
+    ) -> Result<Rules<'a>, FirewallError> {
+        let mut rules = Rules { masquerade: self, backend, nets: Vec::new(), running: Vec::new() };
         if backend.resolve() == Backend::Iptables {
             for family in families {
                 let tool = Tool::find(*family).ok_or(FirewallError::NoTool(*family))?;
-                prepared.tools.push((*family, tool.start()?, tool));
+                rules.running.push((*family, tool.start()?, tool));
             }
         }
-        Ok(prepared)
+        Ok(rules)
     }
 
     /// Returns the rules of the chain.
@@ -147,18 +142,15 @@ impl<'a> Masquerade<'a> {
 
     /// Removes the rules, wherever they are; see [`Removed::finish`].
     pub(crate) fn remove(self) -> Result<Removed, FirewallError> {
-        self.with_selector(|selector| selector.remove(selector.find()?))
-    }
-
-    fn with_selector<T>(&self, work: impl FnOnce(&Selector<'_>) -> T) -> T {
         let key = self.owner.masquerade_key();
-        work(&Selector {
+        let selector = Selector {
             chains: vec![(self.owner.masquerade_chain(), POSTROUTING)],
             tables: TABLES,
             is_owned: &|comment| comment.starts_with(&key),
             is_kept: &|ip| self.is_of_sibling(ip),
             legacy: is_wanted(self.request),
-        })
+        };
+        selector.remove()
     }
 
     /// Fails unless every address has rules, in any backend.
@@ -187,7 +179,10 @@ impl<'a> Masquerade<'a> {
             }
         }
         match nets.iter().find(|net| !covered.contains(&net.addr()) && !in_nftables.contains(net)) {
-            Some(net) => Err(MissingError(net.addr()).into()),
+            Some(net) => {
+                let msg = format!("{} has masquerade rules neither in iptables nor in nftables", net.addr());
+                Err(CniError::internal(msg))
+            }
             None => Ok(()),
         }
     }
@@ -198,45 +193,35 @@ fn is_wanted(request: &Request) -> bool {
     request.config.is_true("ipMasq")
 }
 
-/// Programs that wait for rules; if there are none, the rules are set in nftables.
-pub(crate) struct Prepared<'a> {
+/// Rules that are being set: by programs that wait for them, or in nftables if there are none.
+pub(crate) struct Rules<'a> {
     masquerade: Masquerade<'a>,
     backend: BackendChoice,
-    tools: Vec<(Family, Running, Tool)>,
+    nets: Vec<IpNet>,
+    running: Vec<(Family, Running, Tool)>,
 }
 
-impl<'a> Prepared<'a> {
+impl Rules<'_> {
     /// Starts to set rules for addresses with the length of their subnets. Programs of iptables continue in the background.
-    pub(crate) fn start(self, nets: &[IpNet]) -> Result<Pending<'a>, FirewallError> {
-        let Self { masquerade, backend, tools } = self;
-        if tools.is_empty() {
-            masquerade.add_nftables(nets)?;
+    pub(crate) fn start(mut self, nets: &[IpNet]) -> Result<Self, FirewallError> {
+        if self.running.is_empty() {
+            self.masquerade.add_nftables(nets)?;
         }
-        let mut pending = Pending { masquerade, nets: nets.to_vec(), backend, running: Vec::new() };
-        for (family, running, tool) in tools {
+        self.nets = nets.to_vec();
+        for (family, running, tool) in std::mem::take(&mut self.running) {
             let nets: Vec<IpNet> = of_family(nets, family).collect();
             if nets.is_empty() {
                 continue;
             }
             // Fails as a whole if the chain exists, which is rare.
-            let chain = masquerade.owner.masquerade_chain();
-            let own = masquerade.chain_lines(&nets, &nets);
-            let lines = format!("-N {chain}\n{own}{}", masquerade.entry_lines(&nets));
-            pending.running.push((family, running.feed(&lines), tool));
+            let chain = self.masquerade.owner.masquerade_chain();
+            let own = self.masquerade.chain_lines(&nets, &nets);
+            let lines = format!("-N {chain}\n{own}{}", self.masquerade.entry_lines(&nets));
+            self.running.push((family, running.feed(&lines), tool));
         }
-        Ok(pending)
+        Ok(self)
     }
-}
 
-/// Rules that are being set.
-pub(crate) struct Pending<'a> {
-    masquerade: Masquerade<'a>,
-    nets: Vec<IpNet>,
-    backend: BackendChoice,
-    running: Vec<(Family, Running, Tool)>,
-}
-
-impl Pending<'_> {
     /// Waits until the rules are set.
     pub(crate) fn finish(self) -> Result<(), FirewallError> {
         for (family, running, tool) in self.running {
@@ -271,7 +256,7 @@ pub(crate) fn gc(request: &Request, valid: &[Attachment]) -> Result<(), CniError
         is_kept: &|_| false,
         legacy,
     };
-    selector.remove(selector.find()?)?.finish()?;
+    selector.remove()?.finish()?;
     Ok(())
 }
 

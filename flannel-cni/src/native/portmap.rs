@@ -8,13 +8,13 @@
 //! deleted when the mapping is added and when it is removed.
 
 use flannel_core::family::Family;
-use flannel_core::json::Value;
+use flannel_core::json::{GoStruct, Value};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::environment::Environment;
-use crate::error::{CniError, Code, chain, note};
+use crate::error::{CniError, Code, Context, chain, note};
 use crate::firewall::iptables::Tool;
 use crate::firewall::names::{self, Owner};
 use crate::firewall::nat::{Nat, NatRule};
@@ -31,7 +31,7 @@ mod config;
 mod iptables;
 mod nft;
 
-use config::{Config, ConfigError, Mapping};
+use config::{Config, Mapping};
 
 /// The portmap plugin.
 pub(crate) const PLUGIN: Plugin = Plugin {
@@ -47,24 +47,6 @@ pub(crate) const PLUGIN: Plugin = Plugin {
     status,
 };
 
-#[derive(Debug, thiserror::Error)]
-enum PortmapError {
-    #[error("failed to parse config")]
-    Config(#[source] ConfigError),
-    #[error("must be called as chained plugin")]
-    NoResult,
-    #[error(
-        "{mapping} of container {container} in network {network} is already used by {other}: delete that one first, or map another port"
-    )]
-    Taken { mapping: Mapping, container: String, network: String, other: String },
-    #[error("unable to enable route_localnet: there is no route to {0}")]
-    NoRoute(IpAddr),
-    #[error("could not check {} dnat", match .0 { Family::V4 => "ipv4", Family::V6 => "ipv6" })]
-    Check(Family, #[source] FirewallError),
-    #[error("neither iptables nor nftables is usable on this host")]
-    NoBackend(#[source] FirewallError),
-}
-
 /// The mappings of one container.
 struct Mappings<'a> {
     config: &'a Config,
@@ -73,9 +55,24 @@ struct Mappings<'a> {
     targets: Vec<IpNet>,
 }
 
+/// The mappings of one container in one family.
+#[derive(Clone, Copy)]
+struct Rules<'a> {
+    config: &'a Config,
+    owner: Owner<'a>,
+    /// The container's address with the prefix length of its subnet.
+    target: IpNet,
+}
+
+impl Rules<'_> {
+    const fn family(&self) -> Family {
+        Family::of_net(self.target)
+    }
+}
+
 fn add(request: &Request) -> Result<Value, CniError> {
-    let config = Config::parse(&request.config).map_err(PortmapError::Config)?;
-    let result = config::prev_result(request).map_err(PortmapError::Config)?.ok_or(PortmapError::NoResult)?;
+    let (config, result) = parse(request).context(|| "failed to parse config".to_owned())?;
+    let result = result.ok_or_else(Request::not_chained)?;
     if !config.mappings.is_empty() {
         let _netns = hold(&request.environment)?;
         // No other process checks for free ports until these are mapped.
@@ -92,6 +89,14 @@ fn add(request: &Request) -> Result<Value, CniError> {
         result.insert("cniVersion", request.version.as_str());
     }
     Ok(Value::Object(result))
+}
+
+/// Returns the config and the result of the previous plugin, if there is one.
+fn parse(request: &Request) -> Result<(Config, Option<CniResult>), CniError> {
+    let config = Config::parse(&request.config)?;
+    GoStruct::new(&request.config, "PortMapConf").object("prevResult", "map[string]interface {}")?;
+    let result = request.prev_result().context(|| "could not parse prevResult".to_owned())?;
+    Ok((config, result))
 }
 
 /// Waits for programs that an earlier operation on this container left running, and makes later operations wait for this one.
@@ -115,13 +120,10 @@ fn remove(request: &Request) -> Result<(), FirewallError> {
         is_kept: &|_| false,
         legacy: true,
     };
-    let found = selector.find()?;
-    if !found.is_empty() {
-        let ports = selector.remove(found)?.finish()?;
-        for family in Family::ALL {
-            let ports = ports.iter().filter(|(of, _)| *of == family).map(|(_, port)| (*port, None));
-            delete_connections(family, &ports.collect());
-        }
+    let ports = selector.remove()?.finish()?;
+    for family in Family::ALL {
+        let ports = ports.iter().filter(|(of, _)| *of == family).map(|(_, port)| (*port, None));
+        delete_connections(family, &ports.collect());
     }
     Ok(())
 }
@@ -159,20 +161,15 @@ impl<'a> Mappings<'a> {
     /// Runs one process per family, both in parallel.
     fn add_iptables(&self, mut netfilter: Option<Netfilter>) -> Result<(), CniError> {
         let (mut started, mut pending) = (Vec::new(), Vec::new());
-        for rules in self.iptables() {
-            let family = Family::of_net(rules.target);
-            let tool = Tool::find(family).ok_or(FirewallError::NoTool(family))?;
+        for rules in self.rules() {
+            let tool = Tool::find(rules.family()).ok_or(FirewallError::NoTool(rules.family()))?;
             // It initializes itself while the present rules are read.
             let running = tool.start().map_err(FirewallError::from)?;
-            started.push((rules, family, tool, running));
+            started.push((rules, tool, running));
         }
-        for (rules, family, tool, running) in started {
+        for (rules, tool, running) in started {
             let mut nat = rules.read(netfilter.as_mut(), &tool)?;
-            if let Some(netfilter) = netfilter.as_mut() {
-                self.check_free_nftables(netfilter, family)?;
-                self.read_others(netfilter, family, &mut nat)?;
-            }
-            self.check_free(&nat, family)?;
+            self.check_free(rules.family(), netfilter.as_mut(), &mut nat)?;
             if nat.chains.contains(&self.owner.mapping_chain()) {
                 remove(self.request)?;
             }
@@ -190,30 +187,22 @@ impl<'a> Mappings<'a> {
         let mut netfilter = Netfilter::open().map_err(FirewallError::from)?;
         firewall::nft::commit(&mut netfilter, |netfilter| -> Result<_, CniError> {
             let mut commands = Vec::new();
-            for rules in self.nftables() {
-                let family = Family::of_net(rules.target);
-                self.check_free_nftables(netfilter, family)?;
-                let mut nat = Nat::read(netfilter, family, &[iptables::ENTRY])?;
-                self.read_others(netfilter, family, &mut nat)?;
-                self.check_free(&nat, family)?;
+            for rules in self.rules() {
+                let mut nat = Nat::read(netfilter, rules.family(), &[iptables::ENTRY])?;
+                self.check_free(rules.family(), Some(netfilter), &mut nat)?;
                 commands.extend(rules.commands(netfilter)?);
             }
             Ok(commands)
         })?;
-        for rules in self.nftables() {
+        for rules in self.rules() {
             rules.set_conditioned()?;
         }
         self.allow_from_localhost()
     }
 
-    fn iptables(&self) -> impl Iterator<Item = iptables::Rules<'_>> {
+    fn rules(&self) -> impl Iterator<Item = Rules<'_>> {
         let (config, owner) = (self.config, self.owner);
-        self.targets.iter().map(move |target| iptables::Rules { config, owner, target: *target })
-    }
-
-    fn nftables(&self) -> impl Iterator<Item = nft::Rules<'_>> {
-        let (config, owner) = (self.config, self.owner);
-        self.targets.iter().map(move |target| nft::Rules { config, owner, target: *target })
+        self.targets.iter().map(move |target| Rules { config, owner, target: *target })
     }
 
     /// Allows packets from 127.0.0.1 to leave the host through the container's link: their source address is translated before.
@@ -221,15 +210,32 @@ impl<'a> Mappings<'a> {
         let target = self.targets.iter().find(|target| Family::of_net(**target) == Family::V4);
         let Some(target) = target.filter(|_| self.config.snat).map(IpNet::addr) else { return Ok(()) };
         let mut host = Kernel::open()?;
-        let link = host.route_to(target)?.ok_or(PortmapError::NoRoute(target))?;
-        let name = host.link_name(link)?.ok_or(PortmapError::NoRoute(target))?;
-        sysctl::set(&format!("ipv4/conf/{name}/route_localnet"), "1").map_err(|error| {
-            CniError::new(Code::Internal, format!("unable to enable route_localnet: {error}"))
-        })
+        let failed = || "unable to enable route_localnet".to_owned();
+        let no_route = || CniError::internal(format!("there is no route to {target}"));
+        let link = host.route_to(target)?.ok_or_else(no_route).context(failed)?;
+        let name = host.link_name(link)?.ok_or_else(no_route).context(failed)?;
+        sysctl::set(&format!("ipv4/conf/{name}/route_localnet"), "1").context(failed)
     }
 
-    /// Fails if another container uses one of the ports in iptables.
-    fn check_free(&self, nat: &Nat, family: Family) -> Result<(), PortmapError> {
+    /// Fails if another container uses one of the ports, in either backend. `nat` contains the jumps to mappings.
+    fn check_free(
+        &self,
+        family: Family,
+        netfilter: Option<&mut Netfilter>,
+        nat: &mut Nat,
+    ) -> Result<(), CniError> {
+        if let Some(netfilter) = netfilter {
+            for chain in [nft::PORTS, nft::ADDRESS_PORTS] {
+                for rule in nft::table(family).rules(netfilter, chain)? {
+                    let Some((other, _)) = rule.comment.as_deref().map(nft::parse_comment) else { continue };
+                    if other != self.owner.container_id {
+                        let rule = NatRule::decode(family, &rule);
+                        self.check_rule(&rule, family, || format!("container {other}"))?;
+                    }
+                }
+            }
+            self.read_others(netfilter, family, nat)?;
+        }
         let own = self.owner.mapping_chain();
         for entry in nat.of(iptables::ENTRY) {
             let Some(chain) = entry.target.as_ref().filter(|chain| **chain != own) else { continue };
@@ -240,41 +246,19 @@ impl<'a> Mappings<'a> {
         Ok(())
     }
 
-    /// Fails if another container uses one of the ports in nftables.
-    fn check_free_nftables(&self, netfilter: &mut Netfilter, family: Family) -> Result<(), CniError> {
-        for chain in [nft::PORTS, nft::ADDRESS_PORTS] {
-            for rule in nft::table(family).rules(netfilter, chain)? {
-                let Some((other, _)) = rule.comment.as_deref().map(nft::parse_comment) else { continue };
-                if other != self.owner.container_id {
-                    let rule = NatRule::decode(family, &rule);
-                    self.check_rule(&rule, family, || format!("container {other}"))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Fails if a rule of another container maps one of the ports.
-    fn check_rule(
-        &self,
-        rule: &NatRule,
-        family: Family,
-        other: impl Fn() -> String,
-    ) -> Result<(), PortmapError> {
+    fn check_rule(&self, rule: &NatRule, family: Family, other: impl Fn() -> String) -> Result<(), CniError> {
         let Some(protocol) = rule.protocol else { return Ok(()) };
         let address = rule.destination_address();
-        for port in &rule.ports {
-            let mut mappings = self.config.mappings.iter();
-            if let Some(mapping) = mappings.find(|one| one.collides(family, protocol, *port, address)) {
-                return Err(PortmapError::Taken {
-                    mapping: mapping.clone(),
-                    container: self.owner.container_id.to_owned(),
-                    network: self.owner.network.to_owned(),
-                    other: other(),
-                });
-            }
-        }
-        Ok(())
+        let collides =
+            |one: &&Mapping| rule.ports.iter().any(|port| one.collides(family, protocol, *port, address));
+        let Some(mapping) = self.config.mappings.iter().find(collides) else { return Ok(()) };
+        let Owner { network, container_id, .. } = self.owner;
+        Err(CniError::internal(format!(
+            "{mapping} of container {container_id} in network {network} is already used by {}: delete that one \
+             first, or map another port",
+            other()
+        )))
     }
 
     /// Adds the chains of other containers that use one of the ports, if they were not read yet: there may be too many to read all.
@@ -284,21 +268,15 @@ impl<'a> Mappings<'a> {
         family: Family,
         nat: &mut Nat,
     ) -> Result<(), FirewallError> {
-        let own = self.owner.mapping_chain();
         let wanted = |rule: &&NatRule| {
             self.config.mappings.iter().any(|mapping| {
                 rule.protocol.is_none_or(|protocol| protocol == mapping.protocol_number())
                     && (rule.ports.is_empty() || rule.ports.contains(&mapping.host_port))
             })
         };
-        let others: BTreeSet<String> = nat
-            .of(iptables::ENTRY)
-            .filter(wanted)
-            .filter_map(|rule| rule.target.clone())
-            .filter(|chain| *chain != own && !nat.chains.contains(chain))
-            .collect();
-        let chains: Vec<&str> = others.iter().map(String::as_str).collect();
-        let more = Nat::read(netfilter, family, &chains)?;
+        let targets = nat.of(iptables::ENTRY).filter(wanted).filter_map(|rule| rule.target.as_deref());
+        let others: BTreeSet<&str> = targets.filter(|chain| !nat.chains.contains(*chain)).collect();
+        let more = Nat::read(netfilter, family, &others.into_iter().collect::<Vec<_>>())?;
         nat.chains.extend(more.chains);
         nat.rules.extend(more.rules);
         Ok(())
@@ -314,26 +292,30 @@ fn owner_of(entry: &NatRule) -> String {
 }
 
 fn check(request: &Request) -> Result<(), CniError> {
-    let config = Config::parse(&request.config)?;
-    let result = config::prev_result(request)?.ok_or(PortmapError::NoResult)?;
+    let (config, result) = parse(request)?;
+    let result = result.ok_or_else(Request::not_chained)?;
     if config.mappings.is_empty() {
         return Ok(());
     }
     let mappings = Mappings::new(request, &config, &result);
     if config.backend() == Backend::Iptables {
         let mut running = Vec::new();
-        for rules in mappings.iptables() {
-            let family = Family::of_net(rules.target);
+        for rules in mappings.rules() {
+            let family = rules.family();
             let tool = Tool::find(family).ok_or(FirewallError::NoTool(family))?;
             running.push((family, rules.compare(&tool)?));
         }
         for (family, running) in running {
-            running.finish().map_err(|error| PortmapError::Check(family, error.into()))?;
+            let family = match family {
+                Family::V4 => "ipv4",
+                Family::V6 => "ipv6",
+            };
+            running.finish().context(|| format!("could not check {family} dnat"))?;
         }
         return Ok(());
     }
     let mut netfilter = Netfilter::open()?;
-    for rules in mappings.nftables() {
+    for rules in mappings.rules() {
         rules.check(&mut netfilter)?;
     }
     Ok(())
@@ -355,7 +337,7 @@ fn gc(request: &Request) -> Result<(), CniError> {
         is_kept: &|_| false,
         legacy: true,
     };
-    selector.remove(selector.find()?)?.finish()?;
+    selector.remove()?.finish()?;
     Ok(())
 }
 
@@ -369,8 +351,8 @@ fn status(request: &Request) -> Result<(), CniError> {
             .err()
             .map(FirewallError::from),
     };
-    match missing {
-        None => Ok(()),
-        Some(error) => Err(CniError::new(Code::PluginNotAvailable, chain(&PortmapError::NoBackend(error)))),
-    }
+    missing.map_or(Ok(()), |error| {
+        let msg = format!("neither iptables nor nftables is usable on this host: {}", chain(&error));
+        Err(CniError::new(Code::PluginNotAvailable, msg))
+    })
 }

@@ -6,14 +6,14 @@ use std::net::IpAddr;
 
 use super::{CniResult, Dns, Interface, Ip, ResultError, Route};
 use crate::address::{parse_cidr, parse_ip};
-use crate::version::Shape;
+use crate::version::Version;
 
-pub(super) fn result(object: &Object, shape: Shape) -> Result<CniResult, ResultError> {
+pub(super) fn result(object: &Object, version: Version) -> Result<CniResult, ResultError> {
     let mut result = CniResult {
         dns: object.field("dns").map(|value| dns(value, "Result.dns")).transpose()?.unwrap_or_default(),
         ..CniResult::default()
     };
-    if shape == Shape::Legacy {
+    if version.is_legacy() {
         for name in ["ip4", "ip6"] {
             let Some(value) = object.field(name) else { continue };
             let path = format!("Result.{name}");

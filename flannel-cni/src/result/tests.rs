@@ -4,7 +4,7 @@ use crate::error::chain;
 /// Reads in one version and prints in another.
 fn convert(text: &str, to: Version) -> Result<String, String> {
     let result = CniResult::parse(text.as_bytes(), "0.1.0").map_err(|error| chain(&error))?;
-    result.to_value(to).map(|value| value.to_compact()).map_err(|error| error.to_string())
+    result.to_value(to).map(|value| value.to_compact()).map_err(|error| error.msg)
 }
 
 const V1_1_0: &str = concat!(

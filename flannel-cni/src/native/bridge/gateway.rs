@@ -9,21 +9,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::config::Config;
 use super::pod::with_broadcast;
-use crate::error::{CniError, Code};
-use crate::kernel::{Kernel, KernelError};
+use crate::error::{CniError, Context};
+use crate::kernel::Kernel;
 use crate::native::host_local;
 use crate::netns::HostLock;
 use crate::result::{CniResult, Route};
 use crate::sysctl;
-
-/// A failed change of the bridge's addresses.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to set bridge addr: could not {verb} {net}")]
-struct GatewayError {
-    verb: &'static str,
-    net: IpNet,
-    source: KernelError,
-}
 
 /// Fills in the interface and the gateway of each address, and the default routes.
 pub(super) fn complete(config: &Config, result: &mut CniResult) {
@@ -78,8 +69,10 @@ impl Gateway<'_> {
                 }
                 match self.host.change_one(&address::add(&with_broadcast(index, *net))) {
                     Err(error) if error.is(Errno::EEXIST) => {}
-                    Err(source) => return Err(GatewayError { verb: "add", net: *net, source }.into()),
-                    Ok(()) => pin_mac(self.host, self.link)?,
+                    added => {
+                        added.context(|| format!("failed to set bridge addr: could not add {net}"))?;
+                        pin_mac(self.host, self.link)?;
+                    }
                 }
             }
         }
@@ -125,8 +118,9 @@ impl Gateway<'_> {
             }
             match self.host.change_one(&address::delete(self.link.index, *other)) {
                 Err(error) if error.is(Errno::EADDRNOTAVAIL) => {}
-                Err(source) => return Err(GatewayError { verb: "remove", net: *other, source }.into()),
-                Ok(()) => {}
+                removed => {
+                    removed.context(|| format!("failed to set bridge addr: could not remove {other}"))?;
+                }
             }
             // An ADD that began with the old subnet may have allocated an address of it meanwhile, and seen its gateway.
             if !force && host_local::is_in_use(directory, *other) {
@@ -147,7 +141,7 @@ impl Gateway<'_> {
         let msg = format!("{what}: {name:?} already has an IP address different from {net}");
         let details =
             format!("it has {other}: remove that address, or set \"forceAddress\": true in the config");
-        CniError::new(Code::Internal, msg).with_details(details)
+        CniError::internal(msg).with_details(details)
     }
 
     /// Whether `other` was the gateway of the node's former subnet: the first address of a subnet of the same size, in a network that the

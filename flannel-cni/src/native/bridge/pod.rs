@@ -13,28 +13,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::config::Config;
-use crate::error::CniError;
-use crate::kernel::{Kernel, KernelError};
+use super::vanished;
+use crate::error::{CniError, Context};
+use crate::kernel::Kernel;
 use crate::netns::Netns;
 use crate::result::{CniResult, Route};
 use crate::sysctl;
-
-/// A failure in the container.
-#[derive(Debug, thiserror::Error)]
-enum PodError {
-    #[error("{0:?} was removed while it was set up")]
-    Vanished(String),
-    #[error("failed to add IP addr {0} to {1:?}")]
-    Address(IpNet, String, #[source] KernelError),
-    #[error("failed to set {0:?} UP")]
-    Up(String, #[source] KernelError),
-    #[error("failed to add route '{0}'")]
-    Route(String, #[source] KernelError),
-    #[error("link {0} has address {1} in DADFAILED state: another interface of its network has it too")]
-    Duplicate(String, IpNet),
-    #[error("link {0} still has tentative address {1} after {2:?}")]
-    Tentative(String, IpNet, Duration),
-}
 
 /// How long duplicate address detection may take; the default in the kernel is between one and two seconds.
 const DETECTION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,30 +36,27 @@ pub(super) fn configure(
         Ok(Kernel::open()?)
     })??;
     let name: LinkName = ifname.parse()?;
-    let found = pod.link(&name)?.ok_or_else(|| PodError::Vanished(ifname.to_owned()))?;
+    let found = pod.link(&name)?.ok_or_else(|| vanished(&name))?;
 
     let index = found.index;
-    let (requests, subjects) = plan(index, result, config);
-    for (outcome, subject) in pod.change(&requests)?.into_iter().zip(subjects) {
-        let Err(error) = outcome else { continue };
-        let name = ifname.to_owned();
-        return Err(match subject {
-            Subject::Address(net) => PodError::Address(net, name, error),
-            Subject::Up => PodError::Up(name, error),
-            // The route exists already.
-            Subject::Route(_) if error.is(Errno::EEXIST) => continue,
-            Subject::Route(text) => PodError::Route(format!("{text} dev {ifname}"), error),
+    let (requests, steps): (Vec<_>, Vec<_>) = plan(&found, result, config).into_iter().unzip();
+    for (outcome, step) in pod.change(&requests)?.into_iter().zip(steps) {
+        match outcome {
+            Err(error) if step.may_exist && error.is(Errno::EEXIST) => {}
+            other => other.context(|| format!("failed to {}", step.text))?,
         }
-        .into());
     }
     if with_v6 && config.duplicate_detection {
         let addresses = netns.enter(|| pod.wait_usable(index, DETECTION_TIMEOUT))??;
-        let net = |found: Option<&AddressRecord>| found.map(|address| address.facts.net);
-        if let Some(net) = net(addresses.iter().find(|address| address.duplicate)) {
-            return Err(PodError::Duplicate(ifname.to_owned(), net).into());
-        }
-        if let Some(net) = net(addresses.iter().find(|address| address.unusable)) {
-            return Err(PodError::Tentative(ifname.to_owned(), net, DETECTION_TIMEOUT).into());
+        let is_bad = |address: &&AddressRecord| address.duplicate || address.unusable;
+        if let Some(AddressRecord { facts, duplicate, .. }) = addresses.iter().find(is_bad) {
+            let problem = if *duplicate {
+                "DADFAILED state: another interface of its network has it too".to_owned()
+            } else {
+                format!("tentative state after {DETECTION_TIMEOUT:?}")
+            };
+            let msg = format!("link {ifname} has address {} in {problem}", facts.net);
+            return Err(CniError::internal(msg));
         }
     }
     Ok(found)
@@ -105,33 +86,32 @@ fn settings(ifname: &str, with_v6: bool, duplicate_detection: bool) -> Result<()
     Ok(())
 }
 
-/// The subject of a request.
-enum Subject {
-    Address(IpNet),
-    Up,
-    Route(String),
+/// What a request does, for errors.
+struct Step {
+    text: String,
+    may_exist: bool,
 }
 
-fn plan(index: IfIndex, result: &CniResult, config: &Config) -> (Vec<Request>, Vec<Subject>) {
+fn plan(link: &LinkRecord, result: &CniResult, config: &Config) -> Vec<(Request, Step)> {
+    let (index, name) = (link.index, &link.name);
     let mut planned = Vec::new();
     for ip in &result.ips {
         let mut address = with_broadcast(index, ip.address);
         address.no_dad &= !config.duplicate_detection;
-        planned.push((address::add(&address), Subject::Address(ip.address)));
+        let text = format!("add IP addr {} to {name}", ip.address);
+        planned.push((address::add(&address), Step { text, may_exist: false }));
     }
     if !config.container_down {
         let up = LinkSettings { up: Some(true), ..LinkSettings::default() };
-        planned.push((link::set(index, &up), Subject::Up));
+        planned.push((link::set(index, &up), Step { text: format!("set {name} UP"), may_exist: false }));
     }
     for route in &result.routes {
         let gateway = route.gw.or_else(|| gateway_of(result, Family::of_net(route.dst)));
-        let text = match gateway {
-            Some(gateway) => format!("{} via {gateway}", route.dst),
-            None => route.dst.to_string(),
-        };
-        planned.push((route::add_beside(&new_route(index, route, gateway)), Subject::Route(text)));
+        let via = gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
+        let step = Step { text: format!("add route '{}{via} dev {name}'", route.dst), may_exist: true };
+        planned.push((route::add_beside(&new_route(index, route, gateway)), step));
     }
-    planned.into_iter().unzip()
+    planned
 }
 
 /// Returns the gateway of the first address of a family.

@@ -11,9 +11,10 @@ use flannel_core::message::nftables::{
 };
 
 use crate::environment::Environment;
-use crate::error::CniError;
+use crate::error::{CniError, Context};
 use crate::firewall::netfilter::{Netfilter, NetfilterError};
 use crate::firewall::nft::{self, NftTable, equal, jump};
+use crate::firewall::open_netfilter;
 use crate::kernel::Kernel;
 
 const TABLE: NftTable = NftTable(TableFamily::BRIDGE, "nat");
@@ -26,15 +27,6 @@ const COMMENT: &str = "macspoofchk-";
 const SOURCE_OFFSET: u32 = 6;
 /// The kernel compares interface names at their full length (`IFNAMSIZ`).
 const NAME_LEN: usize = 16;
-
-/// Rules that could not be set, found or removed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum SpoofError {
-    #[error("failed to {0} the MAC spoofing filter (macspoofchk)")]
-    Netfilter(&'static str, #[source] NetfilterError),
-    #[error("the MAC spoofing filter (macspoofchk) of {0} is incomplete")]
-    Incomplete(String),
-}
 
 /// Whether the config requests the filter, which DEL needs to know even if other keys are invalid.
 pub(super) fn is_wanted(config: &Object) -> bool {
@@ -81,9 +73,10 @@ impl Filter {
     }
 
     /// Sets the filter, replacing that of an earlier ADD.
-    pub(super) fn set(&self, veth: &LinkName, mac: Mac) -> Result<(), SpoofError> {
+    pub(super) fn set(&self, veth: &LinkName, mac: Mac) -> Result<(), CniError> {
         let hook = nft::hook("filter", Hook::PREROUTING, PRIORITY);
-        commit("set", |netfilter| {
+        let mut netfilter = Netfilter::open().context(failed)?;
+        let commit = nft::commit(&mut netfilter, |netfilter| -> Result<_, NetfilterError> {
             let mut commands = vec![TABLE.add(None), TABLE.add_chain(PREROUTING, Some(hook.clone()), None)];
             for name in [self.chain(), self.mac_chain()] {
                 commands.extend([TABLE.add_chain(&name, None, None), TABLE.flush_chain(&name)]);
@@ -91,12 +84,15 @@ impl Filter {
             commands.extend(TABLE.delete_rules(netfilter, PREROUTING, |one| one == self.comment())?);
             commands.extend(self.rules(veth, mac).into_iter().map(Command::AppendRule));
             Ok(commands)
-        })
+        });
+        commit.context(failed)
     }
 
     /// Removes the filter, if it exists.
-    pub(super) fn remove(&self) -> Result<(), SpoofError> {
-        let removed = commit("remove", |netfilter| {
+    pub(super) fn remove(&self) -> Result<(), CniError> {
+        // A kernel without such rules has no filter.
+        let Some(mut netfilter) = open_netfilter().context(failed)? else { return Ok(()) };
+        let removed = nft::commit(&mut netfilter, |netfilter| -> Result<_, NetfilterError> {
             let mut commands = TABLE.delete_rules(netfilter, PREROUTING, |one| one == self.comment())?;
             // The first one jumps to the second one.
             for name in [self.chain(), self.mac_chain()] {
@@ -107,20 +103,19 @@ impl Filter {
             Ok(commands)
         });
         match removed {
-            // A kernel without such rules has no filter.
-            Err(SpoofError::Netfilter(_, error)) if error.means_absent() => Ok(()),
-            other => other,
+            Err(error) if error.means_absent() => Ok(()),
+            other => other.context(failed),
         }
     }
 
     /// Fails unless all rules exist.
-    pub(super) fn check(&self, veth: &LinkName, mac: Mac) -> Result<(), SpoofError> {
-        let error = |error| SpoofError::Netfilter("read", error);
-        let mut netfilter = Netfilter::open().map_err(error)?;
+    pub(super) fn check(&self, veth: &LinkName, mac: Mac) -> Result<(), CniError> {
+        let mut netfilter = Netfilter::open().context(failed)?;
         for wanted in self.rules(veth, mac) {
-            let present = TABLE.rules(&mut netfilter, &wanted.chain).map_err(error)?;
+            let present = TABLE.rules(&mut netfilter, &wanted.chain).context(failed)?;
             if !present.iter().any(|rule| rule.expressions == wanted.expressions) {
-                return Err(SpoofError::Incomplete(veth.to_string()));
+                let msg = format!("the MAC spoofing filter (macspoofchk) of {veth} is incomplete");
+                return Err(CniError::internal(msg));
             }
         }
         Ok(())
@@ -131,7 +126,7 @@ impl Filter {
 pub(super) fn gc(valid: &[Attachment]) -> Result<(), CniError> {
     let rules = match Netfilter::open().and_then(|mut netfilter| TABLE.rules(&mut netfilter, PREROUTING)) {
         Err(error) if error.means_absent() => return Ok(()),
-        other => other.map_err(|error| SpoofError::Netfilter("read", error))?,
+        other => other.context(failed)?,
     };
     let valid: Vec<String> = valid.iter().map(reference).collect();
     for rule in rules {
@@ -163,11 +158,6 @@ fn input_name(rule: &Rule) -> Option<LinkName> {
     }
 }
 
-fn commit(
-    verb: &'static str,
-    plan: impl FnMut(&mut Netfilter) -> Result<Vec<Command>, NetfilterError>,
-) -> Result<(), SpoofError> {
-    Netfilter::open()
-        .and_then(|mut netfilter| nft::commit(&mut netfilter, plan))
-        .map_err(|error| SpoofError::Netfilter(verb, error))
+fn failed() -> String {
+    "failed to access the MAC spoofing filter (macspoofchk)".to_owned()
 }

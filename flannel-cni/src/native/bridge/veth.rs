@@ -5,8 +5,8 @@ use flannel_core::message::link::{self, LinkRecord, NewVeth};
 use nix::errno::Errno;
 use std::os::fd::AsRawFd;
 
-use super::BridgeError;
-use crate::error::{CniError, note};
+use super::vanished;
+use crate::error::{CniError, Context, note};
 use crate::kernel::Kernel;
 use crate::netns::Netns;
 
@@ -44,19 +44,22 @@ pub(super) fn create(
             Ok(()) => break,
             Err(error) if error.is(Errno::EEXIST) => {
                 if attempt == NAME_ATTEMPTS || host.link(&veth.name)?.is_none() {
-                    return Err(BridgeError::Exists(veth.peer.to_string(), veth.name.to_string()).into());
+                    let (peer, name) = (veth.peer.as_str(), veth.name.as_str());
+                    return Err(CniError::internal(format!(
+                        "container veth name ({peer:?}) peer provided ({name:?}) already exists"
+                    )));
                 }
                 attempt += 1;
                 veth.name = random_name()?;
             }
             Err(error) => {
                 delete(host, &veth.name);
-                return Err(BridgeError::Veth(error).into());
+                return Err(error).context(|| "failed to make veth pair".to_owned());
             }
         }
     }
     match host.link(&veth.name) {
-        Ok(found) => Ok(found.ok_or_else(|| BridgeError::Vanished(veth.name.to_string()))?),
+        Ok(found) => found.ok_or_else(|| vanished(&veth.name)),
         Err(error) => {
             delete(host, &veth.name);
             Err(error.into())
@@ -76,14 +79,14 @@ fn random_name() -> Result<LinkName, CniError> {
 }
 
 /// Returns a random unicast, locally administered hardware address.
-pub(super) fn random_mac() -> Result<Mac, BridgeError> {
+pub(super) fn random_mac() -> Result<Mac, CniError> {
     Ok(Mac::from_seed(random()?))
 }
 
-fn random<const N: usize>() -> Result<[u8; N], BridgeError> {
+fn random<const N: usize>() -> Result<[u8; N], CniError> {
     let mut bytes = [0; N];
     // The kernel returns up to 256 bytes in one call.
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(BridgeError::Random)?;
+        .context(|| "could not get random bytes".to_owned())?;
     Ok(bytes)
 }

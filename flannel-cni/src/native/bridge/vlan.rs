@@ -7,9 +7,9 @@ use flannel_core::message::bridge::{self, Membership};
 use flannel_core::message::link::{self, LinkRecord};
 use std::collections::BTreeSet;
 
-use super::{BridgeError, veth};
-use crate::error::CniError;
-use crate::kernel::{Kernel, KernelError};
+use super::{vanished, veth};
+use crate::error::{CniError, Context};
+use crate::kernel::Kernel;
 use crate::netns::HostLock;
 use crate::sysctl;
 
@@ -43,15 +43,6 @@ pub(crate) enum VlanError {
     Order,
     #[error("minID and maxID should be configured simultaneously, {0} is missing")]
     Half(&'static str),
-}
-
-/// VLANs of a port that could not be set.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to set the VLANs of {port}: {what}; it needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING")]
-struct PortError {
-    port: String,
-    what: &'static str,
-    source: KernelError,
 }
 
 impl Vlans {
@@ -95,8 +86,13 @@ impl Vlans {
             return Ok(());
         }
         let index = port.index;
-        let error = |what, source| PortError { port: port.name.to_string(), what, source };
-        let present = host.vlans(index).map_err(|source| error("could not read them", source))?;
+        let failed = || {
+            let port = &port.name;
+            format!(
+                "failed to set the VLANs of {port}, which needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING"
+            )
+        };
+        let present = host.vlans(index).context(failed)?;
         let requests: Vec<Request> = plan(&present, &self.wanted(&present))
             .into_iter()
             .map(|step| match step {
@@ -107,7 +103,7 @@ impl Vlans {
         // A trunk may have thousands of VLANs.
         for chunk in requests.chunks(REQUESTS_MAX) {
             for outcome in host.change(chunk)? {
-                outcome.map_err(|source| error("the kernel refuses", source))?;
+                outcome.context(failed)?;
             }
         }
         Ok(())
@@ -177,12 +173,12 @@ pub(super) fn ensure_gateway(
     let mut found = host.link(&name)?;
     // A process was killed before it was complete.
     if let Some(half) = found.take_if(|found| !found.link.up) {
-        host.change_one(&link::delete(half.index)).map_err(|error| BridgeError::Link(text.clone(), error))?;
+        host.change_one(&link::delete(half.index)).context(|| format!("failed to delete {text}"))?;
     }
     if found.is_none() {
         let veth = veth::new(bridge, Some(bridge.link.mtu), name.clone())?;
-        host.change_one(&link::create_veth(&veth)).map_err(BridgeError::Veth)?;
-        let port = host.link(&veth.name)?.ok_or_else(|| BridgeError::Vanished(veth.name.to_string()))?;
+        host.change_one(&link::create_veth(&veth)).context(|| format!("failed to create {text}"))?;
+        let port = host.link(&veth.name)?.ok_or_else(|| vanished(&veth.name))?;
         let vlans = Vlans { access: Some(vlan), trunk: Vec::new(), keep_default: false };
         if let Err(error) = vlans.apply(host, &port) {
             // The other end is deleted as well, so that the next ADD starts over.
@@ -190,9 +186,9 @@ pub(super) fn ensure_gateway(
             return Err(error);
         }
     }
-    let found = host.link(&name)?.ok_or_else(|| BridgeError::Vanished(text.clone()))?;
+    let found = host.link(&name)?.ok_or_else(|| vanished(&name))?;
     sysctl::try_set(&format!("ipv6/conf/{text}/accept_ra"), "0");
-    host.set_up(found.index, true).map_err(|error| BridgeError::Link(text, error))?;
+    host.set_up(found.index, true).context(|| format!("failed to set {text} up"))?;
     Ok(found)
 }
 

@@ -9,8 +9,7 @@ use std::net::IpAddr;
 use crate::address::parse_ip;
 use crate::environment::Environment;
 use crate::firewall::{self, Backend, BackendChoice};
-use crate::request::Request;
-use crate::result::{CniResult, ResultError};
+use crate::result::CniResult;
 
 /// The bit of the packet mark that requests masquerading.
 const MARK_BIT: u8 = 13;
@@ -55,8 +54,6 @@ pub(super) struct Mapping {
 pub(super) enum ConfigError {
     #[error("failed to parse network configuration")]
     Type(#[from] TypeError),
-    #[error("could not parse prevResult")]
-    PrevResult(#[source] ResultError),
     #[error("Cannot specify externalSetMarkChain and markMasqBit")]
     TwoMarks,
     #[error("MasqMarkBit must be between 0 and 31")]
@@ -260,12 +257,6 @@ fn texts(keys: GoStruct<'_>, name: &str) -> Result<Option<Vec<String>>, TypeErro
     let error = |word: &Value| word.type_error(&format!("{}.{name}", keys.path()), WANTED);
     let text = |word: &Value| word.as_str().map(str::to_owned).ok_or_else(|| error(word));
     list.iter().map(text).collect::<Result<_, _>>().map(Some)
-}
-
-/// Returns the result of the previous plugin, if there is one.
-pub(super) fn prev_result(request: &Request) -> Result<Option<CniResult>, ConfigError> {
-    GoStruct::new(&request.config, "PortMapConf").object("prevResult", "map[string]interface {}")?;
-    request.prev_result().map_err(ConfigError::PrevResult)
 }
 
 /// Returns the container's first address of each family: that of its interface, or one without an interface.

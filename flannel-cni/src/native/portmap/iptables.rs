@@ -1,12 +1,12 @@
 //! Port mappings in iptables: the chains and rules of Go's portmap.
 
 use flannel_core::family::Family;
-use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use super::config::{Config, Mapping, Mark};
+use super::Rules;
+use super::config::{Mapping, Mark};
 use crate::firewall::FirewallError;
 use crate::firewall::iptables::{Running, Tool, ToolError, Variant, quote};
 use crate::firewall::names::Owner;
@@ -21,15 +21,6 @@ const MASQUERADE: &str = "CNI-HOSTPORT-MASQ";
 pub(super) const HISTORIC_ENTRY: &str = "CNI-HOSTPORT-SNAT";
 /// The maximum number of ports in one rule.
 const PORTS: usize = 15;
-
-/// The mappings of one container in one family.
-#[derive(Clone, Copy)]
-pub(super) struct Rules<'a> {
-    pub(super) config: &'a Config,
-    pub(super) owner: Owner<'a>,
-    /// The container's address with the prefix length of its subnet.
-    pub(super) target: IpNet,
-}
 
 /// The shared objects that exist. `None`: there are rules, but not all could be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,10 +56,6 @@ impl Shared {
 }
 
 impl<'a> Rules<'a> {
-    const fn family(&self) -> Family {
-        Family::of_net(self.target)
-    }
-
     /// Reads the present rules, through netlink if possible.
     pub(super) fn read(&self, netfilter: Option<&mut Netfilter>, tool: &Tool) -> Result<Nat, FirewallError> {
         match netfilter {

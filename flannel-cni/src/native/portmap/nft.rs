@@ -12,14 +12,14 @@ use flannel_core::message::nftables::{
 use flannel_core::ruleset::AddressMatch;
 use flannel_core::ruleset::nft::{address_expressions, address_offsets};
 use ipnet::IpNet;
-use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::Stdio;
 
-use super::config::{Config, Mapping};
-use crate::firewall::names::Owner;
+use super::Rules;
+use super::config::Mapping;
+use crate::error::{CniError, errno_text};
 use crate::firewall::netfilter::{Netfilter, NetfilterError};
 use crate::firewall::nft::{self, NftTable, equal, jump};
+use crate::process;
 
 const NAME: &str = "cni_hostport";
 const COMMENT: &str = "CNI portmap plugin";
@@ -64,38 +64,7 @@ fn is_of(comment: &str, container_id: &str) -> bool {
     parse_comment(comment).0 == container_id
 }
 
-/// A failed check.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum CheckError {
-    #[error("missing hostport rules in {0:?} chain")]
-    MissingRules(&'static str),
-    #[error(transparent)]
-    Netfilter(#[from] NetfilterError),
-}
-
-/// Conditions that nft could not set.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ConditionsError {
-    #[error("could not run nft, which parses the conditions: {}", crate::error::errno_text(.0))]
-    Start(std::io::Error),
-    #[error("nft rejected the conditions: {0}")]
-    Refused(String),
-}
-
-/// The mappings of one container in one family.
-#[derive(Clone, Copy)]
-pub(super) struct Rules<'a> {
-    pub(super) config: &'a Config,
-    pub(super) owner: Owner<'a>,
-    /// The container's address with the prefix length of its subnet.
-    pub(super) target: IpNet,
-}
-
 impl Rules<'_> {
-    const fn family(&self) -> Family {
-        Family::of_net(self.target)
-    }
-
     fn table(&self) -> NftTable {
         table(self.family())
     }
@@ -130,20 +99,20 @@ impl Rules<'_> {
     }
 
     /// Fails unless the container has the right number of rules.
-    pub(super) fn check(&self, netfilter: &mut Netfilter) -> Result<(), CheckError> {
+    pub(super) fn check(&self, netfilter: &mut Netfilter) -> Result<(), CniError> {
         let masqueraded = if self.config.snat { self.masqueraded().count() } else { 0 };
         for (chain, wanted) in [(PORTS, self.config.of(self.family()).count()), (MASQUERADING, masqueraded)] {
             let rules = self.table().rules(netfilter, chain)?;
             let comments = rules.iter().filter_map(|rule| rule.comment.as_deref());
             if comments.filter(|comment| is_of(comment, self.owner.container_id)).count() < wanted {
-                return Err(CheckError::MissingRules(chain));
+                return Err(CniError::internal(format!("missing hostport rules in {chain:?} chain")));
             }
         }
         Ok(())
     }
 
     /// Sets the rules that have conditions, which are in the syntax of nft.
-    pub(super) fn set_conditioned(&self) -> Result<(), ConditionsError> {
+    pub(super) fn set_conditioned(&self) -> Result<(), CniError> {
         let conditions = self.config.conditions(self.family()).join(" ").replace(['\n', ';'], " ");
         if conditions.trim().is_empty() {
             return Ok(());
@@ -161,23 +130,19 @@ impl Rules<'_> {
                 )
             })
             .collect();
-        let mut child = std::process::Command::new("nft")
-            .args(["-f", "-"])
-            .env("LC_ALL", "C")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(ConditionsError::Start)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // If it does not read its input, it reports that by its exit status.
-            let _ = stdin.write_all(script.as_bytes());
-        }
-        let output = child.wait_with_output().map_err(ConditionsError::Start)?;
+        let mut nft = std::process::Command::new("nft");
+        let output =
+            process::run(nft.args(["-f", "-"]).env("LC_ALL", "C"), script.as_bytes()).map_err(|error| {
+                CniError::internal(format!(
+                    "could not run nft, which parses the conditions: {}",
+                    errno_text(&error)
+                ))
+            })?;
         if output.status.success() {
             return Ok(());
         }
-        Err(ConditionsError::Refused(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ")))
+        let refusal = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+        Err(CniError::internal(format!("nft rejected the conditions: {refusal}")))
     }
 
     fn shared_objects(&self) -> Vec<Command> {

@@ -1,6 +1,7 @@
 use flannel_core::json::Value;
 
 use super::*;
+use crate::native::portmap::config::Config;
 
 const OWNER: Owner<'_> = Owner { network: "cbr0", container_id: "cid1", ifname: "eth0" };
 
