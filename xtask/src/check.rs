@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::process::{cargo, succeeds};
 use crate::tally::Tally;
-use crate::tidy::{self, TidyOptions};
+use crate::tidy;
 
 pub(crate) fn run() -> Result<bool> {
     let tally = gates()?;
@@ -27,6 +27,6 @@ pub(crate) fn gates() -> Result<Tally> {
     }
 
     println!("rules of the code base");
-    tally.outcome("rules of the code base: see `cargo xtask tidy`", tidy::run(&TidyOptions::default())?);
+    tally.outcome("rules of the code base: see `cargo xtask tidy`", tidy::run()?);
     Ok(tally)
 }

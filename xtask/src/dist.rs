@@ -23,7 +23,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::process::{root, stdout, target as target_directory};
+use crate::process::{empty_directory, root, stdout, target as target_directory};
 use archive::Compression;
 use target::{EMULATED, Profile, TARGETS, Target};
 
@@ -74,9 +74,7 @@ pub(crate) fn for_tests(directory: &Path, long: bool) -> Result<()> {
         make(&directory.join(name), &options(revision, &[]))?;
     }
     let other = directory.join("other");
-    if other.exists() {
-        fs::remove_dir_all(&other).with_context(|| format!("could not remove {}", other.display()))?;
-    }
+    empty_directory(&other)?;
     if not_emulated()?.is_some() {
         return Ok(());
     }
@@ -84,8 +82,7 @@ pub(crate) fn for_tests(directory: &Path, long: bool) -> Result<()> {
         make(&other, &options(1, &TARGETS.each_ref()))?;
     } else {
         let plugin = compile::plugin(EMULATED, Profile::Dev)?;
-        fs::create_dir_all(&other)
-            .and_then(|()| fs::copy(&plugin, other.join("flannel")))
+        fs::copy(&plugin, other.join("flannel"))
             .with_context(|| format!("could not copy {} to {}", plugin.display(), other.display()))?;
     }
     Ok(())

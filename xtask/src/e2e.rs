@@ -1,15 +1,13 @@
 //! Runs every end-to-end test in a process and a sandbox of its own, several at a time.
 //!
-//! What passes between us and a test: `FLANNEL_E2E_DIR`, where it leaves its artifacts when it fails and a
-//! file `skipped` with the reason when it cannot run here; `FLANNEL_E2E_TIMEOUT`, the seconds after
-//! which it collects artifacts and gives up; `FLANNEL_E2E_REQUIRE`, features that must not be skipped;
-//! `FLANNEL_E2E_LONG`, not empty where the long form of a test is wanted;
-//! `FLANNEL_E2E_PACKAGES`, where the packages of two revisions are, for the tests that install them;
-//! `FLANNEL_E2E_NOT_EMULATED`, why there is nothing for another processor beside them, empty if there is.
+//! A test receives these variables: `FLANNEL_E2E_DIR`, the directory for its artifacts if it fails, and for a file `skipped`
+//! with the reason if it cannot run on this machine; `FLANNEL_E2E_TIMEOUT`, the seconds after which it collects artifacts and
+//! fails; `FLANNEL_E2E_REQUIRE`, features that must not be skipped; `FLANNEL_E2E_LONG`, not empty for the long form of a test;
+//! `FLANNEL_E2E_PACKAGES`, the directory of the packages of two revisions, for the tests that install them;
+//! `FLANNEL_E2E_NOT_EMULATED`, why programs for another architecture are missing there, empty if they are not.
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -18,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::build::{pod, programs, test_programs};
-use crate::process::{is_root, stdout, target};
+use crate::process::{empty_directory, is_root, stdout, target};
 use crate::tally::Tally;
 use crate::{dist, packages, sandbox};
 
@@ -26,7 +24,7 @@ use crate::{dist, packages, sandbox};
 pub(crate) struct E2eOptions {
     /// Only tests whose name (`file::test`) contains one of these
     filters: Vec<String>,
-    /// How many tests run at once
+    /// Number of concurrent tests
     #[arg(long)]
     jobs: Option<usize>,
     /// Fail, instead of skipping, where this feature is missing (repeatable; `--list` names them)
@@ -52,9 +50,9 @@ impl E2eOptions {
     }
 }
 
-/// How many lines of the output of a failed test are shown; the rest is in its directory.
+/// Number of lines shown of the output of a failed test; the rest is in its directory.
 const SHOWN_LINES: usize = 120;
-/// How long a test may take to collect artifacts after its time is up.
+/// Time for a test to collect artifacts after its time limit.
 const GRACE: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(options: &E2eOptions) -> Result<bool> {
@@ -101,19 +99,23 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
     for feature in features.iter().filter(|feature| !feature.contains(": yes")) {
         println!("  {feature}");
     }
-    let queue: Mutex<VecDeque<Case>> =
-        Mutex::new((0..options.repeat.max(1)).flat_map(|repeat| repeated(&cases, repeat)).collect());
+    let repeated = |repeat| cases.iter().map(move |case| Case { repeat, ..case.clone() });
+    let queue = Mutex::new((0..options.repeat.max(1)).flat_map(repeated));
+    // A separate function, so that the lock is released before the test runs.
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let jobs = options.jobs.unwrap_or_else(|| {
-        // More than there are processors, since tests mostly wait.
+        // More than processors, because tests mostly wait.
         thread::available_parallelism().map_or(2, |processors| processors.get().clamp(2, 4) + 2)
     });
     let shared = Mutex::new(&mut tally);
     thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
-                while let Some(case) = pop(&queue) {
+                while let Some(case) = next() {
+                    let started = Instant::now();
                     let result = case.run(options, &not_emulated);
-                    report(&case, result, *shared.lock().unwrap_or_else(PoisonError::into_inner));
+                    let mut tally = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                    report(&case, result, started.elapsed(), &mut tally);
                 }
             });
         }
@@ -128,14 +130,6 @@ const INSTALLING: [&str; 2] = ["packages::", "pages::"];
 
 fn packages_directory() -> PathBuf {
     target().join("tmp/packages")
-}
-
-fn repeated(cases: &[Case], repeat: usize) -> impl Iterator<Item = Case> {
-    cases.iter().map(move |case| Case { repeat, ..case.clone() })
-}
-
-fn pop(queue: &Mutex<VecDeque<Case>>) -> Option<Case> {
-    queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
 }
 
 /// Asks `lab` which features this machine has: lines of `name: yes` or `name: no (reason)`.
@@ -159,7 +153,7 @@ struct Case {
     /// `file::test`
     name: String,
     program: PathBuf,
-    /// How many times the same test was queued before: both may run at once.
+    /// Number of times the same test was queued before: both may run at the same time.
     repeat: usize,
 }
 
@@ -182,26 +176,19 @@ enum Outcome {
     Failed(String),
 }
 
-struct Finished {
-    outcome: Outcome,
-    took: Duration,
-    directory: PathBuf,
-}
-
 impl Case {
-    fn run(&self, options: &E2eOptions, not_emulated: &str) -> Result<Finished> {
+    fn directory(&self) -> PathBuf {
         let mut directory = target().join("e2e").join(self.name.replacen("::", "/", 1).replace("::", "."));
         if self.repeat > 0 {
             directory.add_extension(self.repeat.to_string());
         }
-        if directory.exists() {
-            fs::remove_dir_all(&directory)
-                .with_context(|| format!("could not remove {}", directory.display()))?;
-        }
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("could not create {}", directory.display()))?;
+        directory
+    }
+
+    fn run(&self, options: &E2eOptions, not_emulated: &str) -> Result<Outcome> {
+        let directory = self.directory();
+        empty_directory(&directory)?;
         let output = File::create(directory.join("output.txt")).context("could not create output.txt")?;
-        let started = Instant::now();
         let mut child = sandbox::command(&self.program)
             .args(["--exact", &self.name, "--nocapture", "--include-ignored"])
             .env("FLANNEL_E2E_DIR", &directory)
@@ -210,7 +197,7 @@ impl Case {
             .env("FLANNEL_E2E_LONG", if options.long { "1" } else { "" })
             .env("FLANNEL_E2E_PACKAGES", packages_directory())
             .env(NOT_EMULATED, not_emulated)
-            // Errors say where they came from; backtraces would hide that.
+            // Backtraces would hide the causes of an error.
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(output.try_clone().context("could not share output.txt")?)
@@ -218,13 +205,12 @@ impl Case {
             .spawn()
             .context("could not start a sandbox")?;
         let good = wait(&mut child, Duration::from_secs(options.timeout()) + GRACE)?;
-        let outcome = match (good, fs::read_to_string(directory.join("skipped"))) {
+        Ok(match (good, fs::read_to_string(directory.join("skipped"))) {
             (Some(true), _) => Outcome::Passed,
             (Some(false), Ok(reason)) => Outcome::Skipped(reason.trim().to_owned()),
             (Some(false), Err(_)) => Outcome::Failed("FAILED".to_owned()),
             (None, _) => Outcome::Failed(format!("FAILED: not done after {} s, killed", options.timeout())),
-        };
-        Ok(Finished { outcome, took: started.elapsed(), directory })
+        })
     }
 }
 
@@ -244,35 +230,29 @@ fn wait(child: &mut Child, limit: Duration) -> Result<Option<bool>> {
     }
 }
 
-fn report(case: &Case, result: Result<Finished>, tally: &mut Tally) {
-    let name = &case.name;
-    let finished = match result {
-        Ok(finished) => finished,
+fn report(case: &Case, result: Result<Outcome>, took: Duration, tally: &mut Tally) {
+    let (name, directory, seconds) = (&case.name, case.directory(), took.as_secs_f32());
+    match result {
         Err(error) => {
             println!("{name} ... FAILED: {error:#}");
-            tally.fail(format!("{name}: {error:#}"));
-            return;
+            return tally.fail(format!("{name}: {error:#}"));
         }
-    };
-    let seconds = finished.took.as_secs_f32();
-    match finished.outcome {
-        Outcome::Passed => {
+        Ok(Outcome::Failed(how)) => {
+            println!("{name} ... {how} ({seconds:.1} s)");
+            show_output(&directory);
+            return tally.fail(format!("{name}: see {}", directory.display()));
+        }
+        Ok(Outcome::Passed) => {
             println!("{name} ... ok ({seconds:.1} s)");
             tally.pass(1);
-            // Nobody looks at the artifacts of a test that passed; a leftover directory is harmless.
-            let _ = fs::remove_dir_all(&finished.directory);
         }
-        Outcome::Skipped(reason) => {
+        Ok(Outcome::Skipped(reason)) => {
             println!("{name} ... skipped ({reason})");
             tally.skip(1, reason);
-            let _ = fs::remove_dir_all(&finished.directory);
-        }
-        Outcome::Failed(how) => {
-            println!("{name} ... {how} ({seconds:.1} s)");
-            show_output(&finished.directory);
-            tally.fail(format!("{name}: see {}", finished.directory.display()));
         }
     }
+    // Nobody needs the artifacts of a test that did not fail; a stale directory is harmless.
+    let _ = fs::remove_dir_all(directory);
 }
 
 fn show_output(directory: &Path) {

@@ -3,12 +3,11 @@
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::build::{pod_program, programs, static_program};
-use crate::process::{succeeds, target};
+use crate::process::{empty_directory, succeeds, target};
 use crate::{packages, sandbox};
 
 #[derive(Args)]
@@ -88,15 +87,14 @@ pub(crate) fn bench(bench: &Bench) -> Result<bool> {
             pod_program("integration", "kernel-work")?;
             let lab = static_program("integration", "lab")?;
             let state = target().join("bench-cni");
-            remove(&state)?;
-            fs::create_dir_all(&state).with_context(|| format!("could not create {}", state.display()))?;
+            empty_directory(&state)?;
             let mut command = sandbox::command(lab);
             command.arg("bench-cni").arg("--programs").arg(programs);
             command.arg("--peer").arg(std::path::absolute(peer)?).arg("--state").arg(&state);
             command.args(["--rounds", &rounds.to_string(), "--standing", &standing.to_string()]);
             command.args(filters);
             let outcome = run(command, json.as_deref());
-            remove(&state)?;
+            fs::remove_dir_all(&state).with_context(|| format!("could not remove {}", state.display()))?;
             outcome
         }
     }
@@ -107,13 +105,4 @@ fn run(mut command: Command, json: Option<&Path>) -> Result<bool> {
         command.arg("--json").arg(std::path::absolute(file)?);
     }
     succeeds(&mut command)
-}
-
-fn remove(directory: &Path) -> Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("could not remove {}", directory.display()))
-        }
-        _ => Ok(()),
-    }
 }

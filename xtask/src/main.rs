@@ -42,7 +42,7 @@ enum Task {
     /// Run the checks that need no root: formatting, lints, rules of the code base
     Check,
     /// Check the rules of the code base that neither rustfmt nor clippy knows
-    Tidy(tidy::TidyOptions),
+    Tidy,
     /// Build packages: static programs, deb, rpm, image, checksums, bill of materials
     Dist(dist::DistOptions),
 }
@@ -66,7 +66,7 @@ fn run(task: Task) -> Result<bool> {
         Task::Bench(bench) => lab::bench(&bench),
         Task::E2e(options) => e2e::run(&options),
         Task::Check => check::run(),
-        Task::Tidy(options) => tidy::run(&options),
+        Task::Tidy => tidy::run(),
         Task::Dist(options) => dist::run(&options),
     }
 }

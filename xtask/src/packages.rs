@@ -1,74 +1,51 @@
 //! Debian packages that the tests need, and their installation.
 
 use anyhow::{Context, Result};
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::dist::target::{self, EMULATED, TARGETS};
 use crate::process::{find, is_root, succeeds, text};
 
-/// A package, a program or file that proves its presence, and what needs it.
-struct Package {
-    name: &'static str,
-    provides: &'static str,
-    needed_by: &'static str,
-}
-
-const fn package(name: &'static str, provides: &'static str, needed_by: &'static str) -> Package {
-    Package { name, provides, needed_by }
-}
+/// The name of a package, a program or file that proves its presence, and what needs it.
+type Package = (&'static str, &'static str, &'static str);
 
 const TESTS: &[Package] = &[
-    package("util-linux", "unshare", "every end-to-end and contract test"),
-    package("iproute2", "ip", "every end-to-end and contract test"),
-    package("iputils-ping", "ping", "every end-to-end test"),
-    package("etcd-server", "etcd", "tests on etcd"),
-    package("etcd-client", "etcdctl", "tests on etcd"),
-    package(
-        "containernetworking-plugins",
-        "/usr/lib/cni/bridge",
-        "comparison with the plugins of the CNI project",
-    ),
-    package("containerd", "containerd", "tests with pods of containerd"),
-    package("runc", "runc", "tests with pods of containerd"),
-    package("crun", "crun", "tests with containers of podman"),
-    package("podman", "podman", "tests with containers of podman"),
-    package("iptables", "iptables", "tests of the iptables firewall"),
-    package("nftables", "nft", "tests of the nftables firewall"),
-    package("openssl", "openssl", "tests of etcd with TLS"),
-    package("conntrack", "conntrack", "tests of masquerade"),
-    package("curl", "curl", "tests of the documentation"),
-    package("ethtool", "ethtool", "tests of device features"),
-    package("faketime", "faketime", "tests with an incorrect clock"),
-    package("tcpdump", "tcpdump", "tests that capture packets"),
-    package("systemd", "/lib/systemd/systemd", "tests of packages and units"),
-    package("rpm", "rpm", "tests of RPM packages"),
-    package("dnf", "dnf", "tests of RPM packages by dnf"),
-    package("createrepo-c", "createrepo_c", "tests of RPM packages by dnf"),
-    package("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "tests of programs for another architecture"),
-    package(
+    ("util-linux", "unshare", "every end-to-end and contract test"),
+    ("iproute2", "ip", "every end-to-end and contract test"),
+    ("iputils-ping", "ping", "every end-to-end test"),
+    ("etcd-server", "etcd", "tests on etcd"),
+    ("etcd-client", "etcdctl", "tests on etcd"),
+    ("containernetworking-plugins", "/usr/lib/cni/bridge", "comparison with the plugins of the CNI project"),
+    ("containerd", "containerd", "tests with pods of containerd"),
+    ("runc", "runc", "tests with pods of containerd"),
+    ("crun", "crun", "tests with containers of podman"),
+    ("podman", "podman", "tests with containers of podman"),
+    ("iptables", "iptables", "tests of the iptables firewall"),
+    ("nftables", "nft", "tests of the nftables firewall"),
+    ("openssl", "openssl", "tests of etcd with TLS"),
+    ("conntrack", "conntrack", "tests of masquerade"),
+    ("curl", "curl", "tests of the documentation"),
+    ("ethtool", "ethtool", "tests of device features"),
+    ("faketime", "faketime", "tests with an incorrect clock"),
+    ("tcpdump", "tcpdump", "tests that capture packets"),
+    ("systemd", "/lib/systemd/systemd", "tests of packages and units"),
+    ("rpm", "rpm", "tests of RPM packages"),
+    ("dnf", "dnf", "tests of RPM packages by dnf"),
+    ("createrepo-c", "createrepo_c", "tests of RPM packages by dnf"),
+    ("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "tests of programs for another architecture"),
+    (
         "libc6-dev-arm64-cross",
         "/usr/aarch64-linux-gnu/lib/libc.a",
         "tests of programs for another architecture",
     ),
-    package("qemu-user-static", "qemu-aarch64-static", "tests of programs for another architecture"),
-    package("strace", "strace", "tests that count system calls"),
-    package("prometheus", "promtool", "checks of metrics and alert rules"),
-    package("procps", "ps", "reports of failed tests"),
+    ("qemu-user-static", "qemu-aarch64-static", "tests of programs for another architecture"),
+    ("strace", "strace", "tests that count system calls"),
+    ("prometheus", "promtool", "checks of metrics and alert rules"),
+    ("procps", "ps", "reports of failed tests"),
 ];
 
 /// Packages for the demonstration.
 const DEMO: [&str; 5] = ["util-linux", "iproute2", "iputils-ping", "etcd-server", "etcd-client"];
-
-impl Package {
-    fn present(&self) -> bool {
-        if self.provides.starts_with('/') {
-            Path::new(self.provides).exists()
-        } else {
-            find(self.provides).is_some()
-        }
-    }
-}
 
 /// Installs missing packages if possible, and prints what remains missing.
 pub(crate) fn install_for_tests() -> Result<()> {
@@ -96,14 +73,13 @@ fn add_targets() -> Result<()> {
 
 /// Installs missing packages for the demonstration.
 pub(crate) fn install_for_demo(etcd: bool) -> Result<()> {
-    let needed =
-        |package: &&Package| DEMO.contains(&package.name) && (etcd || !package.name.starts_with("etcd"));
+    let needed = |(name, ..): &&Package| DEMO.contains(name) && (etcd || !name.starts_with("etcd"));
     install(&TESTS.iter().filter(needed).collect::<Vec<_>>())
 }
 
 fn install(packages: &[&Package]) -> Result<()> {
-    let missing = || packages.iter().filter(|package| !package.present()).collect::<Vec<_>>();
-    let names: Vec<&str> = missing().iter().map(|package| package.name).collect();
+    let missing = || packages.iter().filter(|(_, provides, _)| find(provides).is_none());
+    let names: Vec<&str> = missing().map(|(name, ..)| *name).collect();
     if names.is_empty() {
         return Ok(());
     }
@@ -119,8 +95,8 @@ fn install(packages: &[&Package]) -> Result<()> {
             apt_get(&["install"], &names)?;
         }
     }
-    for package in missing() {
-        println!("{} is missing: no {}", package.name, package.needed_by);
+    for (name, _, needed_by) in missing() {
+        println!("{name} is missing: no {needed_by}");
     }
     Ok(())
 }

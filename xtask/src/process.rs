@@ -1,6 +1,7 @@
 //! Starts programs.
 
 use anyhow::{Context, Result, bail};
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,6 +16,14 @@ pub(crate) fn root() -> PathBuf {
 /// The target directory of cargo.
 pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |path| root().join(path))
+}
+
+/// Creates an empty directory, in place of an existing one.
+pub(crate) fn empty_directory(directory: &Path) -> Result<()> {
+    if directory.exists() {
+        fs::remove_dir_all(directory).with_context(|| format!("could not remove {}", directory.display()))?;
+    }
+    fs::create_dir_all(directory).with_context(|| format!("could not create {}", directory.display()))
 }
 
 /// Returns a cargo command in the workspace, with the cargo that started this program.
@@ -82,8 +91,8 @@ pub(crate) fn watched(command: &mut Command, mut look: impl FnMut(&str)) -> Resu
     Ok(child.wait().context("could not wait for the command")?.success())
 }
 
-/// Returns the file of a program from `PATH` or from the directories of system programs, which are missing in the `PATH` of
-/// ordinary users.
+/// Returns the file of a program: a path as it is, or a name from `PATH` or the directories of system programs, which are
+/// missing in the `PATH` of ordinary users.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -94,7 +103,7 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 
 /// Returns whether the effective user of this process is root.
 pub(crate) fn is_root() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     status
         .lines()
         .find_map(|line| line.strip_prefix("Uid:"))

@@ -1,4 +1,4 @@
-//! Everything that must hold: gates, unit, contract and end-to-end tests.
+//! All checks and tests: gates, unit, contract and end-to-end tests.
 
 use anyhow::Result;
 use clap::Args;

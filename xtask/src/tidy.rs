@@ -1,5 +1,4 @@
-//! Rules of the code base that neither rustfmt nor clippy knows. Looks at the files that git tracks, or
-//! would track.
+//! Rules of the code base that neither rustfmt nor clippy knows, for the files that git tracks or would track.
 
 use anyhow::Result;
 use std::collections::BTreeMap;
@@ -8,13 +7,12 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::process::{root, stdout};
-use clap::Args;
 
 mod circles;
 mod documents;
 mod imports;
 
-/// All that flannel-core may depend on: nothing that does input or output.
+/// The dependencies that flannel-core may have: nothing that does input or output.
 const CORE_DEPENDENCIES: [&str; 9] = [
     "ipnet",
     "netlink-packet-core",
@@ -43,7 +41,7 @@ const BACKEND_NAMES: [&str; 7] = [
     "LinkKind::Vxlan",
     "LinkKind::Ipip",
 ];
-/// How the names of those files begin.
+/// The beginnings of the names of those files.
 const BACKEND_FILES: [&str; 3] =
     ["flannel-core/src/backend", "flannel-core/src/dataplane/kind", "flannel-core/src/message/link"];
 
@@ -68,22 +66,8 @@ const GLOSSARY: &str = "docs/contributing.md";
 
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-#[derive(Args, Default)]
-pub(crate) struct TidyOptions {
-    /// List the circles of imports of all crates
-    #[arg(long)]
-    circles: bool,
-}
-
-/// Prints the findings, or the circles only. Returns whether there are no errors.
-pub(crate) fn run(options: &TidyOptions) -> Result<bool> {
-    if options.circles {
-        let circles = circles::all(&sources(&root())?)?;
-        for circle in &circles {
-            println!("{circle}");
-        }
-        return Ok(circles.is_empty());
-    }
+/// Prints the findings. Returns whether there are none.
+pub(crate) fn run() -> Result<bool> {
     let sources = sources(&root())?;
     let errors = findings(&root(), &sources)?;
     for error in &errors {
@@ -120,61 +104,54 @@ fn tracked(root: &Path) -> Result<Vec<String>> {
 }
 
 fn look_at(name: &str, text: &str, errors: &mut Vec<String>) {
-    machine_paths(name, text, errors);
-    old_words(name, text, errors);
+    for (line, number) in text.lines().zip(1..) {
+        let rules = [machine_path(line), old_word(name, line), registry(name, line), attribute(name, line)];
+        errors.extend(rules.into_iter().flatten().map(|error| format!("{name}:{number}: {error}")));
+    }
     match name.rsplit('/').next().unwrap_or(name) {
         "mod.rs" => errors.push(format!("{name}: modules are foo.rs with children in foo/")),
         "Cargo.toml" if name != "Cargo.toml" && !name.contains("/fuzz/") => manifest(name, text, errors),
-        "Cargo.lock" => registries(name, text, errors),
         _ if name.ends_with(".rs") => source(name, text, errors),
         _ => {}
     }
 }
 
-fn machine_paths(name: &str, text: &str, errors: &mut Vec<String>) {
-    for (number, line) in text.lines().enumerate() {
-        if let Some(path) = MACHINE_PATHS.iter().find(|path| line.contains(**path)) {
-            errors.push(format!("{name}:{}: a path of one machine: {path}", number + 1));
-        }
-    }
+fn machine_path(line: &str) -> Option<String> {
+    let path = MACHINE_PATHS.iter().find(|path| line.contains(**path))?;
+    Some(format!("a path of one machine: {path}"))
 }
 
-fn old_words(name: &str, text: &str, errors: &mut Vec<String>) {
+fn old_word(name: &str, line: &str) -> Option<String> {
     if name == GLOSSARY || ![".rs", ".md", ".toml", ".yaml", ".sh"].iter().any(|end| name.ends_with(end)) {
-        return;
+        return None;
     }
-    for (line, number) in text.lines().zip(1..) {
-        let mut words = line.split(|c: char| !c.is_alphabetic()).map(str::to_lowercase);
-        if let Some(word) = words.find(|word| OLD_WORDS.contains(&word.as_str())) {
-            errors.push(format!("{name}:{number}: `{word}`: see the glossary in {GLOSSARY}"));
-        }
-    }
+    let mut words = line.split(|c: char| !c.is_alphabetic()).map(str::to_lowercase);
+    let word = words.find(|word| OLD_WORDS.contains(&word.as_str()))?;
+    Some(format!("`{word}`: see the glossary in {GLOSSARY}"))
 }
 
-fn registries(name: &str, text: &str, errors: &mut Vec<String>) {
-    for (number, line) in text.lines().enumerate() {
-        if let Some(source) = line.strip_prefix("source = ")
-            && source.trim_matches('"') != REGISTRY
-        {
-            errors.push(format!("{name}:{}: crates come from crates.io, not {source}", number + 1));
-        }
-    }
+fn registry(name: &str, line: &str) -> Option<String> {
+    let source = line.strip_prefix("source = ").filter(|_| name.ends_with("Cargo.lock"))?;
+    (source.trim_matches('"') != REGISTRY).then(|| format!("crates come from crates.io, not {source}"))
+}
+
+fn attribute(name: &str, line: &str) -> Option<String> {
+    let code = line.trim_start();
+    let error = if !name.ends_with(".rs") {
+        return None;
+    } else if code.starts_with("#[ignore") && !code.starts_with("#[ignore = \"needs ") {
+        "only `#[ignore = \"needs …\"]`: xtask runs those"
+    } else if code.starts_with("#[should_panic") {
+        "no #[should_panic]: check the error instead"
+    } else if code.starts_with("#[allow(") || code.starts_with("#![allow(") {
+        "`#[expect(lint, reason = …)]` instead of allow"
+    } else {
+        return None;
+    };
+    Some(error.to_owned())
 }
 
 fn source(name: &str, text: &str, errors: &mut Vec<String>) {
-    for (number, line) in text.lines().enumerate() {
-        let number = number + 1;
-        let code = line.trim_start();
-        if code.starts_with("#[ignore") && !code.starts_with("#[ignore = \"needs ") {
-            errors.push(format!("{name}:{number}: only `#[ignore = \"needs …\"]`: xtask runs those"));
-        }
-        if code.starts_with("#[should_panic") {
-            errors.push(format!("{name}:{number}: no #[should_panic]: check the error instead"));
-        }
-        if code.starts_with("#[allow(") || code.starts_with("#![allow(") {
-            errors.push(format!("{name}:{number}: `#[expect(lint, reason = …)]` instead of allow"));
-        }
-    }
     let root = name.ends_with("/src/lib.rs") || name.ends_with("/src/main.rs");
     if root && !name.starts_with("flanneld/") && !text.contains("#![forbid(unsafe_code)]") {
         errors.push(format!("{name}: #![forbid(unsafe_code)] is missing"));
@@ -230,13 +207,11 @@ fn manifest(name: &str, text: &str, errors: &mut Vec<String>) {
     let mut section = "";
     let mut inherits_lints = false;
     let mut inherited = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let line = line.trim();
+    for (line, number) in text.lines().map(str::trim).zip(1..) {
         if line.starts_with('[') {
             section = line.trim_matches(['[', ']']);
-            continue;
         }
-        let Some((key, value)) = line.split_once('=') else { continue };
+        let Some((key, value)) = line.split_once('=').filter(|_| !line.starts_with('[')) else { continue };
         let (key, value) = (key.trim(), value.trim());
         match section {
             "lints" => inherits_lints |= key == "workspace" && value == "true",
@@ -245,14 +220,12 @@ fn manifest(name: &str, text: &str, errors: &mut Vec<String>) {
                 let dependency = key.strip_suffix(".workspace").unwrap_or(key);
                 if dependency == key && !value.contains("workspace = true") {
                     errors.push(format!(
-                        "{name}:{}: the version of {dependency} belongs in the root Cargo.toml",
-                        number + 1
+                        "{name}:{number}: the version of {dependency} belongs in the root Cargo.toml"
                     ));
                 }
                 if name.starts_with("flannel-core/") && !CORE_DEPENDENCIES.contains(&dependency) {
                     errors.push(format!(
-                        "{name}:{}: flannel-core may not depend on {dependency}; the list is in xtask/src/tidy.rs",
-                        number + 1
+                        "{name}:{number}: flannel-core may not depend on {dependency}; the list is in xtask/src/tidy.rs"
                     ));
                 }
             }

@@ -3,10 +3,11 @@
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::target::{Profile, Target, host};
 use crate::build::{self, STATIC, STRIPPED};
-use crate::process::{cargo, must_succeed, root, target as target_directory};
+use crate::process::{cargo, must_succeed, root, stdout, target as target_directory};
 
 /// The contents of the programs.
 pub(crate) struct Programs {
@@ -50,12 +51,13 @@ pub(crate) fn plugin(target: &Target, profile: Profile) -> Result<PathBuf> {
     Ok(file)
 }
 
-fn static_program(path: &Path) -> Result<Vec<u8>> {
-    let program = fs::read(path).with_context(|| format!("could not read {}", path.display()))?;
-    if has_interpreter(&program) != Some(false) {
+/// Reads a program, and fails if it needs a dynamic linker.
+pub(crate) fn static_program(path: &Path) -> Result<Vec<u8>> {
+    let headers = stdout(Command::new("readelf").arg("--program-headers").arg(path))?;
+    if headers.contains("INTERP") {
         bail!("{} is not statically linked", path.display());
     }
-    Ok(program)
+    fs::read(path).with_context(|| format!("could not read {}", path.display()))
 }
 
 /// Builds for a target. Removes file names of this machine from the programs, to make builds reproducible.
@@ -103,26 +105,4 @@ fn linked_again(other: Option<&str>, programs: &[(&str, &str)]) -> Result<PathBu
         build::program(package, name, &target, &[STATIC, STRIPPED])?;
     }
     Ok(target_directory().join(other.unwrap_or_default()).join("debug"))
-}
-
-/// Returns whether a 64-bit program needs a dynamic linker, or `None` if it is not a 64-bit ELF file.
-pub(crate) fn has_interpreter(program: &[u8]) -> Option<bool> {
-    const ELF64_LITTLE_ENDIAN: &[u8] = b"\x7fELF\x02\x01";
-    const PT_INTERP: u64 = 3;
-    let number = |at: usize, size: usize| {
-        let bytes = program.get(at..at.checked_add(size)?)?;
-        Some(bytes.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)))
-    };
-    if !program.starts_with(ELF64_LITTLE_ENDIAN) {
-        return None;
-    }
-    // e_phoff, e_phentsize and e_phnum; each program header begins with its type.
-    let (headers, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
-    for index in 0..count {
-        let at = usize::try_from(headers + index * size).ok()?;
-        if number(at, 4)? == PT_INTERP {
-            return Some(true);
-        }
-    }
-    Some(false)
 }

@@ -13,13 +13,13 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// One image for all the targets, from the archive of the files of each.
+/// Builds one image for all targets from the archives of their files.
 pub(crate) fn build(release: &Release, layers: &[(&&Target, Vec<u8>)]) -> Result<Vec<u8>> {
     let mut layout = Layout(Tree::default());
     let mut manifests = Vec::new();
     for (target, files) in layers {
         let layer = layout.blob(LAYER, release.compression.gzip(files)?)?;
-        let config = layout.json(CONFIG, &config(release, target, files))?;
+        let config = layout.json(CONFIG, &config(release, target, files)?)?;
         let manifest =
             json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]});
         let mut manifest = layout.json(MANIFEST, &manifest)?;
@@ -38,10 +38,10 @@ pub(crate) fn build(release: &Release, layers: &[(&&Target, Vec<u8>)]) -> Result
     archive::tar(&tree, release.epoch)
 }
 
-/// How the image runs. There is no shell in it and nothing else that `PATH` could find; a manifest may mount iptables.
-fn config(release: &Release, target: &Target, files: &[u8]) -> Value {
-    let created = timestamp(release.epoch);
-    json!({
+/// Returns the config of the image. It contains no shell or other program in `PATH`; a manifest may mount iptables.
+fn config(release: &Release, target: &Target, files: &[u8]) -> Result<Value> {
+    let created = timestamp(release.epoch)?;
+    Ok(json!({
         "created": created,
         "architecture": target.debian,
         "os": "linux",
@@ -57,7 +57,7 @@ fn config(release: &Release, target: &Target, files: &[u8]) -> Value {
         },
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", sha256(files))]},
         "history": [{"created": created, "created_by": "cargo xtask dist"}],
-    })
+    }))
 }
 
 fn text(value: &Value) -> Result<Vec<u8>> {
@@ -72,7 +72,7 @@ impl Layout {
         self.blob(media_type, text(value)?)
     }
 
-    /// Adds a blob; answers with what refers to it.
+    /// Adds a blob. Returns its descriptor.
     fn blob(&mut self, media_type: &str, content: Vec<u8>) -> Result<Value> {
         let (digest, size) = (sha256(&content), content.len());
         self.0.file(&format!("blobs/sha256/{digest}"), content)?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::build::programs;
-use crate::process::{stdout, target};
+use crate::process::{empty_directory, stdout, target};
 
 pub(crate) struct Pages {
     /// By file name, such as `flanneld.8`.
@@ -27,10 +27,7 @@ pub(crate) fn generate() -> Result<Pages> {
             .insert(shell, stdout(Command::new(&flannelctl).args(["completion", shell]))?.into_bytes());
     }
     let directory = target().join("tmp/manual");
-    if directory.exists() {
-        fs::remove_dir_all(&directory)
-            .with_context(|| format!("could not remove {}", directory.display()))?;
-    }
+    empty_directory(&directory)?;
     stdout(Command::new(&flannelctl).args(["man", "--dir"]).arg(&directory))?;
     Ok(Pages { manual: files(&directory)?, completions })
 }

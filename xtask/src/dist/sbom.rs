@@ -8,7 +8,7 @@ use std::process::Command;
 use super::Release;
 use super::crates::Crate;
 use super::target::{Target, host, rustc};
-use crate::process::text;
+use crate::process::{stdout, text};
 
 pub(crate) fn build(release: &Release, target: &Target, crates: &BTreeMap<String, Crate>) -> Result<Vec<u8>> {
     let product = json!({
@@ -34,7 +34,7 @@ pub(crate) fn build(release: &Release, target: &Target, crates: &BTreeMap<String
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
         "version": 1,
-        "metadata": {"timestamp": timestamp(release.epoch), "component": product},
+        "metadata": {"timestamp": timestamp(release.epoch)?, "component": product},
         "components": components,
         "dependencies": dependencies,
     });
@@ -108,17 +108,8 @@ fn glibc_version(target: &Target) -> Result<Option<String>> {
 }
 
 /// Formats seconds since 1970 as in RFC 3339.
-pub(crate) fn timestamp(epoch: u64) -> String {
-    let (day, second) = (epoch / 86_400, epoch % 86_400);
-    // Years start in March, so that the leap day is the last day; 400 years have 146,097 days.
-    let shifted = day + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day_of_month = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day_of_month:02}T{hour:02}:{minute:02}:{second:02}Z")
+pub(crate) fn timestamp(epoch: u64) -> Result<String> {
+    let mut date = Command::new("date");
+    let text = stdout(date.args(["--utc", &format!("--date=@{epoch}"), "+%FT%TZ"]))?;
+    Ok(text.trim_end().to_owned())
 }

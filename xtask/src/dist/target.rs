@@ -56,31 +56,21 @@ pub(crate) const EMULATED: &Target = &TARGETS[1];
 /// this machine in other profiles. Prints skipped targets with the reason.
 pub(crate) fn chosen(names: &[String], profile: Profile) -> Result<Vec<&'static Target>> {
     let host = host()?;
-    if names.is_empty() && profile == Profile::Dev {
-        return Ok(vec![named(&host)?]);
+    let names = match names {
+        [] if profile == Profile::Dev => std::slice::from_ref(&host),
+        names => names,
+    };
+    let requested = names.iter().map(|name| named(name)).collect::<Result<Vec<_>>>()?;
+    let mut targets = Vec::new();
+    for target in TARGETS.iter().filter(|target| names.is_empty() || requested.contains(target)) {
+        match target.missing(&host)? {
+            None => targets.push(target),
+            Some(missing) if names.is_empty() => println!("skipping {}: {missing}", target.triple),
+            Some(missing) => bail!("could not build for {}: {missing}", target.triple),
+        }
     }
-    if names.is_empty() {
-        let mut possible = Vec::new();
-        for target in &TARGETS {
-            match target.missing(&host)? {
-                None => possible.push(target),
-                Some(missing) => println!("skipping {}: {missing}", target.triple),
-            }
-        }
-        if possible.is_empty() {
-            bail!("could not build for any target");
-        }
-        return Ok(possible);
-    }
-    let mut targets: Vec<&'static Target> = Vec::new();
-    for name in names {
-        let target = named(name)?;
-        if let Some(missing) = target.missing(&host)? {
-            bail!("could not build for {name}: {missing}");
-        }
-        if !targets.contains(&target) {
-            targets.push(target);
-        }
+    if targets.is_empty() {
+        bail!("could not build for any target");
     }
     Ok(targets)
 }

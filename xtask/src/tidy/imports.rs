@@ -4,11 +4,12 @@
 //! A path counts for the module that it names, not for the module that an item is re-exported from. Code under
 //! `#[cfg(test)]` is left out.
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::collections::BTreeMap;
 use std::str::FromStr as _;
 
+/// The names of a path, or of a module from the root of the crate.
 type Path = Vec<String>;
 
 /// An import of one file by another.
@@ -24,13 +25,11 @@ pub(super) struct Import {
 /// Returns the imports between the files of the crate with this root file. A module and its descendants may refer to
 /// each other, so imports between them are left out.
 pub(super) fn of_crate(root: &str, sources: &BTreeMap<String, String>) -> Result<Vec<Import>> {
-    let mut modules = Modules { sources, files: BTreeMap::new(), aliases: BTreeMap::new(), uses: Vec::new() };
-    modules.read(root, &directory(root), Vec::new())?;
+    let directory = root.rsplit_once('/').map_or("", |(directory, _)| directory);
+    let (files, aliases) = (BTreeMap::new(), BTreeMap::new());
+    let mut modules = Modules { sources, directory, files, aliases, uses: Vec::new() };
+    modules.read(root.to_owned(), &[])?;
     Ok(modules.imports())
-}
-
-fn directory(file: &str) -> String {
-    file.rsplit_once('/').map_or_else(String::new, |(directory, _)| directory.to_owned())
 }
 
 /// A path as it is written in a module.
@@ -43,6 +42,8 @@ struct Use {
 /// The module tree of a crate.
 struct Modules<'a> {
     sources: &'a BTreeMap<String, String>,
+    /// The directory of the root file.
+    directory: &'a str,
     /// The file of each module.
     files: BTreeMap<Path, String>,
     /// The paths of imported names, by module and name.
@@ -50,40 +51,26 @@ struct Modules<'a> {
     uses: Vec<Use>,
 }
 
-/// The module that code belongs to.
-#[derive(Clone)]
-struct Scope {
-    file: String,
-    /// Where the files of child modules are.
-    directory: String,
-    module: Path,
-}
-
 impl Modules<'_> {
-    fn read(&mut self, file: &str, directory: &str, module: Path) -> Result<()> {
-        let Some(text) = self.sources.get(file) else { return Ok(()) };
-        let failed = |error| anyhow::anyhow!("could not parse {file}: {error}");
-        let tokens = TokenStream::from_str(text).map_err(failed)?;
-        self.files.insert(module.clone(), file.to_owned());
-        let scope = Scope { file: file.to_owned(), directory: directory.to_owned(), module };
-        self.scan(tokens, &scope).with_context(|| format!("in {file}"))
+    fn read(&mut self, file: String, module: &[String]) -> Result<()> {
+        let Some(text) = self.sources.get(&file) else { return Ok(()) };
+        let tokens =
+            TokenStream::from_str(text).map_err(|error| anyhow!("could not parse {file}: {error}"))?;
+        self.files.insert(module.to_vec(), file);
+        self.scan(tokens, module)
     }
 
-    fn scan(&mut self, tokens: TokenStream, scope: &Scope) -> Result<()> {
+    fn scan(&mut self, tokens: TokenStream, module: &[String]) -> Result<()> {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut rest = tokens.as_slice();
         while let Some((first, tail)) = rest.split_first() {
             rest = match first {
                 TokenTree::Punct(punct) if punct.as_char() == '#' && is_test_only(tail) => skip_item(tail),
-                TokenTree::Ident(ident) if ident == "mod" => self.module(tail, scope)?,
-                TokenTree::Ident(ident) if ident == "use" && !is_punct(tail.first(), '<') => {
-                    let (tree, tail) = split_at_punct(tail, ';');
-                    self.use_tree(tree, Vec::new(), scope);
-                    tail
-                }
-                TokenTree::Ident(_) => self.path(rest, scope),
+                TokenTree::Ident(ident) if ident == "mod" => self.module(tail, module)?,
+                TokenTree::Ident(ident) if ident == "use" => self.path(tail, &[], module, true),
+                TokenTree::Ident(_) => self.path(rest, &[], module, false),
                 TokenTree::Group(group) => {
-                    self.scan(group.stream(), scope)?;
+                    self.scan(group.stream(), module)?;
                     tail
                 }
                 _ => tail,
@@ -93,63 +80,60 @@ impl Modules<'_> {
     }
 
     /// Reads the module that `mod` declares. Returns the tokens after it.
-    fn module<'t>(&mut self, tokens: &'t [TokenTree], scope: &Scope) -> Result<&'t [TokenTree]> {
+    fn module<'t>(&mut self, tokens: &'t [TokenTree], parent: &[String]) -> Result<&'t [TokenTree]> {
         let [TokenTree::Ident(name), body, rest @ ..] = tokens else { return Ok(tokens) };
-        let name = name.to_string();
-        let module = joined(&scope.module, &name);
-        let directory = format!("{}/{name}", scope.directory);
+        let module = joined(parent, &name.to_string());
         if let TokenTree::Group(group) = body {
-            self.files.insert(module.clone(), scope.file.clone());
-            self.scan(group.stream(), &Scope { module, directory, ..scope.clone() })?;
+            self.files.insert(module.clone(), self.file(parent).to_owned());
+            self.scan(group.stream(), &module)?;
         } else {
-            self.read(&format!("{directory}.rs"), &directory, module)?;
+            self.read(format!("{}/{}.rs", self.directory, module.join("/")), &module)?;
         }
         Ok(rest)
     }
 
-    /// Records the paths of a `use` statement.
-    fn use_tree(&mut self, tokens: &[TokenTree], mut path: Path, scope: &Scope) {
-        let mut alias = None;
-        for (at, token) in tokens.iter().enumerate() {
-            match token {
-                TokenTree::Ident(ident) if ident == "as" => {
-                    alias = tokens.get(at + 1).map(ToString::to_string);
-                    break;
-                }
-                TokenTree::Ident(ident) if ident == "self" && !path.is_empty() => {}
-                TokenTree::Ident(ident) => path.push(ident.to_string()),
-                TokenTree::Group(group) => {
-                    let tokens: Vec<TokenTree> = group.stream().into_iter().collect();
-                    for tree in tokens.split(|token| is_punct(Some(token), ',')) {
-                        self.use_tree(tree, path.clone(), scope);
+    /// Records the path that the tokens begin with; in a `use` statement all paths of the tree, and the names that they
+    /// define. Returns the tokens after it.
+    fn path<'t>(
+        &mut self,
+        tokens: &'t [TokenTree],
+        prefix: &[String],
+        module: &[String],
+        is_use: bool,
+    ) -> &'t [TokenTree] {
+        let (mut path, mut rest) = (prefix.to_vec(), tokens);
+        loop {
+            match rest {
+                [TokenTree::Ident(name), tail @ ..] => {
+                    rest = tail;
+                    if name != "self" || path.is_empty() {
+                        path.push(name.to_string());
                     }
-                    return;
                 }
-                _ => {}
+                [TokenTree::Group(group), tail @ ..] if is_use => {
+                    let trees: Vec<TokenTree> = group.stream().into_iter().collect();
+                    for tree in trees.split(|token| is_punct(token, ',')) {
+                        self.path(tree, &path, module, true);
+                    }
+                    return tail;
+                }
+                _ => break,
+            }
+            match rest {
+                [first, second, tail @ ..] if is_punct(first, ':') && is_punct(second, ':') => rest = tail,
+                _ => break,
             }
         }
-        let (Some(token), Some(name)) = (tokens.first(), alias.or_else(|| path.last().cloned())) else {
-            return;
-        };
-        let line = token.span().start().line;
-        self.aliases.insert((scope.module.clone(), name), path.clone());
-        self.uses.push(Use { module: scope.module.clone(), line, path });
-    }
-
-    /// Records a path in code. Returns the tokens after it.
-    fn path<'t>(&mut self, tokens: &'t [TokenTree], scope: &Scope) -> &'t [TokenTree] {
-        let [TokenTree::Ident(first), rest @ ..] = tokens else { return tokens };
-        let mut path = vec![first.to_string()];
-        let mut rest = rest;
-        while let [colon, second, TokenTree::Ident(next), tail @ ..] = rest
-            && is_punct(Some(colon), ':')
-            && is_punct(Some(second), ':')
-        {
-            path.push(next.to_string());
-            rest = tail;
+        let (Some(first), Some(last)) = (tokens.first(), path.last()) else { return rest };
+        if is_use {
+            let name = match rest {
+                [TokenTree::Ident(word), TokenTree::Ident(alias), ..] if word == "as" => alias.to_string(),
+                _ => last.clone(),
+            };
+            self.aliases.insert((module.to_vec(), name), path.clone());
         }
-        if path.len() > 1 {
-            self.uses.push(Use { module: scope.module.clone(), line: first.span().start().line, path });
+        if is_use || path.len() > 1 {
+            self.uses.push(Use { module: module.to_vec(), line: first.span().start().line, path });
         }
         rest
     }
@@ -207,18 +191,13 @@ fn joined(module: &[String], name: &str) -> Path {
     [module, &[name.to_owned()]].concat()
 }
 
-fn is_punct(token: Option<&TokenTree>, expected: char) -> bool {
-    matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == expected)
-}
-
-fn split_at_punct(tokens: &[TokenTree], end: char) -> (&[TokenTree], &[TokenTree]) {
-    let at = tokens.iter().position(|token| is_punct(Some(token), end)).unwrap_or(tokens.len());
-    (&tokens[..at], tokens.get(at + 1..).unwrap_or_default())
+fn is_punct(token: &TokenTree, expected: char) -> bool {
+    matches!(token, TokenTree::Punct(punct) if punct.as_char() == expected)
 }
 
 /// Whether an attribute, without its `#`, is a `cfg` that only holds in tests.
 fn is_test_only(attribute: &[TokenTree]) -> bool {
-    let Some(TokenTree::Group(group)) = attribute.iter().find(|token| !is_punct(Some(token), '!')) else {
+    let Some(TokenTree::Group(group)) = attribute.iter().find(|token| !is_punct(token, '!')) else {
         return false;
     };
     let text = group.stream().to_string().replace(' ', "");
@@ -227,32 +206,16 @@ fn is_test_only(attribute: &[TokenTree]) -> bool {
         && text.split(|c: char| !c.is_alphanumeric()).any(|word| word == "test")
 }
 
-/// Returns the tokens after the item, field or statement that an attribute, without its `#`, belongs to. An inner
-/// attribute belongs to everything that follows.
+/// Returns the tokens after the item that an attribute, without its `#`, belongs to. The attribute of a field also hides
+/// the fields after it, an inner attribute everything that follows.
 fn skip_item(attribute: &[TokenTree]) -> &[TokenTree] {
-    let mut rest = attribute;
-    if is_punct(rest.first(), '!') {
+    if attribute.first().is_some_and(|token| is_punct(token, '!')) {
         return &[];
     }
-    let mut ends_at_brace = false;
-    let mut is_value = false;
-    while let Some((token, tail)) = rest.split_first() {
-        rest = tail;
-        match token {
-            TokenTree::Ident(word) => match word.to_string().as_str() {
-                "fn" | "mod" | "impl" | "struct" | "enum" | "trait" | "macro_rules" => ends_at_brace = true,
-                "use" | "static" | "const" | "type" | "let" => is_value = true,
-                _ => {}
-            },
-            TokenTree::Punct(punct) if punct.as_char() == ';' => break,
-            TokenTree::Punct(punct) if punct.as_char() == ',' && !ends_at_brace && !is_value => break,
-            TokenTree::Group(group)
-                if group.delimiter() == Delimiter::Brace && (ends_at_brace || !is_value) =>
-            {
-                break;
-            }
-            _ => {}
-        }
-    }
-    rest
+    let is_end = |token: &TokenTree| match token {
+        TokenTree::Group(group) => group.delimiter() == Delimiter::Brace,
+        token => is_punct(token, ';'),
+    };
+    let end = attribute.iter().position(is_end).map_or(attribute.len(), |end| end + 1);
+    &attribute[end..]
 }
