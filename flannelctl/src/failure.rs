@@ -3,8 +3,8 @@
 use flannel_core::config::ParseConfigError;
 use flanneld::cli::CliError;
 use flanneld::store::{StoreError, StoreOptionsError};
+use serde::Serialize;
 use serde_json::{Value, json};
-use std::fmt;
 
 /// How a command ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,8 @@ pub(crate) enum Outcome {
 }
 
 /// The kinds of failures. The names are part of the output of `-o json`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     /// Invalid command line.
     Usage,
@@ -38,28 +39,15 @@ pub(crate) enum Kind {
     Error,
 }
 
-impl Kind {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Usage => "usage",
-            Self::NotFound => "not-found",
-            Self::Invalid => "invalid",
-            Self::Refused => "refused",
-            Self::Conflict => "conflict",
-            Self::Unreachable => "unreachable",
-            Self::TimedOut => "timed-out",
-            Self::Error => "error",
-        }
-    }
-}
-
 /// An error with its remedy. Commands return it as their error.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{message}")]
 pub(crate) struct Failure {
     kind: Kind,
     message: String,
     fix: Option<String>,
     /// The message contains the remedy, too.
+    #[serde(skip)]
     complete: bool,
 }
 
@@ -82,7 +70,13 @@ impl Failure {
             return Self { message, ..failure.clone() };
         }
         if let Some(store) = causes().find_map(|cause| cause.downcast_ref::<StoreError>()) {
-            let (kind, fix) = (kind_of(store), Some(store.advice().to_owned()));
+            let kind = match store {
+                StoreError::Raced => Kind::Conflict,
+                StoreError::TimedOut(_) => Kind::TimedOut,
+                StoreError::Unavailable(_) => Kind::Unreachable,
+                StoreError::Unusable(_) => Kind::Error,
+            };
+            let fix = Some(store.advice().to_owned());
             return Self { kind, message, fix, complete: kind != Kind::Conflict };
         }
         let kind = if causes().any(|cause| cause.is::<StoreOptionsError>() || cause.is::<CliError>()) {
@@ -106,7 +100,7 @@ impl Failure {
 
     /// The form for programs.
     pub(crate) fn to_json(&self) -> Value {
-        json!({"error": {"kind": self.kind.name(), "message": self.message, "fix": self.fix}})
+        json!({"error": self})
     }
 
     /// The form for people: the message, and the remedy on a line of its own.
@@ -115,22 +109,5 @@ impl Failure {
             Some(fix) if !self.complete => format!("flannelctl: {}\n  {fix}", self.message),
             _ => format!("flannelctl: {}", self.message),
         }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Failure {}
-
-const fn kind_of(error: &StoreError) -> Kind {
-    match error {
-        StoreError::Raced => Kind::Conflict,
-        StoreError::TimedOut(_) => Kind::TimedOut,
-        StoreError::Unavailable(_) => Kind::Unreachable,
-        StoreError::Unusable(_) => Kind::Error,
     }
 }

@@ -159,16 +159,9 @@ pub(crate) fn is_closed(error: &anyhow::Error) -> bool {
 }
 
 /// Distinct from errors of files and sockets, which may be broken pipes, too.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("could not write the result: {0}")]
 struct NotWritten(io::Error);
-
-impl std::fmt::Display for NotWritten {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "could not write the result: {}", self.0)
-    }
-}
-
-impl std::error::Error for NotWritten {}
 
 fn write(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();

@@ -278,7 +278,8 @@ impl Parts {
             views: channels.views,
             pulse: answerer,
         };
-        let remembered = reconcile::Remembered { records: past.records(), macs: past.remembered.vtep_macs };
+        let remembered =
+            reconcile::Remembered { records: past.remembered.to_records(), macs: past.remembered.vtep_macs };
         let agent = Supervisor::new(agent::built_in(), random());
         let reconciler = Reconciler::new((kernel, agent), node, remembered, outputs, random_mac);
         let mut table = vec![

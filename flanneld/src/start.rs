@@ -4,9 +4,9 @@
 use anyhow::{Context as _, bail};
 use flannel_core::backend::BackendError;
 use flannel_core::family::Family;
-use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
+use flannel_core::lease::{LeaseAttrs, Subnets};
 use flannel_core::ruleset::Mode;
-use flannel_core::store::{Change, Record};
+use flannel_core::store::Change;
 use flannel_core::subnet_env::PreviousEnv;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -81,17 +81,6 @@ impl Past {
             self.remembered.lease = None;
             self.remembered.vtep_macs.clear();
         }
-    }
-
-    /// The leases of the last run, as records.
-    pub(crate) fn records(&self) -> Vec<Record> {
-        let records = self.remembered.records.iter().map(|(key, value)| Record {
-            key: key.clone(),
-            value: value.clone(),
-            revision: Revision::default(),
-            grant: None,
-        });
-        records.collect()
     }
 }
 

@@ -9,7 +9,7 @@ use crate::replace_file::{self, Mode, ReplaceFileError, make_directory};
 use crate::store::is_scope;
 use flannel_core::lease::Revision;
 use flannel_core::link::{LinkName, Mac};
-use flannel_core::store::ConfigRecord;
+use flannel_core::store::{ConfigRecord, Record};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -44,6 +44,20 @@ pub struct Remembered {
     pub records: Vec<(String, Vec<u8>)>,
     /// Hardware addresses of tunnel devices.
     pub vtep_macs: BTreeMap<LinkName, Mac>,
+}
+
+impl Remembered {
+    /// The records in the form of the store. Their revisions are unknown.
+    #[must_use]
+    pub fn to_records(&self) -> Vec<Record> {
+        let record = |(key, value): &(String, Vec<u8>)| Record {
+            key: key.clone(),
+            value: value.clone(),
+            revision: Revision::default(),
+            grant: None,
+        };
+        self.records.iter().map(record).collect()
+    }
 }
 
 /// Our own record as it was in the store.

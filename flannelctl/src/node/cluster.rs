@@ -10,14 +10,12 @@ use flannel_core::store::{ConfigRecord, Listing, Record};
 use flannel_core::subnet_env::PreviousEnv;
 use flanneld::state;
 use flanneld::store::{Life, Store};
+use futures_util::stream::{self, TryStreamExt as _};
 use ipnet::IpNet;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinSet;
 
 use crate::failure::{Failure, Kind};
 use crate::output::text::join;
@@ -131,19 +129,20 @@ impl Cluster {
     /// Requests the remaining times of the leases. etcd needs one request per lease, so for more than [`FEW`] leases
     /// this happens only if `all` is set. Returns whether they were requested.
     pub(crate) async fn request_lives(&mut self, store: &Store, all: bool) -> anyhow::Result<bool> {
-        let ending = self.entries.iter().filter(|entry| !entry.is_reservation());
-        let records: Vec<Record> = ending.map(|entry| entry.record.clone()).collect();
-        if !all && records.len() > FEW && store.is_life_remote() {
+        let ending = self.entries.iter_mut().filter(|entry| !entry.is_reservation());
+        let ending: Vec<&mut Entry> = ending.collect();
+        if !all && ending.len() > FEW && store.is_life_remote() {
             return Ok(false);
         }
-        let mut lives = lives(store, records).await?;
-        for entry in &mut self.entries {
-            entry.life = lives.remove(&entry.record.key).flatten();
-        }
+        let request = async |entry: &mut Entry| {
+            entry.life = store.life(&entry.record).await?;
+            anyhow::Ok(())
+        };
+        stream::iter(ending.into_iter().map(Ok)).try_for_each_concurrent(CONCURRENT, request).await?;
         Ok(true)
     }
 
-    pub(crate) fn new(session: &Session, listing: Listing) -> Self {
+    fn new(session: &Session, listing: Listing) -> Self {
         let own = own_subnets(session);
         let mut table = LeaseTable::default();
         table.replace(&listing.records);
@@ -278,19 +277,4 @@ pub(crate) fn own_subnets(session: &Session) -> Subnets {
         Subnets::parse_key(&key).ok()
     };
     env.or_else(remembered).unwrap_or(Subnets { v4: None, v6: None })
-}
-
-async fn lives(store: &Store, mut records: Vec<Record>) -> anyhow::Result<BTreeMap<String, Option<Life>>> {
-    let (mut lives, mut running) = (BTreeMap::new(), JoinSet::new());
-    loop {
-        while running.len() < CONCURRENT
-            && let Some(record) = records.pop()
-        {
-            let store = Arc::clone(store);
-            running.spawn(async move { (store.life(&record).await, record.key) });
-        }
-        let Some(response) = running.join_next().await else { return Ok(lives) };
-        let (life, key) = response?;
-        lives.insert(key, life?);
-    }
 }

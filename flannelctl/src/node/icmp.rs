@@ -10,13 +10,13 @@ use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
 };
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrV4, SocketAddrV6, SocketFlags, SocketType, connect,
-    ipproto, recv, send, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, ipproto, recv, send, socket_with,
 };
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout_at;
 
@@ -30,13 +30,9 @@ const fn least(family: Family) -> u32 {
 
 /// Size of the IP and ICMP headers.
 const fn headers(family: Family) -> u32 {
-    ip_header(family) + 8
-}
-
-const fn ip_header(family: Family) -> u32 {
     match family {
-        Family::V4 => 20,
-        Family::V6 => 40,
+        Family::V4 => 28,
+        Family::V6 => 48,
     }
 }
 
@@ -45,16 +41,10 @@ const fn ip_header(family: Family) -> u32 {
 pub(crate) struct Echo {
     socket: AsyncFd<OwnedFd>,
     family: Family,
-    kind: Kind,
+    /// Of a ping socket, the kernel chooses the identifier, and filters replies by it.
+    is_raw: bool,
     identifier: u16,
     sequence: u16,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Raw,
-    /// The kernel chooses the identifier and filters replies by it.
-    Ping,
 }
 
 /// Result of a request.
@@ -88,92 +78,67 @@ pub(crate) enum EchoError {
 }
 
 impl Echo {
-    /// Opens a socket. `identifier` must differ from those of concurrent requests of this process.
-    pub(crate) fn open(to: IpAddr, identifier: u16) -> Result<Self, EchoError> {
+    /// Opens a socket. `number` must differ from those of concurrent requests of this process.
+    pub(crate) fn open(to: IpAddr, number: u16) -> Result<Self, EchoError> {
         let failed = |errno: Errno| EchoError::Socket { to, source: errno.into() };
-        let (socket, kind) = match socket_of(to, SocketType::RAW) {
-            Ok(socket) => (socket, Kind::Raw),
-            Err(Errno::PERM | Errno::ACCESS) => match socket_of(to, SocketType::DGRAM) {
-                Ok(socket) => (socket, Kind::Ping),
-                Err(Errno::PERM | Errno::ACCESS) => return Err(EchoError::NotPermitted),
-                Err(errno) => return Err(failed(errno)),
-            },
-            Err(errno) => return Err(failed(errno)),
+        let raw = socket_of(to, SocketType::RAW);
+        let is_raw = !matches!(raw, Err(Errno::PERM | Errno::ACCESS));
+        let opened = if is_raw { raw } else { socket_of(to, SocketType::DGRAM) };
+        let socket = opened.map_err(|errno| match errno {
+            Errno::PERM | Errno::ACCESS => EchoError::NotPermitted,
+            errno => failed(errno),
+        })?;
+        let unfragmented = match to {
+            IpAddr::V4(_) => set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE),
+            IpAddr::V6(_) => set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::PROBE),
         };
-        match to {
-            IpAddr::V4(to) => {
-                set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE).map_err(failed)?;
-                connect(&socket, &SocketAddrV4::new(to, 0)).map_err(failed)?;
-            }
-            IpAddr::V6(to) => {
-                set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::PROBE).map_err(failed)?;
-                connect(&socket, &SocketAddrV6::new(to, 0, 0, 0)).map_err(failed)?;
-            }
-        }
+        unfragmented.and_then(|()| connect(&socket, &SocketAddr::new(to, 0))).map_err(failed)?;
         let socket = registered(socket).map_err(|source| EchoError::Socket { to, source })?;
-        Ok(Self { socket, family: Family::of(to), kind, identifier, sequence: 0 })
+        let identifier = (std::process::id() as u16).wrapping_add(number);
+        Ok(Self { socket, family: Family::of(to), is_raw, identifier, sequence: 0 })
     }
 
     /// Sends a request in a packet of this size, including the IP header, and waits for the reply.
-    pub(crate) async fn exchange(&mut self, packet_bytes: u32, limit: Duration) -> io::Result<Answer> {
+    pub(crate) async fn exchange(&mut self, packet_bytes: u32, limit: Duration) -> Answer {
         self.sequence = self.sequence.wrapping_add(1);
         let payload = packet_bytes.saturating_sub(headers(self.family)) as usize;
         let request = request(self.family, self.identifier, self.sequence, payload);
         let started = Instant::now();
         let deadline = tokio::time::Instant::now() + limit;
-        let mut tries = 0;
-        loop {
+        for tries in 0.. {
             match send(self.socket.get_ref(), &request, SendFlags::empty()) {
                 Ok(_) => break,
-                Err(Errno::MSGSIZE) => return Ok(Answer::TooLarge),
                 // An error of an earlier packet.
-                Err(Errno::HOSTUNREACH | Errno::CONNREFUSED | Errno::NETUNREACH) if tries == 0 => tries += 1,
+                Err(Errno::HOSTUNREACH | Errno::CONNREFUSED | Errno::NETUNREACH) if tries == 0 => {}
                 Err(Errno::NOBUFS | Errno::AGAIN) if tries < 3 => {
-                    tries += 1;
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                Err(
-                    errno @ (Errno::HOSTUNREACH | Errno::CONNREFUSED | Errno::NETUNREACH | Errno::NETDOWN),
-                ) => {
-                    return Ok(Answer::Lost(Some(text(errno))));
-                }
-                // Rejected by the local packet filter.
-                Err(errno @ (Errno::PERM | Errno::ACCESS | Errno::INVAL)) => {
-                    return Ok(Answer::Lost(Some(text(errno))));
-                }
-                Err(errno) => return Err(errno.into()),
+                Err(errno) => return Answer::failed(&errno.into()),
             }
         }
-        match timeout_at(deadline, self.answer(packet_bytes)).await {
-            Err(_) => Ok(Answer::Lost(None)),
-            Ok(Ok(())) => Ok(Answer::After(started.elapsed())),
-            Ok(Err(errno)) if errno == Errno::MSGSIZE => Ok(Answer::TooLarge),
-            Ok(Err(errno)) => Ok(Answer::Lost(Some(text(errno)))),
+        match timeout_at(deadline, self.reply(packet_bytes)).await {
+            Err(_) => Answer::Lost(None),
+            Ok(Ok(())) => Answer::After(started.elapsed()),
+            Ok(Err(error)) => Answer::failed(&error),
         }
     }
 
     /// Waits for the reply to the last request.
-    async fn answer(&self, packet_bytes: u32) -> Result<(), Errno> {
+    async fn reply(&self, packet_bytes: u32) -> io::Result<()> {
         let mut buffer = vec![0; packet_bytes as usize + 256];
         loop {
-            let mut ready = self.socket.readable().await.map_err(|_| Errno::IO)?;
-            match recv(self.socket.get_ref(), &mut buffer[..], RecvFlags::empty()) {
-                Ok((length, _)) => {
-                    if self.is_answer(&buffer[..length]) {
-                        return Ok(());
-                    }
-                }
-                Err(Errno::AGAIN) => ready.clear_ready(),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
+            let receive = |socket: &OwnedFd| Ok(recv(socket, &mut buffer[..], RecvFlags::empty())?.0);
+            let length = self.socket.async_io(Interest::READABLE, receive).await?;
+            if self.is_reply(&buffer[..length]) {
+                return Ok(());
             }
         }
     }
 
-    fn is_answer(&self, packet: &[u8]) -> bool {
+    fn is_reply(&self, packet: &[u8]) -> bool {
         // Only raw IPv4 sockets return the IP header.
-        let skipped = match (self.kind, self.family, packet.first()) {
-            (Kind::Raw, Family::V4, Some(first)) => usize::from(first & 0xf) * 4,
+        let skipped = match (self.is_raw, self.family, packet.first()) {
+            (true, Family::V4, Some(first)) => usize::from(first & 0xf) * 4,
             _ => 0,
         };
         let Some([kind, code, _, _, identifier @ .., s0, s1]) = packet.get(skipped..skipped + 8) else {
@@ -185,50 +150,51 @@ impl Echo {
         };
         (*kind, *code) == (expected, 0)
             && [*s0, *s1] == self.sequence.to_be_bytes()
-            && (self.kind == Kind::Ping || identifier == self.identifier.to_be_bytes())
+            && (!self.is_raw || identifier == self.identifier.to_be_bytes())
     }
 
     /// The largest packet with a reply, up to `most`; `None` without any reply. Sends up to `tries` packets per size.
-    pub(crate) async fn largest(
-        &mut self,
-        most: u32,
-        tries: u32,
-        limit: Duration,
-    ) -> io::Result<Option<u32>> {
+    pub(crate) async fn largest(&mut self, most: u32, tries: u32, limit: Duration) -> Option<u32> {
         let least = least(self.family).min(most);
-        if self.passes(most, tries, limit).await?.is_some() {
-            return Ok(Some(most));
+        if self.passes(most, tries, limit).await.is_some() {
+            return Some(most);
         }
-        let Some(round_trip) = self.passes(least, tries, limit).await? else { return Ok(None) };
+        let round_trip = self.passes(least, tries, limit).await?;
         // The round-trip time is known now.
         let limit = (round_trip * 20).clamp(SHORTEST.min(limit), limit);
         let (mut passing, mut failing) = (least, most);
         while failing - passing > 1 {
             let middle = passing + (failing - passing) / 2;
-            if self.passes(middle, tries, limit).await?.is_some() {
+            if self.passes(middle, tries, limit).await.is_some() {
                 passing = middle;
             } else {
                 failing = middle;
             }
         }
-        Ok(Some(passing))
+        Some(passing)
     }
 
     /// Round-trip time of the first reply to several packets of a size.
-    async fn passes(
-        &mut self,
-        packet_bytes: u32,
-        tries: u32,
-        limit: Duration,
-    ) -> io::Result<Option<Duration>> {
+    async fn passes(&mut self, packet_bytes: u32, tries: u32, limit: Duration) -> Option<Duration> {
         for _ in 0..tries.max(1) {
-            match self.exchange(packet_bytes, limit).await? {
-                Answer::After(round_trip) => return Ok(Some(round_trip)),
-                Answer::TooLarge => return Ok(None),
+            match self.exchange(packet_bytes, limit).await {
+                Answer::After(round_trip) => return Some(round_trip),
+                Answer::TooLarge => return None,
                 Answer::Lost(_) => {}
             }
         }
-        Ok(None)
+        None
+    }
+}
+
+impl Answer {
+    fn failed(error: &io::Error) -> Self {
+        if Errno::from_io_error(error) == Some(Errno::MSGSIZE) {
+            return Self::TooLarge;
+        }
+        let text = error.to_string();
+        let words = text.split(" (os error").next().unwrap_or_default();
+        Self::Lost(Some(words[..1].to_lowercase() + &words[1..]))
     }
 }
 
@@ -241,12 +207,6 @@ const SHORTEST: Duration = Duration::from_millis(100);
 )]
 fn registered(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(socket)
-}
-
-fn text(errno: Errno) -> String {
-    let text = io::Error::from(errno).to_string();
-    let words = text.split(" (os error").next().unwrap_or_default();
-    words[..1].to_lowercase() + &words[1..]
 }
 
 fn socket_of(to: IpAddr, kind: SocketType) -> Result<OwnedFd, Errno> {
@@ -274,7 +234,7 @@ fn request(family: Family, identifier: u16, sequence: u16, payload: usize) -> Ve
     message
 }
 
-/// The checksum of the Internet (RFC 1071).
+/// The Internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 = 0;
     for pair in bytes.chunks(2) {

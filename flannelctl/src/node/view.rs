@@ -4,19 +4,20 @@ use flannel_core::backend::BackendError;
 use flannel_core::config::NetworkConfig;
 use flannel_core::dataplane::{Dataplane, Op};
 use flannel_core::desired::Assembly;
+use flannel_core::error::chain;
 use flannel_core::family::Family;
 use flannel_core::lease::table::LeaseTable;
 use flannel_core::lease::{LeaseAttrs, Subnets};
 use flannel_core::owned::{Scope, owned};
 use flannel_core::plan::{Prune, plan};
-use flannel_core::store::{Listing, Record};
+use flannel_core::store::Listing;
 use flannel_core::subnet_env::PreviousEnv;
 use flanneld::cli::Options;
 use flanneld::host::{pods, subnet_file};
 use flanneld::kernel::{Effector as _, NetlinkKernel, Observation};
-use flanneld::node::{Node, NodeError, NodeOptions};
+use flanneld::node::{Node, NodeError};
 use flanneld::state::{Remembered, StateDir};
-use flanneld::store::{Store, StoreOptions};
+use flanneld::store::Store;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -49,28 +50,26 @@ impl Snapshot {
             // Without a running daemon, subnet.env shows how it was started.
             options.ip_masq |= subnet_env.as_deref().is_some_and(|text| text.contains("FLANNEL_IPMASQ=true"));
         }
-        let (store, listing) = ask_store(&options.store).await?;
-        let config = match &listing {
-            Ok(listing) => listing.config.as_ref(),
-            Err(_) => remembered.config.as_ref(),
+        let store = options.store.open()?;
+        let listing = match options.store.missing() {
+            // A missing directory is reported, not created.
+            Some(missing) => Err(missing),
+            None => store.list().await.map_err(|error| chain(&error)),
         };
-        let config = config.map(|record| record.text.as_str());
+        let config = listing.as_ref().map_or(&remembered.config, |listing| &listing.config);
+        let text = config.as_ref().map(|record| record.text.clone());
         let mut kernel = NetlinkKernel::open()?;
-        let (observation, node) = observe(&options, config, &mut kernel).await?;
-        let records = match &listing {
-            Ok(listing) => listing.records.clone(),
-            Err(_) => remembered_records(&remembered),
-        };
-        let inputs = Inputs {
-            records: &records,
-            from_store: listing.is_ok(),
-            remembered: &remembered,
-            subnet_env: subnet_env.as_deref(),
-            observation: &observation,
-        };
-        let view = node.map(|node| node.map(|node| View::new(node, &inputs)));
-        let config = config.and_then(|text| NetworkConfig::parse(text).ok());
-        Ok(Self { options, store, listing, observation, view, remembered, subnet_env, kernel, config })
+        let mut observation = kernel.observe(&BTreeSet::new()).await?;
+        let node = text.as_deref().map(|text| Node::new((&options).into(), text, &observation.facts));
+        if let Some(Ok(node)) = &node {
+            // Again, with the neighbours of its devices.
+            observation = kernel.observe(&node.tunnels()).await?;
+        }
+        let config = text.and_then(|text| NetworkConfig::parse(&text).ok());
+        let mut snapshot =
+            Self { options, store, listing, observation, view: None, remembered, subnet_env, kernel, config };
+        snapshot.view = node.map(|node| node.map(|node| View::new(node, &snapshot)));
+        Ok(snapshot)
     }
 }
 
@@ -102,49 +101,34 @@ pub(crate) struct Comparison {
     pub(crate) ops: Vec<Op>,
 }
 
-/// Inputs of [`View::new`].
-pub(crate) struct Inputs<'a> {
-    pub(crate) records: &'a [Record],
-    /// The records are from the store, not from the state directory.
-    pub(crate) from_store: bool,
-    pub(crate) remembered: &'a Remembered,
-    pub(crate) subnet_env: Option<&'a str>,
-    pub(crate) observation: &'a Observation,
-}
-
 impl View {
-    pub(crate) fn new(mut node: Node, inputs: &Inputs<'_>) -> Self {
+    fn new(mut node: Node, snapshot: &Snapshot) -> Self {
+        let Snapshot { listing, observation, remembered, .. } = snapshot;
+        // Without the store, nothing is known to be stale.
+        let (records, prune) = match listing {
+            Ok(listing) => (listing.records.clone(), Prune::Surplus),
+            Err(_) => (remembered.to_records(), Prune::Keep),
+        };
         let mut cluster = flannel_core::cluster::Cluster::default();
-        cluster.listing(inputs.records, None, false, Duration::ZERO);
+        cluster.listing(&records, None, false, Duration::ZERO);
         let (winners, losers) = cluster.settled();
         let table = cluster.table().clone();
-        let own = own_lease(&node, &table, inputs);
+        let own = own_lease(&node, &table, snapshot);
         let published = own.as_ref().and_then(|own| own.published.as_ref());
-        node.settle_endpoints(
-            &inputs.observation.dataplane,
-            &inputs.remembered.vtep_macs,
-            published,
-            // Used only if the device never existed; then nothing is compared with it.
-            || [0; 6],
-        );
+        // The MAC is used only if the device never existed; then nothing is compared with it.
+        node.settle_endpoints(&observation.dataplane, &remembered.vtep_macs, published, || [0; 6]);
         let attrs = node.attrs().ok();
         let kernel = own.as_ref().map(|own| {
-            let desired = node.desired(&own.subnets, &inputs.observation.facts, pods::addresses)?;
+            let desired = node.desired(&own.subnets, &observation.facts, pods::addresses)?;
             let peers = winners.into_iter().filter(|lease| lease.subnets != own.subnets);
             let assembly = Assembly::new(desired, peers);
             let networks = node.networks();
             let scope = Scope { desired: assembly.dataplane(), networks: &networks };
-            let actual = owned(&inputs.observation.dataplane, &scope);
-            let prune = if inputs.from_store { Prune::Surplus } else { Prune::Keep };
+            let actual = owned(&observation.dataplane, &scope);
             let ops = plan(assembly.dataplane(), &actual, prune);
             Ok(Comparison { assembly, actual, ops })
         });
         Self { node, table, losers, own, attrs, kernel }
-    }
-
-    /// The families of the network config.
-    pub(crate) fn families(&self) -> impl Iterator<Item = Family> {
-        Family::ALL.into_iter().filter(|family| self.node.config().has(*family))
     }
 
     /// The leases of the other nodes.
@@ -162,75 +146,21 @@ impl View {
 
 /// The lease of this node: of those with its public address the one in the state directory, then the one in `subnet.env`,
 /// then the first. If the store has none, the one in the state directory.
-fn own_lease(node: &Node, table: &LeaseTable, inputs: &Inputs<'_>) -> Option<Own> {
+fn own_lease(node: &Node, table: &LeaseTable, snapshot: &Snapshot) -> Option<Own> {
     let public = &node.external().public;
-    let is_ours = |attrs: &LeaseAttrs| {
-        let (ours, theirs) = match public.v4 {
-            Some(address) => (Some(address), attrs.public_address(Family::V4)),
-            None => (public.v6, attrs.public_address(Family::V6)),
-        };
-        ours.is_some() && ours == theirs
+    let family = if public.v4.is_some() { Family::V4 } else { Family::V6 };
+    let published = |subnets: &Subnets| table.leases().get(subnets).map(|entry| &entry.lease.attrs);
+    let has_our_address = |attrs: &LeaseAttrs| {
+        attrs.public_address(family).is_some_and(|address| public.get(family) == Some(&address))
     };
-    let candidates: Vec<Subnets> = table
-        .leases()
-        .iter()
-        .filter(|(subnets, entry)| is_ours(&entry.lease.attrs) && node.config().allows(subnets))
-        .map(|(subnets, _)| *subnets)
-        .collect();
-    let remembered = inputs.remembered.lease.as_ref().and_then(|lease| Subnets::parse_key(&lease.key).ok());
-    let written = inputs.subnet_env.map(|text| PreviousEnv::parse(text).subnets);
-    let preferred = [remembered, written];
-    let chosen = preferred
-        .into_iter()
-        .flatten()
-        .find(|subnets| candidates.contains(subnets))
-        .or_else(|| candidates.first().copied());
-    match chosen {
-        Some(subnets) => {
-            let published = table.leases().get(&subnets).map(|entry| entry.lease.attrs.clone());
-            Some(Own { subnets, published })
-        }
-        None => preferred
-            .into_iter()
-            .flatten()
-            .find(|subnets| node.config().allows(subnets) && !table.leases().contains_key(subnets))
-            .map(|subnets| Own { subnets, published: None }),
-    }
-}
-
-/// Observes the kernel twice: the node needs the interfaces, and determines the devices whose neighbours are read.
-async fn observe(
-    options: &Options,
-    config: Option<&str>,
-    kernel: &mut NetlinkKernel,
-) -> anyhow::Result<(Observation, Option<Result<Node, NodeError>>)> {
-    let observation = kernel.observe(&BTreeSet::new()).await?;
-    let Some(config) = config else { return Ok((observation, None)) };
-    match Node::new(NodeOptions::from(options), config, &observation.facts) {
-        Ok(node) => {
-            let observation = kernel.observe(&node.tunnels()).await?;
-            Ok((observation, Some(Ok(node))))
-        }
-        Err(error) => Ok((observation, Some(Err(error)))),
-    }
-}
-
-fn remembered_records(remembered: &Remembered) -> Vec<Record> {
-    let record = |(key, value): &(String, Vec<u8>)| Record {
-        key: key.clone(),
-        value: value.clone(),
-        revision: flannel_core::lease::Revision::default(),
-        grant: None,
-    };
-    remembered.records.iter().map(record).collect()
-}
-
-/// A directory that is not there is not made: whoever asks for a diagnosis wants to hear of it.
-async fn ask_store(options: &StoreOptions) -> anyhow::Result<(Store, Result<Listing, String>)> {
-    let store = options.open()?;
-    let listing = match options.missing() {
-        Some(missing) => Err(missing),
-        None => store.list().await.map_err(|error| flannel_core::error::chain(&error)),
-    };
-    Ok((store, listing))
+    let remembered = snapshot.remembered.lease.as_ref();
+    let remembered = remembered.and_then(|lease| Subnets::parse_key(&lease.key).ok());
+    let written = snapshot.subnet_env.as_deref().map(|text| PreviousEnv::parse(text).subnets);
+    let former = || remembered.into_iter().chain(written);
+    let subnets = former()
+        .chain(table.leases().keys().copied())
+        .filter(|subnets| published(subnets).is_some_and(has_our_address))
+        .chain(former().filter(|subnets| published(subnets).is_none()))
+        .find(|subnets| node.config().allows(subnets))?;
+    Some(Own { subnets, published: published(&subnets).cloned() })
 }

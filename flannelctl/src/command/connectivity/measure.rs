@@ -1,10 +1,10 @@
 //! Measures paths.
 
 use flannel_core::backend::{Probe, Via};
-use std::collections::VecDeque;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use std::net::IpAddr;
+use std::pin::pin;
 use std::time::Duration;
-use tokio::task::JoinSet;
 
 use super::report::{Path, Report, RoundTrip};
 use super::target::{Plan, Target};
@@ -30,21 +30,14 @@ impl Measurement {
     /// Measures all paths of a plan, several at a time.
     pub(super) async fn run(self, plan: Plan, output: Output) -> anyhow::Result<Report> {
         let total = plan.targets.len();
-        let from = plan.own.clone();
-        let mut waiting: VecDeque<(u16, Target)> = (0_u16..).zip(plan.targets).collect();
-        let (mut running, mut paths) = (JoinSet::new(), Vec::new());
-        loop {
-            while running.len() < self.parallel
-                && let Some((number, target)) = waiting.pop_front()
-            {
-                let from = from.clone();
-                running.spawn(async move { self.path(from, target, number).await });
-            }
+        let measured = stream::iter((0_u16..).zip(plan.targets))
+            .map(|(number, target)| self.path(&plan.own, target, number))
+            .buffer_unordered(self.parallel);
+        let (mut measured, mut paths) = (pin!(measured), Vec::new());
+        output.progress(&format!("0 of {total} paths"));
+        while let Some(path) = measured.try_next().await? {
+            paths.push(path);
             output.progress(&format!("{} of {total} paths", paths.len()));
-            match running.join_next().await {
-                Some(path) => paths.push(path??),
-                None => break,
-            }
         }
         output.progress("");
         let mut report = Report { nodes: plan.nodes, paths, ..Report::default() };
@@ -52,11 +45,11 @@ impl Measurement {
         Ok(report)
     }
 
-    async fn path(self, from: String, target: Target, number: u16) -> Result<Path, EchoError> {
+    async fn path(self, from: &str, target: Target, number: u16) -> Result<Path, EchoError> {
         let Target { probe: Probe { address, via, fallback, .. }, .. } = target;
-        let path = self.probe(&from, &target, (address, via), number).await?;
+        let path = self.probe(from, &target, (address, via), number).await?;
         let Some(fallback) = fallback.filter(|_| path.received == 0) else { return Ok(path) };
-        let underlay = self.probe(&from, &target, (fallback, Via::Underlay), number).await?;
+        let underlay = self.probe(from, &target, (fallback, Via::Underlay), number).await?;
         // If nothing answers, the first target is reported.
         Ok(if underlay.received == 0 { path } else { underlay })
     }
@@ -81,8 +74,7 @@ impl Measurement {
             expected_packet_bytes: target.probe.mtu,
             problem: None,
         };
-        let own = u16::try_from(std::process::id() & 0xffff).unwrap_or(0);
-        let mut echo = match Echo::open(address, own.wrapping_add(number)) {
+        let mut echo = match Echo::open(address, number) {
             Ok(echo) => echo,
             Err(error @ EchoError::NotPermitted) => return Err(error),
             Err(EchoError::Socket { source, .. }) => {
@@ -96,17 +88,15 @@ impl Measurement {
                 tokio::time::sleep(PAUSE).await;
             }
             match echo.exchange(SMALL, self.limit).await {
-                Ok(Answer::After(time)) => times.push(time),
-                Ok(Answer::Lost(why)) => path.problem = why.or(path.problem),
-                Ok(Answer::TooLarge) => path.problem = Some("packets of 84 bytes do not pass".to_owned()),
-                Err(error) => path.problem = Some(error.to_string()),
+                Answer::After(time) => times.push(time),
+                Answer::Lost(why) => path.problem = why.or(path.problem),
+                Answer::TooLarge => path.problem = Some("packets of 84 bytes do not pass".to_owned()),
             }
         }
         path.received = u32::try_from(times.len()).unwrap_or(u32::MAX);
         path.round_trip_milliseconds = RoundTrip::of(times);
         if self.size && path.received > 0 {
-            let largest = echo.largest(path.expected_packet_bytes, TRIES, self.limit).await;
-            path.largest_packet_bytes = largest.unwrap_or_default();
+            path.largest_packet_bytes = echo.largest(path.expected_packet_bytes, TRIES, self.limit).await;
         }
         Ok(path)
     }

@@ -1,12 +1,12 @@
 //! Runs the test on every node by a command of the administrator.
 
 use flannel_core::lease::table::LeaseTable;
-use std::collections::VecDeque;
+use futures_util::stream::{self, StreamExt as _};
 use std::net::IpAddr;
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::Command;
-use tokio::task::JoinSet;
 
 use super::TestArguments;
 use super::report::{Node, Report};
@@ -33,28 +33,24 @@ pub(super) async fn everywhere(
     let mut table = LeaseTable::default();
     table.replace(&listing.records);
     let nodes = table.leases().iter().map(|(subnets, entry)| Node::new(subnets, &entry.lease.attrs));
-    let mut waiting: VecDeque<Node> = nodes.collect();
-    let total = waiting.len();
-    let mut report = Report { nodes: waiting.iter().cloned().collect(), ..Report::default() };
-    let at_once = usize::from(arguments.parallel);
-    let (mut running, mut done) = (JoinSet::new(), 0);
-    loop {
-        while running.len() < at_once
-            && let Some(node) = waiting.pop_front()
-        {
-            let words = words(command, &node, &flags(session, arguments));
-            running.spawn(async move { (node, on(words).await) });
-        }
-        session.output.progress(&format!("{done} of {total} nodes"));
-        let Some(outcome) = running.join_next().await else { break };
-        let (node, outcome) = outcome?;
-        done += 1;
-        match outcome {
-            Ok(result) => report.merge(result),
-            Err(error) => {
-                report.merge(Report { nodes: vec![Node { error: Some(error), ..node }], ..Report::default() })
-            }
-        }
+    let nodes: Vec<Node> = nodes.collect();
+    let total = nodes.len();
+    let mut report = Report { nodes: nodes.clone(), ..Report::default() };
+    let flags = flags(session, arguments);
+    let results = stream::iter(nodes)
+        .map(async |node| {
+            let failed = |error, node| Report {
+                nodes: vec![Node { error: Some(error), ..node }],
+                ..Report::default()
+            };
+            on(words(command, &node, &flags)).await.unwrap_or_else(|error| failed(error, node))
+        })
+        .buffer_unordered(usize::from(arguments.parallel));
+    let mut results = pin!(results.enumerate());
+    session.output.progress(&format!("0 of {total} nodes"));
+    while let Some((done, result)) = results.next().await {
+        report.merge(result);
+        session.output.progress(&format!("{} of {total} nodes", done + 1));
     }
     session.output.progress("");
     report.sort();

@@ -41,8 +41,12 @@ pub(super) fn plan(view: &View, observation: &Observation) -> anyhow::Result<Pla
     let nodes = leases.map(|(subnets, entry)| Node::new(subnets, &entry.lease.attrs)).collect();
     let mut targets = Vec::new();
     for (subnets, attrs) in view.peers() {
-        targets
-            .extend(view.families().filter_map(|family| target(view, observation, (subnets, attrs), family)));
+        targets.extend(
+            view.node
+                .families()
+                .into_iter()
+                .filter_map(|family| target(view, observation, (subnets, attrs), family)),
+        );
     }
     Ok(Plan { own: own.subnets.to_string(), nodes, targets })
 }

@@ -15,7 +15,7 @@ use crate::node::view::View;
 pub(super) fn check(facts: &Facts, report: &mut Report) {
     features(facts, report);
     if let Some(view) = facts.view() {
-        for family in view.families() {
+        for family in view.node.families() {
             forwarding(facts, family, report);
         }
         return_path(facts, view, report);

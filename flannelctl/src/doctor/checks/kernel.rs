@@ -1,10 +1,9 @@
 //! Kernel state: owned objects that are missing, out of sync or stale, according to the plan of the daemon.
 
-use flannel_core::dataplane::{FdbKey, LinkChange, Op, PROTOCOL, Route, RouteKey};
+use flannel_core::dataplane::{AddressKey, FdbKey, LinkChange, NeighbourKey, Op, PROTOCOL, Route, RouteKey};
 use flannel_core::link::LinkName;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use crate::doctor::catalog::{
     Check, FDB_MISSING, FDB_STALE, FIREWALL_LEFTOVER, FIREWALL_RULES, NEIGHBOUR_STALE, NEIGHBOUR_WRONG,
@@ -76,58 +75,57 @@ impl Judge<'_> {
 
     fn op(&mut self, op: &Op) {
         let actual = &self.comparison.actual;
-        match op {
+        let (check, subject, problem) = match op {
             Op::CreateLink(name, _) if actual.links.contains_key(name) => {
-                self.find(&VTEP_WRONG, name, format!("{name} is incompatible"), op);
+                (&VTEP_WRONG, name.to_string(), format!("{name} is incompatible"))
             }
             Op::CreateLink(name, _) => {
-                self.find(&VTEP_MISSING, name, format!("the tunnel device {name} does not exist"), op);
+                (&VTEP_MISSING, name.to_string(), format!("the tunnel device {name} does not exist"))
             }
             Op::DeleteLink(name) if !self.gone.contains(name) => {
-                self.find(&VTEP_LEFTOVER, name, format!("{name} belongs to another config"), op);
+                (&VTEP_LEFTOVER, name.to_string(), format!("{name} belongs to another config"))
             }
-            Op::SetLink(name, change) => self.link(name, change, op),
-            Op::AddAddress(key) if !self.gone.contains(&key.link) => {
-                self.find(
-                    &VTEP_ADDRESS,
-                    &key.link,
-                    format!("{} lacks the address {}", key.link, key.net),
-                    op,
-                );
+            Op::SetLink(name, change) => return self.link(name, change, op),
+            Op::AddAddress(AddressKey { link, net }) if !self.gone.contains(link) => {
+                (&VTEP_ADDRESS, link.to_string(), format!("{link} lacks the address {net}"))
             }
-            Op::DeleteAddress(key) => {
-                self.find(
-                    &VTEP_ADDRESS,
-                    &key.link,
-                    format!("{} has the unexpected address {}", key.link, key.net),
-                    op,
-                );
+            Op::DeleteAddress(AddressKey { link, net }) => {
+                (&VTEP_ADDRESS, link.to_string(), format!("{link} has the unexpected address {net}"))
             }
             // A device whose MAC changes loses neighbours that are in sync; those are no findings.
-            Op::SetNeighbour(key, mac)
-                if !self.gone.contains(&key.link)
+            Op::SetNeighbour(key @ NeighbourKey { link, address }, mac)
+                if !self.gone.contains(link)
                     && actual.neighbours.get(key).is_none_or(|found| found.mac != Some(*mac)) =>
             {
-                let problem = format!("the MAC of {} is missing or out of sync", key.address);
-                self.find(&NEIGHBOUR_WRONG, key.address, problem, op);
+                let problem = format!("the MAC of {address} is missing or out of sync");
+                (&NEIGHBOUR_WRONG, address.to_string(), problem)
             }
-            Op::DeleteNeighbour(key) => {
-                let problem = format!("no node uses {} any more", key.address);
-                self.find(&NEIGHBOUR_STALE, key.address, problem, op);
+            Op::DeleteNeighbour(NeighbourKey { address, .. }) => {
+                (&NEIGHBOUR_STALE, address.to_string(), format!("no node uses {address} any more"))
             }
-            Op::SetFdb(key, destination) if !self.gone.contains(&key.link) => {
-                self.forwarding(key, *destination, op);
+            Op::SetFdb(key @ FdbKey { link, mac }, to) if !self.gone.contains(link) => {
+                match actual.fdb.get(key).map(|entry| entry.destinations.as_slice()) {
+                    Some(found) if found != [*to] => {
+                        let found = join(found, " and ");
+                        (&FDB_STALE, mac.to_string(), format!("{mac} leads to {found} instead of {to}"))
+                    }
+                    _ => {
+                        let problem = format!("{to} is unreachable: no FDB entry of {mac}");
+                        (&FDB_MISSING, mac.to_string(), problem)
+                    }
+                }
             }
-            Op::DeleteFdb(key, destination) => {
-                self.find(&FDB_STALE, key.mac, format!("{} still leads to {destination}", key.mac), op);
+            Op::DeleteFdb(FdbKey { mac, .. }, to) => {
+                (&FDB_STALE, mac.to_string(), format!("{mac} still leads to {to}"))
             }
-            Op::SetRoute(key, route) => self.route(key, route, op),
-            Op::DeleteRoute(key, _) => {
-                let problem = format!("an owned route leads to {}, which has no lease", key.destination);
-                self.find(&ROUTE_STALE, key.destination, problem, op);
+            Op::SetRoute(key, route) => return self.route(key, route, op),
+            Op::DeleteRoute(RouteKey { destination, .. }, _) => {
+                let problem = format!("an owned route leads to {destination}, which has no lease");
+                (&ROUTE_STALE, destination.to_string(), problem)
             }
-            _ => {}
-        }
+            _ => return,
+        };
+        self.find(check, subject, problem, op);
     }
 
     fn link(&mut self, name: &LinkName, change: &LinkChange, op: &Op) {
@@ -151,20 +149,6 @@ impl Judge<'_> {
         }
     }
 
-    fn forwarding(&mut self, key: &FdbKey, wanted: IpAddr, op: &Op) {
-        let found = self.comparison.actual.fdb.get(key).map(|entry| entry.destinations.as_slice());
-        match found {
-            Some(found) if found != [wanted] => {
-                let problem = format!("{} leads to {} instead of {wanted}", key.mac, join(found, " and "));
-                self.find(&FDB_STALE, key.mac, problem, op);
-            }
-            _ => {
-                let problem = format!("{wanted} is unreachable: no FDB entry of {}", key.mac);
-                self.find(&FDB_MISSING, key.mac, problem, op);
-            }
-        }
-    }
-
     fn route(&mut self, key: &RouteKey, wanted: &Route, op: &Op) {
         // The kernel removes the routes of a device that is removed or down.
         let links = &self.facts.observation.dataplane.links;
@@ -178,12 +162,8 @@ impl Judge<'_> {
                 self.find(&ROUTE_MISSING, destination, format!("no route to {destination}"), op);
             }
             Some(found) if found.each().any(|route| route.protocol == PROTOCOL) => {
-                self.find(
-                    &ROUTE_WRONG,
-                    destination,
-                    format!("the route to {destination} is out of sync"),
-                    op,
-                );
+                let problem = format!("the route to {destination} is out of sync");
+                self.find(&ROUTE_WRONG, destination, problem, op);
             }
             Some(found) => self.shadowed(destination, *key, found),
         }

@@ -29,7 +29,7 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
             .seen(format!("leases {older} and {newer}"))
             .fix(release(newer));
     }
-    for family in view.families() {
+    for family in view.node.families() {
         duplicates(view, family, report);
     }
     unusable(view, report);

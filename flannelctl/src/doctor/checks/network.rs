@@ -77,7 +77,7 @@ fn is_of_pods(facts: &Facts, view: &View, link: &LinkName) -> bool {
 }
 
 fn networks(view: &View) -> Vec<IpNet> {
-    view.families().filter_map(|family| view.node.config().network(family)).collect()
+    view.node.config().networks().iter().map(|(_, network)| *network).collect()
 }
 
 fn addresses(facts: &Facts, view: &View, report: &mut Report) {

@@ -25,7 +25,8 @@ pub(super) fn read(places: &Places, view: Option<&View>) -> CniFacts {
 /// The allocated addresses of the own subnet, in all networks of host-local.
 fn reservations(root: &Path, view: Option<&View>) -> Vec<Reservation> {
     let Some((view, own)) = view.and_then(|view| Some((view, view.own.as_ref()?))) else { return Vec::new() };
-    let subnets: Vec<_> = view.families().filter_map(|family| own.subnets.get(family)).collect();
+    let subnets: Vec<_> =
+        view.node.families().into_iter().filter_map(|family| own.subnets.get(family)).collect();
     let mut found = Vec::new();
     for name in names(root).into_keys() {
         let Ok(network) = Network::read(root, &name) else { continue };

@@ -1,8 +1,8 @@
 //! Whether the largest packets that the daemon sends reach other nodes without fragmentation.
 
+use futures_util::future::join_all;
 use std::net::IpAddr;
 use std::time::Duration;
-use tokio::task::JoinSet;
 
 use crate::doctor::facts::PathFacts;
 use crate::node::icmp::{Echo, EchoError};
@@ -14,20 +14,14 @@ const LIMIT: Duration = Duration::from_millis(700);
 
 pub(super) async fn measure(view: Option<&View>) -> Result<Vec<PathFacts>, String> {
     let Some(view) = view else { return Ok(Vec::new()) };
-    let targets = targets(view);
-    let mut running = JoinSet::new();
-    for (at, (public, needed)) in targets.into_iter().enumerate() {
-        let identifier =
-            u16::try_from(at).unwrap_or(0) ^ u16::try_from(std::process::id() & 0xffff).unwrap_or(0);
-        running.spawn(async move { one(public, needed, identifier).await });
-    }
+    let measuring = (0..).zip(targets(view)).map(|(number, (public, needed))| one(public, needed, number));
     let mut paths = Vec::new();
-    while let Some(outcome) = running.join_next().await {
+    for outcome in join_all(measuring).await {
         match outcome {
-            Ok(Ok(path)) => paths.push(path),
-            Ok(Err(EchoError::NotPermitted)) => return Err(EchoError::NotPermitted.to_string()),
+            Ok(path) => paths.push(path),
+            Err(error @ EchoError::NotPermitted) => return Err(error.to_string()),
             // Unreachable nodes are reported by the connectivity test.
-            Ok(Err(EchoError::Socket { .. })) | Err(_) => {}
+            Err(EchoError::Socket { .. }) => {}
         }
     }
     paths.sort_by_key(|path| path.public);
@@ -45,7 +39,7 @@ fn targets(view: &View) -> Vec<(IpAddr, u32)> {
     let needed = config.backend.underlay_mtu(external_mtu);
     let mut targets = Vec::new();
     for (_, attrs) in view.peers() {
-        for family in view.families() {
+        for family in view.node.families() {
             let Some(public) = attrs.public_address(family) else { continue };
             let is_own = view.node.external().public.get(family) == Some(&public);
             if !is_own && !targets.contains(&(public, needed)) {
@@ -57,8 +51,8 @@ fn targets(view: &View) -> Vec<(IpAddr, u32)> {
     targets
 }
 
-async fn one(public: IpAddr, needed: u32, identifier: u16) -> Result<PathFacts, EchoError> {
-    let mut echo = Echo::open(public, identifier)?;
-    let largest = echo.largest(needed, 2, LIMIT).await.unwrap_or(None);
+async fn one(public: IpAddr, needed: u32, number: u16) -> Result<PathFacts, EchoError> {
+    let mut echo = Echo::open(public, number)?;
+    let largest = echo.largest(needed, 2, LIMIT).await;
     Ok(PathFacts { public, needed, largest })
 }
