@@ -3,17 +3,18 @@
 //! The stores themselves live in flanneld; these types are here so that the table of leases and the
 //! claim machine can speak of them.
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 use crate::lease::{LeaseAttrs, Revision, Subnets};
 
 /// The network config as the store has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigRecord {
-    /// The JSON text, unparsed.
-    pub text: String,
     /// Revision of its last change.
     pub revision: Revision,
+    /// The JSON text, unparsed.
+    pub text: String,
 }
 
 /// The store's handle on the life of a record: an etcd lease id, or the expiry file of the directory.

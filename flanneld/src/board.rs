@@ -10,7 +10,6 @@ use flannel_core::status::{
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
@@ -20,7 +19,7 @@ use crate::error::chain;
 use crate::firewall::FirewallStatus;
 use crate::kernel::{Effector as _, KernelError, NetlinkKernel};
 use crate::status::{History, Readiness, Report, View, ViewRequest, unix_secs};
-use crate::store::watch::WatchCounters;
+use crate::store::watch::WatchStats;
 use crate::sys;
 
 pub(crate) mod metrics;
@@ -29,7 +28,7 @@ pub(crate) mod socket;
 /// Where the board looks.
 pub(crate) struct Sources {
     pub(crate) store: crate::store::Store,
-    pub(crate) watch: Arc<WatchCounters>,
+    pub(crate) watch: watch::Receiver<WatchStats>,
     pub(crate) readiness: watch::Receiver<Readiness>,
     pub(crate) claim: watch::Receiver<ClaimState>,
     pub(crate) report: watch::Receiver<Report>,
@@ -113,7 +112,7 @@ impl Board {
     async fn view(&self) -> Result<View, ViewError> {
         let (sender, receiver) = oneshot::channel();
         if self.sources.report.borrow().node.is_none() {
-            return Err(ViewError::NotStarted(self.not_ready_reasons().join("; ")));
+            return Err(ViewError::NotStarted(self.sources.readiness.borrow().0.join("; ")));
         }
         self.sources.views.send(sender).await.map_err(|_| ViewError::Stopping)?;
         match timeout(PATIENCE, receiver).await {
@@ -144,18 +143,11 @@ impl Board {
         }
     }
 
-    fn not_ready_reasons(&self) -> Vec<String> {
-        match &*self.sources.readiness.borrow() {
-            Readiness::Ready => Vec::new(),
-            Readiness::NotReady { reasons } => reasons.clone(),
-        }
-    }
-
     /// The whole state, without the kernel.
     pub(crate) fn status(&self) -> Status {
         let report = self.sources.report.borrow().clone();
         let history = self.sources.history.borrow().clone();
-        let not_ready_reasons = self.not_ready_reasons();
+        let not_ready_reasons = self.sources.readiness.borrow().0.clone();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -225,15 +217,15 @@ impl Board {
 
     fn store(&self, revision: Option<Revision>) -> Store {
         let (stats, identity) = (self.sources.store.stats(), self.sources.store.identity());
-        let watch = self.sources.watch.snapshot();
+        let watch = *self.sources.watch.borrow();
         Store {
             kind: identity.kind.to_owned(),
             location: identity.location.clone(),
             up: self.store_is_up(),
             revision,
             last_request: stats.newest().map(|newest| StoreRequest {
-                operation: newest.operation.name().to_owned(),
-                latency_milliseconds: newest.last.as_secs_f64() * 1000.0,
+                operation: newest.name().to_owned(),
+                latency_milliseconds: stats.of(newest).last.as_secs_f64() * 1000.0,
             }),
             requests: stats.requests(),
             errors: stats.errors(),
@@ -243,7 +235,7 @@ impl Board {
     }
 
     pub(crate) fn store_is_up(&self) -> bool {
-        let watch = self.sources.watch.snapshot();
+        let watch = *self.sources.watch.borrow();
         watch.listings > 0 && !watch.down
     }
 

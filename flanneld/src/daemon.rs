@@ -38,12 +38,13 @@ use crate::kernel::{Inbox, Monitor, NetlinkKernel};
 use crate::node::{Node, NodeOptions};
 use crate::notify::Notifier;
 use crate::publish::{self, Publisher};
-use crate::pulse::pulse;
+use crate::pulse::Pulse;
 use crate::reconcile::{self, Outputs, Reconciler};
 use crate::start::{FirstConfig, Past, check_bridge};
+use crate::state::Remembered;
 use crate::status::{Readiness, ViewRequest};
 use crate::store::Store;
-use crate::store::watch::{self as store_watch, Update, WatchCounters};
+use crate::store::watch::{self as store_watch, Update, WatchStats};
 
 /// How long tasks may take to end. All of them end at their next wait; only a blocked disk takes longer.
 const GRACE: Duration = Duration::from_millis(700);
@@ -126,7 +127,7 @@ struct Channels {
     firewall: watch::Sender<FirewallStatus>,
     host: watch::Sender<Vec<String>>,
     outputs: Outputs,
-    watch: Arc<WatchCounters>,
+    watch: watch::Sender<WatchStats>,
     views: mpsc::Receiver<ViewRequest>,
 }
 
@@ -140,12 +141,12 @@ impl Channels {
             firewall: watch::Sender::default(),
             host: watch::Sender::default(),
             outputs: Outputs::default(),
-            watch: Arc::default(),
+            watch: watch::Sender::default(),
             views,
         };
         let board = Board::new(Sources {
             store: Arc::clone(store),
-            watch: Arc::clone(&channels.watch),
+            watch: channels.watch.subscribe(),
             readiness: channels.readiness.subscribe(),
             claim: channels.claim.subscribe(),
             report: channels.outputs.report.subscribe(),
@@ -173,8 +174,8 @@ async fn start_and_watch(options: Options, tasks: &mut Tasks) -> anyhow::Result<
     }
     let past = Past::load(&options);
     let (sender, mut updates) = store_watch::channel();
-    let counters = Arc::clone(&channels.watch);
-    let watch = store_watch::follow(Arc::clone(&store), sender, counters, random(), tasks.stop.clone());
+    let stats = channels.watch.clone();
+    let watch = store_watch::follow(Arc::clone(&store), sender, stats, random(), tasks.stop.clone());
     // Notifications before the first observation, so that no change falls in between.
     let hints = Inbox::new();
     let monitor = monitor(Monitor::open()?, hints.clone(), tasks.stop.clone());
@@ -236,7 +237,7 @@ impl Parts {
         if let Some(previous) = &past.previous {
             node.inherit(previous.networks.iter());
         }
-        let (asker, answerer) = pulse();
+        let pulse = Arc::<Pulse>::default();
         let outputs = channels.outputs;
         let preferred = past.previous.as_ref().map(|previous| previous.subnets);
         let lease = claim::own_lease(&store, options.renew_margin, preferred, past.lease(), random());
@@ -260,7 +261,7 @@ impl Parts {
                 readiness: channels.readiness,
                 host: channels.host,
                 notifier: Notifier::from_env(|name| std::env::var_os(name), std::process::id()),
-                pulse: asker,
+                pulse: Arc::clone(&pulse),
             },
             node.families(),
         );
@@ -276,10 +277,10 @@ impl Parts {
             claim: channels.claim.subscribe(),
             hints,
             views: channels.views,
-            pulse: answerer,
+            pulse,
         };
-        let remembered =
-            reconcile::Remembered { records: past.remembered.to_records(), macs: past.remembered.vtep_macs };
+        let Remembered { records, vtep_macs: macs, .. } = past.remembered;
+        let remembered = reconcile::Remembered { records, macs };
         let agent = Supervisor::new(agent::built_in(), random());
         let reconciler = Reconciler::new((kernel, agent), node, remembered, outputs, random_mac);
         let mut table = vec![

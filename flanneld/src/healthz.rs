@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::board::{Board, metrics};
 use crate::http::{self, Answer, Service};
-use crate::status::Readiness;
 
 /// The listening end of the health endpoints.
 #[derive(Debug)]
@@ -60,7 +59,7 @@ impl Service for Endpoints {
         if request.uri().path() == "/metrics" {
             return http::answer(StatusCode::OK, metrics::CONTENT_TYPE, metrics::page(&self.board));
         }
-        respond(request.uri(), &self.board.sources.readiness.borrow())
+        respond(request.uri(), self.board.sources.readiness.borrow().is_ready())
     }
 }
 
@@ -96,18 +95,16 @@ fn start(socket: TcpSocket, address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(128)
 }
 
-fn respond(uri: &Uri, readiness: &Readiness) -> Answer {
+fn respond(uri: &Uri, is_ready: bool) -> Answer {
     if let Some(location) = cleaned(uri) {
         let mut response = plain(StatusCode::MOVED_PERMANENTLY, "");
         response.headers_mut().insert(LOCATION, location);
         return response;
     }
-    match (uri.path(), readiness) {
-        ("/healthz", _) => plain(StatusCode::OK, "flanneld is running"),
-        ("/readyz", Readiness::Ready) => plain(StatusCode::OK, "flanneld is ready"),
-        ("/readyz", Readiness::NotReady { .. }) => {
-            plain(StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet")
-        }
+    match uri.path() {
+        "/healthz" => plain(StatusCode::OK, "flanneld is running"),
+        "/readyz" if is_ready => plain(StatusCode::OK, "flanneld is ready"),
+        "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet"),
         _ => plain(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
 }

@@ -1,11 +1,11 @@
-//! Turns what the other tasks have reached into what others rely on: `subnet.env`, readiness, messages to the
-//! service manager, and what is kept for the next start.
+//! Publishes the results of the other tasks: `subnet.env`, readiness, messages to the service manager, and the state directory.
 
 use flannel_core::family::Family;
 use flannel_core::lease::Subnets;
 use flannel_core::link::Mac;
 use flannel_core::subnet_env::{PreviousEnv, SubnetEnv};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -14,22 +14,23 @@ use tracing::{debug, info, warn};
 
 use crate::claim::ClaimState;
 use crate::error::chain;
+use crate::files::FileError;
 use crate::firewall::FirewallStatus;
-use crate::host::subnet_file::{self, Written};
+use crate::host::subnet_file;
 use crate::host::sysctl::Sysctl;
 use crate::notify::Notifier;
-use crate::pulse::Asker;
+use crate::pulse::Pulse;
 use crate::reconcile::Memory;
 use crate::state::{RememberedLease, StateDir};
 use crate::status::{Readiness, Report, set};
 
-/// A failed write of `subnet.env` is tried again after this.
+/// The delay after a failed write of `subnet.env`.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Settings of the host that nothing notifies of are looked at this often.
+/// The interval of checks of host settings, which send no notification.
 const HOST_CHECK: Duration = Duration::from_secs(60);
 
-/// What the publisher listens to.
+/// The inputs of the publisher.
 pub(crate) struct Inputs {
     pub(crate) claim: watch::Receiver<ClaimState>,
     pub(crate) report: watch::Receiver<Report>,
@@ -37,25 +38,25 @@ pub(crate) struct Inputs {
     pub(crate) subnet_env: watch::Receiver<Option<SubnetEnv>>,
 }
 
-/// Where the publisher publishes.
+/// The outputs of the publisher.
 pub(crate) struct Outputs {
     pub(crate) subnet_file: PathBuf,
     pub(crate) readiness: watch::Sender<Readiness>,
     /// Problems with settings of the host.
     pub(crate) host: watch::Sender<Vec<String>>,
     pub(crate) notifier: Notifier,
-    /// The loop that the watchdog watches.
-    pub(crate) pulse: Asker,
+    /// The loop that the watchdog supervises.
+    pub(crate) pulse: Arc<Pulse>,
 }
 
-/// Publishes until it is stopped. `subnet.env` is kept then, so that pods can start while no daemon runs.
+/// Publishes until `stop`. `subnet.env` is kept then, so that pods can start while no daemon runs.
 pub(crate) struct Publisher {
     inputs: Inputs,
     outputs: Outputs,
     families: Vec<Family>,
     /// The content of `subnet.env` is up to date.
     written: bool,
-    /// The subnets that `subnet.env` was last compared with.
+    /// The own subnets for which an older `subnet.env` was already removed.
     checked: Option<Subnets>,
     /// The kernel was in sync with the leases once.
     converged: bool,
@@ -91,16 +92,16 @@ impl Publisher {
                 Ok(()) = inputs.report.changed() => {}
                 Ok(()) = inputs.firewall.changed() => {}
                 Ok(()) = inputs.subnet_env.changed() => {}
-                // The service manager hears that we are alive only if the loop that matters says so.
-                () = asking => self.outputs.pulse.ask(),
-                () = self.outputs.pulse.answered() => self.outputs.notifier.ping(),
+                // The watchdog is notified only if the reconcile loop responds.
+                () = asking => self.outputs.pulse.request.notify_one(),
+                () = self.outputs.pulse.response.notified() => self.outputs.notifier.ping(),
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
         self.outputs.notifier.stopping();
     }
 
-    /// Brings everything up to date; answers with when to try again what failed.
+    /// Updates everything; returns when to retry after a failure.
     fn publish(&mut self) -> Option<Instant> {
         let claim = self.inputs.claim.borrow_and_update().clone();
         let env = *self.inputs.subnet_env.borrow_and_update();
@@ -108,16 +109,16 @@ impl Publisher {
         let retry = match (own, env) {
             (None, _) => {
                 if let Some(lost) = claim.lost {
-                    self.withdraw(|subnets| subnets.overlap(&lost));
+                    self.remove_lost(|subnets| subnets.overlap(&lost));
                     self.checked = None;
                 }
                 None
             }
             (Some(own), Some(env)) if env.is_for(&own) => self.write(&env),
             (Some(own), _) => {
-                // What is there is of the last run, or of a lease that we hold no more.
+                // The existing file is from the last run, or from a lease that was lost.
                 if self.checked != Some(own) {
-                    self.withdraw(|subnets| *subnets != own);
+                    self.remove_lost(|subnets| *subnets != own);
                     self.checked = Some(own);
                 }
                 None
@@ -126,22 +127,22 @@ impl Publisher {
         let report = self.inputs.report.borrow_and_update().clone();
         self.converged |= report.converged && report.peers_known;
         let firewall = self.inputs.firewall.borrow_and_update().clone();
-        self.tell(&claim, &report, &firewall);
+        self.report(&claim, &report, &firewall);
         retry
     }
 
     fn write(&mut self, env: &SubnetEnv) -> Option<Instant> {
         match subnet_file::write(&self.outputs.subnet_file, &env.to_string()) {
             Ok(written) => {
-                if written == Written::Changed {
+                if written {
                     info!(path = %self.outputs.subnet_file.display(), "subnet file written");
                 }
                 self.written = true;
                 None
             }
             Err(error) => {
-                if self.written || self.outputs.readiness.borrow().clone() == Readiness::Ready {
-                    warn!(error = %chain(&error), "could not write the subnet file, will retry");
+                if self.written || self.outputs.readiness.borrow().is_ready() {
+                    warn!(error = %chain(&error), "could not write the subnet file, retrying");
                 }
                 self.written = false;
                 Some(Instant::now() + RETRY)
@@ -149,25 +150,25 @@ impl Publisher {
         }
     }
 
-    /// Takes back a subnet that may be another node's now: a pod that started with it would get that node's traffic.
-    fn withdraw(&mut self, is_foreign: impl Fn(&Subnets) -> bool) {
+    /// Removes `subnet.env` with a subnet that may belong to another node: a pod with it would receive the traffic of that node.
+    fn remove_lost(&mut self, is_lost: impl Fn(&Subnets) -> bool) {
         self.written = false;
         let Ok(Some(text)) = subnet_file::read(&self.outputs.subnet_file) else { return };
         let subnets = PreviousEnv::parse(&text).subnets;
-        if subnets.is_empty() || !is_foreign(&subnets) {
+        if subnets.is_empty() || !is_lost(&subnets) {
             return;
         }
         match std::fs::remove_file(&self.outputs.subnet_file) {
             Ok(()) => {
-                warn!(subnet = %subnets, "subnet file withdrawn: no pod can start until it is written anew");
+                warn!(subnet = %subnets, "subnet file removed, pods cannot start until it is written again");
             }
             Err(error) => {
-                warn!(%error, path = %self.outputs.subnet_file.display(), "could not withdraw the subnet file");
+                warn!(%error, path = %self.outputs.subnet_file.display(), "could not remove the subnet file");
             }
         }
     }
 
-    fn tell(&mut self, claim: &ClaimState, report: &Report, firewall: &FirewallStatus) {
+    fn report(&mut self, claim: &ClaimState, report: &Report, firewall: &FirewallStatus) {
         let mut reasons = Vec::new();
         if claim.own.is_none() {
             reasons.push(claim.problem.clone().unwrap_or_else(|| "no lease yet".to_owned()));
@@ -191,33 +192,27 @@ impl Publisher {
                 format!("subnet {}, {} peers", own.subnets, report.peers)
             }
             Some(own) => {
-                let wrong: Vec<&str> = report.conditions.keys().map(String::as_str).take(5).collect();
-                format!("subnet {}, {} peers; wrong: {}", own.subnets, report.peers, wrong.join(", "))
+                let problems: Vec<&str> = report.conditions.keys().map(String::as_str).take(5).collect();
+                format!("subnet {}, {} peers; problems: {}", own.subnets, report.peers, problems.join(", "))
             }
             None => "waiting for a lease".to_owned(),
         };
         self.outputs.notifier.status(&text);
-        let readiness = if reasons.is_empty() { Readiness::Ready } else { Readiness::NotReady { reasons } };
-        let was = self.outputs.readiness.send_replace(readiness.clone());
-        match (was, readiness) {
-            (Readiness::Ready, Readiness::NotReady { reasons }) => {
-                warn!(reason = reasons.join("; "), "not ready any more");
-            }
-            (Readiness::NotReady { .. }, Readiness::Ready) => {
+        let (text, is_ready) = (reasons.join("; "), reasons.is_empty());
+        let before = self.outputs.readiness.send_replace(Readiness(reasons));
+        match (before.is_ready(), is_ready) {
+            (true, false) => warn!(reason = text, "not ready any more"),
+            (false, true) => {
                 info!(peers = report.peers, "ready");
                 self.outputs.notifier.ready();
             }
-            (Readiness::NotReady { reasons: before }, Readiness::NotReady { reasons })
-                if before != reasons =>
-            {
-                debug!(reason = reasons.join("; "), "not ready yet");
-            }
+            (false, false) if before.0.join("; ") != text => debug!(reason = text, "not ready yet"),
             _ => {}
         }
     }
 }
 
-/// Looks at the settings that pods need and that are not ours to change; logs what is new.
+/// Checks host settings that pods need and that flanneld does not change; logs new problems.
 fn check_host(sysctl: &Sysctl, families: &[Family], known: &[String]) -> Vec<String> {
     let problems: Vec<String> = sysctl
         .forwarding(families)
@@ -225,17 +220,17 @@ fn check_host(sysctl: &Sysctl, families: &[Family], known: &[String]) -> Vec<Str
         .map(|condition| format!("{}: {}", condition.problem, condition.fix))
         .collect();
     for problem in problems.iter().filter(|problem| !known.contains(problem)) {
-        warn!(reason = %problem, "host setting keeps pods from each other");
+        warn!(reason = %problem, "host setting prevents traffic of pods");
     }
     problems
 }
 
-/// Changes of the cluster are written down at most this often: 5,000 leases are a megabyte.
+/// The minimum time between two writes of the leases: 5,000 leases are a megabyte.
 const SAVE_PAUSE: Duration = Duration::from_secs(2);
 
-/// Keeps the state directory up to date until told to stop, and once more then.
+/// Keeps the state directory up to date until `stop`, and writes it a last time then.
 pub(crate) async fn remember(
-    mut state: StateDir,
+    state: StateDir,
     mut memory: watch::Receiver<Memory>,
     mut claim: watch::Receiver<ClaimState>,
     stop: CancellationToken,
@@ -249,24 +244,20 @@ pub(crate) async fn remember(
         };
         let now = memory.borrow_and_update().clone();
         let lease = lease_to_remember(&claim.borrow_and_update(), now.hardware);
-        let saved = tokio::task::spawn_blocking(move || {
-            let outcome = save(&mut state, &now, lease.as_ref());
-            (state, outcome)
-        })
-        .await;
-        let Ok((back, outcome)) = saved else { return };
-        state = back;
-        match outcome {
-            Ok(()) => failed = false,
-            Err(error) => {
+        let state = state.clone();
+        let saved = tokio::task::spawn_blocking(move || save(&state, &now, lease.as_ref()));
+        match saved.await {
+            Ok(Ok(())) => failed = false,
+            Ok(Err(error)) => {
                 if !failed {
                     warn!(
-                        %error,
-                        "could not write the state directory: a start while the store is away would find nothing"
+                        error = %chain(&error),
+                        "could not write the state directory: a start while the store is unreachable will find nothing"
                     );
                 }
                 failed = true;
             }
+            Err(_) => return,
         }
         if stopping {
             return;
@@ -278,41 +269,32 @@ pub(crate) async fn remember(
     }
 }
 
-/// What the next start may work with: `Some(None)` is that there is nothing, `None` that nothing is known yet.
+/// The lease for the next start: `Some(None)` removes the stored one, `None` keeps it.
 fn lease_to_remember(claim: &ClaimState, hardware: Option<Mac>) -> Option<Option<RememberedLease>> {
     match &claim.own {
-        Some(own) if own.confirmed => Some(Some(RememberedLease {
-            key: own.subnets.to_string(),
-            value: own.attrs.to_json().into_bytes(),
-            hardware,
-        })),
+        Some(own) if own.confirmed => {
+            Some(Some(RememberedLease { key: own.subnets.to_string(), value: own.attrs.to_json(), hardware }))
+        }
         Some(_) => None,
-        // A start while the store is away must not serve what another node owns.
+        // A start while the store is unreachable must not use the subnet of another node.
         None => claim.lost.map(|_| None),
     }
 }
 
-fn save(
-    state: &mut StateDir,
-    memory: &Memory,
-    lease: Option<&Option<RememberedLease>>,
-) -> Result<(), String> {
-    let text = |error: crate::replace_file::ReplaceFileError| chain(&error);
+fn save(state: &StateDir, memory: &Memory, lease: Option<&Option<RememberedLease>>) -> Result<(), FileError> {
     // The address of a tunnel device first: peers send to it as soon as it is published.
     for (link, mac) in &memory.macs {
-        state.save_vtep_mac(link, *mac).map_err(text)?;
+        state.save_vtep_mac(link, *mac)?;
     }
     if let Some(lease) = lease {
-        state.save_lease(lease.as_ref()).map_err(text)?;
+        state.save_lease(lease.as_ref())?;
     }
     if memory.config.is_some() {
-        state.save_config(memory.config.as_ref()).map_err(text)?;
+        state.save_config(memory.config.as_ref())?;
     }
     if let Some(leases) = &memory.leases {
-        let records: Vec<(String, String)> =
-            leases.iter().map(|lease| (lease.subnets.to_string(), lease.attrs.to_json())).collect();
-        let records = records.iter().map(|(key, value)| (key.as_str(), value.as_bytes()));
-        state.save_records(records).map_err(text)?;
+        let records = leases.iter().map(|lease| (lease.subnets.to_string(), lease.attrs.to_json()));
+        state.save_records(records.collect())?;
     }
     Ok(())
 }

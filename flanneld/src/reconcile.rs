@@ -30,7 +30,7 @@ use crate::error::chain;
 use crate::host::pods;
 use crate::kernel::{Inbox, Kernel};
 use crate::node::{Node, Offer};
-use crate::pulse::Answerer;
+use crate::pulse::Pulse;
 use crate::status::{Reason, View, ViewRequest};
 use crate::store::watch::Update;
 use crate::store::{ConfigRecord, Record};
@@ -61,8 +61,8 @@ pub(crate) struct Inputs {
     pub(crate) hints: Inbox,
     /// Requests for the desired state.
     pub(crate) views: mpsc::Receiver<ViewRequest>,
-    /// Requests for a sign of life.
-    pub(crate) pulse: Answerer,
+    /// Requests of the watchdog.
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 /// What the last run left for this one.
@@ -160,7 +160,7 @@ impl<K: Kernel> Reconciler<K> {
                 () = inputs.hints.filled() => Wake::Hints,
                 () = self.agent.changed() => Wake::Agent,
                 Some(request) = inputs.views.recv() => Wake::View(request),
-                () = inputs.pulse.asked() => Wake::Pulse,
+                () = inputs.pulse.request.notified() => Wake::Pulse,
                 () = tokio::time::sleep_until(due) => Wake::Timer,
             };
             // A stop interrupts a round that waits for the kernel: the next start repairs what is half done.
@@ -189,7 +189,7 @@ impl<K: Kernel> Reconciler<K> {
             Wake::Agent => self.pace.request_settled(Reason::Hint, Instant::now()),
             // The requester may be gone.
             Wake::View(request) => drop(request.send(self.view())),
-            Wake::Pulse => inputs.pulse.answer(),
+            Wake::Pulse => inputs.pulse.response.notify_one(),
             Wake::Timer => self.take_timer().await,
         }
     }

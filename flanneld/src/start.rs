@@ -38,7 +38,7 @@ pub(crate) struct Past {
 impl Past {
     pub(crate) fn load(options: &Options) -> Self {
         let (state, remembered) = match StateDir::open(&options.state_dir, &options.store.scope()) {
-            Ok(mut state) => {
+            Ok(state) => {
                 let remembered = state.load();
                 (Some(state), remembered)
             }
@@ -63,7 +63,7 @@ impl Past {
     /// The lease of the last run.
     pub(crate) fn lease(&self) -> Option<(Subnets, LeaseAttrs)> {
         let lease = self.remembered.lease.as_ref()?;
-        Some((Subnets::parse_key(&lease.key).ok()?, LeaseAttrs::parse(&lease.value).ok()?))
+        Some((Subnets::parse_key(&lease.key).ok()?, LeaseAttrs::parse(lease.value.as_bytes()).ok()?))
     }
 
     /// Drops the state of another node, if the disk of this one is a copy: then both address and interface differ. A

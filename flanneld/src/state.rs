@@ -1,101 +1,75 @@
-//! The state directory: what a start needs while the store is away, and what must be the same
-//! after a reboot.
+//! The state directory: the data for a start while the store is unreachable, and what a reboot must not change.
 //!
-//! Invariants: nothing in it is believed over the store or the kernel; a file that is missing, damaged or
-//! from a newer version costs only what it remembered, never the start. Files are 0600: a network
-//! config can hold keys. Calls block (they wait for the disk): run them off the event loop.
+//! Store and kernel take precedence over it. A file that is missing, damaged or from a newer version costs only its content, never
+//! the start. Files are 0600, because a network config can contain keys. Calls block (they wait for the disk): run them off the
+//! event loop.
 
-use crate::replace_file::{self, Mode, ReplaceFileError, make_directory};
+use crate::error::chain;
+use crate::files::{self, FileError};
 use crate::store::is_scope;
 use flannel_core::lease::Revision;
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::store::{ConfigRecord, Record};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use tracing::warn;
 
 /// An open state directory. Several daemons may share it if their stores differ.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StateDir {
-    /// What belongs to the host.
+    /// Files of the host.
     host: PathBuf,
-    /// What belongs to one store.
+    /// Files of one store.
     store: PathBuf,
-    /// What each file has, as far as we wrote or read it.
-    known: BTreeMap<PathBuf, Content>,
-    /// Nothing is made, moved or logged: another process owns the directory.
-    looking: bool,
+    /// Another process owns the directory: nothing is created, moved or logged.
+    read_only: bool,
 }
 
-/// What a state directory had at a start.
+/// The content of a state directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remembered {
     /// The network config.
     pub config: Option<ConfigRecord>,
-    /// Our own record.
+    /// The record of this node.
     pub lease: Option<RememberedLease>,
-    /// Key and value of all records, in key order.
-    pub records: Vec<(String, Vec<u8>)>,
+    /// All records, in key order, without revision and grant.
+    pub records: Vec<Record>,
     /// Hardware addresses of tunnel devices.
     pub vtep_macs: BTreeMap<LinkName, Mac>,
 }
 
-impl Remembered {
-    /// The records in the form of the store. Their revisions are unknown.
-    #[must_use]
-    pub fn to_records(&self) -> Vec<Record> {
-        let record = |(key, value): &(String, Vec<u8>)| Record {
-            key: key.clone(),
-            value: value.clone(),
-            revision: Revision::default(),
-            grant: None,
-        };
-        self.records.iter().map(record).collect()
-    }
-}
-
-/// Our own record as it was in the store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The record of this node, as in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RememberedLease {
     /// The key, without `<prefix>/subnets/`.
     pub key: String,
     /// The value.
-    pub value: Vec<u8>,
-    /// Hardware address of the external interface: by it a clone of the disk shows.
+    pub value: String,
+    /// Hardware address of the external interface: it reveals a clone of the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hardware: Option<Mac>,
 }
 
-/// The key of the lease that the daemon with this state held last. Changes nothing; whatever cannot be read counts as
-/// not there.
-#[must_use]
-pub fn remembered_key(path: &Path, scope: &str) -> Option<String> {
-    let bytes = fs::read(path.join(scope).join(LEASE)).ok()?;
-    parse(&bytes).ok().map(|file: LeaseFile<'_>| file.key.into_owned())
-}
-
-/// The files that daemons have left in a state directory. Others are not named, whatever directory it is.
+/// Returns the files of daemons in a state directory, and no others.
 #[must_use]
 pub fn files(path: &Path) -> Vec<PathBuf> {
-    let is_ours = |name: &str| {
+    let is_owned = |name: &str| {
         let name = name.strip_suffix(CORRUPT).unwrap_or(name);
         matches!(name, CONFIG | LEASE | RECORDS) || link_of(name).is_some()
     };
     let listed = |directory: &Path| {
         let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
-        let named =
-            |entry: fs::DirEntry| entry.file_name().to_str().is_some_and(is_ours).then(|| entry.path());
-        entries.filter_map(named).filter(|file| file.is_file()).collect::<Vec<_>>()
+        let owned =
+            |entry: fs::DirEntry| entry.file_name().to_str().is_some_and(is_owned).then(|| entry.path());
+        entries.filter_map(owned).filter(|file| file.is_file()).collect::<Vec<_>>()
     };
     directories(path).iter().flat_map(|directory| listed(directory)).collect()
 }
 
-/// The directories of those files, the state directory last.
+/// Returns the directories of those files, the state directory last.
 #[must_use]
 pub fn directories(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
@@ -105,157 +79,105 @@ pub fn directories(path: &Path) -> Vec<PathBuf> {
     directories
 }
 
-/// The state directory cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("could not open the state directory {}; {}", path.display(), replace_file::advice(source))]
-pub struct OpenStateError {
-    path: PathBuf,
-    source: io::Error,
-}
-
 impl StateDir {
-    /// Opens or makes the directory. `scope` names the store, as a file name.
-    pub fn open(path: &Path, scope: &str) -> Result<Self, OpenStateError> {
+    /// Opens or creates the directory. `scope` is the file name of the store.
+    pub(crate) fn open(path: &Path, scope: &str) -> Result<Self, FileError> {
         let store = path.join(scope);
         for directory in [path, &store] {
-            let failed = |source| OpenStateError { path: directory.to_owned(), source };
-            make_directory(directory, 0o700).map_err(failed)?;
-            // Shows a directory that we may not enter, too.
-            fs::read_dir(directory).map_err(failed)?;
+            files::make_directory(directory, 0o700)?;
+            fs::read_dir(directory).map_err(FileError::during("read", directory))?;
         }
-        Ok(Self { host: path.to_owned(), store, known: BTreeMap::new(), looking: false })
+        Ok(Self { host: path.to_owned(), store, read_only: false })
     }
 
-    /// Reads the directory of another process without changing anything in it. What is missing or damaged is as if
-    /// it had never been remembered.
+    /// Reads the directory of another process without changing it. Missing and damaged files are left out.
     #[must_use]
     pub fn look(path: &Path, scope: &str) -> Remembered {
-        let (host, store) = (path.to_owned(), path.join(scope));
-        Self { host, store, known: BTreeMap::new(), looking: true }.load()
+        Self { host: path.to_owned(), store: path.join(scope), read_only: true }.load()
     }
 
-    /// Reads everything. What cannot be read is logged, and set aside if it is damaged.
-    pub fn load(&mut self) -> Remembered {
-        let config = self
-            .read(&self.store.join(CONFIG))
-            .map(|ConfigFile { text, revision }| ConfigRecord { text: text.into_owned(), revision });
-        let lease = self.read(&self.store.join(LEASE)).map(|file: LeaseFile<'_>| RememberedLease {
-            key: file.key.into_owned(),
-            value: file.value.into_owned().into_bytes(),
-            hardware: file.hardware.and_then(|text| text.parse().ok()),
-        });
-        let records =
-            self.read(&self.store.join(RECORDS)).map_or_else(Vec::new, |RecordsFile { records }| {
-                records
-                    .into_iter()
-                    .map(|(key, value)| (key.into_owned(), value.into_owned().into_bytes()))
-                    .collect()
-            });
-        Remembered { config, lease, records, vtep_macs: self.load_vtep_macs() }
-    }
-
-    fn load_vtep_macs(&mut self) -> BTreeMap<LinkName, Mac> {
-        let mut macs = BTreeMap::new();
-        let names: Vec<LinkName> = match fs::read_dir(&self.host) {
-            Ok(entries) => entries.filter_map(|entry| link_of(entry.ok()?.file_name().to_str()?)).collect(),
-            Err(_) if self.looking => return macs,
-            Err(error) => {
-                warn!(path = %self.host.display(), %error, "could not list the state directory");
-                return macs;
-            }
+    /// Reads everything. Unreadable files are logged, and damaged ones moved aside.
+    pub(crate) fn load(&self) -> Remembered {
+        let RecordsFile { records } = self.read(&self.store.join(RECORDS)).unwrap_or_default();
+        let record = |(key, value): (String, String)| Record {
+            key,
+            value: value.into_bytes(),
+            revision: Revision::default(),
+            grant: None,
         };
-        for name in names {
-            if let Some(VtepFile { mac }) = self.read(&self.vtep_path(&name)) {
-                macs.insert(name, mac);
-            }
+        Remembered {
+            config: self.read(&self.store.join(CONFIG)),
+            lease: self.read(&self.store.join(LEASE)),
+            records: records.into_iter().map(record).collect(),
+            vtep_macs: self.load_vtep_macs(),
         }
-        macs
     }
 
-    /// Remembers the network config, or forgets it.
-    pub fn save_config(&mut self, config: Option<&ConfigRecord>) -> Result<(), ReplaceFileError> {
-        let content = config.map(|config| ConfigFile {
-            text: Cow::Borrowed(config.text.as_str()),
-            revision: config.revision,
-        });
-        self.write(self.store.join(CONFIG), content)
+    fn load_vtep_macs(&self) -> BTreeMap<LinkName, Mac> {
+        let entries = fs::read_dir(&self.host).into_iter().flatten();
+        let names = entries.filter_map(|entry| link_of(entry.ok()?.file_name().to_str()?));
+        let mac = |name: LinkName| {
+            let VtepFile { mac } = self.read(&self.vtep_path(&name))?;
+            Some((name, mac))
+        };
+        names.filter_map(mac).collect()
     }
 
-    /// Remembers our own record, or forgets it.
-    pub fn save_lease(&mut self, lease: Option<&RememberedLease>) -> Result<(), ReplaceFileError> {
-        let content = lease.map(|lease| LeaseFile {
-            key: Cow::Borrowed(lease.key.as_str()),
-            value: String::from_utf8_lossy(&lease.value),
-            hardware: lease.hardware.map(|mac| Cow::Owned(mac.to_string())),
-        });
-        self.write(self.store.join(LEASE), content)
+    /// Stores the network config, or removes it.
+    pub(crate) fn save_config(&self, config: Option<&ConfigRecord>) -> Result<(), FileError> {
+        write(&self.store.join(CONFIG), config)
     }
 
-    /// Remembers all records, in the order given: keep it the same, or an unchanged set is written
-    /// again. A value that is not UTF-8 is left out; nobody can use such a record.
-    pub fn save_records<'a>(
-        &mut self,
-        records: impl Iterator<Item = (&'a str, &'a [u8])>,
-    ) -> Result<(), ReplaceFileError> {
-        let records = records
-            .filter_map(|(key, value)| Some((Cow::Borrowed(key), Cow::Borrowed(str::from_utf8(value).ok()?))))
-            .collect();
-        self.write(self.store.join(RECORDS), Some(RecordsFile { records }))
+    /// Stores the record of this node, or removes it.
+    pub(crate) fn save_lease(&self, lease: Option<&RememberedLease>) -> Result<(), FileError> {
+        write(&self.store.join(LEASE), lease)
     }
 
-    /// Remembers the hardware address of a tunnel device.
-    pub fn save_vtep_mac(&mut self, link: &LinkName, mac: Mac) -> Result<(), ReplaceFileError> {
-        self.write(self.vtep_path(link), Some(VtepFile { mac }))
+    /// Stores the keys and values of all records. Keep their order, so that an unchanged set is not written again.
+    pub(crate) fn save_records(&self, records: Vec<(String, String)>) -> Result<(), FileError> {
+        write(&self.store.join(RECORDS), Some(&RecordsFile { records }))
+    }
+
+    /// Stores the hardware address of a tunnel device.
+    pub(crate) fn save_vtep_mac(&self, link: &LinkName, mac: Mac) -> Result<(), FileError> {
+        write(&self.vtep_path(link), Some(&VtepFile { mac }))
     }
 
     fn vtep_path(&self, link: &LinkName) -> PathBuf {
         self.host.join(format!("{VTEP_PREFIX}{link}{SUFFIX}"))
     }
 
-    fn read<T: DeserializeOwned>(&mut self, path: &Path) -> Option<T> {
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
+    fn read<T: DeserializeOwned>(&self, path: &Path) -> Option<T> {
+        let bytes = match files::read(path) {
+            Ok(bytes) => bytes?,
             Err(error) => {
-                if error.kind() != ErrorKind::NotFound && !self.looking {
-                    warn!(path = %path.display(), %error, "could not read what was remembered");
+                if !self.read_only {
+                    warn!(error = %chain(&error), "state file is ignored");
                 }
                 return None;
             }
         };
-        match parse(&bytes) {
-            Ok(content) => {
-                self.known.insert(path.to_owned(), Content::of(&bytes));
-                Some(content)
-            }
-            Err(reason) => {
-                if !self.looking {
-                    set_aside(path, &reason);
-                }
-                None
-            }
+        let content = parse(&bytes);
+        if let (Err(reason), false) = (&content, self.read_only) {
+            set_aside(path, reason);
         }
+        content.ok()
     }
+}
 
-    /// Writes only what differs from what we know to be there.
-    fn write<T: Serialize>(&mut self, path: PathBuf, content: Option<T>) -> Result<(), ReplaceFileError> {
-        let Some(content) = content else {
-            self.known.remove(&path);
-            return replace_file::remove(&path);
-        };
-        let bytes = serde_json::to_vec(&Versioned { version: VERSION, content })
-            .expect("strings and numbers have a JSON form");
-        let content = Content::of(&bytes);
-        if self.known.get(&path) == Some(&content) && content.has_size_of(&path) {
-            return Ok(());
-        }
-        if let Some(parent) = path.parent() {
-            // Somebody may have emptied the directory meanwhile; if this fails, so does the next step.
-            let _ = make_directory(parent, 0o700);
-        }
-        replace_file::replace(&path, &bytes, Mode::Fixed(0o600))?;
-        self.known.insert(path, content);
-        Ok(())
+/// Writes only what differs.
+fn write<T: Serialize>(path: &Path, content: Option<&T>) -> Result<(), FileError> {
+    let Some(content) = content else { return files::remove(path) };
+    let bytes = serde_json::to_vec(&Versioned { version: VERSION, content })
+        .expect("strings and numbers have a JSON form");
+    if fs::read(path).is_ok_and(|existing| existing == bytes) {
+        return Ok(());
     }
+    if let Some(parent) = path.parent() {
+        // Someone may have emptied the directory meanwhile.
+        files::make_directory(parent, 0o700)?;
+    }
+    files::replace(path, &bytes, 0o600)
 }
 
 const VERSION: u32 = 1;
@@ -270,50 +192,16 @@ fn link_of(file_name: &str) -> Option<LinkName> {
     file_name.strip_prefix(VTEP_PREFIX)?.strip_suffix(SUFFIX)?.parse().ok()
 }
 
-/// Recognises a content without keeping it: records of a large cluster are a megabyte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Content {
-    hash: u64,
-    size: u64,
-}
-
-impl Content {
-    fn of(bytes: &[u8]) -> Self {
-        let mut hasher = DefaultHasher::new();
-        bytes.hash(&mut hasher);
-        Self { hash: hasher.finish(), size: bytes.len() as u64 }
-    }
-
-    /// Somebody may have removed or cut the file meanwhile.
-    fn has_size_of(self, path: &Path) -> bool {
-        fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == self.size)
-    }
-}
-
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Versioned<T> {
     version: u32,
     #[serde(flatten)]
     content: T,
 }
 
-#[derive(Serialize, Deserialize)]
-struct ConfigFile<'a> {
-    revision: Revision,
-    text: Cow<'a, str>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct LeaseFile<'a> {
-    key: Cow<'a, str>,
-    value: Cow<'a, str>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    hardware: Option<Cow<'a, str>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct RecordsFile<'a> {
-    records: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+#[derive(Default, Serialize, Deserialize)]
+struct RecordsFile {
+    records: Vec<(String, String)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -321,7 +209,7 @@ struct VtepFile {
     mac: Mac,
 }
 
-/// Without the version on its own a newer file would be called damaged.
+/// Parses the version first, so that a newer file is not reported as damaged.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     #[derive(Deserialize)]
     struct Version {
@@ -329,7 +217,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     }
     let Version { version } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if version != VERSION {
-        return Err(format!("it has format {version}, this build knows {VERSION}"));
+        return Err(format!("it has format {version}, this version supports {VERSION}"));
     }
     serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }
@@ -337,13 +225,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 fn set_aside(path: &Path, reason: &str) {
     let mut aside = path.as_os_str().to_owned();
     aside.push(CORRUPT);
-    let moved = fs::rename(path, &aside);
-    warn!(
-        path = %path.display(),
-        reason,
-        set_aside = moved.is_ok(),
-        "what was remembered cannot be used, going on without it"
-    );
+    let moved = fs::rename(path, &aside).is_ok();
+    warn!(path = %path.display(), reason, moved, "state file is damaged and ignored");
 }
 
 #[cfg(test)]

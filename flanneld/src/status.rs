@@ -18,22 +18,19 @@ pub(crate) use history::{DURATION_CLASSES, History, Reason};
 
 mod history;
 
-/// Whether pods can start on this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Readiness {
-    /// Rules, routes and `subnet.env` are in place.
-    Ready,
-    /// Something is missing.
-    NotReady {
-        /// What is missing, for status and log.
-        reasons: Vec<String>,
-    },
-}
+/// Why pods cannot start on this node, for status and log. Without a reason it is ready: rules, routes and `subnet.env` are in
+/// place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Readiness(pub(crate) Vec<String>);
 
 impl Readiness {
     /// Not ready, for one reason.
     pub(crate) fn waiting(reason: impl Into<String>) -> Self {
-        Self::NotReady { reasons: vec![reason.into()] }
+        Self(vec![reason.into()])
+    }
+
+    pub(crate) const fn is_ready(&self) -> bool {
+        self.0.is_empty()
     }
 }
 

@@ -8,7 +8,7 @@ use flannel_core::lease::table::LeaseTable;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::store::{ConfigRecord, Listing, Record};
 use flannel_core::subnet_env::PreviousEnv;
-use flanneld::state;
+use flanneld::state::StateDir;
 use flanneld::store::{Life, Store};
 use futures_util::stream::{self, TryStreamExt as _};
 use ipnet::IpNet;
@@ -273,8 +273,8 @@ pub(crate) fn own_subnets(session: &Session) -> Subnets {
     let env = std::fs::read_to_string(&session.node.subnet_file).ok();
     let env = env.map(|text| PreviousEnv::parse(&text).subnets).filter(|subnets| !subnets.is_empty());
     let remembered = || {
-        let key = state::remembered_key(&session.node.state_dir, &session.store_options().scope())?;
-        Subnets::parse_key(&key).ok()
+        let state = StateDir::look(&session.node.state_dir, &session.store_options().scope());
+        Subnets::parse_key(&state.lease?.key).ok()
     };
     env.or_else(remembered).unwrap_or(Subnets { v4: None, v6: None })
 }

@@ -5,7 +5,6 @@ use flannel_core::store::{Change, ConfigRecord, Record};
 use flanneld::store::watch::{self, Update, channel};
 use flanneld::store::{Store, StoreError};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +34,7 @@ pub(crate) enum Event {
 pub(crate) async fn follow(store: Store, events: mpsc::Sender<Event>) {
     let (sender, mut updates) = channel();
     let seed = u64::from(std::process::id());
-    let following = watch::follow(store, sender, Arc::default(), seed, CancellationToken::new());
+    let following = watch::follow(store, sender, Default::default(), seed, CancellationToken::new());
     let sending = async {
         let mut known = None;
         while let Some(update) = updates.recv().await {

@@ -107,7 +107,7 @@ impl View {
         // Without the store, nothing is known to be stale.
         let (records, prune) = match listing {
             Ok(listing) => (listing.records.clone(), Prune::Surplus),
-            Err(_) => (remembered.to_records(), Prune::Keep),
+            Err(_) => (remembered.records.clone(), Prune::Keep),
         };
         let mut cluster = flannel_core::cluster::Cluster::default();
         cluster.listing(&records, None, false, Duration::ZERO);

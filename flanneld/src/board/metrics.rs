@@ -9,8 +9,9 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::{Board, by_kind};
-use crate::status::{DURATION_CLASSES, Readiness, Reason, unix_secs};
-use crate::store::{LATENCY_CLASSES, OperationStats};
+use crate::histogram::Histogram;
+use crate::status::{DURATION_CLASSES, Reason, unix_secs};
+use crate::store::{LATENCY_CLASSES, Operation, OperationStats};
 
 /// What the format calls itself.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -20,7 +21,7 @@ pub(crate) fn page(board: &Board) -> String {
     let mut page = Page::default();
     page.family("flannel_build_info", GAUGE, "Version of flanneld; always 1.");
     page.sample("", &[("version", env!("CARGO_PKG_VERSION"))], 1);
-    let ready = *board.sources.readiness.borrow() == Readiness::Ready;
+    let ready = board.sources.readiness.borrow().is_ready();
     page.single(
         "flannel_ready",
         GAUGE,
@@ -43,13 +44,12 @@ pub(crate) fn page(board: &Board) -> String {
 fn rounds(page: &mut Page, board: &Board) {
     let history = board.sources.history.borrow();
     page.family("flannel_rounds_total", COUNTER, "Runs of the reconcile loop, by reason.");
-    for reason in Reason::ALL {
+    for reason in Reason::all() {
         let count = history.by_reason.get(&reason).copied().unwrap_or_default();
         page.sample("", &[("reason", reason.name())], count);
     }
-    let durations = history.durations;
     page.family("flannel_round_duration_seconds", HISTOGRAM, "Duration of full rounds.");
-    page.histogram(&[], &DURATION_CLASSES, &durations.classes, (durations.count, durations.total));
+    page.histogram(&[], &DURATION_CLASSES, &history.durations);
     page.single(
         "flannel_round_last_success_timestamp_seconds",
         GAUGE,
@@ -111,22 +111,20 @@ fn cluster(page: &mut Page, board: &Board) {
 
 fn store(page: &mut Page, board: &Board) {
     let stats = board.sources.store.stats();
-    let watch = board.sources.watch.snapshot();
+    let watch = *board.sources.watch.borrow();
     page.single("flannel_store_up", GAUGE, "1 while the store is reachable.", u8::from(board.store_is_up()));
-    let mut each = |name, kind, help, value: fn(&OperationStats) -> u64| {
-        page.family(name, kind, help);
-        for operation in stats.iter() {
-            page.sample("", &[("operation", operation.operation.name())], value(&operation));
+    let mut each = |name, help, value: fn(&OperationStats) -> u64| {
+        page.family(name, COUNTER, help);
+        for operation in Operation::all() {
+            page.sample("", &[("operation", operation.name())], value(stats.of(operation)));
         }
     };
-    each("flannel_store_requests_total", COUNTER, "Requests to the store.", |stats| stats.requests);
-    each("flannel_store_request_errors_total", COUNTER, "Failed requests to the store.", |stats| {
-        stats.errors
-    });
+    each("flannel_store_requests_total", "Requests to the store.", |stats| stats.durations.count);
+    each("flannel_store_request_errors_total", "Failed requests to the store.", |stats| stats.errors);
     page.family("flannel_store_request_duration_seconds", HISTOGRAM, "Duration of requests to the store.");
-    for stats in stats.iter() {
-        let labels = [("operation", stats.operation.name())];
-        page.histogram(&labels, &LATENCY_CLASSES, &stats.classes, (stats.requests, stats.total));
+    for operation in Operation::all() {
+        let labels = [("operation", operation.name())];
+        page.histogram(&labels, &LATENCY_CLASSES, &stats.of(operation).durations);
     }
     page.single("flannel_store_listings_total", COUNTER, "Listings of all leases.", watch.listings);
     page.family("flannel_store_watch_restarts_total", COUNTER, "Watches of the store that ended, by cause.");
@@ -256,25 +254,22 @@ impl Page {
         self.sample("", &[], value);
     }
 
-    /// The samples of a histogram. `counts` are those of each class alone, and `all` has also what is beyond the last.
-    fn histogram(
+    /// The samples of a histogram.
+    fn histogram<const N: usize>(
         &mut self,
         labels: &[(&str, &str)],
-        ends: &[Duration],
-        counts: &[u64],
-        (all, total): (u64, Duration),
+        bounds: &[Duration; N],
+        histogram: &Histogram<N>,
     ) {
         let mut below = 0;
-        for (end, count) in ends.iter().zip(counts) {
+        for (bound, count) in bounds.iter().zip(histogram.classes) {
             below += count;
-            let end = end.as_secs_f64().to_string();
-            self.sample("_bucket", &[labels, &[("le", &end)]].concat(), below);
+            let bound = bound.as_secs_f64().to_string();
+            self.sample("_bucket", &[labels, &[("le", &bound)]].concat(), below);
         }
-        // The counters are read one after the other, so the sum of classes may be ahead by a request.
-        let all = all.max(below);
-        self.sample("_bucket", &[labels, &[("le", "+Inf")]].concat(), all);
-        self.sample("_sum", labels, total.as_secs_f64());
-        self.sample("_count", labels, all);
+        self.sample("_bucket", &[labels, &[("le", "+Inf")]].concat(), histogram.count);
+        self.sample("_sum", labels, histogram.total.as_secs_f64());
+        self.sample("_count", labels, histogram.count);
     }
 }
 

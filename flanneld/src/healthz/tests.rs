@@ -1,5 +1,6 @@
 use super::*;
 use crate::http::{MAX_CONNECTIONS, MAX_HEAD_BYTES};
+use crate::status::Readiness;
 use crate::testing::board::Fixture;
 use std::error::Error as _;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time;
 
 fn not_ready() -> Readiness {
-    Readiness::NotReady { reasons: vec!["no lease".into()] }
+    Readiness::waiting("no lease")
 }
 
 /// A server on a port of the kernel's choice, run beside `client`; ends when the client does.
@@ -62,7 +63,7 @@ async fn paths_codes_and_bodies() {
     with_server("127.0.0.1", async |port, readiness, _| {
         check(&ask(port, "GET", "/healthz").await, 200, "flanneld is running");
         check(&ask(port, "GET", "/readyz").await, 503, "flanneld is not ready yet");
-        readiness.send(Readiness::Ready).unwrap();
+        readiness.send(Readiness::default()).unwrap();
         check(&ask(port, "GET", "/readyz").await, 200, "flanneld is ready");
         check(&ask(port, "GET", "/readyz?verbose=1").await, 200, "flanneld is ready");
         let metrics = ask(port, "GET", "/metrics").await;

@@ -1,6 +1,5 @@
 use super::*;
 use crate::claim::Own;
-use crate::pulse::pulse;
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::LeaseAttrs;
 use std::fs;
@@ -31,10 +30,10 @@ impl Lab {
         };
         let outputs = Outputs {
             subnet_file: home.path().join("subnet.env"),
-            readiness: watch::Sender::new(Readiness::NotReady { reasons: Vec::new() }),
+            readiness: watch::Sender::new(Readiness::waiting("starting")),
             host: watch::Sender::default(),
             notifier: Notifier::from_env(|_| None, 1),
-            pulse: pulse().0,
+            pulse: Arc::default(),
         };
         let publisher = Publisher::new(inputs, outputs, Vec::new());
         Self { claim, report, firewall, env, publisher, home }
@@ -67,7 +66,7 @@ impl Lab {
     }
 
     fn is_ready(&self) -> bool {
-        *self.publisher.outputs.readiness.borrow() == Readiness::Ready
+        self.publisher.outputs.readiness.borrow().is_ready()
     }
 }
 
@@ -157,9 +156,8 @@ fn only_what_we_own_is_remembered() {
     assert_eq!(remembered(), Some(None));
 }
 
-/// The service manager hears that we are alive as often as it wants, if the loop answers, and never otherwise.
 #[tokio::test(start_paused = true)]
-async fn only_a_loop_that_turns_feeds_the_watchdog() {
+async fn the_watchdog_is_notified_only_while_the_loop_responds() {
     let mut lab = Lab::new();
     let path = lab.home.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -167,9 +165,8 @@ async fn only_a_loop_that_turns_feeds_the_watchdog() {
     let variables = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "20000000")];
     let env = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
     lab.publisher.outputs.notifier = Notifier::from_env(env, 1);
-    let (asker, mut answerer) = pulse();
-    lab.publisher.outputs.pulse = asker;
-    let heard = || {
+    let pulse = Arc::clone(&lab.publisher.outputs.pulse);
+    let received = || {
         let mut buffer = [0; 512];
         std::iter::from_fn(|| manager.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec()))
             .filter(|message| message == b"WATCHDOG=1")
@@ -179,15 +176,15 @@ async fn only_a_loop_that_turns_feeds_the_watchdog() {
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(lab.publisher.run(stop.clone()));
     tokio::time::sleep(Duration::from_secs(100)).await;
-    assert_eq!(heard(), 0, "the loop hangs");
+    assert_eq!(received(), 0, "the loop hangs");
     tasks.spawn(async move {
         loop {
-            answerer.asked().await;
-            answerer.answer();
+            pulse.request.notified().await;
+            pulse.response.notify_one();
         }
     });
     tokio::time::sleep(Duration::from_secs(105)).await;
-    let heard = heard();
-    assert!((10..=11).contains(&heard), "{heard} in 105 s");
+    let received = received();
+    assert!((10..=11).contains(&received), "{received} in 105 s");
     stop.cancel();
 }

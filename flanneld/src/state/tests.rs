@@ -26,6 +26,15 @@ fn link(name: &str) -> LinkName {
 
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
+fn record(key: &str, value: &str) -> Record {
+    Record { key: key.into(), value: value.into(), revision: Revision::default(), grant: None }
+}
+
+fn pairs(records: &[Record]) -> Vec<(String, String)> {
+    let text = |record: &Record| String::from_utf8(record.value.clone()).unwrap();
+    records.iter().map(|record| (record.key.clone(), text(record))).collect()
+}
+
 fn example() -> Remembered {
     Remembered {
         config: Some(ConfigRecord {
@@ -34,37 +43,37 @@ fn example() -> Remembered {
         }),
         lease: Some(RememberedLease {
             key: "10.5.1.0-24".into(),
-            value: br#"{"PublicIP":"10.0.0.1"}"#.to_vec(),
+            value: r#"{"PublicIP":"10.0.0.1"}"#.into(),
             hardware: Some(MAC),
         }),
         records: vec![
-            ("10.5.1.0-24".into(), br#"{"PublicIP":"10.0.0.1"}"#.to_vec()),
-            ("10.5.2.0-24&fd00::-64".into(), "not json \u{e9}".as_bytes().to_vec()),
+            record("10.5.1.0-24", r#"{"PublicIP":"10.0.0.1"}"#),
+            record("10.5.2.0-24&fd00::-64", "not json \u{e9}"),
         ],
         vtep_macs: [(link("flannel.1"), MAC), (link("flannel-v6.1"), Mac([2, 0, 0, 0, 0, 2]))].into(),
     }
 }
 
-fn save(state: &mut StateDir, what: &Remembered) {
+fn save(state: &StateDir, what: &Remembered) {
     state.save_config(what.config.as_ref()).unwrap();
     state.save_lease(what.lease.as_ref()).unwrap();
-    state.save_records(what.records.iter().map(|(key, value)| (key.as_str(), value.as_slice()))).unwrap();
+    state.save_records(pairs(&what.records)).unwrap();
     for (link, mac) in &what.vtep_macs {
         state.save_vtep_mac(link, *mac).unwrap();
     }
 }
 
 #[test]
-fn remembers_everything() {
+fn everything_is_restored() {
     let root = tempfile::tempdir().unwrap();
     assert_eq!(open(&root).load(), Remembered::default());
-    save(&mut open(&root), &example());
+    save(&open(&root), &example());
     assert_eq!(open(&root).load(), example());
-    let mut state = open(&root);
+    let state = open(&root);
     state.save_config(None).unwrap();
     state.save_lease(None).unwrap();
     state.save_lease(None).unwrap();
-    state.save_records([].into_iter()).unwrap();
+    state.save_records(Vec::new()).unwrap();
     let vtep_macs = example().vtep_macs;
     assert_eq!(open(&root).load(), Remembered { vtep_macs, ..Remembered::default() });
 }
@@ -72,7 +81,7 @@ fn remembers_everything() {
 #[test]
 fn files_are_for_the_owner_only() {
     let root = tempfile::tempdir().unwrap();
-    save(&mut open(&root), &example());
+    save(&open(&root), &example());
     assert_eq!(mode(&file(&root, "")), 0o700);
     assert_eq!(mode(&file(&root, SCOPE)), 0o700);
     for path in [
@@ -88,7 +97,7 @@ fn files_are_for_the_owner_only() {
 #[test]
 fn the_format_is_fixed() {
     let root = tempfile::tempdir().unwrap();
-    save(&mut open(&root), &example());
+    save(&open(&root), &example());
     let text = |path: PathBuf| fs::read_to_string(path).unwrap();
     assert_eq!(
         text(scoped(&root, CONFIG)),
@@ -98,7 +107,7 @@ fn the_format_is_fixed() {
         text(scoped(&root, LEASE)),
         r#"{"version":1,"key":"10.5.1.0-24","value":"{\"PublicIP\":\"10.0.0.1\"}","hardware":"02:00:00:00:00:01"}"#
     );
-    // As a version wrote it that did not know of the hardware address.
+    // The format of a version without the hardware address.
     fs::write(scoped(&root, LEASE), r#"{"version":1,"key":"10.5.1.0-24","value":"{}"}"#).unwrap();
     let lease = open(&root).load().lease.unwrap();
     assert_eq!((lease.key.as_str(), lease.hardware), ("10.5.1.0-24", None));
@@ -117,55 +126,55 @@ fn only_changes_are_written() {
         ]
         .map(|path| fs::metadata(path).unwrap().ino())
     };
-    let mut state = open(&root);
-    save(&mut state, &example());
+    let state = open(&root);
+    save(&state, &example());
     let first = inodes();
-    save(&mut state, &example());
+    save(&state, &example());
     assert_eq!(inodes(), first);
-    // Nor after a restart.
-    let mut state = open(&root);
+    // Not after a restart, either.
+    let state = open(&root);
     state.load();
-    save(&mut state, &example());
+    save(&state, &example());
     assert_eq!(inodes(), first);
-    // A change, and a file that somebody removed or cut.
+    // A change, and files that someone removed or truncated.
     state.save_vtep_mac(&link("flannel.1"), Mac([2, 0, 0, 0, 0, 9])).unwrap();
     fs::remove_file(scoped(&root, CONFIG)).unwrap();
     fs::write(scoped(&root, LEASE), "").unwrap();
     let mut changed = example();
     changed.vtep_macs.insert(link("flannel.1"), Mac([2, 0, 0, 0, 0, 9]));
-    save(&mut state, &changed);
+    save(&state, &changed);
     assert_eq!(open(&root).load(), changed);
-    // And the whole directory.
+    // The whole directory removed.
     fs::remove_dir_all(file(&root, SCOPE)).unwrap();
-    save(&mut state, &changed);
+    save(&state, &changed);
     assert_eq!(open(&root).load(), changed);
 }
 
 #[test]
-fn damaged_files_are_set_aside() {
+fn damaged_files_are_moved_aside() {
     for damage in ["", "{", "null", "[]", r#"{"version":1}"#, r#"{"version":2,"mac":"x"}"#, "\u{0}\u{0}\u{0}"]
     {
         let root = tempfile::tempdir().unwrap();
-        save(&mut open(&root), &example());
+        save(&open(&root), &example());
         for path in [scoped(&root, LEASE), file(&root, "vtep-flannel.1.json")] {
             fs::write(path, damage).unwrap();
         }
-        let mut state = open(&root);
+        let state = open(&root);
         let remembered = state.load();
         let mut expected = Remembered { lease: None, ..example() };
         expected.vtep_macs.remove(&link("flannel.1"));
         assert_eq!(remembered, expected, "{damage:?}");
         assert_eq!(fs::read_to_string(scoped(&root, "lease.json.corrupt")).unwrap(), damage);
         assert!(!scoped(&root, LEASE).exists());
-        save(&mut state, &example());
+        save(&state, &example());
         assert_eq!(open(&root).load(), example());
     }
 }
 
 #[test]
-fn strange_files_are_left_alone() {
+fn unknown_files_are_kept() {
     let root = tempfile::tempdir().unwrap();
-    save(&mut open(&root), &example());
+    save(&open(&root), &example());
     for name in
         ["vtep-.json", "vtep-a-very-long-interface-name.json", "vtep-flannel.1.json.tmp", "wireguard.key"]
     {
@@ -178,7 +187,7 @@ fn strange_files_are_left_alone() {
 #[test]
 fn stores_do_not_share_leases_but_devices() {
     let root = tempfile::tempdir().unwrap();
-    save(&mut open(&root), &example());
+    save(&open(&root), &example());
     let other = StateDir::open(&file(&root, ""), "dir-leases").unwrap().load();
     assert_eq!(other, Remembered { vtep_macs: example().vtep_macs, ..Remembered::default() });
 }
@@ -189,8 +198,8 @@ fn an_unusable_directory_is_an_error_with_advice() {
     fs::write(root.path().join("file"), "").unwrap();
     let error = StateDir::open(&root.path().join("file/state"), SCOPE).unwrap_err();
     let shown = error.to_string().replace(root.path().to_str().unwrap(), "ROOT");
-    insta::assert_snapshot!(shown, @"could not open the state directory ROOT/file/state; something in the path is a file: move it away, or name another place");
-    // An existing directory keeps its mode: it may be somebody else's.
+    insta::assert_snapshot!(shown, @"could not create the directory ROOT/file/state; a part of the path is a file: move it, or choose another path");
+    // An existing directory keeps its mode: it may have another owner.
     fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
     StateDir::open(root.path(), SCOPE).unwrap();
     assert_eq!(mode(root.path()), 0o755);
@@ -199,27 +208,24 @@ fn an_unusable_directory_is_an_error_with_advice() {
 #[test]
 fn a_large_cluster() {
     let root = tempfile::tempdir().unwrap();
-    let value = br#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#;
-    let records: Vec<(String, Vec<u8>)> =
-        (0..5000).map(|n| (format!("10.{}.{}.0-24", n / 256, n % 256), value.to_vec())).collect();
-    let pairs = || records.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
-    let mut state = open(&root);
-    state.save_records(pairs().chain([("10.99.0.0-24", b"\xff".as_slice())])).unwrap();
-    assert_eq!(open(&root).load().records, records, "and what is not text is left out");
+    let value = r#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#;
+    let records: Vec<_> =
+        (0..5000).map(|n| record(&format!("10.{}.{}.0-24", n / 256, n % 256), value)).collect();
+    open(&root).save_records(pairs(&records)).unwrap();
+    assert_eq!(open(&root).load().records, records);
     let size = fs::metadata(scoped(&root, RECORDS)).unwrap().len();
     assert!(size < 1_000_000, "{size}");
 }
 
-/// Whoever only looks makes, moves and changes nothing.
 #[test]
-fn a_look_changes_nothing() {
+fn looking_changes_nothing() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("flannel");
     assert_eq!(StateDir::look(&path, SCOPE), Remembered::default());
     assert!(!path.exists());
-    save(&mut open(&root), &example());
+    save(&open(&root), &example());
     fs::write(scoped(&root, "config.json"), "{").unwrap();
     let expected = Remembered { config: None, ..example() };
     assert_eq!(StateDir::look(&path, SCOPE), expected);
-    assert_eq!(fs::read_to_string(scoped(&root, "config.json")).unwrap(), "{", "a damaged file stays");
+    assert_eq!(fs::read_to_string(scoped(&root, "config.json")).unwrap(), "{", "a damaged file is kept");
 }

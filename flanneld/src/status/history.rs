@@ -6,12 +6,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
+use crate::histogram::Histogram;
+
 /// Why a round runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reason {
     /// The daemon started.
     Start,
-    /// The kernel or the agent reported a change by somebody else.
+    /// The kernel or the agent reported a change by another program.
     Hint,
     /// Notifications were lost.
     Overrun,
@@ -33,40 +35,33 @@ pub(crate) enum Reason {
     LeaseChange,
 }
 
-impl Reason {
-    /// All reasons.
-    pub(crate) const ALL: [Self; 11] = [
-        Self::Start,
-        Self::Hint,
-        Self::Overrun,
-        Self::Retry,
-        Self::Resync,
-        Self::Config,
-        Self::Claim,
-        Self::Listing,
-        Self::Grace,
-        Self::Overlap,
-        Self::LeaseChange,
-    ];
+/// All reasons in their order, with their names in logs, status and metrics.
+const NAMES: [(Reason, &str); 11] = [
+    (Reason::Start, "start"),
+    (Reason::Hint, "hint"),
+    (Reason::Overrun, "overrun"),
+    (Reason::Retry, "retry"),
+    (Reason::Resync, "resync"),
+    (Reason::Config, "config"),
+    (Reason::Claim, "claim"),
+    (Reason::Listing, "listing"),
+    (Reason::Grace, "grace"),
+    (Reason::Overlap, "overlap"),
+    (Reason::LeaseChange, "lease-change"),
+];
 
-    /// The reasons of rounds without a change of the desired state: what they set, others had changed.
+impl Reason {
+    /// The reasons of rounds without a change of the desired state: what they change, other programs had changed.
     pub(crate) const REPAIRS: [Self; 3] = [Self::Hint, Self::Overrun, Self::Resync];
 
-    /// The name in logs, status and metrics.
+    /// Returns all reasons.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        NAMES.iter().map(|(reason, _)| *reason)
+    }
+
+    /// Returns the name in logs, status and metrics.
     pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Hint => "hint",
-            Self::Overrun => "overrun",
-            Self::Retry => "retry",
-            Self::Resync => "resync",
-            Self::Config => "config",
-            Self::Claim => "claim",
-            Self::Listing => "listing",
-            Self::Grace => "grace",
-            Self::Overlap => "overlap",
-            Self::LeaseChange => "lease-change",
-        }
+        NAMES[self as usize].1
     }
 }
 
@@ -97,7 +92,8 @@ pub(crate) struct History {
     pub(crate) ops: [[[u64; 2]; 2]; 6],
     /// Operations that repaired changes of others, by the reason of the round.
     pub(crate) repairs: BTreeMap<Reason, u64>,
-    pub(crate) durations: Durations,
+    /// Of full rounds.
+    pub(crate) durations: Histogram<{ DURATION_CLASSES.len() }>,
 }
 
 impl History {
@@ -109,7 +105,7 @@ impl History {
             self.last_lease_change = Some(round);
             return;
         }
-        self.durations.note(elapsed);
+        self.durations.note(&DURATION_CLASSES, elapsed);
         self.failing_count = round.failed;
         if round.failed == 0 {
             self.last_success_at_unix_seconds = Some(round.at_unix_seconds);
@@ -135,21 +131,3 @@ pub(crate) const DURATION_CLASSES: [Duration; 8] = [
     Duration::from_secs(1),
     Duration::from_secs(5),
 ];
-
-/// A histogram of round durations.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Durations {
-    pub(crate) classes: [u64; DURATION_CLASSES.len()],
-    pub(crate) count: u64,
-    pub(crate) total: Duration,
-}
-
-impl Durations {
-    fn note(&mut self, elapsed: Duration) {
-        if let Some(class) = DURATION_CLASSES.iter().position(|end| elapsed <= *end) {
-            self.classes[class] += 1;
-        }
-        self.count += 1;
-        self.total += elapsed;
-    }
-}

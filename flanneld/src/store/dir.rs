@@ -1,18 +1,17 @@
-//! Leases in a directory, for the nodes of one machine and for leases that a configuration tool lays out.
+//! Leases in a directory, for the nodes of one machine and for leases that a configuration tool writes.
 //!
 //! ```text
-//! PATH/config            the network config, the text that etcd has at <prefix>/config
-//! PATH/subnets/<key>     one record each, the text that etcd has at <prefix>/subnets/<key>
-//! PATH/leases/<key>      when the record expires; without this file it is a reservation, which never does
-//! PATH/.index, .lock     revisions, and the lock under which all of us write
+//! PATH/config            the network config, as in etcd at <prefix>/config
+//! PATH/subnets/<key>     one record each, as in etcd at <prefix>/subnets/<key>
+//! PATH/leases/<key>      when the record expires; without this file it is a reservation, which does not expire
+//! PATH/.index, .lock     revisions, and the lock of every daemon that reads or writes
 //! ```
 //!
-//! Anything may write the files at any time, with or without the lock: a change is seen at once, and what is half
-//! written is seen again when it is whole. Expired records are removed by whoever sees them first.
+//! Other programs may write the files at any time, with or without the lock: a change is noticed at once, and a file that is half
+//! written is read again when it is complete. Expired records are removed by the first process that notices them.
 //!
-//! A call whose future is dropped goes on to its end.
+//! A call whose future is dropped is completed.
 
-mod error;
 mod expiry;
 mod index;
 mod tree;
@@ -24,14 +23,16 @@ use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync;
 use tokio::task::spawn_blocking;
 
-use super::error::StoreError;
+use super::error::{Detail, StoreError};
 use super::identity::{DIRECTORY, scope};
 use super::is_failure;
 use super::operation::Operation;
-use super::stats::{Counters, StoreStats};
+use super::stats::StoreStats;
 use super::{CreateGuard, Held, Identity, LeaseStore, Life, Listing, Record, Watch};
+use crate::files::FileError;
 use tree::Tree;
 use watch::DirWatch;
 
@@ -44,16 +45,16 @@ pub(super) struct DirStore {
 struct Shared {
     identity: Identity,
     tree: Tree,
-    counters: Counters,
+    stats: sync::watch::Sender<StoreStats>,
 }
 
 impl DirStore {
-    /// A store in a directory, which is made when it is first used.
+    /// A store in a directory, which is created when it is first used.
     #[must_use]
     pub(super) fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let scope = scope(DIRECTORY, path.to_str().unwrap_or_default());
-        // Independent of later changes of the working directory. It fails on an empty path only.
+        // Independent of later changes of the working directory. It fails only for an empty path.
         let path = std::path::absolute(&path).unwrap_or(path);
         let identity = Identity {
             kind: "directory",
@@ -61,11 +62,11 @@ impl DirStore {
             config_place: format!("the file {}", path.join("config").display()),
             scope,
         };
-        let shared = Shared { identity, tree: Tree::new(path), counters: Counters::default() };
+        let shared = Shared { identity, tree: Tree::new(path), stats: sync::watch::Sender::default() };
         Self { shared: Arc::new(shared) }
     }
 
-    /// Does file work where it may block, and counts it.
+    /// Runs an operation on a thread that may block, and counts it.
     async fn run<T: Send + 'static>(
         &self,
         operation: Operation,
@@ -75,10 +76,16 @@ impl DirStore {
         let counted = move || {
             let started = Instant::now();
             let result = work(&shared.tree);
-            shared.counters.record(operation, started.elapsed(), is_failure(&result));
+            shared.stats.send_modify(|stats| stats.record(operation, started.elapsed(), is_failure(&result)));
             result
         };
         spawn_blocking(counted).await.unwrap_or_else(|error| resume_unwind(error.into_panic()))
+    }
+}
+
+impl From<FileError> for StoreError {
+    fn from(error: FileError) -> Self {
+        Self::Unusable(Detail::new(error, "Check --lease-dir and the permissions below it."))
     }
 }
 
@@ -89,15 +96,15 @@ impl LeaseStore for DirStore {
     }
 
     fn stats(&self) -> StoreStats {
-        self.shared.counters.snapshot()
+        *self.shared.stats.borrow()
     }
 
     async fn list(&self) -> Result<Listing, StoreError> {
-        self.run(Operation::List, |tree| tree.lock()?.list()).await
+        self.run(Operation::List, |tree| Ok(tree.lock()?.list())).await
     }
 
     async fn watch(&self, after: Revision) -> Result<Watch, StoreError> {
-        Ok(Box::new(DirWatch::new(self.clone(), after)))
+        Ok(Box::new(DirWatch::new(self.clone(), after)?))
     }
 
     async fn create(

@@ -1,16 +1,16 @@
-//! Why a store did not do what was asked: what callers distinguish. The rest is known to each store alone.
+//! Errors of stores, by what callers distinguish. Each store has its own texts.
 
 use std::error::Error;
 use std::fmt;
 
-/// Why an operation of a store failed.
+/// A failed operation of a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A guard did not hold: another writer was faster. Nothing was written.
     #[error("the store has changed meanwhile")]
     Raced,
 
-    /// No answer in time. A write may or may not have happened.
+    /// No response in time. A write may or may not have happened.
     #[error(transparent)]
     TimedOut(Detail),
 
@@ -18,19 +18,19 @@ pub enum StoreError {
     #[error(transparent)]
     Unavailable(Detail),
 
-    /// The store refuses, or cannot be used with these options: a person has to act.
+    /// The store rejects the operation or these options: a person must act.
     #[error(transparent)]
     Unusable(Detail),
 }
 
 impl StoreError {
-    /// True if it may well pass by itself. Other errors are retried too, but need a person.
+    /// Whether it may pass by itself. Other errors are retried, too, but need a person.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
         !matches!(self, Self::Unusable(_))
     }
 
-    /// Returns what to do about it, in short; the text of the error has the details.
+    /// Returns the fix in short; the text of the error has the details.
     #[must_use]
     pub const fn advice(&self) -> &'static str {
         match self {
@@ -41,7 +41,7 @@ impl StoreError {
     }
 }
 
-/// The error of the store behind a [`StoreError`], which it replaces in texts.
+/// The error of a store, with the text of that error.
 #[derive(Debug)]
 pub struct Detail {
     error: Box<dyn Error + Send + Sync>,
@@ -51,11 +51,6 @@ pub struct Detail {
 impl Detail {
     pub(crate) fn new(error: impl Into<Box<dyn Error + Send + Sync>>, advice: &'static str) -> Self {
         Self { error: error.into(), advice }
-    }
-
-    #[cfg(test)]
-    pub(super) fn error(&self) -> &(dyn Error + Send + Sync + 'static) {
-        &*self.error
     }
 }
 

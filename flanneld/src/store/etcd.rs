@@ -11,7 +11,6 @@
 mod clock;
 mod connect;
 mod error;
-mod failure;
 mod landmark;
 mod options;
 mod watch;
@@ -24,6 +23,7 @@ use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
@@ -33,13 +33,12 @@ pub(super) use options::{EtcdOptionsError, FLAGS, PAIRS};
 use super::error::StoreError;
 use super::identity::{ETCD, scope};
 use super::operation::Operation;
-use super::stats::{Counters, StoreStats};
+use super::stats::StoreStats;
 use super::{
     ConfigRecord, CreateGuard, Grant, Held, Identity, LeaseStore, Life, Listing, Record, Watch, is_failure,
 };
 use connect::{Connection, Connector};
-use error::EtcdError;
-use failure::{Failure, classify, is_login_needed, is_not_found};
+use error::{EtcdError, Failure, Kind, is_login_needed, is_not_found};
 use landmark::{Landmark, Landmarks};
 use options::Target;
 use watch::EtcdWatch;
@@ -58,8 +57,8 @@ pub(super) struct EtcdStore {
 struct Shared {
     target: Target,
     identity: Identity,
-    link: tokio::sync::Mutex<Link>,
-    counters: Counters,
+    link: sync::Mutex<Link>,
+    stats: sync::watch::Sender<StoreStats>,
     landmarks: Mutex<Landmarks>,
     /// Our role does not cover the keys between config and subnets.
     narrow: AtomicBool,
@@ -90,8 +89,8 @@ impl EtcdStore {
             shared: Arc::new(Shared {
                 identity: identity(&target, scope),
                 target,
-                link: tokio::sync::Mutex::default(),
-                counters: Counters::default(),
+                link: sync::Mutex::default(),
+                stats: sync::watch::Sender::default(),
                 landmarks: Mutex::default(),
                 narrow: AtomicBool::new(false),
             }),
@@ -138,10 +137,12 @@ impl EtcdStore {
                 Ok(Err(error)) => Err(self.failed(&connection, operation, error).await),
                 Err(_) => {
                     self.forget(&connection).await;
-                    Err(self.timed_out(connection.url.to_string(), operation))
+                    Err(self.timed_out(&connection.url, operation))
                 }
             };
-            self.shared.counters.record(operation, started.elapsed(), is_failure(&result));
+            self.shared
+                .stats
+                .send_modify(|stats| stats.record(operation, started.elapsed(), is_failure(&result)));
             return result;
         }
     }
@@ -153,14 +154,14 @@ impl EtcdStore {
             if let Some(connection) = &link.connection {
                 return Ok(connection.clone());
             }
-            let connection = link.connector.connect(&self.shared.target, &self.shared.counters).await;
+            let connection = link.connector.connect(&self.shared.target, &self.shared.stats).await;
             let connection = connection.map_err(StoreError::from)?;
             link.connection = Some(connection.clone());
             Ok(connection)
         };
         timeout_at(deadline, connect)
             .await
-            .unwrap_or_else(|_| Err(self.timed_out(self.shared.identity.location.clone(), operation)))
+            .unwrap_or_else(|_| Err(self.timed_out(&self.shared.identity.location, operation)))
     }
 
     /// Drops a connection that failed, unless that has been done already.
@@ -182,8 +183,8 @@ impl EtcdStore {
         if is_not_found(&error) {
             return StoreError::Raced;
         }
-        let error = classify(error, &self.failure(connection, operation));
-        if !matches!(error, EtcdError::PermissionDenied { .. } | EtcdError::Rejected { .. }) {
+        let error = self.failure(connection, operation).classify(error);
+        if !matches!(error.kind, Kind::Permission | Kind::Rejected) {
             self.forget(connection).await;
         }
         error.into()
@@ -194,8 +195,10 @@ impl EtcdStore {
         Failure { target: &self.shared.target, endpoint: &connection.url, fresh, operation }
     }
 
-    fn timed_out(&self, endpoint: String, operation: Operation) -> StoreError {
-        EtcdError::TimedOut { endpoint, operation, limit: CALL_LIMIT }.into()
+    fn timed_out(&self, endpoint: &str, operation: Operation) -> StoreError {
+        let limit = CALL_LIMIT.as_secs();
+        let text = format!("etcd at {endpoint} did not answer in {limit} s: {operation}");
+        EtcdError::new(Kind::TimedOut, text, None).into()
     }
 
     /// Runs `change` on the landmarks. They stay whole whatever panics meanwhile.
@@ -211,7 +214,7 @@ impl LeaseStore for EtcdStore {
     }
 
     fn stats(&self) -> StoreStats {
-        self.shared.counters.snapshot()
+        *self.shared.stats.borrow()
     }
 
     async fn list(&self) -> Result<Listing, StoreError> {

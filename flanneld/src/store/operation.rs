@@ -1,93 +1,73 @@
-//! The operations of a store, as errors and metrics name them.
+//! The operations of a store, with their names in errors and metrics.
 
 use std::fmt;
 
-/// What is asked of a store. One entry is one request on the wire (or one locked pass over the directory).
+/// A request to a store: one on the wire, or one pass over the directory under its lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operation {
-    /// A connection was made.
+    /// Connects.
     Connect,
-    /// User and password were sent.
+    /// Sends user and password.
     Authenticate,
-    /// Config and records were read.
+    /// Reads config and records.
     List,
-    /// A watch was opened.
+    /// Opens a watch.
     Watch,
-    /// It was checked that the store is still the one that was listed.
+    /// Checks that the store is still the one that was listed.
     Verify,
-    /// A grant was made for a new record.
+    /// Creates a grant for a record.
     Grant,
-    /// A record was created.
+    /// Creates a record.
     Create,
-    /// A record was changed.
+    /// Changes a record.
     Update,
-    /// A grant was prolonged.
+    /// Renews a grant.
     Renew,
-    /// A record was deleted.
+    /// Deletes a record.
     Delete,
-    /// A grant was given back.
+    /// Revokes a grant.
     Revoke,
-    /// The network config was written.
+    /// Writes the network config.
     PutConfig,
-    /// It was asked how long a grant lasts.
+    /// Reads the remaining time of a grant.
     TimeLeft,
 }
 
-impl Operation {
-    /// All of them.
-    pub const ALL: [Self; 13] = [
-        Self::Connect,
-        Self::Authenticate,
-        Self::List,
-        Self::Watch,
-        Self::Verify,
-        Self::Grant,
-        Self::Create,
-        Self::Update,
-        Self::Renew,
-        Self::Delete,
-        Self::Revoke,
-        Self::PutConfig,
-        Self::TimeLeft,
-    ];
+/// All operations in their order, with their names in metrics and their descriptions in errors.
+const TABLE: [(Operation, &str, &str); 13] = [
+    (Operation::Connect, "connect", "connecting"),
+    (Operation::Authenticate, "authenticate", "authenticating"),
+    (Operation::List, "list", "listing the leases"),
+    (Operation::Watch, "watch", "watching the leases"),
+    (Operation::Verify, "verify", "checking that the store is still the same"),
+    (Operation::Grant, "grant", "granting the time of a lease"),
+    (Operation::Create, "create", "creating a lease"),
+    (Operation::Update, "update", "changing a lease"),
+    (Operation::Renew, "renew", "renewing a lease"),
+    (Operation::Delete, "delete", "deleting a lease"),
+    (Operation::Revoke, "revoke", "revoking the time of a lease"),
+    (Operation::PutConfig, "put_config", "writing the network config"),
+    (Operation::TimeLeft, "time_left", "reading the remaining time of a lease"),
+];
 
-    /// The name in metrics.
+impl Operation {
+    /// The number of operations.
+    pub(super) const COUNT: usize = TABLE.len();
+
+    /// Returns all operations.
+    pub fn all() -> impl Iterator<Item = Self> {
+        TABLE.iter().map(|(operation, ..)| *operation)
+    }
+
+    /// Returns the name in metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Authenticate => "authenticate",
-            Self::List => "list",
-            Self::Watch => "watch",
-            Self::Verify => "verify",
-            Self::Grant => "grant",
-            Self::Create => "create",
-            Self::Update => "update",
-            Self::Renew => "renew",
-            Self::Delete => "delete",
-            Self::Revoke => "revoke",
-            Self::PutConfig => "put_config",
-            Self::TimeLeft => "time_left",
-        }
+        TABLE[self as usize].1
     }
 }
 
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Connect => "connecting",
-            Self::Authenticate => "authenticating",
-            Self::List => "listing the leases",
-            Self::Watch => "watching the leases",
-            Self::Verify => "checking that the store is still the same",
-            Self::Grant => "granting the time of a lease",
-            Self::Create => "creating a lease",
-            Self::Update => "changing a lease",
-            Self::Renew => "renewing a lease",
-            Self::Delete => "deleting a lease",
-            Self::Revoke => "giving back the time of a lease",
-            Self::PutConfig => "writing the network config",
-            Self::TimeLeft => "asking how long a lease lasts",
-        })
+        f.write_str(TABLE[*self as usize].2)
     }
 }

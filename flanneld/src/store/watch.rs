@@ -1,4 +1,4 @@
-//! Follows a store: lists, watches from there, resumes after a break, lists again when there is no other way.
+//! Follows a store: lists, watches from the revision of the listing, resumes after a break, lists again if it cannot resume.
 //!
 //! ```text
 //!          ┌── failed: wait ──┐        ┌── failed: wait ──┐
@@ -8,16 +8,14 @@
 //!     └────────────────────── outdated, silent ─────────────────────────┘
 //! ```
 //!
-//! The consumer gets a whole listing first, and then again whenever changes may have been missed; it replaces all
-//! that was before. In between it gets changes, each at least once and in order.
+//! The consumer receives a listing first, and another one, which replaces everything, whenever changes may have been missed. In
+//! between it receives changes, each at least once and in order.
 
 use flannel_core::backoff::{Backoff, BackoffPolicy};
 use flannel_core::lease::Revision;
 use flannel_core::store::{Change, Listing};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -26,10 +24,10 @@ use super::error::StoreError;
 use super::{Store, Watch, WatchEvent};
 use crate::error::chain;
 
-/// What the consumer is told.
+/// An update for the consumer.
 #[derive(Debug)]
 pub enum Update {
-    /// The whole content; replaces everything.
+    /// The whole content, which replaces everything.
     Listing {
         /// The content.
         listing: Listing,
@@ -38,44 +36,33 @@ pub enum Update {
     },
     /// Changes since then, in order.
     Changes {
-        /// Everything up to here has been told.
+        /// Everything up to here has been delivered.
         revision: Revision,
         /// Never empty.
         changes: Vec<Change>,
     },
-    /// The store cannot be followed. Told once, and again if the reason becomes another.
+    /// The store cannot be followed. Sent once for each reason.
     Down(StoreError),
-    /// It can be again. What was missed comes next.
+    /// It can be followed again. Missed changes come next.
     Up,
 }
 
-/// How many updates may wait for the consumer. It takes them faster than a store makes them; while it works on a round,
-/// a burst (a rack of nodes that starts) waits here, and beyond that in the store.
+/// How many updates may wait for the consumer. While it works on a round, a burst (a rack of nodes that starts) waits here, and
+/// beyond that in the store.
 const QUEUE: usize = 64;
-/// As Go's daemon: 100 ms doubling to 5 s.
+/// As in Go flannel: 100 ms doubling to 5 s.
 const BACKOFF: BackoffPolicy =
     BackoffPolicy { first: Duration::from_millis(100), cap: Duration::from_secs(5) };
-/// A watch that lived this long was a success: the next break is the first of a new series.
+/// After this time a watch counts as a success: the next break is the first of a new series.
 const HEALTHY: Duration = Duration::from_secs(10);
 
-/// The way to the consumer.
+/// Returns the channel to the consumer.
 #[must_use]
 pub fn channel() -> (mpsc::Sender<Update>, mpsc::Receiver<Update>) {
     mpsc::channel(QUEUE)
 }
 
-/// How often what happened.
-#[derive(Debug, Default)]
-pub struct WatchCounters {
-    listings: AtomicU64,
-    watches: AtomicU64,
-    breaks: AtomicU64,
-    outdated: AtomicU64,
-    silences: AtomicU64,
-    down: AtomicBool,
-}
-
-/// Values of [`WatchCounters`] at one moment.
+/// The counters of a follower.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WatchStats {
     /// Listings delivered.
@@ -84,42 +71,26 @@ pub struct WatchStats {
     pub watches: u64,
     /// Watches that ended with an error.
     pub breaks: u64,
-    /// Watches that could not go on from where they were.
+    /// Watches that could not continue at their revision.
     pub outdated: u64,
-    /// Watches given up because nothing was heard.
+    /// Watches abandoned because they were silent.
     pub silences: u64,
     /// The store cannot be followed at present.
     pub down: bool,
 }
 
-impl WatchCounters {
-    /// The present values.
-    #[must_use]
-    pub fn snapshot(&self) -> WatchStats {
-        let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        WatchStats {
-            listings: value(&self.listings),
-            watches: value(&self.watches),
-            breaks: value(&self.breaks),
-            outdated: value(&self.outdated),
-            silences: value(&self.silences),
-            down: self.down.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// Follows `store` until told to stop, or until nobody listens any more. `seed` spreads the retries of many nodes.
+/// Follows `store` until `stop`, or until the receiver is dropped. `seed` spreads the retries of many nodes.
 pub async fn follow(
     store: Store,
     updates: mpsc::Sender<Update>,
-    counters: Arc<WatchCounters>,
+    stats: watch::Sender<WatchStats>,
     seed: u64,
     stop: CancellationToken,
 ) {
     let mut follower = Follower {
         store,
         updates,
-        counters,
+        stats,
         backoff: BACKOFF.delays(seed),
         down: None,
         failures: 0,
@@ -139,11 +110,11 @@ pub async fn follow(
 }
 
 enum State {
-    /// Nothing is known, or not enough.
+    /// The content is unknown, or changes may have been missed.
     Listing,
-    /// All up to a revision is known.
+    /// Everything up to a revision is known.
     Opening { after: Revision },
-    /// Changes come by themselves.
+    /// A watch delivers changes.
     Streaming { watch: Watch, after: Revision, since: Instant },
 }
 
@@ -152,11 +123,11 @@ struct ConsumerGone;
 struct Follower {
     store: Store,
     updates: mpsc::Sender<Update>,
-    counters: Arc<WatchCounters>,
+    stats: watch::Sender<WatchStats>,
     /// Everything up to here has been delivered.
     latest: Revision,
     backoff: Backoff,
-    /// The reason that was told last, while the store is down.
+    /// The last reason sent, while the store is down.
     down: Option<String>,
     /// Failures since the last sign of life.
     failures: u32,
@@ -167,12 +138,12 @@ impl Follower {
         match state {
             State::Listing => match self.store.list().await {
                 Ok(listing) => {
-                    count(&self.counters.listings);
+                    self.count(|stats| stats.listings += 1);
                     self.up().await?;
                     let after = listing.revision;
                     let is_other_store = after.is_before(self.latest);
                     self.latest = after;
-                    self.tell(Update::Listing { listing, is_other_store }).await?;
+                    self.send(Update::Listing { listing, is_other_store }).await?;
                     Ok(State::Opening { after })
                 }
                 Err(error) => {
@@ -183,7 +154,7 @@ impl Follower {
             },
             State::Opening { after } => match self.store.watch(after).await {
                 Ok(watch) => {
-                    count(&self.counters.watches);
+                    self.count(|stats| stats.watches += 1);
                     self.up().await?;
                     Ok(State::Streaming { watch, after, since: Instant::now() })
                 }
@@ -216,19 +187,19 @@ impl Follower {
                 let after = revision;
                 self.latest = after;
                 if !changes.is_empty() {
-                    self.tell(Update::Changes { revision: after, changes }).await?;
+                    self.send(Update::Changes { revision: after, changes }).await?;
                 }
                 Ok(State::Streaming { watch, after, since })
             }
             Some(Ok(WatchEvent::Outdated)) => {
-                count(&self.counters.outdated);
+                self.count(|stats| stats.outdated += 1);
                 info!(revision = after.number(), "revision no longer in the store, listing again");
                 self.again().await;
                 Ok(State::Listing)
             }
             Some(Err(error)) => {
-                count(&self.counters.breaks);
-                // A connection ends now and then. It is bad news only if it does not come back at once.
+                self.count(|stats| stats.breaks += 1);
+                // A connection ends now and then: report it only if it cannot be opened again at once.
                 if self.failures > 0 {
                     self.down(error).await?;
                 } else {
@@ -238,7 +209,7 @@ impl Follower {
                 Ok(State::Opening { after })
             }
             None => {
-                count(&self.counters.silences);
+                self.count(|stats| stats.silences += 1);
                 warn!(revision = after.number(), "watch silent for too long, listing again");
                 self.again().await;
                 Ok(State::Listing)
@@ -246,7 +217,7 @@ impl Follower {
         }
     }
 
-    /// Goes on at once the first time; a store that never lets us watch must not be listed without pause.
+    /// Waits, except the first time: a store that ends every watch must not be listed without pause.
     async fn again(&mut self) {
         if self.failures > 0 {
             self.wait().await;
@@ -260,7 +231,7 @@ impl Follower {
         sleep(self.backoff.delay()).await;
     }
 
-    /// Notes a sign of life.
+    /// Ends a series of failures.
     fn alive(&mut self) {
         self.failures = 0;
         self.backoff.reset();
@@ -269,8 +240,8 @@ impl Follower {
     async fn up(&mut self) -> Result<(), ConsumerGone> {
         if self.down.take().is_some() {
             info!("store reachable again");
-            self.counters.down.store(false, Ordering::Relaxed);
-            self.tell(Update::Up).await?;
+            self.count(|stats| stats.down = false);
+            self.send(Update::Up).await?;
         }
         Ok(())
     }
@@ -286,17 +257,17 @@ impl Follower {
             error!(error = reason, "store rejected the request, retrying");
         }
         self.down = Some(reason);
-        self.counters.down.store(true, Ordering::Relaxed);
-        self.tell(Update::Down(error)).await
+        self.count(|stats| stats.down = true);
+        self.send(Update::Down(error)).await
     }
 
-    async fn tell(&self, update: Update) -> Result<(), ConsumerGone> {
+    fn count(&self, change: impl FnOnce(&mut WatchStats)) {
+        self.stats.send_modify(change);
+    }
+
+    async fn send(&self, update: Update) -> Result<(), ConsumerGone> {
         self.updates.send(update).await.map_err(|_| ConsumerGone)
     }
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 #[cfg(test)]

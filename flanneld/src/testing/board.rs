@@ -33,14 +33,14 @@ impl Fixture {
     pub(crate) fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         let store = StoreOptions::directory(home.path()).open().unwrap();
-        let readiness = watch::Sender::new(Readiness::NotReady { reasons: vec!["starting".to_owned()] });
+        let readiness = watch::Sender::new(Readiness::waiting("starting"));
         let (claim, report, history) =
             (watch::Sender::default(), watch::Sender::default(), watch::Sender::default());
         let (firewall, host) = (watch::Sender::default(), watch::Sender::default());
         let (ask, views) = mpsc::channel(1);
         let board = Board::new(Sources {
             store,
-            watch: Arc::default(),
+            watch: watch::Sender::default().subscribe(),
             readiness: readiness.subscribe(),
             claim: claim.subscribe(),
             report: report.subscribe(),
@@ -66,7 +66,7 @@ impl Fixture {
     /// A daemon that has worked for a while, with something wrong everywhere.
     pub(crate) fn busy() -> Self {
         let fixture = Self::new();
-        fixture.readiness.send_replace(Readiness::Ready);
+        fixture.readiness.send_replace(Readiness::default());
         let own = Own {
             subnets: Subnets::parse_key("10.42.1.0-24").unwrap(),
             attrs: LeaseAttrs::default(),

@@ -480,7 +480,7 @@ impl LeaseStore for MemoryStore {
     }
 
     fn stats(&self) -> StoreStats {
-        StoreStats::none()
+        StoreStats::default()
     }
 
     fn ownership(&self) -> Ownership {

@@ -6,7 +6,6 @@ use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::store::Change;
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -159,7 +158,7 @@ impl View {
         stop: CancellationToken,
     ) {
         let (sender, mut updates) = channel();
-        let mut follow = pin!(follow(store, sender, Arc::default(), seed, stop));
+        let mut follow = pin!(follow(store, sender, watch::Sender::default(), seed, stop));
         loop {
             tokio::select! {
                 () = &mut follow => return,

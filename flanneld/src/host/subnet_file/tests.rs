@@ -1,6 +1,6 @@
 use super::*;
 use std::error::Error as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, symlink};
 
 const OLD: &str = "FLANNEL_MTU=1450\n";
 const NEW: &str = "FLANNEL_MTU=1400\n";
@@ -17,11 +17,11 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn makes_directories_and_the_file() {
+fn creates_directories_and_the_file() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("run/flannel/subnet.env");
     assert_eq!(read(&path).unwrap(), None);
-    assert_eq!(write(&path, OLD).unwrap(), Written::Changed);
+    assert!(write(&path, OLD).unwrap());
     assert_eq!(read(&path).unwrap().as_deref(), Some(OLD));
     assert_eq!(mode(&path), 0o644);
     assert_eq!(mode(path.parent().unwrap()), 0o755);
@@ -34,10 +34,10 @@ fn writes_only_what_differs() {
     let path = root.path().join("subnet.env");
     write(&path, OLD).unwrap();
     let inode = fs::metadata(&path).unwrap().ino();
-    assert_eq!(write(&path, OLD).unwrap(), Written::Unchanged);
+    assert!(!write(&path, OLD).unwrap());
     assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
     // Same length, other text.
-    assert_eq!(write(&path, NEW).unwrap(), Written::Changed);
+    assert!(write(&path, NEW).unwrap());
     assert_ne!(fs::metadata(&path).unwrap().ino(), inode);
     assert_eq!(read(&path).unwrap().as_deref(), Some(NEW));
 }
@@ -59,8 +59,8 @@ fn replaces_a_link_and_leaves_its_target() {
     fs::write(&target, OLD).unwrap();
     fs::set_permissions(&target, fs::Permissions::from_mode(0o600)).unwrap();
     symlink(&target, &path).unwrap();
-    // Even if the content behind it is right.
-    assert_eq!(write(&path, OLD).unwrap(), Written::Changed);
+    // Even if its target has the content.
+    assert!(write(&path, OLD).unwrap());
     assert!(fs::symlink_metadata(&path).unwrap().is_file());
     assert_eq!(mode(&path), 0o644);
     write(&path, NEW).unwrap();
@@ -68,7 +68,7 @@ fn replaces_a_link_and_leaves_its_target() {
 }
 
 #[test]
-fn leftovers_and_planted_links_at_the_temporary_name_do_no_harm() {
+fn stale_files_and_links_at_the_temporary_name_are_not_followed() {
     let root = tempfile::tempdir().unwrap();
     let (path, victim) = (root.path().join("subnet.env"), root.path().join("victim"));
     fs::write(&victim, "untouched").unwrap();
@@ -79,7 +79,7 @@ fn leftovers_and_planted_links_at_the_temporary_name_do_no_harm() {
 }
 
 #[test]
-fn errors_name_path_reason_and_fix() {
+fn errors_contain_path_reason_and_fix() {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("file");
     fs::write(&file, "").unwrap();
@@ -89,8 +89,8 @@ fn errors_name_path_reason_and_fix() {
         format!("{error} ({reason})").replace(root.path().to_str().unwrap(), "ROOT")
     };
     fs::create_dir(root.path().join("dir")).unwrap();
-    insta::assert_snapshot!(shown(&file.join("subnet.env")), @"could not make the directory ROOT/file; something in the path is a file: move it away, or name another place (File exists (os error 17))");
-    insta::assert_snapshot!(shown(&root.path().join("dir")), @"could not write ROOT/dir: putting the new file in place failed; the path is that of a directory: name a file (Is a directory (os error 21))");
-    assert_eq!(names(root.path()), ["dir", "file"], "no temporary file stays behind");
-    insta::assert_snapshot!(shown(Path::new("/")), @"could not write /: naming a file failed; the path is that of a directory: name a file (is a directory)");
+    insta::assert_snapshot!(shown(&file.join("subnet.env")), @"could not create the directory ROOT/file; a part of the path is a file: move it, or choose another path (File exists (os error 17))");
+    insta::assert_snapshot!(shown(&root.path().join("dir")), @"could not write ROOT/dir; the path is that of a directory: choose the path of a file (Is a directory (os error 21))");
+    assert_eq!(names(root.path()), ["dir", "file"], "no temporary file remains");
+    insta::assert_snapshot!(shown(Path::new("/")), @"could not write /; the path is that of a directory: choose the path of a file (is a directory)");
 }

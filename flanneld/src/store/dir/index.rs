@@ -1,70 +1,59 @@
-//! The revisions of a lease directory: what was seen in it when.
+//! The revisions of a lease directory, and the content of its files.
 //!
-//! Files have no revisions, so an index is kept beside them, in `.index`. Whoever holds the lock compares the files with it
-//! and gives every difference the next revision, also one that an editor or a configuration tool made.
-//! So all processes agree on revisions, and a watch can resume.
+//! Files have no revisions, so they are kept in `.index`. The holder of the lock compares the files with it and assigns the next
+//! revision to every difference, including those made by an editor or a configuration tool. All processes thus agree on
+//! revisions, and a watch can resume.
 //!
-//! An index that is lost or broken starts anew with the present time in microseconds, which is larger than any revision
-//! before it: nobody writes every microsecond.
+//! A new index, in place of a lost or damaged one, starts at the time in microseconds, which exceeds every earlier revision.
 
 use flannel_core::store::Grant;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
+use super::expiry::Expiry;
+
 /// Content of `.index`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Index {
-    /// The last revision given.
+    /// The last assigned revision.
     pub(super) revision: i64,
-    /// Deletions up to here are not known any more.
+    /// Deletions up to this revision are no longer in `deleted`.
     pub(super) compacted: i64,
     pub(super) config: Option<Entry>,
-    /// When the config was deleted last.
+    /// The revision of the last deletion of the config.
     config_deleted: Option<i64>,
     pub(super) records: BTreeMap<String, Entry>,
     /// The last deletions, in order.
     deleted: VecDeque<(i64, String)>,
 }
 
-/// A file that was seen.
+/// The config or a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Entry {
-    /// Revision at which it appeared; names its grant.
+    /// The revision of its creation, which identifies its grant.
     created: i64,
-    /// Revision of its last change.
+    /// The revision of its last change.
     pub(super) modified: i64,
     pub(super) file: Seen,
-    pub(super) lease: Option<Lease>,
+    /// Its expiry file; a record without one is a reservation.
+    pub(super) lease: Option<Seen>,
 }
 
-/// An expiry file that was seen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Lease {
-    pub(super) file: Seen,
-    /// In milliseconds since 1970; `None` if the file cannot be understood, and then it does not expire.
-    pub(super) expires: Option<i64>,
-    /// What a renewal adds.
-    pub(super) lifetime_millis: u64,
-}
-
-/// The state of a file when it was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A file as it was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Seen {
-    pub(super) stamp: Stamp,
-    /// Of the content.
-    pub(super) hash: u64,
-    /// It was old enough when it was read that a later change must change the stamp too: the clock of file
-    /// systems stands still for some milliseconds.
-    pub(super) settled: bool,
+    /// `None` if the file was too young: the clock of file systems has steps of some milliseconds, so that the next change might
+    /// not change the stamp.
+    pub(super) stamp: Option<Stamp>,
+    pub(super) text: String,
 }
 
-/// What tells a changed file without reading it.
+/// What reveals a change of a file without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     pub(super) device: u64,
     pub(super) inode: u64,
     pub(super) size: u64,
-    pub(super) modified_nanos: i64,
     pub(super) changed_nanos: i64,
 }
 
@@ -72,9 +61,14 @@ impl Entry {
     pub(super) fn grant(&self) -> Option<Grant> {
         self.lease.as_ref().map(|_| Grant(self.created))
     }
+
+    /// Returns when the record expires; `None` if never, also if the expiry file is malformed.
+    pub(super) fn expiry(&self) -> Option<Expiry> {
+        Expiry::parse(&self.lease.as_ref()?.text)
+    }
 }
 
-/// What a change concerns; its content is in the files.
+/// The subject of a change.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Touched {
     Put(String),
@@ -82,7 +76,7 @@ pub(super) enum Touched {
     Config,
 }
 
-/// How many deletions are remembered.
+/// The number of deletions that are kept.
 const DELETIONS: usize = 1024;
 
 impl Index {
@@ -97,8 +91,8 @@ impl Index {
         }
     }
 
-    /// Notes that a record was written. A record that was written again keeps its grant.
-    pub(super) fn put(&mut self, key: &str, file: Seen, lease: Option<Lease>) -> i64 {
+    /// Records a write of a record, which keeps its grant.
+    pub(super) fn put(&mut self, key: &str, file: Seen, lease: Option<Seen>) -> i64 {
         self.revision += 1;
         let created = self.records.get(key).map_or(self.revision, |entry| entry.created);
         let entry = Entry { created, modified: self.revision, file, lease };
@@ -106,7 +100,7 @@ impl Index {
         self.revision
     }
 
-    /// Notes that a record is gone.
+    /// Records a deletion.
     pub(super) fn remove(&mut self, key: &str) {
         if self.records.remove(key).is_some() {
             self.revision += 1;
@@ -119,7 +113,7 @@ impl Index {
         }
     }
 
-    /// Notes that the config was written, or deleted.
+    /// Records a write of the config, or its deletion.
     pub(super) fn put_config(&mut self, file: Option<Seen>) -> i64 {
         self.revision += 1;
         let revision = self.revision;
@@ -130,7 +124,7 @@ impl Index {
         revision
     }
 
-    /// All that was touched after a revision, in order; `None` if that is not known any more, or lies ahead.
+    /// Returns the changes after a revision, in order; `None` if the revision is compacted or in the future.
     pub(super) fn since(&self, after: i64) -> Option<Vec<Touched>> {
         if after < self.compacted || after > self.revision {
             return None;
@@ -147,17 +141,10 @@ impl Index {
         Some(touched.into_iter().map(|(_, touched)| touched).collect())
     }
 
-    /// When the next record expires.
+    /// Returns when the next record expires, in milliseconds since 1970.
     pub(super) fn next_expiry(&self) -> Option<i64> {
-        self.records.values().filter_map(|entry| entry.lease.as_ref()?.expires).min()
+        self.records.values().filter_map(|entry| Some(entry.expiry()?.at_millis)).min()
     }
-}
-
-/// FNV-1a: the same in every build, and nobody gains from a collision.
-pub(super) fn hash(content: &[u8]) -> u64 {
-    content.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }
 
 #[cfg(test)]

@@ -219,7 +219,7 @@ async fn an_idle_watch_does_nothing() {
     fs::write(bench.path("subnets/10.5.1.0-24"), "b").unwrap();
     values_until(&mut watch, "10.5.1.0-24", "b").await;
     let store = bench.store();
-    let looks = || store.stats().of(Operation::Watch).requests;
+    let looks = || store.stats().of(Operation::Watch).durations.count;
     assert!(timeout(Duration::from_millis(200), watch.next()).await.is_err(), "nothing is left to tell");
     let before = looks();
     for _ in 0..5 {
@@ -241,14 +241,14 @@ async fn errors_name_the_path_and_the_fix() {
     };
     insta::assert_snapshot!(
         show(bench.directory.path().join("file")).await,
-        @"could not create directory DIR/file; a file is in the way where a directory is wanted: move it, or check --lease-dir: File exists (os error 17)"
+        @"could not create the directory DIR/file; a part of the path is a file: move it, or choose another path: File exists (os error 17)"
     );
     insta::assert_snapshot!(
         show(bench.directory.path().join("file/below")).await,
-        @"could not create directory DIR/file/below; a file is in the way where a directory is wanted: move it, or check --lease-dir: Not a directory (os error 20)"
+        @"could not create the directory DIR/file/below; a part of the path is a file: move it, or choose another path: Not a directory (os error 20)"
     );
     insta::assert_snapshot!(
         show("/proc/flannel".into()).await,
-        @"could not create directory /proc/flannel; create it, or check --lease-dir: No such file or directory (os error 2)"
+        @"could not create the directory /proc/flannel; create its directory, or choose another path: No such file or directory (os error 2)"
     );
 }

@@ -3,22 +3,21 @@
 use flannel_core::lease::Revision;
 use flannel_core::store::{Change, ConfigRecord, CreateGuard, Held, Listing, Record};
 use std::collections::BTreeSet;
-use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tempfile::NamedTempFile;
 use tracing::debug;
 
-use super::error::DirError;
 use super::expiry::{DEFAULT_LIFETIME, Expiry};
-use super::index::{Entry, Index, Lease, Seen, Stamp, Touched, hash};
+use super::index::{Entry, Index, Seen, Stamp, Touched};
+use crate::files::{self, FileError};
 use crate::store::Life;
-use crate::store::error::StoreError;
+use crate::store::error::{Detail, StoreError};
 
-/// Where the files are.
+/// The paths of the files.
 #[derive(Clone, Debug)]
 pub(super) struct Tree {
     pub(super) root: PathBuf,
@@ -29,14 +28,16 @@ pub(super) struct Tree {
     index: PathBuf,
 }
 
-/// How long to wait for the lock. Holders keep it for some milliseconds, mostly for flushing to the disk; a machine
-/// with a hundred daemons that start at once needs a second or two.
+/// The time limit for the lock. It is held for some milliseconds, mostly to flush to the disk; a hundred daemons that start at
+/// once need a second or two.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
-/// Much more than a record has. A larger file is not read to its end.
+/// Much larger than a record or config. A larger file is not read to its end.
 const FILE_LIMIT: u64 = 1 << 20;
 /// Files younger than this are read again the next time.
 const SETTLING_NANOS: i64 = 100_000_000;
+/// Files contain no secrets.
+const MODE: u32 = 0o644;
 
 impl Tree {
     pub(super) fn new(root: PathBuf) -> Self {
@@ -51,11 +52,10 @@ impl Tree {
         }
     }
 
-    /// Makes the directories that are missing.
+    /// Creates the directories that are missing.
     pub(super) fn prepare(&self) -> Result<(), StoreError> {
         for directory in [&self.root, &self.subnets, &self.leases] {
-            fs::create_dir_all(directory)
-                .map_err(|error| DirError::file("create directory", directory, error))?;
+            files::make_directory(directory, 0o777)?;
         }
         Ok(())
     }
@@ -64,17 +64,15 @@ impl Tree {
     pub(super) fn lock(&self) -> Result<Locked<'_>, StoreError> {
         self.prepare()?;
         let file = self.take_lock()?;
-        let now_micros = i64::try_from(since_1970().as_micros()).unwrap_or(i64::MAX);
-        let (index, stale) = match fs::read(&self.index) {
-            Ok(text) => match serde_json::from_slice(&text) {
-                Ok(index) => (index, false),
-                Err(error) => {
+        let existing = files::read(&self.index)?.map(|text| serde_json::from_slice(&text));
+        let (index, stale) = match existing {
+            Some(Ok(index)) => (index, false),
+            damaged => {
+                if let Some(Err(error)) = damaged {
                     debug!(%error, path = %self.index.display(), "index is damaged, starting a new one");
-                    (Index::new(now_micros), true)
                 }
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (Index::new(now_micros), true),
-            Err(error) => return Err(DirError::file("read", &self.index, error)),
+                (Index::new(i64::try_from(since_1970().as_micros()).unwrap_or(i64::MAX)), true)
+            }
         };
         let mut locked = Locked { tree: self, index, stale, _lock: file };
         locked.compare()?;
@@ -83,34 +81,38 @@ impl Tree {
     }
 
     fn take_lock(&self) -> Result<File, StoreError> {
-        let failed = |error| DirError::file("lock", &self.lock, error);
+        let failed = FileError::during("lock", &self.lock);
         let deadline = Instant::now() + LOCK_LIMIT;
         loop {
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).create(true).truncate(false).open(&self.lock);
-            let file = file.map_err(failed)?;
+            let file = file.map_err(&failed)?;
             match file.try_lock() {
                 Ok(()) => {
-                    // Whoever removes the file takes the meaning out of the lock on it.
-                    let ours = file.metadata().map_err(failed)?;
+                    // The lock on a file that was removed meanwhile excludes nobody.
+                    let own = file.metadata().map_err(&failed)?;
                     if fs::metadata(&self.lock)
-                        .is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino()))
+                        .is_ok_and(|now| (now.dev(), now.ino()) == (own.dev(), own.ino()))
                     {
                         return Ok(file);
                     }
                 }
                 Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(error)) => return Err(failed(error)),
+                Err(TryLockError::Error(error)) => return Err(failed(error).into()),
             }
             if Instant::now() >= deadline {
-                return Err(DirError::Locked { path: self.lock.clone(), limit: LOCK_LIMIT }.into());
+                let (path, limit) = (self.lock.display(), LOCK_LIMIT.as_secs());
+                let error = format!(
+                    "{path} has been locked by another process for {limit} s; `fuser {path}` shows it"
+                );
+                return Err(StoreError::TimedOut(Detail::new(error, "")));
             }
             sleep(LOCK_PAUSE);
         }
     }
 }
 
-/// The directory while nobody else of us touches it.
+/// The directory while this process has the lock.
 pub(super) struct Locked<'a> {
     tree: &'a Tree,
     pub(super) index: Index,
@@ -120,30 +122,22 @@ pub(super) struct Locked<'a> {
 }
 
 impl Locked<'_> {
-    pub(super) fn list(&self) -> Result<Listing, StoreError> {
-        let records = self.index.records.iter();
-        let records = records.filter_map(|(key, entry)| self.record(key, entry));
-        Ok(Listing {
+    pub(super) fn list(&self) -> Listing {
+        Listing {
             revision: Revision::new(self.index.revision),
-            config: self.config()?,
-            records: records.collect(),
-        })
+            config: self.config(),
+            records: self.index.records.iter().map(|(key, entry)| record(key, entry)).collect(),
+        }
     }
 
-    /// What has changed after a revision; `None` if that is not known any more.
-    pub(super) fn changes(&self, after: Revision) -> Result<Option<Vec<Change>>, StoreError> {
-        let Some(touched) = self.index.since(after.number()) else { return Ok(None) };
-        let mut changes = Vec::new();
-        for touched in touched {
-            match touched {
-                Touched::Put(key) => {
-                    changes.extend(self.record(&key, &self.index.records[&key]).map(Change::Put))
-                }
-                Touched::Deleted(key) => changes.push(Change::Delete { key }),
-                Touched::Config => changes.push(Change::Config(self.config()?)),
-            }
-        }
-        Ok(Some(changes))
+    /// Returns the changes after a revision; `None` if they are no longer known.
+    pub(super) fn changes(&self, after: Revision) -> Option<Vec<Change>> {
+        let change = |touched| match touched {
+            Touched::Put(key) => Change::Put(record(&key, &self.index.records[&key])),
+            Touched::Deleted(key) => Change::Delete { key },
+            Touched::Config => Change::Config(self.config()),
+        };
+        Some(self.index.since(after.number())?.into_iter().map(change).collect())
     }
 
     pub(super) fn create(
@@ -160,31 +154,18 @@ impl Locked<'_> {
         if self.index.records.contains_key(key) || !same_config || !same_records {
             return Err(StoreError::Raced);
         }
-        // The expiry file goes first: a crash in between must not leave a record that lives for ever.
-        let lease = self.tree.leases.join(key);
-        match lifetime {
-            Some(lifetime) => {
-                self.write_expiry(key, lifetime)?;
-                sync_directory(&self.tree.leases)?;
-            }
-            None => remove(&lease)?,
-        }
-        let file = self.temporary(value.as_bytes(), true)?;
-        let path = self.tree.subnets.join(key);
-        match file.persist_noclobber(&path) {
-            Ok(_) => sync_directory(&self.tree.subnets)?,
-            // Laid out by somebody who does not take the lock.
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(StoreError::Raced);
-            }
-            Err(error) => return Err(DirError::file("create", &path, error.error)),
+        // The expiry file first: a crash in between must not leave a record that never expires.
+        self.write_expiry(key, lifetime)?;
+        // Another program may create it without the lock.
+        if !files::create(&self.tree.subnets.join(key), value.as_bytes(), MODE)? {
+            return Err(StoreError::Raced);
         }
         self.wrote(key, lifetime)
     }
 
     pub(super) fn update(&mut self, key: &str, value: &str, held: &Held) -> Result<Held, StoreError> {
         self.entry_at(key, held.revision)?;
-        self.write(&self.tree.subnets.join(key), value.as_bytes())?;
+        files::replace(&self.tree.subnets.join(key), value.as_bytes(), MODE)?;
         self.wrote(key, held.remaining)
     }
 
@@ -193,10 +174,9 @@ impl Locked<'_> {
             return Ok(Held { remaining: None, ..*held });
         }
         let entry = self.index.records.get(key).filter(|entry| entry.grant() == held.grant);
-        let lease = entry.and_then(|entry| entry.lease.as_ref()).ok_or(StoreError::Raced)?;
-        let lifetime = Duration::from_millis(lease.lifetime_millis);
-        self.write_expiry(key, lifetime)?;
-        let lease = self.lease(key)?;
+        let lifetime = lifetime(entry.ok_or(StoreError::Raced)?);
+        self.write_expiry(key, Some(lifetime))?;
+        let lease = see(&self.tree.leases.join(key), None)?;
         if let Some(entry) = self.index.records.get_mut(key) {
             entry.lease = lease;
         }
@@ -211,18 +191,14 @@ impl Locked<'_> {
         self.save()
     }
 
-    /// How long a record lives; `None` if for ever.
+    /// Returns the remaining time of a record; `None` for a reservation.
     pub(super) fn life(&self, key: &str) -> Option<Life> {
-        let lease = self.index.records.get(key)?.lease.as_ref()?;
-        let now_millis = i64::try_from(since_1970().as_millis()).unwrap_or(i64::MAX);
-        let left = u64::try_from(lease.expires?.saturating_sub(now_millis)).unwrap_or(0);
-        Some(Life {
-            left: Duration::from_millis(left),
-            granted: Duration::from_millis(lease.lifetime_millis),
-        })
+        let expiry = self.index.records.get(key)?.expiry()?;
+        let left = u64::try_from(expiry.at_millis.saturating_sub(now_millis())).unwrap_or(0);
+        Some(Life { left: Duration::from_millis(left), granted: expiry.lifetime })
     }
 
-    /// Lets a record live for `lifetime` from now on, or for ever.
+    /// Lets a record expire after `lifetime`, or never.
     pub(super) fn set_lifetime(
         &mut self,
         key: &str,
@@ -230,11 +206,7 @@ impl Locked<'_> {
         lifetime: Option<Duration>,
     ) -> Result<Revision, StoreError> {
         self.entry_at(key, revision)?;
-        match lifetime {
-            Some(lifetime) => self.write_expiry(key, lifetime)?,
-            None => remove(&self.tree.leases.join(key))?,
-        }
-        sync_directory(&self.tree.leases)?;
+        self.write_expiry(key, lifetime)?;
         self.wrote(key, lifetime).map(|held| held.revision)
     }
 
@@ -246,7 +218,7 @@ impl Locked<'_> {
         if self.index.config.as_ref().map(|entry| Revision::new(entry.modified)) != current {
             return Err(StoreError::Raced);
         }
-        self.write(&self.tree.config, text.as_bytes())?;
+        files::replace(&self.tree.config, text.as_bytes(), MODE)?;
         let file = see(&self.tree.config, None)?;
         self.stale = true;
         let revision = self.index.put_config(file);
@@ -259,10 +231,10 @@ impl Locked<'_> {
         entry.filter(|entry| entry.modified == revision.number()).ok_or(StoreError::Raced)
     }
 
-    /// Notes a record that was just written.
+    /// Updates the index after a write.
     fn wrote(&mut self, key: &str, remaining: Option<Duration>) -> Result<Held, StoreError> {
         let file = see_record(&self.tree.subnets.join(key), None).ok_or(StoreError::Raced)?;
-        let lease = self.lease(key)?;
+        let lease = see(&self.tree.leases.join(key), None)?;
         self.stale = true;
         let revision = self.index.put(key, file, lease);
         self.save()?;
@@ -272,33 +244,36 @@ impl Locked<'_> {
 
     /// Removes a record and its expiry file, in this order: see `create`.
     fn remove(&mut self, key: &str) -> Result<(), StoreError> {
-        remove(&self.tree.subnets.join(key))?;
-        remove(&self.tree.leases.join(key))?;
-        sync_directory(&self.tree.subnets)?;
+        files::remove(&self.tree.subnets.join(key))?;
+        files::remove(&self.tree.leases.join(key))?;
+        files::sync_directory(&self.tree.subnets)?;
         self.stale = true;
         self.index.remove(key);
         Ok(())
     }
 
-    /// Gives every difference between files and index a revision, and removes what has expired.
+    /// Assigns a revision to every difference between files and index, and removes expired records.
     fn compare(&mut self) -> Result<(), StoreError> {
-        let known = self.index.config.as_ref().map(|entry| entry.file);
-        let config = see(&self.tree.config, known.as_ref())?;
-        if config.map(|file| file.hash) != known.map(|file| file.hash) {
-            self.index.put_config(config);
-            self.stale = true;
-        } else if let (Some(file), Some(entry)) = (config, &mut self.index.config) {
-            self.stale |= entry.file.stamp != file.stamp;
-            entry.file = file;
+        let config = see(&self.tree.config, self.index.config.as_ref().map(|entry| &entry.file))?;
+        match (&mut self.index.config, config) {
+            (None, None) => {}
+            (Some(entry), Some(file)) if entry.file.text == file.text => {
+                self.stale |= entry.file != file;
+                entry.file = file;
+            }
+            (_, config) => {
+                self.stale = true;
+                self.index.put_config(config);
+            }
         }
         let names = names(&self.tree.subnets)?;
-        let gone: Vec<String> =
+        let removed: Vec<String> =
             self.index.records.keys().filter(|key| !names.contains(*key)).cloned().collect();
-        for key in gone {
-            // Its expiry file must not end a record that is laid out here later.
+        for key in removed {
+            // Its expiry file must not end a record that is created later.
             self.remove(&key)?;
         }
-        let now_millis = i64::try_from(since_1970().as_millis()).unwrap_or(i64::MAX);
+        let now_millis = now_millis();
         for key in names {
             self.compare_record(&key, now_millis)?;
         }
@@ -308,175 +283,134 @@ impl Locked<'_> {
     fn compare_record(&mut self, key: &str, now_millis: i64) -> Result<(), StoreError> {
         let known = self.index.records.get(key);
         let Some(file) = see_record(&self.tree.subnets.join(key), known.map(|entry| &entry.file)) else {
-            // No file any more, or something that never was one, such as a directory.
+            // The file was removed, or is a directory or the like.
             self.stale |= known.is_some();
             self.index.remove(key);
             return Ok(());
         };
-        let lease = self.lease(key)?;
-        let expired = lease.as_ref().and_then(|lease| lease.expires).is_some_and(|at| at <= now_millis);
-        if expired {
-            return self.remove(key);
+        let lease = see(&self.tree.leases.join(key), known.and_then(|entry| entry.lease.as_ref()))?;
+        match self.index.records.get_mut(key) {
+            Some(entry) if entry.file.text == file.text && entry.lease.is_some() == lease.is_some() => {
+                self.stale |= entry.file != file || entry.lease != lease;
+                (entry.file, entry.lease) = (file, lease);
+            }
+            _ => {
+                self.stale = true;
+                self.index.put(key, file, lease);
+            }
         }
-        let same = |entry: &Entry| entry.file.hash == file.hash && entry.lease.is_some() == lease.is_some();
-        if !known.is_some_and(same) {
-            self.index.put(key, file, lease);
-            self.stale = true;
-        } else if let Some(entry) = self.index.records.get_mut(key) {
-            let stamp = |lease: &Option<Lease>| lease.as_ref().map(|lease| lease.file.stamp);
-            self.stale |= entry.file.stamp != file.stamp || stamp(&entry.lease) != stamp(&lease);
-            (entry.file, entry.lease) = (file, lease);
+        match self.index.records[key].expiry() {
+            Some(expiry) if expiry.at_millis <= now_millis => self.remove(key),
+            _ => Ok(()),
+        }
+    }
+
+    fn config(&self) -> Option<ConfigRecord> {
+        self.index.config.as_ref().map(|entry| ConfigRecord {
+            revision: Revision::new(entry.modified),
+            text: entry.file.text.clone(),
+        })
+    }
+
+    /// Lets a record expire after `lifetime`, or never.
+    fn write_expiry(&self, key: &str, lifetime: Option<Duration>) -> Result<(), StoreError> {
+        let path = self.tree.leases.join(key);
+        match lifetime {
+            Some(lifetime) => {
+                let text = Expiry::after(now_millis(), lifetime).text();
+                files::replace(&path, text.as_bytes(), MODE)?;
+            }
+            None => {
+                files::remove(&path)?;
+                files::sync_directory(&self.tree.leases)?;
+            }
         }
         Ok(())
-    }
-
-    /// Looks at an expiry file.
-    fn lease(&self, key: &str) -> Result<Option<Lease>, StoreError> {
-        let path = self.tree.leases.join(key);
-        let known = self.index.records.get(key).and_then(|entry| entry.lease.as_ref());
-        let Some(file) = see(&path, known.map(|lease| &lease.file))? else { return Ok(None) };
-        if let Some(known) = known.filter(|known| known.file.hash == file.hash) {
-            return Ok(Some(Lease { file, ..known.clone() }));
-        }
-        let text = read(&path)?.unwrap_or_default();
-        let expiry = Expiry::parse(&String::from_utf8_lossy(&text));
-        if expiry.is_none() {
-            debug!(path = %path.display(), "expiry file holds no time, its record does not expire");
-        }
-        let lifetime = expiry.map_or(DEFAULT_LIFETIME, |expiry| expiry.lifetime);
-        let lifetime_millis = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
-        Ok(Some(Lease { file, expires: expiry.map(|expiry| expiry.at_millis), lifetime_millis }))
-    }
-
-    /// A record as it is now; `None` if it was deleted meanwhile.
-    fn record(&self, key: &str, entry: &Entry) -> Option<Record> {
-        let revision = Revision::new(entry.modified);
-        let value = match read(&self.tree.subnets.join(key)) {
-            Ok(value) => value?,
-            Err(_) => Vec::new(),
-        };
-        Some(Record { key: key.to_owned(), value, revision, grant: entry.grant() })
-    }
-
-    fn config(&self) -> Result<Option<ConfigRecord>, StoreError> {
-        let Some(entry) = &self.index.config else { return Ok(None) };
-        Ok(read(&self.tree.config)?.map(|text| ConfigRecord {
-            text: String::from_utf8_lossy(&text).into_owned(),
-            revision: Revision::new(entry.modified),
-        }))
-    }
-
-    fn write_expiry(&self, key: &str, lifetime: Duration) -> Result<(), StoreError> {
-        let now_millis = i64::try_from(since_1970().as_millis()).unwrap_or(i64::MAX);
-        let text = Expiry::after(now_millis, lifetime).text();
-        self.replace(&self.tree.leases.join(key), self.temporary(text.as_bytes(), true)?)
     }
 
     fn save(&mut self) -> Result<(), StoreError> {
         if self.stale {
-            let text = serde_json::to_vec(&self.index)
-                .map_err(|error| DirError::file("write", &self.tree.index, io::Error::other(error)))?;
-            // Not flushed to the disk: one that is lost or old is made anew from the files.
-            self.replace(&self.tree.index, self.temporary(&text, false)?)?;
+            // It is not flushed to the disk: a lost or old one is rebuilt from the files.
+            let new = self.tree.root.join(".index.new");
+            let text = serde_json::to_vec(&self.index).map_err(io::Error::other);
+            let written = text.and_then(|text| fs::write(&new, text));
+            let written = written.and_then(|()| fs::rename(&new, &self.tree.index));
+            written.map_err(FileError::during("write", &self.tree.index))?;
             self.stale = false;
         }
         Ok(())
     }
+}
 
-    /// Replaces a file at once and for good.
-    fn write(&self, path: &Path, content: &[u8]) -> Result<(), StoreError> {
-        self.replace(path, self.temporary(content, true)?)?;
-        path.parent().map_or(Ok(()), sync_directory)
+fn record(key: &str, entry: &Entry) -> Record {
+    Record {
+        key: key.to_owned(),
+        value: entry.file.text.clone().into_bytes(),
+        revision: Revision::new(entry.modified),
+        grant: entry.grant(),
     }
+}
 
-    fn replace(&self, path: &Path, file: NamedTempFile) -> Result<(), StoreError> {
-        file.persist(path).map(drop).map_err(|error| DirError::file("write", path, error.error))
-    }
+/// Returns the time that a renewal adds.
+fn lifetime(entry: &Entry) -> Duration {
+    entry.expiry().map_or(DEFAULT_LIFETIME, |expiry| expiry.lifetime)
+}
 
-    /// A file beside the others that is not one of them yet. Everybody may read it: nothing here is secret.
-    fn temporary(&self, content: &[u8], durable: bool) -> Result<NamedTempFile, StoreError> {
-        let root = &self.tree.root;
-        let failed = |error| DirError::file("write a file in", root, error);
-        let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(root).map_err(failed)?;
-        file.write_all(content).map_err(failed)?;
-        file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed)?;
-        if durable {
-            file.as_file().sync_all().map_err(failed)?;
+/// Returns a file, which is read only if it may have changed; `None` if it does not exist.
+fn see(path: &Path, known: Option<&Seen>) -> Result<Option<Seen>, FileError> {
+    let seen = || {
+        let metadata = fs::metadata(path)?;
+        if !metadata.is_file() {
+            return Ok(None);
         }
-        Ok(file)
-    }
-}
-
-/// Looks at a file; reads it only if it may have changed since. `None` if there is no such file.
-fn see(path: &Path, known: Option<&Seen>) -> Result<Option<Seen>, StoreError> {
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => metadata,
-        Ok(_) => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(DirError::file("read", path, error)),
+        let stamp = Stamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            changed_nanos: metadata
+                .ctime()
+                .saturating_mul(1_000_000_000)
+                .saturating_add(metadata.ctime_nsec()),
+        };
+        if let Some(known) = known.filter(|known| known.stamp == Some(stamp)) {
+            return Ok(Some(known.clone()));
+        }
+        let now = i64::try_from(since_1970().as_nanos()).unwrap_or(i64::MAX);
+        let is_settled = now.saturating_sub(stamp.changed_nanos) > SETTLING_NANOS;
+        let mut content = Vec::new();
+        File::open(path)?.take(FILE_LIMIT).read_to_end(&mut content)?;
+        let text = String::from_utf8_lossy(&content).into_owned();
+        Ok(Some(Seen { stamp: is_settled.then_some(stamp), text }))
     };
-    let stamp = stamp(&metadata);
-    if let Some(known) = known.filter(|known| known.settled && known.stamp == stamp) {
-        return Ok(Some(*known));
-    }
-    let now = i64::try_from(since_1970().as_nanos()).unwrap_or(i64::MAX);
-    let settled = now.saturating_sub(stamp.changed_nanos.max(stamp.modified_nanos)) > SETTLING_NANOS;
-    Ok(read(path)?.map(|content| Seen { stamp, hash: hash(&content), settled }))
-}
-
-/// Looks at a record. One that cannot be read counts as empty: it is there, it is malformed, and it hurts no other.
-fn see_record(path: &Path, known: Option<&Seen>) -> Option<Seen> {
-    see(path, known).unwrap_or_else(|error| {
-        debug!(%error, "record cannot be read, taking it as empty");
-        let stamp = Stamp { device: 0, inode: 0, size: 0, modified_nanos: 0, changed_nanos: 0 };
-        Some(Seen { stamp, hash: hash(&[]), settled: false })
+    seen().or_else(|error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(None),
+        _ => Err(FileError::during("read", path)(error)),
     })
 }
 
-fn stamp(metadata: &Metadata) -> Stamp {
-    let nanos = |seconds: i64, nanos: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
-    Stamp {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-        size: metadata.len(),
-        modified_nanos: nanos(metadata.mtime(), metadata.mtime_nsec()),
-        changed_nanos: nanos(metadata.ctime(), metadata.ctime_nsec()),
-    }
+/// Returns a record. An unreadable one counts as empty, and so as malformed, and does not affect the others.
+fn see_record(path: &Path, known: Option<&Seen>) -> Option<Seen> {
+    see(path, known).unwrap_or_else(|error| {
+        debug!(%error, "unreadable record counts as empty");
+        Some(Seen::default())
+    })
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    let mut content = Vec::new();
-    let result = File::open(path).and_then(|file| file.take(FILE_LIMIT).read_to_end(&mut content));
-    match result {
-        Ok(_) => Ok(Some(content)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(DirError::file("read", path, error)),
-    }
-}
-
-fn remove(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DirError::file("delete", path, error)),
-        _ => Ok(()),
-    }
-}
-
-/// Makes the names in a directory durable.
-fn sync_directory(path: &Path) -> Result<(), StoreError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(|error| DirError::file("write", path, error))
-}
-
-/// The keys that have a file. What editors and copying tools leave beside them is not meant as a record.
-fn names(directory: &Path) -> Result<BTreeSet<String>, StoreError> {
-    let failed = |error| DirError::file("read", directory, error);
+/// Returns the keys that have a file, without backups and temporary files of editors and copying tools.
+fn names(directory: &Path) -> Result<BTreeSet<String>, FileError> {
+    let failed = FileError::during("read", directory);
     let mut names = BTreeSet::new();
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+    for entry in fs::read_dir(directory).map_err(&failed)? {
+        let name = entry.map_err(&failed)?.file_name().to_string_lossy().into_owned();
         if !name.starts_with(['.', '#']) && !name.ends_with('~') {
             names.insert(name);
         }
     }
     Ok(names)
+}
+
+fn now_millis() -> i64 {
+    i64::try_from(since_1970().as_millis()).unwrap_or(i64::MAX)
 }
 
 fn since_1970() -> Duration {

@@ -4,15 +4,16 @@ use async_trait::async_trait;
 use flannel_core::lease::Revision;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::time::sleep;
 
 use super::DirStore;
-use super::error::DirError;
 use super::tree::Tree;
+use crate::files::FileError;
 use crate::store::error::StoreError;
 use crate::store::operation::Operation;
 use crate::store::{LeaseWatch, WatchEvent};
@@ -21,26 +22,28 @@ use crate::store::{LeaseWatch, WatchEvent};
 pub(super) struct DirWatch {
     store: DirStore,
     after: Revision,
-    notices: Option<AsyncFd<Notices>>,
-    /// Something may have changed since the last look.
+    notices: AsyncFd<Notices>,
+    /// Something may have changed since the last check.
     pending: bool,
     next_expiry_millis: Option<i64>,
 }
 
-/// Longest sleep until an expiry, in case the clock is set meanwhile.
-const EXPIRY_LOOK: Duration = Duration::from_secs(3600);
+/// The longest sleep until an expiry, in case the clock is set meanwhile.
+const EXPIRY_CHECK: Duration = Duration::from_secs(3600);
 
 impl DirWatch {
-    pub(super) fn new(store: DirStore, after: Revision) -> Self {
-        Self { store, after, notices: None, pending: true, next_expiry_millis: None }
+    pub(super) fn new(store: DirStore, after: Revision) -> Result<Self, StoreError> {
+        let failed = FileError::during("watch", &store.shared.tree.root);
+        let notices = Notices::open().map_err(failed)?;
+        Ok(Self { store, after, notices, pending: true, next_expiry_millis: None })
     }
 
-    /// Compares the files with what was delivered.
-    async fn look(&mut self) -> Result<Option<WatchEvent>, StoreError> {
+    /// Returns the changes since the last event.
+    async fn check(&mut self) -> Result<Option<WatchEvent>, StoreError> {
         let after = self.after;
         let work = move |tree: &Tree| {
             let locked = tree.lock()?;
-            Ok((locked.changes(after)?, Revision::new(locked.index.revision), locked.index.next_expiry()))
+            Ok((locked.changes(after), Revision::new(locked.index.revision), locked.index.next_expiry()))
         };
         let (changes, revision, next_expiry) = self.store.run(Operation::Watch, work).await?;
         self.pending = false;
@@ -61,68 +64,49 @@ impl LeaseWatch for DirWatch {
     async fn next(&mut self) -> Result<WatchEvent, StoreError> {
         loop {
             let tree = &self.store.shared.tree;
-            let notices = match &mut self.notices {
-                Some(notices) => notices,
-                empty => {
-                    // Listening starts before the look, so that nothing falls in between.
-                    tree.prepare()?;
-                    self.pending = true;
-                    let failed = |error| DirError::file("watch", &tree.root, error);
-                    empty.insert(Notices::new(tree).and_then(Notices::registered).map_err(failed)?)
-                }
-            };
+            let failed = FileError::during("watch", &tree.root);
             if self.pending {
-                if let Some(event) = self.look().await? {
+                // Subscribed before the check, so that no change is missed.
+                tree.prepare()?;
+                self.notices.get_ref().subscribe(tree).map_err(failed)?;
+                if let Some(event) = self.check().await? {
                     return Ok(event);
                 }
                 continue;
             }
-            let expiry = sleep(self.next_expiry_millis.map_or(EXPIRY_LOOK, until).min(EXPIRY_LOOK));
+            let expiry = sleep(self.next_expiry_millis.map_or(EXPIRY_CHECK, until).min(EXPIRY_CHECK));
             let ready = tokio::select! {
-                ready = notices.readable() => Some(ready),
-                () = expiry, if self.next_expiry_millis.is_some() => None,
-            };
-            let failed = |error| DirError::file("watch", &tree.root, error);
-            let notice = match ready {
-                Some(Ok(mut ready)) => {
-                    let notice = ready.get_inner().drain();
-                    ready.clear_ready();
-                    notice.map_err(failed)?
+                ready = self.notices.readable() => ready.map_err(&failed)?,
+                () = expiry, if self.next_expiry_millis.is_some() => {
+                    self.pending = true;
+                    continue;
                 }
-                Some(Err(error)) => return Err(failed(error)),
-                None => Notice::Changed,
             };
-            match notice {
-                Notice::Nothing => {}
-                Notice::Changed => self.pending = true,
-                Notice::Moved => self.notices = None,
-            }
+            self.pending = drain(ready).map_err(failed)?;
         }
     }
 }
 
 fn until(millis: i64) -> Duration {
     let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0));
-    // A millisecond more, so that it is over when we look.
+    // One millisecond more, so that it has passed at the check.
     at.duration_since(SystemTime::now()).unwrap_or_default() + Duration::from_millis(1)
 }
 
-/// What the kernel reported.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Notice {
-    /// Only files that are not ours to look at.
-    Nothing,
-    /// Files changed.
-    Changed,
-    /// A directory was deleted, moved or made, or notices were lost: listen anew.
-    Moved,
-}
-
+/// Notifications about the files.
 struct Notices(Inotify);
 
 impl Notices {
-    fn new(tree: &Tree) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe to call, for types whose descriptor changes; this one is owned and fixed"
+    )]
+    fn open() -> io::Result<AsyncFd<Self>> {
+        AsyncFd::new(Self(Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?))
+    }
+
+    /// Subscribes to the directories, which may be new ones. Repeating it has no effect.
+    fn subscribe(&self, tree: &Tree) -> io::Result<()> {
         let changes = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE
@@ -131,43 +115,26 @@ impl Notices {
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_ONLYDIR;
         for directory in [&tree.root, &tree.subnets, &tree.leases] {
-            inotify.add_watch(directory, changes)?;
+            self.0.add_watch(directory, changes)?;
         }
-        Ok(Self(inotify))
+        Ok(())
     }
+}
 
-    #[expect(
-        deprecated,
-        reason = "its successor is unsafe to call, for types whose descriptor changes; this one is owned and fixed"
-    )]
-    fn registered(self) -> io::Result<AsyncFd<Self>> {
-        AsyncFd::new(self)
-    }
-
-    /// Reads all that waits.
-    fn drain(&self) -> io::Result<Notice> {
-        let anew = AddWatchFlags::IN_DELETE_SELF
-            | AddWatchFlags::IN_MOVE_SELF
-            | AddWatchFlags::IN_IGNORED
-            | AddWatchFlags::IN_UNMOUNT
-            | AddWatchFlags::IN_Q_OVERFLOW
-            | AddWatchFlags::IN_ISDIR;
-        let mut notice = Notice::Nothing;
-        loop {
-            let events = match self.0.read_events() {
-                Ok(events) => events,
-                Err(Errno::EAGAIN) => return Ok(notice),
-                Err(error) => return Err(error.into()),
-            };
-            for event in events {
-                let hidden = event.name.is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-                let one = match event.mask {
-                    mask if mask.intersects(anew) => Notice::Moved,
-                    _ if hidden => Notice::Nothing,
-                    _ => Notice::Changed,
-                };
-                notice = notice.max(one);
+/// Reads all notifications. Returns whether any is about more than a hidden file.
+fn drain(mut ready: AsyncFdReadyGuard<'_, Notices>) -> io::Result<bool> {
+    let mut is_change = false;
+    loop {
+        match ready.get_inner().0.read_events() {
+            Ok(events) => {
+                let is_hidden = |name: OsString| name.as_encoded_bytes().starts_with(b".");
+                is_change |= events.into_iter().any(|event| !event.name.is_some_and(is_hidden));
             }
+            Err(Errno::EAGAIN) => {
+                ready.clear_ready();
+                return Ok(is_change);
+            }
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::Poll;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::error::{Cause, EtcdError};
-use super::failure::{FAILED_PRECONDITION, Failure, answer, classify};
+use super::error::{EtcdError, FAILED_PRECONDITION, Failure, Kind, answer, innermost};
 use super::options::{CAFILE, CERTFILE, Endpoint, KEYFILE, Target};
 use crate::store::operation::Operation;
-use crate::store::stats::Counters;
+use crate::store::stats::StoreStats;
 
 /// Time for the TCP handshake, and again for that of TLS.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -63,7 +63,7 @@ impl Connector {
     pub(super) async fn connect(
         &mut self,
         target: &Target,
-        counters: &Counters,
+        stats: &watch::Sender<StoreStats>,
     ) -> Result<Connection, EtcdError> {
         let count = target.endpoints.len();
         let chance = || usize::try_from(RandomState::new().hash_one(0) % count as u64).unwrap_or(0);
@@ -74,7 +74,7 @@ impl Connector {
         let mut waiting = (first..first + count).map(|at| at % count);
         let mut running = Vec::new();
         let mut attempts = Vec::new();
-        running.extend(waiting.next().map(|at| Box::pin(open(target, at, generation, counters))));
+        running.extend(waiting.next().map(|at| Box::pin(open(target, at, generation, stats))));
         while !running.is_empty() {
             let finished = tokio::select! {
                 finished = any(&mut running) => Some(finished),
@@ -88,9 +88,9 @@ impl Connector {
                 Some(Err(error)) => attempts.push(error),
                 None => {}
             }
-            running.extend(waiting.next().map(|at| Box::pin(open(target, at, generation, counters))));
+            running.extend(waiting.next().map(|at| Box::pin(open(target, at, generation, stats))));
         }
-        Err(if attempts.len() == 1 { attempts.remove(0) } else { EtcdError::NoEndpoint { attempts } })
+        Err(EtcdError::all(attempts))
     }
 
     /// Lets the next race begin after an endpoint that has failed.
@@ -117,17 +117,17 @@ async fn open(
     target: &Target,
     at: usize,
     generation: u64,
-    counters: &Counters,
+    stats: &watch::Sender<StoreStats>,
 ) -> Result<Connection, EtcdError> {
     let endpoint = &target.endpoints[at];
     let started = Instant::now();
     let result = open_client(target, endpoint).await;
-    counters.record(Operation::Connect, started.elapsed(), result.is_err());
+    stats.send_modify(|stats| stats.record(Operation::Connect, started.elapsed(), result.is_err()));
     let mut client = result?;
     if let Some(login) = &target.login {
         let started = Instant::now();
         let result = authenticate(&mut client, target, endpoint, login).await;
-        counters.record(Operation::Authenticate, started.elapsed(), result.is_err());
+        stats.send_modify(|stats| stats.record(Operation::Authenticate, started.elapsed(), result.is_err()));
         result?;
     }
     Ok(Connection {
@@ -156,7 +156,7 @@ async fn open_client(target: &Target, endpoint: &Endpoint) -> Result<Client, Etc
     let failure = Failure { target, endpoint: &endpoint.url, fresh: true, operation: Operation::Connect };
     let mut client = Client::connect([&endpoint.url], Some(options))
         .await
-        .map_err(|error| unusable_files(target, error).unwrap_or_else(|error| classify(error, &failure)))?;
+        .map_err(|error| unusable_files(target, error).unwrap_or_else(|error| failure.classify(error)))?;
     if target.login.is_none() && target.endpoints.len() > 1 {
         probe(&mut client, target, &failure).await?;
     }
@@ -180,14 +180,22 @@ async fn tls_options(target: &Target) -> Result<TlsOptions, EtcdError> {
 }
 
 async fn read(path: &Path, flag: &'static str) -> Result<Vec<u8>, EtcdError> {
-    let certificate = |cause| EtcdError::Certificate { path: path.to_owned(), flag, cause: Cause(cause) };
-    let text = tokio::fs::read(path).await.map_err(|error| certificate(error.to_string()))?;
+    let unusable = |cause: String| unusable(path, flag, cause);
+    let text = tokio::fs::read(path).await.map_err(|error| unusable(error.to_string()))?;
     // The TLS library takes a CA file without any certificate as an empty list.
     let armoured = text.windows(PEM_BEGIN.len()).any(|window| window == PEM_BEGIN);
-    if armoured { Ok(text) } else { Err(certificate("it holds no PEM block".to_owned())) }
+    if armoured { Ok(text) } else { Err(unusable("it holds no PEM block".to_owned())) }
 }
 
 const PEM_BEGIN: &[u8] = b"-----BEGIN ";
+
+fn unusable(path: &Path, flag: &str, cause: String) -> EtcdError {
+    let path = path.display();
+    let text = format!(
+        "could not use {path} given as --{flag}; check that it exists, is readable and in PEM format"
+    );
+    EtcdError::new(Kind::Certificate, text, Some(cause))
+}
 
 /// A client that cannot even be prepared has a certificate that the TLS library does not take.
 fn unusable_files(target: &Target, error: etcd_client::Error) -> Result<EtcdError, etcd_client::Error> {
@@ -197,7 +205,7 @@ fn unusable_files(target: &Target, error: etcd_client::Error) -> Result<EtcdErro
         (None, Some(cafile)) => (cafile, CAFILE.name),
         (None, None) => return Err(etcd_client::Error::TransportError(error)),
     };
-    Ok(EtcdError::Certificate { path: path.clone(), flag, cause: Cause::innermost(&error) })
+    Ok(unusable(path, flag, innermost(&error)))
 }
 
 /// Gets a token. Answered by a quorum, so it is the proof that the endpoint is good.
@@ -215,20 +223,23 @@ async fn authenticate(
     };
     let failure =
         Failure { target, endpoint: &endpoint.url, fresh: true, operation: Operation::Authenticate };
-    Err(match classify(error, &failure) {
-        EtcdError::UserNeeded { endpoint, cause } => {
-            EtcdError::AuthenticationFailed { endpoint, user: login.0.clone(), cause }
-        }
-        error => error,
-    })
+    let error = failure.classify(error);
+    if error.kind != Kind::Login {
+        return Err(error);
+    }
+    let text = format!(
+        "etcd at {} refuses user {:?} or its password; check --etcd-username and --etcd-password",
+        endpoint.url, login.0
+    );
+    Err(EtcdError { text, ..error })
 }
 
 /// A small read that needs a quorum: a member that is cut off from the others must not win the race.
 async fn probe(client: &mut Client, target: &Target, failure: &Failure<'_>) -> Result<(), EtcdError> {
     let request = client.get(target.keys.config.as_str(), Some(GetOptions::new().with_count_only()));
-    match request.await.map_err(|error| classify(error, failure)) {
-        // These are answers too; the request itself will say what is missing.
-        Ok(_) | Err(EtcdError::PermissionDenied { .. } | EtcdError::UserNeeded { .. }) => Ok(()),
-        Err(error) => Err(error),
+    match request.await.map_err(|error| failure.classify(error)) {
+        // A response, too; the request itself reports what is missing.
+        Err(error) if !matches!(error.kind, Kind::Permission | Kind::Login) => Err(error),
+        _ => Ok(()),
     }
 }

@@ -1,276 +1,287 @@
-//! Why etcd did not do what it was asked, with what to do about it.
+//! Errors of etcd, from those of etcd-client, with their fix.
+//!
+//! A response of the server is distinguished from a broken connection by the gRPC status, which has no source, and from other
+//! responses by the code. A code is sufficient, because the requests are few and well-formed.
 
+use rustls::{AlertDescription, CertificateError};
 use std::error::Error;
-use std::fmt;
 use std::io;
-use std::path::PathBuf;
-use std::time::Duration;
 
+use super::options::Target;
+use crate::error::chain;
 use crate::store::error::{Detail, StoreError};
 use crate::store::operation::Operation;
 
-/// Why etcd did not do what it was asked.
+/// A failed request to etcd.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum EtcdError {
-    /// No connection, or it broke. A write may or may not have happened.
-    #[error(
-        "could not reach etcd at {endpoint}; check that it runs there and that --etcd-endpoints is right (host, port, http or https)"
-    )]
-    Unreachable {
-        /// The endpoint.
-        endpoint: String,
-        /// What the connection said.
-        #[source]
-        cause: Cause,
-    },
+#[error("{text}")]
+pub(super) struct EtcdError {
+    pub(super) kind: Kind,
+    pub(super) text: String,
+    pub(super) source: Option<Cause>,
+}
 
-    /// None of several endpoints could be used.
-    #[error("could not use any of the etcd endpoints: {}", Attempts(.attempts))]
-    NoEndpoint {
-        /// What each one said, in the order they were tried; never empty.
-        attempts: Vec<EtcdError>,
-    },
-
-    /// No answer in time. A write may or may not have happened.
-    #[error("etcd at {endpoint} did not answer in {} s: {operation}", .limit.as_secs_f32())]
-    TimedOut {
-        /// The endpoint.
-        endpoint: String,
-        /// What was asked.
-        operation: Operation,
-        /// How long it had.
-        limit: Duration,
-    },
-
-    /// The server answers that it cannot serve at present: no leader, no quorum, overloaded.
-    #[error("etcd at {endpoint} cannot do this now: {operation}; check the health of its cluster")]
-    Unavailable {
-        /// The endpoint.
-        endpoint: String,
-        /// What was asked.
-        operation: Operation,
-        /// The server's words.
-        #[source]
-        cause: Cause,
-    },
-
-    /// No TLS session with the server.
-    #[error("no TLS session with etcd at {endpoint}: {problem}")]
-    Tls {
-        /// The endpoint.
-        endpoint: String,
-        /// What is wrong and what to do.
-        problem: TlsProblem,
-        /// The words of the TLS library.
-        #[source]
-        cause: Cause,
-    },
-
-    /// A certificate or key file cannot be used.
-    #[error("could not use {path} given as --{flag}; check that it exists, is readable and in PEM format")]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// The flag that named it.
-        flag: &'static str,
-        /// Why.
-        #[source]
-        cause: Cause,
-    },
-
-    /// The server refuses user or password.
-    #[error(
-        "etcd at {endpoint} refuses user {user:?} or its password; check --etcd-username and --etcd-password"
-    )]
-    AuthenticationFailed {
-        /// The endpoint.
-        endpoint: String,
-        /// The user, never the password.
-        user: String,
-        /// The server's words.
-        #[source]
-        cause: Cause,
-    },
-
-    /// The server wants to know who asks.
-    #[error(
-        "etcd at {endpoint} wants a user; set --etcd-username and --etcd-password, or use a client certificate \
-         whose common name is the user"
-    )]
-    UserNeeded {
-        /// The endpoint.
-        endpoint: String,
-        /// The server's words.
-        #[source]
-        cause: Cause,
-    },
-
+/// What determines retries and advice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// No response in time. A write may or may not have happened.
+    TimedOut,
+    /// No connection, a broken one, or an overloaded server. A write may or may not have happened.
+    Unreachable,
+    /// A certificate or key is rejected, or cannot be read.
+    Certificate,
+    /// The server requires another user or password.
+    Login,
     /// The user lacks a permission.
-    #[error(
-        "etcd at {endpoint} does not permit {}: {operation}; grant a role of that user the keys: \
-         etcdctl role grant-permission ROLE readwrite --prefix=true {prefix}/",
-        .user.as_ref().map_or_else(|| "this client".to_owned(), |user| format!("user {user:?}"))
-    )]
-    PermissionDenied {
-        /// The endpoint.
-        endpoint: String,
-        /// The user, if one was given.
-        user: Option<String>,
-        /// What was asked.
-        operation: Operation,
-        /// Where the keys are.
-        prefix: String,
-    },
-
+    Permission,
     /// The server rejected the request for another reason.
-    #[error("etcd at {endpoint} rejected the request: {operation}")]
-    Rejected {
-        /// The endpoint.
-        endpoint: String,
-        /// What was asked.
-        operation: Operation,
-        /// The server's words.
-        #[source]
-        cause: Cause,
-    },
-
-    /// The server ended a watch.
-    #[error("etcd at {endpoint} ended the watch")]
-    WatchEnded {
-        /// The endpoint.
-        endpoint: String,
-        /// The server's words.
-        #[source]
-        cause: Cause,
-    },
+    Rejected,
 }
 
-impl EtcdError {
-    fn is_transient(&self) -> bool {
-        match self {
-            Self::Unreachable { .. }
-            | Self::TimedOut { .. }
-            | Self::Unavailable { .. }
-            | Self::WatchEnded { .. }
-            | Self::Tls { problem: TlsProblem::Closed { .. }, .. } => true,
-            Self::NoEndpoint { attempts } => attempts.iter().any(Self::is_transient),
-            _ => false,
-        }
-    }
-}
+/// The message of a lower layer, as text: its types are many, and some of them print secrets.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Cause(String);
 
 impl From<EtcdError> for StoreError {
     fn from(error: EtcdError) -> Self {
-        let is_transient = error.is_transient();
-        let advice = match &error {
-            EtcdError::TimedOut { .. } => return Self::TimedOut(Detail::new(error, "")),
-            _ if is_transient => "Check --etcd-endpoints and the health of etcd.",
-            EtcdError::Certificate { .. } | EtcdError::Tls { .. } => {
-                "Check the certificates: --etcd-cafile, --etcd-certfile, --etcd-keyfile."
+        let (variant, advice): (fn(Detail) -> Self, _) = match error.kind {
+            Kind::TimedOut => (Self::TimedOut, ""),
+            Kind::Unreachable => (Self::Unavailable, "Check --etcd-endpoints and the health of etcd."),
+            Kind::Certificate => {
+                (Self::Unusable, "Check the certificates: --etcd-cafile, --etcd-certfile, --etcd-keyfile.")
             }
-            EtcdError::AuthenticationFailed { .. } | EtcdError::UserNeeded { .. } => {
-                "Check --etcd-username and --etcd-password."
-            }
-            EtcdError::PermissionDenied { .. } => "Grant the user a role with access to the keys.",
-            _ => "Check --etcd-endpoints and the log of etcd.",
+            Kind::Login => (Self::Unusable, "Check --etcd-username and --etcd-password."),
+            Kind::Permission => (Self::Unusable, "Grant the user a role with access to the keys."),
+            Kind::Rejected => (Self::Unusable, "Check --etcd-endpoints and the log of etcd."),
         };
-        let detail = Detail::new(error, advice);
-        if is_transient { Self::Unavailable(detail) } else { Self::Unusable(detail) }
+        variant(Detail::new(error, advice))
     }
 }
 
-/// What the layer below said, as text: its own types are too many, and some of them print secrets.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Cause(pub(super) String);
-
-impl Cause {
-    /// The innermost message of a chain of errors: the outer ones only say "transport error".
-    pub(super) fn innermost(error: &(dyn Error + 'static)) -> Self {
-        let mut innermost = error;
-        while let Some(source) = inner(innermost) {
-            innermost = source;
-        }
-        Self(innermost.to_string())
+impl EtcdError {
+    pub(super) fn new(kind: Kind, text: String, cause: Option<String>) -> Self {
+        Self { kind, text, source: cause.map(Cause) }
     }
+
+    /// Combines the errors of all endpoints, in the order of the attempts.
+    pub(super) fn all(mut attempts: Vec<Self>) -> Self {
+        if attempts.len() == 1 {
+            return attempts.remove(0);
+        }
+        let is_transient = attempts.iter().any(|error| error.kind == Kind::Unreachable);
+        let texts: Vec<String> = attempts.iter().map(|error| chain(error)).collect();
+        let kind = if is_transient { Kind::Unreachable } else { Kind::Rejected };
+        Self::new(kind, format!("could not use any of the etcd endpoints: {}", texts.join("; ")), None)
+    }
+}
+
+/// The circumstances of a failed request.
+pub(super) struct Failure<'a> {
+    pub(super) target: &'a Target,
+    pub(super) endpoint: &'a str,
+    /// The connection has not received a response yet.
+    pub(super) fresh: bool,
+    pub(super) operation: Operation,
+}
+
+/// Numbers of gRPC codes (grpc/grpc: doc/statuscodes.md); etcd-client does not export the type.
+const INVALID_ARGUMENT: i32 = 3;
+const DEADLINE_EXCEEDED: i32 = 4;
+const NOT_FOUND: i32 = 5;
+const PERMISSION_DENIED: i32 = 7;
+const RESOURCE_EXHAUSTED: i32 = 8;
+pub(super) const FAILED_PRECONDITION: i32 = 9;
+const OUT_OF_RANGE: i32 = 11;
+const UNAVAILABLE: i32 = 14;
+const UNAUTHENTICATED: i32 = 16;
+
+/// The code of the server's response; `None` without a response.
+pub(super) fn answer(error: &etcd_client::Error) -> Option<i32> {
+    match error {
+        etcd_client::Error::GRpcStatus(status) if status.source().is_none() => Some(status.code() as i32),
+        _ => None,
+    }
+}
+
+/// The server rejected the token: it has expired (`invalid auth token`), is older than the last change of users
+/// (`revision of auth store is old`), or is missing (`user name is empty`). Nothing was executed.
+pub(super) fn is_login_needed(error: &etcd_client::Error) -> bool {
+    matches!(answer(error), Some(UNAUTHENTICATED | INVALID_ARGUMENT))
+}
+
+/// The revision is compacted or in the future.
+pub(super) fn is_out_of_range(error: &etcd_client::Error) -> bool {
+    answer(error) == Some(OUT_OF_RANGE)
+}
+
+/// The server does not have the grant.
+pub(super) fn is_not_found(error: &etcd_client::Error) -> bool {
+    answer(error) == Some(NOT_FOUND)
+}
+
+impl Failure<'_> {
+    pub(super) fn classify(&self, error: etcd_client::Error) -> EtcdError {
+        let Self { endpoint, operation, .. } = self;
+        let status = match error {
+            etcd_client::Error::GRpcStatus(status) => status,
+            etcd_client::Error::TransportError(error) => return self.broken(&error),
+            error => return self.unreachable(error.to_string()),
+        };
+        if let Some(source) = status.source() {
+            return self.broken(source);
+        }
+        let (kind, text) = match status.code() as i32 {
+            INVALID_ARGUMENT | UNAUTHENTICATED => (
+                Kind::Login,
+                format!(
+                    "etcd at {endpoint} wants a user; set --etcd-username and --etcd-password, or use a client certificate \
+                     whose common name is the user"
+                ),
+            ),
+            PERMISSION_DENIED => return self.denied(),
+            DEADLINE_EXCEEDED | RESOURCE_EXHAUSTED | UNAVAILABLE => (
+                Kind::Unreachable,
+                format!(
+                    "etcd at {endpoint} cannot do this now: {operation}; check the health of its cluster"
+                ),
+            ),
+            _ => (Kind::Rejected, format!("etcd at {endpoint} rejected the request: {operation}")),
+        };
+        EtcdError::new(kind, text, Some(status.message().to_owned()))
+    }
+
+    /// The user lacks a permission.
+    pub(super) fn denied(&self) -> EtcdError {
+        let user = self.target.login.as_ref();
+        let user = user.map_or_else(|| "this client".to_owned(), |(user, _)| format!("user {user:?}"));
+        let text = format!(
+            "etcd at {} does not permit {user}: {}; grant a role of that user the keys: \
+             etcdctl role grant-permission ROLE readwrite --prefix=true {}/",
+            self.endpoint, self.operation, self.target.keys.prefix
+        );
+        EtcdError::new(Kind::Permission, text, None)
+    }
+
+    fn unreachable(&self, cause: String) -> EtcdError {
+        let text = format!(
+            "could not reach etcd at {}; check that it runs there and that --etcd-endpoints is right (host, port, http or https)",
+            self.endpoint
+        );
+        EtcdError::new(Kind::Unreachable, text, Some(cause))
+    }
+
+    /// The connection could not be made, or broke.
+    fn broken(&self, error: &(dyn Error + 'static)) -> EtcdError {
+        let endpoint = self.target.endpoints.iter().find(|endpoint| endpoint.url == self.endpoint);
+        let (kind, problem) = match find::<rustls::Error>(error) {
+            Some(error) => {
+                let host = endpoint.map_or(self.endpoint, |endpoint| &endpoint.host);
+                (Kind::Certificate, tls_problem(error, self.target, host))
+            }
+            None if self.fresh && is_hangup(error) && endpoint.is_some_and(|endpoint| endpoint.tls) => {
+                let perhaps = if self.target.identity.is_some() {
+                    "perhaps it does not accept the client certificate of --etcd-certfile"
+                } else {
+                    "perhaps it wants a client certificate (give --etcd-certfile and --etcd-keyfile)"
+                };
+                let problem = format!(
+                    "it closed the connection without an answer; {perhaps}, or does not speak TLS on that port (then use http://)"
+                );
+                (Kind::Unreachable, problem)
+            }
+            None => return self.unreachable(innermost(error)),
+        };
+        let text = format!("no TLS session with etcd at {}: {problem}", self.endpoint);
+        EtcdError::new(kind, text, Some(innermost(error)))
+    }
+}
+
+/// The innermost message of a chain of errors: the outer ones are only "transport error".
+pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = inner(innermost) {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 /// The next error of a chain. `io::Error::source` skips the error that it wraps.
-pub(super) fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>() {
         Some(error) => error.get_ref().map(|inner| inner as &(dyn Error + 'static)),
         None => error.source(),
     }
 }
 
-/// What stands in the way of a TLS session.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum TlsProblem {
-    /// No trust in the issuer.
-    #[error(
-        "its certificate is not signed by {}; give the CA of that server with --etcd-cafile",
-        .cafile.as_ref().map_or_else(
-            || "a CA that this system trusts".to_owned(),
-            |cafile| format!("a CA in {}", cafile.display())
-        )
-    )]
-    UnknownIssuer {
-        /// The CA file in use; `None` for the system's.
-        cafile: Option<PathBuf>,
-    },
-    /// The name asked for is not in the certificate.
-    #[error(
-        "its certificate is not valid for {host}; use a name that is in it, or add {host} to it as subject alternative name"
-    )]
-    WrongName {
-        /// The host of the endpoint.
-        host: String,
-    },
-    /// Out of its time.
-    #[error("its certificate is expired or not valid yet; renew it, or set the clock of this host")]
-    OutOfTime,
-    /// The server wants a client certificate.
-    #[error("it wants a client certificate (give --etcd-certfile and --etcd-keyfile)")]
-    ClientCertificateNeeded,
-    /// The server does not take the client certificate.
-    #[error(
-        "it does not accept the client certificate of --etcd-certfile; check its issuer, its dates and its usage (clientAuth)"
-    )]
-    ClientCertificateRefused,
-    /// Something else answers on that port.
-    #[error("it does not speak TLS on that port; use http:// if that is meant")]
-    NotTls,
-    /// The server hung up, which is how etcd says several things.
-    #[error(
-        "it closed the connection without an answer; {}, or does not speak TLS on that port (then use http://)",
-        if *.certificate {
-            "perhaps it does not accept the client certificate of --etcd-certfile"
-        } else {
-            "perhaps it wants a client certificate (give --etcd-certfile and --etcd-keyfile)"
+/// The first error of a type in a chain.
+fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref() {
+            return Some(error);
         }
-    )]
-    Closed {
-        /// A client certificate was offered.
-        certificate: bool,
-    },
-    /// Anything else.
-    #[error("the handshake failed")]
-    Other,
+        next = inner(error);
+    }
+    None
 }
 
-struct Attempts<'a>(&'a [EtcdError]);
+/// The peer accepted the connection and closed it: during the TLS handshake, or in HTTP after it.
+fn is_hangup(error: &(dyn Error + 'static)) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    find::<hyper::Error>(error).is_some()
+        || find::<io::Error>(error)
+            .is_some_and(|error| matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe))
+}
 
-impl fmt::Display for Attempts<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, error) in self.0.iter().enumerate() {
-            if at > 0 {
-                f.write_str("; ")?;
-            }
-            write!(f, "{error}")?;
-            if let Some(source) = error.source() {
-                write!(f, ": {source}")?;
-            }
+/// Returns what is wrong with a TLS session, and the fix.
+fn tls_problem(error: &rustls::Error, target: &Target, host: &str) -> String {
+    let problem = match error {
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => {
+            return format!(
+                "its certificate is not valid for {host}; use a name that is in it, or add {host} to it as subject alternative name"
+            );
         }
-        Ok(())
-    }
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => {
+            let trusted = || "a CA that this system trusts".to_owned();
+            let ca =
+                target.cafile.as_ref().map_or_else(trusted, |file| format!("a CA in {}", file.display()));
+            return format!(
+                "its certificate is not signed by {ca}; give the CA of that server with --etcd-cafile"
+            );
+        }
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        ) => "its certificate is expired or not valid yet; renew it, or set the clock of this host",
+        rustls::Error::AlertReceived(alert) => match alert {
+            // The second is what Go sends in TLS 1.2.
+            AlertDescription::CertificateRequired | AlertDescription::BadCertificate
+                if *alert == AlertDescription::CertificateRequired || target.identity.is_none() =>
+            {
+                "it wants a client certificate (give --etcd-certfile and --etcd-keyfile)"
+            }
+            AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied => {
+                "it does not accept the client certificate of --etcd-certfile; check its issuer, its dates and its usage (clientAuth)"
+            }
+            _ => "the handshake failed",
+        },
+        rustls::Error::InvalidMessage(_) => {
+            "it does not speak TLS on that port; use http:// if that is meant"
+        }
+        _ => "the handshake failed",
+    };
+    problem.to_owned()
 }

@@ -10,8 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
 use super::connect::Connection;
-use super::error::{Cause, EtcdError};
-use super::failure::{denied, is_login_needed, is_out_of_range};
+use super::error::{EtcdError, Kind, is_login_needed, is_out_of_range};
 use super::{CALL_LIMIT, EtcdStore, config_record, landmark, record};
 use crate::store::error::StoreError;
 use crate::store::operation::Operation;
@@ -56,7 +55,8 @@ impl EtcdWatch {
         let started = Instant::now();
         let deadline = started + CALL_LIMIT;
         let result = Self::open_widest(store, after, deadline).await;
-        store.shared.counters.record(Operation::Watch, started.elapsed(), is_failure(&result));
+        let (elapsed, failed) = (started.elapsed(), is_failure(&result));
+        store.shared.stats.send_modify(|stats| stats.record(Operation::Watch, elapsed, failed));
         let mut watch = result?;
         watch.outdated = !watch.is_same_store(after).await?;
         Ok(watch)
@@ -72,7 +72,7 @@ impl EtcdWatch {
             let opening = Self::open_on(store, &connection, after, narrow);
             let result = match timeout_at(deadline, opening).await {
                 Ok(result) => result,
-                Err(_) => Err(Refusal::Failed(store.timed_out(connection.url.to_string(), Operation::Watch))),
+                Err(_) => Err(Refusal::Failed(store.timed_out(&connection.url, Operation::Watch))),
             };
             match result {
                 Ok(watch) => {
@@ -85,7 +85,7 @@ impl EtcdWatch {
                 }
                 Err(Refusal::Denied) if !narrow => narrow = true,
                 Err(Refusal::Denied) => {
-                    return Err(denied(&store.failure(&connection, Operation::Watch)).into());
+                    return Err(store.failure(&connection, Operation::Watch).denied().into());
                 }
                 Err(Refusal::Failed(error)) => {
                     store.forget(&connection).await;
@@ -249,11 +249,8 @@ impl LeaseWatch for EtcdWatch {
                 Some(Ok(Some(response))) => return Ok(self.event(&response)),
                 Some(Ok(None)) => {
                     self.store.forget(&self.connection).await;
-                    return Err(EtcdError::WatchEnded {
-                        endpoint: self.connection.url.to_string(),
-                        cause: Cause("the stream was closed".to_owned()),
-                    }
-                    .into());
+                    let text = format!("etcd at {} ended the watch", self.connection.url);
+                    return Err(EtcdError::new(Kind::Unreachable, text, None).into());
                 }
                 Some(Err(error)) => {
                     return Err(self.store.failed(&self.connection, Operation::Watch, error).await);

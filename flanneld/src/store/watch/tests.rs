@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 struct Scene {
     store: MemoryStore,
     updates: mpsc::Receiver<Update>,
-    counters: Arc<WatchCounters>,
+    stats: watch::Receiver<WatchStats>,
     stop: CancellationToken,
     task: tokio::task::JoinSet<()>,
     view: View,
@@ -66,10 +66,11 @@ impl Scene {
     fn with_queue(queue: usize) -> Self {
         let store = MemoryStore::default();
         let (sender, updates) = mpsc::channel(queue);
-        let (counters, stop) = (Arc::<WatchCounters>::default(), CancellationToken::new());
+        let (counters, stats) = watch::channel(WatchStats::default());
+        let stop = CancellationToken::new();
         let mut task = tokio::task::JoinSet::new();
-        task.spawn(follow(store.shared(), sender, counters.clone(), 1, stop.clone()));
-        Self { store, updates, counters, stop, task, view: View::default() }
+        task.spawn(follow(store.shared(), sender, counters, 1, stop.clone()));
+        Self { store, updates, stats, stop, task, view: View::default() }
     }
 
     /// The next thing that the consumer is told. Time is virtual, so waiting costs nothing.
@@ -97,7 +98,7 @@ async fn it_lists_and_then_tells_changes() {
     assert_eq!(scene.next().await, "put b");
     assert_eq!(scene.next().await, "delete b");
     scene.quiet(Duration::from_secs(60)).await;
-    let stats = scene.counters.snapshot();
+    let stats = *scene.stats.borrow();
     assert_eq!(stats, WatchStats { listings: 1, watches: 1, ..WatchStats::default() });
     assert_eq!(scene.store.calls(), 2);
 }
@@ -110,7 +111,7 @@ async fn a_break_is_resumed_without_a_listing_and_without_alarm() {
     scene.store.break_watches();
     scene.store.put("a", "1", None);
     assert_eq!(scene.next().await, "put a");
-    let stats = scene.counters.snapshot();
+    let stats = *scene.stats.borrow();
     assert_eq!(stats, WatchStats { listings: 1, watches: 2, breaks: 1, ..WatchStats::default() });
 }
 
@@ -129,7 +130,7 @@ async fn a_store_that_is_down_is_told_once() {
     scene.store.set_mood(Mood::Well);
     assert_eq!(scene.next().await, "up");
     assert_eq!(scene.next().await, "put b");
-    assert_eq!(scene.counters.snapshot().listings, 1);
+    assert_eq!(scene.stats.borrow().listings, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,7 +158,7 @@ async fn lost_history_and_a_wiped_store_lead_to_a_listing() {
     assert_eq!(scene.next().await, "listing of 2");
     scene.store.wipe();
     assert_eq!(scene.next().await, "listing of 0");
-    assert_eq!(scene.counters.snapshot().outdated, 2);
+    assert_eq!(scene.stats.borrow().outdated, 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,7 +169,7 @@ async fn a_watch_that_is_silent_too_long_leads_to_a_listing() {
     let started = Instant::now();
     assert_eq!(scene.next().await, "listing of 0");
     assert!(started.elapsed() <= Duration::from_secs(101));
-    assert_eq!(scene.counters.snapshot().silences, 1);
+    assert_eq!(scene.stats.borrow().silences, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,7 +177,7 @@ async fn a_store_that_refuses_every_watch_is_not_hammered() {
     let store = MemoryStore::default();
     store.forget_always();
     let (sender, mut updates) = channel();
-    let following = follow(store.shared(), sender, Arc::default(), 1, CancellationToken::new());
+    let following = follow(store.shared(), sender, watch::Sender::default(), 1, CancellationToken::new());
     let consuming = async { while updates.recv().await.is_some() {} };
     let both = async { tokio::join!(following, consuming) };
     assert!(timeout(Duration::from_secs(600), both).await.is_err(), "it goes on for ever");
@@ -214,7 +215,7 @@ async fn it_follows_a_directory() {
     let (sender, mut updates) = channel();
     let stop = CancellationToken::new();
     let mut task = tokio::task::JoinSet::new();
-    task.spawn(follow(bench.store(), sender, Arc::default(), 1, stop.clone()));
+    task.spawn(follow(bench.store(), sender, watch::Sender::default(), 1, stop.clone()));
     let mut view = View::default();
     let mut next = async || {
         let update = timeout(Duration::from_secs(20), updates.recv()).await.expect("an update");

@@ -104,7 +104,7 @@ async fn a_ca_is_enough_and_problems_are_named() {
 
     let plain = EtcdOptions { cafile: None, ..options(&server.url().replace("https", "http")) };
     let error = error_of(plain).await;
-    assert!(matches!(etcd(&error), EtcdError::Unreachable { .. }), "{error:?}");
+    assert!(is_unreachable(&error), "{error:?}");
 
     let absent = EtcdOptions { cafile: Some(authority.path("absent.pem")), ..options(&server.url()) };
     let text = authority.show(&error_of(absent).await, &server);
@@ -160,7 +160,7 @@ async fn a_client_certificate_is_shown_where_it_is_wanted() {
 
     let mixed = EtcdOptions { keyfile: Some(authority.path("server.key")), ..with_certificate.clone() };
     let error = error_of(mixed).await;
-    assert!(matches!(etcd(&error), EtcdError::Certificate { flag: "etcd-certfile", .. }), "{error:?}");
+    assert!(error.to_string().contains("given as --etcd-certfile"), "{error:?}");
 
     // A renewed certificate is used by the next connection, without a restart.
     let store = EtcdStore::new(of_another).unwrap();
