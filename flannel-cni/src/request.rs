@@ -1,7 +1,7 @@
 //! One operation as the runtime requests it, read once: the checked environment and the network config.
 
 use flannel_core::host_local::Attachment;
-use flannel_core::json::{GoStruct, Object, SyntaxError, TypeError, Value};
+use flannel_core::json::{GoStruct, Object, TypeError, Value};
 
 use crate::environment::{Environment, is_identifier};
 use crate::error::{CniError, Code};
@@ -54,7 +54,7 @@ pub(crate) fn parse_config(stdin: &[u8]) -> Result<Object, CniError> {
     let decoding = |error: &dyn std::fmt::Display| {
         CniError::new(Code::DecodingFailure, format!("error unmarshall network config: {error}"))
     };
-    let config = match Value::parse(stdin).map_err(|error: SyntaxError| decoding(&error))? {
+    let config = match Value::parse(stdin).map_err(|error| decoding(&error))? {
         Value::Object(config) => config,
         Value::Null => Object::new(),
         other => {

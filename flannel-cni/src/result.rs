@@ -1,7 +1,7 @@
 //! Results in all protocol versions: one type, read from and printed in the shape of each version.
 
 use flannel_core::family::Family;
-use flannel_core::json::{Object, SyntaxError, TypeError, Value};
+use flannel_core::json::{JsonSyntaxError, Object, TypeError, Value};
 use flannel_core::message::link::LinkRecord;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -68,7 +68,7 @@ pub(crate) struct Dns {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResultError {
     #[error("failed to unmarshal raw result")]
-    Syntax(#[from] SyntaxError),
+    Syntax(#[from] JsonSyntaxError),
     #[error("unsupported CNI result version {0:?}")]
     Version(String),
     #[error(transparent)]

@@ -1,26 +1,25 @@
 //! JSON as Go's `encoding/json` reads and writes it: the format of the CNI protocol and of the files of Go flannel.
 //!
 //! Compatibility: members of structs are found by case-folded name ([`Object::field`]), members of maps by exact
-//! name ([`Object::get`]); the last of several duplicates counts; invalid UTF-8 and lone surrogates become U+FFFD; numbers
-//! in maps are IEEE doubles; the texts of syntax errors are Go's, because tools match on them.
+//! name ([`Object::get`]); the last of several duplicates counts; invalid UTF-8 becomes U+FFFD; numbers in maps are IEEE
+//! doubles.
 
-use serde::Serialize;
-use serde_json::Serializer;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 use serde_json::value::RawValue;
+use serde_json::{Number, Serializer};
 use std::fmt;
 
 mod fields;
 mod go_struct;
-mod parse;
 
 pub use fields::{
     FieldError, Fields, JsonSyntaxError, Kind, Member, ParseJsonError, array, compact, parse_value, string,
 };
 pub use go_struct::GoStruct;
-pub use parse::SyntaxError;
 
-/// A JSON value. Numbers are kept as literals until they are used or written.
+/// A JSON value.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Value {
     /// `null`
@@ -37,10 +36,6 @@ pub enum Value {
     /// An object.
     Object(Object),
 }
-
-/// A number, as its literal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Number(String);
 
 /// An object: its members in the order of the text, including duplicates.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -63,9 +58,9 @@ impl Value {
     ///
     /// # Errors
     ///
-    /// The first syntax error, in Go's words.
-    pub fn parse(text: &[u8]) -> Result<Self, SyntaxError> {
-        parse::parse(text)
+    /// The first syntax error.
+    pub fn parse(text: &[u8]) -> Result<Self, JsonSyntaxError> {
+        Ok(serde_json::from_str(&String::from_utf8_lossy(text))?)
     }
 
     /// Returns Go's word for the type: `object`, `array`, `string`, `number`, `bool`, `null`.
@@ -108,7 +103,7 @@ impl Value {
     /// Returns the value of a number whose literal is an integer without fraction or exponent.
     #[must_use]
     pub fn as_integer<T: std::str::FromStr>(&self) -> Option<T> {
-        if let Self::Number(number) = self { number.0.parse().ok() } else { None }
+        if let Self::Number(number) = self { number.to_string().parse().ok() } else { None }
     }
 
     /// Returns the error for a value that is not of the Go type `wanted`.
@@ -117,7 +112,7 @@ impl Value {
         // Go prints the literal of a number that is not an integer.
         let found = match self {
             Self::Number(number) if wanted.trim_start_matches('u').starts_with("int") => {
-                format!("number {}", number.literal())
+                format!("number {number}")
             }
             other => other.kind().to_owned(),
         };
@@ -166,13 +161,70 @@ impl Serialize for Value {
         match self {
             Self::Null => serializer.serialize_unit(),
             Self::Bool(value) => serializer.serialize_bool(*value),
-            Self::Number(number) => RawValue::from_string(number.to_string())
+            Self::Number(number) => RawValue::from_string(go_float(number))
                 .map_err(serde::ser::Error::custom)?
                 .serialize(serializer),
             Self::String(text) => serializer.serialize_str(text),
             Self::Array(elements) => serializer.collect_seq(elements),
             Self::Object(object) => serializer.collect_map(object.iter()),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyValue)
+    }
+}
+
+/// Collects a value with all members of its objects, including duplicates.
+struct AnyValue;
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
+        let mut array = Vec::new();
+        while let Some(element) = elements.next_element()? {
+            array.push(element);
+        }
+        Ok(Value::Array(array))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let mut object = Vec::new();
+        while let Some(member) = members.next_entry()? {
+            object.push(member);
+        }
+        Ok(Value::Object(Object(object)))
     }
 }
 
@@ -196,7 +248,7 @@ impl From<bool> for Value {
 
 impl From<i64> for Value {
     fn from(value: i64) -> Self {
-        Self::Number(Number(value.to_string()))
+        Self::Number(value.into())
     }
 }
 
@@ -225,31 +277,15 @@ impl<T: Into<Self>> From<Option<T>> for Value {
     }
 }
 
-impl Number {
-    /// Returns the number as it was written.
-    #[must_use]
-    pub fn literal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Number {
-    /// Writes the number as Go writes a float64.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.parse::<f64>() {
-            Ok(number) if number.is_finite() => {
-                let size = number.abs();
-                if size != 0.0 && size >= 1e21 {
-                    // Unlike Rust, Go writes the sign of a positive exponent.
-                    f.write_str(&format!("{number:e}").replace('e', "e+"))
-                } else if size != 0.0 && size < 1e-6 {
-                    write!(f, "{number:e}")
-                } else {
-                    write!(f, "{number}")
-                }
-            }
-            _ => f.write_str(&self.0),
-        }
+/// Writes a number as Go writes a float64.
+fn go_float(number: &Number) -> String {
+    let Some(float) = number.as_f64() else { return number.to_string() };
+    match float.abs() {
+        0.0 => float.to_string(),
+        // Unlike Rust, Go writes the sign of a positive exponent.
+        1e21.. => format!("{float:e}").replace('e', "e+"),
+        ..1e-6 => format!("{float:e}"),
+        _ => float.to_string(),
     }
 }
 

@@ -46,7 +46,7 @@ fn failures_have_the_errors_of_go() {
             "echo no json; exit 1",
             0,
             "netplugin failed but error parsing its diagnostic message \"no json\\n\": \
-             invalid character 'o' in literal null (expecting 'u')",
+             expected ident at line 1 column 2",
         ),
     ] {
         let error = run_script(script).unwrap_err();

@@ -26,8 +26,8 @@ impl Request {
 #[test]
 fn stdin_must_be_json_with_a_name() {
     for (stdin, code, text) in [
-        ("", 6, "error unmarshall network config: unexpected end of JSON input"),
-        ("{} x", 6, "error unmarshall network config: invalid character 'x' after top-level value"),
+        ("", 6, "error unmarshall network config: EOF while parsing a value at line 1 column 0"),
+        ("{} x", 6, "error unmarshall network config: trailing characters at line 1 column 4"),
         (
             "[]",
             6,

@@ -100,7 +100,8 @@ fn string(keys: GoStruct<'_>, name: &str) -> Result<String, TypeError> {
 /// An integer without fraction or exponent. Go rewrites numbers that pass through a map, so `2.0` is 2.
 fn integer(keys: GoStruct<'_>, name: &str) -> Result<Option<i64>, TypeError> {
     keys.read(name, "int", |value| match value {
-        Value::Number(number) => number.to_string().parse().ok(),
+        // A number may come from a map, where Go has written it as a float.
+        Value::Number(_) => value.to_compact().parse().ok(),
         _ => None,
     })
 }

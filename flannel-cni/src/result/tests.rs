@@ -75,7 +75,7 @@ fn empty_results() {
 #[test]
 fn unusable_results_say_why() {
     for (text, error) in [
-        ("", "failed to unmarshal raw result: unexpected end of JSON input"),
+        ("", "failed to unmarshal raw result: EOF while parsing a value at line 1 column 0"),
         (r#"{"cniVersion":"2.0.0"}"#, "unsupported CNI result version \"2.0.0\""),
         (r#"{"cniVersion":"1.0.0","ips":[{"address":"x"}]}"#, "invalid CIDR address: x"),
         (r#"{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.1/8","gateway":"x"}]}"#, "invalid IP address: x"),

@@ -34,7 +34,7 @@ impl Outcome {
         let text = |name| object.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let details = text("details");
         let separator = if details.is_empty() { "" } else { "; " };
-        (code.literal().parse().unwrap(), format!("{}{separator}{details}", text("msg")))
+        (code.to_string().parse().unwrap(), format!("{}{separator}{details}", text("msg")))
     }
 }
 
@@ -176,12 +176,7 @@ fn errors_of_dispatch_come_in_order() {
     let missing = "required env variables [CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME,CNI_PATH] missing";
     assert_eq!(run(&[("CNI_COMMAND", "ADD")], "x").error(), (4, missing.to_owned()));
     for (command, stdin, code, text) in [
-        (
-            "FOO",
-            "x",
-            6,
-            "error unmarshall network config: invalid character 'x' looking for beginning of value",
-        ),
+        ("FOO", "x", 6, "error unmarshall network config: expected value at line 1 column 1"),
         ("FOO", "{}", 7, "missing network name"),
         ("FOO", r#"{"name":"a b"}"#, 7, "invalid characters found in network name; a b"),
         ("FOO", r#"{"name":"a","cniVersion":"9.9.9"}"#, 4, "unknown CNI_COMMAND: FOO"),
@@ -275,12 +270,12 @@ fn errors_of_the_delegate_pass_through() {
             "echo oops; exit 1",
             0,
             "netplugin failed but error parsing its diagnostic message \"oops\\n\": \
-             invalid character 'o' looking for beginning of value",
+             expected value at line 1 column 1",
         ),
         (
             "exit 0",
             999,
-            "failed to delegate add: failed to unmarshal raw result: unexpected end of JSON input",
+            "failed to delegate add: failed to unmarshal raw result: EOF while parsing a value at line 1 column 0",
         ),
         (
             r#"echo '{"cniVersion":"2.0.0"}'"#,

@@ -1,7 +1,7 @@
 //! The config of portmap.
 
 use flannel_core::family::{DualStack, Family};
-use flannel_core::json::{GoStruct, Number, Object, TypeError, Value};
+use flannel_core::json::{GoStruct, Object, TypeError, Value};
 use ipnet::IpNet;
 use std::fmt;
 use std::net::IpAddr;
@@ -244,11 +244,11 @@ fn port(
     error: impl FnOnce(String) -> ConfigError,
 ) -> Result<u16, ConfigError> {
     let number = keys.read(name, "int", |value| match value {
-        Value::Number(number) => Some(number),
+        Value::Number(number) => Some(number.to_string()),
         _ => None,
     })?;
-    let port = number.and_then(|number| number.literal().parse().ok()).filter(|port| *port > 0);
-    port.ok_or_else(|| error(number.map_or("0", Number::literal).to_owned()))
+    let number = number.unwrap_or_else(|| "0".to_owned());
+    number.parse().ok().filter(|port| *port > 0).ok_or_else(|| error(number))
 }
 
 fn texts(keys: GoStruct<'_>, name: &str) -> Result<Option<Vec<String>>, TypeError> {
