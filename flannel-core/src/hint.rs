@@ -1,8 +1,7 @@
-//! What a netlink notification tells, and whether it is a reason to look at the kernel again.
+//! The meaning of netlink notifications: whether one is a reason to observe the kernel again.
 //!
-//! A notification is only ever a hint: nothing is concluded from it but "look" or "do not look". Most of
-//! them are echoes of our own changes or concern objects of others, pods above all; these cost
-//! no round. Whatever is in doubt is worth a look.
+//! A notification is a wakeup and never taken as state. Most of them are echoes of our own changes or concern unmanaged
+//! objects, above all those of pods; these cause no round. In doubt the kernel is observed.
 
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -14,94 +13,39 @@ use crate::dataplane::{
 };
 use crate::facts::{AddressFacts, HostFacts, is_local_scope};
 use crate::link::{IfIndex, LinkName, Mac};
+use crate::message::address::AddressRecord;
+use crate::message::fdb::FdbRecord;
+use crate::message::link::LinkRecord;
+use crate::message::neighbour::NeighbourRecord;
+use crate::message::route::RouteRecord;
 
-/// One notification. Interfaces are named by the kernel's number, as in the message.
+/// One notification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hint {
-    /// `RTM_NEWLINK`, `RTM_DELLINK`.
-    Link {
-        /// Number.
-        index: IfIndex,
-        /// `IFLA_IFNAME`.
-        name: Option<LinkName>,
-        /// Its state, or `None` if it is gone.
-        now: Option<Link>,
-    },
-    /// `RTM_NEWADDR`, `RTM_DELADDR`.
-    Address {
-        /// Interface.
-        index: IfIndex,
-        /// The address with its flags.
-        address: AddressFacts,
-        /// It was removed.
-        gone: bool,
-    },
-    /// `RTM_NEWROUTE`, `RTM_DELROUTE` of the main table.
-    Route {
-        /// Destination and metric.
-        key: RouteKey,
-        /// What the message says of the route.
-        route: RouteNow,
-        /// It was removed.
-        gone: bool,
-    },
-    /// `RTM_NEWNEIGH`, `RTM_DELNEIGH` of ARP and ND.
-    Neighbour {
-        /// Interface.
-        index: IfIndex,
-        /// Address that is resolved.
-        address: IpAddr,
-        /// Hardware address.
-        mac: Option<Mac>,
-        /// `NUD_PERMANENT`.
-        permanent: bool,
-        /// It was removed.
-        gone: bool,
-    },
-    /// `RTM_NEWNEIGH`, `RTM_DELNEIGH` of the family `AF_BRIDGE`.
-    Fdb {
-        /// VXLAN device.
-        index: IfIndex,
-        /// Inner destination.
-        mac: Mac,
-        /// Outer destination.
-        destination: Option<IpAddr>,
-        /// `NUD_PERMANENT`.
-        permanent: bool,
-        /// It was removed.
-        gone: bool,
-    },
-    /// Notifications were lost (`ENOBUFS`), or one was not understood.
+    /// An object was created or changed.
+    Set(Object),
+    /// An object was removed.
+    Removed(Object),
+    /// Notifications were lost (`ENOBUFS`), or one could not be decoded.
     Overrun,
 }
 
-/// What a route message says beyond the key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouteNow {
-    /// Next hop.
-    pub gateway: Option<IpAddr>,
-    /// Outgoing interface.
-    pub link: Option<IfIndex>,
-    /// `RTNH_F_ONLINK`.
-    pub onlink: bool,
-    /// Its type.
-    pub kind: RouteKind,
-    /// `RTA_PROTOCOL`.
-    pub protocol: u8,
+/// A kernel object as a notification describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// `RTM_NEWLINK`, `RTM_DELLINK`.
+    Link(LinkRecord),
+    /// `RTM_NEWADDR`, `RTM_DELADDR`.
+    Address(AddressRecord),
+    /// `RTM_NEWROUTE`, `RTM_DELROUTE` of the main table.
+    Route(RouteRecord),
+    /// `RTM_NEWNEIGH`, `RTM_DELNEIGH` of ARP and ND.
+    Neighbour(NeighbourRecord),
+    /// `RTM_NEWNEIGH`, `RTM_DELNEIGH` of the family `AF_BRIDGE`.
+    Fdb(FdbRecord),
 }
 
-/// Types of route, as far as hints tell them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouteKind {
-    /// One next hop or one interface.
-    Unicast,
-    /// Dropped silently.
-    Blackhole,
-    /// Multipath, a nexthop object or another type.
-    Other,
-}
-
-/// What the daemon wants and knows: the measure for a hint.
+/// What decides whether a hint matters.
 #[derive(Clone, Copy, Debug)]
 pub struct Interest<'a> {
     /// What the kernel should have.
@@ -119,36 +63,23 @@ pub struct Interest<'a> {
 /// Whether `hint` is a reason to observe the kernel and plan again.
 #[must_use]
 pub fn concerns(hint: &Hint, interest: &Interest<'_>) -> bool {
-    match hint {
-        Hint::Link { index, name, now } => interest.link(*index, name.as_ref(), now.as_ref()),
-        Hint::Address { index, address, gone } => interest.address(*index, *address, *gone),
-        Hint::Route { key, route, gone } => interest.route(*key, route, *gone),
-        Hint::Neighbour { index, address, mac, permanent, gone } => {
-            let Some(link) = interest.tunnel(*index) else { return false };
-            let key = NeighbourKey { link: link.clone(), address: *address };
-            match interest.desired.neighbours.get(&key) {
-                Some(wanted) => *gone || wanted.mac != *mac || wanted.permanent != *permanent,
-                None => !gone && *permanent,
-            }
-        }
-        Hint::Fdb { index, mac, destination, permanent, gone } => {
-            let Some(link) = interest.tunnel(*index) else { return false };
-            let key = FdbKey { link: link.clone(), mac: *mac };
-            match interest.desired.fdb.get(&key) {
-                Some(wanted) => {
-                    let names_ours = wanted.destinations.as_slice() == destination.as_slice();
-                    if *gone { names_ours } else { !names_ours || wanted.permanent != *permanent }
-                }
-                None => !gone && *permanent,
-            }
-        }
-        Hint::Overrun => true,
+    let (object, gone) = match hint {
+        Hint::Set(object) => (object, false),
+        Hint::Removed(object) => (object, true),
+        Hint::Overrun => return true,
+    };
+    match object {
+        Object::Link(record) => interest.link(record, gone),
+        Object::Address(record) => interest.address(record, gone),
+        Object::Route(record) => interest.route(record, gone),
+        Object::Neighbour(record) => interest.neighbour(record, gone),
+        Object::Fdb(record) => interest.fdb(record, gone),
     }
 }
 
 impl Interest<'_> {
     fn name(&self, index: IfIndex) -> Option<&LinkName> {
-        self.facts.links.iter().find(|link| link.index == index).map(|link| &link.name)
+        self.facts.link(index).map(|link| &link.name)
     }
 
     /// The name of `index`, if it is one of our devices.
@@ -165,27 +96,43 @@ impl Interest<'_> {
             )
     }
 
-    fn link(&self, index: IfIndex, name: Option<&LinkName>, now: Option<&Link>) -> bool {
-        let known = self.facts.links.iter().find(|link| link.index == index);
-        let old_name = known.map(|link| &link.name);
-        let Some(name) = name.or(old_name) else { return false };
-        let renamed = old_name.is_some_and(|old| old != name);
-        if renamed
-            && old_name.is_some_and(|old| self.desired.links.contains_key(old) || self.is_underlay(old))
-        {
+    fn neighbour(&self, record: &NeighbourRecord, gone: bool) -> bool {
+        let Some(link) = self.tunnel(record.index) else { return false };
+        let key = NeighbourKey { link: link.clone(), address: record.address };
+        match self.desired.neighbours.get(&key) {
+            Some(wanted) => gone || *wanted != record.neighbour,
+            None => !gone && record.neighbour.permanent,
+        }
+    }
+
+    fn fdb(&self, record: &FdbRecord, gone: bool) -> bool {
+        let Some(link) = self.tunnel(record.index) else { return false };
+        match self.desired.fdb.get(&FdbKey { link: link.clone(), mac: record.mac }) {
+            Some(wanted) => {
+                let names_ours = wanted.destinations.as_slice() == record.destination.as_slice();
+                if gone { names_ours } else { !names_ours || wanted.permanent != record.permanent }
+            }
+            None => !gone && record.permanent,
+        }
+    }
+
+    fn link(&self, record: &LinkRecord, gone: bool) -> bool {
+        let (name, now) = (&record.name, (!gone).then_some(&record.link));
+        let known = self.facts.link(record.index);
+        let renamed = known.map(|link| &link.name).filter(|old| *old != name);
+        if renamed.is_some_and(|old| self.desired.links.contains_key(old) || self.is_underlay(old)) {
             return true;
         }
         match (self.desired.links.get(name), now, known) {
-            // A new device of ours has to be looked at once even if it is as wanted: only then is its number
-            // known, and with it what later messages are about.
+            // A new device of ours is observed even if it is as desired: later messages only contain its index.
             (Some(_), None, _) | (Some(_), _, None) => true,
-            (Some(wanted), Some(now), Some(_)) => renamed || wanted.change(now).is_some(),
+            (Some(wanted), Some(now), Some(_)) => renamed.is_some() || wanted.change(now).is_some(),
             (None, Some(now), _) if self.is_stale(now) => true,
-            // What was removed may have kept the kernel from making ours.
+            // The removed link may have kept the kernel from creating ours.
             (None, None, _) if self.lacks_a_device() => true,
             (None, now, known) => {
                 let same = now.zip(known).is_some_and(|(now, known)| {
-                    !renamed && (now.mtu, now.up, now.mac) == (known.mtu, known.up, known.mac)
+                    renamed.is_none() && (now.mtu, now.up, now.mac) == (known.mtu, known.up, known.mac)
                 });
                 !same && self.is_underlay(name)
             }
@@ -203,7 +150,8 @@ impl Interest<'_> {
         self.desired.links.keys().any(|name| !is_there(name))
     }
 
-    fn address(&self, index: IfIndex, address: AddressFacts, gone: bool) -> bool {
+    fn address(&self, record: &AddressRecord, gone: bool) -> bool {
+        let AddressRecord { index, facts: address, .. } = *record;
         if let Some(link) = self.tunnel(index) {
             let key = AddressKey { link: link.clone(), net: address.net };
             return match self.desired.addresses.contains_key(&key) {
@@ -211,14 +159,10 @@ impl Interest<'_> {
                 false => !gone && !is_local_scope(address.net.addr()),
             };
         }
-        let known = self.facts.links.iter().find(|link| link.index == index).and_then(|link| {
-            link.addresses
-                .iter()
-                .find(|known| known.net.addr() == address.net.addr())
-                .map(|known| (link, known))
-        });
+        let is_same = |known: &&AddressFacts| known.net.addr() == address.net.addr();
+        let known = self.facts.link(index).and_then(|link| link.addresses.iter().find(is_same));
         // IPv6 addresses are announced again whenever their lifetimes are renewed.
-        let same = if gone { known.is_none() } else { known.is_some_and(|(_, known)| *known == address) };
+        let same = if gone { known.is_none() } else { known == Some(&address) };
         let is_source = self.desired.links.values().any(|link| link.kind.local() == Some(address.net.addr()));
         !same && (is_source || self.name(index).is_none_or(|name| self.is_external(name)))
     }
@@ -227,42 +171,25 @@ impl Interest<'_> {
         self.external.is_none_or(|external| external == name)
     }
 
-    fn route(&self, key: RouteKey, route: &RouteNow, gone: bool) -> bool {
+    fn route(&self, record: &RouteRecord, gone: bool) -> bool {
+        let (key, route) = record.entry(|index| self.name(index).cloned());
         if let Some(wanted) = self.desired.routes.get(&key) {
-            return gone || !self.says(&wanted.target, wanted.protocol, route);
+            return gone || *wanted != route;
         }
-        let on_tunnel = route.link.is_some_and(|index| self.tunnel(index).is_some());
+        let hop = record.hops.first().copied().unwrap_or_default();
+        let on_tunnel = hop.index.is_some_and(|index| self.tunnel(index).is_some());
         if on_tunnel || route.protocol == PROTOCOL {
             return !gone && route.protocol != PROTOCOL_KERNEL;
         }
         let known = self.facts.routes.iter().any(|known| {
             (known.destination, known.metric, known.gateway, known.link)
-                == (key.destination, key.metric, route.gateway, route.link)
+                == (key.destination, key.metric, hop.gateway, hop.index)
         });
-        // Known and there, or unknown and gone: nothing new.
+        // A known route that is set or an unknown one that is removed is nothing new.
         if known != gone {
             return false;
         }
         key.destination.prefix_len() == 0 || (self.underlay_routes && self.leads_to_peer(key.destination))
-    }
-
-    /// Whether the message tells of just the route that we want.
-    fn says(&self, target: &RouteTarget, protocol: u8, now: &RouteNow) -> bool {
-        let link = now.link.and_then(|index| self.name(index));
-        protocol == now.protocol
-            && match target {
-                RouteTarget::Via { gateway, link: wanted, onlink } => {
-                    now.kind == RouteKind::Unicast
-                        && now.gateway == Some(*gateway)
-                        && now.onlink == *onlink
-                        && link == Some(wanted)
-                }
-                RouteTarget::Link(wanted) => {
-                    now.kind == RouteKind::Unicast && now.gateway.is_none() && link == Some(wanted)
-                }
-                RouteTarget::Blackhole => now.kind == RouteKind::Blackhole,
-                RouteTarget::Other(_) | RouteTarget::Several(_) => false,
-            }
     }
 
     /// Whether a route to `net` decides on the way to the address of a peer.
@@ -277,17 +204,16 @@ impl Interest<'_> {
     }
 }
 
-/// Hints that arrived and were not judged yet: of each object only the last, so that what was wrong for a moment
-/// in the middle of our own changes does not count.
+/// Received hints: of each object only the last, so that a state in the middle of our own changes does not count.
 #[derive(Clone, Debug, Default)]
 pub struct Hints {
-    latest: BTreeMap<Object, Hint>,
+    latest: BTreeMap<Identity, Hint>,
     overrun: bool,
 }
 
-/// Identity of the object of a hint.
+/// The identity of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Object {
+enum Identity {
     Link(IfIndex),
     Address(IfIndex, IpNet),
     Route(RouteKey),
@@ -295,23 +221,30 @@ enum Object {
     Fdb(IfIndex, Mac, Option<IpAddr>),
 }
 
+impl Object {
+    fn identity(&self) -> Identity {
+        match self {
+            Self::Link(link) => Identity::Link(link.index),
+            Self::Address(address) => Identity::Address(address.index, address.facts.net),
+            Self::Route(route) => Identity::Route(route.key()),
+            Self::Neighbour(neighbour) => Identity::Neighbour(neighbour.index, neighbour.address),
+            // A unicast MAC has one destination, which is replaced without a notification about the former one
+            // (`vxlan_fdb_update` in the kernel); others have an entry for each destination.
+            Self::Fdb(fdb) => {
+                Identity::Fdb(fdb.index, fdb.mac, fdb.destination.filter(|_| !fdb.mac.is_unicast()))
+            }
+        }
+    }
+}
+
 impl Hints {
-    /// Objects that are told apart; beyond, a look at everything is cheaper than keeping more. A cluster of
-    /// 5,000 nodes in both families has 30,000.
+    /// More objects than this count as an overrun. A cluster of 5,000 nodes in both families has 30,000.
     const CAPACITY: usize = 100_000;
 
-    /// Takes in a hint.
+    /// Adds a hint.
     pub fn push(&mut self, hint: Hint) {
-        let object = match &hint {
-            Hint::Link { index, .. } => Object::Link(*index),
-            Hint::Address { index, address, .. } => Object::Address(*index, address.net),
-            Hint::Route { key, .. } => Object::Route(*key),
-            Hint::Neighbour { index, address, .. } => Object::Neighbour(*index, *address),
-            // A unicast MAC has one destination, replaced without a word about the former one
-            // (`vxlan_fdb_update` in the kernel); others have one entry for each.
-            Hint::Fdb { index, mac, destination, .. } => {
-                Object::Fdb(*index, *mac, destination.filter(|_| !mac.is_unicast()))
-            }
+        let identity = match &hint {
+            Hint::Set(object) | Hint::Removed(object) => object.identity(),
             Hint::Overrun => {
                 self.overrun = true;
                 return;
@@ -321,10 +254,10 @@ impl Hints {
             self.latest.clear();
             self.overrun = true;
         }
-        self.latest.insert(object, hint);
+        self.latest.insert(identity, hint);
     }
 
-    /// The first hint that is a reason to look again.
+    /// Returns the first hint that is a reason to observe the kernel again.
     #[must_use]
     pub fn reason(&self, interest: &Interest<'_>) -> Option<&Hint> {
         if self.overrun {
@@ -333,13 +266,13 @@ impl Hints {
         self.latest.values().find(|hint| concerns(hint, interest))
     }
 
-    /// Forgets all, because they were judged or a look at everything is about to begin.
+    /// Removes all hints.
     pub fn clear(&mut self) {
         self.latest.clear();
         self.overrun = false;
     }
 
-    /// Nothing arrived.
+    /// Whether no hint arrived.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.latest.is_empty() && !self.overrun

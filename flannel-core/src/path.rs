@@ -114,8 +114,7 @@ fn hop(
     let main = in_main_table(address, dataplane);
     let hop = match (answer, main) {
         (Ok(record), _) => {
-            let names = facts.links.iter().map(|link| (link.index, link.name.clone())).collect();
-            let (key, route) = record.entry(&names);
+            let (key, route) = record.entry(|index| facts.link(index).map(|link| link.name.clone()));
             described(&key, &route, record.table, dataplane)
         }
         // Of an entry that drops packets the kernel does not tell which one it is.

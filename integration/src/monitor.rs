@@ -1,9 +1,11 @@
 //! The kernel's own news of links, addresses, routes, neighbours and forwarding entries, with the time of each.
 
 use anyhow::{Context, Result, ensure};
-use flannel_core::hint::{Hint, RouteKind};
+use flannel_core::hint::{Hint, Object};
 use flannel_core::link::IfIndex;
+use flannel_core::message::neighbour::NeighbourRecord;
 use flannel_core::message::notification;
+use flannel_core::message::route::BLACKHOLE;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket,
@@ -170,8 +172,8 @@ fn read(socket: &OwnedFd, shared: &Shared, send: &Sender<(Duration, Vec<u8>)>) {
 impl Decoder {
     fn take(&mut self, at: Duration, bytes: &[u8]) {
         for hint in notification::hints(bytes) {
-            if let Hint::Link { index, name: Some(name), .. } = &hint {
-                self.names.insert(*index, name.to_string());
+            if let Hint::Set(Object::Link(link)) = &hint {
+                self.names.insert(link.index, link.name.to_string());
             }
             if let Some(text) = self.text(&hint) {
                 self.waiting.push_back(News { at, text });
@@ -180,40 +182,44 @@ impl Decoder {
     }
 
     fn text(&self, hint: &Hint) -> Option<String> {
-        let on = |index: &IfIndex| match self.names.get(index) {
+        let (object, deleted) = match hint {
+            Hint::Set(object) => (object, ""),
+            Hint::Removed(object) => (object, "Deleted "),
+            Hint::Overrun => return None,
+        };
+        let on = |index: IfIndex| match self.names.get(&index) {
             Some(name) => format!("dev {name}"),
             None => format!("dev if{}", index.0),
         };
-        let deleted = |gone: bool| if gone { "Deleted " } else { "" };
-        let entry = |address: String, index, mac: String, permanent: bool, gone| {
+        let entry = |address: String, index, mac: String, permanent: bool| {
             let state = if permanent { "PERMANENT" } else { "REACHABLE" };
-            format!("{}{address} {} lladdr {mac} {state}", deleted(gone), on(index))
+            format!("{deleted}{address} {} lladdr {mac} {state}", on(index))
         };
-        match hint {
-            Hint::Route { key, route, gone } => {
-                let mut text = deleted(*gone).to_owned();
-                if route.kind == RouteKind::Blackhole {
+        Some(match object {
+            Object::Route(route) => {
+                let hop = route.hops.first().copied().unwrap_or_default();
+                let mut text = deleted.to_owned();
+                if route.kind == BLACKHOLE {
                     text += "blackhole ";
                 }
-                text += &key.destination.to_string();
-                text += &route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
-                text += &route.link.map(|index| format!(" {}", on(&index))).unwrap_or_default();
+                text += &route.destination.to_string();
+                text += &hop.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+                text += &hop.index.map(|index| format!(" {}", on(index))).unwrap_or_default();
                 text += &format!(" proto {}", route.protocol);
-                Some(text)
+                text
             }
-            Hint::Neighbour { index, address, mac, permanent, gone } => {
-                let mac = mac.map(|mac| mac.to_string()).unwrap_or_default();
-                Some(entry(address.to_string(), index, mac, *permanent, *gone))
+            Object::Neighbour(NeighbourRecord { index, address, neighbour }) => {
+                let mac = neighbour.mac.map(|mac| mac.to_string()).unwrap_or_default();
+                entry(address.to_string(), *index, mac, neighbour.permanent)
             }
-            Hint::Fdb { index, mac, destination, permanent, gone } => {
-                let to = destination.map(|address| address.to_string()).unwrap_or_default();
-                Some(entry(to, index, mac.to_string(), *permanent, *gone))
+            Object::Fdb(fdb) => {
+                let to = fdb.destination.map(|address| address.to_string()).unwrap_or_default();
+                entry(to, fdb.index, fdb.mac.to_string(), fdb.permanent)
             }
-            Hint::Address { index, address, gone } => {
-                Some(format!("{}address {} {}", deleted(*gone), address.net, on(index)))
+            Object::Address(address) => {
+                format!("{deleted}address {} {}", address.facts.net, on(address.index))
             }
-            Hint::Link { index, now, .. } => Some(format!("{}link {}", deleted(now.is_none()), on(index))),
-            Hint::Overrun => None,
-        }
+            Object::Link(link) => format!("{deleted}link {}", on(link.index)),
+        })
     }
 }

@@ -2,6 +2,8 @@ use super::*;
 use crate::dataplane::{Address, FdbEntry, Link, LinkKind, Neighbour, PROTOCOL_BOOT, Route, Vxlan};
 use crate::facts::{LinkFacts, RouteFacts};
 use crate::link::Vni;
+use crate::message::Scope;
+use crate::message::route::{BLACKHOLE, Hop, MAIN_TABLE, UNICAST};
 
 fn name(text: &str) -> LinkName {
     text.parse().unwrap()
@@ -113,8 +115,39 @@ fn check(hint: Hint) -> bool {
     concerns(&hint, &interest)
 }
 
+fn hint(object: Object, gone: bool) -> Hint {
+    if gone { Hint::Removed(object) } else { Hint::Set(object) }
+}
+
 fn link(index: IfIndex, text: &str, now: Option<Link>) -> Hint {
-    Hint::Link { index, name: Some(name(text)), now }
+    let gone = now.is_none();
+    let record = LinkRecord {
+        index,
+        name: name(text),
+        link: now.unwrap_or_else(|| self::now(1500, 9, None)),
+        underlay: None,
+        master: None,
+        peer: None,
+        hairpin: false,
+        vlan_filtering: false,
+        running: true,
+        promiscuous: false,
+    };
+    hint(Object::Link(record), gone)
+}
+
+fn address_hint(index: IfIndex, facts: AddressFacts, gone: bool) -> Hint {
+    let record = AddressRecord { index, scope: Scope::GLOBAL, unusable: false, duplicate: false, facts };
+    hint(Object::Address(record), gone)
+}
+
+fn route_hint(destination: &str, route: &RouteRecord, gone: bool) -> Hint {
+    hint(Object::Route(RouteRecord { destination: net(destination), ..route.clone() }), gone)
+}
+
+fn fdb(last: u8, destination: &str, permanent: bool, gone: bool) -> Hint {
+    let destination = Some(ip(destination));
+    hint(Object::Fdb(FdbRecord { index: TUNNEL, mac: mac(last), destination, permanent }), gone)
 }
 
 fn now(mtu: u32, last: u8, alias: Option<&str>) -> Link {
@@ -173,7 +206,7 @@ fn whatever_goes_may_have_been_in_the_way_of_our_device() {
 
 #[test]
 fn addresses() {
-    let hint = |index, text, gone| Hint::Address { index, address: address(text), gone };
+    let hint = |index, text, gone| address_hint(index, address(text), gone);
     assert!(!check(hint(TUNNEL, "10.42.1.0/32", false)));
     assert!(check(hint(TUNNEL, "10.42.1.0/32", true)));
     assert!(check(hint(TUNNEL, "10.42.7.0/32", false)), "surplus on our device");
@@ -184,57 +217,57 @@ fn addresses() {
     assert!(check(hint(ETH0, "192.168.50.8/24", false)));
     assert!(!check(hint(POD, "10.42.1.1/24", true)));
     let deprecated = AddressFacts { deprecated: true, ..address("192.168.50.1/24") };
-    assert!(check(Hint::Address { index: ETH0, address: deprecated, gone: false }));
+    assert!(check(address_hint(ETH0, deprecated, false)));
 }
 
 #[test]
 fn routes() {
-    let ours = RouteNow {
-        gateway: Some(ip("10.42.2.0")),
-        link: Some(TUNNEL),
-        onlink: true,
-        kind: RouteKind::Unicast,
+    let hop = Hop { gateway: Some(ip("10.42.2.0")), index: Some(TUNNEL), onlink: true };
+    let ours = RouteRecord {
+        destination: net("0.0.0.0/0"),
+        metric: 0,
+        table: MAIN_TABLE,
         protocol: PROTOCOL,
+        kind: UNICAST,
+        tos: 0,
+        cloned: false,
+        hops: vec![hop],
+        source: None,
+        special: false,
     };
-    let hint = |destination, route, gone| Hint::Route { key: key(destination), route, gone };
-    assert!(!check(hint("10.42.2.0/24", ours, false)), "echo");
-    assert!(check(hint("10.42.2.0/24", ours, true)), "deleted");
+    let through = |hop, protocol| RouteRecord { hops: vec![hop], protocol, ..ours.clone() };
+    assert!(!check(route_hint("10.42.2.0/24", &ours, false)), "echo");
+    assert!(check(route_hint("10.42.2.0/24", &ours, true)), "deleted");
     for altered in [
-        RouteNow { gateway: None, ..ours },
-        RouteNow { link: Some(ETH0), ..ours },
-        RouteNow { onlink: false, ..ours },
-        RouteNow { kind: RouteKind::Blackhole, ..ours },
-        RouteNow { protocol: PROTOCOL_BOOT, ..ours },
+        through(Hop { gateway: None, ..hop }, PROTOCOL),
+        through(Hop { index: Some(ETH0), ..hop }, PROTOCOL),
+        through(Hop { onlink: false, ..hop }, PROTOCOL),
+        RouteRecord { kind: BLACKHOLE, ..ours.clone() },
+        through(hop, PROTOCOL_BOOT),
     ] {
-        assert!(check(hint("10.42.2.0/24", altered, false)), "{altered:?}");
+        assert!(check(route_hint("10.42.2.0/24", &altered, false)), "{altered:?}");
     }
-    assert!(check(hint("10.42.9.0/24", ours, false)), "surplus on our device");
-    assert!(!check(hint("10.42.9.0/24", ours, true)), "we removed a surplus one");
-    let kernel = RouteNow { gateway: None, onlink: false, protocol: PROTOCOL_KERNEL, ..ours };
-    assert!(!check(hint("fe80::/64", kernel, false)));
+    assert!(check(route_hint("10.42.9.0/24", &ours, false)), "surplus on our device");
+    assert!(!check(route_hint("10.42.9.0/24", &ours, true)), "we removed a surplus one");
+    let kernel = through(Hop { gateway: None, onlink: false, ..hop }, PROTOCOL_KERNEL);
+    assert!(!check(route_hint("fe80::/64", &kernel, false)));
 
-    let underlay = |gateway: Option<&str>, link| RouteNow {
-        gateway: gateway.map(ip),
-        link: Some(link),
-        onlink: false,
-        kind: RouteKind::Unicast,
-        protocol: PROTOCOL_BOOT,
+    let underlay = |destination, gateway: Option<&str>, link, gone| {
+        let hop = Hop { gateway: gateway.map(ip), index: Some(link), onlink: false };
+        route_hint(destination, &through(hop, PROTOCOL_BOOT), gone)
     };
-    assert!(check(hint("192.168.50.2/32", underlay(Some("192.168.50.254"), ETH0), false)), "way to a peer");
-    assert!(check(hint("0.0.0.0/0", underlay(Some("192.168.50.254"), ETH0), true)), "default route lost");
-    assert!(!check(hint("0.0.0.0/0", underlay(Some("192.168.50.254"), ETH0), false)), "default route known");
-    assert!(!check(hint("10.42.1.7/32", underlay(None, POD), false)), "route to a pod");
-    assert!(!check(hint("192.168.50.2/32", underlay(None, ETH0), true)), "an unknown route gone");
+    assert!(check(underlay("192.168.50.2/32", Some("192.168.50.254"), ETH0, false)), "way to a peer");
+    assert!(check(underlay("0.0.0.0/0", Some("192.168.50.254"), ETH0, true)), "default route lost");
+    assert!(!check(underlay("0.0.0.0/0", Some("192.168.50.254"), ETH0, false)), "default route known");
+    assert!(!check(underlay("10.42.1.7/32", None, POD, false)), "route to a pod");
+    assert!(!check(underlay("192.168.50.2/32", None, ETH0, true)), "an unknown route gone");
 }
 
 #[test]
 fn neighbours_and_fdb() {
-    let neighbour = |index, last, address, permanent, gone| Hint::Neighbour {
-        index,
-        address: ip(address),
-        mac: Some(mac(last)),
-        permanent,
-        gone,
+    let neighbour = |index, last, address, permanent, gone| {
+        let neighbour = Neighbour { mac: Some(mac(last)), permanent };
+        hint(Object::Neighbour(NeighbourRecord { index, address: ip(address), neighbour }), gone)
     };
     assert!(!check(neighbour(TUNNEL, 2, "10.42.2.0", true, false)));
     assert!(check(neighbour(TUNNEL, 2, "10.42.2.0", true, true)));
@@ -244,13 +277,6 @@ fn neighbours_and_fdb() {
     assert!(!check(neighbour(TUNNEL, 2, "10.42.8.0", false, false)), "not permanent, not ours");
     assert!(!check(neighbour(ETH0, 2, "10.42.2.0", true, true)));
 
-    let fdb = |last, destination, permanent, gone| Hint::Fdb {
-        index: TUNNEL,
-        mac: mac(last),
-        destination: Some(ip(destination)),
-        permanent,
-        gone,
-    };
     assert!(!check(fdb(2, "192.168.50.2", true, false)));
     assert!(check(fdb(2, "192.168.50.2", true, true)));
     assert!(check(fdb(2, "192.168.50.9", true, false)));
@@ -271,7 +297,7 @@ fn without_external_interface_every_link_may_be_it() {
         underlay_routes: false,
     };
     assert!(concerns(&link(POD, "eth1", Some(now(1500, 3, None))), &interest));
-    assert!(concerns(&Hint::Address { index: POD, address: address("10.0.0.1/8"), gone: false }, &interest));
+    assert!(concerns(&address_hint(POD, address("10.0.0.1/8"), false), &interest));
 }
 
 #[test]
@@ -285,13 +311,7 @@ fn only_the_last_state_of_an_object_counts() {
         external: Some(&external),
         underlay_routes: true,
     };
-    let fdb = |destination| Hint::Fdb {
-        index: TUNNEL,
-        mac: mac(2),
-        destination: Some(ip(destination)),
-        permanent: true,
-        gone: false,
-    };
+    let fdb = |destination| fdb(2, destination, true, false);
     let mut hints = Hints::default();
     assert!(hints.is_empty());
     hints.push(fdb("192.168.50.9"));

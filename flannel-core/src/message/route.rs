@@ -6,8 +6,6 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteVia,
 };
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use super::attribute::{self, Attribute};
@@ -303,43 +301,41 @@ impl RouteRecord {
         })
     }
 
-    /// Returns the route as an object if it is one of the main table.
-    #[must_use]
-    pub fn object(&self, names: &BTreeMap<IfIndex, LinkName>) -> Option<(RouteKey, Route)> {
-        self.is_main().then(|| self.entry(names))
+    /// Returns the key of the route as an object.
+    pub(crate) const fn key(&self) -> RouteKey {
+        RouteKey { destination: self.destination, metric: self.metric }
     }
 
-    /// Returns the route as an object, whatever its table.
-    pub(crate) fn entry(&self, names: &BTreeMap<IfIndex, LinkName>) -> (RouteKey, Route) {
-        let key = RouteKey { destination: self.destination, metric: self.metric };
-        (key, Route { target: self.target(names), protocol: self.protocol })
+    /// Returns the route as an object, whatever its table. `name` returns the names of links.
+    pub(crate) fn entry(&self, name: impl Fn(IfIndex) -> Option<LinkName>) -> (RouteKey, Route) {
+        (self.key(), Route { target: self.target(&name), protocol: self.protocol })
     }
 
-    fn target(&self, names: &BTreeMap<IfIndex, LinkName>) -> RouteTarget {
+    fn target(&self, name: &dyn Fn(IfIndex) -> Option<LinkName>) -> RouteTarget {
         if self.kind == BLACKHOLE {
             return RouteTarget::Blackhole;
         }
         if self.kind == UNICAST
             && self.is_plain()
             && let &[Hop { gateway, index: Some(index), onlink }] = self.hops.as_slice()
-            && let Some(link) = names.get(&index).cloned()
+            && let Some(link) = name(index)
         {
             return match gateway {
                 Some(gateway) => RouteTarget::Via { gateway, link, onlink },
                 None => RouteTarget::Link(link),
             };
         }
-        RouteTarget::Other(self.describe(names))
+        RouteTarget::Other(self.describe(name))
     }
 
     /// Returns true for a route with one next hop and nothing special. Routes of addresses, without a gateway, have a source.
-    pub(super) fn is_plain(&self) -> bool {
+    fn is_plain(&self) -> bool {
         let [hop] = self.hops.as_slice() else { return false };
         !self.special && (self.source.is_none() || hop.gateway.is_none())
     }
 
     /// Returns the route in the format of iproute2.
-    fn describe(&self, names: &BTreeMap<IfIndex, LinkName>) -> String {
+    fn describe(&self, name: &dyn Fn(IfIndex) -> Option<LinkName>) -> String {
         let mut text = match self.kind {
             UNICAST => String::from("unicast"),
             7 => String::from("unreachable"),
@@ -348,26 +344,16 @@ impl RouteRecord {
             other => format!("type {other}"),
         };
         for hop in &self.hops {
-            // Writing to a String does not fail.
-            if let Some(gateway) = hop.gateway {
-                let _ = write!(text, " via {gateway}");
-            }
-            match hop.index.map(|index| (index, names.get(&index))) {
-                Some((_, Some(name))) => {
-                    let _ = write!(text, " dev {name}");
-                }
-                Some((index, None)) => {
-                    let _ = write!(text, " dev #{}", index.0);
-                }
-                None => {}
-            }
+            text.extend(hop.gateway.map(|gateway| format!(" via {gateway}")));
+            text.extend(hop.index.map(|index| match name(index) {
+                Some(name) => format!(" dev {name}"),
+                None => format!(" dev #{}", index.0),
+            }));
             if hop.onlink {
                 text.push_str(" onlink");
             }
         }
-        if let Some(source) = self.source {
-            let _ = write!(text, " src {source}");
-        }
+        text.extend(self.source.map(|source| format!(" src {source}")));
         if self.special {
             text.push_str(" with nexthop object, encapsulation or metrics");
         }

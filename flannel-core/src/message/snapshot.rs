@@ -78,7 +78,8 @@ impl Snapshot {
             entry.destinations.extend(record.destination);
         }
         let mut routes: BTreeMap<RouteKey, Vec<Route>> = BTreeMap::new();
-        for (key, route) in self.routes.iter().filter_map(|route| route.object(&names)) {
+        for (key, route) in self.routes.iter().filter(|route| route.is_main()).map(|route| route.entry(name))
+        {
             routes.entry(key).or_default().push(route);
         }
         let routes = routes.into_iter().filter_map(|(key, routes)| Some((key, Route::several(routes)?)));

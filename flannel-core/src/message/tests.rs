@@ -14,7 +14,7 @@ use super::snapshot::Snapshot;
 use super::*;
 use crate::dataplane::*;
 use crate::family::Family;
-use crate::hint::{Hint, RouteKind, RouteNow};
+use crate::hint::{Hint, Object};
 use crate::link::{IfIndex, LinkName, Mac, Vni};
 
 fn captured(name: &str) -> (u16, u16, Vec<u8>) {
@@ -428,7 +428,8 @@ fn values_survive_the_round_trip() {
     let (key, route) = tunnel_route();
     let new = route::NewRoute::planned(&key, &route, Some(IfIndex(4))).unwrap();
     let record = route::decode(&payload_of(&route::replace(&new))).unwrap().unwrap();
-    assert_eq!(record.object(&names), Some((key, route)));
+    assert!(record.is_main());
+    assert_eq!(record.entry(|index| names.get(&index).cloned()), (key, route));
 
     let set = neighbour::set(IfIndex(4), ip("fd00:10:244:2::"), mac("aa:aa:aa:aa:aa:02"));
     let record = neighbour::decode(&payload_of(&set)).unwrap().unwrap();
@@ -524,7 +525,7 @@ fn routes_from_the_kernel_are_decoded() {
     for line in include_str!("tests/captured.txt").lines().filter(|line| line.starts_with("route")) {
         let (sample, _) = line.split_once(':').unwrap();
         let record = route::decode(&payload(sample)).unwrap().unwrap();
-        let (key, route) = record.object(&names).unwrap();
+        let (key, route) = record.entry(|index| names.get(&index).cloned());
         writeln!(text, "{} metric {} proto {}", key.destination, key.metric, route.protocol).unwrap();
         writeln!(text, "  {:?}", route.target).unwrap();
         if let Some(facts) = record.facts() {
@@ -583,44 +584,37 @@ fn notifications_become_hints() {
         notification::decode(&Frame { kind, flags: 0, sequence: 0, port: 0, payload: &payload }).unwrap()
     };
     let link = read("link flannel.1", NEW_LINK);
-    let Some(Hint::Link { index: IfIndex(4), now: Some(now), .. }) = link else { panic!("{link:?}") };
-    assert_eq!((now.mtu, now.up, now.kind.changeable()), (1450, true, "nolearning"));
-    assert_eq!(now.alias.as_deref(), Some("flannel overlay"));
+    let Some(Hint::Set(Object::Link(link))) = link else { panic!("{link:?}") };
+    let now = link.link;
+    assert_eq!((link.index, now.mtu, now.up), (IfIndex(4), 1450, true));
+    assert_eq!((now.kind.changeable(), now.alias.as_deref()), ("nolearning", Some("flannel overlay")));
     let link = read("link flannel.1", DELETE_LINK);
-    assert!(matches!(link, Some(Hint::Link { now: None, .. })), "{link:?}");
+    assert!(matches!(link, Some(Hint::Removed(Object::Link(_)))), "{link:?}");
     let address = read("address flannel.1", DELETE_ADDRESS);
-    assert!(matches!(address, Some(Hint::Address { index: IfIndex(4), gone: true, .. })), "{address:?}");
-    let (key, _) = tunnel_route();
-    let now = RouteNow {
-        gateway: Some(ip("10.42.2.0")),
-        link: Some(IfIndex(4)),
-        onlink: true,
-        kind: RouteKind::Unicast,
-        protocol: PROTOCOL,
-    };
-    assert_eq!(read("route flannel", NEW_ROUTE), Some(Hint::Route { key, route: now, gone: false }));
+    let Some(Hint::Removed(Object::Address(address))) = address else { panic!("{address:?}") };
+    assert_eq!(address.index, IfIndex(4));
+    let names = |index| (index == IfIndex(4)).then(|| name("flannel.1"));
+    let Some(Hint::Set(Object::Route(route))) = read("route flannel", NEW_ROUTE) else { panic!("no route") };
+    assert_eq!(route.entry(names), tunnel_route());
     for (sample, expected) in [
-        ("route default", RouteKind::Other),
-        ("route multipath", RouteKind::Other),
-        ("route nhid", RouteKind::Other),
-        ("route blackhole", RouteKind::Blackhole),
-        ("route connected", RouteKind::Unicast),
+        ("route default", "Other"),
+        ("route multipath", "Other"),
+        ("route nhid", "Other"),
+        ("route blackhole", "Blackhole"),
+        ("route connected", "Link"),
     ] {
         let hint = read(sample, DELETE_ROUTE);
-        let Some(Hint::Route { route, gone: true, .. }) = hint else { panic!("{hint:?}") };
-        assert_eq!(route.kind, expected, "{sample}");
+        let Some(Hint::Removed(Object::Route(route))) = hint else { panic!("{hint:?}") };
+        let (_, route) = route.entry(|_| Some(name("eth0")));
+        assert!(format!("{:?}", route.target).starts_with(expected), "{sample}: {route:?}");
     }
     let destination = Some(ip("192.168.50.2"));
-    let fdb = Hint::Fdb {
-        index: IfIndex(4),
-        mac: mac("aa:aa:aa:aa:aa:02"),
-        destination,
-        permanent: true,
-        gone: false,
-    };
-    assert_eq!(read("fdb v4", NEW_NEIGHBOUR), Some(fdb));
+    let mac = mac("aa:aa:aa:aa:aa:02");
+    let fdb = fdb::FdbRecord { index: IfIndex(4), mac, destination, permanent: true };
+    assert_eq!(read("fdb v4", NEW_NEIGHBOUR), Some(Hint::Set(Object::Fdb(fdb))));
     let neighbour = read("neighbour v6", DELETE_NEIGHBOUR);
-    assert!(matches!(neighbour, Some(Hint::Neighbour { permanent: true, gone: true, .. })), "{neighbour:?}");
+    let Some(Hint::Removed(Object::Neighbour(neighbour))) = neighbour else { panic!("{neighbour:?}") };
+    assert!(neighbour.neighbour.permanent);
     assert_eq!(read("neighbour multicast", NEW_NEIGHBOUR), None);
 
     let mut other_table = payload("route flannel");

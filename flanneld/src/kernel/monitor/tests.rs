@@ -1,5 +1,9 @@
 use flannel_core::dataplane::{LinkChange, Op};
+use flannel_core::facts::AddressFacts;
+use flannel_core::hint::Object;
 use flannel_core::link::IfIndex;
+use flannel_core::message::Scope;
+use flannel_core::message::address::AddressRecord;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -10,16 +14,19 @@ use crate::testing::contract::{in_namespace, key, name, run, set_up_host, tunnel
 /// Longer than any notification takes, even on a busy host.
 const LIMIT: Duration = Duration::from_secs(20);
 
-fn link(index: u32) -> Hint {
-    Hint::Link { index: IfIndex(index), name: None, now: None }
+fn address(last: u8) -> Hint {
+    let net = format!("192.0.2.{last}/24").parse().unwrap();
+    let facts = AddressFacts { net, deprecated: false, permanent: true, temporary: false };
+    let (index, scope) = (IfIndex(1), Scope::GLOBAL);
+    Hint::Set(Object::Address(AddressRecord { index, scope, unusable: false, duplicate: false, facts }))
 }
 
 #[tokio::test]
 async fn an_inbox_keeps_hints_until_they_are_taken() {
     let inbox = Inbox::new();
     assert!(inbox.take().is_empty());
-    inbox.push([link(1), link(2)]);
-    inbox.clone().push([link(1)]);
+    inbox.push([address(1), address(2)]);
+    inbox.clone().push([address(1)]);
     timeout(LIMIT, inbox.filled()).await.unwrap();
     assert!(!inbox.take().is_empty());
     assert!(inbox.take().is_empty());
@@ -28,13 +35,13 @@ async fn an_inbox_keeps_hints_until_they_are_taken() {
 #[tokio::test(start_paused = true)]
 async fn an_inbox_wakes_only_when_filled() {
     let inbox = Inbox::new();
-    inbox.push([link(1)]);
+    inbox.push([address(1)]);
     let _ = inbox.take();
     // Taking hints does not wake the waiter.
     timeout(Duration::from_secs(1), inbox.filled()).await.unwrap_err();
     let (filled, ()) = tokio::join!(timeout(LIMIT, inbox.filled()), async {
         tokio::task::yield_now().await;
-        inbox.push([link(2)]);
+        inbox.push([address(2)]);
     });
     filled.unwrap();
 }
@@ -56,25 +63,34 @@ fn every_kind_of_object_gives_a_hint() {
             result.unwrap();
         }
         let link = name("flannel.1");
-        wait_for(&mut monitor, "link", |hint| matches!(hint, Hint::Link { name: Some(name), now: Some(now), .. } if *name == link && now.up)).await;
-        wait_for(&mut monitor, "address", |hint| matches!(hint, Hint::Address { gone: false, address, .. } if address.net.prefix_len() == 32)).await;
-        wait_for(&mut monitor, "neighbour", |hint| {
-            matches!(hint, Hint::Neighbour { permanent: true, gone: false, .. })
+        let is_set = |hint: &Hint, up| matches!(hint, Hint::Set(Object::Link(record)) if record.name == link && record.link.up == up);
+        let is_route = |hint: &Hint| matches!(hint, Hint::Set(Object::Route(route)) if route.destination == key("10.42.2.0/24").destination);
+        wait_for(&mut monitor, "link", |hint| is_set(hint, true)).await;
+        wait_for(&mut monitor, "address", |hint| {
+            matches!(hint, Hint::Set(Object::Address(address)) if address.facts.net.prefix_len() == 32)
         })
         .await;
-        wait_for(&mut monitor, "fdb", |hint| {
-            matches!(hint, Hint::Fdb { permanent: true, gone: false, destination: Some(_), .. })
-        })
+        wait_for(
+            &mut monitor,
+            "neighbour",
+            |hint| matches!(hint, Hint::Set(Object::Neighbour(neighbour)) if neighbour.neighbour.permanent),
+        )
         .await;
-        wait_for(&mut monitor, "route", |hint| matches!(hint, Hint::Route { key: found, gone: false, .. } if *found == key("10.42.2.0/24"))).await;
+        wait_for(
+            &mut monitor,
+            "fdb",
+            |hint| matches!(hint, Hint::Set(Object::Fdb(fdb)) if fdb.permanent && fdb.destination.is_some()),
+        )
+        .await;
+        wait_for(&mut monitor, "route", is_route).await;
         let down = LinkChange { up: Some(false), ..LinkChange::default() };
         kernel.apply(&[Op::SetLink(link.clone(), down)]).await.remove(0).unwrap();
-        wait_for(&mut monitor, "downed link", |hint| matches!(hint, Hint::Link { name: Some(name), now: Some(now), .. } if *name == link && !now.up)).await;
+        wait_for(&mut monitor, "downed link", |hint| is_set(hint, false)).await;
         kernel.apply(&[Op::DeleteLink(link.clone())]).await.remove(0).unwrap();
         wait_for(
             &mut monitor,
             "deleted link",
-            |hint| matches!(hint, Hint::Link { name: Some(name), now: None, .. } if *name == link),
+            |hint| matches!(hint, Hint::Removed(Object::Link(record)) if record.name == link),
         )
         .await;
     });
@@ -94,11 +110,9 @@ fn a_flood_is_an_overrun() {
         // The kernel drops notifications while the socket is full.
         while timeout(Duration::ZERO, monitor.next()).await.is_ok() {}
         run("ip route replace 10.60.0.0/24 via 192.168.50.2");
-        wait_for(
-            &mut monitor,
-            "what came later",
-            |hint| matches!(hint, Hint::Route { key: found, .. } if *found == key("10.60.0.0/24")),
-        )
+        wait_for(&mut monitor, "what came later", |hint| {
+            matches!(hint, Hint::Set(Object::Route(route)) if route.destination == key("10.60.0.0/24").destination)
+        })
         .await;
     });
 }
