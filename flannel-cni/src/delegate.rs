@@ -3,32 +3,28 @@
 
 use flannel_core::json::{Object, Value};
 
+use crate::error::{CniError, Context};
 use crate::netconf::NetConf;
-use crate::result::{ResultError, Route};
+use crate::result::Route;
 use crate::subnet_env::SubnetEnv;
 
-/// A delegate or ipam section that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DelegateError {
-    #[error("'delegate' dictionary, if present, must have (string) 'type' field")]
-    Type,
-    #[error("'delegate' dictionary must not have '{0}' field, it'll be set by flannel")]
-    Reserved(&'static str),
-    #[error("failed to assemble Delegate IPAM: failed to read IPAM routes: failed to parse ipam.routes")]
-    Routes(#[source] ResultError),
-}
+/// Go's text for invalid routes.
+const ROUTES: &str =
+    "failed to assemble Delegate IPAM: failed to read IPAM routes: failed to parse ipam.routes";
 
 /// Returns the config of the delegate for an ADD.
-pub(crate) fn netconf(conf: &NetConf, env: &SubnetEnv) -> Result<Object, DelegateError> {
+pub(crate) fn netconf(conf: &NetConf, env: &SubnetEnv) -> Result<Object, CniError> {
     if conf.delegate.get("type").is_some_and(|kind| kind.as_str().is_none()) {
-        return Err(DelegateError::Type);
+        let msg = "'delegate' dictionary, if present, must have (string) 'type' field";
+        return Err(CniError::internal(msg));
     }
     for key in ["name", "ipam"] {
         if conf.delegate.get(key).is_some() {
-            return Err(DelegateError::Reserved(key));
+            let msg = format!("'delegate' dictionary must not have '{key}' field, it'll be set by flannel");
+            return Err(CniError::internal(msg));
         }
     }
-    let routes = user_routes(&conf.ipam).map_err(DelegateError::Routes)?;
+    let routes = user_routes(&conf.ipam).context(|| ROUTES.to_owned())?;
     Ok(assemble(conf, Some(env), routes))
 }
 
@@ -94,7 +90,7 @@ fn ipam(user: &Object, env: Option<&SubnetEnv>, mut routes: Vec<Route>) -> Objec
 }
 
 /// Parses `ipam.routes`; unknown members of a route are dropped.
-fn user_routes(ipam: &Object) -> Result<Vec<Route>, ResultError> {
+fn user_routes(ipam: &Object) -> Result<Vec<Route>, CniError> {
     match ipam.get("routes") {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::Array(routes)) => routes

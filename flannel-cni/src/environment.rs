@@ -86,27 +86,20 @@ impl Environment {
             netns_override: matches!(text("CNI_NETNS_OVERRIDE").to_lowercase().as_str(), "1" | "true"),
         };
         let Attachment { container_id, ifname } = &environment.attachment;
-        let mut missing = Vec::new();
-        if attachment {
-            if container_id.is_empty() {
-                missing.push("CNI_CONTAINERID");
-            } else {
-                check_container_id(container_id).map_err(Refusal::Error)?;
-            }
+        if attachment && !container_id.is_empty() {
+            check_container_id(container_id).map_err(Refusal::Error)?;
         }
-        if netns_needed && environment.netns.as_os_str().is_empty() {
-            missing.push("CNI_NETNS");
+        if attachment && !ifname.is_empty() {
+            check_ifname(ifname).map_err(Refusal::Error)?;
         }
-        if attachment {
-            if ifname.is_empty() {
-                missing.push("CNI_IFNAME");
-            } else {
-                check_ifname(ifname).map_err(Refusal::Error)?;
-            }
-        }
-        if path_needed && environment.path.is_empty() {
-            missing.push("CNI_PATH");
-        }
+        let required = [
+            ("CNI_CONTAINERID", attachment && container_id.is_empty()),
+            ("CNI_NETNS", netns_needed && environment.netns.as_os_str().is_empty()),
+            ("CNI_IFNAME", attachment && ifname.is_empty()),
+            ("CNI_PATH", path_needed && environment.path.is_empty()),
+        ];
+        let missing: Vec<_> =
+            required.into_iter().filter_map(|(name, lacks)| lacks.then_some(name)).collect();
         if missing.is_empty() {
             Ok(environment)
         } else {

@@ -38,31 +38,26 @@ mod on_purpose {
     });
 
     pub(crate) fn step() -> io::Result<()> {
-        let Some((kind, at)) = &*FAULT else { return Ok(()) };
-        if STEPS.fetch_add(1, Ordering::Relaxed) + 1 != *at {
-            return Ok(());
+        match hit(&STEPS, &["kill", "fail"]) {
+            // The test notices if this fails.
+            Some("kill") => drop(kill(Pid::this(), Signal::SIGKILL)),
+            Some(_) => return Err(Errno::EIO.into()),
+            None => {}
         }
-        match kind.as_str() {
-            "kill" => {
-                eprintln!("fault: killed at step {at}");
-                // The test notices if this fails.
-                let _ = kill(Pid::this(), Signal::SIGKILL);
-                Ok(())
-            }
-            "fail" => {
-                eprintln!("fault: failed at step {at}");
-                Err(Errno::EIO.into())
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     pub(crate) fn answer() -> io::Result<()> {
-        let Some((kind, at)) = &*FAULT else { return Ok(()) };
-        if kind != "lose" || ANSWERS.fetch_add(1, Ordering::Relaxed) + 1 != *at {
-            return Ok(());
+        hit(&ANSWERS, &["lose"]).map_or(Ok(()), |_| Err(Errno::EIO.into()))
+    }
+
+    /// Counts, and returns the fault of one of these kinds that is due.
+    fn hit(count: &AtomicU32, kinds: &[&str]) -> Option<&'static str> {
+        let (kind, at) = FAULT.as_ref().filter(|(kind, _)| kinds.contains(&kind.as_str()))?;
+        if count.fetch_add(1, Ordering::Relaxed) + 1 != *at {
+            return None;
         }
-        eprintln!("fault: lost answer {at}");
-        Err(Errno::EIO.into())
+        eprintln!("fault: {kind} at {at}");
+        Some(kind)
     }
 }

@@ -12,69 +12,42 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use crate::error::CniError;
+
 pub(crate) mod iptables;
 pub(crate) mod names;
 pub(crate) mod nat;
 pub(crate) mod netfilter;
 pub(crate) mod nft;
 
-use iptables::{Running, Tool, ToolError, Variant};
+use iptables::{Running, Tool, Variant};
 use nat::{NAT, Nat, NatRule};
 use netfilter::{Netfilter, NetfilterError};
 use nft::NftTable;
 
 /// The firewall that holds the rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Backend {
     Iptables,
     Nftables,
 }
 
-/// Rules that could not be set or removed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum FirewallError {
-    #[error(
-        "{} was not found in PATH: install the package iptables, or choose the nftables backend in the network config",
-        match .0 { Family::V4 => "iptables", Family::V6 => "ip6tables" }
-    )]
-    NoTool(Family),
-    #[error(transparent)]
-    Tool(#[from] ToolError),
-    #[error(transparent)]
-    Netfilter(#[from] NetfilterError),
-}
-
-/// The backend that a config requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BackendChoice {
-    /// No backend: use what the host has.
-    Automatic,
-    Requested(Backend),
-}
-
-impl BackendChoice {
-    /// Reads a key of a config. The error is the value, if it is not the name of a backend.
-    pub(crate) fn read(config: &Object, key: &str) -> Result<Self, String> {
-        match config.field(key) {
-            None => Ok(Self::Automatic),
-            Some(value) => match value.as_str() {
-                Some("") => Ok(Self::Automatic),
-                Some("iptables") => Ok(Self::Requested(Backend::Iptables)),
-                Some("nftables") => Ok(Self::Requested(Backend::Nftables)),
-                _ => Err(value.to_compact()),
-            },
+impl Backend {
+    /// Reads the backend that a config requests. The error is the value, if it is not the name of one.
+    pub(crate) fn read(config: &Object, key: &str) -> Result<Option<Self>, String> {
+        let Some(value) = config.field(key) else { return Ok(None) };
+        match value.as_str() {
+            Some("") => Ok(None),
+            Some("iptables") => Ok(Some(Self::Iptables)),
+            Some("nftables") => Ok(Some(Self::Nftables)),
+            _ => Err(value.to_compact()),
         }
     }
 
-    /// Returns the backend to use: iptables by default, unless the host only has nftables.
-    pub(crate) fn resolve(self) -> Backend {
-        match self {
-            Self::Requested(backend) => backend,
-            Self::Automatic if Family::ALL.into_iter().any(|family| Tool::find(family).is_some()) => {
-                Backend::Iptables
-            }
-            Self::Automatic => Backend::Nftables,
-        }
+    /// Returns the default: iptables, unless the host only has nftables.
+    pub(crate) fn of_host() -> Self {
+        let has_iptables = Family::ALL.into_iter().any(|family| Tool::find(family).is_some());
+        if has_iptables { Self::Iptables } else { Self::Nftables }
     }
 }
 
@@ -101,7 +74,7 @@ pub(crate) fn stale_chains(
     valid: &[Attachment],
     is_chain: fn(&str) -> bool,
     legacy: bool,
-) -> Result<BTreeSet<String>, FirewallError> {
+) -> Result<BTreeSet<String>, CniError> {
     let mut chains = BTreeSet::new();
     if let Some(mut netfilter) = open_netfilter()? {
         for family in Family::ALL {
@@ -131,7 +104,7 @@ pub(crate) struct Selector<'a> {
 
 impl Selector<'_> {
     /// Removes the rules: in nf_tables at once, in iptables by programs that are still running on return.
-    pub(crate) fn remove(&self) -> Result<Removed, FirewallError> {
+    pub(crate) fn remove(&self) -> Result<Removed, CniError> {
         let mut removed = Removed { netfilter: open_netfilter()?, ..Removed::default() };
         if let Some(netfilter) = &mut removed.netfilter {
             let udp = &mut removed.udp;
@@ -192,7 +165,7 @@ impl Selector<'_> {
     fn read(&self, netfilter: &mut Netfilter, family: Family) -> Result<Nat, NetfilterError> {
         let mut wanted = BTreeSet::new();
         for (chain, entry) in &self.chains {
-            if netfilter.has_chain(family.into(), NAT, chain)? {
+            if NftTable(family.into(), NAT).has_chain(netfilter, chain)? {
                 wanted.extend([chain.as_str(), *entry]);
             }
         }
@@ -229,7 +202,7 @@ impl Removed {
     ///
     /// Closing a netfilter socket takes some milliseconds, because the kernel waits until no packet passes through removed rules any
     /// more. Meanwhile no link can be deleted, because both need the lock of nf_tables. So callers delete links first.
-    pub(crate) fn finish(self) -> Result<BTreeSet<(Family, u16)>, FirewallError> {
+    pub(crate) fn finish(self) -> Result<BTreeSet<(Family, u16)>, CniError> {
         for running in self.running {
             running.finish()?;
         }

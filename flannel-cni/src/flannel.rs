@@ -4,10 +4,10 @@ use flannel_core::json::{Object, Value};
 
 use crate::delegate;
 use crate::environment::{Command, Environment};
-use crate::error::{CniError, Code, chain, note};
+use crate::error::{CniError, Code, Context, note};
 use crate::invoke::{self, CallError};
 use crate::native::bridge;
-use crate::netconf::{self, NetConf, NetConfError};
+use crate::netconf::{self, NetConf};
 use crate::plugin::Plugin;
 use crate::request::Request;
 use crate::result::CniResult;
@@ -19,17 +19,6 @@ mod gc;
 
 /// The flannel plugin.
 pub(crate) const PLUGIN: Plugin = Plugin { name: "flannel", add, del, check, gc: gc::gc, status };
-
-/// An error of flannel itself, not of the delegate.
-#[derive(Debug, thiserror::Error)]
-enum FlannelError {
-    #[error("failed to load flannel netconf file")]
-    NetConf(#[source] NetConfError),
-    #[error("failed to load flannel 'subnet.env' file: {0}. Check the flannel pod log for this node.")]
-    SubnetEnv(String),
-    #[error("failed to delegate {verb}: {reason}")]
-    Delegate { verb: String, reason: String },
-}
 
 /// A delegate: its request, and its config as bytes, which are the saved ones.
 struct Delegate {
@@ -88,10 +77,8 @@ impl Delegate {
         if environment.command != Command::Add {
             return Ok(None);
         }
-        let result = CniResult::parse(&stdout, config.text("cniVersion")).map_err(|error| {
-            let failed = FlannelError::Delegate { verb: "add".to_owned(), reason: chain(&error) };
-            CallError::Failed(failed.into())
-        })?;
+        let result = CniResult::parse(&stdout, config.text("cniVersion"))
+            .map_err(|error| CallError::Failed(delegate_error("add", &error.msg)))?;
         Ok(Some(result))
     }
 
@@ -106,16 +93,10 @@ impl Delegate {
         if matches!(request.environment.command, Command::Add | Command::Check | Command::Status) {
             version::of_config(&request.config)?;
         }
-        match request.environment.command {
-            Command::Add => return bridge::add(request).map(Some),
-            Command::Del => bridge::del(request)?,
-            Command::Check => bridge::check(request)?,
-            Command::Gc => bridge::gc(request)?,
-            Command::Status => bridge::status(request)?,
-            // Never forwarded.
-            Command::Version | Command::Unknown(_) => {}
+        if request.environment.command == Command::Add {
+            return bridge::add(request).map(Some);
         }
-        Ok(None)
+        bridge::PLUGIN.call(request).map(|()| None)
     }
 
     /// Returns the error object. That of a delegate is forwarded unchanged.
@@ -124,10 +105,14 @@ impl Delegate {
             CallError::Failed(error) => error,
             CallError::Find(error) => {
                 let verb = self.request.environment.command.as_str().to_lowercase();
-                FlannelError::Delegate { verb, reason: error.to_string() }.into()
+                delegate_error(&verb, &error.to_string())
             }
         }
     }
+}
+
+fn delegate_error(verb: &str, reason: &str) -> CniError {
+    CniError::internal(format!("failed to delegate {verb}: {reason}"))
 }
 
 fn add(request: &Request) -> Result<Value, CniError> {
@@ -158,7 +143,7 @@ fn add(request: &Request) -> Result<Value, CniError> {
 fn del(request: &Request) -> Result<(), CniError> {
     let (conf, problem) = NetConf::parse_leniently(&request.config);
     if let Some(problem) = problem {
-        note!("DEL ignores an invalid config: {}", chain(&problem));
+        note!("DEL ignores an invalid config: failed to load netconf: {problem}");
     }
     let scratch = Scratch::new(&conf.data_dir);
     let environment = &request.environment;
@@ -212,8 +197,9 @@ fn status(request: &Request) -> Result<(), CniError> {
     Ok(())
 }
 
-fn load(request: &Request) -> Result<NetConf, FlannelError> {
-    NetConf::parse(&request.config).map_err(FlannelError::NetConf)
+fn load(request: &Request) -> Result<NetConf, CniError> {
+    NetConf::parse(&request.config)
+        .context(|| "failed to load flannel netconf file: failed to load netconf".to_owned())
 }
 
 /// Returns a delegate with the saved config, if that is usable, and whether the config certainly belongs to this interface.
@@ -236,5 +222,8 @@ fn load_saved(scratch: &Scratch, environment: &Environment, native: bool) -> Opt
 
 fn subnet_env_error(error: &SubnetEnvError, absent: Code, other: Code) -> CniError {
     let code = if error.is_absent() { absent } else { other };
-    CniError::new(code, FlannelError::SubnetEnv(error.to_string()).to_string())
+    let msg = format!(
+        "failed to load flannel 'subnet.env' file: {error}. Check the flannel pod log for this node."
+    );
+    CniError::new(code, msg)
 }

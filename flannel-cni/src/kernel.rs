@@ -1,11 +1,12 @@
 //! The kernel's links, addresses and routes. A connection belongs to the namespace in which it was opened, for ever.
 
+use flannel_core::dataplane::LinkKind;
 use flannel_core::exchange::Changes;
 use flannel_core::family::Family;
 use flannel_core::link::{IfIndex, LinkName};
 use flannel_core::message::address::{self, AddressRecord};
 use flannel_core::message::bridge::{self, Membership};
-use flannel_core::message::link::{self, LinkRecord};
+use flannel_core::message::link::{self, LinkRecord, LinkSettings};
 use flannel_core::message::route::{self, RouteRecord};
 use flannel_core::message::traffic::{self, DisciplineRecord};
 use flannel_core::message::{Get, Request};
@@ -134,37 +135,62 @@ impl Kernel {
         index: IfIndex,
         limit: Duration,
     ) -> Result<Vec<AddressRecord>, KernelError> {
-        // Subscribing comes before the first look, so that no change is missed.
-        let mut events = Netlink::subscribe(IPV6_ADDRESS_GROUP)?;
-        let deadline = Instant::now() + limit;
-        loop {
-            let addresses = self.addresses(index, &Family::ALL)?;
+        self.wait(IPV6_ADDRESS_GROUP, limit, |kernel| {
+            let addresses = kernel.addresses(index, &Family::ALL)?;
             let pending = addresses.iter().any(|address| address.unusable && !address.duplicate);
-            if !pending || !events.wait(deadline)? {
-                return Ok(addresses);
-            }
-        }
+            Ok((addresses, !pending))
+        })
     }
 
     /// Waits until the operational state of a link is up; returns false at the time limit.
     pub(crate) fn wait_running(&mut self, name: &LinkName, limit: Duration) -> Result<bool, KernelError> {
-        if self.is_running(name)? {
+        let is_running =
+            |kernel: &mut Self| Ok(kernel.link(name)?.is_some_and(|link| link.running)).map(|up| (up, up));
+        // Nearly always true, and subscribing takes time.
+        if is_running(self)?.0 {
             return Ok(true);
         }
-        // Subscribing comes before the second look, so that no change is missed.
-        let mut events = Netlink::subscribe(LINK_GROUP)?;
+        self.wait(LINK_GROUP, limit, is_running)
+    }
+
+    /// Observes a state after each notification of a group, until it is complete; returns the last one.
+    fn wait<T>(
+        &mut self,
+        group: u32,
+        limit: Duration,
+        observe: impl Fn(&mut Self) -> Result<(T, bool), KernelError>,
+    ) -> Result<T, KernelError> {
+        // Before the first observation, so that no change is missed.
+        let mut events = Netlink::subscribe(group)?;
         let deadline = Instant::now() + limit;
         loop {
-            if self.is_running(name)? {
-                return Ok(true);
-            }
-            if !events.wait(deadline)? {
-                return Ok(false);
+            let (state, complete) = observe(self)?;
+            if complete || !events.wait(deadline)? {
+                return Ok(state);
             }
         }
     }
 
-    fn is_running(&mut self, name: &LinkName) -> Result<bool, KernelError> {
-        Ok(self.link(name)?.is_some_and(|link| link.running))
+    /// Sets a link up or down.
+    pub(crate) fn set_up(&mut self, index: IfIndex, up: bool) -> Result<(), KernelError> {
+        self.change_one(&link::set(index, &LinkSettings { up: Some(up), ..LinkSettings::default() }))
     }
+
+    /// Deletes a link; one that no longer exists is no error.
+    pub(crate) fn delete(&mut self, index: IfIndex) -> Result<(), KernelError> {
+        match self.change_one(&link::delete(index)) {
+            Err(error) if error.is(Errno::ENODEV) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Deletes a link by its name, if it exists.
+    pub(crate) fn delete_by_name(&mut self, name: &LinkName) -> Result<(), KernelError> {
+        self.link(name)?.map_or(Ok(()), |found| self.delete(found.index))
+    }
+}
+
+/// Whether a link is of the kind with this name in the kernel.
+pub(crate) fn is_kind(record: &LinkRecord, kind: &str) -> bool {
+    matches!(&record.link.kind, LinkKind::Other(other) if other == kind)
 }

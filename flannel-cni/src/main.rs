@@ -16,7 +16,6 @@ mod firewall;
 mod flannel;
 mod invoke;
 mod kernel;
-mod links;
 mod native;
 mod netconf;
 mod netlink;

@@ -32,16 +32,9 @@ pub(crate) struct NetConf {
     pub(crate) subnet_file_timeout: Duration,
 }
 
-/// A config with a key of a wrong type.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NetConfError {
-    #[error("failed to load netconf")]
-    Type(#[from] TypeError),
-}
-
 impl NetConf {
     /// Reads the keys of flannel; a wrong type anywhere is an error.
-    pub(crate) fn parse(config: &Object) -> Result<Self, NetConfError> {
+    pub(crate) fn parse(config: &Object) -> Result<Self, TypeError> {
         match Self::parse_leniently(config) {
             (conf, None) => Ok(conf),
             (_, Some(problem)) => Err(problem),
@@ -50,7 +43,7 @@ impl NetConf {
 
     /// Reads the keys for a DEL, which must clean up even with an invalid config: a key of a wrong type
     /// counts as absent. Also returns the first error.
-    pub(crate) fn parse_leniently(config: &Object) -> (Self, Option<NetConfError>) {
+    pub(crate) fn parse_leniently(config: &Object) -> (Self, Option<TypeError>) {
         let keys = GoStruct::new(config, "NetConf");
         let mut problem = check_base(config).err();
         let path = |text: Option<&str>, default: &str| PathBuf::from(text.unwrap_or(default));
@@ -75,7 +68,7 @@ impl NetConf {
             subnet_file_timeout: patience
                 .map_or(SUBNET_FILE_TIMEOUT, |seconds| Duration::from_secs(seconds.into())),
         };
-        (conf, problem.map(NetConfError::Type))
+        (conf, problem)
     }
 }
 

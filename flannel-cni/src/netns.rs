@@ -23,19 +23,13 @@ const PROCFS: i64 = 0x9fa0;
 #[derive(Debug)]
 pub(crate) struct Netns(File);
 
-/// A path that is not a namespace, or a namespace that cannot be entered.
+/// A path that is not a namespace.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetnsError {
     #[error("failed to open netns {path:?}: {reason}")]
     Open { path: String, reason: PathError },
     #[error("unknown FS magic on {path:?}: {magic:x}")]
     NoNamespace { path: String, magic: i64 },
-    #[error("failed to lock the container's netns: {}", errno_text(.0))]
-    Hold(io::Error),
-    #[error("failed to switch to netns: {}", .0.desc().to_lowercase())]
-    Enter(nix::Error),
-    #[error("failed to switch back to the host's netns: {}", .0.desc().to_lowercase())]
-    Leave(nix::Error),
 }
 
 impl NetnsError {
@@ -46,7 +40,6 @@ impl NetnsError {
                 matches!(reason.error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
             }
             Self::NoNamespace { .. } => true,
-            Self::Hold(_) | Self::Enter(_) | Self::Leave(_) => false,
         }
     }
 }
@@ -80,23 +73,26 @@ impl Netns {
 
     /// Blocks other operations on this container until this process and every program that it started have exited. A program
     /// continues when its parent is killed, and could set rules after a DEL has looked for them.
-    pub(crate) fn hold(&self) -> Result<(), NetnsError> {
-        let failed = |errno: rustix::io::Errno| NetnsError::Hold(errno.into());
+    pub(crate) fn hold(&self) -> Result<(), CniError> {
+        let failed = |errno: rustix::io::Errno| failed("lock the container's netns", errno.into());
         rustix::fs::flock(&self.0, FlockOperation::LockExclusive).map_err(failed)?;
         // Programs inherit the file and thus the lock.
         rustix::io::fcntl_setfd(&self.0, FdFlags::empty()).map_err(failed)
     }
 
     /// Runs `work` in the namespace, on this thread.
-    pub(crate) fn enter<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
+    pub(crate) fn enter<T>(&self, work: impl FnOnce() -> T) -> Result<T, CniError> {
         let own = open(Path::new(OWN))?;
-        fault::step()
-            .map_err(|error| NetnsError::Enter(nix::Error::from_raw(error.raw_os_error().unwrap_or(0))))?;
-        setns(&self.0, CloneFlags::CLONE_NEWNET).map_err(NetnsError::Enter)?;
+        let switch = |netns: &File| setns(netns, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
+        fault::step().and_then(|()| switch(&self.0)).map_err(|error| failed("switch to netns", error))?;
         let result = work();
-        setns(&own, CloneFlags::CLONE_NEWNET).map_err(NetnsError::Leave)?;
+        switch(&own).map_err(|error| failed("switch back to the host's netns", error))?;
         Ok(result)
     }
+}
+
+fn failed(what: &str, error: io::Error) -> CniError {
+    CniError::internal(format!("failed to {what}: {}", errno_text(&error)))
 }
 
 fn open(path: &Path) -> Result<File, NetnsError> {

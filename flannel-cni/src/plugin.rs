@@ -88,15 +88,21 @@ impl Plugin {
             netns::guard(&environment)?;
         }
         let request = Request { environment, network: config.text("name").to_owned(), version, config };
+        if request.environment.command == Command::Add {
+            return Ok((self.add)(&request)?.to_pretty());
+        }
+        self.call(&request).map(|()| String::new())
+    }
+
+    /// Does the work of a command that prints nothing.
+    pub(crate) fn call(&self, request: &Request) -> Result<(), CniError> {
         let handler = match request.environment.command {
-            Command::Add => return Ok((self.add)(&request)?.to_pretty()),
             Command::Del => self.del,
             Command::Check => self.check,
             Command::Gc => self.gc,
             _ => self.status,
         };
-        handler(&request)?;
-        Ok(String::new())
+        handler(request)
     }
 }
 

@@ -5,7 +5,7 @@ use flannel_core::json::{GoStruct, Object, TypeError, Value};
 
 use crate::environment::{Environment, is_identifier};
 use crate::error::{CniError, Code};
-use crate::result::{CniResult, ResultError};
+use crate::result::CniResult;
 use crate::version::Version;
 
 /// A checked operation.
@@ -19,18 +19,9 @@ pub(crate) struct Request {
     pub(crate) config: Object,
 }
 
-/// What a GC may keep.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ValidAttachments {
-    /// The runtime sent no list: nothing may be collected.
-    Unknown,
-    /// Everything but these is stale.
-    Only(Vec<Attachment>),
-}
-
 impl Request {
     /// `prevResult`, if it is an object. It must have a version of the same shape as the config.
-    pub(crate) fn prev_result(&self) -> Result<Option<CniResult>, ResultError> {
+    pub(crate) fn prev_result(&self) -> Result<Option<CniResult>, CniError> {
         let object = self.config.object("prevResult");
         object.map(|object| CniResult::from_prev_result(object, self.version)).transpose()
     }
@@ -44,7 +35,8 @@ impl Request {
         CniError::internal("must be called as chained plugin")
     }
 
-    pub(crate) fn valid_attachments(&self) -> Result<ValidAttachments, TypeError> {
+    /// What a GC keeps; without a list from the runtime, nothing may be collected.
+    pub(crate) fn valid_attachments(&self) -> Result<Option<Vec<Attachment>>, TypeError> {
         valid_attachments(&self.config)
     }
 }
@@ -80,8 +72,8 @@ pub(crate) fn parse_config(stdin: &[u8]) -> Result<Object, CniError> {
 }
 
 /// The list under its current name or its historic one. A list that is `null` is an empty list.
-pub(crate) fn valid_attachments(config: &Object) -> Result<ValidAttachments, TypeError> {
-    let mut known = ValidAttachments::Unknown;
+pub(crate) fn valid_attachments(config: &Object) -> Result<Option<Vec<Attachment>>, TypeError> {
+    let mut known = None;
     for name in ["cni.dev/attachments", "cni.dev/valid-attachments"] {
         let path = format!("NetConf.{name}");
         for value in config.fields(name) {
@@ -89,8 +81,7 @@ pub(crate) fn valid_attachments(config: &Object) -> Result<ValidAttachments, Typ
                 Value::Null => &[],
                 other => other.as_array().ok_or_else(|| other.type_error(&path, "[]types.GCAttachment"))?,
             };
-            let entries = list.iter().map(|entry| attachment(entry, &path)).collect::<Result<_, _>>()?;
-            known = ValidAttachments::Only(entries);
+            known = Some(list.iter().map(|entry| attachment(entry, &path)).collect::<Result<_, _>>()?);
         }
     }
     Ok(known)

@@ -1,13 +1,12 @@
 //! Results in all protocol versions: one type, read from and printed in the shape of each version.
 
 use flannel_core::family::Family;
-use flannel_core::json::{JsonSyntaxError, Object, TypeError, Value};
+use flannel_core::json::{Object, Value};
 use flannel_core::message::link::LinkRecord;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-use crate::address::{ParseCidrError, ParseIpError};
-use crate::error::CniError;
+use crate::error::{CniError, Context};
 use crate::version::Version;
 
 mod parse;
@@ -64,50 +63,30 @@ pub(crate) struct Dns {
     pub(crate) options: Option<Vec<String>>,
 }
 
-/// Not a valid result.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ResultError {
-    #[error("failed to unmarshal raw result")]
-    Syntax(#[from] JsonSyntaxError),
-    #[error("unsupported CNI result version {0:?}")]
-    Version(String),
-    #[error(transparent)]
-    Type(#[from] TypeError),
-    #[error(transparent)]
-    Ip(#[from] ParseIpError),
-    #[error(transparent)]
-    Cidr(#[from] ParseCidrError),
-    #[error("{0} has no {1}: must be an address with its prefix length, such as 10.244.1.2/24")]
-    NoAddress(String, &'static str),
-    #[error(
-        "could not parse prevResult: result type supports [{supported}] but unmarshalled CNIVersion is {found:?}"
-    )]
-    PrevResult { supported: String, found: String },
-}
-
 impl CniResult {
     /// Reads the output of a delegate; without a version of its own it has that of the config.
-    pub(crate) fn parse(text: &[u8], assumed: &str) -> Result<Self, ResultError> {
-        match Value::parse(text)? {
+    pub(crate) fn parse(text: &[u8], assumed: &str) -> Result<Self, CniError> {
+        match Value::parse(text).context(|| "failed to unmarshal raw result".to_owned())? {
             Value::Object(object) => Self::from_object(&object, assumed),
             Value::Null => Self::from_object(&Object::new(), assumed),
             other => Err(other.type_error("Result", "map[string]interface {}").into()),
         }
     }
 
-    fn from_object(object: &Object, assumed: &str) -> Result<Self, ResultError> {
+    fn from_object(object: &Object, assumed: &str) -> Result<Self, CniError> {
         let found = match object.field("cniVersion") {
             None => assumed,
             Some(Value::String(text)) if text.is_empty() => assumed,
             Some(Value::String(text)) => text,
             Some(other) => return Err(other.type_error("Result.cniVersion", "string").into()),
         };
-        let version = Version::parse(found).ok_or_else(|| ResultError::Version(found.to_owned()))?;
+        let version = Version::parse(found)
+            .ok_or_else(|| CniError::internal(format!("unsupported CNI result version {found:?}")))?;
         parse::result(object, version)
     }
 
     /// Reads `prevResult`, which must have a version of the same shape as the config.
-    pub(crate) fn from_prev_result(object: &Object, config: Version) -> Result<Self, ResultError> {
+    pub(crate) fn from_prev_result(object: &Object, config: Version) -> Result<Self, CniError> {
         let found = match object.fields("cniVersion").last() {
             None | Some(Value::Null) => config.as_str(),
             Some(Value::String(text)) => text,
@@ -120,14 +99,12 @@ impl CniResult {
             .collect();
         let legacy_default = found.is_empty() && config.is_legacy();
         if !supported.contains(&found) && !legacy_default {
-            return Err(ResultError::PrevResult { supported: supported.join(" "), found: found.to_owned() });
+            let supported = supported.join(" ");
+            return Err(CniError::internal(format!(
+                "could not parse prevResult: result type supports [{supported}] but unmarshalled CNIVersion is {found:?}"
+            )));
         }
         parse::result(object, config)
-    }
-
-    /// Returns the JSON object in the shape of a version.
-    pub(crate) fn to_value(&self, version: Version) -> Result<Value, CniError> {
-        print::value(self, version)
     }
 
     /// Returns the first address of a family.
@@ -148,22 +125,6 @@ impl Route {
     /// A route without attributes.
     pub(crate) const fn to(dst: IpNet) -> Self {
         Self { dst, gw: None, mtu: 0, advmss: 0, priority: 0, table: None, scope: None }
-    }
-
-    /// Returns the route as JSON, without empty members, names sorted.
-    pub(crate) fn to_value(&self) -> Value {
-        print::route(self).sorted().into()
-    }
-
-    /// Reads one element of a list of routes; `path` names it in errors.
-    pub(crate) fn parse(value: &Value, path: &str) -> Result<Self, ResultError> {
-        parse::route(value, path)
-    }
-}
-
-impl Dns {
-    pub(crate) fn parse(value: &Value, path: &str) -> Result<Self, TypeError> {
-        parse::dns(value, path)
     }
 }
 

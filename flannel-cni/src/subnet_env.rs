@@ -113,19 +113,13 @@ impl SubnetEnv {
         let subnets = DualStack { v4: net(subnet)?, v6: net(subnet_v6)? };
         let mtu = mtu.map(parse_mtu).transpose()?;
 
-        let lacks_network = networks.is_empty();
-        let lacks_subnet = subnets == DualStack::default();
-        match (mtu, ip_masq) {
-            (Some(mtu), Some(ip_masq)) if !lacks_network && !lacks_subnet => {
-                Ok(Self { networks, subnets, mtu, ip_masq: ip_masq == "true" })
-            }
-            _ => {
-                let lacks = [lacks_network, lacks_network, lacks_subnet, lacks_subnet];
-                let lacks = lacks.into_iter().chain([mtu.is_none(), ip_masq.is_none()]);
-                let keys = KEYS.into_iter().zip(lacks).filter_map(|(key, lacks)| lacks.then_some(key));
-                Err(SubnetEnvError::Missing { path: path.display().to_string(), keys: keys.collect() })
-            }
-        }
+        let (no_network, no_subnet) = (networks.is_empty(), subnets == DualStack::default());
+        let lacks = [no_network, no_network, no_subnet, no_subnet, mtu.is_none(), ip_masq.is_none()];
+        let (Some(mtu), Some(ip_masq), false, false) = (mtu, ip_masq, no_network, no_subnet) else {
+            let keys = KEYS.into_iter().zip(lacks).filter_map(|(key, lacks)| lacks.then_some(key));
+            return Err(SubnetEnvError::Missing { path: path.display().to_string(), keys: keys.collect() });
+        };
+        Ok(Self { networks, subnets, mtu, ip_masq: ip_masq == "true" })
     }
 }
 

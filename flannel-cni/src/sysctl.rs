@@ -10,14 +10,9 @@ use crate::fault;
 
 const NET: &str = "/proc/sys/net";
 
-/// Writes a setting unless it already has the value.
-pub(crate) fn set(name: &str, value: &str) -> Result<(), PathError> {
-    Directory::net().set(name, value)
-}
-
-/// Writes an optional setting, which not every kernel has.
-pub(crate) fn try_set(name: &str, value: &str) {
-    Directory::net().try_set(name, value);
+/// All settings.
+pub(crate) fn net() -> Directory {
+    Directory { path: NET.into(), file: None }
 }
 
 /// A directory of settings. The kernel searches the directories of all namespaces for that of a namespace, so several settings
@@ -29,10 +24,6 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    fn net() -> Self {
-        Self { path: NET.into(), file: None }
-    }
-
     /// Opens a directory in the namespace of this thread, if the kernel has it.
     pub(crate) fn open(name: &str) -> Self {
         let path = Path::new(NET).join(name);

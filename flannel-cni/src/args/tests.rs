@@ -1,7 +1,7 @@
 use super::*;
 
 fn ip(args: &str) -> Result<Option<&str>, String> {
-    value(args, "IP").map_err(|error| error.to_string())
+    value(args, "IP").map_err(|error| error.msg)
 }
 
 #[test]

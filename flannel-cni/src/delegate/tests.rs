@@ -1,7 +1,6 @@
 //! The golden vectors were recorded from Go flannel.
 
 use super::*;
-use crate::error::chain;
 use flannel_core::family::DualStack;
 
 fn conf(text: &str) -> NetConf {
@@ -146,7 +145,7 @@ fn unusable_sections_are_named() {
         ),
     ] {
         let conf = conf(&format!(r#"{{"name":"n",{text}}}"#));
-        assert_eq!(chain(&netconf(&conf, &env_v4()).unwrap_err()), error);
+        assert_eq!(netconf(&conf, &env_v4()).unwrap_err().msg, error);
         // None of it prevents a DEL from cleaning up.
         assert_eq!(netconf_for_cleaning(&conf, Some(&env_v4())).text("type"), "bridge");
     }

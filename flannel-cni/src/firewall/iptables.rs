@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::error::errno_text;
+use crate::error::{CniError, errno_text};
 use crate::fault;
 
 /// How long to wait for the lock of the legacy variant, which is held for seconds on large hosts.
@@ -42,19 +42,17 @@ pub(crate) struct Tool {
 
 /// A program that failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ToolError {
-    #[error("could not run {program}: {}", errno_text(.error))]
-    Start { program: String, error: io::Error },
-    #[error("{program} failed: another program has held the iptables lock for {} s", LOCK_TIMEOUT.as_secs())]
-    Busy { program: String },
-    #[error("{program} did not finish within {} s and was killed", RUN_TIMEOUT.as_secs())]
-    TimedOut { program: String },
-    #[error("{program} failed with {status}: {stderr}{}", in_rule(.rule))]
-    Failed { program: String, status: ExitStatus, stderr: String, rule: Option<String> },
+#[error("{msg}")]
+pub(crate) struct ToolError {
+    msg: String,
+    /// It has refused the rules.
+    pub(crate) refused: bool,
 }
 
-fn in_rule(rule: &Option<String>) -> String {
-    rule.as_ref().map_or_else(String::new, |rule| format!(" in `{rule}`"))
+impl ToolError {
+    fn start(program: &str, error: &io::Error) -> Self {
+        Self { msg: format!("could not run {program}: {}", errno_text(error)), refused: false }
+    }
 }
 
 impl Tool {
@@ -68,6 +66,14 @@ impl Tool {
         let many_names = matches!(file.as_str(), "xtables-nft-multi" | "xtables-legacy-multi");
         let variant = if file.contains("-nft") { Variant::Nftables } else { Variant::Other };
         Some(Self { family, program: if many_names { real } else { program }, many_names, variant })
+    }
+
+    /// Finds the program of a family, which must exist.
+    pub(crate) fn require(family: Family) -> Result<Self, CniError> {
+        Self::find(family).ok_or_else(|| {
+            let advice = "install the package iptables, or choose the nftables backend in the network config";
+            CniError::internal(format!("{} was not found in PATH: {advice}", name(family, "")))
+        })
     }
 
     /// Whether it can read rules. Starts a process, so only use it after a failure.
@@ -85,11 +91,11 @@ impl Tool {
             .args(["-t", "nat"])
             .stdin(Stdio::null())
             .output()
-            .map_err(|error| ToolError::Start { program: program.clone(), error })?;
+            .map_err(|error| ToolError::start(&program, &error))?;
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         } else {
-            Err(failure(program, output.status, &output.stderr, ""))
+            Err(failure(&program, output.status, &output.stderr, ""))
         }
     }
 
@@ -101,7 +107,7 @@ impl Tool {
     /// Starts a program that will change the `nat` table. It initializes itself, which takes most of its time, until it is fed.
     pub(crate) fn start(&self) -> Result<Running, ToolError> {
         let program = name(self.family, "-restore");
-        let failed = |error| ToolError::Start { program: program.clone(), error };
+        let failed = |error| ToolError::start(&program, &error);
         fault::step().map_err(failed)?;
         let child = self
             .command("-restore")
@@ -158,7 +164,8 @@ impl Running {
 
     /// Waits for its exit.
     pub(crate) fn finish(mut self) -> Result<(), ToolError> {
-        let start = |error| ToolError::Start { program: self.program.clone(), error };
+        let program = self.program.clone();
+        let start = |error| ToolError::start(&program, &error);
         let mut output = Vec::new();
         if let Some(mut stderr) = self.child.stderr.take() {
             loop {
@@ -166,7 +173,9 @@ impl Running {
                 let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
                 match poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLIN)], timeout) {
                     Ok(0) if left.is_zero() => {
-                        return Err(ToolError::TimedOut { program: self.program.clone() });
+                        let limit = RUN_TIMEOUT.as_secs();
+                        let msg = format!("{program} did not finish within {limit} s and was killed");
+                        return Err(ToolError { msg, refused: false });
                     }
                     Ok(0) | Err(nix::Error::EINTR) => continue,
                     Err(errno) => return Err(start(errno.into())),
@@ -184,7 +193,7 @@ impl Running {
         if status.success() {
             return Ok(());
         }
-        Err(failure(self.program.clone(), status, &output, &self.input))
+        Err(failure(&program, status, &output, &self.input))
     }
 }
 
@@ -197,16 +206,19 @@ impl Drop for Running {
     }
 }
 
-fn failure(program: String, status: ExitStatus, stderr: &[u8], input: &str) -> ToolError {
+fn failure(program: &str, status: ExitStatus, stderr: &[u8], input: &str) -> ToolError {
     if status.code() == Some(BUSY) {
-        return ToolError::Busy { program };
+        let limit = LOCK_TIMEOUT.as_secs();
+        let msg = format!("{program} failed: another program has held the iptables lock for {limit} s");
+        return ToolError { msg, refused: false };
     }
     let stderr = String::from_utf8_lossy(stderr);
     let lines: Vec<&str> =
         stderr.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
     let stderr = if lines.is_empty() { "no error message".to_owned() } else { lines.join("; ") };
     let rule = line_number(&stderr).and_then(|number| input.lines().nth(number.checked_sub(1)?));
-    ToolError::Failed { program, status, stderr, rule: rule.map(str::to_owned) }
+    let rule = rule.map_or_else(String::new, |rule| format!(" in `{rule}`"));
+    ToolError { msg: format!("{program} failed with {status}: {stderr}{rule}"), refused: true }
 }
 
 /// Returns the number in `iptables-restore: line 2 failed` or `Error occurred at line: 2`.

@@ -16,6 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::names;
 use super::netfilter::{Netfilter, NetfilterError};
+use super::nft::NftTable;
 use super::{UDP, protocol_number};
 
 pub(crate) const NAT: &str = "nat";
@@ -69,9 +70,10 @@ impl Nat {
     ) -> Result<Self, NetfilterError> {
         let mut nat = Self::default();
         for chain in chains {
-            if netfilter.has_chain(family.into(), NAT, chain)? {
+            let table = NftTable(family.into(), NAT);
+            if table.has_chain(netfilter, chain)? {
                 nat.chains.insert((*chain).to_owned());
-                let rules = netfilter.rules(family.into(), NAT, chain)?;
+                let rules = table.rules(netfilter, chain)?;
                 nat.rules.extend(rules.iter().map(|rule| NatRule::decode(family, rule)));
             }
         }

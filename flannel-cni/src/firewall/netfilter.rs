@@ -4,7 +4,7 @@
 use flannel_core::exchange::{Changes, Rejected, Transaction};
 use flannel_core::family::Family;
 use flannel_core::message::conntrack::{self, Entry};
-use flannel_core::message::nftables::{Command, Message, Query, Rule, TableFamily};
+use flannel_core::message::nftables::{Command, Message, Query};
 use flannel_core::message::{Get, Refusal};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
@@ -78,34 +78,6 @@ impl Netfilter {
             }
             other => Ok(other?),
         }
-    }
-
-    /// Returns true if a chain exists.
-    pub(crate) fn has_chain(
-        &mut self,
-        family: TableFamily,
-        table: &str,
-        chain: &str,
-    ) -> Result<bool, NetfilterError> {
-        Ok(!self.query(&Query::Chain(family, table.to_owned(), chain.to_owned()))?.is_empty())
-    }
-
-    /// Lists the rules of a chain; none if it does not exist.
-    pub(crate) fn rules(
-        &mut self,
-        family: TableFamily,
-        table: &str,
-        chain: &str,
-    ) -> Result<Vec<Rule>, NetfilterError> {
-        let query = Query::ChainRules(family, table.to_owned(), chain.to_owned());
-        let messages = self.query(&query)?.into_iter();
-        Ok(messages
-            .filter_map(|message| match message {
-                // Kernels that cannot filter by chain send the rules of all.
-                Message::Rule(rule) if rule.table == table && rule.chain == chain => Some(rule),
-                _ => None,
-            })
-            .collect())
     }
 
     /// Applies all commands or none.

@@ -1,7 +1,7 @@
 //! Building blocks of the plugins' tables in nf_tables: commands, expressions and repeated transactions.
 
 use flannel_core::message::nftables::{
-    Chain, CmpOp, Command, Expr, Hook, Policy, REGISTER_1, Rule, Table, TableFamily, Verdict,
+    Chain, CmpOp, Command, Expr, Hook, Message, Policy, Query, REGISTER_1, Rule, Table, TableFamily, Verdict,
 };
 
 use super::netfilter::{Netfilter, NetfilterError};
@@ -56,12 +56,18 @@ impl NftTable {
 
     /// The rules of a chain; none if it does not exist.
     pub(crate) fn rules(self, netfilter: &mut Netfilter, chain: &str) -> Result<Vec<Rule>, NetfilterError> {
-        netfilter.rules(self.0, self.1, chain)
+        let query = Query::ChainRules(self.0, self.1.to_owned(), chain.to_owned());
+        let rule = |message| match message {
+            // Kernels that cannot filter by chain send the rules of all.
+            Message::Rule(rule) if rule.table == self.1 && rule.chain == chain => Some(rule),
+            _ => None,
+        };
+        Ok(netfilter.query(&query)?.into_iter().filter_map(rule).collect())
     }
 
     /// Whether a chain exists.
     pub(crate) fn has_chain(self, netfilter: &mut Netfilter, chain: &str) -> Result<bool, NetfilterError> {
-        netfilter.has_chain(self.0, self.1, chain)
+        Ok(!netfilter.query(&Query::Chain(self.0, self.1.to_owned(), chain.to_owned()))?.is_empty())
     }
 
     /// The commands that give a chain exactly these rules; none if it has them.

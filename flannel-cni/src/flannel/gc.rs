@@ -3,7 +3,6 @@
 use flannel_core::host_local::Attachment;
 
 use super::{CallError, CniError, Command, Delegate, NetConf, Request, Scratch, load, note};
-use crate::request::ValidAttachments;
 use crate::scratch::Entry;
 
 /// The first interface that runtimes give a container. The files of Go flannel do not name the interface.
@@ -13,7 +12,7 @@ const FIRST_INTERFACE: &str = "eth0";
 /// error and returns the first one with the number of the others.
 pub(super) fn gc(request: &Request) -> Result<(), CniError> {
     let conf = load(request)?;
-    let ValidAttachments::Only(valid) = request.valid_attachments()? else { return Ok(()) };
+    let Some(valid) = request.valid_attachments()? else { return Ok(()) };
     let mut errors = Vec::new();
     let scratch = Scratch::new(&conf.data_dir);
     // Files of interfaces first: the file of a container is removed with its last one.

@@ -17,11 +17,10 @@ use nix::errno::Errno;
 use super::names;
 use crate::environment::Environment;
 use crate::error::{CniError, Context};
-use crate::kernel::Kernel;
-use crate::links::is_kind;
+use crate::kernel::{Kernel, is_kind};
 use crate::netns::{HostLock, Netns};
 use crate::plugin::Plugin;
-use crate::request::{Request, ValidAttachments};
+use crate::request::Request;
 use crate::result::{CniResult, Interface};
 use crate::undo::Undo;
 
@@ -116,7 +115,7 @@ fn check_bucket(
 
 /// Removes stale IFBs. An IFB does not name its network, so one that traffic is redirected to is kept.
 fn gc(request: &Request) -> Result<(), CniError> {
-    let ValidAttachments::Only(valid) = request.valid_attachments()? else { return Ok(()) };
+    let Some(valid) = request.valid_attachments()? else { return Ok(()) };
     let name = |one: &Attachment| names::of_container(PREFIX, &request.network, &one.container_id, DIGITS);
     let valid: Vec<String> = valid.iter().map(name).collect();
     let mut host = Kernel::open()?;

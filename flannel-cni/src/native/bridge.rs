@@ -12,11 +12,10 @@ use std::time::Duration;
 use super::host_local;
 use super::masquerade::{self, Masquerade, Rules};
 use crate::error::{CniError, Context};
-use crate::kernel::{Kernel, KernelError};
-use crate::links::is_kind;
+use crate::kernel::{Kernel, KernelError, is_kind};
 use crate::netns::{HostLock, Netns};
 use crate::plugin::Plugin;
-use crate::request::{Request, ValidAttachments};
+use crate::request::Request;
 use crate::result::{CniResult, Interface};
 use crate::sysctl;
 use crate::undo::Undo;
@@ -29,7 +28,7 @@ mod spoof;
 mod veth;
 mod vlan;
 
-pub(crate) use check::check;
+use check::check;
 pub(crate) use config::{Config, is_native};
 use gateway::Gateway;
 
@@ -65,10 +64,11 @@ impl Addition<'_> {
         let (config, environment) = (self.config, &self.request.environment);
         let netns = Netns::open(&environment.netns)?;
         let addresses = config.layer3.then(|| host_local::Config::parse(self.request)).transpose()?;
-        let rules = match (config.masquerade, &addresses) {
-            (Some(backend), Some(addresses)) => {
+        let rules = match &addresses {
+            Some(addresses) if config.masquerade => {
                 netns.hold()?;
-                Some(Masquerade::new(self.request).prepare(backend, &addresses.families())?)
+                let masquerade = Masquerade::new(self.request);
+                Some(masquerade.prepare(config.masquerade_backend, &addresses.families())?)
             }
             _ => None,
         };
@@ -128,7 +128,7 @@ impl Addition<'_> {
             self.undo.push("the filter", move |_| filter().remove());
             filter().set(name, mac)?;
         }
-        sysctl::try_set(&format!("ipv6/conf/{name}/accept_ra"), "0");
+        sysctl::net().try_set(&format!("ipv6/conf/{name}/accept_ra"), "0");
         let settings = LinkSettings {
             hairpin: config.hairpin.then_some(true),
             isolated: config.isolated.then_some(true),
@@ -151,7 +151,7 @@ impl Addition<'_> {
             Ok(())
         });
         let nets: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
-        Ok(rules.start(&nets)?)
+        rules.start(&nets)
     }
 
     /// Returns the interface of the VLAN, if the gateway is in one.
@@ -171,7 +171,7 @@ impl Addition<'_> {
 }
 
 /// Disconnects a container: removes its veth pair, its rules and its addresses.
-pub(crate) fn del(request: &Request) -> Result<(), CniError> {
+fn del(request: &Request) -> Result<(), CniError> {
     let environment = &request.environment;
     let layer3 = config::is_layer3(&request.config);
     let netns = Netns::open_if_present(&environment.netns)?;
@@ -193,8 +193,8 @@ pub(crate) fn del(request: &Request) -> Result<(), CniError> {
 }
 
 /// Removes rules and addresses of containers that no longer exist; everything else was removed with their namespaces.
-pub(crate) fn gc(request: &Request) -> Result<(), CniError> {
-    let ValidAttachments::Only(valid) = request.valid_attachments()? else { return Ok(()) };
+fn gc(request: &Request) -> Result<(), CniError> {
+    let Some(valid) = request.valid_attachments()? else { return Ok(()) };
     if spoof::is_wanted(&request.config) {
         spoof::gc(&valid)?;
     }
@@ -206,7 +206,7 @@ pub(crate) fn gc(request: &Request) -> Result<(), CniError> {
 }
 
 /// Succeeds if an ADD could run with the config.
-pub(crate) fn status(request: &Request) -> Result<(), CniError> {
+fn status(request: &Request) -> Result<(), CniError> {
     let config = Config::parse(request)?;
     if config.layer3 { host_local::status(request) } else { Ok(()) }
 }
@@ -243,7 +243,7 @@ fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<LinkRecord, CniEr
         bridge = host.link(&config.bridge)?;
     }
     let mut bridge = checked(config, bridge.ok_or_else(|| vanished(&config.bridge))?)?;
-    sysctl::try_set(&format!("ipv6/conf/{name}/accept_ra"), "0");
+    sysctl::net().try_set(&format!("ipv6/conf/{name}/accept_ra"), "0");
     if let Some(mut settings) = missing_settings(config, &bridge) {
         if has_no_mac(config, &bridge) {
             settings.mac = Some(veth::random_mac()?);
@@ -252,6 +252,11 @@ fn ensure_bridge(host: &mut Kernel, config: &Config) -> Result<LinkRecord, CniEr
         host.change_one(&link::set(bridge.index, &settings)).map_err(failed)?;
     }
     Ok(bridge)
+}
+
+/// Go's text before a type error.
+fn load() -> String {
+    "failed to load netconf".to_owned()
 }
 
 fn vanished(link: &LinkName) -> CniError {

@@ -11,9 +11,9 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::environment::Environment;
-use crate::error::{CniError, PathError, note};
+use crate::error::{CniError, Context, PathError, note};
 use crate::plugin::Plugin;
-use crate::request::{Request, ValidAttachments};
+use crate::request::Request;
 use crate::result::{CniResult, Dns, Ip};
 
 mod config;
@@ -36,29 +36,6 @@ pub(crate) const PLUGIN: Plugin = Plugin {
     status,
 };
 
-/// A failed allocation.
-#[derive(Debug, thiserror::Error)]
-enum AllocateError {
-    #[error("failed to allocate for range {0}: {1}")]
-    Set(usize, SetError),
-    #[error("failed to allocate all requested IPs: {0}")]
-    Requested(String),
-}
-
-#[derive(Debug, thiserror::Error)]
-enum SetError {
-    #[error("no IP addresses available in range set: {0}")]
-    Full(RangeSet),
-    #[error("{0} has been allocated to {1}, duplicate allocation is not allowed")]
-    Duplicate(IpAddr, String),
-    #[error("requested IP address {0} is not available in range set {1}")]
-    Taken(IpAddr, RangeSet),
-    #[error("requested ip {0} is subnet's gateway")]
-    Gateway(IpAddr),
-    #[error(transparent)]
-    Path(#[from] PathError),
-}
-
 /// Allocates an address of each set.
 pub(crate) fn add(config: &Config, environment: &Environment) -> Result<CniResult, CniError> {
     let dns = config.resolv_conf.as_deref().map(resolv_conf).transpose()?.unwrap_or_default();
@@ -68,7 +45,6 @@ pub(crate) fn add(config: &Config, environment: &Environment) -> Result<CniResul
         config,
         attachment: &environment.attachment,
         owner: owner::of_netns(&environment.netns),
-        used: BTreeSet::new(),
         reservations: store.reservations()?,
         allocated: Vec::new(),
     };
@@ -107,7 +83,7 @@ pub(crate) fn check(request: &Request) -> Result<(), CniError> {
 
 /// Releases the addresses of all interfaces that are not in the runtime's list.
 pub(crate) fn gc(request: &Request) -> Result<(), CniError> {
-    let ValidAttachments::Only(valid) = request.valid_attachments()? else { return Ok(()) };
+    let Some(valid) = request.valid_attachments()? else { return Ok(()) };
     let Some(store) = Store::open_existing(&config::directory(request))? else { return Ok(()) };
     for reservation in store.reservations()? {
         let stale = match &reservation.holder {
@@ -155,8 +131,6 @@ struct Allocation<'a> {
     attachment: &'a Attachment,
     owner: Option<Owner>,
     reservations: Vec<Reservation>,
-    /// The addresses of the reservations.
-    used: BTreeSet<IpAddr>,
     /// The addresses that this ADD has allocated, by set.
     allocated: Vec<(IpAddr, &'a Range)>,
 }
@@ -189,11 +163,12 @@ impl<'a> Allocation<'a> {
                 Some(ip) => self.allocate_requested(set, ip),
                 None => self.allocate_next(at, set),
             };
-            self.allocated.push(allocated.map_err(|error| AllocateError::Set(at, error))?);
+            self.allocated.push(allocated.context(|| format!("failed to allocate for range {at}"))?);
         }
         if !requested.is_empty() {
             let texts: Vec<_> = requested.iter().map(ToString::to_string).collect();
-            return Err(AllocateError::Requested(texts.join(" ")).into());
+            let msg = format!("failed to allocate all requested IPs: {}", texts.join(" "));
+            return Err(CniError::internal(msg));
         }
         // Last, so that an ADD that fails has not moved them.
         for (at, (ip, _)) in self.allocated.iter().enumerate() {
@@ -214,11 +189,12 @@ impl<'a> Allocation<'a> {
         }
     }
 
-    fn allocate_requested(&mut self, set: &'a RangeSet, ip: IpAddr) -> Result<(IpAddr, &'a Range), SetError> {
-        let unavailable = || SetError::Taken(ip, set.clone());
+    fn allocate_requested(&mut self, set: &'a RangeSet, ip: IpAddr) -> Result<(IpAddr, &'a Range), CniError> {
+        let unavailable =
+            || CniError::internal(format!("requested IP address {ip} is not available in range set {set}"));
         let range = set.range_of(ip).ok_or_else(unavailable)?;
         if range.gateway == ip {
-            return Err(SetError::Gateway(ip));
+            return Err(CniError::internal(format!("requested ip {ip} is subnet's gateway")));
         }
         if self.reserve(ip)? || (self.release_abandoned(set)? && self.reserve(ip)?) {
             return Ok((ip, range));
@@ -226,22 +202,25 @@ impl<'a> Allocation<'a> {
         Err(unavailable())
     }
 
-    fn allocate_next(&mut self, at: usize, set: &'a RangeSet) -> Result<(IpAddr, &'a Range), SetError> {
+    fn allocate_next(&mut self, at: usize, set: &'a RangeSet) -> Result<(IpAddr, &'a Range), CniError> {
         let duplicate = self.reservations.iter().find(|reservation| {
             reservation.holder.is(self.attachment) && set.range_of(reservation.ip).is_some()
         });
         if let Some(duplicate) = duplicate {
-            return Err(SetError::Duplicate(duplicate.ip, self.attachment.container_id.clone()));
+            let (ip, id) = (duplicate.ip, &self.attachment.container_id);
+            return Err(CniError::internal(format!(
+                "{ip} has been allocated to {id}, duplicate allocation is not allowed"
+            )));
         }
         loop {
-            self.used = self.reservations.iter().map(|reservation| reservation.ip).collect();
+            let used: BTreeSet<IpAddr> = self.reservations.iter().map(|reservation| reservation.ip).collect();
             for (ip, range) in set.candidates(self.store.last(at)) {
-                if !self.used.contains(&ip) && self.reserve(ip)? {
+                if !used.contains(&ip) && self.reserve(ip)? {
                     return Ok((ip, range));
                 }
             }
             if !self.release_abandoned(set)? {
-                return Err(SetError::Full(set.clone()));
+                return Err(CniError::internal(format!("no IP addresses available in range set: {set}")));
             }
         }
     }

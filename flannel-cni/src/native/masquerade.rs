@@ -17,12 +17,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::host_local;
 use crate::error::CniError;
-use crate::firewall::iptables::{Running, Tool, ToolError, quote};
+use crate::firewall::iptables::{Running, Tool, quote};
 use crate::firewall::names::{self, Owner};
 use crate::firewall::nat::{Nat, NatRule, POSTROUTING};
 use crate::firewall::netfilter::Netfilter;
 use crate::firewall::nft::{self, NftTable, equal};
-use crate::firewall::{Backend, BackendChoice, FirewallError, Removed, Selector, legacy_tools, stale_chains};
+use crate::firewall::{Backend, Removed, Selector, legacy_tools, stale_chains};
 use crate::request::Request;
 
 /// The names of Go's plugins, which never change.
@@ -58,13 +58,13 @@ impl<'a> Masquerade<'a> {
     /// Starts the programs for rules of these families, so that they are initialized when the addresses are known.
     pub(crate) fn prepare(
         self,
-        backend: BackendChoice,
+        backend: Option<Backend>,
         families: &[Family],
-    ) -> Result<Rules<'a>, FirewallError> {
+    ) -> Result<Rules<'a>, CniError> {
         let mut rules = Rules { masquerade: self, backend, nets: Vec::new(), running: Vec::new() };
-        if backend.resolve() == Backend::Iptables {
+        if backend.unwrap_or_else(Backend::of_host) == Backend::Iptables {
             for family in families {
-                let tool = Tool::find(*family).ok_or(FirewallError::NoTool(*family))?;
+                let tool = Tool::require(*family)?;
                 rules.running.push((*family, tool.start()?, tool));
             }
         }
@@ -97,7 +97,7 @@ impl<'a> Masquerade<'a> {
 
     /// Replaces stale rules of an earlier ADD and keeps those of other interfaces of the container. Returns false if neither exist,
     /// so that they are not the reason for a failure.
-    fn replace(&self, tool: &Tool, nets: &[IpNet]) -> Result<bool, FirewallError> {
+    fn replace(&self, tool: &Tool, nets: &[IpNet]) -> Result<bool, CniError> {
         let nat = Nat::parse(&tool.save()?);
         let chain = self.owner.masquerade_chain();
         if !nat.chains.contains(&chain) {
@@ -126,7 +126,7 @@ impl<'a> Masquerade<'a> {
     }
 
     /// Sets the rules in one transaction, with the shared objects if they are out of date.
-    fn add_nftables(&self, nets: &[IpNet]) -> Result<(), FirewallError> {
+    fn add_nftables(&self, nets: &[IpNet]) -> Result<(), CniError> {
         let (key, comment) = (self.owner.masquerade_key(), self.owner.masquerade_comment());
         nft::commit(&mut Netfilter::open()?, |netfilter| {
             let mut commands = TABLE.replace(netfilter, BASE, base_rules())?;
@@ -141,7 +141,7 @@ impl<'a> Masquerade<'a> {
     }
 
     /// Removes the rules, wherever they are; see [`Removed::finish`].
-    pub(crate) fn remove(self) -> Result<Removed, FirewallError> {
+    pub(crate) fn remove(self) -> Result<Removed, CniError> {
         let key = self.owner.masquerade_key();
         let selector = Selector {
             chains: vec![(self.owner.masquerade_chain(), POSTROUTING)],
@@ -156,29 +156,29 @@ impl<'a> Masquerade<'a> {
     /// Fails unless every address has rules, in any backend.
     pub(crate) fn check(self, nets: &[IpNet]) -> Result<(), CniError> {
         let chain = self.owner.masquerade_chain();
-        let mut covered = BTreeSet::new();
-        let mut cover = |nat: &Nat| {
+        let sources = |nat: &Nat| -> Vec<IpAddr> {
             let entries = nat.of(POSTROUTING).filter(|rule| rule.jumps_to(&chain));
-            covered.extend(entries.filter_map(NatRule::source_address));
+            entries.filter_map(NatRule::source_address).collect()
         };
-        let mut in_nftables: BTreeSet<IpNet> = BTreeSet::new();
+        let mut covered: BTreeSet<IpAddr> = BTreeSet::new();
         if let Ok(mut netfilter) = Netfilter::open() {
             for family in Family::ALL {
-                cover(&Nat::read(&mut netfilter, family, &[chain.as_str(), POSTROUTING])?);
+                covered.extend(sources(&Nat::read(&mut netfilter, family, &[chain.as_str(), POSTROUTING])?));
             }
             let key = self.owner.masquerade_key();
             for rule in TABLE.rules(&mut netfilter, CHECKS)? {
                 if rule.comment.is_some_and(|comment| comment.starts_with(&key)) {
-                    in_nftables.extend(nets.iter().filter(|net| check(**net) == rule.expressions));
+                    let own = nets.iter().filter(|net| check(**net) == rule.expressions);
+                    covered.extend(own.map(IpNet::addr));
                 }
             }
         }
         for (family, tool) in legacy_tools() {
             if of_family(nets, family).next().is_some() {
-                cover(&Nat::parse(&tool.save()?));
+                covered.extend(sources(&Nat::parse(&tool.save()?)));
             }
         }
-        match nets.iter().find(|net| !covered.contains(&net.addr()) && !in_nftables.contains(net)) {
+        match nets.iter().find(|net| !covered.contains(&net.addr())) {
             Some(net) => {
                 let msg = format!("{} has masquerade rules neither in iptables nor in nftables", net.addr());
                 Err(CniError::internal(msg))
@@ -196,14 +196,14 @@ fn is_wanted(request: &Request) -> bool {
 /// Rules that are being set: by programs that wait for them, or in nftables if there are none.
 pub(crate) struct Rules<'a> {
     masquerade: Masquerade<'a>,
-    backend: BackendChoice,
+    backend: Option<Backend>,
     nets: Vec<IpNet>,
     running: Vec<(Family, Running, Tool)>,
 }
 
 impl Rules<'_> {
     /// Starts to set rules for addresses with the length of their subnets. Programs of iptables continue in the background.
-    pub(crate) fn start(mut self, nets: &[IpNet]) -> Result<Self, FirewallError> {
+    pub(crate) fn start(mut self, nets: &[IpNet]) -> Result<Self, CniError> {
         if self.running.is_empty() {
             self.masquerade.add_nftables(nets)?;
         }
@@ -223,16 +223,16 @@ impl Rules<'_> {
     }
 
     /// Waits until the rules are set.
-    pub(crate) fn finish(self) -> Result<(), FirewallError> {
+    pub(crate) fn finish(self) -> Result<(), CniError> {
         for (family, running, tool) in self.running {
             let Err(error) = running.finish() else { continue };
             let nets: Vec<IpNet> = of_family(&self.nets, family).collect();
-            let refused = matches!(error, ToolError::Failed { .. });
+            let refused = error.refused;
             if refused && matches!(self.masquerade.replace(&tool, &nets), Ok(true)) {
                 continue;
             }
             // Compatibility: nftables is the fallback where iptables does not work at all, unless the config requests it.
-            if refused && self.backend == BackendChoice::Automatic && !tool.is_usable() {
+            if refused && self.backend.is_none() && !tool.is_usable() {
                 self.masquerade.add_nftables(&nets)?;
                 continue;
             }

@@ -19,11 +19,11 @@ use crate::firewall::iptables::Tool;
 use crate::firewall::names::{self, Owner};
 use crate::firewall::nat::{Nat, NatRule};
 use crate::firewall::netfilter::Netfilter;
-use crate::firewall::{self, Backend, FirewallError, Selector};
+use crate::firewall::{self, Backend, Selector};
 use crate::kernel::Kernel;
 use crate::netns::{HostLock, Netns};
 use crate::plugin::Plugin;
-use crate::request::{Request, ValidAttachments};
+use crate::request::Request;
 use crate::result::CniResult;
 use crate::sysctl;
 
@@ -40,7 +40,7 @@ pub(crate) const PLUGIN: Plugin = Plugin {
     del: |request| {
         let _netns = hold(&request.environment)?;
         // The rules contain the ports, so the mappings of the config are not needed.
-        Ok(remove(request)?)
+        remove(request)
     },
     check,
     gc,
@@ -79,7 +79,7 @@ fn add(request: &Request) -> Result<Value, CniError> {
         let _lock = HostLock::take()?;
         Mappings::new(request, &config, &result).add().inspect_err(|_| {
             if let Err(error) = remove(request) {
-                note!("could not undo the port mappings: {}", chain(&error));
+                note!("could not undo the port mappings: {}", error.msg);
             }
         })?;
     }
@@ -108,7 +108,7 @@ fn hold(environment: &Environment) -> Result<Option<Netns>, CniError> {
 }
 
 /// Removes the rules of a container from both backends.
-fn remove(request: &Request) -> Result<(), FirewallError> {
+fn remove(request: &Request) -> Result<(), CniError> {
     let owner = Owner::new(&request.network, &request.environment.attachment);
     let selector = Selector {
         chains: vec![
@@ -162,9 +162,9 @@ impl<'a> Mappings<'a> {
     fn add_iptables(&self, mut netfilter: Option<Netfilter>) -> Result<(), CniError> {
         let (mut started, mut pending) = (Vec::new(), Vec::new());
         for rules in self.rules() {
-            let tool = Tool::find(rules.family()).ok_or(FirewallError::NoTool(rules.family()))?;
+            let tool = Tool::require(rules.family())?;
             // It initializes itself while the present rules are read.
-            let running = tool.start().map_err(FirewallError::from)?;
+            let running = tool.start()?;
             started.push((rules, tool, running));
         }
         for (rules, tool, running) in started {
@@ -184,7 +184,7 @@ impl<'a> Mappings<'a> {
 
     /// Sets the rules of both families in one transaction.
     fn add_nftables(&self) -> Result<(), CniError> {
-        let mut netfilter = Netfilter::open().map_err(FirewallError::from)?;
+        let mut netfilter = Netfilter::open()?;
         firewall::nft::commit(&mut netfilter, |netfilter| -> Result<_, CniError> {
             let mut commands = Vec::new();
             for rules in self.rules() {
@@ -214,7 +214,7 @@ impl<'a> Mappings<'a> {
         let no_route = || CniError::internal(format!("there is no route to {target}"));
         let link = host.route_to(target)?.ok_or_else(no_route).context(failed)?;
         let name = host.link_name(link)?.ok_or_else(no_route).context(failed)?;
-        sysctl::set(&format!("ipv4/conf/{name}/route_localnet"), "1").context(failed)
+        sysctl::net().set(&format!("ipv4/conf/{name}/route_localnet"), "1").context(failed)
     }
 
     /// Fails if another container uses one of the ports, in either backend. `nat` contains the jumps to mappings.
@@ -262,12 +262,7 @@ impl<'a> Mappings<'a> {
     }
 
     /// Adds the chains of other containers that use one of the ports, if they were not read yet: there may be too many to read all.
-    fn read_others(
-        &self,
-        netfilter: &mut Netfilter,
-        family: Family,
-        nat: &mut Nat,
-    ) -> Result<(), FirewallError> {
+    fn read_others(&self, netfilter: &mut Netfilter, family: Family, nat: &mut Nat) -> Result<(), CniError> {
         let wanted = |rule: &&NatRule| {
             self.config.mappings.iter().any(|mapping| {
                 rule.protocol.is_none_or(|protocol| protocol == mapping.protocol_number())
@@ -302,7 +297,7 @@ fn check(request: &Request) -> Result<(), CniError> {
         let mut running = Vec::new();
         for rules in mappings.rules() {
             let family = rules.family();
-            let tool = Tool::find(family).ok_or(FirewallError::NoTool(family))?;
+            let tool = Tool::require(family)?;
             running.push((family, rules.compare(&tool)?));
         }
         for (family, running) in running {
@@ -323,7 +318,7 @@ fn check(request: &Request) -> Result<(), CniError> {
 
 /// Removes the rules of all containers of the network that are not valid.
 fn gc(request: &Request) -> Result<(), CniError> {
-    let ValidAttachments::Only(valid) = request.valid_attachments()? else { return Ok(()) };
+    let Some(valid) = request.valid_attachments()? else { return Ok(()) };
     let network = request.network.as_str();
     let chains = firewall::stale_chains(network, &valid, names::is_mapping_chain, true)?;
     let selector = Selector {
@@ -344,15 +339,15 @@ fn gc(request: &Request) -> Result<(), CniError> {
 /// Succeeds if an ADD could run with the config, and its backend is usable.
 fn status(request: &Request) -> Result<(), CniError> {
     let config = Config::parse(&request.config)?;
-    let missing = match config.backend() {
-        Backend::Iptables => Tool::find(Family::V4).is_none().then_some(FirewallError::NoTool(Family::V4)),
+    let usable = match config.backend() {
+        Backend::Iptables => Tool::require(Family::V4).map(drop),
         Backend::Nftables => Netfilter::open()
             .and_then(|mut netfilter| nft::table(Family::V4).rules(&mut netfilter, nft::PORTS))
-            .err()
-            .map(FirewallError::from),
+            .map(drop)
+            .map_err(CniError::from),
     };
-    missing.map_or(Ok(()), |error| {
-        let msg = format!("neither iptables nor nftables is usable on this host: {}", chain(&error));
-        Err(CniError::new(Code::PluginNotAvailable, msg))
+    usable.map_err(|error| {
+        let msg = format!("neither iptables nor nftables is usable on this host: {}", error.msg);
+        CniError::new(Code::PluginNotAvailable, msg)
     })
 }

@@ -4,13 +4,18 @@ use flannel_core::json::{GoStruct, Object, TypeError, Value};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-use super::{CniResult, Dns, Interface, Ip, ResultError, Route};
+use super::{CniResult, Dns, Interface, Ip, Route};
 use crate::address::{parse_cidr, parse_ip};
+use crate::error::CniError;
 use crate::version::Version;
 
-pub(super) fn result(object: &Object, version: Version) -> Result<CniResult, ResultError> {
+pub(super) fn result(object: &Object, version: Version) -> Result<CniResult, CniError> {
     let mut result = CniResult {
-        dns: object.field("dns").map(|value| dns(value, "Result.dns")).transpose()?.unwrap_or_default(),
+        dns: object
+            .field("dns")
+            .map(|value| Dns::parse(value, "Result.dns"))
+            .transpose()?
+            .unwrap_or_default(),
         ..CniResult::default()
     };
     if version.is_legacy() {
@@ -20,18 +25,18 @@ pub(super) fn result(object: &Object, version: Version) -> Result<CniResult, Res
             let family = GoStruct::of(value, &path, "types020.IPConfig")?;
             let address = cidr(family, "ip")?;
             result.ips.push(Ip { interface: None, address, gateway: ip(family, "gateway")? });
-            result.routes.extend(list(family, "routes", route)?);
+            result.routes.extend(list(family, "routes", Route::parse)?);
         }
     } else {
         let keys = GoStruct::new(object, "Result");
         result.interfaces = list(keys, "interfaces", interface)?;
         result.ips = list(keys, "ips", ip_config)?;
-        result.routes = list(keys, "routes", route)?;
+        result.routes = list(keys, "routes", Route::parse)?;
     }
     Ok(result)
 }
 
-fn interface(value: &Value, path: &str) -> Result<Interface, ResultError> {
+fn interface(value: &Value, path: &str) -> Result<Interface, CniError> {
     let keys = GoStruct::of(value, path, "types100.Interface")?;
     Ok(Interface {
         name: string(keys, "name")?,
@@ -43,7 +48,7 @@ fn interface(value: &Value, path: &str) -> Result<Interface, ResultError> {
     })
 }
 
-fn ip_config(value: &Value, path: &str) -> Result<Ip, ResultError> {
+fn ip_config(value: &Value, path: &str) -> Result<Ip, CniError> {
     let keys = GoStruct::of(value, path, "types100.IPConfig")?;
     Ok(Ip {
         interface: integer(keys, "interface")?,
@@ -52,43 +57,48 @@ fn ip_config(value: &Value, path: &str) -> Result<Ip, ResultError> {
     })
 }
 
-pub(super) fn route(value: &Value, path: &str) -> Result<Route, ResultError> {
-    let keys = GoStruct::of(value, path, "types.Route")?;
-    Ok(Route {
-        dst: cidr(keys, "dst")?,
-        gw: ip(keys, "gw")?,
-        mtu: integer(keys, "mtu")?.unwrap_or_default(),
-        advmss: integer(keys, "advmss")?.unwrap_or_default(),
-        priority: integer(keys, "priority")?.unwrap_or_default(),
-        table: integer(keys, "table")?,
-        scope: integer(keys, "scope")?,
-    })
+impl Route {
+    /// Reads one element of a list of routes; `path` names it in errors.
+    pub(crate) fn parse(value: &Value, path: &str) -> Result<Self, CniError> {
+        let keys = GoStruct::of(value, path, "types.Route")?;
+        Ok(Self {
+            dst: cidr(keys, "dst")?,
+            gw: ip(keys, "gw")?,
+            mtu: integer(keys, "mtu")?.unwrap_or_default(),
+            advmss: integer(keys, "advmss")?.unwrap_or_default(),
+            priority: integer(keys, "priority")?.unwrap_or_default(),
+            table: integer(keys, "table")?,
+            scope: integer(keys, "scope")?,
+        })
+    }
 }
 
-pub(super) fn dns(value: &Value, path: &str) -> Result<Dns, TypeError> {
-    let keys = GoStruct::of(value, path, "types.DNS")?;
-    let texts = |name: &'static str| -> Result<Option<Vec<String>>, TypeError> {
-        let Some(elements) = keys.read(name, "[]string", Value::as_array)? else { return Ok(None) };
-        let text = |element: &Value| match element {
-            Value::Null => Ok(String::new()),
-            Value::String(text) => Ok(text.clone()),
-            other => Err(other.type_error(&format!("{path}.{name}"), "string")),
+impl Dns {
+    pub(crate) fn parse(value: &Value, path: &str) -> Result<Self, TypeError> {
+        let keys = GoStruct::of(value, path, "types.DNS")?;
+        let texts = |name: &'static str| -> Result<Option<Vec<String>>, TypeError> {
+            let Some(elements) = keys.read(name, "[]string", Value::as_array)? else { return Ok(None) };
+            let text = |element: &Value| match element {
+                Value::Null => Ok(String::new()),
+                Value::String(text) => Ok(text.clone()),
+                other => Err(other.type_error(&format!("{path}.{name}"), "string")),
+            };
+            elements.iter().map(text).collect::<Result<_, _>>().map(Some)
         };
-        elements.iter().map(text).collect::<Result<_, _>>().map(Some)
-    };
-    Ok(Dns {
-        nameservers: texts("nameservers")?,
-        domain: string(keys, "domain")?,
-        search: texts("search")?,
-        options: texts("options")?,
-    })
+        Ok(Self {
+            nameservers: texts("nameservers")?,
+            domain: string(keys, "domain")?,
+            search: texts("search")?,
+            options: texts("options")?,
+        })
+    }
 }
 
 fn list<T>(
     keys: GoStruct<'_>,
     name: &str,
-    read: impl Fn(&Value, &str) -> Result<T, ResultError>,
-) -> Result<Vec<T>, ResultError> {
+    read: impl Fn(&Value, &str) -> Result<T, CniError>,
+) -> Result<Vec<T>, CniError> {
     let elements = keys.array(name, "slice")?.iter().enumerate();
     elements.map(|(at, element)| read(element, &format!("{}.{name}[{at}]", keys.path()))).collect()
 }
@@ -106,12 +116,15 @@ fn integer(keys: GoStruct<'_>, name: &str) -> Result<Option<i64>, TypeError> {
     })
 }
 
-fn ip(keys: GoStruct<'_>, name: &str) -> Result<Option<IpAddr>, ResultError> {
+fn ip(keys: GoStruct<'_>, name: &str) -> Result<Option<IpAddr>, CniError> {
     let text = keys.string(name)?.filter(|text| !text.is_empty());
     Ok(text.map(parse_ip).transpose()?)
 }
 
-fn cidr(keys: GoStruct<'_>, name: &'static str) -> Result<IpNet, ResultError> {
-    let text = keys.string(name)?.ok_or_else(|| ResultError::NoAddress(keys.path().to_owned(), name))?;
+fn cidr(keys: GoStruct<'_>, name: &str) -> Result<IpNet, CniError> {
+    let text = keys.string(name)?.ok_or_else(|| {
+        let rule = "must be an address with its prefix length, such as 10.244.1.2/24";
+        CniError::internal(format!("{} has no {name}: {rule}", keys.path()))
+    })?;
     Ok(parse_cidr(text)?)
 }

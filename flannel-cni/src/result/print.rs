@@ -7,27 +7,38 @@ use super::{CniResult, Dns, Interface, Ip, Route};
 use crate::error::CniError;
 use crate::version::Version;
 
-/// Returns the members in Go's order.
-pub(super) fn value(result: &CniResult, version: Version) -> Result<Value, CniError> {
-    let name = Value::from(version.as_str());
-    let dns = dns(&result.dns);
-    if version.is_legacy() {
-        if result.ips.is_empty() && !result.interfaces.is_empty() {
-            return Err(CniError::internal("cannot convert: no valid IP addresses"));
+impl CniResult {
+    /// Returns the JSON object in the shape of a version, its members in Go's order.
+    pub(crate) fn to_value(&self, version: Version) -> Result<Value, CniError> {
+        let name = Value::from(version.as_str());
+        let dns = dns(&self.dns);
+        if version.is_legacy() {
+            if self.ips.is_empty() && !self.interfaces.is_empty() {
+                return Err(CniError::internal("cannot convert: no valid IP addresses"));
+            }
+            let ip = |family| self.first(family).map(|ip| legacy_ip(ip, &self.routes)).into();
+            let (ip4, ip6) = (ip(Family::V4), ip(Family::V6));
+            return Ok(
+                members([("cniVersion", name), ("ip4", ip4), ("ip6", ip6), ("dns", dns.into())]).into()
+            );
         }
-        let ip = |family| result.first(family).map(|ip| legacy_ip(ip, &result.routes)).into();
-        let (ip4, ip6) = (ip(Family::V4), ip(Family::V6));
-        return Ok(members([("cniVersion", name), ("ip4", ip4), ("ip6", ip6), ("dns", dns.into())]).into());
+        let dns = (!version.is_current() || !dns.is_empty()).then_some(dns);
+        let printed = members([
+            ("cniVersion", name),
+            ("interfaces", list(&self.interfaces, |one| interface(one, version))),
+            ("ips", list(&self.ips, |one| ip(one, version))),
+            ("routes", list(&self.routes, route)),
+            ("dns", dns.into()),
+        ]);
+        Ok(if version.is_current() { printed.sorted() } else { printed }.into())
     }
-    let dns = (!version.is_current() || !dns.is_empty()).then_some(dns);
-    let printed = members([
-        ("cniVersion", name),
-        ("interfaces", list(&result.interfaces, |one| interface(one, version))),
-        ("ips", list(&result.ips, |one| ip(one, version))),
-        ("routes", list(&result.routes, route)),
-        ("dns", dns.into()),
-    ]);
-    Ok(if version.is_current() { printed.sorted() } else { printed }.into())
+}
+
+impl Route {
+    /// Returns the route as JSON, without empty members, names sorted.
+    pub(crate) fn to_value(&self) -> Value {
+        route(self).sorted().into()
+    }
 }
 
 fn legacy_ip(ip: &Ip, routes: &[Route]) -> Object {
@@ -68,7 +79,7 @@ fn ip(ip: &Ip, version: Version) -> Object {
     ])
 }
 
-pub(super) fn route(route: &Route) -> Object {
+fn route(route: &Route) -> Object {
     members([
         ("dst", text(route.dst)),
         ("gw", route.gw.map(text).into()),

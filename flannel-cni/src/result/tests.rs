@@ -1,9 +1,8 @@
 use super::*;
-use crate::error::chain;
 
 /// Reads in one version and prints in another.
 fn convert(text: &str, to: Version) -> Result<String, String> {
-    let result = CniResult::parse(text.as_bytes(), "0.1.0").map_err(|error| chain(&error))?;
+    let result = CniResult::parse(text.as_bytes(), "0.1.0").map_err(|error| error.msg)?;
     result.to_value(to).map(|value| value.to_compact()).map_err(|error| error.msg)
 }
 
@@ -104,7 +103,7 @@ fn a_result_without_version_has_that_of_the_config() {
 fn a_prev_result_has_a_version_of_the_same_shape() {
     let parse = |text: &str, version| {
         let value = Value::parse(text.as_bytes()).unwrap();
-        CniResult::from_prev_result(value.as_object().unwrap(), version).map_err(|error| error.to_string())
+        CniResult::from_prev_result(value.as_object().unwrap(), version).map_err(|error| error.msg)
     };
     assert!(parse(V1_1_0, Version::V1_0_0).is_ok());
     assert!(parse(r#"{"cniVersion":null}"#, Version::V1_0_0).is_ok());

@@ -20,13 +20,13 @@ fn failures_name_the_rule() {
     for said in
         ["iptables-restore: line 2 failed", "Error occurred at line: 2\nTry `-h' for more information."]
     {
-        let error = failure("iptables-restore".to_owned(), status, said.as_bytes(), input);
+        let error = failure("iptables-restore", status, said.as_bytes(), input);
         assert!(error.to_string().ends_with("in `-A X -j NOWHERE`"), "{error}");
     }
     let warned = b"# Warning: iptables-legacy tables present, use iptables-legacy to see them\n";
-    let error = failure("iptables-restore".to_owned(), status, warned, input);
+    let error = failure("iptables-restore", status, warned, input);
     assert!(error.to_string().ends_with("no error message"), "{error}");
     let busy = std::os::unix::process::ExitStatusExt::from_raw(4 << 8);
-    let error = failure("iptables-restore".to_owned(), busy, b"Another app", input);
+    let error = failure("iptables-restore", busy, b"Another app", input);
     assert!(error.to_string().contains("has held the iptables lock"), "{error}");
 }

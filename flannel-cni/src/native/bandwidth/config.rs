@@ -3,6 +3,8 @@
 use flannel_core::json::{GoStruct, Object, TypeError};
 use flannel_core::message::traffic::TokenBucket;
 
+use crate::error::{CniError, Context};
+
 /// The longest time that a packet is queued.
 const LATENCY_MICROS: u64 = 25_000;
 /// The largest burst in bytes that the kernel can represent.
@@ -24,21 +26,6 @@ pub(crate) struct Limit {
     burst: u64,
 }
 
-/// Invalid limits.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ConfigError {
-    #[error("failed to parse network configuration")]
-    Type(#[from] TypeError),
-    #[error("{0}: if rate is set, burst must also be set")]
-    NoBurst(&'static str),
-    #[error("{0}: if burst is set, rate must also be set")]
-    NoRate(&'static str),
-    #[error("{0}: burst cannot be more than 4GB")]
-    Burst(&'static str),
-    #[error("{0}: rate and burst must be at least 8 bits, because the kernel counts bytes")]
-    Tiny(&'static str),
-}
-
 impl Limit {
     /// Returns the limit in the kernel's form.
     pub(crate) fn bucket(&self) -> TokenBucket {
@@ -48,54 +35,49 @@ impl Limit {
 
 impl Config {
     /// Reads the config itself, if it has any of the keys, else `runtimeConfig.bandwidth`.
-    pub(crate) fn parse(config: &Object) -> Result<Self, ConfigError> {
-        let mut numbers = Numbers::parse(config)?;
-        if numbers.is_none() {
-            let member = |object, name| GoStruct::new(object, "PluginConf").object(name, "object");
-            let runtime = member(config, "runtimeConfig")?;
-            let bandwidth = runtime.map(|runtime| member(runtime, "bandwidth")).transpose()?.flatten();
-            numbers = bandwidth.map(Numbers::parse).transpose()?.flatten();
-        }
-        let numbers = numbers.unwrap_or_default();
-        let [ingress_rate, ingress_burst, egress_rate, egress_burst] = numbers.0;
+    pub(crate) fn parse(config: &Object) -> Result<Self, CniError> {
+        let numbers = limits(config).context(|| "failed to parse network configuration".to_owned())?;
+        let [ingress_rate, ingress_burst, egress_rate, egress_burst] = numbers;
         Ok(Self {
-            ingress: limit("ingress", ingress_rate, ingress_burst)?,
-            egress: limit("egress", egress_rate, egress_burst)?,
+            ingress: limit(ingress_rate, ingress_burst).context(|| "ingress".to_owned())?,
+            egress: limit(egress_rate, egress_burst).context(|| "egress".to_owned())?,
         })
     }
 }
 
-fn limit(direction: &'static str, rate: u64, burst: u64) -> Result<Option<Limit>, ConfigError> {
-    match (rate, burst) {
-        (0, 0) => Ok(None),
-        (_, 0) => Err(ConfigError::NoBurst(direction)),
-        (0, _) => Err(ConfigError::NoRate(direction)),
-        (_, burst) if burst / 8 > BURST_MAX => Err(ConfigError::Burst(direction)),
-        (1..8, _) | (_, 1..8) => Err(ConfigError::Tiny(direction)),
-        (rate, burst) => Ok(Some(Limit { rate, burst })),
+/// Returns the numbers of the config or, if it has none, of the runtime.
+fn limits(config: &Object) -> Result<[u64; 4], TypeError> {
+    let mut found = numbers(config)?;
+    if found.is_none() {
+        let member = |object, name| GoStruct::new(object, "PluginConf").object(name, "object");
+        let runtime = member(config, "runtimeConfig")?;
+        let bandwidth = runtime.map(|runtime| member(runtime, "bandwidth")).transpose()?.flatten();
+        found = bandwidth.map(numbers).transpose()?.flatten();
     }
+    Ok(found.unwrap_or_default())
 }
 
-const NAMES: [&str; 4] = ["ingressRate", "ingressBurst", "egressRate", "egressBurst"];
+fn limit(rate: u64, burst: u64) -> Result<Option<Limit>, CniError> {
+    let problem = match (rate, burst) {
+        (0, 0) => return Ok(None),
+        (_, 0) => "if rate is set, burst must also be set",
+        (0, _) => "if burst is set, rate must also be set",
+        (_, burst) if burst / 8 > BURST_MAX => "burst cannot be more than 4GB",
+        (1..8, _) | (_, 1..8) => "rate and burst must be at least 8 bits, because the kernel counts bytes",
+        (rate, burst) => return Ok(Some(Limit { rate, burst })),
+    };
+    Err(CniError::internal(problem))
+}
 
-/// The values of [`NAMES`].
-#[derive(Clone, Copy, Debug, Default)]
-struct Numbers([u64; 4]);
-
-impl Numbers {
-    /// `None` if all of them are absent.
-    fn parse(object: &Object) -> Result<Option<Self>, TypeError> {
-        let keys = GoStruct::new(object, "BandwidthEntry");
-        let mut numbers = Self::default();
-        let mut any = false;
-        for (number, name) in numbers.0.iter_mut().zip(NAMES) {
-            if let Some(found) = keys.integer(name, "uint64")? {
-                *number = found;
-                any = true;
-            }
-        }
-        Ok(any.then_some(numbers))
+/// Reads rates and bursts, ingress first; `None` if all of them are absent.
+fn numbers(object: &Object) -> Result<Option<[u64; 4]>, TypeError> {
+    let keys = GoStruct::new(object, "BandwidthEntry");
+    let names = ["ingressRate", "ingressBurst", "egressRate", "egressBurst"];
+    let mut numbers = [None; 4];
+    for (number, name) in numbers.iter_mut().zip(names) {
+        *number = keys.integer(name, "uint64")?;
     }
+    Ok(numbers.iter().any(Option::is_some).then(|| numbers.map(Option::unwrap_or_default)))
 }
 
 #[cfg(test)]

@@ -8,8 +8,7 @@ use flannel_core::message::route::RouteRecord;
 use super::config::{Config, is_layer3};
 use super::spoof;
 use crate::error::CniError;
-use crate::kernel::Kernel;
-use crate::links::is_kind;
+use crate::kernel::{Kernel, is_kind};
 use crate::native::host_local;
 use crate::native::masquerade::Masquerade;
 use crate::netns::Netns;
@@ -17,7 +16,7 @@ use crate::request::Request;
 use crate::result::{CniResult, Interface, Route};
 
 /// Compares the container's connection with the result of ADD.
-pub(crate) fn check(request: &Request) -> Result<(), CniError> {
+pub(super) fn check(request: &Request) -> Result<(), CniError> {
     if is_layer3(&request.config) {
         host_local::check(request)?;
     }
@@ -39,7 +38,7 @@ pub(crate) fn check(request: &Request) -> Result<(), CniError> {
         let there = routes.iter().any(|record| exists(route, record));
         ensure(there, || format!("route {} is missing", route.dst))?;
     }
-    if config.masquerade.is_some() {
+    if config.masquerade {
         let nets: Vec<_> = result.ips.iter().map(|ip| ip.address).collect();
         Masquerade::new(request).check(&nets)?;
     }

@@ -2,11 +2,13 @@
 
 use flannel_core::cni::BRIDGE;
 use flannel_core::json::{GoStruct, Object, TypeError, Value};
-use flannel_core::link::{LinkName, Mac, ParseLinkNameError};
+use flannel_core::link::{LinkName, Mac};
 
-use super::vlan::{VlanError, Vlans};
-use crate::args::{self, ArgsError};
-use crate::firewall::BackendChoice;
+use super::load;
+use super::vlan::Vlans;
+use crate::args;
+use crate::error::{CniError, Context};
+use crate::firewall::Backend;
 use crate::request::Request;
 use crate::result::Dns;
 
@@ -36,36 +38,14 @@ pub(crate) struct Config {
     pub(crate) duplicate_detection: bool,
     /// The container's interface is kept down.
     pub(crate) container_down: bool,
-    pub(crate) masquerade: Option<BackendChoice>,
+    pub(crate) masquerade: bool,
+    pub(crate) masquerade_backend: Option<Backend>,
     /// The container has addresses, from host-local.
     pub(crate) layer3: bool,
     /// Hardware address of the container's interface.
     pub(crate) mac: Option<Mac>,
     /// Replaces the name resolution of the address management.
     pub(crate) dns: Option<Dns>,
-}
-
-/// An invalid config.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ConfigError {
-    #[error("failed to load netconf")]
-    Type(#[from] TypeError),
-    #[error(transparent)]
-    Args(#[from] ArgsError),
-    #[error("failed to make veth pair: address {0}: invalid MAC address")]
-    Mac(String),
-    #[error("unknown ipmasq backend {0}: must be iptables or nftables")]
-    Backend(String),
-    #[error("failed to create bridge {0:?}")]
-    Bridge(String, #[source] ParseLinkNameError),
-    #[error(transparent)]
-    Vlan(#[from] VlanError),
-    #[error("the bridge plugin in flannel does not support ipam.type {0:?}: only host-local is supported")]
-    Ipam(String),
-    #[error("cannot use IPAM when DisableContainerInterface flag is set")]
-    AddressesWhileDown,
-    #[error("cannot set hairpin mode and promiscuous mode at the same time")]
-    HairpinAndPromiscuous,
 }
 
 /// Whether the container has addresses, which DEL needs to know even if other keys are invalid.
@@ -83,25 +63,30 @@ fn ipam_type(config: &Object) -> &str {
 }
 
 impl Config {
-    pub(crate) fn parse(request: &Request) -> Result<Self, ConfigError> {
+    pub(crate) fn parse(request: &Request) -> Result<Self, CniError> {
         let config = &request.config;
         let keys = GoStruct::new(config, STRUCT);
-        let flag = |name| keys.bool(name).map(Option::unwrap_or_default);
-        let bridge = keys.string("bridge")?.unwrap_or(BRIDGE);
-        if let Some(ipam) = keys.object("ipam", "object")? {
-            GoStruct::new(ipam, "NetConf.ipam").string("type")?;
+        let flag = |name| keys.bool(name).map(Option::unwrap_or_default).context(load);
+        let bridge = keys.string("bridge").context(load)?.unwrap_or(BRIDGE);
+        if let Some(ipam) = keys.object("ipam", "object").context(load)? {
+            GoStruct::new(ipam, "NetConf.ipam").string("type").context(load)?;
         }
         if !is_native(config) {
-            return Err(ConfigError::Ipam(ipam_type(config).to_owned()));
+            let kind = ipam_type(config);
+            let msg = format!(
+                "the bridge plugin in flannel does not support ipam.type {kind:?}: only host-local is supported"
+            );
+            return Err(CniError::internal(msg));
         }
         let layer3 = is_layer3(config);
-        let masquerade = (layer3 && flag("ipMasq")?).then(|| BackendChoice::read(config, "ipMasqBackend"));
+        let masquerade = layer3 && flag("ipMasq")?;
+        let backend = if masquerade { Backend::read(config, "ipMasqBackend") } else { Ok(None) };
         Ok(Self {
-            bridge: bridge.parse().map_err(|error| ConfigError::Bridge(bridge.to_owned(), error))?,
+            bridge: bridge.parse().context(|| format!("failed to create bridge {bridge:?}"))?,
             gateway: flag("isGateway")? || flag("isDefaultGateway")?,
             default_gateway: flag("isDefaultGateway")?,
             force_address: flag("forceAddress")?,
-            mtu: keys.integer("mtu", "uint32")?.filter(|mtu| *mtu > 0),
+            mtu: keys.integer("mtu", "uint32").context(load)?.filter(|mtu| *mtu > 0),
             hairpin: flag("hairpinMode")?,
             promiscuous: flag("promiscMode")?,
             isolated: flag("portIsolation")?,
@@ -109,20 +94,25 @@ impl Config {
             spoof_check: flag("macspoofchk")?,
             duplicate_detection: flag("enabledad")?,
             container_down: flag("disableContainerInterface")?,
-            masquerade: masquerade.transpose().map_err(ConfigError::Backend)?,
+            masquerade,
+            masquerade_backend: backend.map_err(|backend| {
+                CniError::internal(format!("unknown ipmasq backend {backend}: must be iptables or nftables"))
+            })?,
             layer3,
             mac: mac(config, request.environment.args())?,
-            dns: dns(config)?,
+            dns: dns(config).context(load)?,
         })
     }
 
     /// Checks for settings that exclude each other, which are an error of an ADD only.
-    pub(crate) fn check_conflicts(&self) -> Result<(), ConfigError> {
+    pub(crate) fn check_conflicts(&self) -> Result<(), CniError> {
         if self.container_down && self.layer3 {
-            return Err(ConfigError::AddressesWhileDown);
+            let msg = "cannot use IPAM when DisableContainerInterface flag is set";
+            return Err(CniError::internal(msg));
         }
         if self.hairpin && self.promiscuous {
-            return Err(ConfigError::HairpinAndPromiscuous);
+            let msg = "cannot set hairpin mode and promiscuous mode at the same time";
+            return Err(CniError::internal(msg));
         }
         Ok(())
     }
@@ -153,7 +143,7 @@ fn dns(config: &Object) -> Result<Option<Dns>, TypeError> {
 }
 
 /// Reads the hardware address from `runtimeConfig.mac`, `args.cni.mac` or `CNI_ARGS`, in this order.
-fn mac(config: &Object, args: &str) -> Result<Option<Mac>, ConfigError> {
+fn mac(config: &Object, args: &str) -> Result<Option<Mac>, CniError> {
     let in_args = args::value(args, "MAC")?;
     let text = |object: Option<&Object>, path: &str| {
         let text = object.map(|object| GoStruct::new(object, path).string("mac")).transpose()?.flatten();
@@ -161,12 +151,14 @@ fn mac(config: &Object, args: &str) -> Result<Option<Mac>, ConfigError> {
     };
     let cni = config.object("args").and_then(|args| args.object("cni"));
     let texts = [
-        text(config.object("runtimeConfig"), "NetConf.runtimeConfig")?,
-        text(cni, "NetConf.args.cni")?,
+        text(config.object("runtimeConfig"), "NetConf.runtimeConfig").context(load)?,
+        text(cni, "NetConf.args.cni").context(load)?,
         in_args.map(str::to_owned),
     ];
     let Some(text) = texts.into_iter().flatten().find(|text| !text.is_empty()) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| ConfigError::Mac(text))
+    let invalid =
+        || CniError::internal(format!("failed to make veth pair: address {text}: invalid MAC address"));
+    text.parse().map(Some).map_err(|_| invalid())
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ impl Gateway<'_> {
                 Family::V4 => "ipv4/ip_forward",
                 Family::V6 => "ipv6/conf/all/forwarding",
             };
-            sysctl::set(forwarding, "1")?;
+            sysctl::net().set(forwarding, "1")?;
         }
         Ok(())
     }

@@ -71,7 +71,7 @@ fn settings(ifname: &str, with_v6: bool, duplicate_detection: bool) -> Result<()
     let accept_dad = if duplicate_detection { "1" } else { "0" };
     v6.try_set(&format!("{ifname}/accept_dad"), accept_dad);
     // Notify neighbours at once that the address has a new owner.
-    sysctl::try_set(&format!("ipv4/conf/{ifname}/arp_notify"), "1");
+    sysctl::net().try_set(&format!("ipv4/conf/{ifname}/arp_notify"), "1");
     v6.try_set(&format!("{ifname}/ndisc_notify"), "1");
     if with_v6 {
         for name in ["lo", ifname] {

@@ -7,7 +7,7 @@ use flannel_core::message::bridge::{self, Membership};
 use flannel_core::message::link::{self, LinkRecord};
 use std::collections::BTreeSet;
 
-use super::{vanished, veth};
+use super::{load, vanished, veth};
 use crate::error::{CniError, Context};
 use crate::kernel::Kernel;
 use crate::netns::HostLock;
@@ -30,35 +30,22 @@ pub(crate) struct Vlans {
     keep_default: bool,
 }
 
-/// Invalid VLANs. The texts are those of Go's plugin.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum VlanError {
-    #[error("failed to load netconf")]
-    Type(#[from] TypeError),
-    #[error("invalid VLAN ID {0} (must be between 0 and 4094)")]
-    Access(i64),
-    #[error("incorrect trunk {0} parameter")]
-    Trunk(&'static str),
-    #[error("minID is greater than maxID in trunk parameter")]
-    Order,
-    #[error("minID and maxID should be configured simultaneously, {0} is missing")]
-    Half(&'static str),
-}
-
 impl Vlans {
     /// Reads the VLANs; `None` if the config has none, so that the bridge need not filter by VLAN.
-    pub(super) fn parse(config: &Object) -> Result<Option<Self>, VlanError> {
+    pub(super) fn parse(config: &Object) -> Result<Option<Self>, CniError> {
         let keys = GoStruct::new(config, "NetConf");
-        let access = keys.integer("vlan", "int")?.unwrap_or(0);
+        let access = keys.integer("vlan", "int").context(load)?.unwrap_or(0);
         if !(0..=ACCESS_MAX).contains(&access) {
-            return Err(VlanError::Access(access));
+            let msg = format!("invalid VLAN ID {access} (must be between 0 and 4094)");
+            return Err(CniError::internal(msg));
         }
         let access = u16::try_from(access).ok().filter(|vlan| *vlan != 0);
-        let trunk = keys.read("vlanTrunk", "[]*bridge.VlanTrunk", Value::as_array)?.map(trunk).transpose()?;
+        let trunk = keys.read("vlanTrunk", "[]*bridge.VlanTrunk", Value::as_array).context(load)?;
+        let trunk = trunk.map(trunk_vlans).transpose()?;
         if access.is_none() && trunk.is_none() {
             return Ok(None);
         }
-        let keep_default = keys.bool("preserveDefaultVlan")?.unwrap_or_default();
+        let keep_default = keys.bool("preserveDefaultVlan").context(load)?.unwrap_or_default();
         Ok(Some(Self { access, trunk: trunk.unwrap_or_default(), keep_default }))
     }
 
@@ -131,24 +118,31 @@ fn plan(present: &[(u16, Membership)], wanted: &[(u16, Membership)]) -> Vec<Step
         .collect()
 }
 
+fn half(missing: &str) -> CniError {
+    CniError::internal(format!("minID and maxID should be configured simultaneously, {missing} is missing"))
+}
+
 /// Returns the union of all ranges and single VLANs.
-fn trunk(list: &[Value]) -> Result<Vec<u16>, VlanError> {
+fn trunk_vlans(list: &[Value]) -> Result<Vec<u16>, CniError> {
     const PATH: &str = "NetConf.vlanTrunk";
     let mut vlans = BTreeSet::new();
     for entry in list {
-        let keys = GoStruct::of(entry, PATH, "bridge.VlanTrunk")?;
-        let id = |name: &'static str| -> Result<Option<u16>, VlanError> {
+        let keys = GoStruct::of(entry, PATH, "bridge.VlanTrunk").context(load)?;
+        let id = |name: &'static str| -> Result<Option<u16>, CniError> {
             // Compatibility: the error names the list alone.
             let at_list = |error| TypeError { field: PATH.to_owned(), ..error };
-            let Some(id) = keys.integer::<i64>(name, "int").map_err(at_list)? else { return Ok(None) };
+            let id = keys.integer::<i64>(name, "int").map_err(at_list).context(load)?;
+            let Some(id) = id else { return Ok(None) };
             let id = u16::try_from(id).ok().filter(|id| (1..=4094).contains(id));
-            id.map(Some).ok_or(VlanError::Trunk(name))
+            id.map(Some).ok_or_else(|| CniError::internal(format!("incorrect trunk {name} parameter")))
         };
         match (id("minID")?, id("maxID")?) {
-            (Some(min), Some(max)) if min > max => return Err(VlanError::Order),
+            (Some(min), Some(max)) if min > max => {
+                return Err(CniError::internal("minID is greater than maxID in trunk parameter"));
+            }
             (Some(min), Some(max)) => vlans.extend(min..=max),
-            (None, Some(_)) => return Err(VlanError::Half("minID")),
-            (Some(_), None) => return Err(VlanError::Half("maxID")),
+            (None, Some(_)) => return Err(half("minID")),
+            (Some(_), None) => return Err(half("maxID")),
             (None, None) => {}
         }
         vlans.extend(id("id")?);
@@ -187,7 +181,7 @@ pub(super) fn ensure_gateway(
         }
     }
     let found = host.link(&name)?.ok_or_else(|| vanished(&name))?;
-    sysctl::try_set(&format!("ipv6/conf/{text}/accept_ra"), "0");
+    sysctl::net().try_set(&format!("ipv6/conf/{text}/accept_ra"), "0");
     host.set_up(found.index, true).context(|| format!("failed to set {text} up"))?;
     Ok(found)
 }

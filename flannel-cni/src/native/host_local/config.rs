@@ -2,15 +2,16 @@
 
 use flannel_core::family::Family;
 use flannel_core::host_local::DATA_DIRECTORY;
-use flannel_core::json::{GoStruct, TypeError, Value};
+use flannel_core::json::{GoStruct, Value};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::range::{RangeConf, RangeError, RangeSet};
-use crate::address::{ParseCidrError, ParseIpError, parse_cidr, parse_ip};
-use crate::args::{self, ArgsError};
+use super::range::{RangeConf, RangeSet};
+use crate::address::{parse_cidr, parse_ip};
+use crate::args;
+use crate::error::{CniError, Context};
 use crate::request::Request;
-use crate::result::{ResultError, Route};
+use crate::result::Route;
 use crate::version::Version;
 
 /// Go's names of the struct and of the types of its members, in errors.
@@ -31,33 +32,6 @@ pub(crate) struct Config {
     pub(crate) requested: Vec<IpAddr>,
 }
 
-/// An invalid config.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ConfigError {
-    #[error("IPAM config missing 'ipam' key")]
-    NoIpam,
-    #[error(transparent)]
-    Type(#[from] TypeError),
-    #[error(transparent)]
-    Cidr(#[from] ParseCidrError),
-    #[error(transparent)]
-    Ip(#[from] ParseIpError),
-    #[error(transparent)]
-    Args(#[from] ArgsError),
-    #[error("cannot understand ip: {0}")]
-    Requested(String),
-    #[error(transparent)]
-    Route(ResultError),
-    #[error("invalid range set {0}")]
-    Set(usize, #[source] RangeError),
-    #[error("range set {0} overlaps with {1}")]
-    Overlap(usize, usize),
-    #[error("no IP ranges specified")]
-    NoRanges,
-    #[error("CNI version {0} does not support more than 1 address per family")]
-    OnePerFamily(Version),
-}
-
 /// Returns the directory, which deletion needs even if other keys are invalid.
 pub(crate) fn directory(request: &Request) -> PathBuf {
     let root = request.config.object("ipam").map(|ipam| ipam.text("dataDir"));
@@ -65,9 +39,11 @@ pub(crate) fn directory(request: &Request) -> PathBuf {
 }
 
 impl Config {
-    pub(crate) fn parse(request: &Request) -> Result<Self, ConfigError> {
+    pub(crate) fn parse(request: &Request) -> Result<Self, CniError> {
         let keys = GoStruct::new(&request.config, STRUCT);
-        let ipam = keys.object("ipam", OBJECT)?.ok_or(ConfigError::NoIpam)?;
+        let ipam = keys
+            .object("ipam", OBJECT)?
+            .ok_or_else(|| CniError::internal("IPAM config missing 'ipam' key"))?;
         let ipam = GoStruct::new(ipam, STRUCT);
         ipam.string("dataDir")?;
         let resolv_conf = ipam.string("resolvConf")?;
@@ -76,7 +52,11 @@ impl Config {
         if request.version < Version::V0_3_0 {
             let families: Vec<_> = sets.iter().map(RangeSet::family).collect();
             if families.iter().enumerate().any(|(at, family)| families[..at].contains(family)) {
-                return Err(ConfigError::OnePerFamily(request.version));
+                let msg = format!(
+                    "CNI version {} does not support more than 1 address per family",
+                    request.version
+                );
+                return Err(CniError::internal(msg));
             }
         }
         let routes = ipam.array("routes", LIST)?.iter().enumerate();
@@ -85,9 +65,7 @@ impl Config {
             network: request.network.clone(),
             sets,
             routes: routes
-                .map(|(at, route)| {
-                    Route::parse(route, &format!("ipam.routes[{at}]")).map_err(ConfigError::Route)
-                })
+                .map(|(at, route)| Route::parse(route, &format!("ipam.routes[{at}]")))
                 .collect::<Result<_, _>>()?,
             resolv_conf: resolv_conf.filter(|path| !path.is_empty()).map(PathBuf::from),
             requested: requested(keys, runtime, request.environment.args())?,
@@ -102,9 +80,9 @@ impl Config {
 }
 
 /// Reads the sets in the order of their numbers: of the runtime, in the old style, of the config.
-fn sets(ipam: GoStruct<'_>, runtime: Option<GoStruct<'_>>) -> Result<Vec<RangeSet>, ConfigError> {
+fn sets(ipam: GoStruct<'_>, runtime: Option<GoStruct<'_>>) -> Result<Vec<RangeSet>, CniError> {
     let mut confs: Vec<Vec<RangeConf>> = Vec::new();
-    let read_set = |set: &Value, path: &str| -> Result<Vec<RangeConf>, ConfigError> {
+    let read_set = |set: &Value, path: &str| -> Result<Vec<RangeConf>, CniError> {
         let ranges = set.as_array().ok_or_else(|| set.type_error(path, "allocator.RangeSet"))?;
         let range = |range: &Value| {
             let object = range.as_object().ok_or_else(|| range.type_error(path, "allocator.Range"))?;
@@ -125,23 +103,24 @@ fn sets(ipam: GoStruct<'_>, runtime: Option<GoStruct<'_>>) -> Result<Vec<RangeSe
         confs.push(read_set(set, "Net.ipam.ranges")?);
     }
     if confs.is_empty() {
-        return Err(ConfigError::NoRanges);
+        return Err(CniError::internal("no IP ranges specified"));
     }
     let sets = confs
         .iter()
         .enumerate()
-        .map(|(at, set)| RangeSet::new(set).map_err(|error| ConfigError::Set(at, error)))
+        .map(|(at, set)| RangeSet::new(set).context(|| format!("invalid range set {at}")))
         .collect::<Result<Vec<_>, _>>()?;
     for (at, set) in sets.iter().enumerate() {
         if let Some(after) = sets[at + 1..].iter().position(|other| set.overlaps(other)) {
-            return Err(ConfigError::Overlap(at, at + 1 + after));
+            let msg = format!("range set {at} overlaps with {}", at + 1 + after);
+            return Err(CniError::internal(msg));
         }
     }
     Ok(sets)
 }
 
-fn range_conf(keys: GoStruct<'_>) -> Result<RangeConf, ConfigError> {
-    let address = |name| -> Result<Option<IpAddr>, ConfigError> {
+fn range_conf(keys: GoStruct<'_>) -> Result<RangeConf, CniError> {
+    let address = |name| -> Result<Option<IpAddr>, CniError> {
         let text = keys.string(name)?.filter(|text| !text.is_empty());
         Ok(text.map(parse_ip).transpose()?)
     };
@@ -154,11 +133,7 @@ fn range_conf(keys: GoStruct<'_>) -> Result<RangeConf, ConfigError> {
 }
 
 /// Reads addresses from `CNI_ARGS`, `args.cni.ips` and `runtimeConfig.ips`; a prefix length is ignored.
-fn requested(
-    keys: GoStruct<'_>,
-    runtime: Option<GoStruct<'_>>,
-    args: &str,
-) -> Result<Vec<IpAddr>, ConfigError> {
+fn requested(keys: GoStruct<'_>, runtime: Option<GoStruct<'_>>, args: &str) -> Result<Vec<IpAddr>, CniError> {
     let mut texts: Vec<&str> = args::value(args, "IP")?.into_iter().collect();
     let cni = keys.object("args", OBJECT)?.map(|args| GoStruct::new(args, STRUCT).object("cni", OBJECT));
     let cni = cni.transpose()?.flatten().map(|cni| GoStruct::new(cni, STRUCT));
@@ -173,7 +148,7 @@ fn requested(
         } else {
             parse_ip(text).ok()
         };
-        address.ok_or_else(|| ConfigError::Requested(text.to_owned()))
+        address.ok_or_else(|| CniError::internal(format!("cannot understand ip: {text}")))
     };
     texts.into_iter().map(parse).collect()
 }

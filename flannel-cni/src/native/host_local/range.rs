@@ -5,6 +5,8 @@ use ipnet::IpNet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::error::CniError;
+
 /// The addresses of a subnet that may be allocated, both ends included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Range {
@@ -27,25 +29,6 @@ pub(crate) struct RangeConf {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RangeSet(Vec<Range>);
 
-/// Invalid ranges. The texts are those of Go's plugin.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum RangeError {
-    #[error("empty range set")]
-    Empty,
-    #[error("IP <nil> not v4 nor v6: a range needs a subnet, such as 10.1.2.0/24")]
-    NoSubnet,
-    #[error("Network {0} too small to allocate from")]
-    TooSmall(IpNet),
-    #[error("Network has host bits set. For a subnet mask of length {} the network address is {}", .0.prefix_len(), .0.network())]
-    HostBits(IpNet),
-    #[error("{end} {address} not in network {subnet}")]
-    Outside { end: &'static str, address: IpAddr, subnet: IpNet },
-    #[error("mixed address families")]
-    MixedFamilies,
-    #[error("subnets {0} and {1} overlap")]
-    Overlap(String, String),
-}
-
 /// Returns an address as a number; addresses of different families are never compared.
 fn number(address: IpAddr) -> u128 {
     match address {
@@ -56,14 +39,19 @@ fn number(address: IpAddr) -> u128 {
 
 impl Range {
     /// Completes a range with its defaults.
-    pub(crate) fn new(conf: &RangeConf) -> Result<Self, RangeError> {
-        let subnet = conf.subnet.ok_or(RangeError::NoSubnet)?;
+    pub(crate) fn new(conf: &RangeConf) -> Result<Self, CniError> {
+        let subnet = conf.subnet.ok_or_else(|| {
+            CniError::internal("IP <nil> not v4 nor v6: a range needs a subnet, such as 10.1.2.0/24")
+        })?;
         // Network, gateway, broadcast and one address to allocate.
         if subnet.prefix_len() + 2 > Family::of_net(subnet).bits() {
-            return Err(RangeError::TooSmall(subnet));
+            return Err(CniError::internal(format!("Network {subnet} too small to allocate from")));
         }
         if subnet.trunc() != subnet {
-            return Err(RangeError::HostBits(subnet));
+            let (length, network) = (subnet.prefix_len(), subnet.network());
+            return Err(CniError::internal(format!(
+                "Network has host bits set. For a subnet mask of length {length} the network address is {network}"
+            )));
         }
         let first = number(subnet.network()) + 1;
         // IPv6 has no broadcast address.
@@ -73,15 +61,18 @@ impl Range {
         if conf.gateway.is_none() {
             range.gateway = range.address(first);
         }
+        let outside = |end: &str, address: IpAddr| {
+            CniError::internal(format!("{end} {address} not in network {subnet}"))
+        };
         if let Some(start) = conf.start {
             if !subnet.contains(&start) {
-                return Err(RangeError::Outside { end: "RangeStart", address: start, subnet });
+                return Err(outside("RangeStart", start));
             }
             range.start = number(start);
         }
         if let Some(end) = conf.end {
             if !subnet.contains(&end) || number(end) < range.start {
-                return Err(RangeError::Outside { end: "RangeEnd", address: end, subnet });
+                return Err(outside("RangeEnd", end));
             }
             range.end = number(end);
         }
@@ -116,15 +107,15 @@ impl fmt::Display for Range {
 }
 
 impl RangeSet {
-    pub(crate) fn new(confs: &[RangeConf]) -> Result<Self, RangeError> {
+    pub(crate) fn new(confs: &[RangeConf]) -> Result<Self, CniError> {
         let ranges = confs.iter().map(Range::new).collect::<Result<Vec<_>, _>>()?;
-        let first = ranges.first().ok_or(RangeError::Empty)?;
+        let first = ranges.first().ok_or_else(|| CniError::internal("empty range set"))?;
         if ranges.iter().any(|range| range.family() != first.family()) {
-            return Err(RangeError::MixedFamilies);
+            return Err(CniError::internal("mixed address families"));
         }
         for (at, range) in ranges.iter().enumerate() {
             if let Some(other) = ranges[at + 1..].iter().find(|other| range.overlaps(other)) {
-                return Err(RangeError::Overlap(range.to_string(), other.to_string()));
+                return Err(CniError::internal(format!("subnets {range} and {other} overlap")));
             }
         }
         Ok(Self(ranges))

@@ -25,7 +25,7 @@ impl Network {
     }
 
     fn add_request(request: &Request) -> Result<Vec<String>, String> {
-        let config = Config::parse(request).map_err(|error| crate::error::chain(&error))?;
+        let config = Config::parse(request).map_err(|error| error.msg)?;
         let result = add(&config, &request.environment).map_err(|error| error.msg)?;
         let text = |ip: &Ip| format!("{} via {}", ip.address, ip.gateway.unwrap());
         Ok(result.ips.iter().map(text).collect())

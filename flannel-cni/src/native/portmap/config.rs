@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use crate::address::parse_ip;
 use crate::environment::Environment;
-use crate::firewall::{self, Backend, BackendChoice};
+use crate::firewall::{self, Backend};
 use crate::result::CniResult;
 
 /// The bit of the packet mark that requests masquerading.
@@ -20,7 +20,7 @@ const CONDITIONS: [(Family, &str); 2] = [(Family::V4, "conditionsV4"), (Family::
 /// The config of portmap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Config {
-    backend: BackendChoice,
+    backend: Option<Backend>,
     /// Translate the source address where replies would otherwise not return through the host.
     pub(super) snat: bool,
     /// Translate every source address.
@@ -80,7 +80,7 @@ impl Config {
         let keys = GoStruct::new(config, "PortMapConf");
         let mark = mark(keys)?;
         let mut parsed = Self {
-            backend: BackendChoice::read(config, "backend").map_err(ConfigError::Backend)?,
+            backend: Backend::read(config, "backend").map_err(ConfigError::Backend)?,
             snat: keys.bool("snat")?.unwrap_or(true),
             masquerade_all: keys.bool("masqAll")?.unwrap_or(false),
             mark,
@@ -106,30 +106,27 @@ impl Config {
     }
 
     fn check_backend(&self) -> Result<(), ConfigError> {
-        let of = |backend| -> Vec<&str> {
-            self.options().filter(|(_, of)| *of == backend).map(|(name, _)| name).collect()
+        let Some(chosen) = self.chosen_backend() else { return Ok(()) };
+        let others = self.options().filter(|(_, backend)| *backend != chosen);
+        let others: Vec<&str> = others.map(|(name, _)| name).collect();
+        let (chosen, other) = match chosen {
+            Backend::Iptables => ("iptables", "nftables"),
+            Backend::Nftables => ("nftables", "iptables"),
         };
-        for (wanted, other, name, other_name) in [
-            (Backend::Iptables, Backend::Nftables, "iptables", "nftables"),
-            (Backend::Nftables, Backend::Iptables, "nftables", "iptables"),
-        ] {
-            let is_wanted = match self.backend {
-                BackendChoice::Requested(backend) => backend == wanted,
-                BackendChoice::Automatic => !of(wanted).is_empty(),
-            };
-            if is_wanted && !of(other).is_empty() {
-                return Err(ConfigError::OtherBackend(name, other_name, of(other).join(" ")));
-            }
+        if others.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        Err(ConfigError::OtherBackend(chosen, other, others.join(" ")))
     }
 
-    /// Returns the backend to use: the requested one, else that of the options, else that of the host.
+    /// Returns the requested backend, or that of the options.
+    fn chosen_backend(&self) -> Option<Backend> {
+        self.backend.or_else(|| self.options().map(|(_, backend)| backend).min())
+    }
+
+    /// Returns the backend to use, which is that of the host if the config determines none.
     pub(super) fn backend(&self) -> Backend {
-        match (self.backend, self.options().next()) {
-            (BackendChoice::Automatic, Some((_, backend))) => backend,
-            (choice, _) => choice.resolve(),
-        }
+        self.chosen_backend().unwrap_or_else(Backend::of_host)
     }
 
     /// Returns further conditions on packets, in the syntax of the backend.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use super::Rules;
 use super::config::{Mapping, Mark};
-use crate::firewall::FirewallError;
+use crate::error::CniError;
 use crate::firewall::iptables::{Running, Tool, ToolError, Variant, quote};
 use crate::firewall::names::Owner;
 use crate::firewall::nat::{Nat, POSTROUTING};
@@ -57,7 +57,7 @@ impl Shared {
 
 impl<'a> Rules<'a> {
     /// Reads the present rules, through netlink if possible.
-    pub(super) fn read(&self, netfilter: Option<&mut Netfilter>, tool: &Tool) -> Result<Nat, FirewallError> {
+    pub(super) fn read(&self, netfilter: Option<&mut Netfilter>, tool: &Tool) -> Result<Nat, CniError> {
         match netfilter {
             Some(netfilter) if tool.variant == Variant::Nftables => {
                 Ok(read_entries(netfilter, self.family(), &self.owner)?)
@@ -184,10 +184,10 @@ pub(super) struct Pending<'a> {
 
 impl Pending<'_> {
     /// Waits until they are set.
-    pub(super) fn finish(self) -> Result<(), FirewallError> {
+    pub(super) fn finish(self) -> Result<(), CniError> {
         match self.running.finish() {
             // A shared chain has rules that could not be decoded: read them as text.
-            Err(ToolError::Failed { .. }) if !self.sure => {
+            Err(error) if error.refused && !self.sure => {
                 let nat = Nat::parse(&self.tool.save()?);
                 let shared = Shared::of(&nat, self.rules.mark());
                 Ok(self.tool.restore(&self.rules.lines(&shared))?.finish()?)

@@ -1,11 +1,10 @@
 use super::*;
-use crate::error::chain;
 use flannel_core::json::Value;
 
 fn parse(members: &str) -> Result<[Option<(u64, u64)>; 2], String> {
     let text = format!(r#"{{"name":"n","type":"bandwidth"{members}}}"#);
     let object = Value::parse(text.as_bytes()).unwrap().as_object().unwrap().clone();
-    let config = Config::parse(&object).map_err(|error| chain(&error))?;
+    let config = Config::parse(&object).map_err(|error| error.msg)?;
     Ok([config.ingress, config.egress].map(|limit| limit.map(|limit| (limit.rate, limit.burst))))
 }
 

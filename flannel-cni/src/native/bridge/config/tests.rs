@@ -1,5 +1,4 @@
 use super::*;
-use crate::error::chain;
 
 fn request(members: &str, args: &str) -> Request {
     Request::sample(&format!(r#"{{"cniVersion":"1.0.0","name":"n","type":"bridge"{members}}}"#), "a", args)
@@ -25,7 +24,8 @@ fn flannels_config_is_read() {
             spoof_check: false,
             duplicate_detection: false,
             container_down: false,
-            masquerade: None,
+            masquerade: false,
+            masquerade_backend: None,
             layer3: true,
             mac: None,
             dns: None
@@ -35,7 +35,7 @@ fn flannels_config_is_read() {
 
 #[test]
 fn unknown_keys_are_ignored_and_impossible_values_are_refused() {
-    let error = |members: &str| Config::parse(&request(members, "")).err().map(|error| chain(&error));
+    let error = |members: &str| Config::parse(&request(members, "")).err().map(|error| error.msg);
     for members in [
         r#","someKey":{"a":1},"mac":"02:00:00:00:00:09","uplink":null,"_comment":"x""#,
         r#","Bridge":"br1","VLAN":0,"vlanTrunk":null,"mtu":null,"promiscMode":false"#,
@@ -68,7 +68,7 @@ fn the_hardware_address_comes_from_three_places() {
     let mac = |members: &str, args: &str| {
         Config::parse(&request(members, args))
             .map(|config| config.mac.map(|mac| mac.to_string()))
-            .map_err(|error| chain(&error))
+            .map_err(|error| error.msg)
     };
     let runtime = r#","runtimeConfig":{"Mac":"0a:00:00:00:00:01"}"#;
     let args = r#","args":{"cni":{"mac":"0a:00:00:00:00:02"}}"#;
@@ -89,7 +89,7 @@ fn the_hardware_address_comes_from_three_places() {
 fn exclusive_settings_fail_an_add() {
     let conflict = |members: &str| {
         let config = Config::parse(&request(members, "")).unwrap();
-        config.check_conflicts().err().map(|error| error.to_string())
+        config.check_conflicts().err().map(|error| error.msg)
     };
     assert_eq!(conflict(r#","hairpinMode":true,"disableContainerInterface":true"#), None);
     assert_eq!(

@@ -1,10 +1,9 @@
 use super::*;
-use crate::error::chain;
 
 fn parse(members: &str) -> Result<Option<Vlans>, String> {
     let text = format!(r#"{{"name":"n","type":"bridge"{members}}}"#);
     let object = Value::parse(text.as_bytes()).unwrap().as_object().unwrap().clone();
-    Vlans::parse(&object).map_err(|error| chain(&error))
+    Vlans::parse(&object).map_err(|error| error.msg)
 }
 
 fn vlans(access: u16, trunk: &[u16], keep_default: bool) -> Vlans {

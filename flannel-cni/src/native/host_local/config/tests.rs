@@ -1,9 +1,8 @@
 use super::*;
-use crate::error::chain;
 
 fn parse(text: &str, args: &str, version: Version) -> Result<Config, String> {
     let request = Request { version, ..Request::sample(text, "a", args) };
-    Config::parse(&request).map_err(|error| chain(&error))
+    Config::parse(&request).map_err(|error| error.msg)
 }
 
 fn sets(members: &str) -> Result<Vec<String>, String> {

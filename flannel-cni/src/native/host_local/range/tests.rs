@@ -74,7 +74,7 @@ fn bad_ranges_are_named() {
             "subnets 10.0.0.1-10.0.0.254 and 10.0.0.129-10.0.0.254 overlap",
         ),
     ] {
-        assert_eq!(RangeSet::new(&confs).unwrap_err().to_string(), error);
+        assert_eq!(RangeSet::new(&confs).unwrap_err().msg, error);
     }
     assert!(
         RangeSet::new(&[with_ends("10.0.0.0/24", "10.0.0.0", "10.0.0.255")]).is_ok(),
