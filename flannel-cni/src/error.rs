@@ -120,6 +120,11 @@ impl PathError {
     pub(crate) fn new(call: &'static str, path: &std::path::Path, error: io::Error) -> Self {
         Self { call, path: path.display().to_string(), error }
     }
+
+    /// Whether nothing exists at the path.
+    pub(crate) fn means_absent(&self) -> bool {
+        matches!(self.error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+    }
 }
 
 /// Returns the text of an errno in lower case, without Rust's "(os error N)".

@@ -36,9 +36,7 @@ impl NetnsError {
     /// Whether the namespace no longer exists. The path may still exist as a stale mount point.
     pub(crate) fn is_gone(&self) -> bool {
         match self {
-            Self::Open { reason, .. } => {
-                matches!(reason.error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-            }
+            Self::Open { reason, .. } => reason.means_absent(),
             Self::NoNamespace { .. } => true,
         }
     }

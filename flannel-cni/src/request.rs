@@ -34,11 +34,6 @@ impl Request {
     pub(crate) fn not_chained() -> CniError {
         CniError::internal("must be called as chained plugin")
     }
-
-    /// What a GC keeps; without a list from the runtime, nothing may be collected.
-    pub(crate) fn valid_attachments(&self) -> Result<Option<Vec<Attachment>>, TypeError> {
-        valid_attachments(&self.config)
-    }
 }
 
 /// Reads stdin as far as every plugin must: a JSON object with a valid name.
@@ -56,11 +51,8 @@ pub(crate) fn parse_config(stdin: &[u8]) -> Result<Object, CniError> {
             )));
         }
     };
-    let name = match config.field("name") {
-        None => "",
-        Some(Value::String(name)) => name,
-        Some(other) => return Err(decoding(&other.type_error(".name", "string"))),
-    };
+    let name =
+        GoStruct::new(&config, "").string("name").map_err(|error| decoding(&error))?.unwrap_or_default();
     if name.is_empty() {
         return Err(CniError::new(Code::InvalidNetworkConfig, "missing network name"));
     }
@@ -71,7 +63,8 @@ pub(crate) fn parse_config(stdin: &[u8]) -> Result<Object, CniError> {
     Ok(config)
 }
 
-/// The list under its current name or its historic one. A list that is `null` is an empty list.
+/// What a GC keeps, under its current name or its historic one; without a list, nothing may be collected. A list that is `null` is
+/// an empty list.
 pub(crate) fn valid_attachments(config: &Object) -> Result<Option<Vec<Attachment>>, TypeError> {
     let mut known = None;
     for name in ["cni.dev/attachments", "cni.dev/valid-attachments"] {

@@ -1,7 +1,7 @@
 //! Results in all protocol versions: one type, read from and printed in the shape of each version.
 
 use flannel_core::family::Family;
-use flannel_core::json::{Object, Value};
+use flannel_core::json::{GoStruct, Object, Value};
 use flannel_core::message::link::LinkRecord;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -74,12 +74,8 @@ impl CniResult {
     }
 
     fn from_object(object: &Object, assumed: &str) -> Result<Self, CniError> {
-        let found = match object.field("cniVersion") {
-            None => assumed,
-            Some(Value::String(text)) if text.is_empty() => assumed,
-            Some(Value::String(text)) => text,
-            Some(other) => return Err(other.type_error("Result.cniVersion", "string").into()),
-        };
+        let found = GoStruct::new(object, "Result").string("cniVersion")?;
+        let found = found.filter(|text| !text.is_empty()).unwrap_or(assumed);
         let version = Version::parse(found)
             .ok_or_else(|| CniError::internal(format!("unsupported CNI result version {found:?}")))?;
         parse::result(object, version)
@@ -87,11 +83,7 @@ impl CniResult {
 
     /// Reads `prevResult`, which must have a version of the same shape as the config.
     pub(crate) fn from_prev_result(object: &Object, config: Version) -> Result<Self, CniError> {
-        let found = match object.fields("cniVersion").last() {
-            None | Some(Value::Null) => config.as_str(),
-            Some(Value::String(text)) => text,
-            Some(other) => return Err(other.type_error("Result.cniVersion", "string").into()),
-        };
+        let found = GoStruct::new(object, "Result").string("cniVersion")?.unwrap_or(config.as_str());
         let supported: Vec<_> = Version::ALL
             .iter()
             .filter(|version| version.has_shape_of(config))

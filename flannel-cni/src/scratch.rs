@@ -119,11 +119,6 @@ impl Scratch {
         }
     }
 
-    /// Returns all files that may be saved configs.
-    pub(crate) fn entries(&self) -> Result<Vec<Entry>, PathError> {
-        self.files(|_| true)
-    }
-
     /// Removes temporary files of ADDs that were killed and never followed by a DEL.
     pub(crate) fn remove_stale(&self) -> Result<(), PathError> {
         let Ok(listing) = fs::read_dir(&self.directory) else { return Ok(()) };
@@ -147,10 +142,11 @@ impl Scratch {
     fn others(&self, attachment: &Attachment) -> Result<Vec<Entry>, PathError> {
         let prefix = format!("{}.", attachment.container_id);
         let own = format!("{prefix}{}", attachment.ifname);
-        self.files(|name| name.starts_with(&prefix) && name != own)
+        self.entries(|name| name.starts_with(&prefix) && name != own)
     }
 
-    fn files(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<Entry>, PathError> {
+    /// Returns the files that may be saved configs, of names that are wanted.
+    pub(crate) fn entries(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<Entry>, PathError> {
         let error = |error| PathError::new("open", &self.directory, error);
         let listing = match fs::read_dir(&self.directory) {
             Ok(listing) => listing,

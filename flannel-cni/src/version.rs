@@ -1,6 +1,6 @@
 //! Versions of the CNI protocol.
 
-use flannel_core::json::{Object, Value};
+use flannel_core::json::{GoStruct, Object, Value};
 use std::fmt;
 
 use crate::error::{CniError, Code};
@@ -58,15 +58,10 @@ impl fmt::Display for Version {
 
 /// Returns the text of `cniVersion`.
 pub(crate) fn text_of_config(config: &Object) -> Result<&str, CniError> {
-    match config.field("cniVersion") {
-        None => Ok(""),
-        Some(Value::String(text)) => Ok(text),
-        Some(other) => {
-            let error = other.type_error(".cniVersion", "string");
-            let msg = format!("decoding version from network config: {error}");
-            Err(CniError::new(Code::DecodingFailure, msg))
-        }
-    }
+    let text = GoStruct::new(config, "").string("cniVersion");
+    text.map(Option::unwrap_or_default).map_err(|error| {
+        CniError::new(Code::DecodingFailure, format!("decoding version from network config: {error}"))
+    })
 }
 
 /// Returns the version of a config, if it is supported.

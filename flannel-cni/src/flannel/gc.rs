@@ -3,6 +3,7 @@
 use flannel_core::host_local::Attachment;
 
 use super::{CallError, CniError, Command, Delegate, NetConf, Request, Scratch, load, note};
+use crate::request::valid_attachments;
 use crate::scratch::Entry;
 
 /// The first interface that runtimes give a container. The files of Go flannel do not name the interface.
@@ -12,14 +13,13 @@ const FIRST_INTERFACE: &str = "eth0";
 /// error and returns the first one with the number of the others.
 pub(super) fn gc(request: &Request) -> Result<(), CniError> {
     let conf = load(request)?;
-    let Some(valid) = request.valid_attachments()? else { return Ok(()) };
+    let Some(valid) = valid_attachments(&request.config)? else { return Ok(()) };
     let mut errors = Vec::new();
     let scratch = Scratch::new(&conf.data_dir);
     // Files of interfaces first: the file of a container is removed with its last one.
     for per_interface in [true, false] {
-        for entry in scratch.entries()? {
-            if entry.file_name.contains('.') == per_interface
-                && let Some(mut delegate) = stale(&entry, &valid, request, &conf)
+        for entry in scratch.entries(|name| name.contains('.') == per_interface)? {
+            if let Some(mut delegate) = stale(&entry, &valid, request, &conf)
                 && let Err(error) = collect(&scratch, &entry, &mut delegate)
             {
                 errors.push(error);

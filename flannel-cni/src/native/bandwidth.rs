@@ -20,7 +20,7 @@ use crate::error::{CniError, Context};
 use crate::kernel::{Kernel, is_kind};
 use crate::netns::{HostLock, Netns};
 use crate::plugin::Plugin;
-use crate::request::Request;
+use crate::request::{Request, valid_attachments};
 use crate::result::{CniResult, Interface};
 use crate::undo::Undo;
 
@@ -37,10 +37,7 @@ pub(crate) const PLUGIN: Plugin = Plugin {
     del,
     check,
     gc,
-    status: |request| {
-        Config::parse(&request.config)?;
-        Ok(())
-    },
+    status: |request| Config::parse(&request.config).map(drop),
 };
 
 /// The prefix of the names of IFBs.
@@ -115,7 +112,7 @@ fn check_bucket(
 
 /// Removes stale IFBs. An IFB does not name its network, so one that traffic is redirected to is kept.
 fn gc(request: &Request) -> Result<(), CniError> {
-    let Some(valid) = request.valid_attachments()? else { return Ok(()) };
+    let Some(valid) = valid_attachments(&request.config)? else { return Ok(()) };
     let name = |one: &Attachment| names::of_container(PREFIX, &request.network, &one.container_id, DIGITS);
     let valid: Vec<String> = valid.iter().map(name).collect();
     let mut host = Kernel::open()?;

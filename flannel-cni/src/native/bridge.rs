@@ -15,7 +15,7 @@ use crate::error::{CniError, Context};
 use crate::kernel::{Kernel, KernelError, is_kind};
 use crate::netns::{HostLock, Netns};
 use crate::plugin::Plugin;
-use crate::request::Request;
+use crate::request::{Request, valid_attachments};
 use crate::result::{CniResult, Interface};
 use crate::sysctl;
 use crate::undo::Undo;
@@ -194,7 +194,7 @@ fn del(request: &Request) -> Result<(), CniError> {
 
 /// Removes rules and addresses of containers that no longer exist; everything else was removed with their namespaces.
 fn gc(request: &Request) -> Result<(), CniError> {
-    let Some(valid) = request.valid_attachments()? else { return Ok(()) };
+    let Some(valid) = valid_attachments(&request.config)? else { return Ok(()) };
     if spoof::is_wanted(&request.config) {
         spoof::gc(&valid)?;
     }
@@ -208,7 +208,7 @@ fn gc(request: &Request) -> Result<(), CniError> {
 /// Succeeds if an ADD could run with the config.
 fn status(request: &Request) -> Result<(), CniError> {
     let config = Config::parse(request)?;
-    if config.layer3 { host_local::status(request) } else { Ok(()) }
+    if config.layer3 { host_local::Config::parse(request).map(drop) } else { Ok(()) }
 }
 
 /// Returns the bridge, up; creates it if it does not exist.

@@ -13,7 +13,7 @@ use std::path::Path;
 use crate::environment::Environment;
 use crate::error::{CniError, Context, PathError, note};
 use crate::plugin::Plugin;
-use crate::request::Request;
+use crate::request::{Request, valid_attachments};
 use crate::result::{CniResult, Dns, Ip};
 
 mod config;
@@ -33,7 +33,8 @@ pub(crate) const PLUGIN: Plugin = Plugin {
     del,
     check,
     gc,
-    status,
+    // Succeeds if an ADD could run with the config.
+    status: |request| Config::parse(request).map(drop),
 };
 
 /// Allocates an address of each set.
@@ -65,7 +66,7 @@ pub(crate) fn del(request: &Request) -> Result<(), CniError> {
         released = of(&Holder::Container(attachment.container_id.clone()));
     }
     for reservation in released {
-        store.release(reservation)?;
+        store.release(&reservation.file_name)?;
     }
     Ok(store.clean()?)
 }
@@ -83,7 +84,7 @@ pub(crate) fn check(request: &Request) -> Result<(), CniError> {
 
 /// Releases the addresses of all interfaces that are not in the runtime's list.
 pub(crate) fn gc(request: &Request) -> Result<(), CniError> {
-    let Some(valid) = request.valid_attachments()? else { return Ok(()) };
+    let Some(valid) = valid_attachments(&request.config)? else { return Ok(()) };
     let Some(store) = Store::open_existing(&config::directory(request))? else { return Ok(()) };
     for reservation in store.reservations()? {
         let stale = match &reservation.holder {
@@ -93,16 +94,10 @@ pub(crate) fn gc(request: &Request) -> Result<(), CniError> {
             Holder::Nobody => true,
         };
         if stale {
-            store.release(&reservation)?;
+            store.release(&reservation.file_name)?;
         }
     }
     Ok(store.clean()?)
-}
-
-/// Succeeds if an ADD could run with the config.
-pub(crate) fn status(request: &Request) -> Result<(), CniError> {
-    Config::parse(request)?;
-    Ok(())
 }
 
 /// Whether an address belongs to another interface of the same container.
@@ -141,7 +136,7 @@ impl<'a> Allocation<'a> {
         if result.is_err() {
             for (ip, _) in &self.allocated {
                 // The first error is returned; DEL finds what is left.
-                let _ = self.store.release_ip(*ip);
+                let _ = self.store.release(&ip.to_string());
             }
         }
         result?;
@@ -243,7 +238,7 @@ impl<'a> Allocation<'a> {
         self.reservations = kept;
         for reservation in &gone {
             note!("released {}: its container no longer exists", reservation.ip);
-            self.store.release(reservation)?;
+            self.store.release(&reservation.file_name)?;
         }
         Ok(!gone.is_empty())
     }

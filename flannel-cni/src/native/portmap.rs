@@ -23,7 +23,7 @@ use crate::firewall::{self, Backend, Selector};
 use crate::kernel::Kernel;
 use crate::netns::{HostLock, Netns};
 use crate::plugin::Plugin;
-use crate::request::Request;
+use crate::request::{Request, valid_attachments};
 use crate::result::CniResult;
 use crate::sysctl;
 
@@ -318,7 +318,7 @@ fn check(request: &Request) -> Result<(), CniError> {
 
 /// Removes the rules of all containers of the network that are not valid.
 fn gc(request: &Request) -> Result<(), CniError> {
-    let Some(valid) = request.valid_attachments()? else { return Ok(()) };
+    let Some(valid) = valid_attachments(&request.config)? else { return Ok(()) };
     let network = request.network.as_str();
     let chains = firewall::stale_chains(network, &valid, names::is_mapping_chain, true)?;
     let selector = Selector {

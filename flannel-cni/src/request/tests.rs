@@ -57,7 +57,7 @@ fn stdin_must_be_json_with_a_name() {
 #[test]
 fn attachments_are_unknown_empty_or_listed() {
     let list = |text: &str| {
-        Request::sample(&format!(r#"{{"name":"n"{text}}}"#), "a", "").valid_attachments().unwrap()
+        valid_attachments(&Request::sample(&format!(r#"{{"name":"n"{text}}}"#), "a", "").config).unwrap()
     };
     assert_eq!(list(""), None);
     assert_eq!(list(r#","cni.dev/valid-attachments":null"#), Some(vec![]));

@@ -83,12 +83,12 @@ fn only_files_that_may_be_configs_are_listed() {
     scratch.save(&attachment("eth0"), b"one").unwrap();
     fs::write(directory.path().join(".tmp-1"), "x").unwrap();
     fs::create_dir(directory.path().join("sub")).unwrap();
-    let names: Vec<_> = scratch.entries().unwrap().into_iter().map(|entry| entry.file_name).collect();
+    let names: Vec<_> = scratch.entries(|_| true).unwrap().into_iter().map(|entry| entry.file_name).collect();
     assert_eq!(names, ["cid1", "cid1.eth0"]);
-    for entry in scratch.entries().unwrap() {
+    for entry in scratch.entries(|_| true).unwrap() {
         scratch.remove_entry(&entry).unwrap();
     }
-    assert!(scratch.entries().unwrap().is_empty());
+    assert!(scratch.entries(|_| true).unwrap().is_empty());
 }
 
 #[test]

@@ -111,15 +111,11 @@ fn find(kernel: &mut Kernel, interface: &Interface, kind: &'static str) -> Resul
     let missing = || CniError::internal(format!("interface {:?} is missing", interface.name));
     let found = kernel.link(&name)?.ok_or_else(missing)?;
     ensure(is_kind(&found, kind), || format!("interface {name} is a {:?}, not a {kind}", found.link.kind))?;
-    let (mac, listed) = (mac_of(&found), &interface.mac);
+    let (mac, listed) = (Interface::of(&found, String::new()).mac, &interface.mac);
     ensure(has_mac(interface, &found), || format!("interface {name} has the MAC {mac}, not {listed}"))?;
     Ok(found)
 }
 
-fn mac_of(found: &LinkRecord) -> String {
-    found.link.mac.map_or_else(String::new, |mac| mac.to_string())
-}
-
 fn has_mac(interface: &Interface, found: &LinkRecord) -> bool {
-    interface.mac.is_empty() || interface.mac == mac_of(found)
+    interface.mac.is_empty() || interface.mac == Interface::of(found, String::new()).mac
 }

@@ -80,12 +80,13 @@ impl Vlans {
             )
         };
         let present = host.vlans(index).context(failed)?;
-        let requests: Vec<Request> = plan(&present, &self.wanted(&present))
-            .into_iter()
-            .map(|step| match step {
-                Step::Delete(vlan) => bridge::delete_vlan(index, vlan),
-                Step::Add(vlan, membership) => bridge::add_vlan(index, vlan, membership),
-            })
+        let wanted = self.wanted(&present);
+        // Deletions first: a port has only one VLAN of untagged frames.
+        let gone = present.iter().filter(|(vlan, _)| !wanted.iter().any(|(other, _)| other == vlan));
+        let new = wanted.iter().filter(|vlan| !present.contains(vlan));
+        let requests: Vec<Request> = gone
+            .map(|(vlan, _)| bridge::delete_vlan(index, *vlan))
+            .chain(new.map(|(vlan, membership)| bridge::add_vlan(index, *vlan, *membership)))
             .collect();
         // A trunk may have thousands of VLANs.
         for chunk in requests.chunks(REQUESTS_MAX) {
@@ -100,22 +101,6 @@ impl Vlans {
     pub(super) fn are_of(&self, present: &[(u16, Membership)]) -> bool {
         self.wanted(present).iter().all(|vlan| present.contains(vlan))
     }
-}
-
-/// A change of a port's VLANs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Delete(u16),
-    Add(u16, Membership),
-}
-
-/// Returns the steps, deletions first: a port has only one VLAN of untagged frames.
-fn plan(present: &[(u16, Membership)], wanted: &[(u16, Membership)]) -> Vec<Step> {
-    let gone = present.iter().filter(|(vlan, _)| !wanted.iter().any(|(other, _)| other == vlan));
-    let new = wanted.iter().filter(|vlan| !present.contains(vlan));
-    gone.map(|(vlan, _)| Step::Delete(*vlan))
-        .chain(new.map(|(vlan, membership)| Step::Add(*vlan, *membership)))
-        .collect()
 }
 
 fn half(missing: &str) -> CniError {

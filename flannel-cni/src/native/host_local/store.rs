@@ -31,7 +31,7 @@ pub(crate) struct Store {
 pub(crate) struct Reservation {
     pub(crate) ip: IpAddr,
     pub(crate) holder: Holder,
-    file_name: String,
+    pub(crate) file_name: String,
 }
 
 impl Store {
@@ -136,13 +136,8 @@ impl Store {
     }
 
     /// Releases an address.
-    pub(crate) fn release(&self, reservation: &Reservation) -> Result<(), PathError> {
-        files::remove(&self.path_of(reservation))
-    }
-
-    /// Releases an address that this process reserved.
-    pub(crate) fn release_ip(&self, ip: IpAddr) -> Result<(), PathError> {
-        files::remove(&self.directory.join(ip.to_string()))
+    pub(crate) fn release(&self, file_name: &str) -> Result<(), PathError> {
+        files::remove(&self.directory.join(file_name))
     }
 
     /// Returns the path of the file of an address.

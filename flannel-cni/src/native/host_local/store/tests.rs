@@ -15,8 +15,8 @@ fn an_address_is_taken_once() {
     assert!(!store.reserve(ip, &attachment("b", "eth0"), None).unwrap());
     let [reservation] = &store.reservations().unwrap()[..] else { panic!("one reservation") };
     assert_eq!((reservation.ip, &reservation.holder), (ip, &Holder::Attachment(attachment("a", "eth0"))));
-    store.release(reservation).unwrap();
-    store.release(reservation).unwrap();
+    store.release(&reservation.file_name).unwrap();
+    store.release(&reservation.file_name).unwrap();
     assert!(store.reservations().unwrap().is_empty());
 }
 
@@ -35,7 +35,7 @@ fn addresses_of_one_attachment_come_and_go_by_themselves() {
     };
     let [own, other] = [own, other].map(Holder::Attachment);
     assert_eq!(holders(), [(v4, own.clone()), (v6, own.clone()), (taken, other.clone())].into());
-    store.release_ip(v4).unwrap();
+    store.release(&v4.to_string()).unwrap();
     assert_eq!(holders(), [(v6, own), (taken, other)].into());
     // The target of the hard link no longer exists.
     assert!(store.reserve_beside(v4, v4, &attachment("c", "eth0"), None).unwrap());
