@@ -5,8 +5,8 @@ use flannel_core::lease::Revision;
 use flannel_core::owned::{Scope, owned};
 use flannel_core::plan::{Prune, plan};
 use flannel_core::status::{
-    Condition, Diff, Firewall, Interface, Objects, OwnLease, PeerCounts, Peers, PendingOp, Status, Store,
-    StoreRequest, peers,
+    Condition, Diff, Interface, Objects, OwnLease, PeerCounts, Peers, PendingOp, Status, Store, StoreRequest,
+    peers,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -15,7 +15,6 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::claim::ClaimState;
-use crate::error::chain;
 use crate::firewall::FirewallStatus;
 use crate::kernel::{Effector as _, KernelError, NetlinkKernel};
 use crate::status::{History, Readiness, Report, View, ViewRequest, unix_secs};
@@ -184,7 +183,7 @@ impl Board {
             last_lease_change: history.last_lease_change,
             last_success_at_unix_seconds: history.last_success_at_unix_seconds,
             failing_ops: history.failing,
-            firewall: self.firewall(),
+            firewall: self.sources.firewall.borrow().clone(),
         }
     }
 
@@ -205,7 +204,7 @@ impl Board {
             add("claim", problem);
         }
         let firewall = self.sources.firewall.borrow();
-        for error in firewall.last_error.iter().chain(&firewall.cleanup_error) {
+        for error in firewall.error.iter().chain(&firewall.cleanup_error) {
             add("firewall", error);
         }
         for problem in self.sources.host.borrow().iter() {
@@ -252,19 +251,6 @@ impl Board {
             renew_margin_seconds: self.sources.renew_margin.as_secs(),
         })
     }
-
-    fn firewall(&self) -> Firewall {
-        let firewall = self.sources.firewall.borrow().clone();
-        Firewall {
-            mode: firewall.mode.map(|mode| mode.to_string()),
-            correct: firewall.correct,
-            error: firewall.last_error,
-            cleanup_error: firewall.cleanup_error,
-            installs: firewall.installs,
-            repairs: firewall.repairs,
-            checks: firewall.checks,
-        }
-    }
 }
 
 impl Comparison {
@@ -303,35 +289,34 @@ pub(crate) fn json(value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-/// Error of a question, as text with its causes.
-pub(crate) fn reason(error: &ViewError) -> String {
-    chain(error)
-}
-
-/// Conditions by the bounded set of what they can be about, for metrics.
-pub(crate) fn by_kind(conditions: &[Condition]) -> BTreeMap<&'static str, u64> {
-    let mut counts: BTreeMap<&'static str, u64> = KINDS.iter().map(|(_, label)| (*label, 0)).collect();
+/// The number of conditions by subject, for metrics: leases are one subject, so that the labels are bounded.
+pub(crate) fn by_subject(conditions: &[Condition]) -> BTreeMap<String, u64> {
+    let label = |subject: &str| subject.replace([' ', '.'], "_");
+    let mut counts: BTreeMap<String, u64> = SUBJECTS.iter().map(|subject| (label(subject), 0)).collect();
     for condition in conditions {
-        let label =
-            KINDS.iter().find(|(about, _)| *about == condition.about).map_or("lease", |(_, label)| label);
-        *counts.entry(label).or_default() += 1;
+        let about = condition.about.as_str();
+        let subject = if SUBJECTS.contains(&about) { about } else { LEASE };
+        *counts.entry(label(subject)).or_default() += 1;
     }
     counts
 }
 
-/// What conditions can be about, and the label of it. Everything else is the key of a lease.
-const KINDS: [(&str, &str); 13] = [
-    ("agent", "agent"),
-    ("claim", "claim"),
-    ("config", "config"),
-    ("firewall", "firewall"),
-    ("host", "host"),
-    ("interface", "interface"),
-    ("kernel", "kernel"),
-    ("node", "node"),
-    ("public address", "public_address"),
-    ("rival", "rival"),
-    ("store", "store"),
-    ("subnet.env", "subnet_env"),
-    ("", "lease"),
+/// The subject of conditions about the key of a lease.
+const LEASE: &str = "lease";
+
+/// All subjects of conditions.
+const SUBJECTS: [&str; 13] = [
+    "agent",
+    "claim",
+    "config",
+    "firewall",
+    "host",
+    "interface",
+    "kernel",
+    "node",
+    "public address",
+    "rival",
+    "store",
+    "subnet.env",
+    LEASE,
 ];

@@ -13,7 +13,7 @@ use crate::store::{Ownership, Store, StoreError};
 
 /// What the claim has reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ClaimState {
+pub(crate) struct ClaimState {
     /// The lease that we hold.
     pub own: Option<Own>,
     /// A subnet that now belongs to another node while we have no new one yet.
@@ -24,7 +24,7 @@ pub struct ClaimState {
 
 /// The lease that we hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Own {
+pub(crate) struct Own {
     /// What is held.
     pub subnets: Subnets,
     /// As published.
@@ -38,7 +38,7 @@ pub struct Own {
 }
 
 /// What the claim listens to and speaks to.
-pub struct Ports {
+pub(crate) struct Ports {
     /// Where the leases are.
     pub store: Store,
     /// Life of a new lease.
@@ -56,7 +56,7 @@ pub struct Ports {
 /// Returns the state machine of our lease. `preferred` is the subnet of an earlier run and `remembered` its whole lease;
 /// a lease that is claimed is renewed `renew_margin` before its end.
 #[must_use]
-pub fn own_lease(
+pub(crate) fn own_lease(
     store: &Store,
     renew_margin: Duration,
     preferred: Option<Subnets>,
@@ -70,7 +70,7 @@ pub fn own_lease(
 }
 
 /// Gets a lease and keeps it until it is stopped. The lease stays in the store.
-pub async fn run(mut lease: OwnLease, mut ports: Ports, stop: CancellationToken) {
+pub(crate) async fn run(mut lease: OwnLease, mut ports: Ports, stop: CancellationToken) {
     let start = Instant::now();
     loop {
         if let Some(attrs) = ports.attrs.borrow_and_update().clone() {

@@ -1,8 +1,7 @@
-//! Flags and `FLANNELD_*` variables -> [`Options`].
+//! Parses flags and `FLANNELD_*` variables into [`Options`].
 //!
-//! Compatibility: names, defaults and grammar are those of the Go flanneld, so that unit files and
-//! manifests start this one unchanged. Different on purpose: what does not parse ends with exit code 2
-//! instead of 0, and a bad variable is an error instead of zero.
+//! Compatibility: names, defaults and grammar are those of the Go flanneld, so that its unit files and manifests work unchanged.
+//! Different on purpose: a parse error ends with exit code 2 instead of 0, and an invalid variable is an error instead of zero.
 
 mod go_flags;
 mod reader;
@@ -15,13 +14,14 @@ use flannel_core::select::Criteria;
 use go_flags::{Setting, Words};
 use reader::Reader;
 use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 pub use table::flags;
 use tracing::{debug, info, warn};
 
-/// What a command line asks for.
+/// The action that a command line requests.
 #[derive(Debug)]
 pub enum Parsed {
     /// Run the daemon.
@@ -32,42 +32,49 @@ pub enum Parsed {
     Version,
 }
 
-/// Everything that flanneld is told from outside the store.
+/// The options of flanneld, which do not come from the store.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where leases are kept.
+    /// The store of the leases.
     pub store: StoreOptions,
-    /// How the external interface is found.
-    pub interface: Criteria,
+    /// The options of this node.
+    pub node: NodeOptions,
     /// `subnet.env`, for the CNI plugin.
     pub subnet_file: PathBuf,
-    /// What must survive a restart.
+    /// Directory of the data that a restart needs.
     pub state_dir: PathBuf,
-    /// Life of a lease that is not renewed. Whole seconds, at least 2.
+    /// Lifetime of a lease that is not renewed. Whole seconds, at least 2.
     pub lease_time: Duration,
     /// A lease is renewed this long before it ends. Less than `lease_time`.
     pub renew_margin: Duration,
-    /// Masquerade traffic that leaves the network; also told in `subnet.env`.
-    pub ip_masq: bool,
-    /// Masquerade with fully random ports.
-    pub masquerade_fully_random: bool,
-    /// Accept forwarded traffic of the pods.
-    pub forward_rules: bool,
-    /// How often firewall rules are checked. At least a second.
+    /// Interval of checks of the firewall rules. At least one second.
     pub firewall_resync: Duration,
-    /// Keep a blackhole route for the own subnet.
-    pub blackhole_route: bool,
-    /// Where `/healthz`, `/readyz` and `/metrics` are served; a wildcard means both families.
+    /// Address of `/healthz`, `/readyz` and `/metrics`; a wildcard means both families.
     pub healthz: Option<SocketAddr>,
-    /// Where the state of the daemon is served to flannelctl.
+    /// Path of the status socket.
     pub status_socket: Option<PathBuf>,
-    /// How much is logged, and in which form.
+    /// The amount and form of log lines.
     pub log: LogOptions,
     warnings: Vec<Warning>,
     settings: Vec<Setting>,
 }
 
-/// How much is logged, and in which form.
+/// The options that determine interface, routes and firewall of this node.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// How the external interface is chosen.
+    pub interface: Criteria,
+    /// Masquerade traffic that leaves the network; also in `subnet.env`.
+    pub ip_masq: bool,
+    /// Masquerade with fully random ports.
+    pub fully_random: bool,
+    /// Accept forwarded traffic of the pods.
+    pub forward_rules: bool,
+    /// Add a blackhole route for the own subnet.
+    pub blackhole_route: bool,
+}
+
+/// The amount and form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogOptions {
     /// klog's `-v`.
@@ -86,88 +93,36 @@ pub enum LogFormat {
     Json,
 }
 
-/// Something given that has not the effect that it seems to have.
+/// A setting without the effect that it seems to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Warning {
     setting: String,
     reason: String,
 }
 
-/// A command line or environment that the daemon cannot be started with. Never shows a secret.
+/// An invalid command line or environment. Never contains a secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CliError {
-    /// No such flag.
-    #[error("unknown flag --{flag}: {}", match nearest {
-        Some(nearest) => format!("did you mean --{nearest}?"),
-        None => "flanneld --help lists all flags".to_owned(),
-    })]
-    UnknownFlag {
-        /// What was given, without dashes and value.
-        flag: String,
-        /// The flag that was probably meant.
-        nearest: Option<&'static str>,
-    },
-    /// Dashes without a name.
-    #[error("{word:?} is not a flag: use -name or --name, and a value after '='")]
-    BadSyntax {
-        /// What was given, without its value.
-        word: String,
-    },
-    /// Not text.
-    #[error("{word:?} is not valid UTF-8")]
-    NotUtf8 {
-        /// The flag, if it is one.
-        word: String,
-    },
-    /// The last flag lacks its value.
-    #[error("--{flag} needs a value: --{flag}={value}")]
-    MissingValue {
-        /// The flag, without dashes.
-        flag: &'static str,
-        /// What kind of value it wants.
-        value: &'static str,
-    },
-    /// A value breaks the rule of its flag.
-    #[error("{setting} is {value:?}, but must be {rule}; for example {fix}")]
-    BadValue {
-        /// The flag or variable.
-        setting: String,
-        /// Its value.
-        value: String,
-        /// What is allowed.
-        rule: &'static str,
-        /// A setting that would do.
-        fix: String,
-    },
-    /// Two settings that cannot both hold.
-    #[error("{first} and {second} are incompatible: {fix}")]
-    Contradiction {
-        /// One of them.
-        first: String,
-        /// The other.
-        second: String,
-        /// What to do.
-        fix: &'static str,
-    },
-    /// The Kubernetes store was asked for.
-    #[error(
-        "{setting}: Kubernetes is not available as the store in this version. Use etcd (--etcd-endpoints) or a directory \
-         (--lease-dir)."
-    )]
-    NoKubernetes {
-        /// The flag or variable.
-        setting: String,
-    },
+#[error("{text}")]
+pub struct CliError {
+    text: String,
+    exit_code: u8,
 }
 
 impl CliError {
-    /// The exit code of the process: 2 for wrong usage, 1 where the usage is right but cannot be served.
+    /// An error of usage.
+    fn usage(text: impl Into<String>) -> Self {
+        Self { text: text.into(), exit_code: 2 }
+    }
+
+    /// Two settings that exclude each other.
+    fn contradiction(first: impl fmt::Display, second: impl fmt::Display, fix: &str) -> Self {
+        Self::usage(format!("{first} and {second} are incompatible: {fix}"))
+    }
+
+    /// Returns the exit code of the process: 2 for wrong usage, 1 for an unsupported store.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
-        match self {
-            Self::NoKubernetes { .. } => 1,
-            _ => 2,
-        }
+        self.exit_code
     }
 }
 
@@ -181,7 +136,7 @@ impl Options {
             Words::Help => return Ok(Parsed::Help(table::help())),
             Words::Flags(given) => given,
         };
-        // Compatibility: the environment is looked at later, FLANNELD_VERSION has no effect.
+        // Compatibility: before the environment is read, so that FLANNELD_VERSION has no effect.
         if Reader::new(&given).setting("version").switch()? {
             return Ok(Parsed::Version);
         }
@@ -189,7 +144,7 @@ impl Options {
         Reader::new(&given).options().map(|options| Parsed::Run(Box::new(options)))
     }
 
-    /// Logs what was given, without secrets, and what of it has no effect.
+    /// Logs the settings, without secrets, and which of them have no effect.
     pub fn log(&self) {
         let settings = self.summary();
         info!(version = env!("CARGO_PKG_VERSION"), settings, "starting");
@@ -203,7 +158,7 @@ impl Options {
         }
     }
 
-    /// What was given on the command line and in the environment, without secrets.
+    /// Returns the settings of command line and environment, without secrets.
     #[must_use]
     pub fn summary(&self) -> String {
         self.settings.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")

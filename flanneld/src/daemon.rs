@@ -35,7 +35,7 @@ use crate::cli::Options;
 use crate::firewall::{self, FirewallStatus};
 use crate::healthz::Healthz;
 use crate::kernel::{Inbox, Monitor, NetlinkKernel};
-use crate::node::{Node, NodeOptions};
+use crate::node::Node;
 use crate::notify::Notifier;
 use crate::publish::{self, Publisher};
 use crate::pulse::Pulse;
@@ -183,7 +183,7 @@ async fn start_and_watch(options: Options, tasks: &mut Tasks) -> anyhow::Result<
 
     let mut kernel = NetlinkKernel::open()?;
     let first = FirstConfig {
-        options: NodeOptions::from(&options),
+        options: options.node.clone(),
         remembered: past.remembered.config.as_ref().map(|config| config.text.clone()),
         place: &store.identity().config_place,
         readiness: &channels.readiness,

@@ -1,6 +1,6 @@
 //! The only place that starts processes: with a time limit, in the C locale, killed when the caller stops waiting.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::ErrorKind;
 use std::process::{ExitStatus, Stdio};
@@ -13,11 +13,9 @@ use tokio::time;
 const STDERR_LIMIT: usize = 2000;
 
 /// A program to run.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Program {
-    program: String,
-    arguments: Vec<String>,
-    environment: Vec<(&'static str, OsString)>,
+    command: Command,
     stdin: Vec<u8>,
     limit: Duration,
 }
@@ -64,52 +62,46 @@ impl Program {
     /// Returns a program, which is searched in `PATH` unless it contains a slash.
     #[must_use]
     pub fn new(program: &str, limit: Duration) -> Self {
-        Self {
-            program: program.to_owned(),
-            arguments: Vec::new(),
-            environment: Vec::new(),
-            stdin: Vec::new(),
-            limit,
-        }
+        let mut command = Command::new(program);
+        command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.kill_on_drop(true);
+        Self { command, stdin: Vec::new(), limit }
     }
 
     /// Adds an argument.
     #[must_use]
     pub fn argument(mut self, argument: &str) -> Self {
-        self.arguments.push(argument.to_owned());
+        self.command.arg(argument);
         self
     }
 
     /// Sets an environment variable; all others are inherited.
     #[must_use]
-    pub fn variable(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
-        self.environment.push((name, value.into()));
+    pub fn variable(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
         self
     }
 
     /// Sets its standard input, which is empty by default.
     #[must_use]
     pub fn stdin(mut self, stdin: impl Into<Vec<u8>>) -> Self {
+        self.command.stdin(Stdio::piped());
         self.stdin = stdin.into();
         self
     }
 
+    fn name(&self) -> String {
+        self.command.as_std().get_program().display().to_string()
+    }
+
     /// Runs the program and returns its standard output.
-    pub async fn run(self) -> Result<String, ExecError> {
-        let io_error = |source| ExecError::Io { command: self.to_string(), source };
-        let mut child = Command::new(&self.program)
-            .args(&self.arguments)
-            .env("LC_ALL", "C")
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(if self.stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|source| match source.kind() {
-                ErrorKind::NotFound => ExecError::NotFound { program: self.program.clone() },
-                _ => io_error(source),
-            })?;
+    pub async fn run(mut self) -> Result<String, ExecError> {
+        let command = self.to_string();
+        let io_error = |source| ExecError::Io { command: command.clone(), source };
+        let mut child = self.command.spawn().map_err(|source| match source.kind() {
+            ErrorKind::NotFound => ExecError::NotFound { program: self.name() },
+            _ => io_error(source),
+        })?;
         let stdin = child.stdin.take();
         let feed = async {
             if let Some(mut stdin) = stdin {
@@ -124,7 +116,7 @@ impl Program {
         let end = async { tokio::try_join!(feed, child.wait_with_output()) };
         let ended = time::timeout(self.limit, end).await;
         let Ok(ended) = ended else {
-            return Err(ExecError::TimedOut { command: self.to_string(), limit: self.limit });
+            return Err(ExecError::TimedOut { command, limit: self.limit });
         };
         let ((), output) = ended.map_err(io_error)?;
         if output.status.success() {
@@ -132,15 +124,15 @@ impl Program {
         }
         let mut stderr = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
         stderr.truncate(stderr.floor_char_boundary(STDERR_LIMIT));
-        Err(ExecError::Failed { command: self.to_string(), status: output.status, stderr })
+        Err(ExecError::Failed { command, status: output.status, stderr })
     }
 }
 
 /// The command without its input and environment.
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.program)?;
-        self.arguments.iter().try_for_each(|argument| write!(f, " {argument}"))
+        f.write_str(&self.name())?;
+        self.command.as_std().get_args().try_for_each(|argument| write!(f, " {}", argument.display()))
     }
 }
 

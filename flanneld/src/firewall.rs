@@ -3,6 +3,7 @@
 //! [`run`] keeps them in sync. Stale rules of the unused mode, from an earlier run or another program, are removed while the rules
 //! of the current mode are in place, so that rules are always in effect.
 
+use async_trait::async_trait;
 use flannel_core::family::Family;
 use flannel_core::ruleset::iptables::ReconcileError;
 use flannel_core::ruleset::{Mode, Ruleset};
@@ -23,17 +24,18 @@ pub use nft::Nft;
 pub use task::{Desired, FirewallStatus, run};
 
 /// A firewall, or a test double. It manages flannel's rules in both families.
+#[async_trait]
 pub trait Firewall: Send + 'static {
     /// Returns whether flannel's rules are exactly `desired`.
-    fn verify(&mut self, desired: &Ruleset) -> impl Future<Output = Result<bool, FirewallError>> + Send;
+    async fn verify(&mut self, desired: &Ruleset) -> Result<bool, FirewallError>;
 
     /// Replaces flannel's rules by `desired`. At every moment either the old or the new rules are in effect. Rules that are up to
     /// date are not written.
-    fn replace(&mut self, desired: &Ruleset) -> impl Future<Output = Result<(), FirewallError>> + Send;
+    async fn replace(&mut self, desired: &Ruleset) -> Result<(), FirewallError>;
 
     /// Returns a number that changes with every change that the kernel notifies about, or `None` if it does not notify about all
     /// changes of flannel's rules.
-    fn generation(&mut self) -> impl Future<Output = Option<u32>> + Send;
+    async fn generation(&mut self) -> Option<u32>;
 }
 
 /// An error while reading or setting rules.
@@ -98,46 +100,12 @@ pub enum FirewallError {
     },
 }
 
-/// The firewall of a mode.
-#[derive(Debug)]
-pub enum AnyFirewall {
-    /// nftables, by netlink.
-    Nft(Nft),
-    /// iptables, by its tools.
-    Iptables(Iptables),
-}
-
-impl AnyFirewall {
-    /// Returns the firewall of `mode`, without opening or starting anything.
-    #[must_use]
-    pub fn new(mode: Mode) -> Self {
-        match mode {
-            Mode::Nftables => Self::Nft(Nft::default()),
-            Mode::Iptables => Self::Iptables(Iptables::new(Tools::default())),
-        }
-    }
-}
-
-impl Firewall for AnyFirewall {
-    async fn verify(&mut self, desired: &Ruleset) -> Result<bool, FirewallError> {
-        match self {
-            Self::Nft(firewall) => firewall.verify(desired).await,
-            Self::Iptables(firewall) => firewall.verify(desired).await,
-        }
-    }
-
-    async fn replace(&mut self, desired: &Ruleset) -> Result<(), FirewallError> {
-        match self {
-            Self::Nft(firewall) => firewall.replace(desired).await,
-            Self::Iptables(firewall) => firewall.replace(desired).await,
-        }
-    }
-
-    async fn generation(&mut self) -> Option<u32> {
-        match self {
-            Self::Nft(firewall) => firewall.generation().await,
-            Self::Iptables(firewall) => firewall.generation().await,
-        }
+/// Returns the firewall of `mode`, without opening or starting anything.
+#[must_use]
+pub fn of(mode: Mode) -> Box<dyn Firewall> {
+    match mode {
+        Mode::Nftables => Box::new(Nft::default()),
+        Mode::Iptables => Box::new(Iptables::new(Tools::default())),
     }
 }
 

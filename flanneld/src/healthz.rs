@@ -1,7 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics` over HTTP, for kubelet, load balancers, Prometheus and people.
 //!
-//! Compatibility: paths, codes and bodies are those of the Go daemon, and a wildcard address serves both
-//! families. Different on purpose: it is up before everything else, and `/readyz` can go back to 503.
+//! Compatibility: paths, codes and bodies are those of the Go daemon, and a wildcard address serves both families. Different on
+//! purpose: it starts before everything else, and `/readyz` can return 503 again.
 
 use hyper::body::Incoming;
 use hyper::header::{HeaderValue, LOCATION};
@@ -14,56 +14,45 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::board::{Board, metrics};
-use crate::http::{self, Answer, Service};
+use crate::http::{self, Answer};
 
 /// The listening end of the health endpoints.
 #[derive(Debug)]
-pub struct Healthz {
+pub(crate) struct Healthz {
     listener: TcpListener,
 }
 
-/// The address of the health endpoints cannot be had.
+/// The address of the health endpoints is not available.
 #[derive(Debug, thiserror::Error)]
 #[error("could not listen on {address} for health checks; {}", advice(source, *address))]
-pub struct BindError {
+pub(crate) struct BindError {
     address: SocketAddr,
     source: io::Error,
 }
 
 impl Healthz {
     /// Listens. A wildcard address of either family listens on both. Needs a runtime.
-    pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
+    pub(crate) fn bind(address: SocketAddr) -> Result<Self, BindError> {
         let listener =
             if address.ip().is_unspecified() { listen_on_both(address.port()) } else { listen(address) };
         Ok(Self { listener: listener.map_err(|source| BindError { address, source })? })
     }
 
-    /// Where it listens.
-    pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-
-    /// Answers until `stop`.
+    /// Serves until `stop`.
     pub(crate) async fn serve(self, board: Arc<Board>, stop: CancellationToken) {
-        http::serve(self.listener, Endpoints { board }, stop).await;
+        let service = move |request: Request<Incoming>| {
+            let is_ready = board.sources.readiness.borrow().is_ready();
+            let answer = match request.uri().path() {
+                "/metrics" => http::answer(StatusCode::OK, metrics::CONTENT_TYPE, metrics::page(&board)),
+                _ => respond(request.uri(), is_ready),
+            };
+            std::future::ready(answer)
+        };
+        http::serve(self.listener, service, stop).await;
     }
 }
 
-#[derive(Clone)]
-struct Endpoints {
-    board: Arc<Board>,
-}
-
-impl Service for Endpoints {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
-        if request.uri().path() == "/metrics" {
-            return http::answer(StatusCode::OK, metrics::CONTENT_TYPE, metrics::page(&self.board));
-        }
-        respond(request.uri(), self.board.sources.readiness.borrow().is_ready())
-    }
-}
-
-/// Compatibility: a Go listener on `0.0.0.0` hears IPv6 as well; probes of IPv6-only clusters rely on it.
+/// Compatibility: a Go listener on `0.0.0.0` accepts IPv6, too; probes of IPv6-only clusters rely on it.
 fn listen_on_both(port: u16) -> io::Result<TcpListener> {
     let both = TcpSocket::new_v6().and_then(|socket| {
         setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
@@ -89,7 +78,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn start(socket: TcpSocket, address: SocketAddr) -> io::Result<TcpListener> {
-    // Connections of the process before us may still linger.
+    // Connections of the previous process may still exist.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(128)
@@ -113,7 +102,7 @@ fn plain(status: StatusCode, body: &'static str) -> Answer {
     http::answer(status, "text/plain; charset=utf-8", body)
 }
 
-/// Where a path with `//`, `/./` or `/../` belongs, or nothing if it is clean. Compatibility: Go's mux redirects.
+/// Returns the clean form of a path with `//`, `/./` or `/../`. Compatibility: Go's mux redirects to it.
 fn cleaned(uri: &Uri) -> Option<HeaderValue> {
     let path = uri.path();
     let segments = path.strip_prefix('/')?.split('/');
@@ -140,11 +129,11 @@ fn advice(error: &io::Error, address: SocketAddr) -> String {
     let port = address.port();
     match error.kind() {
         ErrorKind::AddrInUse => format!(
-            "something listens there already (ss -ltnp sport = :{port} shows what): stop it, or choose \
+            "another process listens there (`ss -ltnp sport = :{port}` shows it): stop it, or choose \
              another --healthz-port"
         ),
         ErrorKind::AddrNotAvailable => {
-            "this host has no such address: choose another --healthz-ip, or 0.0.0.0 for all".to_owned()
+            "this host does not have this address: choose another --healthz-ip, or 0.0.0.0 for all".to_owned()
         }
         ErrorKind::PermissionDenied => {
             "ports below 1024 need CAP_NET_BIND_SERVICE: choose a --healthz-port above".to_owned()

@@ -24,30 +24,26 @@ use tracing::{debug, warn};
 pub use hyper::body::Bytes;
 pub use hyper::{Response, StatusCode};
 
-/// An answer.
+/// A response.
 pub(crate) type Answer = Response<Full<Bytes>>;
 
-/// More at a time are enemies or mistakes; then the oldest goes.
+/// The maximum number of connections. Then the oldest is dropped.
 pub(crate) const MAX_CONNECTIONS: usize = 64;
-/// Time for the head of a request, the first as well as the next of a connection.
+/// Time limit for the head of each request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest head of a request.
+/// Maximum size of the head of a request.
 pub(crate) const MAX_HEAD_BYTES: usize = 16 << 10;
-/// Time for requests under way when the daemon stops.
+/// Time limit for current requests when the daemon stops.
 const GRACE: Duration = Duration::from_millis(500);
-/// Pause after a failed accept: with no file descriptor left the next one fails at once, too.
+/// Pause after a failed accept: without file descriptors, the next one fails at once, too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What answers requests.
-pub(crate) trait Service: Clone + Send + Sync + 'static {
-    /// Answers one request.
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Answer> + Send;
-}
-
-/// Answers until `stop`; then requests under way get a moment, and `listener` is gone.
-pub(crate) async fn serve<L>(mut listener: L, service: impl Service, stop: CancellationToken)
+/// Serves requests until `stop`; then `listener` is dropped, and current requests have a short time to end.
+pub(crate) async fn serve<L, S, F>(mut listener: L, service: S, stop: CancellationToken)
 where
     L: Listener<Io: Unpin + Send + 'static> + Send,
+    S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
 {
     let mut connections = JoinSet::new();
     let mut handles = VecDeque::new();
@@ -61,13 +57,13 @@ where
         match accepted {
             Ok((stream, _)) => {
                 failing = false;
-                make_room(&mut handles);
+                drop_oldest(&mut handles);
                 let connection = serve_connection(stream, service.clone(), stop.clone());
                 handles.push_back(connections.spawn(connection));
             }
             Err(error) => {
                 if !failing {
-                    warn!(%error, "could not accept a connection, will retry");
+                    warn!(%error, "could not accept a connection, retrying");
                 }
                 failing = true;
                 let _ = time::timeout(ACCEPT_PAUSE, stop.cancelled()).await;
@@ -80,7 +76,7 @@ where
     let _ = time::timeout(GRACE, finished).await;
 }
 
-fn make_room(handles: &mut VecDeque<AbortHandle>) {
+fn drop_oldest(handles: &mut VecDeque<AbortHandle>) {
     if handles.len() >= MAX_CONNECTIONS {
         handles.retain(|handle| !handle.is_finished());
     }
@@ -91,13 +87,16 @@ fn make_room(handles: &mut VecDeque<AbortHandle>) {
     }
 }
 
-async fn serve_connection<S>(stream: S, service: impl Service, stop: CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+async fn serve_connection<F>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: impl Fn(Request<Incoming>) -> F,
+    stop: CancellationToken,
+) where
+    F: Future<Output = Answer>,
 {
-    let answer = service_fn(move |request: Request<Incoming>| {
-        let service = service.clone();
-        async move { Ok::<_, Infallible>(service.answer(request).await) }
+    let answer = service_fn(|request| {
+        let answer = service(request);
+        async { Ok::<_, Infallible>(answer.await) }
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -118,22 +117,24 @@ where
         }
     };
     if let Err(error) = result {
-        debug!(%error, "a request ended early");
+        debug!(%error, "connection ended early");
     }
 }
+
+const LOCALHOST: HeaderValue = HeaderValue::from_static("localhost");
 
 /// Sends a GET request for `path` over a new connection and returns the whole response. The caller sets the time limit.
 ///
 /// # Errors
 /// If the connection breaks, or the peer does not speak HTTP.
-pub async fn get<S>(stream: S, path: &'static str) -> Result<Response<Bytes>, hyper::Error>
+pub async fn get<S>(stream: S, host: &str, path: &'static str) -> Result<Response<Bytes>, hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await?;
     let mut request = Request::new(Empty::<Bytes>::new());
     *request.uri_mut() = Uri::from_static(path);
-    request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
+    request.headers_mut().insert(HOST, HeaderValue::from_str(host).unwrap_or(LOCALHOST));
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     let exchange = async move {
         let (head, body) = sender.send_request(request).await?.into_parts();
@@ -143,7 +144,7 @@ where
     tokio::join!(exchange, connection).0
 }
 
-/// An answer with a body of this type.
+/// Returns a response with a body of this type.
 pub(crate) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;

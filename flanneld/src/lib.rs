@@ -14,23 +14,23 @@
 
 pub mod agent;
 mod board;
-pub mod claim;
+mod claim;
 pub mod cli;
 pub mod daemon;
 pub mod effector;
 mod error;
 pub mod exec;
-pub mod files;
+mod files;
 pub mod firewall;
 pub mod flag;
-pub mod healthz;
+mod healthz;
 mod histogram;
 pub mod host;
 pub mod http;
 pub mod kernel;
 pub mod logging;
 pub mod node;
-pub mod notify;
+mod notify;
 mod publish;
 mod pulse;
 mod reconcile;

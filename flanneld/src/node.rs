@@ -11,42 +11,15 @@ use flannel_core::family::{DualStack, Family};
 use flannel_core::lease::{LeaseAttrs, Subnets};
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::ruleset::{Inputs, Mode, Ruleset};
-use flannel_core::select::{self, Criteria, SelectError};
+use flannel_core::select::{self, SelectError};
 use flannel_core::subnet_env::{MissingSubnetError, SubnetEnv};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tracing::warn;
 
-use crate::cli::Options;
+use crate::cli::NodeOptions;
 use crate::firewall;
-
-/// What the command line says of this node.
-#[derive(Clone, Debug)]
-pub struct NodeOptions {
-    /// How the external interface is found.
-    pub interface: Criteria,
-    /// `--ip-masq`.
-    pub ip_masq: bool,
-    /// Not `--ip-masq-fully-random-disable`.
-    pub fully_random: bool,
-    /// `--iptables-forward-rules`.
-    pub forward_rules: bool,
-    /// `--ip-blackhole-route`.
-    pub blackhole_route: bool,
-}
-
-impl From<&Options> for NodeOptions {
-    fn from(options: &Options) -> Self {
-        Self {
-            interface: options.interface.clone(),
-            ip_masq: options.ip_masq,
-            fully_random: options.masquerade_fully_random,
-            forward_rules: options.forward_rules,
-            blackhole_route: options.blackhole_route,
-        }
-    }
-}
 
 /// Why a node cannot start with what it is given.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 /// The connection to the service manager. Without a service manager, messages are dropped.
 #[derive(Debug)]
-pub struct Notifier {
+pub(crate) struct Notifier {
     manager: Option<(UnixDatagram, SocketAddr)>,
     ping_interval: Option<Duration>,
     status: String,
@@ -19,7 +19,7 @@ pub struct Notifier {
 
 impl Notifier {
     /// Finds the service manager in the environment of this process, whose id is `pid`.
-    pub fn from_env(env: impl Fn(&str) -> Option<OsString>, pid: u32) -> Self {
+    pub(crate) fn from_env(env: impl Fn(&str) -> Option<OsString>, pid: u32) -> Self {
         let manager = env("NOTIFY_SOCKET").filter(|name| !name.is_empty()).and_then(|name| {
             match address(name.as_bytes()).and_then(|address| Ok((socket()?, address))) {
                 Ok(manager) => Some(manager),
@@ -40,17 +40,17 @@ impl Notifier {
 
     /// Returns the interval at which [`Notifier::ping`] is expected, if any.
     #[must_use]
-    pub fn ping_interval(&self) -> Option<Duration> {
+    pub(crate) fn ping_interval(&self) -> Option<Duration> {
         self.ping_interval
     }
 
     /// Reports that the node is ready.
-    pub fn ready(&mut self) {
+    pub(crate) fn ready(&mut self) {
         self.send("READY=1");
     }
 
     /// Reports a status in one line, unless it is unchanged.
-    pub fn status(&mut self, text: &str) {
+    pub(crate) fn status(&mut self, text: &str) {
         let text = text.replace(['\n', '\r'], " ");
         if text != self.status {
             self.send(&format!("STATUS={text}"));
@@ -59,12 +59,12 @@ impl Notifier {
     }
 
     /// Reports that the daemon is stopping.
-    pub fn stopping(&mut self) {
+    pub(crate) fn stopping(&mut self) {
         self.send("STOPPING=1");
     }
 
     /// Reports that the loop is alive.
-    pub fn ping(&mut self) {
+    pub(crate) fn ping(&mut self) {
         self.send("WATCHDOG=1");
     }
 

@@ -178,10 +178,7 @@ impl Publisher {
         }
         if !firewall.correct {
             reasons.push(
-                firewall
-                    .last_error
-                    .clone()
-                    .unwrap_or_else(|| "firewall rules are not in place yet".to_owned()),
+                firewall.error.clone().unwrap_or_else(|| "firewall rules are not in place yet".to_owned()),
             );
         }
         if !self.written {

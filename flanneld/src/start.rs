@@ -13,13 +13,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
-use crate::cli::Options;
+use crate::cli::{NodeOptions, Options};
 use crate::error::chain;
 use crate::firewall;
 use crate::host::subnet_file;
 use crate::host::sysctl::Sysctl;
 use crate::kernel::{Effector as _, NetlinkKernel};
-use crate::node::{Node, NodeError, NodeOptions};
+use crate::node::{Node, NodeError};
 use crate::state::{Remembered, StateDir};
 use crate::status::Readiness;
 use crate::store::watch::Update;

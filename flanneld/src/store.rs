@@ -17,12 +17,12 @@ use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use error::{Detail, StoreError};
+pub use error::{Detail, StoreError, StoreOptionsError};
 #[cfg(test)]
 pub(crate) use etcd::EtcdOptions;
 pub use identity::{Identity, is_scope};
 pub use operation::Operation;
-pub use options::{FLAGS, LEASE_DIR, PAIRS, StoreOptions, StoreOptionsError};
+pub use options::{FLAGS, LEASE_DIR, PAIRS, StoreOptions};
 pub(crate) use stats::LATENCY_CLASSES;
 pub use stats::{OperationStats, StoreStats};
 

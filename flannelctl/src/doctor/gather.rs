@@ -4,7 +4,7 @@ use flannel_core::config::NetworkConfig;
 use flannel_core::family::Family;
 use flannel_core::ruleset::{Mode, Ruleset};
 use flannel_core::store::Listing;
-use flanneld::firewall::{self, AnyFirewall, Firewall as _};
+use flanneld::firewall;
 use flanneld::host::sysctl::Sysctl;
 use flanneld::kernel::NetlinkKernel;
 use flanneld::store::Store;
@@ -125,8 +125,8 @@ async fn firewall_facts(view: &View) -> Option<FirewallFacts> {
     let own = view.own.as_ref()?;
     let firewall::Desired { mode, ruleset } = view.node.firewall(&own.subnets);
     let text = |error: firewall::FirewallError| flannel_core::error::chain(&error);
-    let in_force = AnyFirewall::new(mode).verify(&ruleset).await.map_err(text);
-    let nothing = AnyFirewall::new(mode.other()).verify(&Ruleset::default()).await;
+    let in_force = firewall::of(mode).verify(&ruleset).await.map_err(text);
+    let nothing = firewall::of(mode.other()).verify(&Ruleset::default()).await;
     Some(FirewallFacts { mode, in_force, leftover: nothing.map(|nothing| !nothing).map_err(text) })
 }
 

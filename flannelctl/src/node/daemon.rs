@@ -152,7 +152,8 @@ pub(crate) async fn ask(invocation: &Invocation) -> DaemonAnswer {
         ip if ip.is_unspecified() => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port()),
         _ => address,
     };
-    let readyz = async { anyhow::Ok(http::get(TcpStream::connect(address).await?, "/readyz").await?) };
+    let readyz =
+        async { anyhow::Ok(http::get(TcpStream::connect(address).await?, "localhost", "/readyz").await?) };
     match timeout(LIMIT, readyz).await {
         Ok(Ok(response)) if response.status() == StatusCode::OK => DaemonAnswer::Ready,
         Ok(Ok(response)) => {

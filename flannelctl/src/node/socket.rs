@@ -47,7 +47,7 @@ pub(crate) async fn text(socket: &Path, path: &'static str) -> anyhow::Result<St
 async fn get(socket: &Path, path: &'static str, limit: Duration) -> anyhow::Result<Response<Bytes>> {
     let exchange = async {
         let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
-        let response = http::get(stream, path).await;
+        let response = http::get(stream, "localhost", path).await;
         anyhow::Ok(response.with_context(|| format!("no HTTP response from {}", socket.display()))?)
     };
     let Ok(response) = timeout(limit, exchange).await else {

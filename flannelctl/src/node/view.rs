@@ -48,7 +48,8 @@ impl Snapshot {
         let remembered = StateDir::look(&options.state_dir, &options.store.scope());
         if invocation.daemons.is_empty() {
             // Without a running daemon, subnet.env shows how it was started.
-            options.ip_masq |= subnet_env.as_deref().is_some_and(|text| text.contains("FLANNEL_IPMASQ=true"));
+            options.node.ip_masq |=
+                subnet_env.as_deref().is_some_and(|text| text.contains("FLANNEL_IPMASQ=true"));
         }
         let store = options.store.open()?;
         let listing = match options.store.missing() {
@@ -60,7 +61,7 @@ impl Snapshot {
         let text = config.as_ref().map(|record| record.text.clone());
         let mut kernel = NetlinkKernel::open()?;
         let mut observation = kernel.observe(&BTreeSet::new()).await?;
-        let node = text.as_deref().map(|text| Node::new((&options).into(), text, &observation.facts));
+        let node = text.as_deref().map(|text| Node::new(options.node.clone(), text, &observation.facts));
         if let Some(Ok(node)) = &node {
             // Again, with the neighbours of its devices.
             observation = kernel.observe(&node.tunnels()).await?;

@@ -94,7 +94,7 @@ fn a_directory_that_is_not_there_is_not_made_by_looking() {
     assert_snapshot!(shown(&directory, &["lease", "list"]), @r"
     4
     ---
-    flannelctl: there is no directory [dir] of leases
+    flannelctl: the lease directory [dir] does not exist
       Check --lease-dir, or run `flannelctl config set FILE` to create it.
     ");
     let config = home.path().join("config.json");

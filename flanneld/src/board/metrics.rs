@@ -8,7 +8,7 @@ use flannel_core::status::{Action, Kind};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Board, by_kind};
+use super::{Board, by_subject};
 use crate::histogram::Histogram;
 use crate::status::{DURATION_CLASSES, Reason, unix_secs};
 use crate::store::{LATENCY_CLASSES, Operation, OperationStats};
@@ -29,8 +29,8 @@ pub(crate) fn page(board: &Board) -> String {
         u8::from(ready),
     );
     page.family("flannel_degraded_conditions", GAUGE, "Current problems, by subject.");
-    for (about, count) in by_kind(&board.conditions()) {
-        page.sample("", &[("about", about)], count);
+    for (about, count) in by_subject(&board.conditions()) {
+        page.sample("", &[("about", &about)], count);
     }
     rounds(&mut page, board);
     cluster(&mut page, board);
@@ -167,7 +167,8 @@ fn firewall(page: &mut Page, board: &Board) {
     );
     page.family("flannel_firewall_mode", GAUGE, "1 for the firewall mode in use.");
     for mode in [Mode::Nftables, Mode::Iptables] {
-        page.sample("", &[("mode", &mode.to_string())], u8::from(firewall.mode == Some(mode)));
+        let mode = mode.to_string();
+        page.sample("", &[("mode", &mode)], u8::from(firewall.mode.as_ref() == Some(&mode)));
     }
     page.single(
         "flannel_firewall_installs_total",

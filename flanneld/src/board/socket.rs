@@ -1,4 +1,4 @@
-//! The status socket: HTTP and JSON on a socket file, for flannelctl and whoever may read it.
+//! The status socket: HTTP and JSON on a socket file, for flannelctl.
 
 use flannel_core::status::{Failure, PATHS};
 use hyper::body::Incoming;
@@ -13,10 +13,12 @@ use std::sync::Arc;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Board, Question, json, metrics, reason};
-use crate::http::{self, Answer, Service};
+use super::{Board, Question, json, metrics};
+use crate::error::chain;
+use crate::files::{self, FileError};
+use crate::http::{self, Answer};
 
-/// Owner and group read and write: who may talk to the daemon.
+/// Owner and group may connect.
 const MODE: u32 = 0o660;
 
 /// The listening end of the status socket.
@@ -26,30 +28,33 @@ pub(crate) struct StatusSocket {
     path: PathBuf,
 }
 
-/// The status socket cannot be had.
+/// The status socket is not available.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SocketError {
-    /// Another daemon serves it.
+    /// Another process serves it.
     #[error(
-        "another process{} serves {}: two daemons on one host get in each other's way; stop one of them, or give this one \
-         a --status-socket of its own if both are wanted",
+        "another process{} serves {}: two daemons on one host conflict; stop one of them, or set another --status-socket \
+         if both are needed",
         pid.map_or_else(String::new, |pid| format!(" ({pid})")),
         path.display()
     )]
     InUse {
         /// The path.
         path: PathBuf,
-        /// Who serves it.
+        /// The process.
         pid: Option<i32>,
     },
-    /// Something else has its name.
-    #[error("{} is there and is not a socket: remove it, or choose another --status-socket", path.display())]
+    /// The path is that of another file.
+    #[error("{} exists and is not a socket: remove it, or choose another --status-socket", path.display())]
     NotASocket {
         /// The path.
         path: PathBuf,
     },
-    /// The file cannot be made.
-    #[error("could not make the status socket {}: choose another --status-socket", path.display())]
+    /// A stale file cannot be removed.
+    #[error(transparent)]
+    Stale(#[from] FileError),
+    /// The file cannot be created.
+    #[error("could not create the status socket {}: choose another --status-socket", path.display())]
     Create {
         /// The path.
         path: PathBuf,
@@ -60,7 +65,7 @@ pub(crate) enum SocketError {
 }
 
 impl StatusSocket {
-    /// Listens at `path`. What a daemon that is gone left there is replaced. Needs a runtime.
+    /// Listens at `path`, and replaces a stale socket. Needs a runtime.
     pub(crate) fn bind(path: &Path) -> Result<Self, SocketError> {
         let create = |source| SocketError::Create { path: path.to_owned(), source };
         let directory = match path.parent() {
@@ -68,7 +73,7 @@ impl StatusSocket {
             _ => Path::new("."),
         };
         fs::create_dir_all(directory).map_err(create)?;
-        // Two that start at one time must not both take the same leftover for theirs to replace.
+        // Two daemons that start at the same time must not both replace a stale socket.
         let lock = File::open(directory).map_err(create)?;
         lock.lock().map_err(create)?;
         match fs::symlink_metadata(path) {
@@ -80,39 +85,35 @@ impl StatusSocket {
             }
             _ => {}
         }
-        // Under another name until its mode is right, then in place of what was there.
+        // Under another name until its mode is set.
         let mut new = path.as_os_str().to_owned();
         new.push(".new");
         let new = PathBuf::from(new);
-        remove(&new).map_err(create)?;
+        files::remove(&new)?;
         let listener = UnixListener::bind(&new).map_err(create)?;
         fs::set_permissions(&new, Permissions::from_mode(MODE)).map_err(create)?;
         fs::rename(&new, path).map_err(create)?;
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Answers until `stop`.
+    /// Serves until `stop`.
     pub(crate) async fn serve(self, board: Arc<Board>, stop: CancellationToken) {
         let Self { listener, path } = self;
-        // While we still listen nobody else takes the name, so what is removed is ours.
+        // While this process listens no other one takes the path, so that it removes its own socket.
         let removed = CancellationToken::new();
         let remove = async {
             stop.cancelled().await;
-            let _ = remove(&path);
+            let _ = fs::remove_file(&path);
             removed.cancel();
         };
-        tokio::join!(http::serve(listener, Questions { board }, removed.clone()), remove);
+        tokio::join!(
+            http::serve(listener, move |request| respond(Arc::clone(&board), request), removed.clone()),
+            remove
+        );
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Whether somebody listens. A daemon that is stopped or hangs counts: only a refusal says that nobody does.
+/// Whether a process listens, also one that is stopped or hangs: only a refusal means that none does.
 fn is_served(path: &Path) -> bool {
     match BlockingStream::connect(path) {
         Ok(_) => true,
@@ -126,40 +127,30 @@ fn server_of(path: &Path) -> Option<i32> {
     getsockopt(&stream, sockopt::PeerCredentials).ok().map(|peer| peer.pid())
 }
 
-#[derive(Clone)]
-struct Questions {
-    board: Arc<Board>,
-}
-
-impl Service for Questions {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
-        let path = request.uri().path();
-        if !PATHS.contains(&path) {
-            return failure(
-                StatusCode::NOT_FOUND,
-                format!("there is no {path} here: ask for one of {}", PATHS.join(", ")),
-            );
+async fn respond(board: Arc<Board>, request: Request<Incoming>) -> Answer {
+    let path = request.uri().path();
+    if !PATHS.contains(&path) {
+        return failure(StatusCode::NOT_FOUND, format!("{path} does not exist, only {}", PATHS.join(", ")));
+    }
+    if request.method() != Method::GET {
+        let text = format!("{path} is read-only: use GET, not {}", request.method());
+        let mut answer = failure(StatusCode::METHOD_NOT_ALLOWED, text);
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+        return answer;
+    }
+    let question = match path {
+        "/peers" => Question::Peers,
+        "/desired" => Question::Desired,
+        "/actual" => Question::Actual,
+        "/diff" => Question::Diff,
+        "/metrics" => {
+            return http::answer(StatusCode::OK, metrics::CONTENT_TYPE, metrics::page(&board));
         }
-        if request.method() != Method::GET {
-            let text = format!("{path} can be read only: use GET, not {}", request.method());
-            let mut answer = failure(StatusCode::METHOD_NOT_ALLOWED, text);
-            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-            return answer;
-        }
-        let question = match path {
-            "/peers" => Question::Peers,
-            "/desired" => Question::Desired,
-            "/actual" => Question::Actual,
-            "/diff" => Question::Diff,
-            "/metrics" => {
-                return http::answer(StatusCode::OK, metrics::CONTENT_TYPE, metrics::page(&self.board));
-            }
-            _ => return http::answer(StatusCode::OK, JSON, json(&self.board.status())),
-        };
-        match self.board.ask(question).await {
-            Ok(body) => http::answer(StatusCode::OK, JSON, body),
-            Err(error) => failure(StatusCode::SERVICE_UNAVAILABLE, reason(&error)),
-        }
+        _ => return http::answer(StatusCode::OK, JSON, json(&board.status())),
+    };
+    match board.ask(question).await {
+        Ok(body) => http::answer(StatusCode::OK, JSON, body),
+        Err(error) => failure(StatusCode::SERVICE_UNAVAILABLE, chain(&error)),
     }
 }
 

@@ -10,7 +10,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use strsim::osa_distance;
 
-/// Where a value came from.
+/// The origin of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     CommandLine,
@@ -18,7 +18,7 @@ pub(super) enum Origin {
     Default,
 }
 
-/// A flag with the text that it has.
+/// A flag with its value as text.
 #[derive(Clone, Debug)]
 pub(super) struct Setting {
     pub(super) flag: &'static Flag,
@@ -27,7 +27,7 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    /// How the user wrote it: `--etcd-prefix` or `FLANNELD_ETCD_PREFIX`.
+    /// Returns the name that the user wrote: `--etcd-prefix` or `FLANNELD_ETCD_PREFIX`.
     pub(super) fn name(&self) -> String {
         match self.origin {
             Origin::Environment => self.flag.variable(),
@@ -35,19 +35,15 @@ impl Setting {
         }
     }
 
-    /// The text must be shown nowhere: a password, or a list of endpoints with one in it.
+    /// The text is not shown: a password, or a list of endpoints that contains one.
     pub(super) fn is_secret(&self) -> bool {
         self.flag.kind == Kind::Secret || (self.flag.name == "etcd-endpoints" && self.text.contains('@'))
     }
 
-    /// The error that this value breaks `rule`; `right` is a value that would do.
-    pub(super) fn wrong(&self, rule: &'static str, right: &str) -> CliError {
-        CliError::BadValue {
-            setting: self.name(),
-            value: if self.is_secret() { HIDDEN.to_owned() } else { self.text.clone() },
-            rule,
-            fix: format!("{}={right}", self.name()),
-        }
+    /// Returns the error that this value breaks `rule`. `example` is a valid value.
+    pub(super) fn wrong(&self, rule: &str, example: &str) -> CliError {
+        let (name, value) = (self.name(), if self.is_secret() { HIDDEN } else { &self.text });
+        CliError::usage(format!("{name} is {value:?}, but must be {rule}; for example {name}={example}"))
     }
 
     /// The value of a [`Kind::Switch`].
@@ -60,7 +56,7 @@ impl Setting {
     }
 
     /// The value of a [`Kind::Integer`] or [`Kind::Level`].
-    pub(super) fn integer(&self, range: RangeInclusive<i64>, rule: &'static str) -> Result<i64, CliError> {
+    pub(super) fn integer(&self, range: RangeInclusive<i64>, rule: &str) -> Result<i64, CliError> {
         let number = match self.flag.kind {
             Kind::Level => self.text.parse().ok(),
             _ => parse_integer(&self.text),
@@ -78,20 +74,20 @@ impl fmt::Display for Setting {
 
 pub(super) const HIDDEN: &str = "[hidden]";
 
-/// What a command line says.
+/// A parsed command line.
 #[derive(Debug)]
 pub(super) enum Words {
-    /// `-h` or `-help`: whatever follows does not count.
+    /// `-h` or `-help`; what follows is ignored.
     Help,
     /// Flags that were given.
     Flags(Given),
 }
 
-/// Flags that were given, and what came after the last of them.
+/// The given flags, and the words after the last of them.
 #[derive(Debug, Default)]
 pub(super) struct Given {
     settings: BTreeMap<&'static str, Vec<Setting>>,
-    /// The word that ended the flags, and the flags after it that do not count therefore.
+    /// The word that ended the flags, and the ignored flags after it.
     pub(super) ignored: Option<Ignored>,
 }
 
@@ -106,7 +102,7 @@ pub(super) struct Ignored {
     pub(super) flags: Vec<String>,
 }
 
-/// Reads a command line (without the program name).
+/// Parses a command line (without the program name).
 pub(super) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Words, CliError> {
     let mut given = Given::default();
     let mut previous: Option<&'static Flag> = None;
@@ -123,20 +119,29 @@ pub(super) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Words, C
         if name.is_empty() || name.starts_with('-') {
             // Without the value: it may be secret.
             let (shown, _) = word.split_once('=').unwrap_or((&word, ""));
-            return Err(CliError::BadSyntax { word: shown.to_owned() });
+            return Err(CliError::usage(format!(
+                "{shown:?} is not a flag: use -name or --name, and a value after '='"
+            )));
         }
         let Some(flag) = flags().find(|flag| flag.name == name) else {
             if matches!(name, "h" | "help") {
                 return Ok(Words::Help);
             }
-            return Err(CliError::UnknownFlag { flag: name.to_owned(), nearest: nearest(name) });
+            let fix = match nearest(name) {
+                Some(nearest) => format!("did you mean --{nearest}?"),
+                None => "flanneld --help lists all flags".to_owned(),
+            };
+            return Err(CliError::usage(format!("unknown flag --{name}: {fix}")));
         };
         let text = match (value, flag.kind) {
             (Some(value), _) => value,
             (None, Kind::Switch) => "true".to_owned(),
             (None, _) => match args.next() {
                 Some(next) => readable(next)?,
-                None => return Err(CliError::MissingValue { flag: flag.name, value: flag.value }),
+                None => {
+                    let Flag { name, value, .. } = flag;
+                    return Err(CliError::usage(format!("--{name} needs a value: --{name}={value}")));
+                }
             },
         };
         let setting = Setting { flag, origin: Origin::CommandLine, text };
@@ -153,12 +158,13 @@ pub(super) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Words, C
 fn readable(word: OsString) -> Result<String, CliError> {
     word.into_string().map_err(|word| {
         // Without the value: it may be secret.
-        let shown = word.to_string_lossy().split('=').next().unwrap_or_default().to_owned();
-        CliError::NotUtf8 { word: if shown.starts_with('-') { shown } else { "a word".to_owned() } }
+        let word = word.to_string_lossy();
+        let shown = word.split('=').next().filter(|name| name.starts_with('-')).unwrap_or("a word");
+        CliError::usage(format!("{shown:?} is not valid UTF-8"))
     })
 }
 
-/// The word without its one or two dashes, or nothing if it ends the flags.
+/// Returns the word without its one or two dashes; `None` if it ends the flags.
 fn flag_body(word: &str) -> Option<&str> {
     let body = word.strip_prefix('-').filter(|body| !body.is_empty() && *body != "-")?;
     Some(body.strip_prefix('-').unwrap_or(body))
@@ -181,7 +187,7 @@ fn ignored(
     if word == "--" && flags.is_empty() {
         return None;
     }
-    // The tail of a password that a shell split at a blank.
+    // Possibly the end of a password that the shell split at a space.
     let word = if previous.is_some_and(|flag| flag.kind == Kind::Secret) { HIDDEN.to_owned() } else { word };
     Some(Ignored { word, value_of, flags })
 }
@@ -199,12 +205,12 @@ impl Given {
         }
     }
 
-    /// What was given for a flag, in order; nothing if it has its default.
+    /// Returns the settings of a flag, in order; none if it has its default.
     pub(super) fn all(&self, name: &str) -> &[Setting] {
         self.settings.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// Everything that was given, in the order of flag names.
+    /// Returns all settings, in the order of flag names.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Setting> {
         self.settings.values().flatten()
     }
@@ -240,7 +246,7 @@ pub(super) fn parse_integer(text: &str) -> Option<i64> {
     i64::try_from(if negative { -magnitude } else { magnitude }).ok()
 }
 
-/// The flag that was probably meant.
+/// Returns the flag that was probably meant.
 fn nearest(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase().replace('_', "-");
     let begun: Vec<&Flag> = flags().filter(|flag| flag.name.starts_with(&name)).collect();

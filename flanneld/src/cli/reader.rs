@@ -1,15 +1,15 @@
-//! Given texts -> values of [`Options`].
+//! Converts settings to [`Options`].
 
 use super::go_flags::{Given, HIDDEN, Origin, Setting};
 use super::table::flags;
-use super::{CliError, Criteria, LogFormat, LogOptions, Options, Warning};
+use super::{CliError, Criteria, LogFormat, LogOptions, NodeOptions, Options, Warning};
 use crate::flag::Flag;
 use crate::store::{LEASE_DIR, PAIRS, StoreOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Reads values out of what was given.
+/// Converts settings.
 pub(super) struct Reader<'a> {
     given: &'a Given,
     warnings: Vec<Warning>,
@@ -20,10 +20,10 @@ impl<'a> Reader<'a> {
         Self { given, warnings: Vec::new() }
     }
 
-    /// The setting that counts, or the default.
+    /// Returns the last setting of a flag, or its default.
     pub(super) fn setting(&self, name: &str) -> Setting {
         self.given.all(name).last().cloned().unwrap_or_else(|| {
-            let flag = flags().find(|flag| flag.name == name).expect("only names of the table are asked for");
+            let flag = flags().find(|flag| flag.name == name).expect("every name here is in the table");
             Setting { flag, origin: Origin::Default, text: flag.default.to_owned() }
         })
     }
@@ -34,16 +34,12 @@ impl<'a> Reader<'a> {
         let lease_time = self.lease_time()?;
         Ok(Options {
             store: self.store()?,
-            interface: self.interface()?,
+            node: self.node()?,
             subnet_file: self.path("subnet-file")?,
             state_dir: self.path("state-dir")?,
             lease_time,
             renew_margin: self.renew_margin(lease_time)?,
-            ip_masq: self.setting("ip-masq").switch()?,
-            masquerade_fully_random: !self.setting("ip-masq-fully-random-disable").switch()?,
-            forward_rules: self.setting("iptables-forward-rules").switch()?,
             firewall_resync: self.firewall_resync()?,
-            blackhole_route: self.setting("ip-blackhole-route").switch()?,
             healthz: self.healthz()?,
             status_socket: self.optional_path("status-socket"),
             log: self.log()?,
@@ -52,7 +48,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A setting, unless its text is empty, which means that there is none.
+    /// Returns a setting; `None` if its text is empty.
     fn optional(&self, name: &str) -> Option<Setting> {
         Some(self.setting(name)).filter(|setting| !setting.text.is_empty())
     }
@@ -73,7 +69,7 @@ impl<'a> Reader<'a> {
         self.warnings.push(Warning { setting, reason: reason.into() });
     }
 
-    /// Compatibility: Go ends the flags at the first word that is none, and says nothing.
+    /// Compatibility: in Go, the first word that is no flag silently ends the flags.
     fn ignored_words(&mut self) {
         let Some(ignored) = &self.given.ignored else { return };
         let mut reason = "not a flag; ends the command line".to_owned();
@@ -87,19 +83,25 @@ impl<'a> Reader<'a> {
     }
 
     fn check_kubernetes(&self) -> Result<(), CliError> {
-        // Accepted although nothing uses it; a wrong value is wrong all the same.
+        // It has no effect, but its value must be valid.
         self.setting("set-node-network-unavailable").switch()?;
         let kubernetes = self.setting("kube-subnet-mgr");
         if !kubernetes.switch()? {
             return Ok(());
         }
         match self.optional("lease-dir") {
-            Some(directory) => Err(CliError::Contradiction {
-                first: kubernetes.name(),
-                second: directory.name(),
-                fix: "only one store can be used",
+            Some(directory) => {
+                let fix = "only one store can be used";
+                Err(CliError::contradiction(kubernetes.name(), directory.name(), fix))
+            }
+            None => Err(CliError {
+                text: format!(
+                    "{}: Kubernetes is not available as the store in this version. Use etcd (--etcd-endpoints) or a \
+                     directory (--lease-dir).",
+                    kubernetes.name()
+                ),
+                exit_code: 1,
             }),
-            None => Err(CliError::NoKubernetes { setting: kubernetes.name() }),
         }
     }
 
@@ -125,12 +127,22 @@ impl<'a> Reader<'a> {
         for (setting, reason) in unused {
             self.warn(setting.name(), reason);
         }
-        // Nothing else can be wrong: halves of pairs are left out.
+        // Nothing else can be invalid: halves of pairs are left out.
         options.check().map_err(|_| {
             let rule = "http://host:port or https://host:port, several separated by commas";
             self.setting("etcd-endpoints").wrong(rule, "http://192.0.2.1:2379,http://192.0.2.2:2379")
         })?;
         Ok(options)
+    }
+
+    fn node(&self) -> Result<NodeOptions, CliError> {
+        Ok(NodeOptions {
+            interface: self.interface()?,
+            ip_masq: self.setting("ip-masq").switch()?,
+            fully_random: !self.setting("ip-masq-fully-random-disable").switch()?,
+            forward_rules: self.setting("iptables-forward-rules").switch()?,
+            blackhole_route: self.setting("ip-blackhole-route").switch()?,
+        })
     }
 
     fn interface(&self) -> Result<Criteria, CliError> {
@@ -167,7 +179,7 @@ impl<'a> Reader<'a> {
 
     fn public_ipv6(&self) -> Result<Option<Ipv6Addr>, CliError> {
         let Some(setting) = self.optional("public-ipv6") else { return Ok(None) };
-        // Go writes mapped and low addresses as dotted quads, which no reader takes for IPv6.
+        // Go formats mapped and low addresses as dotted quads, which no parser accepts as IPv6.
         let hidden_v4 = |address: Ipv6Addr| address != Ipv6Addr::LOCALHOST && address.to_ipv4().is_some();
         match setting.text.parse::<Ipv6Addr>() {
             Ok(address) if !address.is_multicast() && !hidden_v4(address) => Ok(Some(address)),
@@ -192,11 +204,8 @@ impl<'a> Reader<'a> {
         if setting.origin == Origin::Default {
             return Ok(lease_time / 2);
         }
-        Err(CliError::Contradiction {
-            first: setting.to_string(),
-            second: self.setting("lease-time").to_string(),
-            fix: "the lifetime of a lease must exceed the renew margin",
-        })
+        let fix = "the lifetime of a lease must exceed the renew margin";
+        Err(CliError::contradiction(setting, self.setting("lease-time"), fix))
     }
 
     fn firewall_resync(&self) -> Result<Duration, CliError> {
@@ -238,7 +247,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The server raises a shorter one (etcd's default election time).
+/// etcd raises shorter ones (its default election time).
 const MIN_LEASE_TIME: Duration = Duration::from_secs(2);
 const MAX_LEASE_TIME: Duration = Duration::from_secs(8760 * 3600);
 
@@ -250,7 +259,7 @@ fn redacted(setting: &Setting) -> Setting {
     setting
 }
 
-/// A duration as Go writes it, in whole numbers: `24h`, `1h30m`, `90s`.
+/// Parses a duration in the syntax of Go, in whole numbers: `24h`, `1h30m`, `90s`.
 fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = Duration::ZERO;

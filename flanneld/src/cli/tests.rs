@@ -47,14 +47,14 @@ fn defaults_are_those_of_go() {
     assert_eq!(etcd.prefix, "/coreos.com/network");
     assert!(etcd.cafile.is_none() && etcd.certfile.is_none() && etcd.keyfile.is_none());
     assert!(etcd.username.is_none() && etcd.password.is_none());
-    assert_eq!(options.interface, Criteria::default());
+    assert_eq!(options.node.interface, Criteria::default());
     assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
     assert_eq!(options.state_dir, PathBuf::from("/var/lib/flannel"));
     assert_eq!(options.lease_time, Duration::from_secs(86400));
     assert_eq!(options.renew_margin, Duration::from_secs(3600));
     assert_eq!(options.firewall_resync, Duration::from_secs(5));
-    assert!(!options.ip_masq && !options.blackhole_route);
-    assert!(options.masquerade_fully_random && options.forward_rules);
+    assert!(!options.node.ip_masq && !options.node.blackhole_route);
+    assert!(options.node.fully_random && options.node.forward_rules);
     assert_eq!(options.healthz, None);
     assert_eq!(options.log, LogOptions { verbosity: 0, format: LogFormat::Text });
     assert_eq!(options.summary(), "");
@@ -64,13 +64,13 @@ fn defaults_are_those_of_go() {
 #[test]
 fn the_shipped_command_lines_parse() {
     let error = parse_with(&["--ip-masq", "--kube-subnet-mgr", "--healthz-port=8081"], &[]).unwrap_err();
-    assert_eq!(error, CliError::NoKubernetes { setting: "--kube-subnet-mgr".into() });
+    assert_eq!(error.exit_code(), 1);
     let unit =
         options(&["-etcd-endpoints=http://10.0.0.1:2379", "-etcd-prefix=/net", "-ip-masq", "-iface", "eth1"]);
     assert_eq!(etcd(&unit).endpoints, "http://10.0.0.1:2379");
     assert_eq!(etcd(&unit).prefix, "/net");
-    assert_eq!(unit.interface.names, ["eth1"]);
-    assert!(unit.ip_masq);
+    assert_eq!(unit.node.interface.names, ["eth1"]);
+    assert!(unit.node.ip_masq);
     // Kubernetes flags without --kube-subnet-mgr do nothing, as in Go.
     options(&[
         "--kube-api-url=https://x",
@@ -95,21 +95,21 @@ fn go_grammar() {
     // A text flag swallows the next word; only the first '=' splits; '=' can leave it empty.
     let swallowed = options(&["--etcd-prefix", "--ip-masq"]);
     assert_eq!(etcd(&swallowed).prefix, "--ip-masq");
-    assert!(!swallowed.ip_masq);
+    assert!(!swallowed.node.ip_masq);
     assert_eq!(etcd(&options(&["--etcd-prefix=a=b"])).prefix, "a=b");
     assert_eq!(etcd(&options(&["--etcd-prefix="])).prefix, "");
     assert_eq!(etcd(&options(&["--etcd-prefix", ""])).prefix, "");
     // Booleans.
     for text in ["1", "t", "T", "TRUE", "true", "True"] {
-        assert!(options(&[&format!("--ip-masq={text}")]).ip_masq, "{text}");
+        assert!(options(&[&format!("--ip-masq={text}")]).node.ip_masq, "{text}");
     }
     for text in ["0", "f", "F", "FALSE", "false", "False"] {
-        assert!(!options(&[&format!("-iptables-forward-rules={text}")]).forward_rules, "{text}");
+        assert!(!options(&[&format!("-iptables-forward-rules={text}")]).node.forward_rules, "{text}");
     }
     // Lists append in order, also across forms.
     let lists = options(&["-iface", "a", "--iface=b", "--iface=", "--iface-regex=x", "--iface-regex", "y"]);
-    assert_eq!(lists.interface.names, ["a", "b", ""]);
-    assert_eq!(lists.interface.regexes, ["x", "y"]);
+    assert_eq!(lists.node.interface.names, ["a", "b", ""]);
+    assert_eq!(lists.node.interface.regexes, ["x", "y"]);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn parsing_stops_at_the_first_word_that_is_no_flag() {
         &["--ip-masq", "", "--healthz-port", "8081"],
     ] {
         let options = options(args);
-        assert!(options.ip_masq);
+        assert!(options.node.ip_masq);
         assert_eq!(options.healthz, None, "{args:?}");
         assert_eq!(options.warnings.len(), 1, "{args:?}");
     }
@@ -291,14 +291,14 @@ fn environment() {
     let options = options_with(&["--etcd-prefix=/flag", "--iface-regex=x"], &env);
     assert_eq!(etcd(&options).endpoints, "https://a:1,https://b:2");
     assert_eq!(etcd(&options).prefix, "/flag", "the command line wins");
-    assert!(options.ip_masq);
-    assert_eq!(options.interface.names, ["eth0,eth1"], "one element");
+    assert!(options.node.ip_masq);
+    assert_eq!(options.node.interface.names, ["eth0,eth1"], "one element");
     assert_eq!(options.healthz, Some("0.0.0.0:8081".parse().unwrap()));
     assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"), "empty is not set");
     assert_eq!(options.log.verbosity, 4);
     assert_snapshot!(options.summary(), @"FLANNELD_ETCD_ENDPOINTS=https://a:1,https://b:2 --etcd-prefix=/flag FLANNELD_HEALTHZ_PORT=8081 FLANNELD_IFACE=eth0,eth1 --iface-regex=x FLANNELD_IP_MASQ=true FLANNELD_LOG_BACKTRACE_AT=main.go:1 FLANNELD_STATE_DIR=/s FLANNELD_V=4");
     // A flag with its default on the command line wins as well, an empty one too.
-    assert!(!options_with(&["--ip-masq=false"], &env).ip_masq);
+    assert!(!options_with(&["--ip-masq=false"], &env).node.ip_masq);
     assert_eq!(etcd(&options_with(&["--etcd-prefix="], &env)).prefix, "");
 
     let lines: Vec<String> = [

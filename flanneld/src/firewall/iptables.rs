@@ -1,6 +1,7 @@
 //! iptables mode: flannel's chains in the tables of iptables, read with `iptables-save` and written with `iptables-restore`, one
 //! process each per family. To find stale rules no process is started; to remove them, only for the legacy variant.
 
+use async_trait::async_trait;
 use flannel_core::family::{DualStack, Family};
 use flannel_core::message::nftables::{Message, Query};
 use flannel_core::ruleset::iptables::{self, Observed, Variant, Version, leftover};
@@ -246,6 +247,7 @@ fn tool_error(family: Family, action: &'static str, source: ExecError) -> Firewa
 }
 
 /// Handles the families in sequence, so that there is one writer at a time.
+#[async_trait]
 impl Firewall for Iptables {
     async fn verify(&mut self, desired: &Ruleset) -> Result<bool, FirewallError> {
         let mut in_sync = true;

@@ -1,5 +1,6 @@
 //! nftables mode: flannel's own tables, by netlink.
 
+use async_trait::async_trait;
 use flannel_core::family::Family;
 use flannel_core::message::nftables::{Command, Expr, MASQUERADE_FULLY_RANDOM, Message, Query, TableFamily};
 use flannel_core::ruleset::Ruleset;
@@ -18,6 +19,7 @@ pub struct Nft {
     plain: Vec<Family>,
 }
 
+#[async_trait]
 impl Firewall for Nft {
     async fn verify(&mut self, desired: &Ruleset) -> Result<bool, FirewallError> {
         Ok(self.stale_families(&self.supported(desired)).await?.is_empty())

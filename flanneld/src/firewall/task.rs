@@ -6,6 +6,7 @@
 
 use flannel_core::backoff::{Backoff, BackoffPolicy};
 use flannel_core::ruleset::{Mode, Ruleset};
+pub use flannel_core::status::Firewall as FirewallStatus;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::monitor::{Hint, Monitor};
-use super::{AnyFirewall, Firewall, FirewallError};
+use super::{Firewall, FirewallError};
 use crate::error::chain;
 
 /// The interval of checks for missed notifications.
@@ -37,25 +38,6 @@ pub struct Desired {
     pub ruleset: Ruleset,
 }
 
-/// The state of the firewall.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FirewallStatus {
-    /// The mode in use; `None` before the first round.
-    pub mode: Option<Mode>,
-    /// The rules were read back and match the desired rules.
-    pub correct: bool,
-    /// The error of the last attempt.
-    pub last_error: Option<String>,
-    /// The error of the last removal of stale rules.
-    pub cleanup_error: Option<String>,
-    /// Number of times that rules were set because the desired rules changed.
-    pub installs: u64,
-    /// Number of times that rules were set because another program changed them.
-    pub repairs: u64,
-    /// Number of times that rules were read.
-    pub checks: u64,
-}
-
 /// Keeps the firewall in sync with `desired` until `stop`. The rules are kept then, so that a restart has no effect on traffic.
 /// `resync` is the interval of checks if the kernel does not notify about changes. Ends early only if the sender of `desired` is
 /// dropped.
@@ -65,9 +47,9 @@ pub async fn run(
     status: watch::Sender<FirewallStatus>,
     stop: CancellationToken,
 ) {
-    let [nftables, iptables] = [Mode::Nftables, Mode::Iptables].map(AnyFirewall::new);
+    let firewalls = [Mode::Nftables, Mode::Iptables].map(super::of);
     let hints = Hints::Netlink(None);
-    Task::new(nftables, iptables, hints, resync, status).run(desired, stop).await;
+    Task::new(firewalls, hints, resync, status).run(desired, stop).await;
 }
 
 /// The source of hints.
@@ -125,9 +107,9 @@ impl Hints {
     }
 }
 
-pub(super) struct Task<F> {
-    nftables: F,
-    iptables: F,
+pub(super) struct Task {
+    nftables: Box<dyn Firewall>,
+    iptables: Box<dyn Firewall>,
     hints: Hints,
     resync: Duration,
     status: watch::Sender<FirewallStatus>,
@@ -152,10 +134,9 @@ enum Event {
     Timer,
 }
 
-impl<F: Firewall> Task<F> {
+impl Task {
     pub(super) fn new(
-        nftables: F,
-        iptables: F,
+        [nftables, iptables]: [Box<dyn Firewall>; 2],
         hints: Hints,
         resync: Duration,
         status: watch::Sender<FirewallStatus>,
@@ -281,10 +262,10 @@ impl<F: Firewall> Task<F> {
         }
     }
 
-    fn active(&mut self, mode: Mode) -> &mut F {
+    fn active(&mut self, mode: Mode) -> &mut dyn Firewall {
         match mode {
-            Mode::Nftables => &mut self.nftables,
-            Mode::Iptables => &mut self.iptables,
+            Mode::Nftables => &mut *self.nftables,
+            Mode::Iptables => &mut *self.iptables,
         }
     }
 
@@ -362,25 +343,26 @@ impl<F: Firewall> Task<F> {
     }
 
     fn publish(&self, mode: Mode, error: Option<&FirewallError>, cleanup_error: Option<&FirewallError>) {
-        let last_error = error.map(|error| chain(error));
+        let error = error.map(|error| chain(error));
         let cleanup_error = cleanup_error.map(|error| chain(error));
         let before = self.status.borrow().clone();
         // Log changes of state, not each attempt.
-        if let Some(error) = &last_error
-            && before.last_error != last_error
+        if let Some(reason) = &error
+            && before.error != error
         {
-            warn!(%mode, error, "could not set the firewall rules, retrying");
+            warn!(%mode, error = reason, "could not set the firewall rules, retrying");
         }
         if let Some(error) = &cleanup_error
             && before.cleanup_error != cleanup_error
         {
             warn!(mode = %mode.other(), error, "could not remove stale firewall rules of the unused mode, retrying");
         }
-        if last_error.is_none() && before.last_error.is_some() {
+        if error.is_none() && before.error.is_some() {
             info!(%mode, "firewall rules restored");
         }
         let correct = error.is_none() || before.correct;
-        let after = FirewallStatus { mode: Some(mode), correct, last_error, cleanup_error, ..before.clone() };
+        let mode = Some(mode.to_string());
+        let after = FirewallStatus { mode, correct, error, cleanup_error, ..before.clone() };
         if after != before {
             self.status.send_replace(after);
         }

@@ -340,7 +340,7 @@ fn damage_by_others_is_repaired_at_once_in_both_modes() {
         ];
         for (at, (mode, damage)) in damages.into_iter().enumerate() {
             daemon.want(mode, rules(true, true));
-            daemon.until(|status| status.correct && status.mode == Some(mode)).await;
+            daemon.until(|status| status.correct && status.mode == Some(mode.to_string())).await;
             let before = daemon.status.borrow_and_update().repairs;
             let start = Instant::now();
             tool(damage).await;
@@ -376,7 +376,7 @@ fn a_change_of_mode_leaves_nothing_of_the_other_and_touches_nobody_else() {
         let mut daemon = Daemon::start(&mut tasks);
         for _ in 0..2 {
             daemon.want(Mode::Iptables, rules(true, true));
-            daemon.until(|status| status.correct && status.mode == Some(Mode::Iptables)).await;
+            daemon.until(|status| status.correct && status.mode == Some(Mode::Iptables.to_string())).await;
             let shown = tool("nft list ruleset").await;
             assert!(
                 !shown.contains("table ip flannel-ipv4") && !shown.contains("table ip6 flannel-ipv6"),
@@ -385,7 +385,7 @@ fn a_change_of_mode_leaves_nothing_of_the_other_and_touches_nobody_else() {
             assert!(shown.contains(FOREIGN_TABLE), "{shown}");
 
             daemon.want(Mode::Nftables, rules(true, true));
-            let status = daemon.until(|s| s.correct && s.mode == Some(Mode::Nftables)).await;
+            let status = daemon.until(|s| s.correct && s.mode == Some(Mode::Nftables.to_string())).await;
             assert_eq!(status.cleanup_error, None);
             assert_eq!(save("iptables-save").await, iptables_before);
             assert!(!save("ip6tables-save").await.contains("FLANNEL"));

@@ -94,19 +94,6 @@ impl KernelError {
     pub(super) const fn breaks_connection(&self) -> bool {
         matches!(self, Self::Socket { .. } | Self::Unreadable { .. })
     }
-
-    /// Returns true if the same request may succeed later.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Refused { cause, .. } | Self::List { cause, .. } => cause.is_transient(),
-            Self::NoLink { .. } | Self::Unanswered { .. } | Self::Unsteady { .. } => true,
-            Self::Socket { cause, .. } => cause.raw_os_error().is_none_or(|errno| {
-                Refused { errno: Errno::from_raw(errno), text: String::new() }.is_transient()
-            }),
-            Self::OtherLink { .. } | Self::Inexpressible { .. } | Self::Unreadable { .. } => false,
-        }
-    }
 }
 
 /// An error from the kernel.
@@ -116,16 +103,6 @@ pub struct Refused {
     pub errno: Errno,
     /// The extended ACK; may be empty.
     pub text: String,
-}
-
-impl Refused {
-    fn is_transient(&self) -> bool {
-        // The last row passes when a link is created or set up.
-        matches!(
-            self.errno,
-            Errno::EINTR | Errno::EAGAIN | Errno::EBUSY | Errno::ENOBUFS | Errno::ENOMEM | Errno::ETIMEDOUT
-        ) || matches!(self.errno, Errno::ENODEV | Errno::ENETDOWN | Errno::ENETUNREACH | Errno::EHOSTUNREACH)
-    }
 }
 
 impl From<Refusal> for Refused {

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::claim::Own;
+use crate::cli::NodeOptions;
 use crate::firewall;
-use crate::node::NodeOptions;
 use crate::pulse::Pulse;
 use crate::status::{History, Report};
 use crate::store::Change;

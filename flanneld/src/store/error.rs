@@ -41,6 +41,11 @@ impl StoreError {
     }
 }
 
+/// Options that do not describe a store. The text contains no secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct StoreOptionsError(pub(super) String);
+
 /// The error of a store, with the text of that error.
 #[derive(Debug)]
 pub struct Detail {

@@ -28,9 +28,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
 pub(crate) use options::EtcdOptions;
-pub(super) use options::{EtcdOptionsError, FLAGS, PAIRS};
+pub(super) use options::{FLAGS, PAIRS};
 
-use super::error::StoreError;
+use super::error::{StoreError, StoreOptionsError};
 use super::identity::{ETCD, scope};
 use super::operation::Operation;
 use super::stats::StoreStats;
@@ -77,7 +77,7 @@ impl EtcdStore {
     ///
     /// # Errors
     /// Fails if the options cannot work.
-    pub(super) fn new(options: EtcdOptions) -> Result<Self, EtcdOptionsError> {
+    pub(super) fn new(options: EtcdOptions) -> Result<Self, StoreOptionsError> {
         let scope = scope(ETCD, &options.prefix);
         let target = Target::new(options)?;
         for endpoint in &target.endpoints {

@@ -1,4 +1,4 @@
-//! Which store to use: flags, defaults, and how to open it.
+//! The choice of a store: its flags, and how to open it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::Store;
 use super::dir::DirStore;
-use super::etcd::{self, EtcdOptions, EtcdOptionsError, EtcdStore};
+use super::error::StoreOptionsError;
+use super::etcd::{self, EtcdOptions, EtcdStore};
 use super::identity::{DIRECTORY, ETCD, scope};
 use crate::flag::Flag;
 
@@ -20,7 +21,7 @@ pub const FLAGS: [Flag; 8] = {
     [endpoints, prefix, keyfile, certfile, cafile, username, password, LEASE_DIR]
 };
 
-/// Flags that only count together, and why.
+/// Flags that have an effect only together, and the reason.
 pub const PAIRS: [(Flag, Flag, &str); 2] = etcd::PAIRS;
 
 /// A choice of store.
@@ -33,13 +34,8 @@ enum Choice {
     Directory(PathBuf),
 }
 
-/// Options that cannot work.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(transparent)]
-pub struct StoreOptionsError(#[from] EtcdOptionsError);
-
 impl StoreOptions {
-    /// Takes the values of [`FLAGS`]; a flag without a value has its default.
+    /// Converts the values of [`FLAGS`]; a flag without a value has its default.
     pub fn from_flags(value: impl Fn(&Flag) -> Option<String>) -> Self {
         match value(&LEASE_DIR).filter(|path| !path.is_empty()) {
             Some(path) => Self::directory(path),
@@ -55,7 +51,7 @@ impl StoreOptions {
     /// Checks the options without opening the store.
     ///
     /// # Errors
-    /// Fails if the options cannot work.
+    /// Fails if the options are invalid.
     pub fn check(&self) -> Result<(), StoreOptionsError> {
         self.open().map(drop)
     }
@@ -63,7 +59,7 @@ impl StoreOptions {
     /// Opens the store. Nothing is connected or read yet.
     ///
     /// # Errors
-    /// Fails if the options cannot work.
+    /// Fails if the options are invalid.
     pub fn open(&self) -> Result<Store, StoreOptionsError> {
         Ok(match &self.0 {
             Choice::Etcd(options) => Arc::new(EtcdStore::new(options.clone())?),
@@ -71,12 +67,12 @@ impl StoreOptions {
         })
     }
 
-    /// Returns the reason why there is nothing to read, for a store that its first write would make.
+    /// Returns why the store does not exist yet, if the first write would create it.
     #[must_use]
     pub fn missing(&self) -> Option<String> {
         match &self.0 {
             Choice::Directory(path) if !path.is_dir() => {
-                Some(format!("there is no directory {} of leases", path.display()))
+                Some(format!("the lease directory {} does not exist", path.display()))
             }
             _ => None,
         }
@@ -100,12 +96,12 @@ impl StoreOptions {
         }
     }
 
-    /// Returns the texts that no report may show: the password and the lines of the private key.
+    /// Returns the texts that no report may contain: the password and the lines of the private key.
     #[must_use]
     pub fn secrets(&self) -> Vec<String> {
         let Choice::Etcd(options) = &self.0 else { return Vec::new() };
         let key = options.keyfile.as_ref().and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
-        // Each line: wherever the key is quoted, its lines may be broken in another way.
+        // Line by line, because a quoted key can have other line breaks.
         let lines = key.lines().filter(|line| !line.starts_with("-----")).map(str::to_owned);
         options.password.iter().cloned().chain(lines).collect()
     }

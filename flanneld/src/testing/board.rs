@@ -99,7 +99,7 @@ impl Fixture {
             history.ops[4][0] = [43, 1];
         });
         fixture.firewall.send_modify(|firewall| {
-            firewall.mode = Some(Mode::Nftables);
+            firewall.mode = Some(Mode::Nftables.to_string());
             firewall.correct = true;
             firewall.repairs = 2;
             firewall.cleanup_error = Some("no iptables".to_owned());

@@ -1,5 +1,6 @@
 //! A firewall in memory.
 
+use async_trait::async_trait;
 use flannel_core::ruleset::{Mode, Ruleset};
 use nix::errno::Errno;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -69,6 +70,7 @@ fn refused(request: &str) -> FirewallError {
     NetfilterError::Refused { request, command: None, errno: Errno::EPERM, text }.into()
 }
 
+#[async_trait]
 impl Firewall for FakeFirewall {
     async fn verify(&mut self, desired: &Ruleset) -> Result<bool, FirewallError> {
         let mut state = self.host.state();

@@ -48,12 +48,12 @@ async fn paths_and_methods() {
 
         let (code, body) = ask(&path, "GET", "/metrics").await;
         assert!(code == 200 && body.contains("\nflannel_peers 5000\n"), "{body}");
-        insta::assert_snapshot!(ask(&path, "GET", "/nothing?at=all").await.1, @r#"{"error":"there is no /nothing here: ask for one of /status, /peers, /desired, /actual, /diff, /metrics"}"#);
+        insta::assert_snapshot!(ask(&path, "GET", "/nothing?at=all").await.1, @r#"{"error":"/nothing does not exist, only /status, /peers, /desired, /actual, /diff, /metrics"}"#);
         assert_eq!(ask(&path, "GET", "/").await.0, 404);
         assert_eq!(ask(&path, "GET", "//status").await.0, 404);
         let (code, body) = ask(&path, "DELETE", "/status").await;
         assert_eq!(code, 405);
-        insta::assert_snapshot!(body, @r#"{"error":"/status can be read only: use GET, not DELETE"}"#);
+        insta::assert_snapshot!(body, @r#"{"error":"/status is read-only: use GET, not DELETE"}"#);
     })
     .await;
 }
@@ -92,7 +92,7 @@ async fn a_leftover_is_replaced_and_a_live_one_is_not() {
     let error = StatusSocket::bind(&path).unwrap_err().to_string();
     let error =
         error.replace(&path.display().to_string(), "PATH").replace(&std::process::id().to_string(), "PID");
-    insta::assert_snapshot!(error, @"another process (PID) serves PATH: two daemons on one host get in each other's way; stop one of them, or give this one a --status-socket of its own if both are wanted");
+    insta::assert_snapshot!(error, @"another process (PID) serves PATH: two daemons on one host conflict; stop one of them, or set another --status-socket if both are needed");
     // Killed: the file stays, and nobody listens.
     drop(first);
     assert!(path.exists());
@@ -106,21 +106,21 @@ async fn what_is_no_socket_is_left_alone() {
     fs::write(&path, "text").unwrap();
     let error =
         StatusSocket::bind(&path).unwrap_err().to_string().replace(&path.display().to_string(), "PATH");
-    insta::assert_snapshot!(error, @"PATH is there and is not a socket: remove it, or choose another --status-socket");
+    insta::assert_snapshot!(error, @"PATH exists and is not a socket: remove it, or choose another --status-socket");
     assert_eq!(fs::read_to_string(&path).unwrap(), "text");
     let below = path.join("flanneld.sock");
     let error = StatusSocket::bind(&below).unwrap_err();
     assert!(matches!(error, SocketError::Create { .. }), "{error}");
     let long = home.path().join("x".repeat(120));
-    let error = crate::error::chain(&StatusSocket::bind(&long).unwrap_err());
-    assert!(error.contains("could not make the status socket") && error.contains("SUN_LEN"), "{error}");
+    let error = chain(&StatusSocket::bind(&long).unwrap_err());
+    assert!(error.contains("could not create the status socket") && error.contains("SUN_LEN"), "{error}");
 }
 
 #[tokio::test]
 async fn the_client_reads_a_whole_response() {
     with_server(&Fixture::busy(), async |path| {
         let stream = UnixStream::connect(&path).await.unwrap();
-        let response = http::get(stream, "/status").await.unwrap();
+        let response = http::get(stream, "localhost", "/status").await.unwrap();
         assert_eq!(
             (response.status(), &response.headers()["content-type"]),
             (StatusCode::OK, &HeaderValue::from_static(JSON))

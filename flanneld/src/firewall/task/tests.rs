@@ -6,6 +6,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Desired, FULL_CHECK, FirewallStatus, Hint, Hints, PATIENCE, Task};
+use crate::firewall::Firewall;
 use crate::firewall::tests::rules;
 use crate::testing::firewall::FakeHost;
 
@@ -27,8 +28,9 @@ impl Daemon {
         let (desired, desired_receiver) = watch::channel(None);
         let (status_sender, status) = watch::channel(FirewallStatus::default());
         let stop = CancellationToken::new();
-        let [nftables, iptables] = [Mode::Nftables, Mode::Iptables].map(|mode| host.firewall(mode));
-        let task = Task::new(nftables, iptables, Hints::Channel(hint_receiver), RESYNC, status_sender);
+        let firewalls = [Mode::Nftables, Mode::Iptables]
+            .map(|mode| -> Box<dyn Firewall> { Box::new(host.firewall(mode)) });
+        let task = Task::new(firewalls, Hints::Channel(hint_receiver), RESYNC, status_sender);
         let mut tasks = JoinSet::new();
         tasks.spawn(task.run(desired_receiver, stop.clone()));
         Self { host: host.clone(), hints, desired, status, stop, tasks }
@@ -87,7 +89,7 @@ async fn installs_then_rests() {
     let mut daemon = Daemon::start(&host);
     daemon.want(Mode::Nftables, rules(true, true));
     let status = daemon.correct().await;
-    assert_eq!((status.installs, status.repairs, status.mode), (1, 0, Some(Mode::Nftables)));
+    assert_eq!((status.installs, status.repairs, status.mode), (1, 0, Some(Mode::Nftables.to_string())));
     assert_eq!(host.state().nftables, rules(true, true));
     let reads = host.state().reads;
     time::sleep(Duration::from_secs(3630)).await;
@@ -172,7 +174,7 @@ async fn a_change_of_mode_cleans_the_other_after_installing() {
     let mut daemon = Daemon::start(&host);
     for mode in [Mode::Iptables, Mode::Nftables, Mode::Iptables] {
         daemon.want(mode, rules(true, true));
-        daemon.until("switch", |status| status.correct && status.mode == Some(mode)).await;
+        daemon.until("switch", |status| status.correct && status.mode == Some(mode.to_string())).await;
         assert_eq!(*host.state().rules(mode), rules(true, true));
         assert_eq!(*host.state().rules(mode.other()), Ruleset::default());
     }
@@ -186,7 +188,7 @@ async fn what_appears_in_the_other_mode_goes() {
     let mut daemon = Daemon::start(&host);
     for mode in [Mode::Nftables, Mode::Iptables] {
         daemon.want(mode, rules(true, true));
-        daemon.until("switch", |status| status.correct && status.mode == Some(mode)).await;
+        daemon.until("switch", |status| status.correct && status.mode == Some(mode.to_string())).await;
         for (hinted, limit) in [(true, Duration::from_millis(200)), (false, FULL_CHECK)] {
             time::sleep(Duration::from_secs(100)).await;
             if hinted {
@@ -211,10 +213,10 @@ async fn failures_are_shown_and_tried_again() {
     host.state().fail_writes = 3;
     let mut daemon = Daemon::start(&host);
     daemon.want(Mode::Nftables, rules(true, true));
-    let (status, _) = daemon.until("error", |status| status.last_error.is_some()).await;
+    let (status, _) = daemon.until("error", |status| status.error.is_some()).await;
     assert!(!status.correct);
     let (status, took) = daemon.until("correct", |status| status.correct).await;
-    assert_eq!((status.last_error, status.installs, host.state().writes), (None, 1, 4));
+    assert_eq!((status.error, status.installs, host.state().writes), (None, 1, 4));
     assert!(took > Duration::from_secs(1) && took < Duration::from_secs(4), "{took:?}");
 }
 
@@ -226,9 +228,9 @@ async fn a_failing_read_does_not_take_readiness_away() {
     daemon.want(Mode::Iptables, rules(true, true));
     daemon.correct().await;
     host.state().fail_reads = 2;
-    let (status, _) = daemon.until("error", |status| status.last_error.is_some()).await;
+    let (status, _) = daemon.until("error", |status| status.error.is_some()).await;
     assert!(status.correct);
-    let (status, _) = daemon.until("recovery", |status| status.last_error.is_none()).await;
+    let (status, _) = daemon.until("recovery", |status| status.error.is_none()).await;
     assert_eq!((status.correct, status.repairs, host.state().fail_reads), (true, 0, 0));
 }
 
@@ -238,8 +240,8 @@ async fn rules_that_do_not_last_are_an_error() {
     host.state().forgets = true;
     let mut daemon = Daemon::start(&host);
     daemon.want(Mode::Nftables, rules(true, true));
-    let (status, _) = daemon.until("error", |status| status.last_error.is_some()).await;
-    assert!(status.last_error.unwrap().starts_with("the nftables rules read back differ"));
+    let (status, _) = daemon.until("error", |status| status.error.is_some()).await;
+    assert!(status.error.unwrap().starts_with("the nftables rules read back differ"));
     assert!(!status.correct);
     host.state().forgets = false;
     daemon.correct().await;
@@ -255,7 +257,7 @@ async fn leftovers_that_cannot_be_removed_are_named_and_tried_again() {
     let mut daemon = Daemon::start(&host);
     daemon.want(Mode::Nftables, rules(true, true));
     let (status, _) = daemon.until("error", |status| status.cleanup_error.is_some()).await;
-    assert!(status.correct && status.last_error.is_none());
+    assert!(status.correct && status.error.is_none());
     daemon.until("clean-up", |status| status.cleanup_error.is_none()).await;
     assert_eq!(host.state().iptables, Ruleset::default());
     assert_eq!(host.state().nftables, rules(true, true));

@@ -53,24 +53,3 @@ fn errors_name_the_object_and_include_the_extended_ack() {
     let error = KernelError::Unsteady { what: "routes".to_owned(), attempts: 6 };
     assert_snapshot!(error, @"routes changed during each of 6 dumps");
 }
-
-#[test]
-fn errors_that_can_pass_by_themselves_are_transient() {
-    for (errno, transient) in [
-        (Errno::EBUSY, true),
-        (Errno::ENOBUFS, true),
-        (Errno::ENETDOWN, true),
-        (Errno::ENODEV, true),
-        (Errno::EPERM, false),
-        (Errno::EINVAL, false),
-        (Errno::EEXIST, false),
-        (Errno::EOPNOTSUPP, false),
-    ] {
-        assert_eq!(refused(errno, "").is_transient(), transient, "{errno}");
-    }
-    assert!(KernelError::Unanswered { op: String::new() }.is_transient());
-    let cause = io::ErrorKind::TimedOut.into();
-    assert!(KernelError::Socket { action: "read from", cause }.is_transient());
-    let cause = io::Error::from_raw_os_error(Errno::EAFNOSUPPORT as i32);
-    assert!(!KernelError::Socket { action: "open", cause }.is_transient());
-}

@@ -1,14 +1,8 @@
 //! The clock of etcd. Its gRPC interface does not return the time, but every HTTP response has a date (RFC 9110
 //! section 6.6.1), to the second.
 
-use http_body_util::Empty;
-use hyper::Request;
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::header::{DATE, HOST};
-use hyper_util::rt::TokioIo;
+use hyper::header::DATE;
 use std::error::Error;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,20 +15,21 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::options::{Endpoint, Target};
 use crate::error::chain;
+use crate::http;
 
 const LIMIT: Duration = Duration::from_secs(2);
 
 type AnyError = Box<dyn Error + Send + Sync>;
 
-/// By how many seconds the clock of the first endpoint that answers is ahead of that of this host.
+/// Returns by how many seconds the clock of the first endpoint that responds is ahead of that of this host.
 pub(super) async fn ahead_secs(target: &Target) -> Result<i64, String> {
     let mut reason = "no endpoint".to_owned();
     for endpoint in &target.endpoints {
         let before = now();
         match timeout(LIMIT, date(target, endpoint)).await {
-            // It was written at some time between request and response.
-            Ok(Ok(theirs)) => {
-                let (earliest, latest) = (theirs - now(), theirs - before);
+            // It was read at some time between request and response.
+            Ok(Ok(date)) => {
+                let (earliest, latest) = (date - now(), date - before);
                 return Ok(if earliest > 0 { earliest } else { latest.min(0) });
             }
             Ok(Err(error)) => reason = format!("{}: {}", endpoint.url, chain(error.as_ref())),
@@ -60,21 +55,12 @@ async fn date(target: &Target, endpoint: &Endpoint) -> Result<i64, AnyError> {
 
 /// Requests the version, which needs no login, for its date.
 async fn date_over(stream: impl AsyncRead + AsyncWrite + Unpin, authority: &str) -> Result<String, AnyError> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get("/version").header(HOST, authority).body(Empty::<Bytes>::new())?;
-    let mut response = pin!(sender.send_request(request));
-    let response = tokio::select! {
-        response = &mut response => response?,
-        ended = connection => {
-            ended?;
-            response.await?
-        }
-    };
+    let response = http::get(stream, authority, "/version").await?;
     let date = response.headers().get(DATE).ok_or("its response has no date")?;
     Ok(date.to_str()?.to_owned())
 }
 
-/// The same as for the client of etcd: the CA that is named or those of the host, and the client certificate.
+/// The same as for the client of etcd: the CA of the options or those of the host, and the client certificate.
 fn tls(target: &Target) -> Result<ClientConfig, AnyError> {
     let mut roots = RootCertStore::empty();
     match &target.cafile {

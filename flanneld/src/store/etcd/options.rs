@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use crate::flag::{Flag, Kind};
+use crate::store::error::StoreOptionsError;
 
 /// The values of the `--etcd-*` flags. Empty text counts as not given, as with Go's flags.
 #[derive(Clone, Default)]
@@ -61,12 +62,12 @@ const PASSWORD: Flag =
 pub(in crate::store) const FLAGS: [Flag; 7] =
     [ENDPOINTS, PREFIX, KEYFILE, CERTFILE, CAFILE, USERNAME, PASSWORD];
 
-/// Flags that only count together, and why.
+/// Flags that have an effect only together, and the reason.
 pub(in crate::store) const PAIRS: [(Flag, Flag, &str); 2] =
     [(CERTFILE, KEYFILE, "a client certificate needs both"), (USERNAME, PASSWORD, "a login needs both")];
 
 impl EtcdOptions {
-    /// Takes the values of [`FLAGS`].
+    /// Converts the values of [`FLAGS`].
     pub(in crate::store) fn from_flags(value: impl Fn(&Flag) -> Option<String>) -> Self {
         let or_default = |flag: &Flag| value(flag).unwrap_or_else(|| flag.default.to_owned());
         let text = |flag| value(flag).filter(|text| !text.is_empty());
@@ -93,36 +94,7 @@ impl EtcdOptions {
     }
 }
 
-/// Flags that cannot work.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::store) enum EtcdOptionsError {
-    /// An empty list.
-    #[error("--etcd-endpoints names no endpoint; give at least one, such as http://127.0.0.1:2379")]
-    NoEndpoint,
-    /// A text that is no endpoint.
-    #[error("--etcd-endpoints: {endpoint:?} {problem}; write it as http://host:2379 or https://host:2379")]
-    Endpoint {
-        /// The text.
-        endpoint: String,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-    /// User name or password in the address. It is not repeated here, because errors are logged.
-    #[error("--etcd-endpoints holds a user name; give it with --etcd-username and --etcd-password instead")]
-    Credentials,
-    /// One of two flags that only count together.
-    #[error("--{given} is set and --{missing} is not; {reason}")]
-    Half {
-        /// The flag that is there.
-        given: &'static str,
-        /// The flag that is not.
-        missing: &'static str,
-        /// Why both are needed.
-        reason: &'static str,
-    },
-}
-
-/// Options that have passed all checks.
+/// Valid options.
 pub(super) struct Target {
     /// Never empty.
     pub(super) endpoints: Vec<Endpoint>,
@@ -135,7 +107,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn new(options: EtcdOptions) -> Result<Self, EtcdOptionsError> {
+    pub(super) fn new(options: EtcdOptions) -> Result<Self, StoreOptionsError> {
         let EtcdOptions { cafile, certfile, keyfile, username, password, .. } = options;
         let [of_certificate, of_login] = PAIRS;
         let identity = both(of_certificate, certfile, keyfile)?;
@@ -154,12 +126,15 @@ impl Target {
             .map(|endpoint| Endpoint::parse(endpoint, tls_by_default))
             .collect::<Result<Vec<_>, _>>()?;
         if endpoints.is_empty() {
-            return Err(EtcdOptionsError::NoEndpoint);
+            return Err(StoreOptionsError(
+                "--etcd-endpoints names no endpoint; give at least one, such as http://127.0.0.1:2379"
+                    .to_owned(),
+            ));
         }
         Ok(Self { endpoints, keys: Keys::new(&options.prefix), cafile, identity, login })
     }
 
-    /// True if certificates were given and will not be used, because the endpoint is `http://`.
+    /// Whether certificates were given and are not used, because the endpoint is `http://`.
     pub(super) fn ignores_certificates(&self, endpoint: &Endpoint) -> bool {
         !endpoint.tls && (self.cafile.is_some() || self.identity.is_some())
     }
@@ -169,9 +144,10 @@ fn both<T>(
     (one, other, reason): (Flag, Flag, &'static str),
     first: Option<T>,
     second: Option<T>,
-) -> Result<Option<(T, T)>, EtcdOptionsError> {
+) -> Result<Option<(T, T)>, StoreOptionsError> {
     let half = |given: Flag, missing: Flag| {
-        Err(EtcdOptionsError::Half { given: given.name, missing: missing.name, reason })
+        let (given, missing) = (given.name, missing.name);
+        Err(StoreOptionsError(format!("--{given} is set and --{missing} is not; {reason}")))
     };
     match (first, second) {
         (Some(first), Some(second)) => Ok(Some((first, second))),
@@ -181,32 +157,42 @@ fn both<T>(
     }
 }
 
-/// One member of the cluster. Each has its own scheme (Go's client takes that of the first for all).
+/// A member of the cluster. Each has its own scheme (the Go client uses that of the first for all).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Endpoint {
     /// `scheme://host:port`.
     pub url: String,
     /// The host, without the brackets of an IPv6 address.
     pub host: String,
-    /// Whether it is spoken to over TLS.
+    /// Whether it is reached over TLS.
     pub tls: bool,
 }
 
 impl Endpoint {
-    /// Without a scheme it is that of the first, and for that one TLS if there is anything to configure TLS with. A
-    /// path is dropped, as in Go.
-    fn parse(text: &str, tls_by_default: bool) -> Result<Self, EtcdOptionsError> {
-        let wrong = |problem| EtcdOptionsError::Endpoint { endpoint: text.to_owned(), problem };
+    /// Parses an endpoint. Without a scheme it has that of the first endpoint, and the first one `https` if there are certificates.
+    /// A path is dropped, as in Go.
+    fn parse(text: &str, tls_by_default: bool) -> Result<Self, StoreOptionsError> {
+        let wrong = |problem| {
+            StoreOptionsError(format!(
+                "--etcd-endpoints: {text:?} {problem}; write it as http://host:2379 or https://host:2379"
+            ))
+        };
+        // The address is not repeated, because errors are logged.
+        let credentials = || {
+            let text =
+                "--etcd-endpoints contains a user name; use --etcd-username and --etcd-password instead";
+            StoreOptionsError(text.to_owned())
+        };
         let (tls, rest) = match text.split_once("://") {
             Some(("http", rest)) => (false, rest),
             Some(("https", rest)) => (true, rest),
-            Some(_) if text.contains('@') => return Err(EtcdOptionsError::Credentials),
+            Some(_) if text.contains('@') => return Err(credentials()),
             Some(_) => return Err(wrong("has a scheme other than http and https")),
             None => (tls_by_default, text),
         };
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         if authority.contains('@') {
-            return Err(EtcdOptionsError::Credentials);
+            return Err(credentials());
         }
         let (host, port) = authority.rsplit_once(':').ok_or_else(|| wrong("has no port"))?;
         if !port.parse::<u16>().is_ok_and(|port| port != 0) {
@@ -232,7 +218,7 @@ impl Endpoint {
 pub(super) struct Keys {
     pub(super) prefix: String,
     pub(super) config: String,
-    /// With the slash at its end: Go's daemons read the same without it, but a key beside it is none of ours.
+    /// With a slash at its end, so that other keys with the same prefix are not records.
     pub(super) subnets: String,
     /// The end of the range of `subnets`.
     pub(super) subnets_end: String,
