@@ -98,7 +98,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let figures = json!({
         "peer": options.peer,
         "rounds": options.rounds,
-        "standing_pods": options.standing,
+        "standingPods": options.standing,
         "startup": startup.to_json(),
         "variants": measured,
     });

@@ -123,37 +123,37 @@ impl Figures {
                 let (wall, processor) = (walls(samples), processor(samples));
                 let counts = self.counts[side].get(&operation).copied().unwrap_or_default();
                 one[*name] = json!({
-                    "p50_ms": percentile(&wall, 50), "p99_ms": percentile(&wall, 99),
-                    "processor_ms": percentile(&processor, 50),
-                    "processes": counts.processes, "netlink_round_trips": counts.round_trips,
-                    "flushes": counts.flushes, "system_calls": counts.calls,
+                    "p50Milliseconds": percentile(&wall, 50), "p99Milliseconds": percentile(&wall, 99),
+                    "processorMilliseconds": percentile(&processor, 50),
+                    "processes": counts.processes, "netlinkRoundTrips": counts.round_trips,
+                    "flushes": counts.flushes, "systemCalls": counts.calls,
                 });
             }
             for (name, ratio) in [
-                ("peer_to_ours", self.ratio(operation, walls, PEER)),
-                ("peer_to_ours_processor", self.ratio(operation, processor, PEER)),
-                ("ours_to_bare", self.ratio(operation, walls, BARE)),
-                ("ours_to_bare_processor", self.ratio(operation, processor, BARE)),
+                ("peerToOurs", self.ratio(operation, walls, PEER)),
+                ("peerToOursProcessor", self.ratio(operation, processor, PEER)),
+                ("oursToBare", self.ratio(operation, walls, BARE)),
+                ("oursToBareProcessor", self.ratio(operation, processor, BARE)),
             ] {
                 one[name] = json!(ratio.map(Spread::to_json));
             }
             operations[operation.name()] = one;
         }
         let rate = |key: &(usize, Operation)| {
-            let mut one = json!({"at_once": key.0, "operation": key.1.name()});
+            let mut one = json!({"atOnce": key.0, "operation": key.1.name()});
             for (side, name) in SIDES.iter().enumerate() {
                 one[*name] = json!(self.rates[side].get(key).map(|rates| Spread::of(rates).to_json()));
             }
-            one["ours_to_peer"] = json!(self.rate_ratio(*key).map(Spread::to_json));
+            one["oursToPeer"] = json!(self.rate_ratio(*key).map(Spread::to_json));
             one
         };
         json!({
             "name": self.variant.name,
-            "peer_firewall": self.peer_firewall,
-            "peer_check_fails": self.peer_check,
+            "peerFirewall": self.peer_firewall,
+            "peerCheckFails": self.peer_check,
             "operations": operations,
             "rates": self.rates[OURS].keys().map(rate).collect::<Vec<_>>(),
-            "rate_target": self.variant.targets.rate,
+            "rateTarget": self.variant.targets.rate,
         })
     }
 }
@@ -269,15 +269,15 @@ impl Startup {
         let of = |side: usize| {
             let (wall, processor) = (walls(&self.samples[side]), processor(&self.samples[side]));
             json!({
-                "p50_ms": percentile(&wall, 50), "p99_ms": percentile(&wall, 99),
-                "processor_ms": percentile(&processor, 50),
+                "p50Milliseconds": percentile(&wall, 50), "p99Milliseconds": percentile(&wall, 99),
+                "processorMilliseconds": percentile(&processor, 50),
             })
         };
         json!({
             "ours": of(OURS), "peer": of(PEER), "bare": of(BARE),
-            "peer_to_ours": self.ratio(walls).map(Spread::to_json),
+            "peerToOurs": self.ratio(walls).map(Spread::to_json),
             "target": VERSION_TARGET,
-            "own_bytes": self.own_bytes, "peer_bytes": self.peer_bytes,
+            "ownBytes": self.own_bytes, "peerBytes": self.peer_bytes,
         })
     }
 }
