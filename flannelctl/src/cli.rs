@@ -1,6 +1,6 @@
 //! The command line: noun, then verb, as in kubectl. The arguments of a command are defined in its file in `command`.
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -118,6 +118,12 @@ pub(crate) fn refuse(error: clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
+    let subcommands = subcommands(&error);
+    let mut error = error;
+    if let Some(text) = &subcommands {
+        error.remove(ContextKind::SuggestedSubcommand);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![text.into()]));
+    }
     let form = asked_form();
     if matches!(form, Form::Json | Form::Yaml)
         && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
@@ -127,13 +133,29 @@ pub(crate) fn refuse(error: clap::Error) -> ExitCode {
         let first =
             text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ");
         let message = first.strip_prefix("error: ").unwrap_or(&first);
-        let failure =
-            Failure::new(Kind::Usage, message, "Run `flannelctl --help`, or the command with --help.");
+        let help = "Run `flannelctl --help`, or the command with --help.".to_owned();
+        let failure = Failure::new(Kind::Usage, message, subcommands.unwrap_or(help));
         Output::new(form).failure(&failure);
     } else {
         let _ = error.print();
     }
     ExitCode::from(2)
+}
+
+/// Lists the subcommands where an unknown one was specified, the most similar one first.
+fn subcommands(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidSubcommand) else { return None };
+    let usage = error.get(ContextKind::Usage)?.to_string();
+    let path = usage.strip_prefix("Usage: ")?.split(" [").next()?;
+    let mut command = &Cli::command();
+    for name in path.split(' ').skip(1) {
+        command = command.find_subcommand(name)?;
+    }
+    let names =
+        command.get_subcommands().filter(|command| !command.is_hide_set()).map(clap::Command::get_name);
+    let mut names: Vec<&str> = names.collect();
+    names.sort_by_key(|name| strsim::damerau_levenshtein(unknown, name));
+    Some(format!("Subcommands of `{path}`: {}.", names.join(", ")))
 }
 
 /// The output format in an otherwise invalid command line.

@@ -80,7 +80,7 @@ fn a_config_that_cannot_be_used_is_not_written() {
     let output = flannelctl(&directory, &["config", "sett"]);
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("'set'"), "{said}");
+    assert!(said.contains("config`: set,"), "{said}");
 }
 
 /// A store with a config and two nodes.

@@ -38,13 +38,26 @@ fn errors_are_objects_where_json_is_asked_for() {
     2
     {
       "error": {
-        "fix": "Run `flannelctl --help`, or the command with --help.",
+        "fix": "Subcommands of `flannelctl config`: get, set, edit, validate, explain.",
         "kind": "usage",
         "message": "unrecognized subcommand 'gett'"
       }
     }
     ---
     flannelctl: unrecognized subcommand 'gett'
+      Subcommands of `flannelctl config`: get, set, edit, validate, explain.
+    "#);
+    assert_snapshot!(shown(&directory, &["lease", "list", "--nothing", "-ojson"]), @r#"
+    2
+    {
+      "error": {
+        "fix": "Run `flannelctl --help`, or the command with --help.",
+        "kind": "usage",
+        "message": "unexpected argument '--nothing' found"
+      }
+    }
+    ---
+    flannelctl: unexpected argument '--nothing' found
       Run `flannelctl --help`, or the command with --help.
     "#);
     assert_snapshot!(shown(&directory, &["config", "validate", "/nowhere", "--output=name"]), @r"
@@ -52,6 +65,26 @@ fn errors_are_objects_where_json_is_asked_for() {
     ---
     flannelctl: could not read /nowhere: No such file or directory (os error 2)
     ");
+}
+
+/// At each level, the subcommands that exist, the most similar one first.
+#[test]
+fn unknown_subcommands_list_those_that_exist() {
+    let home = tempfile::tempdir().unwrap();
+    let unknown = |words: &[&str]| {
+        let shown = shown(home.path(), words);
+        let tips = shown.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
+        tips.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        unknown(&["config", "show"]),
+        ["Subcommands of `flannelctl config`: set, get, edit, explain, validate."]
+    );
+    assert_eq!(unknown(&["support", "bundel"]), ["Subcommands of `flannelctl support`: bundle."]);
+    let tips = unknown(&["-o", "wide", "stats"]);
+    assert!(tips[0].starts_with("Subcommands of `flannelctl`: status, "), "{tips:?}");
+    // The hidden command `man` is for packages.
+    assert!(!tips[0].contains(" man"), "{tips:?}");
 }
 
 #[test]
