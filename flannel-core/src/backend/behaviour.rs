@@ -82,9 +82,14 @@ pub trait Behaviour {
         external_mtu
     }
 
-    /// The kind of link that the kernel must know.
+    /// The kind of link that the kernel must support.
     fn link_kind(&self) -> Option<&'static str> {
         None
+    }
+
+    /// Whether a userspace implementation can replace this kind of link.
+    fn is_link_kind_replaceable(&self) -> bool {
+        false
     }
 
     /// The device for `family`.

@@ -139,4 +139,8 @@ impl Behaviour for Options {
     fn link_kind(&self) -> Option<&'static str> {
         Some(WIREGUARD.name).filter(|name| self.name == *name)
     }
+
+    fn is_link_kind_replaceable(&self) -> bool {
+        self.name == WIREGUARD.name
+    }
 }

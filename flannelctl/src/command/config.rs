@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::failure::Outcome;
 use crate::flags::{self, DryRun};
 use crate::node::cluster::{Cluster, no_config, store_config};
-use crate::output::{Form, Page};
+use crate::output::{Form, Page, text};
 use crate::session::Session;
 use impact::Impact;
 
@@ -145,15 +145,7 @@ fn summary(config: &NetworkConfig, impact: Option<&Impact>) -> Page {
             range.min(),
             range.max()
         ));
-        ranges.push(json!({
-            "family": range.family().to_string(),
-            "network": range.network().to_string(),
-            "subnetLen": range.subnet_len(),
-            // Most readers parse JSON numbers as doubles, which cannot represent all subnets of a /64 network.
-            "subnets": range.count().to_string(),
-            "subnetMin": range.min().to_string(),
-            "subnetMax": range.max().to_string(),
-        }));
+        ranges.push(text::range(range));
     }
     let firewall = if config.enable_nftables { "nftables" } else { "iptables" };
     lines.push(format!("backend: {}", config.backend.name()));
@@ -162,5 +154,5 @@ fn summary(config: &NetworkConfig, impact: Option<&Impact>) -> Page {
     let value =
         json!({"ranges": ranges, "backend": config.backend.name(), "firewall": firewall, "impact": impact});
     // An empty list of names, because an error after config set has written would be wrong.
-    Page::lines(value, lines.join("\n")).named(Vec::new())
+    Page::lines(value, lines.join("\n")).named(Vec::<String>::new())
 }

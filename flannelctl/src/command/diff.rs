@@ -11,7 +11,7 @@ use crate::session::Session;
 /// Shows the pending operations; findings if any.
 pub(crate) async fn run(session: &Session) -> anyhow::Result<Outcome> {
     let diff: Diff = socket::ask(&session.node.status_socket, "/diff").await?;
-    let names = diff.ops.iter().map(|op| op.object.clone()).collect();
+    let names = diff.ops.iter().map(|op| &op.object);
     let lines = join(diff.ops.iter().map(|op| &op.text), "\n");
     session.output.page(&Page::lines(serde_json::to_value(&diff)?, lines).named(names))?;
     if !diff.settled {

@@ -52,13 +52,12 @@ pub(crate) async fn run(session: &Session, arguments: DoctorArguments) -> anyhow
 
 fn page(report: &Report, checked: usize, form: Form) -> Page {
     let value = serde_json::to_value(report).unwrap_or_else(|error| json!({"error": error.to_string()}));
-    let names = report.findings.iter().map(|finding| finding.id.to_owned()).collect();
     let page = match form {
         Form::Wide => {
             let mut table = Table::new(&["SEVERITY", "CHECK", "SUBJECT", "PROBLEM", "FIX"], &[]);
             for finding in &report.findings {
                 table.push(vec![
-                    Cell::from(finding.severity.to_string()).styled(style(finding.severity)),
+                    Cell::from(finding.severity.name()).styled(style(finding.severity)),
                     Cell::from(finding.id),
                     Cell::from(finding.subject.as_str()),
                     Cell::from(finding.problem.as_str()),
@@ -69,7 +68,7 @@ fn page(report: &Report, checked: usize, form: Form) -> Page {
         }
         _ => Page::lines(value, report.paragraphs(checked)),
     };
-    page.named(names)
+    page.named(report.findings.iter().map(|finding| finding.id))
 }
 
 const fn style(severity: Severity) -> Style {
@@ -84,11 +83,11 @@ fn list() -> Page {
     for check in CHECKS {
         table.push(vec![
             Cell::from(check.id),
-            Cell::from(check.severity.to_string()).styled(style(check.severity)),
+            Cell::from(check.severity.name()).styled(style(check.severity)),
             Cell::from(check.problem),
             Cell::from(check.fix),
         ]);
     }
     let value = serde_json::to_value(CHECKS).unwrap_or(Value::Null);
-    Page::table(value, table).named(CHECKS.iter().map(|check| check.id.to_owned()).collect())
+    Page::table(value, table).named(CHECKS.iter().map(|check| check.id))
 }

@@ -109,7 +109,7 @@ fn show(session: &Session, event: &Event) -> anyhow::Result<()> {
         detail.clone().into(),
     ]);
     let value = json!({"kind": kind, "event": event, "about": about, "detail": detail});
-    session.output.event(&Page::table(value, table).named(vec![about.clone()]))
+    session.output.event(&Page::table(value, table).named([about]))
 }
 
 /// Follows the conditions and rounds of the daemon.

@@ -8,7 +8,7 @@ use flannel_core::subnet_env::PreviousEnv;
 use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -85,31 +85,27 @@ impl Place {
 /// The networks with a directory.
 fn networks(place: &Place) -> anyhow::Result<Vec<Network>> {
     let directory = place.directory();
-    let names = match &place.network {
+    let names: BTreeSet<String> = match &place.network {
         Some(name) if !directory.join(name).is_dir() => {
             let message = format!("{} has no network {name}", directory.display());
             let fix = "Run `flannelctl ipam list` to see all networks, or specify another directory with --data-dir.";
             return fail(Kind::NotFound, message, fix);
         }
-        Some(name) => vec![name.clone()],
-        None if !directory.exists() => Vec::new(),
+        Some(name) => [name.clone()].into(),
+        None if !directory.exists() => BTreeSet::new(),
         None => {
             let entries = fs::read_dir(&directory)
                 .with_context(|| format!("could not read {}", directory.display()))?;
-            let directories = entries.filter_map(Result::ok).filter(|entry| entry.path().is_dir());
-            let mut names: Vec<String> =
-                directories.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-            names.sort();
-            names
+            let directories = entries.flatten().filter(|entry| entry.path().is_dir());
+            directories.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
         }
     };
     names.into_iter().map(|name| Network::read(&directory, &name)).collect()
 }
 
-fn allocations(networks: &[Network]) -> impl Iterator<Item = (&Network, &Allocation)> {
-    networks
-        .iter()
-        .flat_map(|network| network.allocations.iter().map(move |allocation| (network, allocation)))
+fn allocations<'a>(networks: &'a [Network]) -> impl Iterator<Item = (&'a Network, &'a Allocation)> {
+    let pairs = |network: &'a Network| network.allocations.iter().map(move |one| (network, one));
+    networks.iter().flat_map(pairs)
 }
 
 fn list(session: &Session, place: &Place) -> anyhow::Result<()> {
@@ -118,7 +114,6 @@ fn list(session: &Session, place: &Place) -> anyhow::Result<()> {
         &["ADDRESS", "NETWORK", "CONTAINER", "INTERFACE", "USE", "AGE"],
         &["CONTAINER-ID", "NETNS"],
     );
-    let (mut values, mut names) = (Vec::new(), Vec::new());
     for (network, allocation) in allocations(&networks) {
         let (container, interface) = allocation.container();
         // The length that docker and crictl show.
@@ -133,12 +128,11 @@ fn list(session: &Session, place: &Place) -> anyhow::Result<()> {
             Cell::from(container),
             Cell::from(allocation.owner.as_ref().map(|owner| owner.netns.clone()).unwrap_or_default()),
         ]);
-        values.push(to_json(network, allocation));
-        names.push(allocation.address.to_string());
     }
-    let empty = values.is_empty();
-    session.output.page(&Page::table(Value::Array(values), table).named(names))?;
-    if empty {
+    let value = allocations(&networks).map(|(network, allocation)| to_json(network, allocation)).collect();
+    let names = allocations(&networks).map(|(_, allocation)| allocation.address);
+    session.output.page(&Page::table(value, table).named(names))?;
+    if allocations(&networks).next().is_none() {
         session.output.message(&format!("no addresses are allocated in {}", place.directory().display()));
     }
     Ok(())
@@ -188,7 +182,7 @@ fn check(session: &Session, place: &Place) -> anyhow::Result<Outcome> {
     let findings: Vec<Finding> = networks.iter().flat_map(|network| findings(network, &subnets)).collect();
     let allocated: usize = networks.iter().map(|network| network.allocations.len()).sum();
     let value = json!({"addresses": allocated, "findings": findings});
-    let names = findings.iter().map(|finding| finding.id.to_owned()).collect();
+    let names = findings.iter().map(|finding| finding.id);
     if findings.is_empty() {
         let (addresses, networks) = (count(allocated, "address"), count(networks.len(), "network"));
         let text = format!("{addresses} in {networks}, no problems found");
@@ -220,11 +214,11 @@ fn findings(network: &Network, subnets: &[IpNet]) -> Vec<Finding> {
     }
     // Only if this network uses the subnet of flannel.
     let inside = |address: IpAddr| subnets.iter().any(|subnet| subnet.contains(&address));
-    let of_family =
-        |address: IpAddr| subnets.iter().any(|subnet| Family::of_net(*subnet) == Family::of(address));
+    let families: Vec<Family> = subnets.iter().map(|subnet| Family::of_net(*subnet)).collect();
     let addresses = || allocations.iter().map(|allocation| allocation.address);
     if addresses().any(inside) {
-        for address in addresses().filter(|address| of_family(*address) && !inside(*address)) {
+        let outside = |address: &IpAddr| families.contains(&Family::of(*address)) && !inside(*address);
+        for address in addresses().filter(outside) {
             find(
                 "ipam-other-subnet",
                 format!("{address} of network {name} is not in the subnet of this node"),
@@ -322,7 +316,7 @@ fn release(session: &Session, arguments: &Release) -> anyhow::Result<()> {
         .iter()
         .map(|(network, allocation)| json!({"released": !dry_run, "address": to_json(network, allocation)}))
         .collect();
-    let names = released.iter().map(|(_, allocation)| allocation.address.to_string()).collect();
+    let names = released.iter().map(|(_, allocation)| allocation.address);
     if released.is_empty() {
         session.output.message("no leaked addresses");
     }

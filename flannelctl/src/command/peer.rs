@@ -31,7 +31,7 @@ pub(crate) async fn run(session: &Session, command: &PeerCommand) -> anyhow::Res
     for peer in &peers.peers {
         table.push(row(peer));
     }
-    let names = peers.peers.iter().map(|peer| peer.key.to_string()).collect();
+    let names = peers.peers.iter().map(|peer| peer.key);
     session.output.page(&Page::table(serde_json::to_value(&peers)?, table).named(names))?;
     if !peers.settled {
         session.output.message("leases changed meanwhile: some states may be outdated");

@@ -7,13 +7,15 @@ use flannel_core::path::{Answer, Hop, Path, trace};
 use flannel_core::status::Peers;
 use flannel_core::subnet_env::PreviousEnv;
 use flanneld::kernel::{Effector as _, NetlinkKernel, Observation};
+use ipnet::IpNet;
+use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 
 use crate::failure::{Failure, Kind, Outcome, fail};
-use crate::node::cluster::{Cluster, Entry};
+use crate::node::cluster::Cluster;
 use crate::node::socket;
 use crate::output::text::join;
 use crate::output::{Cell, Page, Style, Table};
@@ -32,8 +34,10 @@ pub(crate) enum RouteCommand {
 }
 
 /// The node that an address belongs to.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Owner {
-    subnets: Vec<String>,
+    subnets: Vec<IpNet>,
     public_addresses: Vec<IpAddr>,
     /// Where this is known from.
     source: &'static str,
@@ -57,14 +61,7 @@ pub(crate) async fn run(session: &Session, command: &RouteCommand) -> anyhow::Re
     if let Some(owner) = &owner {
         compare(&mut path, owner);
     }
-    let value = json!({
-        "owner": owner.as_ref().map(|owner| json!({
-            "subnets": owner.subnets,
-            "publicAddresses": owner.public_addresses,
-            "source": owner.source,
-        })),
-        "path": path,
-    });
+    let value = json!({"owner": owner, "path": path});
     let env = fs::read_to_string(&session.node.subnet_file).unwrap_or_default();
     let networks = PreviousEnv::parse(&env).networks;
     let unowned = known && owner.is_none() && networks.iter().any(|network| network.contains(address));
@@ -113,19 +110,14 @@ async fn owner_by_daemon(session: &Session, address: IpAddr) -> Option<Owner> {
     let peers: Peers = socket::ask_within(&session.node.status_socket, "/peers", limit).await.ok()?;
     let peer =
         peers.peers.into_iter().find(|peer| peer.subnets.iter().any(|subnet| subnet.contains(&address)))?;
-    Some(Owner {
-        subnets: peer.subnets.iter().map(|subnet| subnet.to_string()).collect(),
-        public_addresses: peer.public_addresses,
-        source: "flanneld",
-    })
+    Some(Owner { subnets: peer.subnets, public_addresses: peer.public_addresses, source: "flanneld" })
 }
 
 /// `None` if no lease contains the address.
 async fn owner_by_store(session: &Session, address: IpAddr) -> anyhow::Result<Option<Owner>> {
     let cluster = Cluster::read(session, &session.store()?).await?;
-    let held = |entry: &&Entry| entry.subnets.iter().any(|subnet| subnet.contains(&address));
-    Ok(cluster.entries.iter().find(held).map(|entry| Owner {
-        subnets: entry.subnets.iter().map(|subnet| subnet.to_string()).collect(),
+    Ok(cluster.entries.iter().find(|entry| entry.contains(address)).map(|entry| Owner {
+        subnets: entry.subnets.iter().collect(),
         public_addresses: entry.addresses().collect(),
         source: "store",
     }))
@@ -153,7 +145,7 @@ fn table(path: &Path, owner: Option<&Owner>, unowned: bool) -> Table {
     let mut add = |step: &'static str, text: String| table.push(vec![step.into(), Cell::from(text)]);
     add("address", path.address.to_string());
     if let Some(owner) = owner {
-        add("owner", format!("{} of node {}", owner.subnets.join(" "), join(&owner.public_addresses, " ")));
+        add("owner", format!("{} of node {}", join(&owner.subnets, " "), join(&owner.public_addresses, " ")));
     } else if unowned {
         add("owner", "none: no lease contains this address of the pod network".to_owned());
     }

@@ -11,7 +11,7 @@ use crate::flags;
 use crate::node::cluster::{Cluster, Entry, store_config};
 use crate::node::host_local::usable;
 use crate::output::Page;
-use crate::output::text::count;
+use crate::output::text::{count, range};
 use crate::session::Session;
 
 #[derive(Debug, Subcommand)]
@@ -33,27 +33,22 @@ pub(crate) async fn run(session: &Session, command: SubnetCommand) -> anyhow::Re
 }
 
 async fn plan(session: &Session, file: Option<&Path>, per_month: Option<u32>) -> anyhow::Result<()> {
+    let given = file.map(flags::config).transpose()?;
     let read = async {
         let store = session.store()?;
         let cluster = Cluster::read(session, &store).await?;
         anyhow::Ok((store, cluster))
     };
-    let (config, entries) = match file {
-        None => {
-            let (store, cluster) = read.await?;
-            (store_config(cluster.config.as_ref(), &store)?.0, cluster.entries)
+    let (config, entries) = match (given, read.await) {
+        (Some(config), Ok((_, cluster))) => (config, cluster.entries),
+        // A config can be planned before the store exists.
+        (Some(config), Err(error)) => {
+            session.output.message(&format!("leases are not shown: {error:#}"));
+            (config, Vec::new())
         }
-        Some(file) => {
-            let config = flags::config(file)?;
-            // A config can be planned before the store exists.
-            let entries = match read.await {
-                Ok((_, cluster)) => cluster.entries,
-                Err(error) => {
-                    session.output.message(&format!("leases are not shown: {error:#}"));
-                    Vec::new()
-                }
-            };
-            (config, entries)
+        (None, read) => {
+            let (store, cluster) = read?;
+            (store_config(cluster.config.as_ref(), &store)?.0, cluster.entries)
         }
     };
     let uses: Vec<Usage<'_>> = config.ranges().map(|range| Usage::of(range, &entries)).collect();
@@ -91,26 +86,14 @@ fn forecast(free: u128, per_month: Option<u32>) -> String {
 /// The range of one family and its users.
 struct Usage<'a> {
     range: &'a SubnetRange,
-    /// First and last place of each lease, and its kind.
-    parts: Vec<(u128, u128, Kind)>,
+    /// First and last place of each lease, and its sign.
+    parts: Vec<(u128, u128, char)>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Lease,
-    Reserved,
-    Own,
-}
-
-impl Kind {
-    const fn sign(self) -> char {
-        match self {
-            Self::Lease => '#',
-            Self::Reserved => 'r',
-            Self::Own => '*',
-        }
-    }
-}
+/// Signs of the map.
+const LEASE: char = '#';
+const RESERVED: char = 'r';
+const OWN: char = '*';
 
 /// Cells of a line of the map, and lines.
 const WIDTH: u128 = 32;
@@ -120,12 +103,12 @@ impl<'a> Usage<'a> {
     fn of(range: &'a SubnetRange, entries: &[Entry]) -> Self {
         let part = |entry: &Entry| {
             let (from, to) = range.places_of(entry.subnets.get(range.family())?)?;
-            let kind = match (entry.is_own, entry.is_reservation()) {
-                (true, _) => Kind::Own,
-                (false, true) => Kind::Reserved,
-                (false, false) => Kind::Lease,
+            let sign = match (entry.is_own, entry.is_reservation()) {
+                (true, _) => OWN,
+                (false, true) => RESERVED,
+                (false, false) => LEASE,
             };
-            Some((from, to, kind))
+            Some((from, to, sign))
         };
         Self { range, parts: entries.iter().filter_map(part).collect() }
     }
@@ -136,7 +119,7 @@ impl<'a> Usage<'a> {
     }
 
     fn reserved(&self) -> u128 {
-        let reserved = self.parts.iter().filter(|(_, _, kind)| *kind == Kind::Reserved);
+        let reserved = self.parts.iter().filter(|(_, _, sign)| *sign == RESERVED);
         reserved.map(|(from, to, _)| to - from + 1).sum()
     }
 
@@ -157,22 +140,13 @@ impl<'a> Usage<'a> {
 
     fn lines(&self) -> Vec<String> {
         let range = self.range;
-        let percent = (self.used() * 100).checked_div(range.count()).unwrap_or(0);
+        let (family, network, length) = (range.family(), range.network(), range.subnet_len());
+        let (used, reserved, free) = (self.used(), self.reserved(), self.free());
+        let percent = (used * 100).checked_div(range.count()).unwrap_or(0);
         let mut lines = vec![
-            format!(
-                "{}: {}, subnets of length {} for {} pods",
-                range.family(),
-                range.network(),
-                range.subnet_len(),
-                self.pods_text()
-            ),
+            format!("{family}: {network}, subnets of length {length} for {} pods", self.pods_text()),
             format!("  {} subnets from {} to {}", range.count(), range.min(), range.max()),
-            format!(
-                "  {} in use ({percent} %), {} of them reserved, {} free",
-                self.used(),
-                self.reserved(),
-                self.free()
-            ),
+            format!("  {used} in use ({percent} %), {reserved} of them reserved, {free} free"),
         ];
         lines.extend(self.map());
         lines
@@ -181,22 +155,16 @@ impl<'a> Usage<'a> {
     /// The range in order, one sign per subnet, or per group of subnets in a large network.
     fn map(&self) -> Vec<String> {
         let count = self.range.count();
-        let mut per_cell = 1_u128;
-        while count.div_ceil(per_cell) > WIDTH * HEIGHT {
-            per_cell *= 2;
-        }
+        let per_cell = count.div_ceil(WIDTH * HEIGHT).next_power_of_two();
         let cells = count.div_ceil(per_cell);
-        let mut taken = vec![(0_u128, '.'); usize::try_from(cells).unwrap_or(0)];
-        for (from, to, kind) in &self.parts {
+        let mut taken = vec![(0_u128, '.'); cells as usize];
+        for (from, to, sign_of_part) in &self.parts {
             for cell in (from / per_cell)..=(to / per_cell) {
-                let Some((used, sign)) = usize::try_from(cell).ok().and_then(|cell| taken.get_mut(cell))
-                else {
-                    continue;
-                };
+                let Some((used, sign)) = taken.get_mut(cell as usize) else { continue };
                 let (first, last) = (cell * per_cell, (cell + 1) * per_cell - 1);
                 *used += last.min(*to) - first.max(*from) + 1;
                 // This node takes precedence.
-                *sign = if *sign == '*' { '*' } else { kind.sign() };
+                *sign = if *sign == OWN { OWN } else { *sign_of_part };
             }
         }
         let meaning = match per_cell {
@@ -210,8 +178,8 @@ impl<'a> Usage<'a> {
             let signs: String = cells
                 .iter()
                 .map(|(used, sign)| match (*used, *sign) {
-                    (used, sign) if per_cell == 1 || used == 0 || sign == '*' => sign,
-                    (used, _) if used >= per_cell => '#',
+                    (used, sign) if per_cell == 1 || used == 0 || sign == OWN => sign,
+                    (used, _) if used >= per_cell => LEASE,
                     _ => 'o',
                 })
                 .collect();
@@ -221,18 +189,11 @@ impl<'a> Usage<'a> {
     }
 
     fn to_json(&self) -> Value {
-        json!({
-            "family": self.range.family().to_string(),
-            "network": self.range.network().to_string(),
-            "subnetLen": self.range.subnet_len(),
-            "subnetMin": self.range.min().to_string(),
-            "subnetMax": self.range.max().to_string(),
-            // Most readers parse JSON numbers as doubles.
-            "subnets": self.range.count().to_string(),
-            "used": self.used().to_string(),
-            "reserved": self.reserved().to_string(),
-            "free": self.free().to_string(),
-            "podsPerNode": self.pods().to_string(),
-        })
+        let mut value = range(self.range);
+        let (used, reserved, free, pods) = (self.used(), self.reserved(), self.free(), self.pods());
+        for (key, number) in [("used", used), ("reserved", reserved), ("free", free), ("podsPerNode", pods)] {
+            value[key] = number.to_string().into();
+        }
+        value
     }
 }

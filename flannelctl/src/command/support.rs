@@ -101,7 +101,7 @@ pub(crate) async fn run(session: &Session, command: SupportCommand) -> anyhow::R
         "known secrets, and texts that resemble one, were removed; review the archive before you share it",
     );
     let text = format!("{} with {} files", file.display(), names.len());
-    session.output.page(&Page::lines(value, text).named(vec![file.display().to_string()]))?;
+    session.output.page(&Page::lines(value, text).named([file.display()]))?;
     Ok(Outcome::Fine)
 }
 

@@ -1,7 +1,6 @@
 //! All checks of the doctor. `docs/doctor.md`, `doctor --list` and the findings are made from this list.
 
 use serde::Serialize;
-use std::fmt;
 
 /// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -13,12 +12,12 @@ pub(crate) enum Severity {
     Warning,
 }
 
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl Severity {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
             Self::Error => "error",
             Self::Warning => "warning",
-        })
+        }
     }
 }
 
@@ -34,10 +33,13 @@ pub(crate) struct Check {
     pub(crate) fix: &'static str,
 }
 
+/// The fix of a check that states none: at its start, the daemon repairs the node.
+pub(crate) const RESTART: &str = "systemctl restart flanneld";
+
 macro_rules! checks {
-    ($($name:ident $id:literal $severity:ident $problem:literal $fix:literal)*) => {
+    ($($name:ident $id:literal $severity:ident $problem:literal $($fix:literal)?)*) => {
         $(pub(crate) const $name: Check =
-            Check { id: $id, severity: Severity::$severity, problem: $problem, fix: $fix };)*
+            Check { id: $id, severity: Severity::$severity, problem: $problem, fix: [$($fix,)? RESTART][0] };)*
         /// All checks, in the order of the output.
         pub(crate) const CHECKS: &[Check] = &[$($name),*];
     };
@@ -104,10 +106,8 @@ checks! {
         "restart flanneld on its node, or delete the record: flannelctl lease release KEY"
     LEASE_MISSING "lease-missing" Error
         "This node runs flannel, but has no lease in the store, so another node may acquire its subnet."
-        "systemctl restart flanneld"
     LEASE_EXPIRING "lease-expiring" Error
         "The lease expires soon and was not renewed in time."
-        "systemctl restart flanneld"
     LEASE_OVERLAP "lease-overlap" Error
         "Two leases overlap; the older one takes precedence."
         "flannelctl lease release SUBNET, for the newer lease"
@@ -126,7 +126,6 @@ checks! {
         "systemctl start flanneld"
     DAEMON_STUCK "daemon-stuck" Error
         "flanneld is stopped or does not respond."
-        "systemctl restart flanneld"
     DAEMON_NOT_READY "daemon-not-ready" Error
         "flanneld is running but not ready."
         "journalctl -u flanneld"
@@ -139,65 +138,46 @@ checks! {
 
     VTEP_MISSING "vtep-missing" Error
         "The tunnel device does not exist."
-        "systemctl restart flanneld"
     VTEP_WRONG "vtep-wrong" Error
         "The tunnel device is incompatible: its VNI, port, local address or interface differs."
-        "systemctl restart flanneld, which creates it again"
     VTEP_MAC "vtep-mac" Error
         "The MAC of the tunnel device differs from the published one."
-        "systemctl restart flanneld"
     VTEP_MTU "vtep-mtu" Error
         "The MTU of the tunnel device differs from the expected one."
-        "systemctl restart flanneld"
     VTEP_DOWN "vtep-down" Error
         "The tunnel device is down."
-        "systemctl restart flanneld"
     VTEP_ADDRESS "vtep-address" Error
         "The tunnel device lacks its address, or has an unexpected one."
-        "systemctl restart flanneld"
     VTEP_LEARNING "vtep-learning" Warning
         "The learning setting of the tunnel device differs from the config. With learning, a forged packet can divert traffic."
-        "systemctl restart flanneld"
     VTEP_LEFTOVER "vtep-leftover" Warning
         "A tunnel device of an earlier config still exists."
-        "systemctl restart flanneld"
     FDB_MISSING "fdb-missing" Error
         "The FDB entry of a node is missing, so the node is unreachable."
-        "systemctl restart flanneld"
     FDB_STALE "fdb-stale" Error
         "An FDB entry leads to an address that is not that of the node."
-        "systemctl restart flanneld"
     NEIGHBOUR_WRONG "neighbour-wrong" Error
         "The neighbour entry of a node is missing or out of sync."
-        "systemctl restart flanneld"
     NEIGHBOUR_STALE "neighbour-stale" Warning
         "A neighbour entry belongs to a node that no longer exists."
-        "systemctl restart flanneld"
     ROUTE_MISSING "route-missing" Error
         "The route to the subnet of a node is missing."
-        "systemctl restart flanneld"
     ROUTE_WRONG "route-wrong" Error
         "The route to the subnet of a node is out of sync."
-        "systemctl restart flanneld"
     ROUTE_SHADOWED "route-shadowed" Error
         "An unmanaged route takes traffic for the subnet of a node, or for a part of it."
         "ip route del DESTINATION"
     ROUTE_STALE "route-stale" Warning
         "An owned route leads to a subnet without a lease."
-        "systemctl restart flanneld"
     FIREWALL_RULES "firewall-rules" Error
         "Firewall rules are missing, changed or out of order."
-        "systemctl restart flanneld"
     FIREWALL_LEFTOVER "firewall-leftover" Warning
         "Stale rules of the other firewall mode are in effect, too."
-        "systemctl restart flanneld"
 
     SUBNET_ENV_MISSING "subnet-env-missing" Error
         "subnet.env does not exist, so no pod can start."
-        "systemctl restart flanneld"
     SUBNET_ENV_MISMATCH "subnet-env-mismatch" Error
         "subnet.env does not match lease and config, so new pods get invalid addresses."
-        "systemctl restart flanneld"
     CNI_CONFIG_MISSING "cni-config-missing" Error
         "No CNI config uses flannel, so pods get no network."
         "write /etc/cni/net.d/10-flannel.conflist"

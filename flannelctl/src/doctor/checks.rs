@@ -1,5 +1,6 @@
 //! The checks: pure functions from facts to findings.
 
+use super::catalog::RESTART;
 use super::facts::Facts;
 use super::report::Report;
 
@@ -26,6 +27,11 @@ pub(crate) fn run(facts: &Facts) -> Report {
     daemon::check(facts, &mut report);
     kernel::check(facts, &mut report);
     cni::check(facts, &mut report);
+    if facts.daemons.is_empty() {
+        for finding in report.findings.iter_mut().filter(|finding| finding.fix == RESTART) {
+            finding.fix = "systemctl start flanneld".to_owned();
+        }
+    }
     report.sort();
     report
 }

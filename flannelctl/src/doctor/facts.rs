@@ -40,8 +40,8 @@ pub(crate) struct Facts {
     /// Settings below `/proc/sys` that exist, by path.
     pub(crate) sysctls: BTreeMap<String, String>,
     pub(crate) bridge_netfilter: Vec<BridgeFinding>,
-    /// Kinds of link that the backend needs, and whether the kernel supports them.
-    pub(crate) kinds: Vec<(&'static str, Result<bool, String>)>,
+    /// Kinds of link that pods and the backend need.
+    pub(crate) kinds: Vec<KindFacts>,
     /// Offload features of tunnel devices that are off, by device and `ethtool` name; or why they are unknown.
     pub(crate) offload: Result<Vec<(String, String)>, String>,
     /// Number of UDP packets with invalid and with valid checksums.
@@ -79,6 +79,16 @@ pub(crate) struct FirewallFacts {
     pub(crate) in_force: Result<bool, String>,
     /// Whether the other mode has owned rules, or why that is unknown.
     pub(crate) leftover: Result<bool, String>,
+}
+
+/// A kind of link.
+#[derive(Debug)]
+pub(crate) struct KindFacts {
+    pub(crate) name: &'static str,
+    /// Whether a userspace implementation can replace it.
+    pub(crate) is_replaceable: bool,
+    /// Whether the kernel supports it, or why that is unknown.
+    pub(crate) is_supported: Result<bool, String>,
 }
 
 /// A measurement of the path to another node.
@@ -144,10 +154,5 @@ impl Facts {
     /// Whether the node has run flannel before, so that daemon and pods should be running.
     pub(crate) fn ran_before(&self) -> bool {
         !self.daemons.is_empty() || self.remembered.lease.is_some() || self.subnet_env.is_some()
-    }
-
-    /// The command that makes the daemon repair the node.
-    pub(crate) fn restart(&self) -> &'static str {
-        if self.daemons.is_empty() { "systemctl start flanneld" } else { "systemctl restart flanneld" }
     }
 }

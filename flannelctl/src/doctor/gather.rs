@@ -1,9 +1,9 @@
 //! Reads the facts for the checks. Nothing is changed; for facts that cannot be read, the reason is recorded.
 
-use flannel_core::config::NetworkConfig;
+use flannel_core::config::{NetworkConfig, SubnetRange};
+use flannel_core::error::chain;
 use flannel_core::family::Family;
 use flannel_core::ruleset::{Mode, Ruleset};
-use flannel_core::store::Listing;
 use flanneld::firewall;
 use flanneld::host::sysctl::Sysctl;
 use flanneld::kernel::NetlinkKernel;
@@ -12,7 +12,7 @@ use rustix::process::geteuid;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::facts::{Facts, FirewallFacts, StoreFacts};
+use super::facts::{Facts, FirewallFacts, KindFacts, StoreFacts};
 use crate::node::cni::CONFIGS;
 use crate::node::daemon::{self, Invocation};
 use crate::node::view::{Snapshot, View};
@@ -48,18 +48,21 @@ pub(crate) async fn gather(
     let Snapshot { options, store, listing, observation, view, remembered, subnet_env, mut kernel, config } =
         Snapshot::of(invocation).await?;
     let seen = view.as_ref().and_then(|view| view.as_ref().ok());
-    let families: Vec<Family> = Family::ALL
-        .into_iter()
-        .filter(|family| config.as_ref().is_some_and(|config| config.has(*family)))
-        .collect();
+    let ranges = config.iter().flat_map(NetworkConfig::ranges);
+    let families: Vec<Family> = ranges.map(SubnetRange::family).collect();
     let mode = match &config {
         Some(config) if !config.enable_nftables => Mode::Iptables,
         _ => Mode::Nftables,
     };
-    let time_left = match (seen.and_then(|view| view.own.as_ref()), &listing) {
-        (Some(own), Ok(listing)) => time_left(&store, listing, &own.subnets.to_string()).await,
-        _ => None,
-    };
+    let (mut latency, mut clock_ahead, mut time_left) = (None, None, None);
+    if let Ok(listing) = &listing {
+        latency = measure_latency(&store).await;
+        clock_ahead = store.clock_ahead_secs().await;
+        let key = seen.and_then(|view| Some(view.own.as_ref()?.subnets.to_string()));
+        if let Some(record) = listing.records.iter().find(|record| Some(&record.key) == key.as_ref()) {
+            time_left = store.life(record).await.ok().flatten().map(|life| life.left);
+        }
+    }
     let links = host::links(&observation, seen);
     Ok(Facts {
         is_root: geteuid().is_root(),
@@ -68,15 +71,9 @@ pub(crate) async fn gather(
         store: StoreFacts {
             location: store.identity().location.clone(),
             config_place: store.identity().config_place.clone(),
-            latency: match &listing {
-                Ok(_) => latency(&store).await,
-                Err(_) => None,
-            },
-            clock_ahead: match &listing {
-                Ok(_) => store.clock_ahead_secs().await,
-                Err(_) => None,
-            },
             listing,
+            latency,
+            clock_ahead,
             time_left,
         },
         firewall: match seen {
@@ -104,7 +101,7 @@ pub(crate) async fn gather(
 }
 
 /// The median time of some requests on an established connection.
-async fn latency(store: &Store) -> Option<Duration> {
+async fn measure_latency(store: &Store) -> Option<Duration> {
     let mut times = Vec::new();
     for _ in 0..3 {
         let started = Instant::now();
@@ -115,31 +112,24 @@ async fn latency(store: &Store) -> Option<Duration> {
     times.get(times.len() / 2).copied()
 }
 
-async fn time_left(store: &Store, listing: &Listing, key: &str) -> Option<Duration> {
-    let record = listing.records.iter().find(|record| record.key == key)?;
-    Some(store.life(record).await.ok()??.left)
-}
-
 /// The owned rules of both firewall modes.
 async fn firewall_facts(view: &View) -> Option<FirewallFacts> {
     let own = view.own.as_ref()?;
     let firewall::Desired { mode, ruleset } = view.node.firewall(&own.subnets);
-    let text = |error: firewall::FirewallError| flannel_core::error::chain(&error);
+    let text = |error: firewall::FirewallError| chain(&error);
     let in_force = firewall::of(mode).verify(&ruleset).await.map_err(text);
     let nothing = firewall::of(mode.other()).verify(&Ruleset::default()).await;
     Some(FirewallFacts { mode, in_force, leftover: nothing.map(|nothing| !nothing).map_err(text) })
 }
 
-/// Whether the kernel supports the kinds of link that the backend needs.
-async fn kinds(
-    kernel: &mut NetlinkKernel,
-    config: Option<&NetworkConfig>,
-) -> Vec<(&'static str, Result<bool, String>)> {
-    let Some(config) = config else { return Vec::new() };
+/// The kinds of link that pods and the backend need.
+async fn kinds(kernel: &mut NetlinkKernel, config: Option<&NetworkConfig>) -> Vec<KindFacts> {
+    let Some(NetworkConfig { backend, .. }) = config else { return Vec::new() };
+    let of_backend = backend.link_kind().map(|name| (name, backend.is_link_kind_replaceable()));
     let mut kinds = Vec::new();
-    for kind in config.backend.link_kind().into_iter().chain(["bridge", "veth"]) {
-        let known = kernel.supports_link_kind(kind).await;
-        kinds.push((kind, known.map_err(|error| flannel_core::error::chain(&error))));
+    for (name, is_replaceable) in of_backend.into_iter().chain([("bridge", false), ("veth", false)]) {
+        let is_supported = kernel.supports_link_kind(name).await.map_err(|error| chain(&error));
+        kinds.push(KindFacts { name, is_replaceable, is_supported });
     }
     kinds
 }

@@ -96,13 +96,6 @@ pub(crate) struct Packet {
     pub(crate) destination: IpAddr,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Truth {
-    Yes,
-    No,
-    Perhaps,
-}
-
 /// Result of one chain.
 enum Passage {
     /// Accepted, or perhaps.
@@ -147,12 +140,10 @@ impl Table {
     fn walk(&self, chain: &Chain, packet: &Packet, depth: u8) -> Passage {
         let mut perhaps_accepted = false;
         for rule in &chain.rules {
-            let truth = rule.holds(packet);
-            if truth == Truth::No {
-                continue;
-            }
-            let certain = truth == Truth::Yes;
+            let holds = rule.holds(packet);
+            let certain = holds == Some(true);
             match &rule.verdict {
+                _ if holds == Some(false) => {}
                 Verdict::Continue => {}
                 Verdict::Accept if certain => return Passage::Through,
                 Verdict::Drop if certain => return Passage::Dropped(rule.text.clone()),
@@ -166,8 +157,7 @@ impl Table {
                         None => Passage::Back(true),
                     };
                     match passage {
-                        Passage::Through if certain => return Passage::Through,
-                        Passage::Dropped(text) if certain => return Passage::Dropped(text),
+                        passage @ (Passage::Through | Passage::Dropped(_)) if certain => return passage,
                         Passage::Through => perhaps_accepted = true,
                         Passage::Dropped(_) => {}
                         Passage::Back(perhaps) => {
@@ -185,16 +175,13 @@ impl Table {
 }
 
 impl Rule {
-    fn holds(&self, packet: &Packet) -> Truth {
-        let mut truth = Truth::Yes;
-        for condition in &self.conditions {
-            match condition.holds(packet) {
-                Truth::No => return Truth::No,
-                Truth::Perhaps => truth = Truth::Perhaps,
-                Truth::Yes => {}
-            }
+    /// Whether all conditions hold; `None` if that is unknown.
+    fn holds(&self, packet: &Packet) -> Option<bool> {
+        let conditions = || self.conditions.iter().map(|condition| condition.holds(packet));
+        match conditions().any(|holds| holds == Some(false)) {
+            true => Some(false),
+            false => conditions().all(|holds| holds.is_some()).then_some(true),
         }
-        truth
     }
 }
 
@@ -206,12 +193,12 @@ impl Condition {
         subject.map_or(Self::UNKNOWN, |subject| Self { negated, subject })
     }
 
-    fn holds(&self, packet: &Packet) -> Truth {
+    fn holds(&self, packet: &Packet) -> Option<bool> {
         let holds = match &self.subject {
             Subject::Protocol(number) => *number == packet.protocol.0,
             Subject::Ports(ranges) => {
                 // A packet for any port: some are dropped, others are not.
-                let Some(port) = packet.protocol.1 else { return Truth::Perhaps };
+                let port = packet.protocol.1?;
                 ranges.iter().any(|(first, last)| (*first..=*last).contains(&port))
             }
             Subject::Input(link) => is_named(&packet.input, link),
@@ -219,9 +206,9 @@ impl Condition {
             Subject::Source(nets) => nets.iter().any(|net| net.contains(&packet.source)),
             Subject::Destination(nets) => nets.iter().any(|net| net.contains(&packet.destination)),
             Subject::State(new) => *new,
-            Subject::Unknown => return Truth::Perhaps,
+            Subject::Unknown => return None,
         };
-        if holds != self.negated { Truth::Yes } else { Truth::No }
+        Some(holds != self.negated)
     }
 }
 

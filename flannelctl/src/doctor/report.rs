@@ -114,7 +114,7 @@ impl Report {
     pub(crate) fn paragraphs(&self, checked: usize) -> String {
         let mut text = String::new();
         for finding in &self.findings {
-            let label = finding.severity.to_string().to_uppercase();
+            let label = finding.severity.name().to_uppercase();
             let _ = writeln!(text, "{label:<8} {}  {}", finding.id, finding.subject);
             let evidence = finding.evidence.iter().map(|evidence| ("seen: ", evidence));
             for (label, words) in

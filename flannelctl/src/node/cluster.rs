@@ -57,6 +57,14 @@ const CONCURRENT: usize = 32;
 const FEW: usize = 500;
 
 impl Entry {
+    /// Parses a record; `None` if it is malformed.
+    pub(crate) fn new(record: Record, own: &Subnets) -> Option<Self> {
+        let subnets = Subnets::parse_key(&record.key).ok().filter(|subnets| !subnets.is_empty())?;
+        let attrs = LeaseAttrs::parse(&record.value).ok()?;
+        let is_own = subnets.overlap(own);
+        Some(Self { record, subnets, attrs, life: None, is_own })
+    }
+
     pub(crate) const fn is_reservation(&self) -> bool {
         self.record.grant.is_none()
     }
@@ -74,6 +82,11 @@ impl Entry {
             (false, _) if self.is_overdue() => "overdue",
             (false, _) => "in use",
         }
+    }
+
+    /// Whether an address is in a subnet of the node.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        self.subnets.iter().any(|subnet| subnet.contains(&address))
     }
 
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
@@ -163,18 +176,14 @@ impl Cluster {
     /// # Errors
     /// Fails if there is none.
     pub(crate) fn find(&self, target: &Target) -> anyhow::Result<&Entry> {
-        let exact = self.entries.iter().find(|entry| match target {
+        let is_exact = |entry: &&Entry| match target {
             Target::Key(key) => entry.record.key == *key,
             Target::Subnet(subnet) => entry.subnets.iter().any(|own| own.trunc() == *subnet),
-            Target::Address(address) => entry.subnets.iter().any(|subnet| subnet.contains(address)),
-        });
-        let by_node = || {
-            self.entries.iter().find(|entry| match target {
-                Target::Address(address) => entry.addresses().any(|own| own == *address),
-                _ => false,
-            })
+            Target::Address(address) => entry.contains(*address),
         };
-        exact.or_else(by_node).ok_or_else(|| {
+        let is_of_node = |entry: &&Entry| matches!(target, Target::Address(address) if entry.addresses().any(|own| own == *address));
+        let entries = || self.entries.iter();
+        entries().find(is_exact).or_else(|| entries().find(is_of_node)).ok_or_else(|| {
             let message = match target {
                 Target::Key(key) => format!("no lease {key}"),
                 Target::Subnet(subnet) => format!("no lease of {subnet}"),
@@ -204,16 +213,6 @@ impl Cluster {
     }
 }
 
-impl Entry {
-    /// Parses a record; `None` if it is malformed.
-    pub(crate) fn new(record: Record, own: &Subnets) -> Option<Self> {
-        let subnets = Subnets::parse_key(&record.key).ok().filter(|subnets| !subnets.is_empty())?;
-        let attrs = LeaseAttrs::parse(&record.value).ok()?;
-        let is_own = subnets.overlap(own);
-        Some(Self { record, subnets, attrs, life: None, is_own })
-    }
-}
-
 /// A lease on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -229,13 +228,11 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(address) = text.parse() {
-            return Ok(Self::Address(address));
+        match text.parse() {
+            Ok(address) => Ok(Self::Address(address)),
+            Err(_) if text.contains('/') => Ok(Self::Subnet(parse_subnet(text)?.trunc())),
+            Err(_) => Ok(Self::Key(text.to_owned())),
         }
-        if text.contains('/') {
-            return Ok(Self::Subnet(parse_subnet(text)?.trunc()));
-        }
-        Ok(Self::Key(text.to_owned()))
     }
 }
 

@@ -31,8 +31,8 @@ impl Page {
 
     /// With names for `-o name`.
     #[must_use]
-    pub(crate) fn named(self, names: Vec<String>) -> Self {
-        Self { names: Some(names), ..self }
+    pub(crate) fn named<T: ToString>(self, names: impl IntoIterator<Item = T>) -> Self {
+        Self { names: Some(names.into_iter().map(|name| name.to_string()).collect()), ..self }
     }
 
     pub(super) const fn value(&self) -> &Value {

@@ -1,6 +1,8 @@
 //! Values in the form that people read.
 
+use flannel_core::config::SubnetRange;
 use flannel_core::status::Round;
+use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Joins values with a separator.
@@ -37,6 +39,19 @@ pub(crate) fn unix_now() -> u64 {
 /// How long ago a time was.
 pub(crate) fn ago(at_unix_seconds: u64) -> String {
     format!("{} ago", duration(Duration::from_secs(unix_now().saturating_sub(at_unix_seconds))))
+}
+
+/// A range of subnets as JSON.
+pub(crate) fn range(range: &SubnetRange) -> Value {
+    json!({
+        "family": range.family(),
+        "network": range.network(),
+        "subnetLen": range.subnet_len(),
+        // Most readers parse JSON numbers as doubles, which cannot represent all subnets of a /64 network.
+        "subnets": range.count().to_string(),
+        "subnetMin": range.min(),
+        "subnetMax": range.max(),
+    })
 }
 
 /// A round of the daemon on one line.

@@ -42,7 +42,6 @@ pub(super) struct Node {
 pub(super) struct Path {
     pub(super) from: String,
     pub(super) to: String,
-    #[serde(with = "FamilyName")]
     pub(super) family: Family,
     pub(super) target: IpAddr,
     pub(super) via: Via,
@@ -54,16 +53,6 @@ pub(super) struct Path {
     pub(super) expected_packet_bytes: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) problem: Option<String>,
-}
-
-/// The names of families in JSON.
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "Family")]
-enum FamilyName {
-    #[serde(rename = "IPv4")]
-    V4,
-    #[serde(rename = "IPv6")]
-    V6,
 }
 
 /// Round-trip times in milliseconds.
@@ -172,13 +161,9 @@ impl Report {
                 None => self.nodes.push(node),
             }
         }
-        let newer = |path: &Path| {
-            other
-                .paths
-                .iter()
-                .any(|new| (&new.from, &new.to, new.family) == (&path.from, &path.to, path.family))
-        };
-        self.paths.retain(|path| !newer(path));
+        let key = |path: &Path| (order(&path.from), order(&path.to), path.family);
+        let newer: BTreeSet<_> = other.paths.iter().map(key).collect();
+        self.paths.retain(|path| !newer.contains(&key(path)));
         self.paths.extend(other.paths);
         self.sort();
     }
@@ -211,18 +196,14 @@ impl Report {
     pub(super) fn page(&self) -> Page {
         let value = serde_json::to_value(self).unwrap_or_default();
         let sources: BTreeSet<&str> = self.paths.iter().map(|path| path.from.as_str()).collect();
-        let failing: BTreeSet<String> = self
-            .paths
-            .iter()
-            .filter(|path| !path.is_fine())
-            .map(|path| format!("{} {}", path.from, path.to))
-            .collect();
+        let failing = self.paths.iter().filter(|path| !path.is_fine());
+        let failing: BTreeSet<String> = failing.map(|path| format!("{} {}", path.from, path.to)).collect();
         let page = match sources.len() {
             0 if self.nodes.iter().all(|node| node.error.is_none()) => Page::lines(value, "no other nodes"),
             1 => Page::table(value, self.list()),
             _ => Page::lines(value, self.matrix()),
         };
-        page.named(failing.into_iter().collect())
+        page.named(failing)
     }
 
     fn list(&self) -> Table {
@@ -231,11 +212,7 @@ impl Report {
             &["VIA", "EXPECTED", "LEAST", "MOST", "SENT", "PROBLEM"],
         );
         let time = |path: &Path, which: fn(&RoundTrip) -> f64| {
-            Cell::from(
-                path.round_trip_milliseconds
-                    .as_ref()
-                    .map_or_else(|| "-".to_owned(), |all| milliseconds(which(all))),
-            )
+            Cell::lines(path.round_trip_milliseconds.as_ref().map(|all| milliseconds(which(all))))
         };
         for path in &self.paths {
             let public = self.node(&path.to).and_then(|node| {
@@ -244,22 +221,20 @@ impl Report {
             });
             let subnet = Subnets::parse_key(&path.to).ok().and_then(|subnets| subnets.get(path.family));
             let subnet = subnet.map_or_else(|| path.to.clone(), |subnet| subnet.to_string());
-            let largest =
-                path.largest_packet_bytes.map_or_else(|| "-".to_owned(), |largest| largest.to_string());
             let narrow = if path.is_narrow() { Style::Warning } else { Style::Plain };
             table.push(vec![
-                Cell::from(public.map_or_else(|| "-".to_owned(), ToString::to_string)),
+                Cell::lines(public),
                 Cell::from(subnet),
                 Cell::from(format!("{}%", path.loss_percent())).styled(path.style()),
                 time(path, |all| all.median),
-                Cell::from(largest).styled(narrow),
+                Cell::lines(path.largest_packet_bytes).styled(narrow),
                 Cell::from(path.target.to_string()),
                 Cell::from(path.via.name()),
                 Cell::from(path.expected_packet_bytes.to_string()),
                 time(path, |all| all.least),
                 time(path, |all| all.most),
                 Cell::from(path.sent.to_string()),
-                Cell::from(path.problem.clone().unwrap_or_default()),
+                Cell::lines(&path.problem),
             ]);
         }
         table

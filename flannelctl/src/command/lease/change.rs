@@ -199,7 +199,7 @@ impl<'a> Change<'a> {
     fn show(&self, action: &str, line: String, written: bool, lease: Value) -> anyhow::Result<()> {
         let key = lease["key"].as_str().unwrap_or_default().to_owned();
         let value = json!({"action": action, "written": written, "lease": lease});
-        self.session.output.page(&Page::lines(value, line).named(vec![key]))
+        self.session.output.page(&Page::lines(value, line).named([key]))
     }
 }
 

@@ -12,7 +12,7 @@ pub(super) async fn list(session: &Session, address: Option<IpAddr>, expiry: boo
     let store = session.store()?;
     let mut cluster = Cluster::read(session, &store).await?;
     if let Some(address) = address {
-        cluster.entries.retain(|entry| entry.subnets.iter().any(|subnet| subnet.contains(&address)));
+        cluster.entries.retain(|entry| entry.contains(address));
     }
     let named = session.output.form() == Form::Name;
     let requested = !named && cluster.request_lives(&store, expiry).await?;
@@ -33,7 +33,7 @@ pub(super) async fn list(session: &Session, address: Option<IpAddr>, expiry: boo
         ]);
         table.push(row);
     }
-    let names = cluster.entries.iter().map(|entry| entry.record.key.clone()).collect();
+    let names = cluster.entries.iter().map(|entry| &entry.record.key);
     let value = cluster.entries.iter().map(Entry::to_json).collect();
     session.output.page(&Page::table(value, table).named(names))?;
     if cluster.entries.is_empty() {
@@ -126,5 +126,5 @@ pub(super) fn page(entry: &Entry) -> Page {
     ]);
     let lines: Vec<String> =
         lines.iter().map(|(name, value)| format!("{:<16}{value}", format!("{name}:"))).collect();
-    Page::lines(entry.to_json(), lines.join("\n")).named(vec![entry.record.key.clone()])
+    Page::lines(entry.to_json(), lines.join("\n")).named([&entry.record.key])
 }

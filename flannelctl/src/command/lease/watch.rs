@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::show::columns;
 use crate::node::cluster::{Entry, own_subnets};
 use crate::node::follow::{Event, follow};
-use crate::output::{Cell, Output, Page, Table};
+use crate::output::{Output, Page, Table};
 use crate::session::Session;
 
 /// Runs until it is stopped, or until stdout is closed.
@@ -71,17 +71,15 @@ impl View {
                 ("deleted", entry)
             }
         };
-        if !self.address.is_none_or(|address| entry.subnets.iter().any(|subnet| subnet.contains(&address))) {
+        if self.address.is_some_and(|address| !entry.contains(address)) {
             return Ok(());
         }
         let mut table = table().without_titles();
         let kind = if entry.is_reservation() { "reservation" } else { "lease" };
-        let mut row = vec![Cell::from(event)];
-        row.extend(columns(&entry));
-        row.push(Cell::from(kind));
-        table.push(row);
+        let [subnets, addresses, backend, macs] = columns(&entry);
+        table.push(vec![event.into(), subnets, addresses, backend, macs, kind.into()]);
         let value = json!({"event": event, "lease": entry.to_json()});
-        self.output.event(&Page::table(value, table).named(vec![entry.record.key.clone()]))
+        self.output.event(&Page::table(value, table).named([&entry.record.key]))
     }
 }
 

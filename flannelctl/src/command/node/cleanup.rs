@@ -16,17 +16,19 @@ use flanneld::firewall::{Firewall, Iptables, Nft, Tools};
 use flanneld::host::daemons;
 use flanneld::kernel::{Effector as _, NetlinkKernel};
 use flanneld::state;
+use ipnet::IpNet;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::Cleanup;
 use super::plugins::PluginState;
 use crate::failure::{Kind, fail};
 use crate::flags::DryRun;
-use crate::node::cluster::Cluster;
+use crate::node::cluster::{Cluster, Entry};
 use crate::node::{cni, host_local};
 use crate::output::{Cell, Page, Style, Table};
 use crate::session::Session;
@@ -97,11 +99,9 @@ fn report(session: &Session, items: &[Item], left: &[String], dry_run: bool) -> 
             json!({"kind": item.kind, "name": item.name, "removed": removed, "error": item.outcome.as_ref().err()})
         })
         .collect();
-    let names = items.iter().map(|item| item.name.clone()).collect();
-    if !items.is_empty() {
-        session.output.page(&Page::table(value, table).named(names))?;
-    } else {
-        session.output.page(&Page::lines(value, "").named(names))?;
+    let page = if items.is_empty() { Page::lines(value, "") } else { Page::table(value, table) };
+    session.output.page(&page.named(items.iter().map(|item| &item.name)))?;
+    if items.is_empty() {
         session.output.message("nothing to remove on this node");
     }
     for what in left {
@@ -166,37 +166,31 @@ async fn kernel_objects(
     {
         links.push(name);
     }
-    let gone = |route: &Route| route.target.link().is_some_and(|link| links.contains(&link));
-    let routes = || {
-        let all = observed.routes.iter();
-        all.flat_map(|(key, route)| route.each().map(move |route| (*key, route.clone())))
-    };
-    let mut ops: Vec<Op> = routes()
-        .filter(|(key, route)| !gone(route) && is_our_route(*key, route, &former.subnets))
-        .map(|(key, route)| Op::DeleteRoute(key, route))
-        .collect();
-    let in_networks = |key: &RouteKey| {
-        former.networks.iter().any(|network| network.contains(&key.destination) && network != key.destination)
-    };
-    let doubtful: Vec<(RouteKey, Route)> = routes()
-        .filter(|(key, route)| {
-            route.protocol == PROTOCOL_BOOT
-                && matches!(route.target, RouteTarget::Via { .. })
-                && !gone(route)
-                && in_networks(key)
-        })
-        .collect();
-    if !doubtful.is_empty() {
-        let peers = peers(session).await;
-        for (key, route) in doubtful {
-            if is_to_a_peer(key, &route, &peers) {
-                ops.push(Op::DeleteRoute(key, route));
-            } else {
-                left.push(format!(
-                    "route {} is kept: it is in the pod network, but leads to no node of the store and may be unmanaged",
-                    key.destination
-                ));
-            }
+    let in_networks =
+        |net: IpNet| former.networks.iter().any(|network| network.contains(&net) && network != net);
+    let routes = observed.routes.iter().flat_map(|(key, route)| route.each().map(move |route| (*key, route)));
+    // The kernel removes the routes of a link with it.
+    let routes = routes.filter(|(_, route)| route.target.link().is_none_or(|link| !links.contains(&link)));
+    let (owned, others): (Vec<_>, Vec<_>) =
+        routes.partition(|(key, route)| is_our_route(*key, route, &former.subnets));
+    let mut ops: Vec<Op> =
+        owned.into_iter().map(|(key, route)| Op::DeleteRoute(key, route.clone())).collect();
+    let mut peers = None;
+    for (key, route) in others {
+        let RouteTarget::Via { gateway, .. } = &route.target else { continue };
+        if route.protocol != PROTOCOL_BOOT || !in_networks(key.destination) {
+            continue;
+        }
+        if peers.is_none() {
+            peers = Some(leases(session).await);
+        }
+        if peers.iter().flatten().any(|entry| is_route_to(key, *gateway, entry)) {
+            ops.push(Op::DeleteRoute(key, route.clone()));
+        } else {
+            left.push(format!(
+                "route {} is kept: it is in the pod network, but leads to no node of the store and may be unmanaged",
+                key.destination
+            ));
         }
     }
     ops.extend(links.into_iter().cloned().map(Op::DeleteLink));
@@ -215,18 +209,15 @@ fn is_our_route(key: RouteKey, route: &Route, own: &Subnets) -> bool {
     route.protocol == PROTOCOL || blackhole && own.iter().any(|subnet| subnet == key.destination)
 }
 
-/// The leases in the store, which identify the routes of Go flannel.
-async fn peers(session: &Session) -> Option<Cluster> {
-    let store = session.store().ok()?;
-    Cluster::read(session, &store).await.ok()
+/// The leases in the store, which identify the routes of Go flannel; none if it is unreachable.
+async fn leases(session: &Session) -> Vec<Entry> {
+    let Ok(store) = session.store() else { return Vec::new() };
+    Cluster::read(session, &store).await.map_or_else(|_| Vec::new(), |cluster| cluster.entries)
 }
 
-fn is_to_a_peer(key: RouteKey, route: &Route, cluster: &Option<Cluster>) -> bool {
-    let RouteTarget::Via { gateway, .. } = &route.target else { return false };
-    cluster.iter().flat_map(|cluster| &cluster.entries).any(|entry| {
-        let subnet = entry.subnets.get(Family::of_net(key.destination)).map(|subnet| subnet.trunc());
-        subnet == Some(key.destination) && entry.addresses().any(|address| address == *gateway)
-    })
+fn is_route_to(key: RouteKey, gateway: IpAddr, entry: &Entry) -> bool {
+    let subnet = entry.subnets.get(Family::of_net(key.destination)).map(|subnet| subnet.trunc());
+    subnet == Some(key.destination) && entry.addresses().any(|address| address == gateway)
 }
 
 fn title(op: &Op) -> (&'static str, String) {

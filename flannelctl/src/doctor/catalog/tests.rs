@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 fn table() -> String {
     let mut text = String::from("| check | severity | problem | fix |\n|---|---|---|---|\n");
     for Check { id, severity, problem, fix } in CHECKS {
+        let severity = severity.name();
         text.push_str(&format!("| `{id}` | {severity} | {problem} | {fix} |\n"));
     }
     text

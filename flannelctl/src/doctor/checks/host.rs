@@ -8,7 +8,7 @@ use crate::doctor::catalog::{
     BR_NETFILTER, CHECKSUM_OFFLOAD, IPV4_FORWARDING, IPV6_DISABLED, IPV6_FORWARDING, KERNEL_FEATURE,
     RP_FILTER, STATE_UNWRITABLE, Severity,
 };
-use crate::doctor::facts::Facts;
+use crate::doctor::facts::{Facts, KindFacts};
 use crate::doctor::report::Report;
 use crate::node::view::View;
 
@@ -27,8 +27,8 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
 }
 
 fn features(facts: &Facts, report: &mut Report) {
-    for (kind, known) in &facts.kinds {
-        match known {
+    for KindFacts { name: kind, is_replaceable, is_supported } in &facts.kinds {
+        match is_supported {
             Ok(true) => {}
             Ok(false) => {
                 let found = report
@@ -37,8 +37,7 @@ fn features(facts: &Facts, report: &mut Report) {
                     .fix(format!(
                         "modprobe {kind}, boot a kernel that supports it, or choose another backend"
                     ));
-                // A userspace implementation can replace it.
-                if *kind == "wireguard" {
+                if *is_replaceable {
                     found.severity(Severity::Warning);
                 }
             }

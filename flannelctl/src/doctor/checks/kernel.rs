@@ -36,15 +36,13 @@ fn firewall(facts: &Facts, report: &mut Report) {
     if firewall.in_force == Ok(false) {
         report
             .find(&FIREWALL_RULES, mode, format!("{mode} rules are missing, changed or out of order"))
-            .seen("the rules differ from those for lease and flags")
-            .fix(facts.restart());
+            .seen("the rules differ from those for lease and flags");
     }
     match &firewall.leftover {
         Ok(true) => {
             report
                 .find(&FIREWALL_LEFTOVER, other, format!("stale rules of {other} are in effect, too"))
-                .seen(format!("the network config selects {mode}"))
-                .fix(facts.restart());
+                .seen(format!("the network config selects {mode}"));
         }
         Ok(false) => {}
         Err(reason) => report.skip(&FIREWALL_LEFTOVER, reason),
@@ -70,7 +68,7 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn find(&mut self, check: &Check, subject: impl ToString, problem: impl Into<String>, op: &Op) {
-        self.report.find(check, subject, problem).seen(format!("pending: {op}")).fix(self.facts.restart());
+        self.report.find(check, subject, problem).seen(format!("pending: {op}"));
     }
 
     fn op(&mut self, op: &Op) {

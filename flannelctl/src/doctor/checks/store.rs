@@ -81,15 +81,13 @@ fn own(facts: &Facts, view: &View, report: &mut Report) {
                     subnets,
                     format!("this node used {subnets}, which has no lease in the store"),
                 )
-                .seen(format!("no record {subnets} at {location}"))
-                .fix(facts.restart());
+                .seen(format!("no record {subnets} at {location}"));
         }
         None if missing => {
             let public = &view.node.external().public;
             report
                 .find(&LEASE_MISSING, public, format!("the store has no lease of this node ({public})"))
-                .seen(format!("no record with that address at {location}"))
-                .fix(facts.restart());
+                .seen(format!("no record with that address at {location}"));
         }
         _ => {}
     }
@@ -102,8 +100,7 @@ fn own(facts: &Facts, view: &View, report: &mut Report) {
                 subnets,
                 format!("the lease expires in {} and is not renewed", duration(left)),
             )
-            .seen(format!("flanneld renews it {} before it expires", duration(margin)))
-            .fix(facts.restart());
+            .seen(format!("flanneld renews it {} before it expires", duration(margin)));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::doctor::catalog::Severity;
-use crate::doctor::facts::{CniFacts, FirewallFacts, StoreFacts};
+use crate::doctor::facts::{CniFacts, FirewallFacts, KindFacts, StoreFacts};
 use crate::node::daemon::{Daemon, DaemonAnswer};
 use flannel_core::ruleset::Mode;
 use flannel_core::store::{ConfigRecord, Listing};
@@ -46,6 +46,10 @@ fn bare() -> Facts {
         paths: Ok(Vec::new()),
         cni: CniFacts::default(),
     }
+}
+
+fn kind(name: &'static str, is_supported: Result<bool, String>) -> KindFacts {
+    KindFacts { name, is_replaceable: false, is_supported }
 }
 
 fn ids(facts: &Facts) -> Vec<&'static str> {
@@ -111,7 +115,7 @@ fn impossible_checks_are_listed() {
     let mut facts = bare();
     facts.offload = Err("ethtool is not installed".to_owned());
     facts.paths = Err("may not send".to_owned());
-    facts.kinds = vec![("vxlan", Err("operation not permitted".to_owned()))];
+    facts.kinds = vec![kind("vxlan", Err("operation not permitted".to_owned()))];
     let skipped: Vec<&str> = run(&facts).skipped.iter().map(|skipped| skipped.id).collect();
     assert_eq!(skipped, ["kernel-feature", "mtu-path", "checksum-offload"]);
 }
@@ -121,7 +125,8 @@ fn impossible_checks_are_listed() {
 #[test]
 fn unsupported_kind_of_link_is_reported() {
     let mut facts = bare();
-    facts.kinds = vec![("vxlan", Ok(false)), ("bridge", Ok(true)), ("wireguard", Ok(false))];
+    facts.kinds = vec![kind("vxlan", Ok(false)), kind("bridge", Ok(true)), kind("wireguard", Ok(false))];
+    facts.kinds[2].is_replaceable = true;
     let report = run(&facts);
     let found: Vec<_> = report.findings.iter().filter(|finding| finding.id == "kernel-feature").collect();
     let shown = |at: usize| (found[at].subject.as_str(), found[at].severity, found[at].fix.as_str());

@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 use super::{Chain, Condition, Hook, Rule, Subject, Table, Verdict, is_of_iptables, net, protocol};
+use crate::output::text::join;
 
 /// The tables that see packets of a family.
 pub(super) fn tables(text: &str, family: Family, without_iptables: bool) -> Result<Vec<Table>, String> {
@@ -87,32 +88,27 @@ fn target(value: &Value) -> String {
 
 /// A short description of a rule.
 fn describe(expressions: &[Value]) -> String {
-    let words: Vec<String> = expressions
-        .iter()
-        .filter_map(|expression| {
-            let (kind, value) = expression.as_object()?.iter().next()?;
-            Some(match kind.as_str() {
-                "match" => {
-                    let left = &value["left"];
-                    let name = left["payload"]["field"].as_str().map(|field| {
-                        format!("{} {field}", left["payload"]["protocol"].as_str().unwrap_or_default())
-                    });
-                    let key = ["meta", "ct"]
-                        .iter()
-                        .find_map(|kind| Some(format!("{kind} {}", left[*kind]["key"].as_str()?)));
-                    let operator = if value["op"] == "!=" { "!= " } else { "" };
-                    let right = match &value["right"] {
-                        Value::String(text) => text.clone(),
-                        other => other.to_string(),
-                    };
-                    format!("{} {operator}{right}", name.or(key).unwrap_or_else(|| left.to_string()))
-                }
-                "counter" => return None,
-                other => other.to_owned(),
-            })
-        })
-        .collect();
-    words.join(" ")
+    let members = expressions.iter().filter_map(|expression| expression.as_object()?.iter().next());
+    let words = members.filter(|(kind, _)| *kind != "counter").map(|(kind, value)| match kind.as_str() {
+        "match" => {
+            let operator = if value["op"] == "!=" { "!= " } else { "" };
+            let right = value["right"].as_str().map_or_else(|| value["right"].to_string(), str::to_owned);
+            format!("{} {operator}{right}", operand(&value["left"]))
+        }
+        other => other.to_owned(),
+    });
+    join(words, " ")
+}
+
+/// The left side of a match: `udp dport`, `meta iifname`, `ct state`.
+fn operand(left: &Value) -> String {
+    let text = |kind: &str, key: &str| left[kind][key].as_str();
+    match (text("payload", "field"), text("meta", "key"), text("ct", "key")) {
+        (Some(field), ..) => format!("{} {field}", text("payload", "protocol").unwrap_or_default()),
+        (_, Some(key), _) => format!("meta {key}"),
+        (_, _, Some(key)) => format!("ct {key}"),
+        _ => left.to_string(),
+    }
 }
 
 fn condition(value: &Value) -> Condition {
@@ -183,6 +179,6 @@ fn nets(value: &Value) -> Option<Vec<IpNet>> {
 
 /// Whether the states include that of the first packet of a connection.
 fn states(value: &Value) -> Option<bool> {
-    let states = elements(value)?;
-    states.iter().all(|state| state.is_string()).then(|| states.iter().any(|state| **state == "new"))
+    let states: Vec<&str> = elements(value)?.into_iter().map(Value::as_str).collect::<Option<_>>()?;
+    Some(states.contains(&"new"))
 }
