@@ -112,14 +112,13 @@ pub(crate) async fn run(cli: Cli, output: Output) -> anyhow::Result<Outcome> {
 pub(crate) fn refuse(error: clap::Error) -> ExitCode {
     // The usage in an error lists all flags that are set; those from the environment would only confuse.
     let alone = Cli::command().mut_args(|flag| flag.env(None::<&str>)).try_get_matches();
-    let error = alone.err().unwrap_or(error);
+    let mut error = alone.err().unwrap_or(error);
     if !error.use_stderr() {
         // Help and version. A closed stdout is not an error.
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
     let subcommands = subcommands(&error);
-    let mut error = error;
     if let Some(text) = &subcommands {
         error.remove(ContextKind::SuggestedSubcommand);
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![text.into()]));

@@ -133,12 +133,10 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("could not read {}", file.display()))
 }
 
-/// Reads the network config in such a file.
-pub(crate) fn config(file: &Path) -> anyhow::Result<NetworkConfig> {
-    parse_config(&read(file)?, file)
-}
-
-/// Parses the network config in the text of a file.
-pub(crate) fn parse_config(text: &str, file: &Path) -> anyhow::Result<NetworkConfig> {
-    NetworkConfig::parse(text).with_context(|| format!("invalid network config in {}", file.display()))
+/// Reads the network config in such a file. Returns its text, too.
+pub(crate) fn config(file: &Path) -> anyhow::Result<(String, NetworkConfig)> {
+    let text = read(file)?;
+    let config = NetworkConfig::parse(&text);
+    let config = config.with_context(|| format!("invalid network config in {}", file.display()))?;
+    Ok((text, config))
 }

@@ -35,7 +35,7 @@ pub(crate) enum Form {
 /// Writes results and messages in an output format.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
-    form: Form,
+    pub(crate) form: Form,
     colour: bool,
 }
 
@@ -47,11 +47,6 @@ impl Output {
         Self { form, colour: io::stdout().is_terminal() && !set("NO_COLOR") && !dumb }
     }
 
-    /// The output format.
-    pub(crate) const fn form(&self) -> Form {
-        self.form
-    }
-
     /// Writes a result.
     ///
     /// # Errors
@@ -60,14 +55,11 @@ impl Output {
         let text = match self.form {
             Form::Table => page.text(false, self.colour),
             Form::Wide => page.text(true, self.colour),
-            Form::Json => pretty(page.value()),
-            Form::Yaml => yaml::document(page.value()),
+            Form::Json => pretty(&page.value),
+            Form::Yaml => yaml::document(&page.value),
             Form::Name => page.names().ok_or_else(|| {
-                Failure::new(
-                    Kind::Usage,
-                    "the result of this command has no names",
-                    "Use -o table, wide, json or yaml.",
-                )
+                let message = "the result of this command has no names";
+                Failure::new(Kind::Usage, message, "Use -o table, wide, json or yaml.")
             })?,
         };
         write(&text)
@@ -79,8 +71,8 @@ impl Output {
     /// As for [`Output::page`].
     pub(crate) fn event(&self, page: &Page) -> anyhow::Result<()> {
         match self.form {
-            Form::Json => write(&format!("{}\n", page.value())),
-            Form::Yaml => write(&format!("---\n{}", yaml::document(page.value()))),
+            Form::Json => write(&format!("{}\n", &page.value)),
+            Form::Yaml => write(&format!("---\n{}", yaml::document(&page.value))),
             _ => self.page(page),
         }
     }

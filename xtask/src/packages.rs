@@ -15,7 +15,7 @@ const TESTS: &[Package] = &[
     ("iputils-ping", "ping", "every end-to-end test"),
     ("etcd-server", "etcd", "tests on etcd"),
     ("etcd-client", "etcdctl", "tests on etcd"),
-    ("containernetworking-plugins", "/usr/lib/cni/bridge", "comparison with the plugins of the CNI project"),
+    ("containernetworking-plugins", "/usr/lib/cni/bridge", "comparison with Go's plugins"),
     ("containerd", "containerd", "tests with pods of containerd"),
     ("runc", "runc", "tests with pods of containerd"),
     ("crun", "crun", "tests with containers of podman"),
@@ -32,13 +32,9 @@ const TESTS: &[Package] = &[
     ("rpm", "rpm", "tests of RPM packages"),
     ("dnf", "dnf", "tests of RPM packages by dnf"),
     ("createrepo-c", "createrepo_c", "tests of RPM packages by dnf"),
-    ("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "tests of programs for another architecture"),
-    (
-        "libc6-dev-arm64-cross",
-        "/usr/aarch64-linux-gnu/lib/libc.a",
-        "tests of programs for another architecture",
-    ),
-    ("qemu-user-static", "qemu-aarch64-static", "tests of programs for another architecture"),
+    ("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "tests for another architecture"),
+    ("libc6-dev-arm64-cross", "/usr/aarch64-linux-gnu/lib/libc.a", "tests for another architecture"),
+    ("qemu-user-static", "qemu-aarch64-static", "tests for another architecture"),
     ("strace", "strace", "tests that count system calls"),
     ("prometheus", "promtool", "checks of metrics and alert rules"),
     ("procps", "ps", "reports of failed tests"),
@@ -56,9 +52,12 @@ pub(crate) fn install_for_tests() -> Result<()> {
 /// Adds targets to the Rust toolchain: that of the plugin, and those of the architecture that some tests emulate.
 fn add_targets() -> Result<()> {
     let host = target::host()?;
+    let targets = TARGETS.iter().filter(|target| target.triple == host || *target == EMULATED);
     let mut missing = Vec::new();
-    for target in TARGETS.iter().filter(|target| target.triple == host || *target == EMULATED) {
-        missing.extend(target.without_std()?);
+    for triple in targets.flat_map(|target| [target.triple, target.musl]) {
+        if !target::has_std(triple)? {
+            missing.push(triple);
+        }
     }
     if missing.is_empty() {
         return Ok(());

@@ -93,14 +93,11 @@ fn findings(root: &Path, sources: &BTreeMap<String, String>) -> Result<Vec<Strin
 
 /// The text files of the repository by name. A file that is deleted but not yet committed, or not text, is left out.
 fn sources(root: &Path) -> Result<BTreeMap<String, String>> {
-    let read = |name: String| fs::read_to_string(root.join(&name)).ok().map(|text| (name, text));
-    Ok(tracked(root)?.into_iter().filter_map(read).collect())
-}
-
-fn tracked(root: &Path) -> Result<Vec<String>> {
     let mut git = Command::new("git");
     git.current_dir(root).args(["ls-files", "--cached", "--others", "--exclude-standard"]);
-    Ok(stdout(&mut git)?.lines().map(str::to_owned).collect())
+    let names = stdout(&mut git)?;
+    let read = |name: &str| Some((name.to_owned(), fs::read_to_string(root.join(name)).ok()?));
+    Ok(names.lines().filter_map(read).collect())
 }
 
 fn look_at(name: &str, text: &str, errors: &mut Vec<String>) {
@@ -217,15 +214,15 @@ fn manifest(name: &str, text: &str, errors: &mut Vec<String>) {
             "lints" => inherits_lints |= key == "workspace" && value == "true",
             "package" => inherited.extend(key.strip_suffix(".workspace").filter(|_| value == "true")),
             _ if section.ends_with("dependencies") => {
-                let dependency = key.strip_suffix(".workspace").unwrap_or(key);
+                let (dependency, place) =
+                    (key.strip_suffix(".workspace").unwrap_or(key), format!("{name}:{number}"));
                 if dependency == key && !value.contains("workspace = true") {
-                    errors.push(format!(
-                        "{name}:{number}: the version of {dependency} belongs in the root Cargo.toml"
-                    ));
+                    errors
+                        .push(format!("{place}: the version of {dependency} belongs in the root Cargo.toml"));
                 }
                 if name.starts_with("flannel-core/") && !CORE_DEPENDENCIES.contains(&dependency) {
                     errors.push(format!(
-                        "{name}:{number}: flannel-core may not depend on {dependency}; the list is in xtask/src/tidy.rs"
+                        "{place}: flannel-core may not depend on {dependency}, see CORE_DEPENDENCIES"
                     ));
                 }
             }

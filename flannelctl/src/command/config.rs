@@ -54,20 +54,16 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> anyhow::Re
         ConfigCommand::Edit { dry_run } => edit::run(session, dry_run).await?,
         ConfigCommand::Validate { file } => validate(session, &file)?,
         ConfigCommand::Explain { file } => {
-            let text = match &file {
-                Some(file) => {
-                    let text = flags::read(file)?;
-                    flags::parse_config(&text, file)?;
-                    text
-                }
+            let (text, config) = match &file {
+                Some(file) => flags::config(file)?,
                 None => {
                     let store = session.store()?;
-                    let config = stored(&store).await?;
-                    store_config(Some(&config), &store)?;
-                    config.text
+                    let record = stored(&store).await?;
+                    let (config, _) = store_config(Some(&record), &store)?;
+                    (record.text, config)
                 }
             };
-            explain::run(session, &text)?;
+            explain::run(session, &text, &config)?;
         }
     }
     Ok(Outcome::Fine)
@@ -81,7 +77,7 @@ async fn stored(store: &Store) -> anyhow::Result<ConfigRecord> {
 /// Prints the config in the store.
 async fn get(session: &Session) -> anyhow::Result<()> {
     let config = stored(&session.store()?).await?;
-    if session.output.form() == Form::Yaml {
+    if session.output.form == Form::Yaml {
         let value = serde_json::from_str(&config.text).unwrap_or(Value::String(config.text));
         return session.output.page(&Page::lines(value, ""));
     }
@@ -91,14 +87,13 @@ async fn get(session: &Session) -> anyhow::Result<()> {
 
 /// Checks a config and prints the ranges of subnets.
 fn validate(session: &Session, file: &Path) -> anyhow::Result<()> {
-    let config = flags::config(file)?;
+    let (_, config) = flags::config(file)?;
     session.output.page(&summary(&config, None))
 }
 
 /// Checks a config and writes it, unless the one in the store changed since it was read.
 async fn set(session: &Session, file: &Path, dry_run: DryRun) -> anyhow::Result<()> {
-    let text = flags::read(file)?;
-    let config = flags::parse_config(&text, file)?;
+    let (text, config) = flags::config(file)?;
     let (store, cluster) = Cluster::writable(session).await?;
     write(session, &store, &cluster, (&text, &config), dry_run).await
 }

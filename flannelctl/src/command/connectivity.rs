@@ -7,14 +7,12 @@
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::failure::{Failure, Kind, Outcome, fail};
 use crate::flags;
 use crate::node::daemon::Invocation;
 use crate::node::view::{Snapshot, View};
 use crate::session::Session;
-use measure::Measurement;
 use report::Report;
 
 mod html;
@@ -97,13 +95,7 @@ async fn test(session: &Session, arguments: &TestArguments) -> anyhow::Result<Re
     let snapshot = Snapshot::of(&invocation).await?;
     let view = view(&snapshot)?;
     let plan = target::plan(view, &snapshot.observation)?;
-    let measurement = Measurement {
-        count: arguments.count,
-        limit: Duration::from_millis(arguments.timeout),
-        size: !arguments.no_size,
-        parallel: usize::from(arguments.parallel),
-    };
-    measurement.run(plan, session.output).await
+    arguments.run(plan, session.output).await
 }
 
 /// This node, or the reason why it is unknown.

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::doctor::catalog::{CHECKS, Severity};
-use crate::doctor::report::Report;
+use crate::doctor::report::{Finding, Report};
 use crate::doctor::{PLUGINS, Places, diagnose};
 use crate::failure::{Kind, Outcome, fail};
 use crate::node::cni::CONFIGS;
@@ -46,7 +46,7 @@ pub(crate) async fn run(session: &Session, arguments: DoctorArguments) -> anyhow
     let mut report = diagnose(session, &places, &arguments.flanneld).await?;
     report.only(&arguments.check);
     let checked = if arguments.check.is_empty() { CHECKS.len() } else { arguments.check.len() };
-    session.output.page(&page(&report, checked, session.output.form()))?;
+    session.output.page(&page(&report, checked, session.output.form))?;
     Ok(if report.findings.is_empty() { Outcome::Fine } else { Outcome::Findings })
 }
 
@@ -56,13 +56,10 @@ fn page(report: &Report, checked: usize, form: Form) -> Page {
         Form::Wide => {
             let mut table = Table::new(&["SEVERITY", "CHECK", "SUBJECT", "PROBLEM", "FIX"], &[]);
             for finding in &report.findings {
-                table.push(vec![
-                    Cell::from(finding.severity.name()).styled(style(finding.severity)),
-                    Cell::from(finding.id),
-                    Cell::from(finding.subject.as_str()),
-                    Cell::from(finding.problem.as_str()),
-                    Cell::from(finding.fix.as_str()),
-                ]);
+                let Finding { id, severity, subject, problem, fix, .. } = finding;
+                let mut row = vec![Cell::from(severity.name()).styled(style(*severity))];
+                row.extend([id, subject.as_str(), problem, fix].map(Cell::from));
+                table.push(row);
             }
             Page::table(value, table)
         }

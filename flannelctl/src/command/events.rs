@@ -102,12 +102,8 @@ fn show(session: &Session, event: &Event) -> anyhow::Result<()> {
         "ended" | "ready" | "reachable" => Style::Good,
         _ => Style::Plain,
     };
-    table.push(vec![
-        (*kind).into(),
-        Cell::from(*event).styled(style),
-        about.clone().into(),
-        detail.clone().into(),
-    ]);
+    let event_cell = Cell::from(*event).styled(style);
+    table.push(vec![Cell::from(*kind), event_cell, Cell::lines([about]), Cell::lines([detail])]);
     let value = json!({"kind": kind, "event": event, "about": about, "detail": detail});
     session.output.event(&Page::table(value, table).named([about]))
 }
@@ -144,13 +140,8 @@ async fn node(session: &Session, events: mpsc::Sender<Event>) {
 }
 
 impl Event {
-    fn new(
-        kind: &'static str,
-        event: &'static str,
-        about: impl Into<String>,
-        detail: impl Into<String>,
-    ) -> Self {
-        Self { kind, event, about: about.into(), detail: detail.into() }
+    fn new(kind: &'static str, event: &'static str, about: impl ToString, detail: impl ToString) -> Self {
+        Self { kind, event, about: about.to_string(), detail: detail.to_string() }
     }
 }
 

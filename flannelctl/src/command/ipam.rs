@@ -116,6 +116,7 @@ fn list(session: &Session, place: &Place) -> anyhow::Result<()> {
     );
     for (network, allocation) in allocations(&networks) {
         let (container, interface) = allocation.container();
+        let (usage, style) = usage(allocation.usage);
         // The length that docker and crictl show.
         let short: String = container.chars().take(13).collect();
         table.push(vec![
@@ -123,10 +124,10 @@ fn list(session: &Session, place: &Place) -> anyhow::Result<()> {
             Cell::from(network.name.as_str()),
             Cell::from(short),
             Cell::from(interface),
-            usage(allocation.usage),
-            Cell::from(allocation.age.map(duration).unwrap_or_default()),
+            Cell::from(usage).styled(style),
+            Cell::lines(allocation.age.map(duration)),
             Cell::from(container),
-            Cell::from(allocation.owner.as_ref().map(|owner| owner.netns.clone()).unwrap_or_default()),
+            Cell::lines(allocation.owner.as_ref().map(|owner| &owner.netns)),
         ]);
     }
     let value = allocations(&networks).map(|(network, allocation)| to_json(network, allocation)).collect();
@@ -138,30 +139,22 @@ fn list(session: &Session, place: &Place) -> anyhow::Result<()> {
     Ok(())
 }
 
-const fn usage_name(usage: Use) -> &'static str {
+const fn usage(usage: Use) -> (&'static str, Style) {
     match usage {
-        Use::Alive => "alive",
-        Use::Abandoned => "leaked",
-        Use::Unknown => "unknown",
+        Use::Alive => ("alive", Style::Good),
+        Use::Abandoned => ("leaked", Style::Bad),
+        Use::Unknown => ("unknown", Style::Warning),
     }
-}
-
-fn usage(usage: Use) -> Cell {
-    Cell::from(usage_name(usage)).styled(match usage {
-        Use::Alive => Style::Good,
-        Use::Abandoned => Style::Bad,
-        Use::Unknown => Style::Warning,
-    })
 }
 
 fn to_json(network: &Network, allocation: &Allocation) -> Value {
     let (container, interface) = allocation.container();
     json!({
-        "address": allocation.address.to_string(),
+        "address": allocation.address,
         "network": network.name,
         "container": container,
         "interface": interface,
-        "use": usage_name(allocation.usage),
+        "use": usage(allocation.usage).0,
         "ageSeconds": allocation.age.map(|age| age.as_secs()),
         "netns": allocation.owner.as_ref().map(|owner| owner.netns.as_str()),
     })
@@ -206,11 +199,8 @@ fn findings(network: &Network, subnets: &[IpNet]) -> Vec<Finding> {
     let Network { name, allocations, .. } = network;
     let leaked = allocations.iter().filter(|allocation| allocation.usage == Use::Abandoned).count();
     if leaked > 0 {
-        find(
-            "ipam-leaked",
-            format!("{leaked} of {} addresses of network {name} are leaked", allocations.len()),
-            format!("flannelctl ipam release --leaked --network {name}"),
-        );
+        let problem = format!("{leaked} of {} addresses of network {name} are leaked", allocations.len());
+        find("ipam-leaked", problem, format!("flannelctl ipam release --leaked --network {name}"));
     }
     // Only if this network uses the subnet of flannel.
     let inside = |address: IpAddr| subnets.iter().any(|subnet| subnet.contains(&address));
@@ -219,9 +209,10 @@ fn findings(network: &Network, subnets: &[IpNet]) -> Vec<Finding> {
     if addresses().any(inside) {
         let outside = |address: &IpAddr| families.contains(&Family::of(*address)) && !inside(*address);
         for address in addresses().filter(outside) {
+            let problem = format!("{address} of network {name} is not in the subnet of this node");
             find(
                 "ipam-other-subnet",
-                format!("{address} of network {name} is not in the subnet of this node"),
+                problem,
                 "replace that pod: it is unreachable from other nodes".to_owned(),
             );
         }
@@ -230,9 +221,10 @@ fn findings(network: &Network, subnets: &[IpNet]) -> Vec<Finding> {
         let used = addresses().filter(|address| subnet.contains(address)).count() as u128;
         let usable = usable(Family::of_net(*subnet), subnet.prefix_len());
         if used > 0 && used * 10 >= usable * 9 {
+            let problem = format!("{used} of {usable} addresses of {subnet} are allocated in network {name}");
             find(
                 "ipam-nearly-full",
-                format!("{used} of {usable} addresses of {subnet} are allocated in network {name}"),
+                problem,
                 "run fewer pods on this node, or use larger subnets (SubnetLen)".to_owned(),
             );
         }
@@ -240,22 +232,16 @@ fn findings(network: &Network, subnets: &[IpNet]) -> Vec<Finding> {
     for ((container, interface, family), addresses) in
         holders(allocations).iter().filter(|(_, all)| all.len() > 1)
     {
-        find(
-            "ipam-twice",
-            format!(
-                "{interface} of container {container} has {} {family} addresses in network {name}: {}",
-                addresses.len(),
-                join(addresses, " ")
-            ),
-            "flannelctl ipam release ADDRESS for each that the container does not use".to_owned(),
+        let (number, addresses) = (addresses.len(), join(addresses, " "));
+        let problem = format!(
+            "{interface} of container {container} has {number} {family} addresses in network {name}: {addresses}"
         );
+        let fix = "flannelctl ipam release ADDRESS for each that the container does not use";
+        find("ipam-twice", problem, fix.to_owned());
     }
     for file in &network.unreadable {
-        find(
-            "ipam-unreadable",
-            format!("could not read {}, so its address is not allocated", file.display()),
-            format!("rm {}, unless a pod has that address", file.display()),
-        );
+        let problem = format!("could not read {}, so its address is not allocated", file.display());
+        find("ipam-unreadable", problem, format!("rm {}, unless a pod has that address", file.display()));
     }
     findings
 }
@@ -274,8 +260,8 @@ fn holders(allocations: &[Allocation]) -> BTreeMap<(&str, &str, Family), Vec<IpA
 }
 
 fn release(session: &Session, arguments: &Release) -> anyhow::Result<()> {
-    let Release { address, force, consent, place, dry_run: DryRun { dry_run }, .. } = arguments;
-    let (force, dry_run) = (*force, *dry_run);
+    let Release { address, consent, place, .. } = arguments;
+    let (force, dry_run) = (arguments.force, arguments.dry_run.dry_run);
     let networks = networks(place)?;
     let selected = |allocation: &Allocation| match address {
         Some(address) => allocation.address == *address,
@@ -312,10 +298,10 @@ fn release(session: &Session, arguments: &Release) -> anyhow::Result<()> {
     }
     let suffix = if dry_run { " (dry run)" } else { "" };
     let lines = released.iter().map(|(_, allocation)| format!("{} released{suffix}", allocation.address));
-    let value = released
-        .iter()
-        .map(|(network, allocation)| json!({"released": !dry_run, "address": to_json(network, allocation)}))
-        .collect();
+    let value = |(network, allocation): &(&Network, &Allocation)| -> Value {
+        json!({"released": !dry_run, "address": to_json(network, allocation)})
+    };
+    let value = released.iter().map(value).collect();
     let names = released.iter().map(|(_, allocation)| allocation.address);
     if released.is_empty() {
         session.output.message("no leaked addresses");
@@ -323,8 +309,8 @@ fn release(session: &Session, arguments: &Release) -> anyhow::Result<()> {
     session.output.page(&Page::lines(value, join(lines, "\n")).named(names))
 }
 
-fn refuse_living(network: &Network, allocation: &Allocation) -> anyhow::Result<()> {
-    let ((container, _), address, name) = (allocation.container(), allocation.address, &network.name);
+fn refuse_living(Network { name, .. }: &Network, allocation: &Allocation) -> anyhow::Result<()> {
+    let ((container, _), address) = (allocation.container(), allocation.address);
     let message = match allocation.usage {
         Use::Abandoned => return Ok(()),
         Use::Alive => format!("{address} is used by container {container} of network {name}"),

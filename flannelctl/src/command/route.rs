@@ -73,11 +73,8 @@ pub(crate) async fn run(session: &Session, command: &RouteCommand) -> anyhow::Re
 async fn observe(address: IpAddr, from: Option<IpAddr>) -> anyhow::Result<Path> {
     if let Some(other) = from.filter(|from| Family::of(*from) != Family::of(address)) {
         let message = format!("{other} and {address} belong to different families");
-        return fail(
-            Kind::Usage,
-            message,
-            "Specify the address of the pod in the family of the destination.",
-        );
+        let fix = "Specify the address of the pod in the family of the destination.";
+        return fail(Kind::Usage, message, fix);
     }
     let mut kernel = NetlinkKernel::open()?;
     let links = kernel.observe(&BTreeSet::new()).await?.dataplane.links;

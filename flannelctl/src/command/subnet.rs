@@ -40,9 +40,9 @@ async fn plan(session: &Session, file: Option<&Path>, per_month: Option<u32>) ->
         anyhow::Ok((store, cluster))
     };
     let (config, entries) = match (given, read.await) {
-        (Some(config), Ok((_, cluster))) => (config, cluster.entries),
+        (Some((_, config)), Ok((_, cluster))) => (config, cluster.entries),
         // A config can be planned before the store exists.
-        (Some(config), Err(error)) => {
+        (Some((_, config)), Err(error)) => {
             session.output.message(&format!("leases are not shown: {error:#}"));
             (config, Vec::new())
         }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use super::packet_filter::Filter;
 use crate::node::cni::CniFile;
 use crate::node::daemon::{Daemon, DaemonAnswer};
+use crate::node::host_local::Network;
 use crate::node::view::{Own, View};
 
 /// All facts.
@@ -102,7 +103,7 @@ pub(crate) struct PathFacts {
 }
 
 /// The environment of the container runtime.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct CniFacts {
     /// Directory of the configs.
     pub(crate) directory: PathBuf,
@@ -112,8 +113,8 @@ pub(crate) struct CniFacts {
     pub(crate) plugin_directories: Vec<PathBuf>,
     /// Names of the installed plugins.
     pub(crate) plugins: Vec<String>,
-    /// Allocated addresses.
-    pub(crate) reservations: Vec<Reservation>,
+    /// The networks of host-local.
+    pub(crate) networks: Vec<Network>,
 }
 
 impl CniFacts {
@@ -122,16 +123,6 @@ impl CniFacts {
         let mut named = self.files.iter().filter_map(|file| file.flannel()?["delegate"]["bridge"].as_str());
         named.next().unwrap_or(flannel_core::cni::BRIDGE)
     }
-}
-
-/// An allocated address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Reservation {
-    pub(crate) address: IpAddr,
-    /// Name of its CNI network.
-    pub(crate) network: String,
-    /// Why it is leaked, if it is.
-    pub(crate) abandoned: Option<String>,
 }
 
 impl Facts {

@@ -91,7 +91,7 @@ pub(crate) async fn gather(
             Some(before) => before.paths.clone(),
             None => path::measure(seen).await,
         },
-        cni: cni::read(places, seen),
+        cni: cni::read(places),
         remembered,
         observation,
         view,

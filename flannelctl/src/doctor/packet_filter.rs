@@ -248,13 +248,8 @@ impl Filter {
     }
 
     /// Adds the output of `nft -j list ruleset` for one family, optionally without the tables of iptables.
-    pub(crate) fn add_nftables(
-        &mut self,
-        text: &str,
-        family: Family,
-        without_iptables: bool,
-    ) -> Result<(), String> {
-        self.tables.extend(nftables::tables(text, family, without_iptables)?);
+    pub(crate) fn add_nftables(&mut self, text: &str, of: Family, no_iptables: bool) -> Result<(), String> {
+        self.tables.extend(nftables::tables(text, of, no_iptables)?);
         Ok(())
     }
 }

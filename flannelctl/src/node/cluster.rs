@@ -181,7 +181,10 @@ impl Cluster {
             Target::Subnet(subnet) => entry.subnets.iter().any(|own| own.trunc() == *subnet),
             Target::Address(address) => entry.contains(*address),
         };
-        let is_of_node = |entry: &&Entry| matches!(target, Target::Address(address) if entry.addresses().any(|own| own == *address));
+        let is_of_node = |entry: &&Entry| match target {
+            Target::Address(address) => entry.addresses().any(|own| own == *address),
+            _ => false,
+        };
         let entries = || self.entries.iter();
         entries().find(is_exact).or_else(|| entries().find(is_of_node)).ok_or_else(|| {
             let message = match target {
@@ -258,11 +261,8 @@ pub(crate) fn store_config(
 }
 
 pub(crate) fn no_config(store: &Store) -> Failure {
-    Failure::new(
-        Kind::NotFound,
-        format!("{} has no network config", store.identity().location),
-        "Run `flannelctl config set FILE`.",
-    )
+    let message = format!("{} has no network config", store.identity().location);
+    Failure::new(Kind::NotFound, message, "Run `flannelctl config set FILE`.")
 }
 
 /// The subnets of this node according to the files of its daemon.

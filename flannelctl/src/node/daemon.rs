@@ -1,10 +1,11 @@
 //! The daemons of this network namespace, how they are started, and so where their store is.
 
 use flannel_core::status::Status;
-use flanneld::cli::{Options, Parsed};
+use flanneld::cli::{CliError, Options, Parsed};
 use flanneld::host::daemons::{Process, processes};
 use flanneld::http::{self, StatusCode};
 use flanneld::store::StoreOptions;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,12 +18,14 @@ use crate::flags::NodeFlags;
 use crate::output::text::join;
 
 /// The options of a running daemon, if they can be read.
-pub(crate) fn options(process: &Process) -> Option<Options> {
+fn options(process: &Process) -> Option<Options> {
     let arguments = process.words("cmdline")?;
-    let environment = process.environment();
-    let variable =
-        |name: &str| environment.iter().find_map(|(key, value)| (key == name).then(|| value.clone()));
-    match Options::parse(arguments.into_iter().skip(1), variable) {
+    let environment: BTreeMap<String, String> = process.environment().into_iter().collect();
+    parsed(Options::parse(arguments.into_iter().skip(1), |name| environment.get(name).cloned()))
+}
+
+fn parsed(result: Result<Parsed, CliError>) -> Option<Options> {
+    match result {
         Ok(Parsed::Run(options)) => Some(*options),
         _ => None,
     }
@@ -47,10 +50,7 @@ pub(crate) fn store() -> Option<StoreOptions> {
     if let Some(store) = running.next() {
         return running.all(|other| other.scope() == store.scope()).then_some(store);
     }
-    match Options::parse(std::iter::empty(), variable) {
-        Ok(Parsed::Run(options)) => Some(options.store),
-        _ => None,
-    }
+    Some(parsed(Options::parse(std::iter::empty(), variable))?.store)
 }
 
 /// A daemon.
@@ -94,40 +94,31 @@ impl Invocation {
     /// Finds the daemons. The options are those of the running one; if none runs, `flags` with the environment and the
     /// file of the unit, and the store of flannelctl.
     pub(crate) fn of(flags: &[OsString], store: StoreOptions, node: &NodeFlags) -> anyhow::Result<Self> {
-        let found = running();
-        let daemons = found.iter().map(|(daemon, _)| daemon.clone()).collect();
+        let found: Vec<(Process, Option<Options>)> =
+            processes().into_iter().map(|process| (process, options(&process))).collect();
+        let daemon = |(process, options): &(Process, Option<Options>)| {
+            let scope = options.as_ref().map(|options| options.store.scope());
+            Daemon { pid: process.pid, state: process.state, scope }
+        };
+        let daemons = found.iter().map(daemon).collect();
         let of_running = found.into_iter().find_map(|(_, options)| options);
         if let Some(options) = of_running.filter(|_| flags.is_empty()) {
             return Ok(Self { daemons, options });
         }
-        match Options::parse(flags.iter().cloned(), variable)? {
-            Parsed::Run(parsed) => {
-                let mut options = *parsed;
-                options.store = store;
-                let named = |flag: &str| flags.iter().any(|word| word.to_string_lossy().contains(flag));
-                if !named("-subnet-file") {
-                    options.subnet_file.clone_from(&node.subnet_file);
-                }
-                if !named("-state-dir") {
-                    options.state_dir.clone_from(&node.state_dir);
-                }
-                Ok(Self { daemons, options })
-            }
-            Parsed::Help(_) | Parsed::Version => {
-                anyhow::bail!("only flanneld flags are allowed after `--`, except --help and --version")
-            }
+        let Parsed::Run(parsed) = Options::parse(flags.iter().cloned(), variable)? else {
+            anyhow::bail!("only flanneld flags are allowed after `--`, except --help and --version");
+        };
+        let mut options = *parsed;
+        options.store = store;
+        let is_set = |flag: &str| flags.iter().any(|word| word.to_string_lossy().contains(flag));
+        if !is_set("-subnet-file") {
+            options.subnet_file.clone_from(&node.subnet_file);
         }
+        if !is_set("-state-dir") {
+            options.state_dir.clone_from(&node.state_dir);
+        }
+        Ok(Self { daemons, options })
     }
-}
-
-/// The flanneld processes of this network namespace, with their options if they can be read.
-fn running() -> Vec<(Daemon, Option<Options>)> {
-    let with_options = |process: Process| {
-        let options = options(&process);
-        let scope = options.as_ref().map(|options| options.store.scope());
-        (Daemon { pid: process.pid, state: process.state, scope }, options)
-    };
-    processes().into_iter().map(with_options).collect()
 }
 
 /// Time limit of the health port.

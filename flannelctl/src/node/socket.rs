@@ -71,20 +71,18 @@ async fn get(socket: &Path, path: &'static str, limit: Duration) -> anyhow::Resu
 fn unreachable(socket: &Path, error: &io::Error) -> Failure {
     let path = socket.display();
     let start = "Run `systemctl start flanneld`, or specify --status-socket.";
-    match error.kind() {
+    let (kind, message, fix) = match error.kind() {
         ErrorKind::NotFound => {
-            Failure::new(Kind::Unreachable, format!("flanneld is not running: no socket {path}"), start)
+            (Kind::Unreachable, format!("flanneld is not running: no socket {path}"), start)
         }
-        ErrorKind::ConnectionRefused => Failure::new(
-            Kind::Unreachable,
-            format!("flanneld is not running: nobody listens on {path}"),
-            start,
-        ),
-        ErrorKind::PermissionDenied => Failure::new(
-            Kind::Error,
-            format!("no permission to use {path}"),
-            "Run the command as root, or as a member of the group of the socket.",
-        ),
-        _ => Failure::new(Kind::Error, format!("could not connect to {path}: {error}"), start),
-    }
+        ErrorKind::ConnectionRefused => {
+            (Kind::Unreachable, format!("flanneld is not running: nobody listens on {path}"), start)
+        }
+        ErrorKind::PermissionDenied => {
+            let fix = "Run the command as root, or as a member of the group of the socket.";
+            (Kind::Error, format!("no permission to use {path}"), fix)
+        }
+        _ => (Kind::Error, format!("could not connect to {path}: {error}"), start),
+    };
+    Failure::new(kind, message, fix)
 }

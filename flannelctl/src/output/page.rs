@@ -7,7 +7,7 @@ use super::table::Table;
 /// A result: a value for programs, a text for people, and names if it has any.
 #[derive(Debug)]
 pub(crate) struct Page {
-    value: Value,
+    pub(super) value: Value,
     text: Text,
     names: Option<Vec<String>>,
 }
@@ -33,10 +33,6 @@ impl Page {
     #[must_use]
     pub(crate) fn named<T: ToString>(self, names: impl IntoIterator<Item = T>) -> Self {
         Self { names: Some(names.into_iter().map(|name| name.to_string()).collect()), ..self }
-    }
-
-    pub(super) const fn value(&self) -> &Value {
-        &self.value
     }
 
     /// The text for people, with a final newline.

@@ -5,17 +5,11 @@ use serde_json::Value;
 use std::fmt::Write as _;
 
 /// The value as one document.
-pub(super) fn document(value: &Value) -> String {
+pub(super) fn document(document: &Value) -> String {
     let mut out = String::new();
-    match value {
-        Value::Array(items) if !items.is_empty() => sequence(&mut out, items, 0),
-        Value::Object(members) if !members.is_empty() => mapping(&mut out, members, 0, false),
-        other => {
-            out.push_str(&scalar(other));
-            out.push('\n');
-        }
-    }
-    out
+    value(&mut out, document, 0);
+    // The space or newline that would separate it from a key.
+    out.split_off(1)
 }
 
 fn sequence(out: &mut String, items: &[Value], depth: usize) {

@@ -104,17 +104,6 @@ impl Target {
         )))
     }
 
-    /// Returns the Rust targets whose standard library is missing in the toolchain.
-    pub(crate) fn without_std(&self) -> Result<Vec<&'static str>> {
-        let mut missing = Vec::new();
-        for triple in [self.triple, self.musl] {
-            if !has_std(triple)? {
-                missing.push(triple);
-            }
-        }
-        Ok(missing)
-    }
-
     /// Returns the Rust target of the plugin: musl, which starts in half the time of glibc because it does not query the CPU (each
     /// query traps in a virtual machine), or glibc if the toolchain lacks musl.
     pub(crate) fn plugin(&self) -> Result<&'static str> {
@@ -128,7 +117,7 @@ impl Target {
 }
 
 /// Returns whether the toolchain has the standard library of a target.
-fn has_std(triple: &str) -> Result<bool> {
+pub(crate) fn has_std(triple: &str) -> Result<bool> {
     let library = rustc(&["--print", "target-libdir", "--target", triple])?;
     Ok(Path::new(library.trim()).read_dir().is_ok_and(|mut files| {
         files.any(|file| file.is_ok_and(|file| file.file_name().to_string_lossy().starts_with("libstd-")))

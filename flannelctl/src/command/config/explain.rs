@@ -17,12 +17,11 @@ struct Key {
     derived: bool,
 }
 
-pub(super) fn run(session: &Session, text: &str) -> anyhow::Result<()> {
-    let config = NetworkConfig::parse(text)?;
+pub(super) fn run(session: &Session, text: &str, config: &NetworkConfig) -> anyhow::Result<()> {
     let given: Value = serde_json::from_str(text).unwrap_or_default();
     let mut table = Table::new(&["KEY", "VALUE", "FROM", "MEANING"], &[]);
     let (mut values, mut names) = (Vec::new(), Vec::new());
-    for key in keys(&config) {
+    for key in keys(config) {
         let from = match (is_given(&given, &key.name), key.derived) {
             (true, _) => "given",
             (false, true) => "derived",

@@ -126,8 +126,7 @@ fn topology(report: &Report, family: Family) -> String {
 }
 
 fn details(report: &Report, path: &Path) -> String {
-    let of =
-        |key: &str| report.nodes.iter().find(|node| node.key == key).map_or_else(|| key.to_owned(), name);
+    let of = |key: &str| report.node(key).map_or_else(|| key.to_owned(), name);
     let mut text = format!(
         "{} to {} ({}): {} of {} answered",
         of(&path.from),

@@ -6,33 +6,24 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::time::Duration;
 
+use super::TestArguments;
 use super::report::{Path, Report, RoundTrip};
 use super::target::{Plan, Target};
 use crate::node::icmp::{Answer, Echo, EchoError};
 use crate::output::Output;
-
-/// Parameters of a test.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Measurement {
-    pub(super) count: u32,
-    pub(super) limit: Duration,
-    /// Determine the largest packet.
-    pub(super) size: bool,
-    pub(super) parallel: usize,
-}
 
 /// Pause between requests to one node; a burst would measure queues.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Number of packets per size before it is considered too large.
 const TRIES: u32 = 3;
 
-impl Measurement {
+impl TestArguments {
     /// Measures all paths of a plan, several at a time.
-    pub(super) async fn run(self, plan: Plan, output: Output) -> anyhow::Result<Report> {
+    pub(super) async fn run(&self, plan: Plan, output: Output) -> anyhow::Result<Report> {
         let total = plan.targets.len();
         let measured = stream::iter((0_u16..).zip(plan.targets))
             .map(|(number, target)| self.path(&plan.own, target, number))
-            .buffer_unordered(self.parallel);
+            .buffer_unordered(self.parallel.into());
         let (mut measured, mut paths) = (pin!(measured), Vec::new());
         output.progress(&format!("0 of {total} paths"));
         while let Some(path) = measured.try_next().await? {
@@ -45,7 +36,7 @@ impl Measurement {
         Ok(report)
     }
 
-    async fn path(self, from: &str, target: Target, number: u16) -> Result<Path, EchoError> {
+    async fn path(&self, from: &str, target: Target, number: u16) -> Result<Path, EchoError> {
         let Target { probe: Probe { address, via, fallback, .. }, .. } = target;
         let path = self.probe(from, &target, (address, via), number).await?;
         let Some(fallback) = fallback.filter(|_| path.received == 0) else { return Ok(path) };
@@ -55,7 +46,7 @@ impl Measurement {
     }
 
     async fn probe(
-        self,
+        &self,
         from: &str,
         target: &Target,
         (address, via): (IpAddr, Via),
@@ -82,12 +73,12 @@ impl Measurement {
                 return Ok(path);
             }
         };
-        let mut times = Vec::new();
+        let (mut times, limit) = (Vec::new(), Duration::from_millis(self.timeout));
         for number in 0..self.count {
             if number > 0 {
                 tokio::time::sleep(PAUSE).await;
             }
-            match echo.exchange(SMALL, self.limit).await {
+            match echo.exchange(SMALL, limit).await {
                 Answer::After(time) => times.push(time),
                 Answer::Lost(why) => path.problem = why.or(path.problem),
                 Answer::TooLarge => path.problem = Some("packets of 84 bytes do not pass".to_owned()),
@@ -95,8 +86,8 @@ impl Measurement {
         }
         path.received = u32::try_from(times.len()).unwrap_or(u32::MAX);
         path.round_trip_milliseconds = RoundTrip::of(times);
-        if self.size && path.received > 0 {
-            path.largest_packet_bytes = echo.largest(path.expected_packet_bytes, TRIES, self.limit).await;
+        if !self.no_size && path.received > 0 {
+            path.largest_packet_bytes = echo.largest(path.expected_packet_bytes, TRIES, limit).await;
         }
         Ok(path)
     }

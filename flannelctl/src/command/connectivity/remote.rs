@@ -23,11 +23,8 @@ pub(super) async fn everywhere(
 ) -> anyhow::Result<Report> {
     if !command.contains("{node}") && !command.contains("{subnet}") {
         let message = format!("--exec {command:?} runs on the same host for every node");
-        return fail(
-            Kind::Usage,
-            message,
-            "Use {node} or {subnet} for the host: --exec 'ssh root@{node} flannelctl'.",
-        );
+        let fix = "Use {node} or {subnet} for the host: --exec 'ssh root@{node} flannelctl'.";
+        return fail(Kind::Usage, message, fix);
     }
     let listing = session.store()?.list().await?;
     let mut table = LeaseTable::default();
@@ -92,19 +89,4 @@ async fn on(words: Vec<String>) -> Result<Report, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn placeholders_are_replaced_in_every_word() {
-        let node = Node {
-            key: "10.5.1.0-24".to_owned(),
-            public_addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
-            ..Node::default()
-        };
-        let flags = ["connectivity".to_owned(), "test".to_owned()];
-        let words = words("ssh -o BatchMode=yes root@{node} flannelctl", &node, &flags);
-        assert_eq!(words.join(" "), "ssh -o BatchMode=yes root@192.0.2.1 flannelctl connectivity test");
-        assert_eq!(super::words("on {subnet}", &node, &[])[1], "10.5.1.0-24");
-    }
-}
+mod tests;

@@ -188,7 +188,7 @@ impl Report {
         self.paths.iter().find(|path| (&path.from, &path.to, path.family) == (&from.key, &to.key, family))
     }
 
-    fn node(&self, key: &str) -> Option<&Node> {
+    pub(super) fn node(&self, key: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.key == key)
     }
 

@@ -2,7 +2,6 @@
 
 use flannel_core::backend::Probe;
 use flannel_core::family::Family;
-use flannel_core::lease::{LeaseAttrs, Subnets};
 use flanneld::kernel::Observation;
 
 use super::report::Node;
@@ -31,34 +30,19 @@ pub(super) struct Target {
 pub(super) fn plan(view: &View, observation: &Observation) -> anyhow::Result<Plan> {
     let Some(own) = view.own.as_ref().filter(|own| own.published.is_some()) else {
         let message = format!("this host ({}) has no lease", view.node.external().public);
-        return fail(
-            Kind::NotFound,
-            message,
-            "Start flanneld, or run the command on a node of `flannelctl lease list`.",
-        );
+        let fix = "Start flanneld, or run the command on a node of `flannelctl lease list`.";
+        return fail(Kind::NotFound, message, fix);
     };
     let leases = view.table.leases().iter();
     let nodes = leases.map(|(subnets, entry)| Node::new(subnets, &entry.lease.attrs)).collect();
+    let (backend, external_mtu) = (&view.node.config().backend, view.node.external().mtu);
     let mut targets = Vec::new();
     for (subnets, attrs) in view.peers() {
-        targets.extend(
-            view.node
-                .families()
-                .into_iter()
-                .filter_map(|family| target(view, observation, (subnets, attrs), family)),
-        );
+        for family in view.node.families() {
+            let Some(subnet) = subnets.get(family) else { continue };
+            let probe = backend.probe(attrs, subnet.trunc(), external_mtu, &observation.dataplane.links);
+            targets.extend(probe.map(|probe| Target { to: subnets.to_string(), family, probe }));
+        }
     }
     Ok(Plan { own: own.subnets.to_string(), nodes, targets })
-}
-
-fn target(
-    view: &View,
-    observation: &Observation,
-    (subnets, attrs): (&Subnets, &LeaseAttrs),
-    family: Family,
-) -> Option<Target> {
-    let subnet = subnets.get(family)?.trunc();
-    let (backend, external) = (&view.node.config().backend, view.node.external().mtu);
-    let probe = backend.probe(attrs, subnet, external, &observation.dataplane.links)?;
-    Some(Target { to: subnets.to_string(), family, probe })
 }

@@ -16,7 +16,7 @@ use crate::failure::{Failure, Kind, fail};
 use crate::flags::{Consent, DryRun};
 use crate::node::cluster::{Cluster, Entry, Target, store_config};
 use crate::output::Page;
-use crate::output::text::duration;
+use crate::output::text::{duration, join};
 use crate::session::Session;
 
 /// Lifetime of a lease that was a reservation, the same as that of a new lease of flanneld or Go flannel.
@@ -79,13 +79,12 @@ impl<'a> Change<'a> {
         let Some(entry) = leases.iter().find(|entry| matches(entry)).or(leases.first()) else {
             let subnets = choose(&config, &self.cluster, &preferred)?;
             if !self.dry_run {
-                self.create(&subnets, &attrs, &config, revision).await?;
+                self.create(&subnets, &attrs, (&config, revision)).await?;
             }
             let record = serde_json::from_str::<Value>(&attrs.to_json()).unwrap_or_default();
-            let nets: Vec<String> = subnets.iter().map(|net| net.to_string()).collect();
-            let value =
-                json!({"key": subnets.to_string(), "subnets": nets, "record": record, "reservation": true});
-            return self.report("reserved", &nets.join(" and "), value);
+            let (key, nets) = (subnets.to_string(), subnets.iter().collect::<Vec<_>>());
+            let value = json!({"key": key, "subnets": nets, "record": record, "reservation": true});
+            return self.report("reserved", &join(nets, " and "), value);
         };
         if !matches(entry) {
             let fix = format!("Run `flannelctl lease move {} --subnet {}`.", addresses[0], requested[0]);
@@ -123,9 +122,9 @@ impl<'a> Change<'a> {
         let entry = self.cluster.find(target)?;
         let (config, revision) = store_config(self.cluster.config.as_ref(), &self.store)?;
         if entry.addresses().next().is_none() {
+            let title = entry.title();
             let message = format!(
-                "the record of {} has no public address, so its node could not find the reservation",
-                entry.title()
+                "the record of {title} has no public address, so its node could not find the reservation"
             );
             return fail(Kind::Invalid, message, "Restart flanneld on that node: it publishes its address.");
         }
@@ -140,9 +139,10 @@ impl<'a> Change<'a> {
             Some(prepared) => prepared.subnets,
             None => choose(&config, &self.cluster, &preferred)?,
         };
-        let nets: Vec<String> = subnets.iter().map(|net| net.to_string()).collect();
-        let title = format!("{} to {}", entry.title(), nets.join(" and "));
-        let value = json!({"from": entry.to_json(), "key": subnets.to_string(), "subnets": nets});
+        let (key, nets) = (subnets.to_string(), subnets.iter().collect::<Vec<_>>());
+        let value = json!({"from": entry.to_json(), "key": key, "subnets": nets});
+        let nets = join(nets, " and ");
+        let title = format!("{} to {nets}", entry.title());
         if self.dry_run {
             return self.report("moved", &title, value);
         }
@@ -152,15 +152,11 @@ impl<'a> Change<'a> {
         }
         if prepared.is_none() {
             // With everything that the node publishes, so that its peers reach it there without a pause.
-            self.create(&subnets, &entry.attrs, &config, revision).await?;
+            self.create(&subnets, &entry.attrs, (&config, revision)).await?;
         }
         match self.store.delete(&entry.record.key, entry.record.revision).await {
             Err(StoreError::Raced) => {
-                let message = format!(
-                    "record {} changed meanwhile; {} is reserved",
-                    entry.record.key,
-                    nets.join(" and ")
-                );
+                let message = format!("record {} changed meanwhile; {nets} is reserved", entry.record.key);
                 return fail(Kind::Conflict, message, "Repeat the command to continue the move.");
             }
             outcome => outcome?,
@@ -176,8 +172,7 @@ impl<'a> Change<'a> {
         &self,
         subnets: &Subnets,
         attrs: &LeaseAttrs,
-        config: &NetworkConfig,
-        revision: Revision,
+        (config, revision): (&NetworkConfig, Revision),
     ) -> anyhow::Result<()> {
         let dual = config.has(Family::V4) && config.has(Family::V6);
         let guard = CreateGuard { config: revision, records: dual.then_some(self.cluster.revision) };
@@ -187,19 +182,17 @@ impl<'a> Change<'a> {
 
     /// Shows what was done, or in a dry run what would be done.
     fn report(&self, action: &str, title: &str, lease: Value) -> anyhow::Result<()> {
-        let suffix = if self.dry_run { " (dry run)" } else { "" };
-        self.show(action, format!("{title} {action}{suffix}"), !self.dry_run, lease)
+        let (suffix, written) = if self.dry_run { (" (dry run)", false) } else { ("", true) };
+        let key = lease["key"].as_str().unwrap_or_default().to_owned();
+        let value = json!({"action": action, "written": written, "lease": lease});
+        self.session.output.page(&Page::lines(value, format!("{title} {action}{suffix}")).named([key]))
     }
 
     /// Shows that nothing had to be done.
     fn unchanged(&self, action: &str, entry: &Entry) -> anyhow::Result<()> {
-        self.show(action, format!("{} {action} (unchanged)", entry.title()), false, entry.to_json())
-    }
-
-    fn show(&self, action: &str, line: String, written: bool, lease: Value) -> anyhow::Result<()> {
-        let key = lease["key"].as_str().unwrap_or_default().to_owned();
-        let value = json!({"action": action, "written": written, "lease": lease});
-        self.session.output.page(&Page::lines(value, line).named([key]))
+        let value = json!({"action": action, "written": false, "lease": entry.to_json()});
+        let line = format!("{} {action} (unchanged)", entry.title());
+        self.session.output.page(&Page::lines(value, line).named([&entry.record.key]))
     }
 }
 
@@ -214,8 +207,7 @@ fn objection(entry: &Entry) -> Option<String> {
     match entry.life {
         None if !entry.is_reservation() || entry.attrs.is_unclaimed() => None,
         None => Some(
-            "it is a reservation in use, which its node does not renew, so that node may be running"
-                .to_owned(),
+            "it is a reservation in use, which its node does not renew, so that node may be running".into(),
         ),
         Some(_) if entry.is_overdue() => None,
         Some(life) => Some(format!(

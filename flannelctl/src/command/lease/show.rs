@@ -14,7 +14,7 @@ pub(super) async fn list(session: &Session, address: Option<IpAddr>, expiry: boo
     if let Some(address) = address {
         cluster.entries.retain(|entry| entry.contains(address));
     }
-    let named = session.output.form() == Form::Name;
+    let named = session.output.form == Form::Name;
     let requested = !named && cluster.request_lives(&store, expiry).await?;
     let mut table = Table::new(
         &["SUBNET", "PUBLIC-IP", "BACKEND", "VTEP-MAC", "EXPIRES"],
@@ -23,15 +23,11 @@ pub(super) async fn list(session: &Session, address: Option<IpAddr>, expiry: boo
     for entry in &cluster.entries {
         let state = Cell::from(entry.state());
         let vni = entry.vteps().iter().filter_map(|data| data.vni).map(|vni| vni.get()).next();
-        let mut row = columns(entry).to_vec();
-        row.extend([
-            if requested { expires(entry) } else { Cell::default() },
-            if entry.is_overdue() { state.styled(Style::Warning) } else { state },
-            Cell::lines(vni),
-            Cell::from(entry.record.revision.to_string()),
-            Cell::from(entry.record.key.as_str()),
-        ]);
-        table.push(row);
+        let state = if entry.is_overdue() { state.styled(Style::Warning) } else { state };
+        let expires = if requested { expires(entry) } else { Cell::default() };
+        let (revision, key) = (Cell::lines([entry.record.revision]), Cell::lines([&entry.record.key]));
+        let row = columns(entry).into_iter().chain([expires, state, Cell::lines(vni), revision, key]);
+        table.push(row.collect());
     }
     let names = cluster.entries.iter().map(|entry| &entry.record.key);
     let value = cluster.entries.iter().map(Entry::to_json).collect();
@@ -99,31 +95,29 @@ pub(super) fn page(entry: &Entry) -> Page {
     let shown = |text: String| if text.is_empty() { "-".to_owned() } else { text };
     let expires = match entry.life {
         _ if entry.is_reservation() => "never".to_owned(),
-        Some(life) => format!(
-            "in {}; renewed {} ago for {}",
-            duration(life.left),
-            duration(life.granted.saturating_sub(life.left)),
-            duration(life.granted)
-        ),
+        Some(life) => {
+            let (left, granted) = (duration(life.left), duration(life.granted));
+            let renewed = duration(life.granted.saturating_sub(life.left));
+            format!("in {left}; renewed {renewed} ago for {granted}")
+        }
         None => "now".to_owned(),
     };
+    let vteps = entry.vteps();
+    let macs = join(vteps.iter().map(|data| data.mac), ", ");
+    let vnis = join(vteps.iter().filter_map(|data| data.vni).map(|vni| vni.get()), ", ");
     let mut lines = vec![
         ("Subnet", shown(join(entry.subnets.iter(), ", "))),
         ("Public address", shown(join(entry.addresses(), ", "))),
         ("Backend", shown(entry.attrs.backend_type.clone())),
-    ];
-    let vteps = entry.vteps();
-    if !vteps.is_empty() {
-        lines.push(("VTEP MAC", join(vteps.iter().map(|data| data.mac), ", ")));
-        lines.push(("VNI", join(vteps.iter().filter_map(|data| data.vni).map(|vni| vni.get()), ", ")));
-    }
-    lines.extend([
+        ("VTEP MAC", macs),
+        ("VNI", vnis),
         ("State", entry.state().to_owned()),
         ("Expires", expires),
         ("This node", if entry.is_own { "yes" } else { "no" }.to_owned()),
         ("Key", entry.record.key.clone()),
         ("Revision", entry.record.revision.to_string()),
-    ]);
+    ];
+    lines.retain(|(_, value)| !value.is_empty());
     let lines: Vec<String> =
         lines.iter().map(|(name, value)| format!("{:<16}{value}", format!("{name}:"))).collect();
     Page::lines(entry.to_json(), lines.join("\n")).named([&entry.record.key])

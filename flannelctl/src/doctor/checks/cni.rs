@@ -1,6 +1,7 @@
 //! The environment of pods: `subnet.env`, CNI configs and plugins, the bridge, addresses.
 
 use flannel_core::family::Family;
+use flannel_core::host_local::Use;
 use std::net::IpAddr;
 
 use super::AS_ROOT;
@@ -11,7 +12,7 @@ use crate::doctor::catalog::{
 use crate::doctor::facts::Facts;
 use crate::doctor::report::Report;
 use crate::node::cni::CniFile;
-use crate::node::host_local::usable;
+use crate::node::host_local::{Allocation, Network, usable};
 use crate::node::view::Own;
 use crate::output::text::join;
 
@@ -21,8 +22,8 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
     let Some(own) = facts.own() else { return };
     bridge(facts, own, report);
     if facts.is_root {
-        leaks(facts, report);
-        exhaustion(facts, own, report);
+        leaks(&facts.cni.networks, own, report);
+        exhaustion(&facts.cni.networks, own, report);
     } else {
         report.skip(&ADDRESS_LEAKED, AS_ROOT);
         report.skip(&ADDRESSES_EXHAUSTED, AS_ROOT);
@@ -44,12 +45,9 @@ fn subnet_env(facts: &Facts, report: &mut Report) {
             let only_in = |text: &str, other: &str| {
                 join(text.lines().filter(|line| !other.lines().any(|same| same == *line)), " ")
             };
+            let problem = format!("does not match the lease {} and the config", own.subnets);
             report
-                .find(
-                    &SUBNET_ENV_MISMATCH,
-                    &file,
-                    format!("does not match the lease {} and the config", own.subnets),
-                )
+                .find(&SUBNET_ENV_MISMATCH, &file, problem)
                 .seen(format!("found: {}", only_in(found, &expected)))
                 .seen(format!("expected: {}", only_in(&expected, found)));
         }
@@ -85,12 +83,9 @@ fn configs(facts: &Facts, report: &mut Report) {
     };
     if at > 0 {
         let (first, flannel) = (&readable[0].name, &readable[at].name);
+        let problem = format!("sorts before {flannel}, and the runtime uses the first config");
         report
-            .find(
-                &CNI_CONFIG_SHADOWED,
-                first,
-                format!("sorts before {flannel}, and the runtime uses the first config"),
-            )
+            .find(&CNI_CONFIG_SHADOWED, first, problem)
             .seen(format!("{directory}: {first}, then {flannel}"))
             .fix(format!("mv {directory}/{first} {directory}/{first}.off"));
     }
@@ -105,19 +100,15 @@ fn plugins(facts: &Facts, config: &CniFile, report: &mut Report) {
         let directories = join(cni.plugin_directories.iter().map(|path| path.display()), " or ");
         let first = cni.plugin_directories.first().cloned().unwrap_or_default();
         let target = first.join(name).display().to_string();
-        report
-            .find(
-                &CNI_PLUGIN_MISSING,
-                name,
-                format!("{} uses the plugin {name}, which is not installed", config.name),
-            )
-            .seen(format!("no {name} in {directories}"))
-            .fix(match name {
+        let problem = format!("{} uses the plugin {name}, which is not installed", config.name);
+        report.find(&CNI_PLUGIN_MISSING, name, problem).seen(format!("no {name} in {directories}")).fix(
+            match name {
                 "flannel" => format!("install -m 755 flannel {target}"),
                 _ => {
                     format!("apt-get install containernetworking-plugins; ln -s /usr/lib/cni/{name} {target}")
                 }
-            });
+            },
+        );
     }
 }
 
@@ -143,9 +134,7 @@ fn bridge(facts: &Facts, own: &Own, report: &mut Report) {
         report
             .find(&BRIDGE_MTU, name, problem)
             .seen(format!("MTU of {name} {}, expected {mtu}", link.mtu))
-            .fix(format!(
-                "ip link set {name} mtu {mtu}; existing pods keep their MTU until they are replaced"
-            ));
+            .fix(format!("ip link set {name} mtu {mtu}; existing pods keep theirs until they are replaced"));
     }
 }
 
@@ -159,26 +148,32 @@ const fn is_link_local(address: IpAddr) -> bool {
 /// Number of leaked addresses in the evidence.
 const SHOWN: usize = 3;
 
-fn leaks(facts: &Facts, report: &mut Report) {
-    let reservations = facts.cni.reservations.iter();
-    let leaked: Vec<_> = reservations
-        .filter_map(|reservation| Some((reservation, reservation.abandoned.as_deref()?)))
-        .collect();
-    let Some((first, _)) = leaked.first() else { return };
+fn leaks(networks: &[Network], own: &Own, report: &mut Report) {
+    let allocations =
+        networks.iter().flat_map(|network| network.allocations.iter().map(move |one| (network, one)));
+    let is_leaked = |(_, one): &(&Network, &Allocation)| {
+        one.usage == Use::Abandoned && own.subnets.iter().any(|subnet| subnet.contains(&one.address))
+    };
+    let leaked: Vec<_> = allocations.filter(is_leaked).collect();
+    let Some((network, _)) = leaked.first() else { return };
     let problem = format!("{} addresses are allocated to pods that no longer exist", leaked.len());
-    let found = report.find(&ADDRESS_LEAKED, &first.network, problem);
-    for (leak, reason) in leaked.iter().take(SHOWN) {
-        found.seen(format!("{}: {reason}", leak.address));
+    let found = report.find(&ADDRESS_LEAKED, &network.name, problem);
+    for (_, Allocation { address, owner, .. }) in leaked.iter().take(SHOWN) {
+        found.seen(match owner {
+            Some(owner) => format!("{address}: namespace {} no longer exists", owner.netns),
+            None => format!("{address}: allocated before the last boot"),
+        });
     }
     if leaked.len() > SHOWN {
         found.seen(format!("and {} more", leaked.len() - SHOWN));
     }
 }
 
-fn exhaustion(facts: &Facts, own: &Own, report: &mut Report) {
+fn exhaustion(networks: &[Network], own: &Own, report: &mut Report) {
     for subnet in own.subnets.iter().map(|subnet| subnet.trunc()) {
         let usable = usable(Family::of_net(subnet), subnet.prefix_len());
-        let used = facts.cni.reservations.iter().filter(|held| subnet.contains(&held.address)).count();
+        let allocations = networks.iter().flat_map(|network| &network.allocations);
+        let used = allocations.filter(|one| subnet.contains(&one.address)).count();
         if used as u128 >= usable {
             report
                 .find(&ADDRESSES_EXHAUSTED, subnet, "no address is free: no pod can start on this node")

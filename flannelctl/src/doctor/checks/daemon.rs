@@ -20,12 +20,9 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
             by_scope.entry(scope).or_default().push(daemon.pid);
         }
         if daemon.is_stopped() {
+            let problem = "flanneld is stopped by a signal or a debugger";
             report
-                .find(
-                    &DAEMON_STUCK,
-                    format!("pid {}", daemon.pid),
-                    "flanneld is stopped by a signal or a debugger",
-                )
+                .find(&DAEMON_STUCK, format!("pid {}", daemon.pid), problem)
                 .seen(format!("state {} in /proc/{}/stat", daemon.state, daemon.pid))
                 .fix(format!("kill -CONT {}", daemon.pid));
         }

@@ -31,12 +31,11 @@ fn features(facts: &Facts, report: &mut Report) {
         match is_supported {
             Ok(true) => {}
             Ok(false) => {
-                let found = report
-                    .find(&KERNEL_FEATURE, kind, format!("the kernel does not support links of kind {kind}"))
-                    .seen(format!("ip link add type {kind}: operation not supported"))
-                    .fix(format!(
-                        "modprobe {kind}, boot a kernel that supports it, or choose another backend"
-                    ));
+                let problem = format!("the kernel does not support links of kind {kind}");
+                let fix =
+                    format!("modprobe {kind}, boot a kernel that supports it, or choose another backend");
+                let found = report.find(&KERNEL_FEATURE, kind, problem).fix(fix);
+                found.seen(format!("ip link add type {kind}: operation not supported"));
                 if *is_replaceable {
                     found.severity(Severity::Warning);
                 }

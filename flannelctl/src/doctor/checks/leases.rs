@@ -61,14 +61,14 @@ fn duplicates(view: &View, family: Family, report: &mut Report) {
         if holders[0].1.is_some() && holders.iter().all(|(_, mac)| *mac == holders[0].1) {
             continue;
         }
-        let other = holders.iter().map(|(subnets, _)| *subnets).find(|subnets| Some(*subnets) != own);
-        let release = other.map(|other| release(&other)).unwrap_or_default();
+        let subnets = || holders.iter().map(|(subnets, _)| subnets);
+        let release = subnets().find(|subnets| Some(**subnets) != own).map(release).unwrap_or_default();
+        let fix =
+            format!("{release} if that node no longer exists, otherwise set --public-ip on one of the nodes");
         report
             .find(&DUPLICATE_PUBLIC_ADDRESS, address, format!("{} leases publish {address}", holders.len()))
-            .seen(format!("leases {}", join(holders.iter().map(|(subnets, _)| subnets), " and ")))
-            .fix(format!(
-                "{release} if that node no longer exists, otherwise set --public-ip on one of the nodes"
-            ));
+            .seen(format!("leases {}", join(subnets(), " and ")))
+            .fix(fix);
     }
     for (mac, holders) in by_mac {
         if holders.iter().any(|(_, address)| *address != holders[0].1) {

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::doctor::catalog::{
     CONFIG_INVALID, CONFIG_UNFIT, FORWARD_DROP, INTERFACE_MISSING, MTU_PATH, NETWORK_OVERLAP, PORT_CLOSED,
 };
-use crate::doctor::facts::Facts;
+use crate::doctor::facts::{Facts, PathFacts};
 use crate::doctor::packet_filter::{Filter, Hook, Packet};
 use crate::doctor::report::Report;
 use crate::node::view::View;
@@ -20,13 +20,8 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
         Some(Ok(view)) => {
             let config = view.node.config();
             if let Some(limitation) = config.backend.limitation(&config.networks()) {
-                report
-                    .find(
-                        &CONFIG_UNFIT,
-                        &facts.store.config_place,
-                        "the backend does not support the network config",
-                    )
-                    .seen(limitation.to_string());
+                let problem = "the backend does not support the network config";
+                report.find(&CONFIG_UNFIT, &facts.store.config_place, problem).seen(limitation.to_string());
             }
             addresses(facts, view, report);
             routes(facts, view, report);
@@ -45,11 +40,12 @@ fn paths(facts: &Facts, report: &mut Report) {
     };
     for path in paths {
         let Some(largest) = path.largest.filter(|largest| *largest < path.needed) else { continue };
+        let PathFacts { public, needed, .. } = path;
         report
-            .find(&MTU_PATH, path.public, format!("packets of {} bytes do not reach {}", path.needed, path.public))
+            .find(&MTU_PATH, public, format!("packets of {needed} bytes do not reach {public}"))
             .seen(format!("the largest packet that passes has {largest} bytes"))
             .fix(format!(
-                "set MTU of the backend to {largest} with flannelctl config edit, or raise the MTU between the nodes"
+                "flannelctl config edit: set MTU of the backend to {largest}, or raise that of the path"
             ));
     }
 }
@@ -118,12 +114,9 @@ fn routes(facts: &Facts, view: &View, report: &mut Report) {
             if is_of_pods(facts, view, link) {
                 continue;
             }
+            let problem = format!("the host has a route into the pod network {network}");
             report
-                .find(
-                    &NETWORK_OVERLAP,
-                    destination,
-                    format!("the host has a route into the pod network {network}"),
-                )
+                .find(&NETWORK_OVERLAP, destination, problem)
                 .seen(format!("ip route: {destination} dev {link}"))
                 .fix(format!("ip route del {destination} dev {link}, or choose another Network"));
         }

@@ -49,12 +49,9 @@ fn health(facts: &Facts, report: &mut Report) {
     match &store.clock_ahead {
         Some(Ok(ahead)) if ahead.abs() > SKEW_SECS => {
             let side = if *ahead > 0 { "behind" } else { "ahead of" };
+            let problem = format!("the clock of this host is {} s {side} that of etcd", ahead.abs());
             report
-                .find(
-                    &CLOCK_SKEW,
-                    "clock",
-                    format!("the clock of this host is {} s {side} that of etcd", ahead.abs()),
-                )
+                .find(&CLOCK_SKEW, "clock", problem)
                 .seen("the date of an HTTP response of etcd")
                 .fix("timedatectl set-ntp true, on this host and on the hosts of etcd");
         }
@@ -75,13 +72,8 @@ fn own(facts: &Facts, view: &View, report: &mut Report) {
     match &view.own {
         Some(Own { published: Some(attrs), subnets }) => rewritten(view, subnets, attrs, report),
         Some(Own { subnets, .. }) if missing => {
-            report
-                .find(
-                    &LEASE_MISSING,
-                    subnets,
-                    format!("this node used {subnets}, which has no lease in the store"),
-                )
-                .seen(format!("no record {subnets} at {location}"));
+            let problem = format!("this node used {subnets}, which has no lease in the store");
+            report.find(&LEASE_MISSING, subnets, problem).seen(format!("no record {subnets} at {location}"));
         }
         None if missing => {
             let public = &view.node.external().public;
@@ -94,12 +86,9 @@ fn own(facts: &Facts, view: &View, report: &mut Report) {
     let margin = facts.options.renew_margin;
     if let Some(left) = facts.store.time_left.filter(|left| *left < margin * 9 / 10) {
         let subnets = facts.own().map(|own| own.subnets.to_string()).unwrap_or_default();
+        let problem = format!("the lease expires in {} and is not renewed", duration(left));
         report
-            .find(
-                &LEASE_EXPIRING,
-                subnets,
-                format!("the lease expires in {} and is not renewed", duration(left)),
-            )
+            .find(&LEASE_EXPIRING, subnets, problem)
             .seen(format!("flanneld renews it {} before it expires", duration(margin)));
     }
 }

@@ -2,7 +2,6 @@
 
 use flannel_core::family::Family;
 use flanneld::exec::{ExecError, Program};
-use std::path::Path;
 use std::time::Duration;
 
 use crate::doctor::packet_filter::Filter;
@@ -27,27 +26,23 @@ async fn filter(family: Family, nftables: &Result<Option<String>, String>) -> Re
         Family::V4 => ("iptables", "/proc/net/ip_tables_names"),
         Family::V6 => ("ip6tables", "/proc/net/ip6_tables_names"),
     };
-    let mut filter = Filter::default();
-    let mut tools = 0;
+    let (mut filter, mut saved) = (Filter::default(), Vec::new());
     // The legacy tool would create tables if there are none.
-    let legacy = std::fs::read_to_string(Path::new(names)).is_ok_and(|text| !text.trim().is_empty());
-    let variants = [("-legacy-save", legacy), ("-nft-save", true)];
-    for (end, wanted) in variants {
-        if wanted && let Some(text) = run(&format!("{stem}{end}"), &[]).await? {
-            filter.add_iptables(&text);
-            tools += 1;
-        }
+    let legacy = std::fs::read_to_string(names).is_ok_and(|text| !text.trim().is_empty());
+    if legacy {
+        saved.extend(run(&format!("{stem}-legacy-save"), &[]).await?);
     }
-    if tools == 0
-        && let Some(text) = run(&format!("{stem}-save"), &[]).await?
-    {
-        filter.add_iptables(&text);
-        tools += 1;
+    saved.extend(run(&format!("{stem}-nft-save"), &[]).await?);
+    if saved.is_empty() {
+        saved.extend(run(&format!("{stem}-save"), &[]).await?);
+    }
+    for text in &saved {
+        filter.add_iptables(text);
     }
     match nftables {
-        Ok(Some(text)) => filter.add_nftables(text, family, tools > 0)?,
+        Ok(Some(text)) => filter.add_nftables(text, family, !saved.is_empty())?,
         // Without nft, there are hardly any tables besides those of flannel.
-        Ok(None) if tools > 0 => {}
+        Ok(None) if !saved.is_empty() => {}
         Ok(None) => return Err("neither nft nor iptables is installed".to_owned()),
         Err(error) => return Err(error.clone()),
     }

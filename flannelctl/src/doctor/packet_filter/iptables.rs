@@ -31,25 +31,9 @@ pub(super) fn tables(text: &str) -> Vec<Table> {
     tables
 }
 
-/// Splits a line into words; quoted words may contain spaces.
-fn words(text: &str) -> Vec<String> {
-    let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        match character {
-            '"' => quoted = !quoted,
-            '\\' if quoted => word.extend(characters.next()),
-            ' ' if !quoted => words.push(std::mem::take(&mut word)),
-            other => word.push(other),
-        }
-    }
-    words.push(word);
-    words.retain(|word| !word.is_empty());
-    words
-}
-
 fn rule(line: &str, text: &str) -> Rule {
-    let words = words(text);
+    // Comments are quoted as in a shell.
+    let words = shlex::split(text).unwrap_or_default();
     let mut rule = Rule { conditions: Vec::new(), verdict: Verdict::Continue, text: line.to_owned() };
     let mut words = words.iter().map(String::as_str).peekable();
     let mut negated = false;
