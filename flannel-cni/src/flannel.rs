@@ -62,18 +62,10 @@ impl Delegate {
         self.request.environment.command = command;
         let Request { environment, config, .. } = &self.request;
         let program = config.text("type");
-        if self.native && program == "bridge" && bridge::is_native(config) {
+        if self.native && program == "bridge" {
             return self.call_bridge().map_err(CallError::Failed);
         }
-        let stdout = match invoke::run(program, &self.text, environment) {
-            // Without the program, at least the interface and the addresses are removed.
-            Err(CallError::Find(_))
-                if environment.command == Command::Del && self.native && program == "bridge" =>
-            {
-                return self.call_bridge().map_err(CallError::Failed);
-            }
-            other => other?,
-        };
+        let stdout = invoke::run(program, &self.text, environment)?;
         if environment.command != Command::Add {
             return Ok(None);
         }

@@ -4,6 +4,7 @@
 pub(crate) mod bandwidth;
 pub(crate) mod bridge;
 pub(crate) mod host_local;
+pub(crate) mod ipam;
 pub(crate) mod loopback;
 pub(crate) mod masquerade;
 pub(crate) mod names;

@@ -9,8 +9,9 @@ use flannel_core::message::link::{self, LinkRecord, LinkSettings};
 use nix::errno::Errno;
 use std::time::Duration;
 
-use super::host_local;
+use super::ipam::{self, Ipam};
 use super::masquerade::{self, Masquerade, Rules};
+use crate::environment::Command;
 use crate::error::{CniError, Context};
 use crate::kernel::{Kernel, KernelError, is_kind};
 use crate::netns::{HostLock, Netns};
@@ -29,7 +30,7 @@ mod veth;
 mod vlan;
 
 use check::check;
-pub(crate) use config::{Config, is_native};
+pub(crate) use config::Config;
 use gateway::Gateway;
 
 /// The bridge plugin.
@@ -63,29 +64,26 @@ impl Addition<'_> {
     fn run(&mut self) -> Result<CniResult, CniError> {
         let (config, environment) = (self.config, &self.request.environment);
         let netns = Netns::open(&environment.netns)?;
-        let addresses = config.layer3.then(|| host_local::Config::parse(self.request)).transpose()?;
-        let rules = match &addresses {
-            Some(addresses) if config.masquerade => {
+        let ipam = Ipam::find(self.request)?;
+        let rules = match &ipam {
+            Some(ipam) if config.masquerade => {
                 netns.hold()?;
                 let masquerade = Masquerade::new(self.request);
-                Some(masquerade.prepare(config.masquerade_backend, &addresses.families())?)
+                Some(masquerade.prepare(config.masquerade_backend, &ipam.families())?)
             }
             _ => None,
         };
         let mut bridge = ensure_bridge(&mut self.host, config)?;
         let port = self.create_port(&mut bridge, &netns)?;
         let mut result = CniResult::default();
-        if let Some(addresses) = &addresses {
-            result = host_local::add(addresses, environment)?;
-            if result.ips.is_empty() {
-                return Err(CniError::internal("IPAM plugin returned missing IP config"));
-            }
+        if let Some(ipam) = &ipam {
+            result = ipam.add(self.request)?;
             gateway::complete(config, &mut result);
         }
         let rules = rules.map(|rules| self.start_rules(rules, &result)).transpose()?;
         let container = pod::configure(&netns, &environment.attachment.ifname, &result, config)?;
-        let vlan_gateway = match &addresses {
-            Some(addresses) if config.gateway => self.ensure_gateway(&bridge, addresses, &result)?,
+        let vlan_gateway = match &ipam {
+            Some(ipam) if config.gateway => self.ensure_gateway(&bridge, ipam, &result)?,
             _ => None,
         };
         rules.map_or(Ok(()), Rules::finish)?;
@@ -119,7 +117,7 @@ impl Addition<'_> {
         let port = veth::create(host, veth::new(bridge, config.mtu, peer)?, netns, mac)?;
         if config.layer3 {
             // Registered first, so that it runs last: no other container gets an address while this interface has it.
-            self.undo.push("the addresses", |_| host_local::del(request));
+            self.undo.push("the addresses", |_| ipam::call(request, Command::Del));
         }
         let (name, index) = (&port.name, port.index);
         self.undo.push(name.as_str(), move |host| Ok(host.change_one(&link::delete(index))?));
@@ -158,14 +156,14 @@ impl Addition<'_> {
     fn ensure_gateway(
         &mut self,
         bridge: &LinkRecord,
-        addresses: &host_local::Config,
+        ipam: &Ipam,
         result: &CniResult,
     ) -> Result<Option<LinkRecord>, CniError> {
         let (config, host) = (self.config, &mut self.host);
         let vlan = config.vlans.as_ref().and_then(|vlans| vlans.access);
         let vlan_gateway = vlan.map(|vlan| vlan::ensure_gateway(host, bridge, vlan)).transpose()?;
         let link = vlan_gateway.as_ref().unwrap_or(bridge);
-        Gateway { host, config, addresses, link }.ensure(result)?;
+        Gateway { host, config, link, result, allocations: ipam.directory() }.ensure()?;
         Ok(vlan_gateway)
     }
 }
@@ -189,7 +187,7 @@ fn del(request: &Request) -> Result<(), CniError> {
         spoof::Filter::of(environment).remove()?;
     }
     // Last: no other container gets an address that still has rules.
-    if layer3 { host_local::del(request) } else { Ok(()) }
+    if layer3 { ipam::call(request, Command::Del) } else { Ok(()) }
 }
 
 /// Removes rules and addresses of containers that no longer exist; everything else was removed with their namespaces.
@@ -201,14 +199,16 @@ fn gc(request: &Request) -> Result<(), CniError> {
     if !config::is_layer3(&request.config) {
         return Ok(());
     }
-    masquerade::gc(request, &valid)?;
-    host_local::gc(request)
+    // Addresses are released even if rules are in the way.
+    let rules = masquerade::gc(request, &valid);
+    ipam::call(request, Command::Gc)?;
+    rules
 }
 
 /// Succeeds if an ADD could run with the config.
 fn status(request: &Request) -> Result<(), CniError> {
     let config = Config::parse(request)?;
-    if config.layer3 { host_local::Config::parse(request).map(drop) } else { Ok(()) }
+    if config.layer3 { ipam::call(request, Command::Status) } else { Ok(()) }
 }
 
 /// Returns the bridge, up; creates it if it does not exist.

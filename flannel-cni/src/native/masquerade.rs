@@ -61,14 +61,14 @@ impl<'a> Masquerade<'a> {
         backend: Option<Backend>,
         families: &[Family],
     ) -> Result<Rules<'a>, CniError> {
-        let mut rules = Rules { masquerade: self, backend, nets: Vec::new(), running: Vec::new() };
-        if backend.unwrap_or_else(Backend::of_host) == Backend::Iptables {
-            for family in families {
-                let tool = Tool::require(*family)?;
-                rules.running.push((*family, tool.start()?, tool));
+        let chosen = backend.unwrap_or_else(Backend::of_host);
+        let running = match chosen {
+            Backend::Iptables => {
+                families.iter().map(|family| start_tool(*family)).collect::<Result<_, _>>()?
             }
-        }
-        Ok(rules)
+            Backend::Nftables => Vec::new(),
+        };
+        Ok(Rules { masquerade: self, is_fixed: backend.is_some(), chosen, nets: Vec::new(), running })
     }
 
     /// Returns the rules of the chain.
@@ -193,26 +193,39 @@ fn is_wanted(request: &Request) -> bool {
     request.config.is_true("ipMasq")
 }
 
-/// Rules that are being set: by programs that wait for them, or in nftables if there are none.
+/// Rules that are being set, in iptables by programs that wait for them.
 pub(crate) struct Rules<'a> {
     masquerade: Masquerade<'a>,
-    backend: Option<Backend>,
+    chosen: Backend,
+    /// The config requests this backend.
+    is_fixed: bool,
     nets: Vec<IpNet>,
     running: Vec<(Family, Running, Tool)>,
+}
+
+fn start_tool(family: Family) -> Result<(Family, Running, Tool), CniError> {
+    let tool = Tool::require(family)?;
+    Ok((family, tool.start()?, tool))
 }
 
 impl Rules<'_> {
     /// Starts to set rules for addresses with the length of their subnets. Programs of iptables continue in the background.
     pub(crate) fn start(mut self, nets: &[IpNet]) -> Result<Self, CniError> {
-        if self.running.is_empty() {
-            self.masquerade.add_nftables(nets)?;
-        }
         self.nets = nets.to_vec();
-        for (family, running, tool) in std::mem::take(&mut self.running) {
+        if self.chosen == Backend::Nftables {
+            self.masquerade.add_nftables(nets)?;
+            return Ok(self);
+        }
+        let mut prepared = std::mem::take(&mut self.running);
+        for family in Family::ALL {
             let nets: Vec<IpNet> = of_family(nets, family).collect();
             if nets.is_empty() {
                 continue;
             }
+            let (family, running, tool) = match prepared.iter().position(|(of, ..)| *of == family) {
+                Some(at) => prepared.swap_remove(at),
+                None => start_tool(family)?,
+            };
             // Fails as a whole if the chain exists, which is rare.
             let chain = self.masquerade.owner.masquerade_chain();
             let own = self.masquerade.chain_lines(&nets, &nets);
@@ -232,7 +245,7 @@ impl Rules<'_> {
                 continue;
             }
             // Compatibility: nftables is the fallback where iptables does not work at all, unless the config requests it.
-            if refused && self.backend.is_none() && !tool.is_usable() {
+            if refused && !self.is_fixed && !tool.is_usable() {
                 self.masquerade.add_nftables(&nets)?;
                 continue;
             }

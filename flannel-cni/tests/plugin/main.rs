@@ -8,6 +8,7 @@ mod cross;
 mod fault;
 mod firewall;
 mod host_local;
+mod ipam;
 mod masquerade;
 mod netns;
 mod portmap;

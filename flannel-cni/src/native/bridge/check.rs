@@ -7,9 +7,10 @@ use flannel_core::message::route::RouteRecord;
 
 use super::config::{Config, is_layer3};
 use super::spoof;
+use crate::environment::Command;
 use crate::error::CniError;
 use crate::kernel::{Kernel, is_kind};
-use crate::native::host_local;
+use crate::native::ipam;
 use crate::native::masquerade::Masquerade;
 use crate::netns::Netns;
 use crate::request::Request;
@@ -18,7 +19,7 @@ use crate::result::{CniResult, Interface, Route};
 /// Compares the container's connection with the result of ADD.
 pub(super) fn check(request: &Request) -> Result<(), CniError> {
     if is_layer3(&request.config) {
-        host_local::check(request)?;
+        ipam::call(request, Command::Check)?;
     }
     let config = Config::parse(request)?;
     let missing = || CniError::internal("Required prevResult missing");

@@ -9,6 +9,7 @@ use super::vlan::Vlans;
 use crate::args;
 use crate::error::{CniError, Context};
 use crate::firewall::Backend;
+use crate::native::ipam;
 use crate::request::Request;
 use crate::result::Dns;
 
@@ -40,7 +41,7 @@ pub(crate) struct Config {
     pub(crate) container_down: bool,
     pub(crate) masquerade: bool,
     pub(crate) masquerade_backend: Option<Backend>,
-    /// The container has addresses, from host-local.
+    /// The container has addresses.
     pub(crate) layer3: bool,
     /// Hardware address of the container's interface.
     pub(crate) mac: Option<Mac>,
@@ -50,16 +51,7 @@ pub(crate) struct Config {
 
 /// Whether the container has addresses, which DEL needs to know even if other keys are invalid.
 pub(crate) fn is_layer3(config: &Object) -> bool {
-    !ipam_type(config).is_empty()
-}
-
-/// Whether the addresses are allocated in this process.
-pub(crate) fn is_native(config: &Object) -> bool {
-    matches!(ipam_type(config), "" | "host-local")
-}
-
-fn ipam_type(config: &Object) -> &str {
-    config.object("ipam").map_or("", |ipam| ipam.text("type"))
+    !ipam::plugin_of(config).is_empty()
 }
 
 impl Config {
@@ -70,13 +62,6 @@ impl Config {
         let bridge = keys.string("bridge").context(load)?.unwrap_or(BRIDGE);
         if let Some(ipam) = keys.object("ipam", "object").context(load)? {
             GoStruct::new(ipam, "NetConf.ipam").string("type").context(load)?;
-        }
-        if !is_native(config) {
-            let kind = ipam_type(config);
-            let msg = format!(
-                "the bridge plugin in flannel does not support ipam.type {kind:?}: only host-local is supported"
-            );
-            return Err(CniError::internal(msg));
         }
         let layer3 = is_layer3(config);
         let masquerade = layer3 && flag("ipMasq")?;

@@ -6,6 +6,7 @@ use flannel_core::message::link::{self, LinkRecord, LinkSettings};
 use ipnet::IpNet;
 use nix::errno::Errno;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use super::config::Config;
 use super::pod::with_broadcast;
@@ -38,14 +39,16 @@ pub(super) fn complete(config: &Config, result: &mut CniResult) {
 pub(super) struct Gateway<'a> {
     pub(super) host: &'a mut Kernel,
     pub(super) config: &'a Config,
-    pub(super) addresses: &'a host_local::Config,
     pub(super) link: &'a LinkRecord,
+    pub(super) result: &'a CniResult,
+    /// The directory of the addresses in use, from host-local.
+    pub(super) allocations: Option<&'a Path>,
 }
 
 impl Gateway<'_> {
     /// Sets the addresses and lets the host forward packets of their families.
-    pub(super) fn ensure(mut self, result: &CniResult) -> Result<(), CniError> {
-        let index = self.link.index;
+    pub(super) fn ensure(mut self) -> Result<(), CniError> {
+        let (index, result) = (self.link.index, self.result);
         let wanted: Vec<IpNet> = result
             .ips
             .iter()
@@ -105,11 +108,12 @@ impl Gateway<'_> {
 
     /// Removes addresses that conflict with `net`, except those that pods still use.
     fn make_room(&mut self, net: IpNet, conflicting: &[IpNet]) -> Result<(), CniError> {
-        let (force, directory) = (self.config.force_address, &self.addresses.directory);
+        let force = self.config.force_address;
+        let is_in_use = |net| self.allocations.is_some_and(|directory| host_local::is_in_use(directory, net));
         for other in conflicting {
             if !force {
                 // The gateway of running pods: of the node's former subnet, or of another range.
-                if is_beside(*other, net) && host_local::is_in_use(directory, *other) {
+                if is_beside(*other, net) && is_in_use(*other) {
                     continue;
                 }
                 if !self.is_predecessor(*other, net) {
@@ -123,7 +127,7 @@ impl Gateway<'_> {
                 }
             }
             // An ADD that began with the old subnet may have allocated an address of it meanwhile, and seen its gateway.
-            if !force && host_local::is_in_use(directory, *other) {
+            if !force && is_in_use(*other) {
                 // It may have restored the gateway as well, so ignore errors.
                 let _ = self.host.change_one(&address::add(&with_broadcast(self.link.index, *other)));
             }
@@ -145,11 +149,12 @@ impl Gateway<'_> {
     }
 
     /// Whether `other` was the gateway of the node's former subnet: the first address of a subnet of the same size, in a network that the
-    /// config has a route to.
+    /// result has a route to. Only host-local shows which addresses are in use, so that the gateway of pods is not removed.
     fn is_predecessor(&self, other: IpNet, net: IpNet) -> bool {
         let alike = other.prefix_len() == net.prefix_len() && other.network() != net.network();
-        let networks = self.addresses.routes.iter().map(|route| route.dst.trunc());
+        let networks = self.result.routes.iter().map(|route| route.dst.trunc());
         alike
+            && self.allocations.is_some()
             && other.addr() == first_host(other)
             && networks
                 .filter(|network| network.prefix_len() > 0)
