@@ -1,4 +1,4 @@
-//! Runs core's state machine of our lease against the store: performs each step and reports its outcome.
+//! Runs the state machine of the own lease: executes each step on the store and reports its outcome.
 
 use flannel_core::claim::{Assigned, Claim, Failure, Outcome, OwnLease, OwnRecord, Step};
 use flannel_core::lease::{LeaseAttrs, Subnets};
@@ -11,50 +11,50 @@ use tracing::{debug, info, warn};
 use crate::error::chain;
 use crate::store::{Ownership, Store, StoreError};
 
-/// What the claim has reached.
+/// The state of the claim.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ClaimState {
     /// The lease that we hold.
     pub own: Option<Own>,
-    /// A subnet that now belongs to another node while we have no new one yet.
+    /// A former subnet that belongs to another node now, until this node has a new one.
     pub lost: Option<Subnets>,
-    /// What is in the way, for people.
+    /// The present problem, for people.
     pub problem: Option<String>,
 }
 
-/// The lease that we hold.
+/// The own lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Own {
-    /// What is held.
+    /// Its subnets.
     pub subnets: Subnets,
-    /// As published.
+    /// Its published attributes.
     pub attrs: LeaseAttrs,
-    /// When it ends unless renewed.
+    /// When it expires unless renewed.
     pub expires: Option<Instant>,
     /// The store has confirmed it since the start.
     pub confirmed: bool,
-    /// It is known to be a reservation, which never ends.
+    /// It is known to be a reservation, which does not expire.
     pub reservation: bool,
 }
 
-/// What the claim listens to and speaks to.
-pub(crate) struct Ports {
-    /// Where the leases are.
+/// The store and the channels of the claim.
+pub(crate) struct Channels {
+    /// The store of the leases.
     pub store: Store,
-    /// Life of a new lease.
+    /// Lifetime of a new lease.
     pub lease_time: Duration,
-    /// How we want to be reached; `None` until it is known.
+    /// The attributes to publish; `None` until they are known.
     pub attrs: watch::Receiver<Option<LeaseAttrs>>,
-    /// Our record as the watch sees it: what is news by [`OwnRecord::is_news`].
+    /// The own record according to the watch: changes according to [`OwnRecord::is_news`].
     pub record: watch::Receiver<Option<OwnRecord>>,
-    /// Counts what may end a wait: a new config, a freed subnet.
-    pub stirs: watch::Receiver<u64>,
-    /// Where it is told what has been reached.
+    /// Counts events that may end a wait: a new config, a released subnet.
+    pub wakeups: watch::Receiver<u64>,
+    /// The state of the claim, for the other tasks.
     pub state: watch::Sender<ClaimState>,
 }
 
-/// Returns the state machine of our lease. `preferred` is the subnet of an earlier run and `remembered` its whole lease;
-/// a lease that is claimed is renewed `renew_margin` before its end.
+/// Returns the state machine of the own lease. `preferred` is the subnet of an earlier run and `remembered` its complete lease; a
+/// claimed lease is renewed `renew_margin` before it expires.
 #[must_use]
 pub(crate) fn own_lease(
     store: &Store,
@@ -69,29 +69,29 @@ pub(crate) fn own_lease(
     }
 }
 
-/// Gets a lease and keeps it until it is stopped. The lease stays in the store.
-pub(crate) async fn run(mut lease: OwnLease, mut ports: Ports, stop: CancellationToken) {
+/// Acquires a lease and keeps it until `stop`. The lease is kept in the store then.
+pub(crate) async fn run(mut lease: OwnLease, mut channels: Channels, stop: CancellationToken) {
     let start = Instant::now();
     loop {
-        if let Some(attrs) = ports.attrs.borrow_and_update().clone() {
+        if let Some(attrs) = channels.attrs.borrow_and_update().clone() {
             lease.want(attrs);
         }
-        publish(&lease, &ports.state, start);
+        publish(&lease, &channels.state, start);
         let step = lease.next(start.elapsed());
         if !matches!(step, Step::Wait(_)) {
             debug!(step = ?step, "claim step");
         }
         let outcome = tokio::select! {
             () = stop.cancelled() => return,
-            outcome = perform(step, &mut ports, start) => outcome,
+            outcome = perform(step, &mut channels, start) => outcome,
         };
         lease.report(outcome, start.elapsed());
-        take_news(&mut lease, &mut ports, start.elapsed());
+        take_changes(&mut lease, &mut channels, start.elapsed());
     }
 }
 
-async fn perform(step: Step, ports: &mut Ports, start: Instant) -> Outcome {
-    let store = &ports.store;
+async fn perform(step: Step, channels: &mut Channels, start: Instant) -> Outcome {
+    let store = &channels.store;
     match step {
         Step::Wait(until) => {
             let sleep = async {
@@ -100,13 +100,13 @@ async fn perform(step: Step, ports: &mut Ports, start: Instant) -> Outcome {
                     None => std::future::pending().await,
                 }
             };
-            // A sender that is gone means that the daemon stops: then only the token wakes us.
-            // What has changed stays marked, so that it is heard like what changes during any other step.
+            // Without a sender the daemon stops, which the token reports. A change remains marked, so that it is handled like one
+            // during any other step.
             tokio::select! {
                 () = sleep => {}
-                Ok(()) = ports.attrs.changed() => ports.attrs.mark_changed(),
-                Ok(()) = ports.record.changed() => ports.record.mark_changed(),
-                Ok(()) = ports.stirs.changed() => ports.stirs.mark_changed(),
+                Ok(()) = channels.attrs.changed() => channels.attrs.mark_changed(),
+                Ok(()) = channels.record.changed() => channels.record.mark_changed(),
+                Ok(()) = channels.wakeups.changed() => channels.wakeups.mark_changed(),
             }
             Outcome::Waited
         }
@@ -115,7 +115,7 @@ async fn perform(step: Step, ports: &mut Ports, start: Instant) -> Outcome {
             Outcome::AssignmentRead(store.assignment().await.map_err(|error| chain(&error)))
         }
         Step::Create { subnets, attrs, guard } => {
-            let outcome = store.create(&subnets, &attrs, guard, Some(ports.lease_time)).await;
+            let outcome = store.create(&subnets, &attrs, guard, Some(channels.lease_time)).await;
             Outcome::Created(attrs, outcome.map_err(failure))
         }
         Step::Update { subnets, attrs, held } => {
@@ -131,19 +131,18 @@ async fn perform(step: Step, ports: &mut Ports, start: Instant) -> Outcome {
     }
 }
 
-/// Hands over what has arrived since the last time, also while a step was under way: once, since what was true then need not
-/// be true any more.
-fn take_news(lease: &mut OwnLease, ports: &mut Ports, now: Duration) {
-    if let Some(view) = news(&mut ports.record).flatten() {
+/// Passes on changes since the last call, also those during a step, and each only once, because it may be outdated later.
+fn take_changes(lease: &mut OwnLease, channels: &mut Channels, now: Duration) {
+    if let Some(view) = change_of(&mut channels.record).flatten() {
         lease.seen(&view, now);
     }
-    if news(&mut ports.stirs).is_some() {
+    if change_of(&mut channels.wakeups).is_some() {
         lease.wake(now);
     }
 }
 
-fn news<T: Clone>(port: &mut watch::Receiver<T>) -> Option<T> {
-    port.has_changed().unwrap_or(false).then(|| port.borrow_and_update().clone())
+fn change_of<T: Clone>(channel: &mut watch::Receiver<T>) -> Option<T> {
+    channel.has_changed().unwrap_or(false).then(|| channel.borrow_and_update().clone())
 }
 
 fn failure(error: StoreError) -> Failure {
@@ -153,7 +152,7 @@ fn failure(error: StoreError) -> Failure {
     }
 }
 
-/// Publishes what has changed, and logs it once.
+/// Publishes changes, and logs each once.
 fn publish(lease: &OwnLease, state: &watch::Sender<ClaimState>, start: Instant) {
     let own = lease.own().map(|own| Own {
         subnets: own.subnets,
@@ -183,16 +182,16 @@ fn log_change(old: &ClaimState, new: &ClaimState) {
             Some(before) if before.subnets != own.subnets => warn!(
                 subnet = %own.subnets,
                 before = %before.subnets,
-                "node has moved to another subnet: pods with addresses of the old one must be replaced"
+                "node has another subnet now: pods with addresses of the old one must be replaced"
             ),
-            _ if own.confirmed => info!(subnet = %own.subnets, "lease is held"),
+            _ if own.confirmed => info!(subnet = %own.subnets, "lease acquired"),
             _ => {
-                warn!(subnet = %own.subnets, "store does not answer, going on with the lease of the last run")
+                warn!(subnet = %own.subnets, "store unreachable, using the lease of the last run")
             }
         }
     }
     if let Some(lost) = new.lost.filter(|_| new.lost != old.lost) {
-        warn!(subnet = %lost, "subnet is lost to another node: pods with its addresses must be replaced");
+        warn!(subnet = %lost, "lease lost, the subnet belongs to another node: pods with its addresses must be replaced");
     }
     if old.problem != new.problem {
         match &new.problem {

@@ -11,7 +11,7 @@ mod tests;
 
 use crate::store::StoreOptions;
 use flannel_core::select::Criteria;
-use go_flags::{Setting, Words};
+use go_flags::Setting;
 use reader::Reader;
 use std::ffi::OsString;
 use std::fmt;
@@ -132,10 +132,7 @@ impl Options {
         args: impl Iterator<Item = OsString>,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Parsed, CliError> {
-        let mut given = match go_flags::parse(args)? {
-            Words::Help => return Ok(Parsed::Help(table::help())),
-            Words::Flags(given) => given,
-        };
+        let Some(mut given) = go_flags::parse(args)? else { return Ok(Parsed::Help(table::help())) };
         // Compatibility: before the environment is read, so that FLANNELD_VERSION has no effect.
         if Reader::new(&given).setting("version").switch()? {
             return Ok(Parsed::Version);

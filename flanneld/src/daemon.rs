@@ -33,7 +33,7 @@ use crate::board::{Board, Sources};
 use crate::claim::{self, ClaimState};
 use crate::cli::Options;
 use crate::firewall::{self, FirewallStatus};
-use crate::healthz::Healthz;
+use crate::healthz;
 use crate::kernel::{Inbox, Monitor, NetlinkKernel};
 use crate::node::Node;
 use crate::notify::Notifier;
@@ -165,8 +165,9 @@ async fn start_and_watch(options: Options, tasks: &mut Tasks) -> anyhow::Result<
     let store = options.store.open()?;
     let (channels, board) = Channels::open(&options, &store);
     if let Some(address) = options.healthz {
-        let healthz = Healthz::bind(address)?;
-        tasks.start([task("health", healthz.serve(Arc::clone(&board), tasks.stop.clone()))]);
+        let listener = healthz::bind(address)?;
+        let serving = healthz::serve(listener, Arc::clone(&board), tasks.stop.clone());
+        tasks.start([task("health", serving)]);
     }
     if let Some(path) = &options.status_socket {
         let socket = StatusSocket::bind(path)?;
@@ -241,12 +242,12 @@ impl Parts {
         let outputs = channels.outputs;
         let preferred = past.previous.as_ref().map(|previous| previous.subnets);
         let lease = claim::own_lease(&store, options.renew_margin, preferred, past.lease(), random());
-        let ports = claim::Ports {
+        let channels_of_claim = claim::Channels {
             store,
             lease_time: options.lease_time,
             attrs: outputs.attrs.subscribe(),
             record: outputs.record.subscribe(),
-            stirs: outputs.wakeups.subscribe(),
+            wakeups: outputs.wakeups.subscribe(),
             state: channels.claim.clone(),
         };
         let publisher = Publisher::new(
@@ -284,7 +285,7 @@ impl Parts {
         let agent = Supervisor::new(agent::built_in(), random());
         let reconciler = Reconciler::new((kernel, agent), node, remembered, outputs, random_mac);
         let mut table = vec![
-            task("claim", claim::run(lease, ports, stop.clone())),
+            task("claim", claim::run(lease, channels_of_claim, stop.clone())),
             task("firewall", firewall),
             task("publish", publisher.run(stop.clone())),
             task("reconcile", reconciler.run(inputs, stop.clone())),

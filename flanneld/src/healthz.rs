@@ -16,12 +16,6 @@ use tokio_util::sync::CancellationToken;
 use crate::board::{Board, metrics};
 use crate::http::{self, Answer};
 
-/// The listening end of the health endpoints.
-#[derive(Debug)]
-pub(crate) struct Healthz {
-    listener: TcpListener,
-}
-
 /// The address of the health endpoints is not available.
 #[derive(Debug, thiserror::Error)]
 #[error("could not listen on {address} for health checks; {}", advice(source, *address))]
@@ -30,26 +24,24 @@ pub(crate) struct BindError {
     source: io::Error,
 }
 
-impl Healthz {
-    /// Listens. A wildcard address of either family listens on both. Needs a runtime.
-    pub(crate) fn bind(address: SocketAddr) -> Result<Self, BindError> {
-        let listener =
-            if address.ip().is_unspecified() { listen_on_both(address.port()) } else { listen(address) };
-        Ok(Self { listener: listener.map_err(|source| BindError { address, source })? })
-    }
+/// Listens. A wildcard address of either family listens on both. Needs a runtime.
+pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    let listener =
+        if address.ip().is_unspecified() { listen_on_both(address.port()) } else { listen(address) };
+    listener.map_err(|source| BindError { address, source })
+}
 
-    /// Serves until `stop`.
-    pub(crate) async fn serve(self, board: Arc<Board>, stop: CancellationToken) {
-        let service = move |request: Request<Incoming>| {
-            let is_ready = board.sources.readiness.borrow().is_ready();
-            let answer = match request.uri().path() {
-                "/metrics" => http::answer(StatusCode::OK, metrics::CONTENT_TYPE, metrics::page(&board)),
-                _ => respond(request.uri(), is_ready),
-            };
-            std::future::ready(answer)
+/// Serves until `stop`.
+pub(crate) async fn serve(listener: TcpListener, board: Arc<Board>, stop: CancellationToken) {
+    let service = move |request: Request<Incoming>| {
+        let is_ready = board.sources.readiness.borrow().is_ready();
+        let answer = match request.uri().path() {
+            "/metrics" => http::answer(StatusCode::OK, metrics::CONTENT_TYPE, metrics::page(&board)),
+            _ => respond(request.uri(), is_ready),
         };
-        http::serve(self.listener, service, stop).await;
-    }
+        std::future::ready(answer)
+    };
+    http::serve(listener, service, stop).await;
 }
 
 /// Compatibility: a Go listener on `0.0.0.0` accepts IPv6, too; probes of IPv6-only clusters rely on it.

@@ -211,11 +211,7 @@ impl Publisher {
 
 /// Checks host settings that pods need and that flanneld does not change; logs new problems.
 fn check_host(sysctl: &Sysctl, families: &[Family], known: &[String]) -> Vec<String> {
-    let problems: Vec<String> = sysctl
-        .forwarding(families)
-        .into_iter()
-        .map(|condition| format!("{}: {}", condition.problem, condition.fix))
-        .collect();
+    let problems = sysctl.forwarding(families);
     for problem in problems.iter().filter(|problem| !known.contains(problem)) {
         warn!(reason = %problem, "host setting prevents traffic of pods");
     }

@@ -425,10 +425,10 @@ impl<K: Kernel> Reconciler<K> {
     /// Applies both parts of a plan. The agent comes first: kernel objects depend on its device.
     async fn apply(&mut self, agent_ops: &[AgentOp], ops: &[Op]) -> Applied {
         let history = &self.reporter.outputs.history;
-        let (mut applied, _) = apply::run(&mut self.agent, agent_ops, &mut self.failing, history).await;
+        let mut applied = Applied::default();
+        apply::run(&mut self.agent, agent_ops, &mut applied, &mut self.failing, history).await;
         let started = Instant::now();
-        let (of_kernel, done) = apply::run(&mut self.kernel, ops, &mut self.failing, history).await;
-        applied += of_kernel;
+        let done = apply::run(&mut self.kernel, ops, &mut applied, &mut self.failing, history).await;
         let conflict = self.conflict.note(done.into_iter(), started.elapsed(), Instant::now());
         if conflict.is_some() {
             self.reporter.set_condition(condition::CONFLICT, conflict);

@@ -221,7 +221,7 @@ fn faults_of_daemons() {
         node.netns().ip("addr add 192.168.50.77/24 dev eth0")?;
         let second = node.start_beside(1, &flanneld.clone().argument("--public-ip=192.168.50.77"))?;
         // It gets no further: the first one puts its own device back at once.
-        second.wait_log(&["lease is held"])?;
+        second.wait_log(&["lease acquired"])?;
         let found = doctor.findings()?;
         ensure!(found.iter().any(|finding| finding.id == "daemon-duplicate"), "{found:?}");
         Ok(())

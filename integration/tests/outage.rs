@@ -174,7 +174,7 @@ fn etcd_crashes_and_restarts() {
         // With its state directory a daemon can start.
         let since = logged(&f.daemons[0])?;
         f.daemons[0].restart()?;
-        says(&f.daemons[0], since, "going on with the lease of the last run")?;
+        says(&f.daemons[0], since, "using the lease of the last run")?;
         f.node(0).flannelctl(&[], &["status"])?.expect(3, &["from the last run", ": unreachable"])?;
         f.node(0).add_pod("after-restart")?.netns.wait_ping(f.pods[1].address(true)?)?;
         f.pods[0].netns.wait_ping(f.pods[2].address(true)?)?;

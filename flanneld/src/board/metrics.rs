@@ -1,11 +1,11 @@
 //! `/metrics`: the text format of Prometheus, version 0.0.4.
 //!
-//! Labels are bounded: none names a peer, a subnet or an address. A page costs the same in a cluster of any size.
+//! Labels are bounded: none contains a peer, a subnet or an address. The cost of a page does not depend on the size of the cluster.
 //! `docs/metrics.md` explains each metric; a test compares the two.
 
 use flannel_core::ruleset::Mode;
 use flannel_core::status::{Action, Kind};
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
 use super::{Board, by_subject};
@@ -13,7 +13,7 @@ use crate::histogram::Histogram;
 use crate::status::{DURATION_CLASSES, Reason, unix_secs};
 use crate::store::{LATENCY_CLASSES, Operation, OperationStats};
 
-/// What the format calls itself.
+/// The media type of the format.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// All metrics.
@@ -22,12 +22,7 @@ pub(crate) fn page(board: &Board) -> String {
     page.family("flannel_build_info", GAUGE, "Version of flanneld; always 1.");
     page.sample("", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     let ready = board.sources.readiness.borrow().is_ready();
-    page.single(
-        "flannel_ready",
-        GAUGE,
-        "1 if pods can start on this node, as reported by /readyz.",
-        u8::from(ready),
-    );
+    page.gauge("flannel_ready", "1 if pods can start on this node, as reported by /readyz.", u8::from(ready));
     page.family("flannel_degraded_conditions", GAUGE, "Current problems, by subject.");
     for (about, count) in by_subject(&board.conditions()) {
         page.sample("", &[("about", &about)], count);
@@ -50,9 +45,8 @@ fn rounds(page: &mut Page, board: &Board) {
     }
     page.family("flannel_round_duration_seconds", HISTOGRAM, "Duration of full rounds.");
     page.histogram(&[], &DURATION_CLASSES, &history.durations);
-    page.single(
+    page.gauge(
         "flannel_round_last_success_timestamp_seconds",
-        GAUGE,
         "End of the last full round without a failed operation, in seconds since 1970; 0 before the first.",
         history.last_success_at_unix_seconds.unwrap_or_default(),
     );
@@ -67,9 +61,8 @@ fn rounds(page: &mut Page, board: &Board) {
             }
         }
     }
-    page.single(
+    page.gauge(
         "flannel_ops_failing",
-        GAUGE,
         "Operations that failed in the last full round or since then.",
         history.failing_count,
     );
@@ -85,20 +78,18 @@ fn rounds(page: &mut Page, board: &Board) {
 
 fn cluster(page: &mut Page, board: &Board) {
     let report = board.sources.report.borrow();
-    page.single("flannel_peers", GAUGE, "Leases of other nodes in use.", report.peers);
-    page.single(
+    page.gauge("flannel_peers", "Leases of other nodes in use.", report.peers);
+    page.gauge(
         "flannel_peers_faulty",
-        GAUGE,
         "Peers that cannot be reached in some family because of their lease.",
         report.faulty,
     );
-    page.single(
+    page.gauge(
         "flannel_peers_kept",
-        GAUGE,
         "Peers that the store lost and that are kept until the grace period ends.",
         report.kept,
     );
-    page.single("flannel_records_unreadable", GAUGE, "Malformed lease records.", report.unreadable);
+    page.gauge("flannel_records_unreadable", "Malformed lease records.", report.unreadable);
     page.family("flannel_subnets_capacity", GAUGE, "Subnets that the network config provides.");
     for allocation in &report.allocation {
         page.sample("", &[("family", &allocation.family)], allocation.capacity);
@@ -112,7 +103,7 @@ fn cluster(page: &mut Page, board: &Board) {
 fn store(page: &mut Page, board: &Board) {
     let stats = board.sources.store.stats();
     let watch = *board.sources.watch.borrow();
-    page.single("flannel_store_up", GAUGE, "1 while the store is reachable.", u8::from(board.store_is_up()));
+    page.gauge("flannel_store_up", "1 while the store is reachable.", u8::from(board.store_is_up()));
     let mut each = |name, help, value: fn(&OperationStats) -> u64| {
         page.family(name, COUNTER, help);
         for operation in Operation::all() {
@@ -126,7 +117,7 @@ fn store(page: &mut Page, board: &Board) {
         let labels = [("operation", operation.name())];
         page.histogram(&labels, &LATENCY_CLASSES, &stats.of(operation).durations);
     }
-    page.single("flannel_store_listings_total", COUNTER, "Listings of all leases.", watch.listings);
+    page.counter("flannel_store_listings_total", "Listings of all leases.", watch.listings);
     page.family("flannel_store_watch_restarts_total", COUNTER, "Watches of the store that ended, by cause.");
     for (cause, count) in [("broken", watch.breaks), ("outdated", watch.outdated), ("silent", watch.silences)]
     {
@@ -136,7 +127,7 @@ fn store(page: &mut Page, board: &Board) {
 
 fn lease(page: &mut Page, board: &Board) {
     let lease = board.lease();
-    page.single("flannel_lease_held", GAUGE, "1 while this node has a lease.", u8::from(lease.is_some()));
+    page.gauge("flannel_lease_held", "1 while this node has a lease.", u8::from(lease.is_some()));
     page.family(
         "flannel_lease_remaining_seconds",
         GAUGE,
@@ -149,9 +140,8 @@ fn lease(page: &mut Page, board: &Board) {
             None => {}
         }
     }
-    page.single(
+    page.gauge(
         "flannel_lease_renew_margin_seconds",
-        GAUGE,
         "Remaining time at which the lease is renewed.",
         board.sources.renew_margin.as_secs(),
     );
@@ -159,9 +149,8 @@ fn lease(page: &mut Page, board: &Board) {
 
 fn firewall(page: &mut Page, board: &Board) {
     let firewall = board.sources.firewall.borrow();
-    page.single(
+    page.gauge(
         "flannel_firewall_correct",
-        GAUGE,
         "1 if the firewall rules were read back and match.",
         u8::from(firewall.correct),
     );
@@ -170,46 +159,43 @@ fn firewall(page: &mut Page, board: &Board) {
         let mode = mode.to_string();
         page.sample("", &[("mode", &mode)], u8::from(firewall.mode.as_ref() == Some(&mode)));
     }
-    page.single(
+    page.counter(
         "flannel_firewall_installs_total",
-        COUNTER,
         "Rule sets installed because the desired rules changed.",
         firewall.installs,
     );
-    page.single(
+    page.counter(
         "flannel_firewall_repairs_total",
-        COUNTER,
         "Rule sets restored after changes of other programs.",
         firewall.repairs,
     );
-    page.single("flannel_firewall_checks_total", COUNTER, "Times that the rules were read.", firewall.checks);
+    page.counter("flannel_firewall_checks_total", "Times that the rules were read.", firewall.checks);
 }
 
-/// What every exporter tells of its process, under the names that all of them use.
+/// Metrics of the process, under the names of all exporters.
 fn process(page: &mut Page, board: &Board) {
-    page.single(
+    page.gauge(
         "process_start_time_seconds",
-        GAUGE,
         "Start time of the process, in seconds since 1970.",
         unix_secs(board.started.1),
     );
-    // What cannot be read is left out: the tests see that it can.
+    // Unreadable values are left out.
     if let Some(seconds) = processor_seconds() {
-        page.single("process_cpu_seconds_total", COUNTER, "CPU time.", seconds);
+        page.counter("process_cpu_seconds_total", "CPU time.", seconds);
     }
     if let Some(kilobytes) = status_kilobytes("VmRSS:") {
-        page.single("process_resident_memory_bytes", GAUGE, "Resident memory.", kilobytes * 1024);
+        page.gauge("process_resident_memory_bytes", "Resident memory.", kilobytes * 1024);
     }
     if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
-        page.single("process_open_fds", GAUGE, "Open file descriptors.", files.count());
+        page.gauge("process_open_fds", "Open file descriptors.", files.count());
     }
 }
 
 fn processor_seconds() -> Option<f64> {
-    // USER_HZ, in which the kernel tells it, is 100 on every architecture that is built for.
+    // USER_HZ, the unit of the kernel, is 100 on all supported architectures.
     const TICKS: f64 = 100.0;
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // After the name, which may hold anything: state is the first, utime the twelfth field.
+    // After the name, which can contain any character, state is the first field and utime the twelfth.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
     Some((ticks(11)? + ticks(12)?) / TICKS)
@@ -233,13 +219,13 @@ struct Page {
 }
 
 impl Page {
-    /// Begins a metric. Writing to a String cannot fail, here and below.
+    /// Begins a metric. Here and below, writing to a String cannot fail.
     fn family(&mut self, name: &'static str, kind: &str, help: &str) {
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
         self.name = name;
     }
 
-    fn sample(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+    fn sample(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
         let _ = write!(self.text, "{}{suffix}", self.name);
         for (place, (label, text)) in labels.iter().enumerate() {
             let open = if place == 0 { '{' } else { ',' };
@@ -249,9 +235,15 @@ impl Page {
         let _ = writeln!(self.text, "{value}");
     }
 
-    /// A metric with one sample.
-    fn single(&mut self, name: &'static str, kind: &str, help: &str, value: impl std::fmt::Display) {
-        self.family(name, kind, help);
+    /// A metric of one sample.
+    fn gauge(&mut self, name: &'static str, help: &str, value: impl Display) {
+        self.family(name, GAUGE, help);
+        self.sample("", &[], value);
+    }
+
+    /// A counter of one sample.
+    fn counter(&mut self, name: &'static str, help: &str, value: impl Display) {
+        self.family(name, COUNTER, help);
         self.sample("", &[], value);
     }
 

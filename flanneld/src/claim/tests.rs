@@ -124,7 +124,7 @@ async fn a_remembered_lease_that_another_node_has_is_not_used() {
     let store = configured();
     store.put("10.5.33.0-24", &attrs(2).to_json(), Some(DAY));
     let lease = subnets("10.5.33.0-24");
-    let start = Start { remembered: Some((lease, attrs(1))), wish: Some(lease), ..Start::new(attrs(1)) };
+    let start = Start { remembered: Some((lease, attrs(1))), preferred: Some(lease), ..Start::new(attrs(1)) };
     let mut node = Node::start(store.line(Duration::from_millis(10), 1), start);
     let state = node.reaches("the loss", MINUTE, |state| state.lost.is_some()).await;
     assert_eq!((state.lost, state.own), (Some(lease), None));
@@ -161,7 +161,7 @@ async fn a_lease_that_was_taken_meanwhile_is_left_to_its_new_owner() {
     let own = node.holds().await;
     node.store.set_line(Mood::Down);
     sleep(2 * DAY).await;
-    let start = Start { wish: Some(own), ..Start::new(attrs(2)) };
+    let start = Start { preferred: Some(own), ..Start::new(attrs(2)) };
     let mut other = Node::start(store.line(Duration::from_millis(20), 2), start);
     assert_eq!(other.holds().await, own);
     node.store.set_line(Mood::Well);
@@ -416,7 +416,7 @@ async fn a_config_changes_while_nodes_run() {
     assert!(new.to_string().starts_with("10.9.") && new.to_string().ends_with("-26"), "{new}");
     // With its next start a node follows, and takes its old record away.
     node.stop().await;
-    let start = Start { wish: Some(own), remembered: Some((own, attrs(1))), ..Start::new(attrs(1)) };
+    let start = Start { preferred: Some(own), remembered: Some((own, attrs(1))), ..Start::new(attrs(1)) };
     let mut node = Node::start(store.line(Duration::from_millis(20), 1), start);
     let new = node.holds().await;
     assert!(new.to_string().starts_with("10.9."), "{new}");
@@ -510,7 +510,8 @@ async fn a_reservation_is_used_and_stays_one() {
     // As an administrator lays it out: only the address.
     store.put("10.5.77.0-24", r#"{"PublicIP":"192.0.2.1"}"#, None);
     let line = store.line(Duration::from_millis(20), 1);
-    let mut node = Node::start(line, Start { wish: Some(subnets("10.5.3.0-24")), ..Start::new(attrs(1)) });
+    let mut node =
+        Node::start(line, Start { preferred: Some(subnets("10.5.3.0-24")), ..Start::new(attrs(1)) });
     let own = node.holds().await;
     assert_eq!(own, subnets("10.5.77.0-24"));
     sleep(3 * DAY).await;
@@ -580,7 +581,8 @@ async fn the_younger_of_two_overlapping_leases_goes() {
     let line = store.line(Duration::from_millis(20), 1);
     line.fail(Operation::Create, 1, Fault::Slow(2 * SECOND));
     line.fail(Operation::Delete, 1, Fault::Refuse);
-    let mut node = Node::start(line, Start { wish: Some(subnets("10.5.9.0-24")), ..Start::new(attrs(1)) });
+    let mut node =
+        Node::start(line, Start { preferred: Some(subnets("10.5.9.0-24")), ..Start::new(attrs(1)) });
     sleep(SECOND).await;
     store.put("10.5.8.0-23", &attrs(2).to_json(), Some(DAY));
     sleep(MINUTE).await;
@@ -595,7 +597,7 @@ async fn the_younger_of_two_overlapping_leases_goes() {
 #[tokio::test(start_paused = true)]
 async fn an_overlap_that_comes_later_moves_nobody() {
     let store = configured();
-    let start = Start { wish: Some(subnets("10.5.9.0-24")), ..Start::new(attrs(1)) };
+    let start = Start { preferred: Some(subnets("10.5.9.0-24")), ..Start::new(attrs(1)) };
     let mut node = Node::start(store.line(Duration::from_millis(20), 1), start);
     let own = node.holds().await;
     store.put("10.5.8.0-23", &attrs(2).to_json(), Some(DAY));

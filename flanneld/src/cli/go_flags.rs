@@ -1,8 +1,8 @@
 //! The command-line grammar of Go's `flag` package, which existing unit files and manifests are written
 //! for, and its number syntax.
 
-use super::CliError;
 use super::table::flags;
+use super::{CliError, Warning};
 use crate::flag::{Flag, Kind};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -74,36 +74,16 @@ impl fmt::Display for Setting {
 
 pub(super) const HIDDEN: &str = "[hidden]";
 
-/// A parsed command line.
-#[derive(Debug)]
-pub(super) enum Words {
-    /// `-h` or `-help`; what follows is ignored.
-    Help,
-    /// Flags that were given.
-    Flags(Given),
-}
-
 /// The given flags, and the words after the last of them.
 #[derive(Debug, Default)]
 pub(super) struct Given {
     settings: BTreeMap<&'static str, Vec<Setting>>,
-    /// The word that ended the flags, and the ignored flags after it.
-    pub(super) ignored: Option<Ignored>,
+    /// About the word that ended the flags. Compatibility: Go ignores it and the flags after it.
+    pub(super) ignored: Option<Warning>,
 }
 
-/// Words that Go's grammar ignores.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Ignored {
-    /// The first of them.
-    pub(super) word: String,
-    /// The flag just before, where it is true or false and the word looks like its value.
-    pub(super) value_of: Option<&'static str>,
-    /// Names of flags among the rest. Not their values: they may be secret.
-    pub(super) flags: Vec<String>,
-}
-
-/// Parses a command line (without the program name).
-pub(super) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Words, CliError> {
+/// Parses a command line (without the program name). `None` is a request for help: `-h` or `-help`.
+pub(super) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Option<Given>, CliError> {
     let mut given = Given::default();
     let mut previous: Option<&'static Flag> = None;
     while let Some(word) = args.next() {
@@ -125,7 +105,7 @@ pub(super) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Words, C
         }
         let Some(flag) = flags().find(|flag| flag.name == name) else {
             if matches!(name, "h" | "help") {
-                return Ok(Words::Help);
+                return Ok(None);
             }
             let fix = match nearest(name) {
                 Some(nearest) => format!("did you mean --{nearest}?"),
@@ -152,7 +132,7 @@ pub(super) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Words, C
         settings.push(setting);
         previous = Some(flag);
     }
-    Ok(Words::Flags(given))
+    Ok(Some(given))
 }
 
 fn readable(word: OsString) -> Result<String, CliError> {
@@ -174,7 +154,8 @@ fn ignored(
     word: String,
     previous: Option<&'static Flag>,
     rest: impl Iterator<Item = OsString>,
-) -> Option<Ignored> {
+) -> Option<Warning> {
+    // Without their values, which may be secret.
     let flags: Vec<String> = rest
         .filter_map(|word| {
             let word = word.to_string_lossy();
@@ -189,7 +170,14 @@ fn ignored(
     }
     // Possibly the end of a password that the shell split at a space.
     let word = if previous.is_some_and(|flag| flag.kind == Kind::Secret) { HIDDEN.to_owned() } else { word };
-    Some(Ignored { word, value_of, flags })
+    let mut reason = "not a flag; ends the command line".to_owned();
+    if !flags.is_empty() {
+        reason = format!("{reason}, so these are ignored: {}", flags.join(" "));
+    }
+    if let Some(flag) = value_of {
+        reason = format!("{reason}; use --{flag}={word}");
+    }
+    Some(Warning { setting: word, reason })
 }
 
 impl Given {

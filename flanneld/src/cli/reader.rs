@@ -17,7 +17,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(given: &'a Given) -> Self {
-        Self { given, warnings: Vec::new() }
+        Self { given, warnings: given.ignored.iter().cloned().collect() }
     }
 
     /// Returns the last setting of a flag, or its default.
@@ -29,7 +29,6 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn options(mut self) -> Result<Options, CliError> {
-        self.ignored_words();
         self.check_kubernetes()?;
         let lease_time = self.lease_time()?;
         Ok(Options {
@@ -67,19 +66,6 @@ impl<'a> Reader<'a> {
 
     fn warn(&mut self, setting: String, reason: impl Into<String>) {
         self.warnings.push(Warning { setting, reason: reason.into() });
-    }
-
-    /// Compatibility: in Go, the first word that is no flag silently ends the flags.
-    fn ignored_words(&mut self) {
-        let Some(ignored) = &self.given.ignored else { return };
-        let mut reason = "not a flag; ends the command line".to_owned();
-        if !ignored.flags.is_empty() {
-            reason = format!("{reason}, so these are ignored: {}", ignored.flags.join(" "));
-        }
-        if let Some(flag) = ignored.value_of {
-            reason = format!("{reason}; use --{flag}={}", ignored.word);
-        }
-        self.warn(ignored.word.clone(), reason);
     }
 
     fn check_kubernetes(&self) -> Result<(), CliError> {

@@ -52,7 +52,6 @@ impl Tools {
 }
 
 /// flannel's chains in the tables `nat` and `filter`.
-#[derive(Debug)]
 pub struct Iptables {
     tools: Tools,
     /// The programs of each family. Reset after an error, because they may have been replaced.
@@ -84,21 +83,16 @@ impl Iptables {
 
     /// Returns the input of `iptables-restore` that repairs `family`, or `None` if it is in sync.
     async fn payload(&mut self, family: Family, desired: &Ruleset) -> Result<Option<String>, FirewallError> {
-        let payload = self.payload_or_error(family, desired).await;
-        if payload.is_err() {
-            *self.programs.slot(family) = None;
-        }
-        payload
-    }
-
-    async fn payload_or_error(
-        &mut self,
-        family: Family,
-        desired: &Ruleset,
-    ) -> Result<Option<String>, FirewallError> {
         let rules = self.supported(family, desired).await?;
         let observed = save(&self.tools, family).await?;
         Ok(iptables::payload(family, &rules, &observed)?)
+    }
+
+    async fn is_in_sync(&mut self, family: Family, desired: &Ruleset) -> Result<bool, FirewallError> {
+        if desired.family(family).is_empty() {
+            return Ok(!self.has_stale(family).await?);
+        }
+        Ok(self.payload(family, desired).await?.is_none())
     }
 
     async fn repair(&mut self, family: Family, desired: &Ruleset) -> Result<(), FirewallError> {
@@ -106,7 +100,10 @@ impl Iptables {
             return self.clear(family).await;
         }
         match self.payload(family, desired).await? {
-            Some(payload) => self.restore(family, &payload).await,
+            Some(payload) => {
+                let waits = self.programs(family).await?.is(Version::has_restore_wait);
+                restore(&self.tools, family, waits, &payload).await
+            }
             None => Ok(()),
         }
     }
@@ -141,15 +138,6 @@ impl Iptables {
         };
         *self.programs.slot(family) = Some(programs);
         Ok(programs)
-    }
-
-    async fn restore(&mut self, family: Family, payload: &str) -> Result<(), FirewallError> {
-        let waits = self.programs(family).await?.is(Version::has_restore_wait);
-        let result = restore(&self.tools, family, waits, payload).await;
-        if result.is_err() {
-            *self.programs.slot(family) = None;
-        }
-        result
     }
 }
 
@@ -252,11 +240,8 @@ impl Firewall for Iptables {
     async fn verify(&mut self, desired: &Ruleset) -> Result<bool, FirewallError> {
         let mut in_sync = true;
         for family in Family::ALL {
-            in_sync &= if desired.family(family).is_empty() {
-                !self.has_stale(family).await?
-            } else {
-                self.payload(family, desired).await?.is_none()
-            };
+            let result = self.is_in_sync(family, desired).await;
+            in_sync &= result.inspect_err(|_| *self.programs.slot(family) = None)?;
         }
         Ok(in_sync)
     }
@@ -265,6 +250,7 @@ impl Firewall for Iptables {
         let mut result = Ok(());
         for family in Family::ALL {
             let done = self.repair(family, desired).await;
+            let done = done.inspect_err(|_| *self.programs.slot(family) = None);
             // A failure in one family does not affect the other.
             if result.is_ok() {
                 result = done;

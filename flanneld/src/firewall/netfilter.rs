@@ -5,7 +5,6 @@ use flannel_core::message::Refusal;
 use flannel_core::message::nftables::{Command, Message, Query};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
-use std::fmt;
 
 use crate::kernel::KernelError;
 use crate::kernel::conn::Connection;
@@ -16,12 +15,6 @@ const CAPACITY: usize = 1 << 20;
 /// An open connection. After an error other than [`NetfilterError::Refused`] it must be replaced, because an answer
 /// may still arrive.
 pub(super) struct Netfilter(Connection);
-
-impl fmt::Debug for Netfilter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Netfilter")
-    }
-}
 
 /// A failed request to nf_tables.
 #[derive(Debug, thiserror::Error)]

@@ -12,7 +12,7 @@ use super::netfilter::{Netfilter, NetfilterError};
 use super::{Firewall, FirewallError};
 
 /// flannel's tables `flannel-ipv4` and `flannel-ipv6`.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Nft {
     socket: Option<Netfilter>,
     /// Families for which the kernel rejected `fully-random`.

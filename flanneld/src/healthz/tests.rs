@@ -18,8 +18,8 @@ async fn with_server<F: Future<Output = ()>>(
     ip: &str,
     client: impl FnOnce(u16, watch::Sender<Readiness>, CancellationToken) -> F,
 ) {
-    let healthz = Healthz::bind(SocketAddr::new(ip.parse().unwrap(), 0)).unwrap();
-    let port = healthz.listener.local_addr().unwrap().port();
+    let listener = bind(SocketAddr::new(ip.parse().unwrap(), 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
     let fixture = Fixture::new();
     fixture.readiness.send_replace(not_ready());
     let stop = CancellationToken::new();
@@ -28,7 +28,7 @@ async fn with_server<F: Future<Output = ()>>(
         stop.cancel();
     };
     time::timeout(Duration::from_secs(30), async {
-        tokio::join!(healthz.serve(Arc::clone(&fixture.board), stop.clone()), client)
+        tokio::join!(serve(listener, Arc::clone(&fixture.board), stop.clone()), client)
     })
     .await
     .unwrap();
@@ -212,11 +212,11 @@ async fn nonsense_is_refused() {
 #[tokio::test]
 async fn an_address_that_cannot_be_had_is_named() {
     let shown = |address: SocketAddr| {
-        let error = Healthz::bind(address).unwrap_err();
+        let error = bind(address).unwrap_err();
         format!("{error} ({})", error.source().unwrap()).replace(&address.port().to_string(), "PORT")
     };
-    let taken = Healthz::bind("0.0.0.0:0".parse().unwrap()).unwrap();
-    let port = taken.listener.local_addr().unwrap().port();
+    let taken = bind("0.0.0.0:0".parse().unwrap()).unwrap();
+    let port = taken.local_addr().unwrap().port();
     insta::assert_snapshot!(shown((Ipv4Addr::UNSPECIFIED, port).into()), @"could not listen on 0.0.0.0:PORT for health checks; another process listens there (`ss -ltnp sport = :PORT` shows it): stop it, or choose another --healthz-port (Address already in use (os error 98))");
     insta::assert_snapshot!(shown(SocketAddr::new("192.0.2.1".parse().unwrap(), port)), @"could not listen on 192.0.2.1:PORT for health checks; this host does not have this address: choose another --healthz-ip, or 0.0.0.0 for all (Cannot assign requested address (os error 99))");
 }

@@ -23,7 +23,7 @@ fn logged(verbosity: i32, format: LogFormat) -> String {
     let subscriber = subscriber(LogOptions { verbosity, format }, false, move || writer.clone());
     tracing::subscriber::with_default(subscriber, || {
         let _round = info_span!("round", reason = "start").entered();
-        warn!(subnet = "10.5.1.0/24", attempt = 2, "op failed, will retry");
+        warn!(subnet = "10.5.1.0/24", attempt = 2, "operation failed, retrying");
         info!("info");
         debug!("debug");
         trace!("trace");
@@ -39,12 +39,12 @@ fn logged(verbosity: i32, format: LogFormat) -> String {
 #[test]
 fn text() {
     insta::assert_snapshot!(logged(0, LogFormat::Text), @r#"
-    TIME  WARN round{reason="start"}: op failed, will retry subnet="10.5.1.0/24" attempt=2
+    TIME  WARN round{reason="start"}: operation failed, retrying subnet="10.5.1.0/24" attempt=2
     TIME  INFO round{reason="start"}: info
     TIME  WARN round{reason="start"}: library warn
     "#);
     insta::assert_snapshot!(logged(1, LogFormat::Text), @r#"
-    TIME  WARN round{reason="start"}: flanneld::logging::tests: op failed, will retry subnet="10.5.1.0/24" attempt=2
+    TIME  WARN round{reason="start"}: flanneld::logging::tests: operation failed, retrying subnet="10.5.1.0/24" attempt=2
     TIME  INFO round{reason="start"}: flanneld::logging::tests: info
     TIME DEBUG round{reason="start"}: flanneld::logging::tests: debug
     TIME  WARN round{reason="start"}: h2::client: library warn
@@ -54,7 +54,7 @@ fn text() {
 #[test]
 fn json() {
     insta::assert_snapshot!(logged(0, LogFormat::Json), @r#"
-    {"timestamp":"TIME","level":"WARN","message":"op failed, will retry","subnet":"10.5.1.0/24","attempt":2,"span":{"reason":"start","name":"round"}}
+    {"timestamp":"TIME","level":"WARN","message":"operation failed, retrying","subnet":"10.5.1.0/24","attempt":2,"span":{"reason":"start","name":"round"}}
     {"timestamp":"TIME","level":"INFO","message":"info","span":{"reason":"start","name":"round"}}
     {"timestamp":"TIME","level":"WARN","message":"library warn","span":{"reason":"start","name":"round"}}
     "#);

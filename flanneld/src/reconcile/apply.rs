@@ -4,7 +4,6 @@ use flannel_core::status::Action;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt::Display;
-use std::ops::AddAssign;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
@@ -31,16 +30,6 @@ impl Applied {
     /// How many succeeded.
     pub(super) const fn done(&self) -> u64 {
         self.set + self.deleted
-    }
-}
-
-impl AddAssign for Applied {
-    fn add_assign(&mut self, other: Self) {
-        self.kept += other.kept;
-        self.set += other.set;
-        self.deleted += other.deleted;
-        self.failed += other.failed;
-        self.failed_own += other.failed_own;
     }
 }
 
@@ -71,22 +60,23 @@ impl Failing {
         }
         let text = op.to_string();
         if !self.before.contains(&text) && !self.now.contains(&text) {
-            warn!(op = %op, error = %chain(error), "op failed, will retry");
+            warn!(op = %op, error = %chain(error), "operation failed, retrying");
         }
         self.now.insert(text);
     }
 }
 
-/// Runs operations, counts them for the metrics, and returns also those that succeeded.
+/// Runs operations, counts them in `applied` and for the metrics, and returns those that succeeded.
 pub(super) async fn run<'a, E: Effector>(
     effector: &mut E,
     ops: &'a [E::Op],
+    applied: &mut Applied,
     failing: &mut Failing,
     history: &watch::Sender<History>,
-) -> (Applied, Vec<&'a E::Op>) {
-    let (mut applied, mut done) = (Applied::default(), Vec::new());
+) -> Vec<&'a E::Op> {
+    let mut done = Vec::new();
     if ops.is_empty() {
-        return (applied, done);
+        return done;
     }
     let results = effector.apply(ops).await;
     history.send_modify(|history| {
@@ -98,7 +88,7 @@ pub(super) async fn run<'a, E: Effector>(
     for (op, result) in ops.iter().zip(results) {
         match result {
             Ok(()) => {
-                debug!(op = %op, "op applied");
+                debug!(op = %op, "operation applied");
                 done.push(op);
                 match op.class().0 {
                     Action::Set => applied.set += 1,
@@ -112,5 +102,5 @@ pub(super) async fn run<'a, E: Effector>(
             }
         }
     }
-    (applied, done)
+    done
 }

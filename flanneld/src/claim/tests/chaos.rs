@@ -120,7 +120,7 @@ impl World {
             seed,
             lifetime: HOUR,
             margin: 10 * MINUTE,
-            wish: last.as_ref().map(|own| own.subnets),
+            preferred: last.as_ref().map(|own| own.subnets),
             remembered: last.map(|own| (own.subnets, own.attrs)),
             ..Start::new(self.attrs(node))
         };

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::claim::{ClaimState, Ports, own_lease, run};
+use crate::claim::{Channels, ClaimState, own_lease, run};
 use crate::store::Store;
 use crate::store::watch::{Update, channel, follow};
 use crate::testing::store::{Ledger, MemoryStore};
@@ -50,7 +50,7 @@ pub(super) struct Start {
     pub(super) lifetime: Duration,
     pub(super) margin: Duration,
     /// The subnet of `subnet.env`.
-    pub(super) wish: Option<Subnets>,
+    pub(super) preferred: Option<Subnets>,
     /// The lease in the state directory.
     pub(super) remembered: Option<(Subnets, LeaseAttrs)>,
 }
@@ -58,7 +58,7 @@ pub(super) struct Start {
 impl Start {
     pub(super) fn new(attrs: LeaseAttrs) -> Self {
         let seed = attrs.to_json().bytes().map(u64::from).sum();
-        Self { attrs, seed, lifetime: DAY, margin: HOUR, wish: None, remembered: None }
+        Self { attrs, seed, lifetime: DAY, margin: HOUR, preferred: None, remembered: None }
     }
 }
 
@@ -78,26 +78,26 @@ impl Node {
         let stop = CancellationToken::new();
         let attrs = watch::Sender::new(Some(start.attrs));
         let state = watch::Sender::new(ClaimState::default());
-        let (record, stirs) = (watch::Sender::new(None), watch::Sender::new(0));
-        let ports = Ports {
+        let (record, wakeups) = (watch::Sender::new(None), watch::Sender::new(0));
+        let channels = Channels {
             store: store.shared(),
             lease_time: start.lifetime,
             attrs: attrs.subscribe(),
             record: record.subscribe(),
-            stirs: stirs.subscribe(),
+            wakeups: wakeups.subscribe(),
             state: state.clone(),
         };
-        let lease = own_lease(&ports.store, start.margin, start.wish, start.remembered, start.seed);
+        let lease = own_lease(&channels.store, start.margin, start.preferred, start.remembered, start.seed);
         let view = View {
             table: LeaseTable::default(),
             revision: Revision::new(0),
             listings: 0,
             own: None,
             record,
-            stirs,
+            wakeups,
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(run(lease, ports, stop.clone()));
+        tasks.spawn(run(lease, channels, stop.clone()));
         tasks.spawn(view.follow(store.shared(), state.subscribe(), start.seed, stop.clone()));
         Self { store, attrs, state: state.subscribe(), stop, tasks }
     }
@@ -146,7 +146,7 @@ struct View {
     listings: u64,
     own: Option<Subnets>,
     record: watch::Sender<Option<OwnRecord>>,
-    stirs: watch::Sender<u64>,
+    wakeups: watch::Sender<u64>,
 }
 
 impl View {
@@ -180,7 +180,7 @@ impl View {
                 self.revision = listing.revision;
                 self.listings += 1;
                 self.table.replace(&listing.records);
-                self.stirs.send_modify(|stirs| *stirs += 1);
+                self.wakeups.send_modify(|count| *count += 1);
                 self.tell();
             }
             Update::Changes { revision, changes } => {
@@ -189,7 +189,7 @@ impl View {
                     self.table.apply(change);
                 }
                 if changes.iter().any(|change| !matches!(change, Change::Put(_))) {
-                    self.stirs.send_modify(|stirs| *stirs += 1);
+                    self.wakeups.send_modify(|count| *count += 1);
                 }
                 self.tell();
             }

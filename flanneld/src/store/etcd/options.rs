@@ -26,17 +26,10 @@ pub(crate) struct EtcdOptions {
     pub password: Option<String>,
 }
 
+/// Without the password.
 impl fmt::Debug for EtcdOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EtcdOptions")
-            .field("endpoints", &self.endpoints)
-            .field("prefix", &self.prefix)
-            .field("cafile", &self.cafile)
-            .field("certfile", &self.certfile)
-            .field("keyfile", &self.keyfile)
-            .field("username", &self.username)
-            .field("password", &self.password.as_ref().map(|_| "[not shown]"))
-            .finish()
+        f.debug_list().entries(self.public_flags()).finish()
     }
 }
 
