@@ -4,6 +4,7 @@
 //! what the kernel or the tools take, and tell whether what was read back is the same.
 
 use ipnet::IpNet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -88,19 +89,13 @@ pub struct Inputs {
     pub forward_rules: bool,
 }
 
-/// Everything that our chains hold, in both families. The default has no chains at all.
+/// The content of our chains, in the order of [`Family::ALL`]. The default has no chains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ruleset {
-    v4: FamilyRuleset,
-    v6: FamilyRuleset,
-}
+pub struct Ruleset([FamilyRuleset; 2]);
 
-/// The rules of one family.
+/// The rules of one family, by chain. A chain without rules is not wanted, and absent here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FamilyRuleset {
-    masquerade: Vec<Rule>,
-    forward: Vec<Rule>,
-}
+pub struct FamilyRuleset(BTreeMap<ChainKind, Vec<Rule>>);
 
 /// One of our two chains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -156,27 +151,19 @@ impl Ruleset {
     /// The rules for `inputs`.
     #[must_use]
     pub fn new(inputs: &Inputs) -> Self {
-        let family = |family| FamilyRuleset::new(inputs, family);
-        Self { v4: family(Family::V4), v6: family(Family::V6) }
+        Self(Family::ALL.map(|family| FamilyRuleset::new(inputs, family)))
     }
 
     /// The rules of `family`.
     #[must_use]
     pub const fn family(&self, family: Family) -> &FamilyRuleset {
-        match family {
-            Family::V4 => &self.v4,
-            Family::V6 => &self.v6,
-        }
+        &self.0[family as usize]
     }
 
     /// The same rules with plain masquerading in `family`, for kernels and tools that know no other.
     #[must_use]
     pub fn without_fully_random(mut self, family: Family) -> Self {
-        let rules = match family {
-            Family::V4 => &mut self.v4,
-            Family::V6 => &mut self.v6,
-        };
-        for rule in &mut rules.masquerade {
+        for rule in self.0[family as usize].0.values_mut().flatten() {
             if let Verdict::Masquerade { fully_random } = &mut rule.verdict {
                 *fully_random = false;
             }
@@ -196,43 +183,39 @@ impl FamilyRuleset {
     fn new(inputs: &Inputs, family: Family) -> Self {
         let Some(cluster) = inputs.cluster.get(family) else { return Self::default() };
         let cluster = cluster.trunc();
-        let mut rules = Self::default();
+        let mut chains = BTreeMap::new();
         if let Some(pods) = inputs.subnet.get(family)
             && inputs.ip_masq
         {
-            rules.masquerade = masquerade_rules(cluster, pods.trunc(), inputs.fully_random);
+            let rules = masquerade_rules(cluster, pods.trunc(), inputs.fully_random);
+            chains.insert(ChainKind::Masquerade, rules);
         }
         if inputs.forward_rules {
-            rules.forward = [
+            let rules = [
                 Rule::new(Condition::In(cluster), Condition::Any, Verdict::Accept),
                 Rule::new(Condition::Any, Condition::In(cluster), Verdict::Accept),
-            ]
-            .into_iter()
-            .flatten()
-            .collect();
+            ];
+            chains.insert(ChainKind::Forward, rules.into_iter().flatten().collect());
         }
-        rules
+        Self(chains)
     }
 
-    /// The rules of one chain, in order. Without rules the chain is not wanted.
+    /// Returns the rules of each chain.
+    pub fn chains(&self) -> impl Iterator<Item = (ChainKind, &[Rule])> {
+        self.0.iter().map(|(kind, rules)| (*kind, rules.as_slice()))
+    }
+
+    /// Whether no chain is wanted in this family.
     #[must_use]
-    pub fn chain(&self, kind: ChainKind) -> &[Rule] {
-        match kind {
-            ChainKind::Masquerade => &self.masquerade,
-            ChainKind::Forward => &self.forward,
-        }
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
-    /// There are no rules: nothing of ours is wanted in this family.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.masquerade.is_empty() && self.forward.is_empty()
-    }
-
-    /// Some rule asks for random source ports.
+    /// Whether a rule requests random source ports.
     #[must_use]
     pub fn is_fully_random(&self) -> bool {
-        self.masquerade.iter().any(|rule| rule.verdict == Verdict::Masquerade { fully_random: true })
+        let random = Verdict::Masquerade { fully_random: true };
+        self.0.values().flatten().any(|rule| rule.verdict == random)
     }
 }
 

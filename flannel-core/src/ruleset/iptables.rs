@@ -4,7 +4,8 @@
 //! daemon finds its rules in place after the other.
 
 use ipnet::IpNet;
-use std::fmt::{self, Write as _};
+use std::collections::BTreeMap;
+use std::fmt;
 
 use super::{AddressMatch, ChainKind, FamilyRuleset, Rule, Verdict};
 use crate::family::Family;
@@ -41,27 +42,21 @@ pub fn concerns(table: &str, chain: Option<&String>) -> bool {
 
 /// The text of `rule` after `-A CHAIN`.
 fn specification(place: &Place, rule: &Rule) -> String {
-    let mut text = String::new();
-    let mut address = |option: &str, condition: Option<AddressMatch>| {
-        if let Some(AddressMatch { negated, net }) = condition {
+    let address = |option: &str, condition: Option<AddressMatch>| {
+        condition.map_or_else(String::new, |AddressMatch { negated, net }| {
             let not = if negated { "! " } else { "" };
-            write!(text, "{not}{option} {net} ").expect("writing to a String cannot fail");
-        }
+            format!("{not}{option} {net} ")
+        })
     };
-    address("-s", rule.source);
-    address("-d", rule.destination);
-    if let Some(mark) = rule.mark {
-        write!(text, "-m mark --mark {mark:#x}/{mark:#x} ").expect("writing to a String cannot fail");
-    }
+    let mark = rule.mark.map_or_else(String::new, |mark| format!("-m mark --mark {mark:#x}/{mark:#x} "));
     let target = match rule.verdict {
         Verdict::Return => "RETURN",
         Verdict::Accept => "ACCEPT",
         Verdict::Masquerade { fully_random: false } => "MASQUERADE",
         Verdict::Masquerade { fully_random: true } => "MASQUERADE --random-fully",
     };
-    write!(text, "-m comment --comment \"{}\" -j {target}", place.comment)
-        .expect("writing to a String cannot fail");
-    text
+    let (source, destination) = (address("-s", rule.source), address("-d", rule.destination));
+    format!("{source}{destination}{mark}-m comment --comment \"{}\" -j {target}", place.comment)
 }
 
 fn jump(place: &Place) -> String {
@@ -72,31 +67,17 @@ fn jump(place: &Place) -> String {
 #[must_use]
 pub fn listing(rules: &FamilyRuleset) -> String {
     let mut text = String::new();
-    for kind in ChainKind::ALL {
+    for (kind, rules) in rules.chains() {
         let place = place(kind);
-        let rules = rules.chain(kind);
-        if rules.is_empty() {
-            continue;
-        }
-        let mut line = |line: String| {
-            text.push_str(&line);
-            text.push('\n');
-        };
-        line(format!("-A {} {}", place.parent, jump(&place)));
-        line(format!("-N {}", place.chain));
-        for rule in rules {
-            line(format!("-A {} {}", place.chain, specification(&place, rule)));
-        }
+        text += &format!("-A {} {}\n-N {}\n", place.parent, jump(&place), place.chain);
+        text.extend(rules.iter().map(|rule| format!("-A {} {}\n", place.chain, specification(&place, rule))));
     }
     text
 }
 
 /// What `iptables-save` showed of our two chains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Observed {
-    masquerade: ObservedChain,
-    forward: ObservedChain,
-}
+pub struct Observed(BTreeMap<ChainKind, ObservedChain>);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct ObservedChain {
@@ -147,10 +128,7 @@ impl Observed {
             }
             for kind in ChainKind::ALL {
                 let place = place(kind);
-                let chain = match kind {
-                    ChainKind::Masquerade => &mut observed.masquerade,
-                    ChainKind::Forward => &mut observed.forward,
-                };
+                let chain = observed.0.entry(kind).or_default();
                 // The wording of xtables_save_main; there is no other sign of it.
                 if line.starts_with('#') && line.contains(&format!("`{}' is incompatible", place.table)) {
                     chain.hidden = true;
@@ -160,13 +138,6 @@ impl Observed {
             }
         }
         observed
-    }
-
-    const fn chain(&self, kind: ChainKind) -> &ObservedChain {
-        match kind {
-            ChainKind::Masquerade => &self.masquerade,
-            ChainKind::Forward => &self.forward,
-        }
     }
 }
 
@@ -287,18 +258,17 @@ pub fn payload(
     desired: &FamilyRuleset,
     observed: &Observed,
 ) -> Result<Option<String>, ReconcileError> {
-    let mut text = String::new();
+    let (mut text, absent) = (String::new(), ObservedChain::default());
     for kind in ChainKind::ALL {
         let place = place(kind);
-        let rules = desired.chain(kind);
-        let chain = observed.chain(kind);
-        if chain.hidden && !rules.is_empty() {
-            return Err(ReconcileError::Hidden { family, table: place.table });
-        }
-        let lines = if rules.is_empty() { removal(&place, chain) } else { repair(&place, rules, chain) };
+        let chain = observed.0.get(&kind).unwrap_or(&absent);
+        let lines = match desired.0.get(&kind) {
+            Some(_) if chain.hidden => return Err(ReconcileError::Hidden { family, table: place.table }),
+            Some(rules) => repair(&place, rules, chain),
+            None => removal(&place, chain),
+        };
         if !lines.is_empty() {
-            writeln!(text, "*{}\n{}\nCOMMIT", place.table, lines.join("\n"))
-                .expect("writing to a String cannot fail");
+            text += &format!("*{}\n{}\nCOMMIT\n", place.table, lines.join("\n"));
         }
     }
     Ok((!text.is_empty()).then_some(text))

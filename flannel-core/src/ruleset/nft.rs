@@ -4,8 +4,6 @@
 //! the meaning of its iptables rules: there the mark is tested by its bit, and the fourth rule names
 //! packets from outside to pods of this node, so that the last rule can be reached.
 
-use std::fmt::Write as _;
-
 use super::{AddressMatch, ChainKind, FamilyRuleset, Rule, Ruleset, Verdict};
 use crate::family::Family;
 use crate::message::nftables::{
@@ -76,11 +74,7 @@ impl Content {
             return None;
         }
         let mut content = Self { table: table(family), chains: Vec::new(), rules: Vec::new() };
-        for kind in ChainKind::ALL {
-            let rules = rules.chain(kind);
-            if rules.is_empty() {
-                continue;
-            }
+        for (kind, rules) in rules.chains() {
             let chain = chain(family, kind);
             content.rules.extend(rules.iter().map(|rule| message::Rule {
                 family: family.into(),
@@ -228,27 +222,19 @@ fn rule_text(family: Family, rule: &Rule) -> String {
     words.join(" ")
 }
 
-/// The rules as `nft list table` shows them: for people, logs and tests.
+/// The rules as `nft list table` shows them and `nft -f` reads them: for people, logs and tests.
 #[must_use]
 pub fn listing(ruleset: &Ruleset) -> String {
-    let mut tables = Vec::new();
-    for family in Family::ALL {
-        let rules = ruleset.family(family);
-        if rules.is_empty() {
-            continue;
-        }
-        let header = TableFamily::from(family);
-        let table = table(family);
-        let mut text = format!("table {header} {} {{\n", table.name);
-        writeln!(text, "\tcomment \"{}\"", table.comment.unwrap_or_default())
-            .expect("writing to a String cannot fail");
-        let kinds = ChainKind::ALL.into_iter().filter(|kind| !rules.chain(*kind).is_empty());
-        let chains: Vec<String> = kinds.map(|kind| chain_text(family, kind, rules.chain(kind))).collect();
-        text.push_str(&chains.join("\n"));
-        text.push_str("}\n");
-        tables.push(text);
-    }
-    tables.concat()
+    let families = Family::ALL.map(|family| (family, ruleset.family(family)));
+    let tables = families.into_iter().filter(|(_, rules)| !rules.is_empty());
+    tables.map(|(family, rules)| table_text(family, rules)).collect()
+}
+
+fn table_text(family: Family, rules: &FamilyRuleset) -> String {
+    let Table { family: header, name, comment, .. } = table(family);
+    let comment = comment.unwrap_or_default();
+    let chains: Vec<String> = rules.chains().map(|(kind, rules)| chain_text(family, kind, rules)).collect();
+    format!("table {header} {name} {{\n\tcomment \"{comment}\"\n{}}}\n", chains.join("\n"))
 }
 
 fn chain_text(family: Family, kind: ChainKind, rules: &[Rule]) -> String {
@@ -260,40 +246,4 @@ fn chain_text(family: Family, kind: ChainKind, rules: &[Rule]) -> String {
     let rules: String = rules.iter().map(|rule| format!("\t\t{}\n", rule_text(family, rule))).collect();
     let comment = chain.comment.unwrap_or_default();
     format!("\tchain {} {{\n\t\tcomment \"{comment}\"\n\t\t{hook}\n{rules}\t}}\n", chain.name)
-}
-
-/// The transaction of [`replacement`] as input of `nft -f`, one line for each command.
-#[must_use]
-pub fn script(ruleset: &Ruleset, families: &[Family]) -> String {
-    let mut lines = Vec::new();
-    for family in families.iter().copied() {
-        let table = table(family);
-        let name = format!("{} {}", table.family, table.name);
-        let add = format!("add table {name} {{ comment \"{}\" ; }}", table.comment.unwrap_or_default());
-        lines.extend([add.clone(), format!("delete table {name}")]);
-        let rules = ruleset.family(family);
-        if rules.is_empty() {
-            continue;
-        }
-        lines.push(add);
-        let kinds = || ChainKind::ALL.into_iter().filter(|kind| !rules.chain(*kind).is_empty());
-        for chain in kinds().map(|kind| chain(family, kind)) {
-            let Some(hook) = chain.hook else { continue };
-            let place = if hook.number == Hook::FORWARD { "forward" } else { "postrouting" };
-            lines.push(format!(
-                "add chain {name} {} {{ type {} hook {place} priority {} ; comment \"{}\" ; }}",
-                chain.name,
-                hook.kind,
-                hook.priority,
-                chain.comment.unwrap_or_default()
-            ));
-        }
-        for kind in kinds() {
-            let chain = chain(family, kind).name;
-            let rules = rules.chain(kind).iter();
-            lines.extend(rules.map(|rule| format!("add rule {name} {chain} {}", rule_text(family, rule))));
-        }
-    }
-    lines.push(String::new());
-    lines.join("\n")
 }

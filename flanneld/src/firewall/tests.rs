@@ -147,9 +147,10 @@ fn nft_shows_the_tables_as_specified() {
             tables.sort_unstable();
             assert_eq!(tables.concat(), format!("{FOREIGN_TABLE}{}", nft::listing(&ruleset)));
         }
-        // What is sent by netlink is what the text says, understood by nft.
+        // The rules sent by netlink equal those that nft reads from the listing.
         let ruleset = rules(true, true);
-        nft_file(&nft::script(&ruleset, &Family::ALL)).await;
+        firewall.replace(&Ruleset::default()).await.unwrap();
+        nft_file(&nft::listing(&ruleset)).await;
         assert!(firewall.verify(&ruleset).await.unwrap());
         firewall.replace(&Ruleset::default()).await.unwrap();
         assert_eq!(tool("nft list ruleset").await, FOREIGN_TABLE);
