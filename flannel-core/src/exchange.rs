@@ -68,13 +68,10 @@ impl Window {
         self,
         datagram: &'a [u8],
     ) -> impl Iterator<Item = Result<(usize, Frame<'a>), DecodeError>> + use<'a> {
-        message::frames(datagram).filter_map(move |frame| {
-            let frame = match frame {
-                Ok(frame) => frame,
-                Err(error) => return Some(Err(error)),
-            };
-            let place = frame.sequence.wrapping_sub(self.first);
-            (frame.port == self.port && place < self.count).then_some(Ok((place as usize, frame)))
+        let placed = move |frame: Frame<'a>| (frame.sequence.wrapping_sub(self.first) as usize, frame);
+        message::frames(datagram).map(move |frame| frame.map(placed)).filter(move |answer| match answer {
+            Ok((place, frame)) => frame.port == self.port && *place < self.count as usize,
+            Err(_) => true,
         })
     }
 }
@@ -147,17 +144,17 @@ impl<T> Exchange for Fetch<'_, T> {
 
     fn start(&mut self, numbers: &mut Numbers) -> Vec<u8> {
         *self = Self { window: numbers.reserve(1), ..Self::new(self.get) };
-        self.get.request().to_bytes(self.window.first)
+        self.get.request.to_bytes(self.window.first)
     }
 
     fn take(&mut self, datagram: &[u8]) -> Result<Option<Self::Outcome>, DecodeError> {
-        let dump = self.get.is_dump();
+        let dump = self.get.dump;
         for answer in self.window.answers(datagram) {
             let (_, frame) = answer?;
             self.interrupted |= frame.interrupted();
             match frame.reply()? {
                 Reply::Object(_) => {
-                    match self.get.decode(&frame) {
+                    match (self.get.decode)(&frame) {
                         Ok(object) => self.fetched.objects.extend(object),
                         Err(error) => drop(self.fetched.undecoded.get_or_insert(error)),
                     }

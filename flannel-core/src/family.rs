@@ -116,6 +116,15 @@ impl<T> DualStack<T> {
     }
 }
 
+/// Returns the address after `address`.
+#[must_use]
+pub fn following(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from_bits(address.to_bits().wrapping_add(1))),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits().wrapping_add(1))),
+    }
+}
+
 /// Reads `address/length`. Host bits are kept. Compatibility: as Go's `net.ParseCIDR`, leading zeros are refused in
 /// IPv4 octets and tolerated in the length.
 #[must_use]

@@ -14,9 +14,9 @@ use std::fmt;
 mod fields;
 mod go_struct;
 
-pub use fields::{
-    FieldError, Fields, JsonSyntaxError, Kind, Member, ParseJsonError, array, compact, parse_value, string,
-};
+#[cfg(test)]
+pub(crate) use fields::parse_value;
+pub use fields::{FieldError, Fields, JsonSyntaxError, Kind, ParseJsonError, compact, string};
 pub use go_struct::GoStruct;
 
 /// A JSON value.
@@ -365,6 +365,18 @@ impl<N: Into<String>, V: Into<Value>> FromIterator<(N, V)> for Object {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(members: I) -> Self {
         Self(members.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
     }
+}
+
+/// Returns the name of a unit variant in JSON.
+///
+/// # Panics
+/// If the value is not written as a string.
+#[must_use]
+pub fn name(variant: &impl Serialize) -> String {
+    let Ok(serde_json::Value::String(name)) = serde_json::to_value(variant) else {
+        panic!("only unit variants have a name")
+    };
+    name
 }
 
 /// Compares with an ASCII name by simple case folding. Two letters outside of ASCII fold to ASCII (Unicode CaseFolding.txt).

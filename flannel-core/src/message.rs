@@ -26,7 +26,7 @@ pub mod traffic;
 #[cfg(test)]
 mod tests;
 
-pub use frame::{Frame, Frames, Refusal, Reply, frames};
+pub use frame::{Frame, Refusal, Reply, frames};
 pub use request::{Get, Request};
 
 /// Messages of links (`RTM_NEWLINK`).

@@ -3,12 +3,11 @@
 //! Written in the one form that all readers take; read back with the tolerance of Go's daemon, to find the subnet that the
 //! node had before. The CNI plugin has a strict reader of its own.
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::config::NetworkConfig;
-use crate::family::{DualStack, Family, parse_net};
+use crate::family::{DualStack, Family, following, parse_net};
 use crate::lease::Subnets;
 
 #[cfg(test)]
@@ -69,7 +68,9 @@ impl fmt::Display for SubnetEnv {
         for (family, (network, subnet)) in self.families.iter() {
             let infix = infix(family);
             writeln!(f, "FLANNEL_{infix}NETWORK={network}")?;
-            writeln!(f, "FLANNEL_{infix}SUBNET={}", first_address(*subnet))?;
+            // The address of the bridge, with the length of the subnet.
+            let bridge = following(subnet.network());
+            writeln!(f, "FLANNEL_{infix}SUBNET={bridge}/{}", subnet.prefix_len())?;
         }
         writeln!(f, "FLANNEL_MTU={}\nFLANNEL_IPMASQ={}", self.mtu, self.ip_masq)
     }
@@ -136,19 +137,5 @@ const fn infix(family: Family) -> &'static str {
     match family {
         Family::V4 => "",
         Family::V6 => "IPV6_",
-    }
-}
-
-/// The address that the node's bridge takes, with the length of the subnet.
-fn first_address(subnet: IpNet) -> IpNet {
-    match subnet {
-        IpNet::V4(net) => {
-            let address = Ipv4Addr::from_bits(net.network().to_bits().wrapping_add(1));
-            IpNet::V4(Ipv4Net::new_assert(address, net.prefix_len()))
-        }
-        IpNet::V6(net) => {
-            let address = Ipv6Addr::from_bits(net.network().to_bits().wrapping_add(1));
-            IpNet::V6(Ipv6Net::new_assert(address, net.prefix_len()))
-        }
     }
 }

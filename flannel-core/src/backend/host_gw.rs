@@ -9,7 +9,7 @@ use super::{Backend, BackendError, Behaviour, Entry, Node, PeerError, Peering, P
 use crate::dataplane::{Dataplane, Route, RouteKey};
 use crate::external::ExternalInterface;
 use crate::facts::{HostFacts, RouteLookup};
-use crate::family::{DualStack, Family};
+use crate::family::{DualStack, Family, following};
 use crate::json::{FieldError, Fields};
 use crate::lease::LeaseAttrs;
 use crate::link::LinkName;
@@ -62,11 +62,7 @@ impl Behaviour for Options {
 
     /// The second address, which the bridge of the pods has.
     fn probe(&self, subnet: IpNet, _device: Option<&LinkName>) -> Option<(IpAddr, Via)> {
-        let second = match subnet.network() {
-            IpAddr::V4(first) => IpAddr::V4((first.to_bits() + 1).into()),
-            IpAddr::V6(first) => IpAddr::V6((first.to_bits() + 1).into()),
-        };
-        Some((second, Via::Bridge))
+        Some((following(subnet.network()), Via::Bridge))
     }
 }
 

@@ -65,15 +65,3 @@ pub enum Via {
     /// The node itself, outside the overlay.
     Underlay,
 }
-
-impl Via {
-    /// The name in JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Vtep => "vtep",
-            Self::Bridge => "bridge",
-            Self::Underlay => "underlay",
-        }
-    }
-}

@@ -66,7 +66,7 @@ fn complete<E: Exchange>(exchange: &mut E, datagrams: &[Vec<u8>]) -> Option<E::O
 fn dump(datagrams: &[Vec<u8>]) -> Option<Result<Vec<u8>, FetchError>> {
     let get = neighbour::dump(Family::V4, IfIndex(4));
     let mut fetch = Fetch::new(&get);
-    assert_eq!(fetch.start(&mut numbers()), get.request().to_bytes(1));
+    assert_eq!(fetch.start(&mut numbers()), get.request.to_bytes(1));
     let outcome = complete(&mut fetch, datagrams)?;
     Some(outcome.map(|fetched| fetched.all().unwrap().iter().map(host).collect()))
 }
@@ -170,7 +170,7 @@ fn an_exchange_can_begin_anew() {
     let (mut fetch, mut numbers) = (Fetch::new(&get), numbers());
     fetch.start(&mut numbers);
     assert!(fetch.take(&message(0x100, MULTI | INTERRUPTED, 1, &[2, 0, 0, 0])).unwrap().is_none());
-    assert_eq!(fetch.start(&mut numbers), get.request().to_bytes(2));
+    assert_eq!(fetch.start(&mut numbers), get.request.to_bytes(2));
     // The end of the first attempt is late, and no end of the second one.
     assert!(fetch.take(&done(1, 0)).unwrap().is_none());
     assert_eq!(fetch.take(&done(2, 0)).unwrap(), Some(Ok(Fetched { objects: vec![], undecoded: None })));

@@ -94,24 +94,15 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One `key: value` of an object.
-#[derive(Clone, Debug)]
-pub struct Member<'a> {
-    /// The key, unescaped.
-    pub key: Cow<'a, str>,
-    /// The value as it was written.
-    pub value: &'a RawValue,
-}
-
 /// An object as it was written: members in their order, including duplicates, with unparsed values.
 ///
 /// The typed readers ignore the case of a key, check every occurrence, return the last one and treat `null` as absent,
-/// as Go does for plain fields. [`Fields::last`] and [`Fields::exact`] are for fields with
-/// other rules.
+/// as Go does for plain fields. [`Fields::last`] is for fields with other rules.
 #[derive(Clone, Debug, Default)]
 pub struct Fields<'a> {
     path: String,
-    members: Vec<Member<'a>>,
+    /// Unescaped keys with their values as written.
+    members: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
 impl<'a> Fields<'a> {
@@ -146,27 +137,15 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Returns all members in order.
-    #[must_use]
-    pub fn members(&self) -> &[Member<'a>] {
-        &self.members
-    }
-
     /// Returns all values of `key` in any case, in order.
     pub fn all<'s>(&'s self, key: &'s str) -> impl Iterator<Item = &'a RawValue> + 's {
-        self.members.iter().filter(move |member| folds_to(&member.key, key)).map(|member| member.value)
+        self.members.iter().filter(move |(name, _)| folds_to(name, key)).map(|(_, value)| *value)
     }
 
     /// Returns the last value of `key` in any case, including `null`.
     #[must_use]
     pub fn last(&self, key: &str) -> Option<&'a RawValue> {
         self.all(key).last()
-    }
-
-    /// Returns the last value of exactly `key`, including `null`: the rule for Go maps.
-    #[must_use]
-    pub fn exact(&self, key: &str) -> Option<&'a RawValue> {
-        self.members.iter().rev().find(|member| member.key == key).map(|member| member.value)
     }
 
     /// Reads a boolean.
@@ -202,13 +181,6 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Reads an integer without fraction or exponent.
-    pub fn integer(&self, key: &str) -> Result<Option<i64>, FieldError> {
-        self.read(key, |value| {
-            value.get().parse().map_err(|_| "must be a whole number, without quotes, fraction or exponent")
-        })
-    }
-
     /// Reads an object. Several occurrences are merged, as for a Go struct.
     pub fn object(&self, key: &str) -> Result<Option<Self>, FieldError> {
         let path = self.path_of(key);
@@ -223,15 +195,13 @@ impl<'a> Fields<'a> {
         Ok(merged)
     }
 
-    /// Reads the elements of an array.
-    pub fn array(&self, key: &str) -> Result<Option<Vec<&'a RawValue>>, FieldError> {
-        self.read(key, |value| array(value).ok_or("must be an array: [ … ]"))
-    }
-
     /// Returns an error about the value of `key`.
     #[must_use]
     pub fn error(&self, key: &str, value: &RawValue, rule: impl Into<String>) -> FieldError {
-        FieldError::new(&self.path_of(key), value, rule)
+        let text = value.get();
+        // A long value is replaced by its kind.
+        let value = if text.len() <= 200 { text.to_owned() } else { Kind::of(value).to_string() };
+        FieldError { key: self.path_of(key), value, rule: rule.into() }
     }
 
     /// Returns the name of the member `key` in errors, with the keys of the enclosing objects.
@@ -254,18 +224,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-impl FieldError {
-    /// Returns an error about the value of `key`. A long value is replaced by its kind.
-    #[must_use]
-    pub fn new(key: &str, value: &RawValue, rule: impl Into<String>) -> Self {
-        let text = value.get();
-        let value = if text.len() <= 200 { text.to_owned() } else { Kind::of(value).to_string() };
-        Self { key: key.to_owned(), value, rule: rule.into() }
-    }
-}
-
 /// Parses a text that consists of one value.
-pub fn parse_value(text: &str) -> Result<&RawValue, ParseJsonError> {
+pub(crate) fn parse_value(text: &str) -> Result<&RawValue, ParseJsonError> {
     if text.starts_with('\u{feff}') {
         return Err(ParseJsonError::ByteOrderMark);
     }
@@ -279,12 +239,6 @@ pub fn parse_value(text: &str) -> Result<&RawValue, ParseJsonError> {
 #[must_use]
 pub fn string(value: &RawValue) -> Option<String> {
     (Kind::of(value) == Kind::String).then(|| serde_json::from_str(value.get()).ok())?
-}
-
-/// Returns the elements of an array.
-#[must_use]
-pub fn array(value: &RawValue) -> Option<Vec<&RawValue>> {
-    (Kind::of(value) == Kind::Array).then(|| serde_json::from_str(value.get()).ok())?
 }
 
 /// Removes white space between tokens and escapes what Go escapes in embedded raw JSON. Existing escapes are kept.
@@ -319,7 +273,7 @@ pub(super) fn push_escaped(out: &mut String, text: &str) {
 }
 
 /// The members of an object, deserialized in order.
-struct Members<'a>(Vec<Member<'a>>);
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -334,8 +288,8 @@ impl<'de> Deserialize<'de> for Members<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
                 let mut members = Vec::new();
-                while let Some(Key(key)) = map.next_key()? {
-                    members.push(Member { key, value: map.next_value()? });
+                while let Some((Key(key), value)) = map.next_entry()? {
+                    members.push((key, value));
                 }
                 Ok(Members(members))
             }

@@ -21,6 +21,11 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
+/// Returns the value of the first attribute with the number `kind`.
+pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+}
+
 /// Returns the four bytes at `offset` as a number in host order.
 pub(super) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     bytes.get(offset..offset + 4)?.try_into().ok().map(u32::from_ne_bytes)
@@ -96,8 +101,7 @@ pub(super) fn required<'a>(
     bytes: &'a [u8],
     kind: u16,
 ) -> Result<Attribute<'a>, DecodeError> {
-    let found = attributes(bytes).find(|(found, _)| *found == kind);
-    let (_, value) = found.ok_or(DecodeError::Missing { object, attribute: kind })?;
+    let value = find(bytes, kind).ok_or(DecodeError::Missing { object, attribute: kind })?;
     Ok(Attribute { object, kind, value })
 }
 

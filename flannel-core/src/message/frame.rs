@@ -16,33 +16,20 @@ const ATTR_OFFS: u16 = 2;
 /// Length of `struct nlmsghdr`.
 const HEADER_LEN: usize = 16;
 
-/// The messages of one datagram.
-#[derive(Clone, Debug)]
-pub struct Frames<'a> {
-    rest: &'a [u8],
-}
-
 /// Splits a datagram into messages.
-#[must_use]
-pub const fn frames(datagram: &[u8]) -> Frames<'_> {
-    Frames { rest: datagram }
-}
-
-impl<'a> Iterator for Frames<'a> {
-    type Item = Result<Frame<'a>, DecodeError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
+pub fn frames(mut rest: &[u8]) -> impl Iterator<Item = Result<Frame<'_>, DecodeError>> {
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
             return None;
         }
-        let available = self.rest.len();
-        let length = attribute::u32_at(self.rest, 0).map_or(0, |length| length as usize);
+        let available = rest.len();
+        let length = attribute::u32_at(rest, 0).map_or(0, |length| length as usize);
         if length < HEADER_LEN || length > available {
-            self.rest = &[];
+            rest = &[];
             return Some(Err(DecodeError::Cut { length, available }));
         }
-        let (bytes, _) = self.rest.split_at(length);
-        self.rest = self.rest.get(align(length)..).unwrap_or_default();
+        let (bytes, _) = rest.split_at(length);
+        rest = rest.get(align(length)..).unwrap_or_default();
         Some(Ok(Frame {
             kind: u16::from_ne_bytes([bytes[4], bytes[5]]),
             flags: u16::from_ne_bytes([bytes[6], bytes[7]]),
@@ -50,7 +37,7 @@ impl<'a> Iterator for Frames<'a> {
             port: u32::from_ne_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]),
             payload: &bytes[HEADER_LEN..],
         }))
-    }
+    })
 }
 
 /// One message from the kernel.

@@ -325,8 +325,7 @@ pub fn decode(payload: &[u8]) -> Result<Option<LinkRecord>, DecodeError> {
         up: flags & IFF_UP != 0,
         alias: None,
     };
-    let (mut underlay, mut master, mut peer, mut elsewhere) = (None, None, None, false);
-    let (mut hairpin, mut vlan_filtering) = (false, false);
+    let (mut info, mut master, mut peer, mut elsewhere) = (&[][..], None, None, false);
     for attribute in attribute::of(OBJECT, payload, 16)? {
         match attribute.kind {
             IFLA_ADDRESS => link.mac = attribute.value.try_into().ok().map(Mac),
@@ -336,16 +335,15 @@ pub fn decode(payload: &[u8]) -> Result<Option<LinkRecord>, DecodeError> {
             IFLA_MASTER => master = index_of(attribute)?,
             IFLA_IFALIAS => link.alias = Some(attribute::text(attribute.value)),
             IFLA_LINK_NETNSID => elsewhere = true,
-            IFLA_LINKINFO => {
-                (link.kind, underlay, hairpin) = link_info(attribute.value)?;
-                vlan_filtering = filters_vlans(attribute.value);
-            }
+            IFLA_LINKINFO => info = attribute.value,
             _ => {}
         }
     }
     let name = name.ok_or(DecodeError::Missing { object: OBJECT, attribute: IFLA_IFNAME })?;
+    let Info { kind, underlay, hairpin, vlan_filtering } = Info::decode(info)?;
     // An index in another namespace has no meaning here.
     let underlay = underlay.filter(|_| !elsewhere);
+    let link = Link { kind, ..link };
     Ok(Some(LinkRecord {
         index: IfIndex(index),
         name,
@@ -364,29 +362,25 @@ fn index_of(attribute: Attribute<'_>) -> Result<Option<IfIndex>, DecodeError> {
     Ok(Some(attribute.u32()?).filter(|index| *index != 0).map(IfIndex))
 }
 
-/// Decodes kind, lower link and hairpin mode from `IFLA_LINKINFO`.
-fn link_info(info: &[u8]) -> Result<(LinkKind, Option<IfIndex>, bool), DecodeError> {
-    let (mut name, mut data, mut port_kind, mut port) = (String::new(), None, String::new(), None);
-    for (kind, value) in attribute::attributes(info) {
-        match kind {
-            IFLA_INFO_KIND => name = attribute::text(value),
-            IFLA_INFO_DATA => data = Some(value),
-            IFLA_INFO_SLAVE_KIND => port_kind = attribute::text(value),
-            IFLA_INFO_SLAVE_DATA => port = Some(value),
-            _ => {}
-        }
-    }
-    let hairpin = port_kind == "bridge"
-        && attribute::attributes(port.unwrap_or_default())
-            .any(|(kind, value)| kind == IFLA_BRPORT_MODE && value.first().is_some_and(|mode| *mode != 0));
-    let (kind, underlay) = kind::decode(name, data.unwrap_or_default())?;
-    Ok((kind, underlay, hairpin))
+/// The content of `IFLA_LINKINFO`.
+struct Info {
+    kind: LinkKind,
+    underlay: Option<IfIndex>,
+    hairpin: bool,
+    vlan_filtering: bool,
 }
 
-/// Decodes VLAN filtering of a bridge from `IFLA_LINKINFO`.
-fn filters_vlans(info: &[u8]) -> bool {
-    let value = |wanted: u16| attribute::attributes(info).find(|(kind, _)| *kind == wanted);
-    value(IFLA_INFO_KIND).is_some_and(|(_, name)| attribute::text(name) == "bridge")
-        && attribute::attributes(value(IFLA_INFO_DATA).map_or(&[], |(_, data)| data))
-            .any(|(kind, value)| kind == IFLA_BR_VLAN_FILTERING && value.first().is_some_and(|on| *on != 0))
+impl Info {
+    fn decode(info: &[u8]) -> Result<Self, DecodeError> {
+        let name_of = |kind| attribute::find(info, kind).map_or_else(String::new, attribute::text);
+        let value = |kind| attribute::find(info, kind).unwrap_or_default();
+        let is_set =
+            |data, kind| attribute::find(data, kind).and_then(<[u8]>::first).is_some_and(|byte| *byte != 0);
+        let (name, data) = (name_of(IFLA_INFO_KIND), value(IFLA_INFO_DATA));
+        let is_bridge_port = name_of(IFLA_INFO_SLAVE_KIND) == "bridge";
+        let vlan_filtering = name == "bridge" && is_set(data, IFLA_BR_VLAN_FILTERING);
+        let hairpin = is_bridge_port && is_set(value(IFLA_INFO_SLAVE_DATA), IFLA_BRPORT_MODE);
+        let (kind, underlay) = kind::decode(name, data)?;
+        Ok(Self { kind, underlay, hairpin, vlan_filtering })
+    }
 }

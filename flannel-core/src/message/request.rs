@@ -65,10 +65,12 @@ impl Request {
 /// A request for objects with the decoder of its answers: for one object or, as a dump, for all that match.
 #[derive(Clone, Debug)]
 pub struct Get<T> {
-    request: Request,
+    pub(crate) request: Request,
     subject: Cow<'static, str>,
-    dump: bool,
-    decode: fn(&Frame<'_>) -> Result<Option<T>, DecodeError>,
+    /// Whether the answer is a series of messages up to [`super::Reply::Done`].
+    pub(crate) dump: bool,
+    /// Decodes an object of the answer; `None` if it is of no interest.
+    pub(crate) decode: fn(&Frame<'_>) -> Result<Option<T>, DecodeError>,
 }
 
 impl<T> Get<T> {
@@ -101,29 +103,9 @@ impl<T> Get<T> {
         Self { request, subject, dump, decode }
     }
 
-    /// The message.
-    #[must_use]
-    pub const fn request(&self) -> &Request {
-        &self.request
-    }
-
     /// The kind of object, for errors: `links`.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.subject
-    }
-
-    /// Returns true if the answer is a series of messages up to [`super::Reply::Done`].
-    #[must_use]
-    pub const fn is_dump(&self) -> bool {
-        self.dump
-    }
-
-    /// Decodes an object of the answer; `None` if it is of no interest.
-    ///
-    /// # Errors
-    /// If it is malformed.
-    pub fn decode(&self, frame: &Frame<'_>) -> Result<Option<T>, DecodeError> {
-        (self.decode)(frame)
     }
 }

@@ -186,12 +186,7 @@ pub fn dump(family: Family, table: u32) -> Get<RouteRecord> {
 /// Requests the route of packets to an address.
 #[must_use]
 pub fn get(destination: IpAddr) -> Get<RouteRecord> {
-    let mut message = RouteMessage::default();
-    let family = Family::of(destination);
-    message.header.address_family = attribute::family_number(family).into();
-    message.header.destination_prefix_length = family.bits();
-    message.attributes.push(RouteAttribute::Destination(RouteAddress::from(destination)));
-    Get::one("a route", RouteNetlinkMessage::GetRoute(message), |frame| decode(frame.payload))
+    lookup(&Question { destination, source: None, input: None }, RouteFlags::empty())
 }
 
 /// A packet whose route is requested.
@@ -208,12 +203,16 @@ pub struct Question {
 /// Requests the routing table entry that decides about a packet, policy rules included.
 #[must_use]
 pub fn decide(question: &Question) -> Get<RouteRecord> {
+    // Request the entry itself with its table, not the route that the kernel derives from it for the packet.
+    lookup(question, RouteFlags::FibMatch | RouteFlags::LookupTable)
+}
+
+fn lookup(question: &Question, flags: RouteFlags) -> Get<RouteRecord> {
     let mut message = RouteMessage::default();
     let family = Family::of(question.destination);
     message.header.address_family = attribute::family_number(family).into();
     message.header.destination_prefix_length = family.bits();
-    // Request the entry itself with its table, not the route that the kernel derives from it for the packet.
-    message.header.flags = RouteFlags::FibMatch | RouteFlags::LookupTable;
+    message.header.flags = flags;
     message.attributes.push(RouteAttribute::Destination(RouteAddress::from(question.destination)));
     if let Some(source) = question.source {
         message.header.source_prefix_length = family.bits();
@@ -389,12 +388,9 @@ pub fn decode(payload: &[u8]) -> Result<Option<RouteRecord>, DecodeError> {
     };
     let length = header[1];
     let flags = u32::from_ne_bytes([header[8], header[9], header[10], header[11]]);
-    let mut destination = match family {
-        Family::V4 => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-        Family::V6 => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
-    };
+    let mut destination = family.any().addr();
     let mut record = RouteRecord {
-        destination: IpNet::from(destination),
+        destination: family.any(),
         metric: 0,
         table: header[4].into(),
         protocol: header[5],

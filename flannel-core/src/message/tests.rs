@@ -246,12 +246,12 @@ fn links_are_changed_and_read() {
     let down = link::LinkSettings { up: Some(false), ..link::LinkSettings::default() };
     assert_snapshot!(render(&link::set(IfIndex(4), &down), 16), @"type 16 flags 0x5 00000000040000000000000001000000");
     assert_snapshot!(render(&link::delete(IfIndex(4)), 16), @"type 17 flags 0x5 00000000040000000000000000000000");
-    assert_snapshot!(render(link::get(&name("eth0")).request(), 16), @"
+    assert_snapshot!(render(&link::get(&name("eth0")).request, 16), @"
     type 18 flags 0x1 00000000000000000000000000000000
       3 6574683000
       29 08000000
     ");
-    assert_snapshot!(render(link::dump().request(), 16), @"
+    assert_snapshot!(render(&link::dump().request, 16), @"
     type 18 flags 0x301 00000000000000000000000000000000
       29 08000000
     ");
@@ -288,9 +288,9 @@ fn addresses_are_set() {
       2 0a2a0100
       1 0a2a0100
     ");
-    assert_snapshot!(render(address::dump(Family::V6).request(), 8), @"type 22 flags 0x301 0a00000000000000");
+    assert_snapshot!(render(&address::dump(Family::V6).request, 8), @"type 22 flags 0x301 0a00000000000000");
     let of_link = address::dump_link(Family::V4, IfIndex(7));
-    assert_snapshot!(render(of_link.request(), 8), @"type 22 flags 0x301 0200000007000000");
+    assert_snapshot!(render(&of_link.request, 8), @"type 22 flags 0x301 0200000007000000");
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn neighbours_and_forwarding_entries_are_set() {
     type 29 flags 0x5 020000000400000000000000
       1 0a2a0200
     ");
-    assert_snapshot!(render(neighbour::dump(Family::V4, IfIndex(4)).request(), 12), @"
+    assert_snapshot!(render(&neighbour::dump(Family::V4, IfIndex(4)).request, 12), @"
     type 30 flags 0x301 020000000000000000000000
       8 04000000
     ");
@@ -320,7 +320,7 @@ fn neighbours_and_forwarding_entries_are_set() {
       2 aaaaaaaaaa02
       1 fd500000000000000000000000000002
     ");
-    assert_snapshot!(render(fdb::dump(IfIndex(4)).request(), 12), @"type 30 flags 0x301 070000000400000000000000");
+    assert_snapshot!(render(&fdb::dump(IfIndex(4)).request, 12), @"type 30 flags 0x301 070000000400000000000000");
 }
 
 fn tunnel_route() -> (RouteKey, Route) {
@@ -349,7 +349,7 @@ fn routes_are_set() {
     type 25 flags 0x5 02180000fe03ff0000000000
       1 0a2a0200
     ");
-    assert_snapshot!(render(route::dump(Family::V6, route::MAIN_TABLE).request(), 12), @"type 26 flags 0x301 0a000000fe00000000000000");
+    assert_snapshot!(render(&route::dump(Family::V6, route::MAIN_TABLE).request, 12), @"type 26 flags 0x301 0a000000fe00000000000000");
     let blackhole = Route { target: RouteTarget::Blackhole, protocol: PROTOCOL };
     let key = RouteKey { destination: "fd00:10:244:1::/64".parse().unwrap(), metric: 1024 };
     let new = route::NewRoute::planned(&key, &blackhole, None).unwrap();
@@ -396,7 +396,7 @@ fn requests_are_well_formed() {
     let new = route::NewRoute::planned(&key, &route, Some(IfIndex(4))).unwrap();
     let requests = [
         link::create(&name("flannel.1"), &flannel_1(), Some(IfIndex(3))).unwrap(),
-        link::dump().request().clone(),
+        link::dump().request.clone(),
         address::add(&address::NewAddress::new(IfIndex(5), "fd00::/128".parse().unwrap())),
         neighbour::set(IfIndex(4), ip("fd00::"), mac("aa:aa:aa:aa:aa:02")),
         route::replace(&new),

@@ -201,47 +201,27 @@ const HEADER_LEN: usize = 20;
 /// # Errors
 /// If the message is truncated or an attribute is malformed.
 pub fn decode_discipline(payload: &[u8]) -> Result<Option<DisciplineRecord>, DecodeError> {
-    let (index, attributes) = decode(payload)?;
-    let mut record = DisciplineRecord {
-        index,
-        root: u32_at(payload, 12) == Some(ROOT),
-        kind: String::new(),
-        bucket: None,
+    let (index, attributes) = split(payload)?;
+    let kind = attribute::find(attributes, TCA_KIND).map_or_else(String::new, attribute::text);
+    let bucket = match attribute::find(attributes, TCA_OPTIONS) {
+        Some(options) if kind == "tbf" => bucket(options)?,
+        _ => None,
     };
-    let mut options: &[u8] = &[];
-    for (kind, value) in attributes {
-        match kind {
-            TCA_KIND => record.kind = attribute::text(value),
-            TCA_OPTIONS => options = value,
-            _ => {}
-        }
-    }
-    if record.kind == "tbf" {
-        record.bucket = bucket(options)?;
-    }
-    Ok(Some(record))
+    Ok(Some(DisciplineRecord { index, root: u32_at(payload, 12) == Some(ROOT), kind, bucket }))
 }
 
 fn bucket(options: &[u8]) -> Result<Option<TokenBucket>, DecodeError> {
-    let (mut bucket, mut rate64) = (None, None);
-    for attribute in attribute::of(OBJECT, options, 0)? {
-        match attribute.kind {
-            TCA_TBF_PARMS => {
-                let number = |offset| {
-                    u32_at(attribute.value, offset).ok_or(DecodeError::Attribute {
-                        object: OBJECT,
-                        attribute: TCA_TBF_PARMS,
-                        length: attribute.value.len(),
-                    })
-                };
-                bucket =
-                    Some(TokenBucket { rate: number(8)?.into(), limit: number(24)?, buffer: number(28)? });
-            }
-            TCA_TBF_RATE64 => rate64 = attribute.value.try_into().ok().map(u64::from_ne_bytes),
-            _ => {}
-        }
-    }
-    Ok(bucket.map(|bucket| TokenBucket { rate: rate64.unwrap_or(bucket.rate), ..bucket }))
+    let Some(parameters) = attribute::find(options, TCA_TBF_PARMS) else { return Ok(None) };
+    let number = |offset| {
+        u32_at(parameters, offset).ok_or(DecodeError::Attribute {
+            object: OBJECT,
+            attribute: TCA_TBF_PARMS,
+            length: parameters.len(),
+        })
+    };
+    let rate64 = attribute::find(options, TCA_TBF_RATE64).and_then(|rate| rate.try_into().ok());
+    let rate = rate64.map_or(number(8)?.into(), u64::from_ne_bytes);
+    Ok(Some(TokenBucket { rate, limit: number(24)?, buffer: number(28)? }))
 }
 
 /// Decodes the payload of a message about a filter: the link to which it redirects packets, or `None` for other filters.
@@ -249,22 +229,18 @@ fn bucket(options: &[u8]) -> Result<Option<TokenBucket>, DecodeError> {
 /// # Errors
 /// If the message is truncated.
 pub fn decode_redirect(payload: &[u8]) -> Result<Option<IfIndex>, DecodeError> {
-    let (_, mut attributes) = decode(payload)?;
-    let inner = |bytes: &[u8], wanted: u16| -> Option<Vec<u8>> {
-        attribute::attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value.to_vec())
-    };
-    let target = attributes.find(|(kind, _)| *kind == TCA_OPTIONS).and_then(|(_, options)| {
-        let mirred = [TCA_U32_ACT, 1, TCA_ACT_OPTIONS, TCA_MIRRED_PARMS];
-        let mirred = mirred.into_iter().try_fold(options.to_vec(), |bytes, kind| inner(&bytes, kind))?;
-        u32_at(&mirred, 24)
-    });
+    let (_, attributes) = split(payload)?;
+    let mirred = [TCA_OPTIONS, TCA_U32_ACT, 1, TCA_ACT_OPTIONS, TCA_MIRRED_PARMS];
+    let mirred = mirred.into_iter().try_fold(attributes, attribute::find);
+    let target = mirred.and_then(|mirred| u32_at(mirred, 24));
     Ok(target.filter(|index| *index != 0).map(IfIndex))
 }
 
-fn decode(payload: &[u8]) -> Result<(IfIndex, impl Iterator<Item = (u16, &[u8])>), DecodeError> {
+/// Returns the link and the attributes of a message.
+fn split(payload: &[u8]) -> Result<(IfIndex, &[u8]), DecodeError> {
     let cut = DecodeError::Header { object: OBJECT, length: payload.len() };
     let (Some(index), Some(rest)) = (u32_at(payload, 4), payload.get(HEADER_LEN..)) else { return Err(cut) };
-    Ok((IfIndex(index), attribute::attributes(rest)))
+    Ok((IfIndex(index), rest))
 }
 
 #[cfg(test)]

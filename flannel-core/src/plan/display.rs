@@ -8,7 +8,7 @@ use crate::family::Family;
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CreateLink(name, link) => write!(f, "link add {name}{}", Parameters(link)),
+            Self::CreateLink(name, link) => write!(f, "link add {name}{} {}", link.parameters(), link.kind),
             Self::SetLink(name, change) => write!(f, "link set {name}{change}"),
             Self::DeleteLink(name) => write!(f, "link del {name}"),
             Self::AddAddress(key) => write!(f, "addr add {} dev {}", key.net, key.link),
@@ -23,21 +23,17 @@ impl fmt::Display for Op {
             Self::DeleteFdb(key, destination) => {
                 write!(f, "fdb del {} dst {destination} dev {}", key.mac, key.link)
             }
-            Self::SetRoute(key, route) => write!(f, "route replace {}", Written(key, &route.target)),
-            Self::DeleteRoute(key, route) => write!(f, "route del {}", Written(key, &route.target)),
+            Self::SetRoute(key, route) => write!(f, "route replace {}", route_text(key, route)),
+            Self::DeleteRoute(key, route) => write!(f, "route del {}", route_text(key, route)),
         }
     }
 }
 
-/// The parameters of a new interface.
-struct Parameters<'a>(&'a Link);
-
-impl fmt::Display for Parameters<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Link { kind, mtu, mac, up, alias } = self.0;
-        let change =
-            LinkChange { mtu: Some(*mtu), mac: *mac, up: Some(*up), alias: alias.clone(), kind: None };
-        write!(f, "{change} {kind}")
+impl Link {
+    /// Returns the parameters that all kinds of link have.
+    fn parameters(&self) -> LinkChange {
+        let Self { mtu, mac, up, alias, .. } = self;
+        LinkChange { mtu: Some(*mtu), mac: *mac, up: Some(*up), alias: alias.clone(), kind: None }
     }
 }
 
@@ -62,35 +58,25 @@ impl fmt::Display for LinkChange {
     }
 }
 
-/// A route as iproute2 writes it.
+/// Returns a route in the format of iproute2.
 #[must_use]
 pub fn route_text(key: &RouteKey, route: &Route) -> String {
-    Written(key, &route.target).to_string()
-}
-
-/// A route as iproute2 writes it.
-struct Written<'a>(&'a RouteKey, &'a RouteTarget);
-
-impl fmt::Display for Written<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(RouteKey { destination, metric }, target) = self;
-        match target {
-            RouteTarget::Via { gateway, link, onlink } => {
-                write!(f, "{destination} via {gateway} dev {link}")?;
-                f.write_str(if *onlink { " onlink" } else { "" })?;
-            }
-            RouteTarget::Link(link) => write!(f, "{destination} dev {link}")?,
-            RouteTarget::Blackhole => write!(f, "blackhole {destination}")?,
-            RouteTarget::Other(_) | RouteTarget::Several(_) => write!(f, "{destination}")?,
+    let RouteKey { destination, metric } = key;
+    let mut text = match &route.target {
+        RouteTarget::Via { gateway, link, onlink } => {
+            let onlink = if *onlink { " onlink" } else { "" };
+            format!("{destination} via {gateway} dev {link}{onlink}")
         }
-        // The kernel's defaults go without saying.
-        match (Family::of_net(*destination), metric) {
-            (Family::V4, 0) | (Family::V6, 1024) => {}
-            (_, metric) => write!(f, " metric {metric}")?,
-        }
-        match target {
-            RouteTarget::Other(text) => write!(f, " # {text}"),
-            _ => Ok(()),
-        }
+        RouteTarget::Link(link) => format!("{destination} dev {link}"),
+        RouteTarget::Blackhole => format!("blackhole {destination}"),
+        RouteTarget::Other(_) | RouteTarget::Several(_) => destination.to_string(),
+    };
+    // The defaults of the kernel are omitted.
+    if !matches!((Family::of_net(*destination), metric), (Family::V4, 0) | (Family::V6, 1024)) {
+        text += &format!(" metric {metric}");
     }
+    if let RouteTarget::Other(other) = &route.target {
+        text += &format!(" # {other}");
+    }
+    text
 }

@@ -165,34 +165,12 @@ pub enum Kind {
 impl Action {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Set, Self::Delete];
-
-    /// The name in JSON and metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Set => "set",
-            Self::Delete => "delete",
-        }
-    }
 }
 
 impl Kind {
     /// All of them.
     pub const ALL: [Self; 6] =
         [Self::Link, Self::Address, Self::Neighbour, Self::Fdb, Self::Route, Self::Agent];
-
-    /// The name in JSON and metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Link => "link",
-            Self::Address => "address",
-            Self::Neighbour => "neighbour",
-            Self::Fdb => "fdb",
-            Self::Route => "route",
-            Self::Agent => "agent",
-        }
-    }
 }
 
 /// What an operation does, and to what.

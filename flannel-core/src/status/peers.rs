@@ -92,20 +92,6 @@ pub enum ObjectState {
     Differs,
 }
 
-impl State {
-    /// The name in JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::InPlace => "in-place",
-            Self::Incomplete => "incomplete",
-            Self::Faulty => "faulty",
-            Self::OtherBackend => "other-backend",
-            Self::NothingNeeded => "nothing-needed",
-        }
-    }
-}
-
 /// The peers of `assembly` on a kernel that has `actual`. `changed` has the times of changes, `is_kept` tells
 /// who is kept although the store has lost the lease.
 #[must_use]

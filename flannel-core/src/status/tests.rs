@@ -82,7 +82,7 @@ fn missing_and_different_objects_are_named() {
         .objects
         .iter()
         .map(|object| format!("{} {:?}", object.text, object.state))
-        .chain([peers[0].state.name().to_owned()])
+        .chain([crate::json::name(&peers[0].state)])
         .collect();
     assert_snapshot!(lines.join("\n"), @r"
     fdb 0a:00:00:00:00:02 dst 192.168.50.2 dev flannel.1 Present

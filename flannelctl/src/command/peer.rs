@@ -1,6 +1,7 @@
 //! `flannelctl peer`: the other nodes.
 
 use clap::Subcommand;
+use flannel_core::json;
 use flannel_core::status::{ObjectState, Peer, Peers, State};
 use serde_json::json;
 
@@ -58,7 +59,7 @@ fn row(peer: &Peer) -> Vec<Cell> {
         Cell::lines(&peer.subnets),
         Cell::lines(&peer.public_addresses),
         Cell::from(peer.backend.clone()),
-        Cell::from(peer.state.name()).styled(style),
+        Cell::from(json::name(&peer.state)).styled(style),
         Cell::lines(problems),
         Cell::lines(peer.changed_at_unix_seconds.map(ago)),
         Cell::lines(peer.objects.iter().map(|object| &object.text)),

@@ -3,6 +3,7 @@
 //! Labels are bounded: none contains a peer, a subnet or an address. The cost of a page does not depend on the size of the cluster.
 //! `docs/metrics.md` explains each metric; a test compares the two.
 
+use flannel_core::json;
 use flannel_core::ruleset::Mode;
 use flannel_core::status::{Action, Kind};
 use std::fmt::{Display, Write as _};
@@ -53,10 +54,11 @@ fn rounds(page: &mut Page, board: &Board) {
     page.family("flannel_ops_total", COUNTER, "Kernel operations, by kind of object, action and result.");
     for kind in Kind::ALL {
         for action in Action::ALL {
+            let (kind_name, action_name) = (json::name(&kind), json::name(&action));
             for (result, count) in
                 ["success", "failure"].iter().zip(history.ops[kind as usize][action as usize])
             {
-                let labels = [("kind", kind.name()), ("action", action.name()), ("result", result)];
+                let labels = [("kind", &*kind_name), ("action", &action_name), ("result", result)];
                 page.sample("", &labels, count);
             }
         }

@@ -40,7 +40,7 @@ fn vlans_are_set_and_deleted_as_bridge_vlan_does() {
 
 #[test]
 fn the_dump_asks_for_vlans_and_nothing_that_strict_checking_refuses() {
-    let (kind, flags, payload) = bytes(dump_vlans().request());
+    let (kind, flags, payload) = bytes(&dump_vlans().request);
     assert_eq!((kind, flags), (18, 0x301));
     let expected = [&[7][..], &[0; 15], &[8, 0, 29, 0, 2, 0, 0, 0]].concat();
     assert_eq!(payload, expected);

@@ -235,19 +235,19 @@ fn variants_of_known_expressions_are_kept_apart() {
 /// The bytes that nft 1.0.6 sends to list a table (seen by strace), which asks for an ACK in addition.
 #[test]
 fn queries_are_those_of_nft() {
-    let bytes = Query::Table(TableFamily::IP, "flannel-ipv4".to_owned()).get().request().to_bytes(0);
+    let bytes = Query::Table(TableFamily::IP, "flannel-ipv4".to_owned()).get().request.to_bytes(0);
     let mut expected = vec![40, 0, 0, 0, 1, 10, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 17, 0, 1, 0];
     expected.extend_from_slice(b"flannel-ipv4\0\0\0\0");
     assert_eq!(bytes, expected);
     assert_eq!(
-        Query::Generation.get().request().to_bytes(0),
+        Query::Generation.get().request.to_bytes(0),
         [20, 0, 0, 0, 0x10, 10, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     );
     assert_eq!(
-        Query::Chains(TableFamily::ANY).get().request().to_bytes(0),
+        Query::Chains(TableFamily::ANY).get().request.to_bytes(0),
         [20, 0, 0, 0, 4, 10, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     );
-    assert!(Query::Chains(TableFamily::ANY).get().is_dump() && !Query::Generation.get().is_dump());
+    assert!(Query::Chains(TableFamily::ANY).get().dump && !Query::Generation.get().dump);
 }
 
 #[test]

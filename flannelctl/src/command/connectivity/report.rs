@@ -2,6 +2,7 @@
 
 use flannel_core::backend::Via;
 use flannel_core::family::Family;
+use flannel_core::json;
 use flannel_core::lease::{LeaseAttrs, Subnets};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -229,7 +230,7 @@ impl Report {
                 time(path, |all| all.median),
                 Cell::lines(path.largest_packet_bytes).styled(narrow),
                 Cell::from(path.target.to_string()),
-                Cell::from(path.via.name()),
+                Cell::from(json::name(&path.via)),
                 Cell::from(path.expected_packet_bytes.to_string()),
                 time(path, |all| all.least),
                 time(path, |all| all.most),
