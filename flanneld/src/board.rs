@@ -1,12 +1,11 @@
-//! Answers questions about this daemon, from what its tasks publish: for the status socket and `/metrics`.
+//! Answers requests of the status socket and of `/metrics`, from what the tasks of the daemon publish.
 
 use flannel_core::dataplane::Dataplane;
 use flannel_core::lease::Revision;
 use flannel_core::owned::{Scope, owned};
 use flannel_core::plan::{Prune, plan};
 use flannel_core::status::{
-    Condition, Diff, Interface, Objects, OwnLease, PeerCounts, Peers, PendingOp, Status, Store, StoreRequest,
-    peers,
+    Condition, Diff, Interface, Objects, OwnLease, Peers, PendingOp, Status, Store, StoreRequest, peers,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -17,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use crate::claim::ClaimState;
 use crate::firewall::FirewallStatus;
 use crate::kernel::{Effector as _, KernelError, NetlinkKernel};
+use crate::reconcile::id;
 use crate::status::{History, Readiness, Report, View, ViewRequest, unix_secs};
 use crate::store::watch::WatchStats;
 use crate::sys;
@@ -24,7 +24,7 @@ use crate::sys;
 pub(crate) mod metrics;
 pub(crate) mod socket;
 
-/// Where the board looks.
+/// The sources of the board.
 pub(crate) struct Sources {
     pub(crate) store: crate::store::Store,
     pub(crate) watch: watch::Receiver<WatchStats>,
@@ -33,27 +33,27 @@ pub(crate) struct Sources {
     pub(crate) report: watch::Receiver<Report>,
     pub(crate) history: watch::Receiver<History>,
     pub(crate) firewall: watch::Receiver<FirewallStatus>,
-    /// Settings of the host that keep pods from each other.
+    /// Problems with settings of the host.
     pub(crate) host: watch::Receiver<Vec<String>>,
-    /// The way to the reconcile loop.
+    /// Requests to the reconcile loop.
     pub(crate) views: mpsc::Sender<ViewRequest>,
     pub(crate) renew_margin: Duration,
 }
 
-/// Everything that can be asked of this daemon.
+/// The answers of this daemon.
 pub(crate) struct Board {
     pub(crate) sources: Sources,
     pub(crate) started: (Instant, SystemTime),
-    /// Answers that cover the whole cluster are made one at a time: each is megabytes of a large one.
+    /// Answers about the whole cluster are computed one at a time: each is megabytes in a large one.
     turn: Semaphore,
 }
 
-/// Why there is no answer about the kernel.
+/// An error while answering a question about the kernel.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ViewError {
-    #[error("flanneld has not started its work yet: {0}")]
+    #[error("flanneld is still starting: {0}")]
     NotStarted(String),
-    #[error("the reconcile loop did not answer within {} s: it waits for the kernel", PATIENCE.as_secs())]
+    #[error("the reconcile loop did not respond within {} s: it waits for the kernel", PATIENCE.as_secs())]
     Busy,
     #[error("could not read the kernel")]
     Kernel(#[from] KernelError),
@@ -61,13 +61,13 @@ pub(crate) enum ViewError {
     Stopping,
 }
 
-/// How long the reconcile loop may be busy with one round.
+/// The time limit for a response of the reconcile loop.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// How often the kernel is read again because something changed meanwhile.
+/// The maximum number of observations, which are repeated if the desired state changes meanwhile.
 const ATTEMPTS: u32 = 5;
 
-/// What is asked of the kernel.
+/// A question about the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Question {
     Peers,
@@ -76,7 +76,7 @@ pub(crate) enum Question {
     Diff,
 }
 
-/// What the kernel should have and what it has, at one moment.
+/// Desired and actual state at one moment.
 struct Comparison {
     view: View,
     actual: Dataplane,
@@ -89,8 +89,7 @@ impl Board {
         Self { sources, started, turn: Semaphore::new(1) }
     }
 
-    /// Answers a question about the kernel as JSON. What takes time runs on a thread of its own, so that the loop and
-    /// everybody else go on.
+    /// Answers a question about the kernel as JSON. The computation runs on its own thread, so that it does not delay the loop.
     pub(crate) async fn ask(&self, question: Question) -> Result<Vec<u8>, ViewError> {
         let _turn = self.turn.acquire().await.map_err(|_| ViewError::Stopping)?;
         let comparison = match question {
@@ -120,7 +119,7 @@ impl Board {
         }
     }
 
-    /// Reads the kernel by a connection of its own, between two views that want the same.
+    /// Reads the kernel through its own connection, between two views with the same desired state.
     async fn compare(&self) -> Result<Comparison, ViewError> {
         let mut kernel = NetlinkKernel::open()?;
         let mut before = self.view().await?;
@@ -130,7 +129,7 @@ impl Board {
             let after = self.view().await?;
             let settled = after.version == before.version;
             if settled || attempt >= ATTEMPTS {
-                // Without a lease nothing is wanted, and nothing is ours to change.
+                // Without a lease nothing is desired or owned.
                 let actual = after
                     .desired()
                     .map(|desired| owned(&observed, &Scope { desired, networks: &after.networks }));
@@ -142,9 +141,10 @@ impl Board {
         }
     }
 
-    /// The whole state, without the kernel.
+    /// Returns the state of the daemon, without the kernel.
     pub(crate) fn status(&self) -> Status {
         let report = self.sources.report.borrow().clone();
+        let node = report.node.as_ref();
         let history = self.sources.history.borrow().clone();
         let not_ready_reasons = self.sources.readiness.borrow().0.clone();
         Status {
@@ -156,10 +156,10 @@ impl Board {
             not_ready_reasons,
             conditions: self.conditions(),
             store: self.store(history.revision),
-            config_revision: report.node.as_ref().and_then(|node| node.config_revision),
-            backend: report.node.as_ref().map(|node| node.backend.to_owned()),
+            config_revision: node.and_then(|node| node.config_revision),
+            backend: node.map(|node| node.backend.to_owned()),
             lease: self.lease(),
-            interface: report.node.as_ref().map(|node| {
+            interface: node.map(|node| {
                 let external = &node.external;
                 Interface {
                     name: external.name.clone(),
@@ -170,14 +170,9 @@ impl Board {
                     public_addresses: external.public.iter().map(|(_, address)| *address).collect(),
                 }
             }),
-            pod_mtu_bytes: report.node.as_ref().and_then(|node| node.pod_mtu),
-            tunnels: report.node.as_ref().map(|node| node.tunnels.clone()).unwrap_or_default(),
-            peers: PeerCounts {
-                total: report.peers as u64,
-                faulty: report.faulty as u64,
-                kept: report.kept as u64,
-                unreadable: report.unreadable as u64,
-            },
+            pod_mtu_bytes: node.and_then(|node| node.pod_mtu),
+            tunnels: node.map(|node| node.tunnels.clone()).unwrap_or_default(),
+            peers: report.peers,
             allocation: report.allocation,
             rounds: history.rounds.into(),
             last_lease_change: history.last_lease_change,
@@ -187,7 +182,7 @@ impl Board {
         }
     }
 
-    /// What is wrong, in the order of what it is about.
+    /// Returns the present problems, in the order of their subjects.
     pub(crate) fn conditions(&self) -> Vec<Condition> {
         let mut conditions: Vec<Condition> = self
             .sources
@@ -222,7 +217,7 @@ impl Board {
             location: identity.location.clone(),
             up: self.store_is_up(),
             revision,
-            last_request: stats.newest().map(|newest| StoreRequest {
+            last_request: stats.newest.map(|newest| StoreRequest {
                 operation: newest.name().to_owned(),
                 latency_milliseconds: stats.of(newest).last.as_secs_f64() * 1000.0,
             }),
@@ -279,10 +274,10 @@ impl Comparison {
     }
 }
 
-/// An answer as one line.
+/// Returns an answer as one line.
 pub(crate) fn json(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec(value).unwrap_or_else(|error| {
-        // Maps with keys that are no text, which there are none of.
+        // Only for maps whose keys are not text, which do not occur.
         format!("{{\"error\":\"{error}\"}}").into_bytes()
     });
     bytes.push(b'\n');
@@ -292,10 +287,11 @@ pub(crate) fn json(value: &impl Serialize) -> Vec<u8> {
 /// The number of conditions by subject, for metrics: leases are one subject, so that the labels are bounded.
 pub(crate) fn by_subject(conditions: &[Condition]) -> BTreeMap<String, u64> {
     let label = |subject: &str| subject.replace([' ', '.'], "_");
-    let mut counts: BTreeMap<String, u64> = SUBJECTS.iter().map(|subject| (label(subject), 0)).collect();
+    let subjects = [&id::ALL[..], &["claim", "firewall", "host", LEASE]].concat();
+    let mut counts: BTreeMap<String, u64> = subjects.iter().map(|subject| (label(subject), 0)).collect();
     for condition in conditions {
         let about = condition.about.as_str();
-        let subject = if SUBJECTS.contains(&about) { about } else { LEASE };
+        let subject = if subjects.contains(&about) { about } else { LEASE };
         *counts.entry(label(subject)).or_default() += 1;
     }
     counts
@@ -303,20 +299,3 @@ pub(crate) fn by_subject(conditions: &[Condition]) -> BTreeMap<String, u64> {
 
 /// The subject of conditions about the key of a lease.
 const LEASE: &str = "lease";
-
-/// All subjects of conditions.
-const SUBJECTS: [&str; 13] = [
-    "agent",
-    "claim",
-    "config",
-    "firewall",
-    "host",
-    "interface",
-    "kernel",
-    "node",
-    "public address",
-    "rival",
-    "store",
-    "subnet.env",
-    LEASE,
-];

@@ -178,7 +178,7 @@ async fn start_and_watch(options: Options, tasks: &mut Tasks) -> anyhow::Result<
     let stats = channels.watch.clone();
     let watch = store_watch::follow(Arc::clone(&store), sender, stats, random(), tasks.stop.clone());
     // Notifications before the first observation, so that no change falls in between.
-    let hints = Inbox::new();
+    let hints = Inbox::default();
     let monitor = monitor(Monitor::open()?, hints.clone(), tasks.stop.clone());
     tasks.start([task("watch", watch), ("monitor", Box::pin(monitor))]);
 

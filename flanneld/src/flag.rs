@@ -1,4 +1,4 @@
-//! A flag of flanneld as data: its parser, `--help`, flannelctl and the man page read the same tables.
+//! A flag of flanneld as data, for its parser, `--help`, flannelctl and the man page.
 
 /// One flag.
 #[derive(Clone, Copy, Debug)]
@@ -28,14 +28,14 @@ pub enum Kind {
     Level,
     /// Any text.
     Text,
-    /// Text that must not be shown.
+    /// Text that is not shown.
     Secret,
     /// Text; repeating the flag appends.
     List,
 }
 
 impl Flag {
-    /// A flag with any text as its value.
+    /// Returns a flag whose value is any text.
     #[must_use]
     pub const fn text(
         name: &'static str,
@@ -46,13 +46,13 @@ impl Flag {
         Self { name, kind: Kind::Text, value, default, help, extension: false }
     }
 
-    /// The same flag with a value of another form.
+    /// Returns the flag with a value of another form.
     #[must_use]
     pub const fn with_kind(self, kind: Kind) -> Self {
         Self { kind, ..self }
     }
 
-    /// The same flag as one that the Go flanneld does not have.
+    /// Returns the flag as one that Go flannel does not have.
     #[must_use]
     pub const fn extension(self) -> Self {
         Self { extension: true, ..self }

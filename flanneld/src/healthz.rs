@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::board::{Board, metrics};
+use crate::go_path::clean;
 use crate::http::{self, Answer};
 
 /// The address of the health endpoints is not available.
@@ -97,16 +98,10 @@ fn plain(status: StatusCode, body: &'static str) -> Answer {
 /// Returns the clean form of a path with `//`, `/./` or `/../`. Compatibility: Go's mux redirects to it.
 fn cleaned(uri: &Uri) -> Option<HeaderValue> {
     let path = uri.path();
-    let segments = path.strip_prefix('/')?.split('/');
-    let mut kept = Vec::new();
-    for segment in segments {
-        match segment {
-            "" | "." => {}
-            ".." => drop(kept.pop()),
-            segment => kept.push(segment),
-        }
+    if !path.starts_with('/') {
+        return None;
     }
-    let mut clean = format!("/{}", kept.join("/"));
+    let mut clean = clean(path);
     if path.ends_with('/') && clean != "/" {
         clean.push('/');
     }

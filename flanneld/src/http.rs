@@ -77,9 +77,7 @@ where
 }
 
 fn drop_oldest(handles: &mut VecDeque<AbortHandle>) {
-    if handles.len() >= MAX_CONNECTIONS {
-        handles.retain(|handle| !handle.is_finished());
-    }
+    handles.retain(|handle| !handle.is_finished());
     if handles.len() >= MAX_CONNECTIONS
         && let Some(oldest) = handles.pop_front()
     {

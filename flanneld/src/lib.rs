@@ -23,6 +23,7 @@ pub mod exec;
 mod files;
 pub mod firewall;
 pub mod flag;
+mod go_path;
 mod healthz;
 mod histogram;
 pub mod host;

@@ -1,4 +1,4 @@
-//! Log lines on stderr. What is logged at which level is said in the places that log.
+//! Log lines on stderr.
 
 use crate::cli::{LogFormat, LogOptions};
 use std::io::{self, IsTerminal as _};
@@ -22,7 +22,7 @@ where
     let lines = fmt::layer()
         .with_writer(writer)
         .with_target(options.verbosity > 0)
-        // A reader of our stderr that went away must not end the daemon.
+        // A closed stderr must not end the daemon.
         .log_internal_errors(false);
     let lines = match options.format {
         LogFormat::Text => lines.with_ansi(colours).boxed(),
@@ -31,8 +31,8 @@ where
     Box::new(registry().with(filter(options.verbosity)).with(lines))
 }
 
-/// klog's verbosity as levels: 0 what changed, 1 each operation, 5 everything. Libraries never get
-/// below `info`, where they log requests, and with them passwords and tokens.
+/// Maps klog's verbosity to levels: 0 for changes, 1 for each operation, 5 for everything. Libraries are limited to `info`, because
+/// below it they log requests, and so passwords and tokens.
 fn filter(verbosity: i32) -> Targets {
     let (own, libraries) = match verbosity {
         ..=0 => (LevelFilter::INFO, LevelFilter::WARN),

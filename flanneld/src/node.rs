@@ -1,5 +1,5 @@
-//! What this node is: the config in force, its external interface, its VTEP addresses. From these follow
-//! what it publishes and what its kernel should hold, for the daemon and for whoever checks its work.
+//! This node: the config in force, its external interface, its VTEP addresses. They determine what it publishes and the desired
+//! state of its kernel, for the daemon and for diagnosis.
 
 use flannel_core::backend::{BackendError, Endpoint, EndpointSources};
 use flannel_core::config::{NetworkConfig, ParseConfigError};
@@ -21,34 +21,37 @@ use tracing::warn;
 use crate::cli::NodeOptions;
 use crate::firewall;
 
-/// Why a node cannot start with what it is given.
+/// An unusable config or host.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// The config does not parse.
     #[error("the network config cannot be used")]
     Config(#[from] ParseConfigError),
-    /// Nothing is left to do.
-    #[error("the network config turns both families off: set EnableIPv4 or EnableIPv6 to true in it")]
+    /// No family is enabled.
+    #[error("the network config disables both families: set EnableIPv4 or EnableIPv6 to true in it")]
     NoFamily,
-    /// This version cannot run the backend.
+    /// This version does not support the backend or its options.
     #[error(transparent)]
-    Backend(BackendError),
-    /// None of the wishes leads to an interface.
+    Backend(#[from] BackendError),
+    /// No method finds an external interface.
     #[error("no external interface")]
     Interface(#[from] SelectError),
-    /// The config asks for what this host cannot have.
+    /// This host does not support the config.
     #[error("the network config cannot work on this host")]
     Host(#[source] BackendError),
+    /// The lease lacks an enabled family.
+    #[error(transparent)]
+    Subnet(#[from] MissingSubnetError),
 }
 
-/// What became of a config that was offered.
+/// The outcome of [`Node::offer`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Offer {
     /// It is in force from now on.
     Taken,
     /// It is the one in force.
     Same,
-    /// The one in force stays, for this reason.
+    /// The present one is kept, for this reason.
     Refused(String),
 }
 
@@ -61,7 +64,7 @@ pub struct Node {
     endpoints: DualStack<Endpoint>,
     /// Hardware address of the external interface.
     hardware: Option<Mac>,
-    /// Networks of configs that were in force before: objects of theirs are still ours to remove.
+    /// Networks of former configs, whose objects are still owned and so removed.
     former: BTreeSet<IpNet>,
 }
 
@@ -99,19 +102,19 @@ impl Node {
         self.hardware
     }
 
-    /// Takes over networks of the last run, whose config may have been another one: what it left in the kernel goes.
+    /// Adds networks of the last run, which may have had another config: its objects in the kernel are removed.
     pub fn inherit(&mut self, networks: impl Iterator<Item = IpNet>) {
-        // Everything is in a network of length 0, which no config has.
+        // A network of length 0 contains everything; no config has one.
         self.former.extend(networks.filter(|network| network.prefix_len() > 0));
     }
 
-    /// The families that are on.
+    /// Returns the enabled families.
     pub fn families(&self) -> Vec<Family> {
         families(&self.config)
     }
 
-    /// Takes a config where that can be done while pods run: the subnet must stay valid and the tunnel the same.
-    /// Anything else waits for a restart, node by node, which the administrator controls.
+    /// Applies a config if this is possible while pods run: the subnet must remain valid and the tunnel unchanged. Anything else
+    /// waits for a restart, node by node, under control of the administrator.
     pub fn offer(&mut self, text: &str, own: Option<&Subnets>) -> Offer {
         let config = match NetworkConfig::parse(text) {
             Ok(config) => config,
@@ -135,7 +138,7 @@ impl Node {
         Offer::Taken
     }
 
-    /// Looks at the host again. An interface that cannot be found any more stays the one in use, with the reason.
+    /// Chooses the external interface again; returns whether it changed. On an error the present one is kept.
     pub fn look(&mut self, facts: &HostFacts) -> Result<bool, SelectError> {
         let external = select::select(&self.options.interface, &self.families(), facts)?.external;
         let changed = external != self.external;
@@ -144,7 +147,7 @@ impl Node {
         Ok(changed)
     }
 
-    /// Settles the addresses of our tunnel devices, once. Returns what has to be remembered.
+    /// Determines the addresses of the tunnel devices, once. Returns new ones, which must be stored.
     pub fn settle_endpoints(
         &mut self,
         observed: &Dataplane,
@@ -165,12 +168,12 @@ impl Node {
         settled
     }
 
-    /// What we publish.
+    /// Returns the attributes to publish.
     pub fn attrs(&self) -> Result<LeaseAttrs, BackendError> {
         self.config.backend.attrs(&self.config.networks(), &self.external, &self.endpoints)
     }
 
-    /// What the kernel should hold while we own `own`. `pods` gives the addresses of the pods of this host.
+    /// Returns the desired state of the kernel with the lease `own`. `pods` returns the addresses of the pods of this host.
     pub fn desired(
         &self,
         own: &Subnets,
@@ -187,18 +190,18 @@ impl Node {
         Desired::new(&self.config, &node, facts)
     }
 
-    /// The networks that objects of ours can be in.
+    /// Returns the networks of owned objects.
     pub fn networks(&self) -> Vec<IpNet> {
         let current = Family::ALL.into_iter().filter_map(|family| self.config.network(family));
         current.chain(self.former.iter().copied()).collect()
     }
 
-    /// The devices whose neighbours and FDB entries may be ours.
+    /// Returns the devices whose neighbours and FDB entries may be owned.
     pub fn tunnels(&self) -> BTreeSet<LinkName> {
         self.config.backend.devices().collect()
     }
 
-    /// The firewall rules while we own `own`.
+    /// Returns the firewall rules with the lease `own`.
     pub fn firewall(&self, own: &Subnets) -> firewall::Desired {
         let mode = if self.config.enable_nftables { Mode::Nftables } else { Mode::Iptables };
         let ruleset = Ruleset::new(&Inputs {
@@ -211,26 +214,15 @@ impl Node {
         firewall::Desired { mode, ruleset }
     }
 
-    /// What the CNI plugin is told while we own `own`.
-    pub fn subnet_env(&self, own: &Subnets) -> Result<SubnetEnv, SubnetEnvError> {
+    /// Returns the input of the CNI plugin with the lease `own`.
+    pub fn subnet_env(&self, own: &Subnets) -> Result<SubnetEnv, NodeError> {
         Ok(SubnetEnv::new(&self.config, own, self.pod_mtu()?, self.options.ip_masq)?)
     }
 
-    /// The MTU of pods.
+    /// Returns the MTU of pods.
     pub fn pod_mtu(&self) -> Result<u32, BackendError> {
         self.config.backend.mtu(&self.config.networks(), self.external.mtu)
     }
-}
-
-/// Why the CNI plugin cannot be told anything.
-#[derive(Debug, thiserror::Error)]
-pub enum SubnetEnvError {
-    /// The MTU of pods cannot be had.
-    #[error(transparent)]
-    Mtu(#[from] BackendError),
-    /// The lease lacks a family that is on.
-    #[error(transparent)]
-    Subnet(#[from] MissingSubnetError),
 }
 
 fn hardware_of(external: &ExternalInterface, facts: &HostFacts) -> Option<Mac> {
@@ -245,5 +237,5 @@ fn supported(config: &NetworkConfig) -> Result<(), NodeError> {
     if families(config).is_empty() {
         return Err(NodeError::NoFamily);
     }
-    config.backend.supported().map_err(NodeError::Backend)
+    Ok(config.backend.supported()?)
 }

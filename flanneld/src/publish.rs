@@ -186,11 +186,16 @@ impl Publisher {
         }
         let text = match &claim.own {
             Some(own) if report.conditions.is_empty() => {
-                format!("subnet {}, {} peers", own.subnets, report.peers)
+                format!("subnet {}, {} peers", own.subnets, report.peers.total)
             }
             Some(own) => {
                 let problems: Vec<&str> = report.conditions.keys().map(String::as_str).take(5).collect();
-                format!("subnet {}, {} peers; problems: {}", own.subnets, report.peers, problems.join(", "))
+                format!(
+                    "subnet {}, {} peers; problems: {}",
+                    own.subnets,
+                    report.peers.total,
+                    problems.join(", ")
+                )
             }
             None => "waiting for a lease".to_owned(),
         };
@@ -200,7 +205,7 @@ impl Publisher {
         match (before.is_ready(), is_ready) {
             (true, false) => warn!(reason = text, "not ready any more"),
             (false, true) => {
-                info!(peers = report.peers, "ready");
+                info!(peers = report.peers.total, "ready");
                 self.outputs.notifier.ready();
             }
             (false, false) if before.0.join("; ") != text => debug!(reason = text, "not ready yet"),

@@ -42,6 +42,7 @@ use pace::Pace;
 use reporter::Reporter;
 use store_view::{News, StoreView};
 
+pub(crate) use conditions::id;
 pub(crate) use reporter::{Memory, Outputs};
 
 mod apply;

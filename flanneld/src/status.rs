@@ -7,7 +7,7 @@ use flannel_core::family::Family;
 use flannel_core::lease::{Revision, Subnets};
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::plan::Prune;
-use flannel_core::status::Allocation;
+use flannel_core::status::{Allocation, PeerCounts};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -41,14 +41,7 @@ pub(crate) struct Report {
     pub(crate) converged: bool,
     /// The peers come from a listing of the store, or from the state directory while the store is unreachable.
     pub(crate) peers_known: bool,
-    /// Leases of other nodes that are in use.
-    pub(crate) peers: usize,
-    /// Of these, with a fault.
-    pub(crate) faulty: usize,
-    /// Of these, lost by the store and kept.
-    pub(crate) kept: usize,
-    /// Records that cannot be read.
-    pub(crate) unreadable: usize,
+    pub(crate) peers: PeerCounts,
     /// Present problems, by subject: a subnet, the config, the interface.
     pub(crate) conditions: BTreeMap<String, String>,
     /// This node; `None` before the first round.

@@ -1,4 +1,4 @@
-//! The seam to the store of leases: etcd, or a directory.
+//! The interface to the store of leases: etcd, or a directory.
 //!
 //! Writes are always guarded: a record is created only while its key is absent and the network
 //! config is unchanged, and changed or deleted only at the revision that the writer knows.
@@ -39,23 +39,23 @@ pub type Watch = Box<dyn LeaseWatch>;
 /// What a watch delivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchEvent {
-    /// Changes up to and including a revision, in order. Without changes it is a sign of life.
+    /// Changes up to and including a revision, in order. Without changes it shows that the watch works.
     Changes {
         /// Everything up to here has been delivered.
         revision: Revision,
         /// The changes.
         changes: Vec<Change>,
     },
-    /// The revision asked for is gone (compaction, a store that was replaced): list again.
+    /// The requested revision no longer exists (compaction, another store): list again.
     Outdated,
 }
 
-/// How long a record lives.
+/// The lifetime of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Life {
-    /// Time left.
+    /// The remaining time.
     pub left: Duration,
-    /// Time that it had when it was last renewed.
+    /// The time after the last renewal.
     pub granted: Duration,
 }
 
@@ -86,7 +86,7 @@ pub trait LeaseStore: Send + Sync + 'static {
     /// Starts to deliver all changes after `after`.
     async fn watch(&self, after: Revision) -> Result<Watch, StoreError>;
 
-    /// Creates a record that lives for `lifetime`, or for ever. Fails with [`StoreError::Raced`] if
+    /// Creates a record that expires after `lifetime`, or never. Fails with [`StoreError::Raced`] if
     /// the key exists or the guard does not hold.
     async fn create(
         &self,
@@ -96,12 +96,12 @@ pub trait LeaseStore: Send + Sync + 'static {
         lifetime: Option<Duration>,
     ) -> Result<Held, StoreError>;
 
-    /// Changes our record and keeps its grant (a reservation stays one) and the time it has left. Fails with
-    /// [`StoreError::Raced`] unless it is still at the revision of `held`.
+    /// Changes the own record and keeps its grant (a reservation remains one) and its remaining time. Fails with
+    /// [`StoreError::Raced`] unless it has the revision of `held`.
     async fn update(&self, subnets: &Subnets, attrs: &LeaseAttrs, held: &Held) -> Result<Held, StoreError>;
 
-    /// Prolongs the life of our record without writing it; answers with the time left. Fails with
-    /// [`StoreError::Raced`] if the grant has expired.
+    /// Renews the own record without writing it; returns the remaining time. Fails with [`StoreError::Raced`] if the grant has
+    /// expired.
     async fn renew(&self, subnets: &Subnets, held: &Held) -> Result<Held, StoreError>;
 
     /// Deletes the record of any key, also one that no daemon can read. Fails with [`StoreError::Raced`] if it has
@@ -112,18 +112,18 @@ pub trait LeaseStore: Send + Sync + 'static {
     /// not exist if that is `None`.
     async fn put_config(&self, text: &str, current: Option<Revision>) -> Result<Revision, StoreError>;
 
-    /// Returns how long a record lives; `None` if for ever, or if it has ended.
+    /// Returns the lifetime of a record; `None` if it does not expire, or has expired.
     async fn life(&self, record: &Record) -> Result<Option<Life>, StoreError>;
 
-    /// Whether [`LeaseStore::life`] takes a request for each record, which is slow for many of them.
+    /// Whether [`LeaseStore::life`] needs a request for each record, which is slow for many.
     fn is_life_remote(&self) -> bool;
 
     /// Returns by how many seconds the clock of the store is ahead of that of this host, or why that is unknown; `None`
     /// for a store without a clock of its own.
     async fn clock_ahead_secs(&self) -> Option<Result<i64, String>>;
 
-    /// Lets a record live for `lifetime` from now on, or for ever, and keeps its value. Fails with
-    /// [`StoreError::Raced`] if it has another revision than it was read at.
+    /// Lets a record expire after `lifetime`, or never, and keeps its value. Fails with [`StoreError::Raced`] if its revision has
+    /// changed.
     async fn set_lifetime(&self, record: &Record, lifetime: Option<Duration>)
     -> Result<Revision, StoreError>;
 }
@@ -134,13 +134,13 @@ pub trait LeaseWatch: Send {
     /// Waits for the next event. An error ends the watch. Cancel-safe.
     async fn next(&mut self) -> Result<WatchEvent, StoreError>;
 
-    /// How long it may be silent while all is well; `None` if silence says nothing.
+    /// Returns the longest silence of a working watch; `None` if it can be silent forever.
     fn silence_limit(&self) -> Option<Duration> {
         None
     }
 }
 
-/// Whether a request counts as failed. A lost race is an answer.
+/// Whether a request counts as failed. A lost race is a response.
 fn is_failure<T>(result: &Result<T, StoreError>) -> bool {
     result.as_ref().is_err_and(|error| !matches!(error, StoreError::Raced))
 }

@@ -6,19 +6,17 @@ use std::ffi::{CStr, c_char};
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-/// Threads beyond the first share one heap: a daemon that mostly waits needs no more, and every further one keeps what it once
-/// had.
+/// Lets all threads share one heap: a daemon that mostly waits needs no more, and each further heap keeps its memory.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "mallopt has no safe form")]
 pub fn share_heap() {
-    // SAFETY: mallopt takes plain numbers, and nothing runs beside us yet that could allocate meanwhile.
+    // SAFETY: mallopt takes plain numbers, and no other thread exists yet.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 
-/// Gives freed memory back to the system. A round over a large cluster needs several megabytes for a moment; the heap
-/// would keep them.
+/// Returns freed memory to the system. A round in a large cluster temporarily needs several megabytes, which the heap would keep.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "malloc_trim has no safe form")]
 pub(crate) fn release_memory() {
@@ -32,11 +30,11 @@ pub(crate) fn release_memory() {
 #[cfg(not(target_env = "gnu"))]
 pub const fn share_heap() {}
 
-/// Other C libraries give memory back by themselves.
+/// Other C libraries return memory themselves.
 #[cfg(not(target_env = "gnu"))]
 pub(crate) const fn release_memory() {}
 
-/// getsockopt(2) for options that are plain bytes: reads what `buffer` holds, and answers how much of it was filled.
+/// getsockopt(2) for options that are plain bytes: `buffer` is read and overwritten. Returns the length of the result.
 #[expect(unsafe_code, reason = "no crate has the options of x_tables")]
 pub(crate) fn socket_option(
     socket: BorrowedFd<'_>,
@@ -53,12 +51,12 @@ pub(crate) fn socket_option(
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(filled.min(size) as usize) }
 }
 
-/// Makes a statically linked program look names up in `/etc/hosts` and the DNS, whatever `nsswitch.conf` says.
-/// To be called first in `main`, with `cfg!(target_feature = "crt-static")`.
+/// Lets a statically linked program resolve names with `/etc/hosts` and the DNS, independently of `nsswitch.conf`. Call it first in
+/// `main`, with `cfg!(target_feature = "crt-static")`.
 ///
-/// The other services that `nsswitch.conf` may name are shared libraries of the host. glibc loads them into
-/// static programs too, but they must be those of the very glibc that the program was linked with, or the program
-/// finds no name at all or crashes. Both services used here are part of glibc itself since 2.34.
+/// Other services in `nsswitch.conf` are shared libraries of the host. glibc loads them into static programs, too, but they must
+/// belong to the glibc that the program was linked with, otherwise it resolves no name or crashes. Both services here are part of
+/// glibc since 2.34.
 pub fn look_names_up_without_plugins(static_program: bool) {
     if static_program {
         #[cfg(target_env = "gnu")]
@@ -73,7 +71,7 @@ fn configure_lookup(database: &CStr, services: &CStr) {
     unsafe extern "C" {
         fn __nss_configure_lookup(database: *const c_char, services: *const c_char) -> c_int;
     }
-    // SAFETY: both strings end in NUL, and glibc copies what it keeps. It fails only for a name that is no
-    // database, and for lack of memory.
+    // SAFETY: both strings end in NUL, and glibc copies them. It fails only for an unknown
+    // database, and without memory.
     unsafe { __nss_configure_lookup(database.as_ptr(), services.as_ptr()) };
 }

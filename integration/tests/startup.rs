@@ -76,7 +76,7 @@ const BAD_CONFIGS: [(&str, &[&str]); 9] = [
         r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan","VNI":"1"}}"#,
         &["Backend.VNI is", "must be a whole number from 1 to 16777215"],
     ),
-    (r#"{"EnableIPv4":false}"#, &["turns both families off", "set EnableIPv4 or EnableIPv6 to true"]),
+    (r#"{"EnableIPv4":false}"#, &["disables both families", "set EnableIPv4 or EnableIPv6 to true"]),
     (
         r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd42::/48","Backend":{"Type":"vxlan","VNI":10000}}"#,
         &["Backend.VNI is 10000", "flannel-v6.10000", "must be at most 9999"],

@@ -80,18 +80,18 @@ fn rounds(page: &mut Page, board: &Board) {
 
 fn cluster(page: &mut Page, board: &Board) {
     let report = board.sources.report.borrow();
-    page.gauge("flannel_peers", "Leases of other nodes in use.", report.peers);
+    page.gauge("flannel_peers", "Leases of other nodes in use.", report.peers.total);
     page.gauge(
         "flannel_peers_faulty",
         "Peers that cannot be reached in some family because of their lease.",
-        report.faulty,
+        report.peers.faulty,
     );
     page.gauge(
         "flannel_peers_kept",
         "Peers that the store lost and that are kept until the grace period ends.",
-        report.kept,
+        report.peers.kept,
     );
-    page.gauge("flannel_records_unreadable", "Malformed lease records.", report.unreadable);
+    page.gauge("flannel_records_unreadable", "Malformed lease records.", report.peers.unreadable);
     page.family("flannel_subnets_capacity", GAUGE, "Subnets that the network config provides.");
     for allocation in &report.allocation {
         page.sample("", &[("family", &allocation.family)], allocation.capacity);

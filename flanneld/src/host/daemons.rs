@@ -1,29 +1,29 @@
-//! The flanneld processes of this node, of whatever kind.
+//! The flanneld processes of this node, those of Go flannel included.
 
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
 
-/// A flanneld.
+/// A flanneld process.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
-    /// Its number.
+    /// Its process id.
     pub pid: u32,
-    /// The kernel's letter for it: `S` sleeps, `T` is stopped.
+    /// Its state in the notation of the kernel: `S` sleeping, `T` stopped.
     pub state: char,
 }
 
 impl Process {
-    /// How it was started: its command line (`cmdline`) or its environment (`environ`), if that may be read.
+    /// Returns the words of its command line (`cmdline`) or environment (`environ`), if they are readable.
     #[must_use]
     pub fn words(&self, file: &str) -> Option<Vec<OsString>> {
         let bytes = fs::read(format!("/proc/{}/{file}", self.pid)).ok()?;
-        // Behind the last word, too, is a zero.
+        // The last word ends with a zero, too.
         let bytes = bytes.strip_suffix(&[0]).unwrap_or(&bytes);
         Some(bytes.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect())
     }
 
-    /// The variables of its environment.
+    /// Returns the variables of its environment.
     #[must_use]
     pub fn environment(&self) -> Vec<(String, String)> {
         let words = self.words("environ").unwrap_or_default();
@@ -35,8 +35,8 @@ impl Process {
     }
 }
 
-/// The flanneld processes in our network namespace, by number, this one too if it is one. Nothing is asked of them, so that
-/// they may also be of Go, or hang.
+/// Returns the flanneld processes of this network namespace by id, this one included. They are not contacted, so that they may hang
+/// or be Go flannel.
 #[must_use]
 pub fn processes() -> Vec<Process> {
     let own = fs::read_link("/proc/self/ns/net").ok();
@@ -45,25 +45,25 @@ pub fn processes() -> Vec<Process> {
     let mut found: Vec<Process> = numbers
         .filter_map(|pid| {
             let state = state(pid)?;
-            // Without the right to look we cannot tell, and take it for ours.
-            let is_ours = match (fs::read_link(format!("/proc/{pid}/ns/net")).ok(), &own) {
-                (Some(theirs), Some(own)) => theirs == *own,
+            // Without the permission to read it, assume this namespace.
+            let is_here = match (fs::read_link(format!("/proc/{pid}/ns/net")).ok(), &own) {
+                (Some(other), Some(own)) => other == *own,
                 _ => true,
             };
-            is_ours.then_some(Process { pid, state })
+            is_here.then_some(Process { pid, state })
         })
         .collect();
     found.sort_by_key(|process| process.pid);
     found
 }
 
-/// The first of them.
+/// Returns the first of them.
 #[must_use]
 pub fn running() -> Option<u32> {
     processes().first().map(|process| process.pid)
 }
 
-/// Whether a process is one still.
+/// Whether a process is a flanneld.
 #[must_use]
 pub fn is_running(pid: u32) -> bool {
     state(pid).is_some()
@@ -71,9 +71,9 @@ pub fn is_running(pid: u32) -> bool {
 
 fn state(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in parentheses and may hold any character; the state follows it.
+    // The name is in parentheses and can contain any character; the state follows it.
     let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
     let state = rest.trim_start().chars().next()?;
-    // One that has ended and is not yet waited for is still listed.
+    // A zombie is listed, too.
     (name == "flanneld" && state != 'Z').then_some(state)
 }

@@ -1,10 +1,10 @@
-//! The pods of this host, as the CNI plugin host-local knows them.
+//! The pods of this host, according to the CNI plugin host-local.
 
 use flannel_core::host_local::DATA_DIRECTORY;
 use std::fs;
 use std::net::IpAddr;
 
-/// The addresses that are given out, of all networks.
+/// Returns the allocated addresses of all networks.
 #[must_use]
 pub fn addresses() -> Vec<IpAddr> {
     let networks = fs::read_dir(DATA_DIRECTORY).into_iter().flatten().flatten();

@@ -60,19 +60,13 @@ impl Monitor {
 }
 
 /// A queue of hints. It keeps only the last hint of each object and replaces too many of them by one overrun, so that it
-/// is bounded and the monitor never waits.
-#[derive(Clone, Debug)]
+/// is bounded and the monitor never waits. Clones share it.
+#[derive(Clone, Debug, Default)]
 pub struct Inbox {
     waiting: watch::Sender<Hints>,
 }
 
 impl Inbox {
-    /// Creates an empty inbox. Clones share it.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { waiting: watch::Sender::new(Hints::default()) }
-    }
-
     /// Adds hints.
     pub fn push(&self, hints: impl IntoIterator<Item = Hint>) {
         self.waiting.send_modify(|waiting| hints.into_iter().for_each(|hint| waiting.push(hint)));
@@ -93,12 +87,6 @@ impl Inbox {
             false
         });
         taken
-    }
-}
-
-impl Default for Inbox {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -5,17 +5,17 @@ use flannel_core::backend::PeerError;
 use crate::error::chain;
 
 /// Conditions that are not about one lease.
-pub(super) mod id {
-    pub(in crate::reconcile) const AGENT: &str = "agent";
-    pub(in crate::reconcile) const ATTRS: &str = "public address";
-    pub(in crate::reconcile) const CONFIG: &str = "config";
-    pub(in crate::reconcile) const CONFLICT: &str = "rival";
-    pub(in crate::reconcile) const INTERFACE: &str = "interface";
-    pub(in crate::reconcile) const KERNEL: &str = "kernel";
-    pub(in crate::reconcile) const NODE: &str = "node";
-    pub(in crate::reconcile) const STORE: &str = "store";
-    pub(in crate::reconcile) const SUBNET_ENV: &str = "subnet.env";
-    pub(in crate::reconcile) const ALL: [&str; 9] =
+pub(crate) mod id {
+    pub(crate) const AGENT: &str = "agent";
+    pub(crate) const ATTRS: &str = "public address";
+    pub(crate) const CONFIG: &str = "config";
+    pub(crate) const CONFLICT: &str = "rival";
+    pub(crate) const INTERFACE: &str = "interface";
+    pub(crate) const KERNEL: &str = "kernel";
+    pub(crate) const NODE: &str = "node";
+    pub(crate) const STORE: &str = "store";
+    pub(crate) const SUBNET_ENV: &str = "subnet.env";
+    pub(crate) const ALL: [&str; 9] =
         [AGENT, ATTRS, CONFIG, CONFLICT, INTERFACE, KERNEL, NODE, STORE, SUBNET_ENV];
 }
 

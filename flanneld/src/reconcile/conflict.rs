@@ -75,9 +75,7 @@ impl Detector {
     pub(super) fn hold_back(&mut self, ops: &mut Vec<Op>, now: Instant) {
         let Some(conflict) = &mut self.conflict else { return };
         conflict.links = ops.iter().filter_map(contested).cloned().collect();
-        if now < conflict.until {
-            ops.retain(|op| op.link().is_none_or(|link| !conflict.links.contains(link)));
-        }
+        self.hold_back_changes(ops, now);
     }
 
     /// Does the same for operations that follow from changes of leases.

@@ -8,7 +8,7 @@ use flannel_core::desired::Assembly;
 use flannel_core::lease::table::{LeaseTable, PeerChange};
 use flannel_core::lease::{Lease, LeaseAttrs, Subnets};
 use flannel_core::link::{LinkName, Mac};
-use flannel_core::status::{Allocation, Round};
+use flannel_core::status::{Allocation, PeerCounts, Round};
 use flannel_core::subnet_env::SubnetEnv;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -207,11 +207,13 @@ impl Reporter {
     /// Publishes the report, with the counts that follow from the rest.
     pub(super) fn publish(&mut self, assembly: Option<&Assembly>, cluster: &Cluster) {
         let is_faulty = |errors: &&Vec<PeerError>| errors.iter().any(|error| !error.is_expected());
-        self.report.peers = assembly.map_or(0, |assembly| assembly.leases().len());
-        self.report.faulty =
-            assembly.map_or(0, |assembly| assembly.errors().values().filter(is_faulty).count());
-        self.report.kept = cluster.lingering().len();
-        self.report.unreadable = cluster.table().rejected().len();
+        let faulty = |assembly: &Assembly| assembly.errors().values().filter(is_faulty).count();
+        self.report.peers = PeerCounts {
+            total: assembly.map_or(0, |assembly| assembly.leases().len()) as u64,
+            faulty: assembly.map_or(0, faulty) as u64,
+            kept: cluster.lingering().len() as u64,
+            unreadable: cluster.table().rejected().len() as u64,
+        };
         if *self.outputs.report.borrow() != self.report {
             self.outputs.report.send_replace(self.report.clone());
         }

@@ -151,10 +151,10 @@ impl Lab {
         self.claim.send_replace(ClaimState { own: Some(own), ..ClaimState::default() });
     }
 
-    /// Waits until the kernel is as wished.
-    pub(super) async fn until(&self, what: &str, wished: impl Fn(&Dataplane) -> bool) {
+    /// Waits until the kernel is as condition.
+    pub(super) async fn until(&self, what: &str, condition: impl Fn(&Dataplane) -> bool) {
         let reached = async {
-            while !wished(&self.kernel.dataplane()) {
+            while !condition(&self.kernel.dataplane()) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
@@ -228,7 +228,7 @@ fn routes(plane: &Dataplane) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_publishes_first_and_programs_with_the_lease() {
+async fn a_start_publishes_attributes_and_sets_routes_with_the_lease() {
     let kernel = FakeKernel::new(contract::host());
     let mut lab = Lab::start(&kernel, CONFIG, &[]);
     lab.list(&[peer(2)]).await;
@@ -242,7 +242,7 @@ async fn a_start_publishes_first_and_programs_with_the_lease() {
     assert!(kernel.take_log().is_empty(), "nothing is done without a lease");
     lab.hold("10.42.1.0-24");
     lab.until("the peer is reachable", |plane| routes(plane) == ["10.42.2.0/24"]).await;
-    lab.report.wait_for(|report| report.converged && report.peers == 1).await.unwrap();
+    lab.report.wait_for(|report| report.converged && report.peers.total == 1).await.unwrap();
     assert!(lab.firewall.borrow().is_some());
     let env = lab.env.borrow().unwrap().to_string();
     assert!(env.contains("FLANNEL_SUBNET=10.42.1.1/24\n") && env.contains("FLANNEL_MTU=1450\n"), "{env}");
@@ -250,7 +250,7 @@ async fn a_start_publishes_first_and_programs_with_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_change_costs_its_own_operations_only() {
+async fn a_lease_change_applies_only_its_own_operations() {
     let mut lab = Lab::settled().await;
     lab.kernel.fail_observations(1000);
     lab.change(vec![Change::Put(peer(4))]).await;
@@ -272,7 +272,7 @@ async fn a_lease_change_costs_its_own_operations_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_others_take_away_or_leave_behind_is_put_right() {
+async fn changes_of_other_programs_are_repaired() {
     let lab = Lab::settled().await;
     let right = lab.kernel.dataplane();
     lab.kernel.meddle(|plane| {
@@ -294,7 +294,7 @@ async fn what_others_take_away_or_leave_behind_is_put_right() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bad_record_is_named_at_once() {
+async fn a_malformed_record_is_reported_at_once() {
     let mut lab = Lab::settled().await;
     lab.kernel.fail_observations(1000);
     let broken = Record { value: b"{".to_vec(), ..peer(3) };
@@ -311,7 +311,7 @@ async fn a_bad_record_is_named_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_operation_is_retried_and_stops_no_other() {
+async fn a_failed_operation_is_retried_and_does_not_stop_others() {
     let mut lab = Lab::settled().await;
     lab.kernel.fail_op(0, Errno::ENOBUFS);
     lab.change(vec![Change::Put(peer(4)), Change::Put(peer(5))]).await;
@@ -322,7 +322,7 @@ async fn a_failed_operation_is_retried_and_stops_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_operation_that_always_fails_keeps_no_other_peer_waiting() {
+async fn an_operation_that_always_fails_does_not_delay_other_peers() {
     let kernel = FakeKernel::new(contract::host());
     let mut lab = Lab::start(&kernel, CONFIG, &[]);
     // Ops 0 and 1 make the device and its address, 2 is the first of a peer.
@@ -337,7 +337,7 @@ async fn an_operation_that_always_fails_keeps_no_other_peer_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_config_is_not_what_the_next_start_gets() {
+async fn a_rejected_config_is_not_stored_for_the_next_start() {
     let mut lab = Lab::settled().await;
     let memory = lab.memory.borrow().config.clone().unwrap();
     assert_eq!(memory.text, CONFIG);
@@ -350,7 +350,7 @@ async fn a_refused_config_is_not_what_the_next_start_gets() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kernel_that_cannot_be_read_is_a_condition_until_it_can() {
+async fn an_unreadable_kernel_is_reported_until_it_is_readable() {
     let mut lab = Lab::settled().await;
     lab.kernel.fail_observations(3);
     lab.kernel.meddle(|plane| plane.fdb.clear());
@@ -361,7 +361,7 @@ async fn a_kernel_that_cannot_be_read_is_a_condition_until_it_can() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn peers_of_a_wiped_store_stay_until_they_are_back_or_given_up() {
+async fn peers_of_a_wiped_store_are_kept_for_the_grace_period() {
     let mut lab = Lab::settled().await;
     let before = lab.record.borrow_and_update().clone().unwrap();
     lab.list(&[]).await;
@@ -377,7 +377,7 @@ async fn peers_of_a_wiped_store_stay_until_they_are_back_or_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bad_record_is_named_and_hurts_nobody_else() {
+async fn a_malformed_record_does_not_affect_other_peers() {
     let mut lab = Lab::settled().await;
     let mut bad = peer(4);
     bad.value =
@@ -392,7 +392,7 @@ async fn a_bad_record_is_named_and_hurts_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_waits_for_its_config_is_not_a_wiped_one() {
+async fn a_store_that_never_had_a_config_is_not_wiped() {
     let kernel = FakeKernel::new(contract::host());
     let mut lab = Lab::start(&kernel, CONFIG, &[]);
     let empty = Listing { revision: Revision::new(1), config: None, records: Vec::new() };
@@ -407,7 +407,7 @@ async fn a_store_that_waits_for_its_config_is_not_a_wiped_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_config_is_taken_as_far_as_pods_allow() {
+async fn a_config_is_applied_if_pods_can_keep_running() {
     let mut lab = Lab::settled().await;
     let config = |text: &str, revision| {
         Change::Config(Some(ConfigRecord { text: text.to_owned(), revision: Revision::new(revision) }))
@@ -436,7 +436,7 @@ async fn a_config_is_taken_as_far_as_pods_allow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_move_to_another_subnet_leaves_nothing_of_the_old_one() {
+async fn a_new_subnet_replaces_all_objects_of_the_old_one() {
     let mut lab = Lab::settled().await;
     let mut moved = own();
     moved.key = "10.42.7.0-24".to_owned();
@@ -457,7 +457,7 @@ async fn a_move_to_another_subnet_leaves_nothing_of_the_old_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_without_a_store_works_with_what_is_remembered() {
+async fn a_start_without_a_store_uses_the_state_directory() {
     let kernel = FakeKernel::new(contract::host());
     let remembered: Vec<Record> = [own(), peer(2), peer(3)].into();
     let mut lab = Lab::start(&kernel, CONFIG, &remembered);
@@ -505,7 +505,7 @@ async fn the_next_start_repairs_a_crash_after_any_operation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_ends_the_loop_even_in_the_middle_of_a_round() {
+async fn a_stop_interrupts_a_round() {
     let lab = Lab::settled().await;
     lab.kernel.hang(true);
     lab.kernel.meddle(|plane| plane.fdb.clear());
@@ -515,7 +515,7 @@ async fn a_stop_ends_the_loop_even_in_the_middle_of_a_round() {
 
 /// Whoever asks shares what the loop has, and a change of leases meanwhile does not reach what was given away.
 #[tokio::test(start_paused = true)]
-async fn a_view_is_of_one_moment() {
+async fn a_view_is_consistent() {
     let mut lab = Lab::settled().await;
     let before = lab.view().await;
     let desired = before.assembly.as_ref().unwrap().dataplane().clone();
@@ -531,7 +531,7 @@ async fn a_view_is_of_one_moment() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rounds_are_counted_by_what_they_did() {
+async fn rounds_are_counted_by_result() {
     let mut lab = Lab::settled().await;
     let history = lab.history.borrow().clone();
     assert!(history.last_success_at_unix_seconds.is_some() && history.failing.is_empty());

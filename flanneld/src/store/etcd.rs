@@ -1,12 +1,10 @@
 //! Leases in etcd, API version 3.
 //!
-//! Every call is one attempt with a time limit. The one thing that is repeated is a request that the server refused
-//! unexecuted because the login was too old. Requests share one connection ([`connect`]); one that
-//! failed is dropped, so the next call takes the fastest endpoint that answers.
+//! Every call is one attempt with a time limit. Only a request that the server rejected because of an old login is repeated.
+//! Requests share one connection ([`connect`]); after a failure it is dropped, so that the next call uses the fastest endpoint.
 //!
-//! A call whose future is dropped, or that ends in an error other than [`StoreError::Raced`], may have been executed.
-//! Whoever cannot live with that lists again: a record made by a lost `create` shows there with the
-//! address of its maker, and expires if nobody renews it.
+//! A call whose future is dropped, or that ends in an error other than [`StoreError::Raced`], may have been executed, which the next
+//! listing shows: a record of a `create` without response has the address of its node, and expires unless renewed.
 
 mod clock;
 mod connect;
@@ -43,9 +41,9 @@ use landmark::{Landmark, Landmarks};
 use options::Target;
 use watch::EtcdWatch;
 
-/// Time for a whole call, connecting included. A quorum that has lost its leader needs about a second for a new one.
+/// Time limit of a call with its connection. A quorum that has lost its leader needs about a second for a new one.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
-/// Time for giving back a grant after a failed creation: it would expire by itself.
+/// Time limit for revoking the grant of a failed creation: it expires anyway.
 const REVOKE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The leases in one etcd cluster. Cloning shares the connection.
@@ -60,12 +58,12 @@ struct Shared {
     link: sync::Mutex<Link>,
     stats: sync::watch::Sender<StoreStats>,
     landmarks: Mutex<Landmarks>,
-    /// Our role does not cover the keys between config and subnets.
+    /// The role of the user does not include the keys between config and subnets.
     narrow: AtomicBool,
 }
 
-/// The connection in use and what makes the next one. The lock is held while connecting, so that there is one race
-/// at a time and everybody waits for its result.
+/// The present connection, and the connector of the next one. The lock is held while connecting, so that all requests wait for
+/// one race.
 #[derive(Default)]
 struct Link {
     connection: Option<Connection>,
@@ -101,13 +99,17 @@ impl EtcdStore {
         format!("{}{key}", self.shared.target.keys.subnets)
     }
 
-    /// Runs a guarded write; answers with its revision.
-    async fn transact(&self, operation: Operation, txn: Txn) -> Result<Revision, StoreError> {
+    async fn txn(&self, operation: Operation, txn: Txn) -> Result<TxnResponse, StoreError> {
         let request = |mut connection: Connection| {
             let txn = txn.clone();
             async move { connection.kv.txn(txn).await }
         };
-        let response = self.call(operation, request).await?;
+        self.call(operation, request).await
+    }
+
+    /// Runs a guarded write; returns its revision.
+    async fn transact(&self, operation: Operation, txn: Txn) -> Result<Revision, StoreError> {
+        let response = self.txn(operation, txn).await?;
         if response.succeeded() { Ok(revision_of(&response)) } else { Err(StoreError::Raced) }
     }
 
@@ -125,7 +127,7 @@ impl EtcdStore {
             let result = timeout_at(deadline, request(connection.clone())).await;
             let result = match result {
                 Ok(Err(error)) if !fresh && is_login_needed(&error) => {
-                    // Refused before it was executed, so it can be sent again with a new token.
+                    // It was not executed, so it can be sent again with a new token.
                     fresh = true;
                     self.forget(&connection).await;
                     continue;
@@ -147,7 +149,7 @@ impl EtcdStore {
         }
     }
 
-    /// The connection in use, or a new one.
+    /// Returns the present connection, or a new one.
     async fn connection(&self, operation: Operation, deadline: Instant) -> Result<Connection, StoreError> {
         let connect = async {
             let mut link = self.shared.link.lock().await;
@@ -164,7 +166,7 @@ impl EtcdStore {
             .unwrap_or_else(|_| Err(self.timed_out(&self.shared.identity.location, operation)))
     }
 
-    /// Drops a connection that failed, unless that has been done already.
+    /// Drops a failed connection, unless it was already replaced.
     async fn forget(&self, failed: &Connection) {
         let mut link = self.shared.link.lock().await;
         if link.connection.as_ref().is_some_and(|current| current.generation == failed.generation) {
@@ -173,7 +175,7 @@ impl EtcdStore {
         }
     }
 
-    /// Names an error, and drops the connection unless the server is well and just says no.
+    /// Classifies an error, and drops the connection unless the server rejected the request.
     async fn failed(
         &self,
         connection: &Connection,
@@ -201,7 +203,7 @@ impl EtcdStore {
         EtcdError::new(Kind::TimedOut, text, None).into()
     }
 
-    /// Runs `change` on the landmarks. They stay whole whatever panics meanwhile.
+    /// Runs `change` on the landmarks, which a panic cannot make inconsistent.
     fn with_landmarks<T>(&self, change: impl FnOnce(&mut Landmarks) -> T) -> T {
         change(&mut self.shared.landmarks.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -224,11 +226,7 @@ impl LeaseStore for EtcdStore {
             TxnOp::get(keys.config.as_str(), None),
             TxnOp::get(keys.subnets.as_str(), Some(whole)),
         ]);
-        let request = |mut connection: Connection| {
-            let txn = txn.clone();
-            async move { connection.kv.txn(txn).await }
-        };
-        let response = self.call(Operation::List, request).await?;
+        let response = self.txn(Operation::List, txn).await?;
         let mut ranges = response.op_responses().into_iter().map(|response| match response {
             TxnOpResponse::Get(mut range) => range.take_kvs(),
             _ => Vec::new(),
@@ -270,7 +268,7 @@ impl LeaseStore for EtcdStore {
 
     async fn update(&self, subnets: &Subnets, attrs: &LeaseAttrs, held: &Held) -> Result<Held, StoreError> {
         let key = self.record_key(&subnets.to_string());
-        // The guard makes sure that the key is there and still has the lease that it had.
+        // The guard ensures that the key exists and has the same lease.
         let put = TxnOp::put(key.as_str(), attrs.to_json(), Some(PutOptions::new().with_ignore_lease()));
         let txn = Txn::new()
             .when([Compare::mod_revision(key, CompareOp::Equal, held.revision.number())])
@@ -285,11 +283,11 @@ impl LeaseStore for EtcdStore {
         let request = |mut connection: Connection| async move {
             let (mut keeper, mut answers) = match connection.lease.keep_alive(grant).await {
                 Ok(stream) => stream,
-                // etcd-client's form of an answer without time left: the server does not know the grant.
+                // etcd-client's form of a response without remaining time: the server does not have the grant.
                 Err(etcd_client::Error::LeaseKeepAliveError(_)) => return Ok(None),
                 Err(error) => return Err(error),
             };
-            // It keeps the first answer to itself, so ask once more on the same stream.
+            // It hides the first response, so another request follows on the same stream.
             keeper.keep_alive().await?;
             Ok(answers.message().await?.map(|answer| answer.ttl()))
         };
@@ -324,7 +322,7 @@ impl LeaseStore for EtcdStore {
         let request =
             |mut connection: Connection| async move { connection.lease.time_to_live(grant, None).await };
         let answer = self.call(Operation::TimeLeft, request).await?;
-        // An unknown grant has -1 seconds left.
+        // An unknown grant has -1 seconds.
         let seconds = |number: i64| u64::try_from(number).ok().map(Duration::from_secs);
         Ok(seconds(answer.ttl())
             .map(|left| Life { left, granted: seconds(answer.granted_ttl()).unwrap_or(left) }))
@@ -345,14 +343,14 @@ impl LeaseStore for EtcdStore {
     ) -> Result<Revision, StoreError> {
         let key = self.record_key(&record.key);
         let guard = Compare::mod_revision(key.as_str(), CompareOp::Equal, record.revision.number());
-        // A put without a grant takes the key off the one that it had.
+        // A put without a grant detaches the key from its previous one.
         let put = |options| TxnOp::put(key.as_str(), record.value.as_slice(), options);
         Ok(self.put_granted(Operation::Update, vec![guard], put, lifetime).await?.revision)
     }
 }
 
 impl EtcdStore {
-    /// Writes a record with a new grant, which is given back if a guard does not hold, or without any.
+    /// Writes a record with a new grant, which is revoked if a guard fails, or without a grant.
     async fn put_granted(
         &self,
         operation: Operation,
@@ -377,7 +375,7 @@ impl EtcdStore {
         })
     }
 
-    /// Gets a grant and its time, which the server may have made longer (it has a minimum).
+    /// Creates a grant and returns its time, which the server may have extended (it has a minimum).
     async fn grant(&self, lifetime: Duration) -> Result<(i64, Duration), StoreError> {
         let whole = lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0);
         let seconds = i64::try_from(whole).unwrap_or(i64::MAX).max(1);
@@ -387,7 +385,7 @@ impl EtcdStore {
         Ok((response.id(), Duration::from_secs(ttl)))
     }
 
-    /// Gives back the grant of a record that was not created. Deletes that record, should it be there after all.
+    /// Revokes the grant of a record that was not created, which deletes the record if it exists after all.
     async fn revoke(&self, grant: i64) {
         let request = |mut connection: Connection| async move { connection.lease.revoke(grant).await };
         // On failure it expires by itself.

@@ -11,7 +11,7 @@ pub struct Identity {
     pub location: String,
     /// Where the network config is, for messages.
     pub config_place: String,
-    /// A file name that differs between the stores that daemons of one host use.
+    /// A file name that is unique among the stores of the daemons on a host.
     pub scope: String,
 }
 
@@ -33,7 +33,7 @@ pub(super) fn scope(kind: &str, place: &str) -> String {
     scope
 }
 
-/// Whether a file is named by the scope of a store.
+/// Whether the name of a file is the scope of a store.
 #[must_use]
 pub fn is_scope(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

@@ -24,7 +24,8 @@ pub(crate) const LATENCY_CLASSES: [Duration; 11] = [
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
     operations: [OperationStats; Operation::COUNT],
-    newest: Option<Operation>,
+    /// The operation of the request that ended last.
+    pub newest: Option<Operation>,
 }
 
 /// The requests of one operation.
@@ -52,12 +53,6 @@ impl StoreStats {
     #[must_use]
     pub fn of(&self, operation: Operation) -> &OperationStats {
         &self.operations[operation as usize]
-    }
-
-    /// Returns the operation of the request that ended last.
-    #[must_use]
-    pub const fn newest(&self) -> Option<Operation> {
-        self.newest
     }
 
     /// Returns the number of failed requests.

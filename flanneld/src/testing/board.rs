@@ -77,8 +77,8 @@ impl Fixture {
         let problem = Some(Problem::NoConfig.to_string());
         fixture.claim.send_replace(ClaimState { own: Some(own), lost: None, problem });
         fixture.report.send_modify(|report| {
-            report.peers = 5000;
-            report.faulty = 1;
+            report.peers.total = 5000;
+            report.peers.faulty = 1;
             for about in ["store", "public address", "10.42.7.0-24", "10.42.8.0-24"] {
                 report.conditions.insert(about.to_owned(), "it is wrong".to_owned());
             }

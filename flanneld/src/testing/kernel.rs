@@ -44,7 +44,7 @@ impl FakeKernel {
             hangs: false,
         };
         state.number_links();
-        Self { state: Arc::new(Mutex::new(state)), inbox: Inbox::new() }
+        Self { state: Arc::new(Mutex::new(state)), inbox: Inbox::default() }
     }
 
     /// Where its notifications arrive.

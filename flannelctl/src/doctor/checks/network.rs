@@ -59,7 +59,7 @@ fn refused(facts: &Facts, error: &NodeError, report: &mut Report) {
         NodeError::Interface(_) => report
             .find(&INTERFACE_MISSING, "interface", "no interface is suitable for traffic between nodes")
             .fix("specify an interface: flanneld --iface=NAME"),
-        NodeError::Backend(_) | NodeError::Host(_) => {
+        NodeError::Backend(_) | NodeError::Host(_) | NodeError::Subnet(_) => {
             report.find(&CONFIG_UNFIT, place, "the network config is unsupported on this host")
         }
     };

@@ -65,7 +65,7 @@ async fn a_daemon_that_waits_for_its_config_says_so() {
             let (code, body) = ask(&path, "GET", target).await;
             assert_eq!(code, 503, "{target}");
             insta::allow_duplicates! {
-                insta::assert_snapshot!(body, @r#"{"error":"flanneld has not started its work yet: starting"}"#);
+                insta::assert_snapshot!(body, @r#"{"error":"flanneld is still starting: starting"}"#);
             }
         }
         let (_, body) = ask(&path, "GET", "/status").await;

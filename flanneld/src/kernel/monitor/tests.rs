@@ -23,7 +23,7 @@ fn address(last: u8) -> Hint {
 
 #[tokio::test]
 async fn an_inbox_keeps_hints_until_they_are_taken() {
-    let inbox = Inbox::new();
+    let inbox = Inbox::default();
     assert!(inbox.take().is_empty());
     inbox.push([address(1), address(2)]);
     inbox.clone().push([address(1)]);
@@ -34,7 +34,7 @@ async fn an_inbox_keeps_hints_until_they_are_taken() {
 
 #[tokio::test(start_paused = true)]
 async fn an_inbox_wakes_only_when_filled() {
-    let inbox = Inbox::new();
+    let inbox = Inbox::default();
     inbox.push([address(1)]);
     let _ = inbox.take();
     // Taking hints does not wake the waiter.
@@ -122,7 +122,7 @@ fn a_flood_is_an_overrun() {
 fn the_monitor_fills_the_inbox() {
     in_namespace(|| async {
         set_up_host();
-        let inbox = Inbox::new();
+        let inbox = Inbox::default();
         let run_monitor = Monitor::open().unwrap().run(inbox.clone());
         run("ip link set peer0 down");
         tokio::select! {

@@ -9,6 +9,7 @@ use flannel_core::exchange::Changes;
 use flannel_core::link::{IfIndex, LinkName};
 use flannel_core::message::link::LinkRecord;
 use flannel_core::message::{Request, address, fdb, link, neighbour, route};
+use flannel_core::status::{Action, classify};
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use tracing::debug;
@@ -228,7 +229,7 @@ impl Application<'_> {
             None => None,
             Some(name) => match self.index(name).await? {
                 Some(index) => Some(index),
-                None if deletes(op) => return Ok(Vec::new()),
+                None if classify(op).0 == Action::Delete => return Ok(Vec::new()),
                 None => return Err(KernelError::NoLink { op: op.to_string(), link: name.clone() }),
             },
         };
@@ -276,23 +277,6 @@ impl Application<'_> {
             Err(refusal) if refusal.means_absent() => Ok(None),
             Err(refusal) => Err(KernelError::List { what: get.subject().to_owned(), cause: refusal.into() }),
         }
-    }
-}
-
-/// Returns true for ops that are done if their link does not exist.
-const fn deletes(op: &Op) -> bool {
-    match op {
-        Op::DeleteLink(_)
-        | Op::DeleteAddress(_)
-        | Op::DeleteNeighbour(_)
-        | Op::DeleteFdb(..)
-        | Op::DeleteRoute(..) => true,
-        Op::CreateLink(..)
-        | Op::SetLink(..)
-        | Op::AddAddress(_)
-        | Op::SetNeighbour(..)
-        | Op::SetFdb(..)
-        | Op::SetRoute(..) => false,
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use crate::flag::{Flag, Kind};
+use crate::go_path::clean;
 use crate::store::error::StoreOptionsError;
 
 /// The values of the `--etcd-*` flags. Empty text counts as not given, as with Go's flags.
@@ -233,28 +234,6 @@ impl Keys {
 
 fn join(prefix: &str, name: &str) -> String {
     if prefix.is_empty() { name.to_owned() } else { clean(&format!("{prefix}/{name}")) }
-}
-
-/// Removes doubled and trailing slashes and resolves `.` and `..`, by the rules of Go's `path.Clean`.
-fn clean(path: &str) -> String {
-    let rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if parts.last().is_some_and(|last| *last != "..") => {
-                parts.pop();
-            }
-            ".." if rooted => {}
-            part => parts.push(part),
-        }
-    }
-    let joined = parts.join("/");
-    match (rooted, joined.is_empty()) {
-        (true, _) => format!("/{joined}"),
-        (false, true) => ".".to_owned(),
-        (false, false) => joined,
-    }
 }
 
 #[cfg(test)]
