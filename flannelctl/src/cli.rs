@@ -123,7 +123,7 @@ pub(crate) fn refuse(error: clap::Error) -> ExitCode {
         error.remove(ContextKind::SuggestedSubcommand);
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![text.into()]));
     }
-    let form = asked_form();
+    let form = requested_form();
     if matches!(form, Form::Json | Form::Yaml)
         && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     {
@@ -157,8 +157,8 @@ fn subcommands(error: &clap::Error) -> Option<String> {
     Some(format!("Subcommands of `{path}`: {}.", names.join(", ")))
 }
 
-/// The output format in an otherwise invalid command line.
-fn asked_form() -> Form {
+/// The output format that an invalid command line requests.
+fn requested_form() -> Form {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let named = words.iter().enumerate().find_map(|(at, word)| match word.as_str() {
         "-o" | "--output" => words.get(at + 1).map(String::as_str),

@@ -23,7 +23,7 @@ impl Args for StoreFlags {
             Arg::new(flag.name)
                 .long(flag.name)
                 .global(true)
-                // clap wants names that live for ever; there are as many as there are flags.
+                // clap requires static names; their number is that of the flags.
                 .env(String::leak(flag.variable()) as &'static str)
                 .hide_env_values(flag.kind == Kind::Secret)
                 .value_name(flag.value)
@@ -58,10 +58,10 @@ impl FromArgMatches for StoreFlags {
 }
 
 impl StoreFlags {
-    /// Returns the store that is named; `None` if no flag or variable names one.
+    /// Returns the specified store; `None` if no flag or variable specifies one.
     pub(crate) fn options(&self) -> Option<StoreOptions> {
-        let is_named = self.0.values().any(|text| !text.is_empty());
-        is_named.then(|| StoreOptions::from_flags(|flag| self.0.get(flag.name).cloned()))
+        let is_specified = self.0.values().any(|text| !text.is_empty());
+        is_specified.then(|| StoreOptions::from_flags(|flag| self.0.get(flag.name).cloned()))
     }
 }
 

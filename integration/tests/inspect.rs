@@ -92,7 +92,8 @@ fn healthy_node() {
         // The store is that of the daemon, as long as none is named.
         site.ctl(&["lease", "list"])?.expect(0, &[&format!("{own} *"), &peer.to_string()])?;
         site.ctl(&["route", "get", "10.42.0.9"])?.expect(0, &["none: no lease contains"])?;
-        site.ctl(&["--lease-dir=/nowhere", "lease", "list"])?.expect(4, &["the lease directory /nowhere does not exist"])?;
+        site.ctl(&["--lease-dir=/nowhere", "lease", "list"])?
+            .expect(4, &["the lease directory /nowhere does not exist"])?;
         Ok(())
     });
 }

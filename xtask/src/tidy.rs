@@ -80,11 +80,11 @@ pub(crate) fn run() -> Result<bool> {
 fn findings(root: &Path, sources: &BTreeMap<String, String>) -> Result<Vec<String>> {
     let mut errors = Vec::new();
     for (name, text) in sources {
-        look_at(name, text, &mut errors);
+        check(name, text, &mut errors);
         if name.ends_with(".md") {
             let read = |file: &Path| fs::read_to_string(root.join(file)).ok();
             let is_directory = |path: &Path| root.join(path).is_dir();
-            documents::look_at(name, text, read, is_directory, &mut errors);
+            documents::check(name, text, read, is_directory, &mut errors);
         }
     }
     errors.extend(circles::all(sources)?.iter().map(ToString::to_string));
@@ -100,7 +100,7 @@ fn sources(root: &Path) -> Result<BTreeMap<String, String>> {
     Ok(names.lines().filter_map(read).collect())
 }
 
-fn look_at(name: &str, text: &str, errors: &mut Vec<String>) {
+fn check(name: &str, text: &str, errors: &mut Vec<String>) {
     for (line, number) in text.lines().zip(1..) {
         let rules = [machine_path(line), old_word(name, line), registry(name, line), attribute(name, line)];
         errors.extend(rules.into_iter().flatten().map(|error| format!("{name}:{number}: {error}")));

@@ -79,7 +79,7 @@ pub(crate) struct FirewallFacts {
     /// Whether they are in sync in all families, or why that is unknown.
     pub(crate) in_force: Result<bool, String>,
     /// Whether the other mode has owned rules, or why that is unknown.
-    pub(crate) leftover: Result<bool, String>,
+    pub(crate) has_stale_rules: Result<bool, String>,
 }
 
 /// A kind of link.
@@ -98,7 +98,7 @@ pub(crate) struct PathFacts {
     pub(crate) public: IpAddr,
     /// Required packet size.
     pub(crate) needed: u32,
-    /// Largest packet that passes; `None` if the node does not answer.
+    /// Largest packet that passes; `None` without a reply.
     pub(crate) largest: Option<u32>,
 }
 

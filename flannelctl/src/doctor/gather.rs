@@ -119,7 +119,7 @@ async fn firewall_facts(view: &View) -> Option<FirewallFacts> {
     let text = |error: firewall::FirewallError| chain(&error);
     let in_force = firewall::of(mode).verify(&ruleset).await.map_err(text);
     let nothing = firewall::of(mode.other()).verify(&Ruleset::default()).await;
-    Some(FirewallFacts { mode, in_force, leftover: nothing.map(|nothing| !nothing).map_err(text) })
+    Some(FirewallFacts { mode, in_force, has_stale_rules: nothing.map(|nothing| !nothing).map_err(text) })
 }
 
 /// The kinds of link that pods and the backend need.

@@ -85,9 +85,9 @@ impl Report {
 
     /// Keeps the checks with these ids, or all if there are none.
     pub(crate) fn only(&mut self, ids: &[String]) {
-        let wanted = |id: &str| ids.is_empty() || ids.iter().any(|wanted| wanted == id);
-        self.findings.retain(|finding| wanted(finding.id));
-        self.skipped.retain(|skipped| wanted(skipped.id));
+        let is_selected = |id: &str| ids.is_empty() || ids.iter().any(|selected| selected == id);
+        self.findings.retain(|finding| is_selected(finding.id));
+        self.skipped.retain(|skipped| is_selected(skipped.id));
     }
 
     /// Sorts by severity, then by the order of the catalog.

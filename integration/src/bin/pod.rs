@@ -1,13 +1,13 @@
-//! What runs in the containers of the tests: the only file of their image, so linked statically.
+//! The program in the containers of the tests: the only file of their image, so it is linked statically.
 //!
 //! | arguments | what it does |
 //! |---|---|
-//! | none | answers whoever asks at port 8080, by TCP or UDP, with a line: its host name, and the address that it sees |
-//! | `wait` | nothing, for ever |
-//! | `ask ADDRESS:PORT…` | prints the line that each of them answers; fails if one does not |
-//! | `ask udp:ADDRESS:PORT…` | the same by UDP, each time from the same port, so that all questions are one flow |
+//! | none | replies on port 8080, by TCP and UDP, with a line: its host name, and the address of the client |
+//! | `wait` | waits until it is killed |
+//! | `ask ADDRESS:PORT…` | prints the reply of each server; fails if one does not reply |
+//! | `ask udp:ADDRESS:PORT…` | the same by UDP, always from the same port, so that all requests are one flow |
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, reason = "whoever runs it in a container reads its stdout")]
+#![expect(clippy::print_stdout, reason = "the tests read its stdout")]
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -16,9 +16,9 @@ use std::thread;
 use std::time::Duration;
 
 const PORT: u16 = 8080;
-/// From where is asked by UDP.
+/// Source port of UDP requests.
 const ASKING_PORT: u16 = 8081;
-/// How long an answer may take: longer than the kernel takes to send a lost packet again.
+/// Time limit of a reply, longer than the kernel takes to retransmit a lost packet.
 const LIMIT: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Answers for ever. The sockets take both families.
+/// Replies until it is killed. The sockets accept both families.
 fn listen() -> io::Result<()> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned();
     let line = move |peer: IpAddr| format!("{name} {}\n", peer.to_canonical());
@@ -56,7 +56,7 @@ fn listen() -> io::Result<()> {
         }
     });
     loop {
-        // A client that is gone again is its own affair.
+        // A client may disconnect early.
         if let Ok((mut stream, peer)) = listener.accept() {
             let _ = stream.write_all(line(peer.ip()).as_bytes());
         }
@@ -70,7 +70,7 @@ fn ask(server: &str) -> io::Result<()> {
     };
     let answer = answer.map_err(|error| io::Error::other(format!("{server}: {error}")))?;
     match answer.trim() {
-        "" => Err(io::Error::other(format!("{server}: closed without an answer"))),
+        "" => Err(io::Error::other(format!("{server}: closed without a reply"))),
         answer => {
             println!("{answer}");
             Ok(())

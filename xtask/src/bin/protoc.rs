@@ -1,7 +1,7 @@
-//! A stand-in for `protoc` as far as prost-build calls it: compiles `.proto` files to a descriptor
-//! set with protox, so that a build needs no system package. Started by `.cargo/protoc`.
+//! A replacement for `protoc`, as prost-build calls it: compiles `.proto` files to a descriptor set with protox, so that a
+//! build needs no system package. Started by `.cargo/protoc`.
 //!
-//! Understands `--include_imports`, `--include_source_info`, `-o FILE`, `-I DIR` and file names.
+//! Supports `--include_imports`, `--include_source_info`, `-o FILE`, `-I DIR` and file names.
 
 use anyhow::{Context, Result, bail};
 

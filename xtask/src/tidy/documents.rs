@@ -1,10 +1,10 @@
-//! Rules of documents: links lead somewhere, and the files, items and tests that they name exist.
+//! Rules of documents: the targets of links, and the files, items and tests that they mention, exist.
 
 use std::path::Path;
 
 /// Checks one Markdown file. `read` returns the text of a file of the repository, `is_directory` whether a path is one of
 /// its directories.
-pub(super) fn look_at(
+pub(super) fn check(
     name: &str,
     text: &str,
     read: impl Fn(&Path) -> Option<String>,
@@ -12,10 +12,10 @@ pub(super) fn look_at(
     errors: &mut Vec<String>,
 ) {
     for (number, line) in text.lines().enumerate() {
-        let mut complain = |what: String| errors.push(format!("{name}:{}: {what}", number + 1));
+        let mut report = |what: String| errors.push(format!("{name}:{}: {what}", number + 1));
         for target in links(line) {
             if let Err(reason) = link(name, text, target, &read) {
-                complain(format!("the link to {target} is broken: {reason}"));
+                report(format!("the link to {target} is broken: {reason}"));
             }
         }
         for (file, test) in tests(line) {
@@ -23,17 +23,17 @@ pub(super) fn look_at(
                 read(&Path::new("integration/tests").join(format!("{}.rs", file.replace("::", "/"))));
             // Other modules have paths of the same form.
             if source.is_some_and(|source| !source.contains(&format!("fn {test}()"))) {
-                complain(format!("there is no test {file}::{test}"));
+                report(format!("there is no test {file}::{test}"));
             }
         }
         for (item, path) in paths(line) {
             match path.strip_suffix('/') {
                 Some(directory) if is_directory(Path::new(directory)) => {}
-                Some(_) => complain(format!("there is no directory {path}")),
+                Some(_) => report(format!("there is no directory {path}")),
                 None => match (read(Path::new(path)), item) {
-                    (None, _) => complain(format!("there is no file {path}")),
+                    (None, _) => report(format!("there is no file {path}")),
                     (Some(source), Some(item)) if !defines(&source, item) => {
-                        complain(format!("{path} has no item {item}"));
+                        report(format!("{path} has no item {item}"));
                     }
                     _ => {}
                 },
@@ -42,7 +42,7 @@ pub(super) fn look_at(
     }
 }
 
-/// Directories whose files are named by their path from the root.
+/// Directories whose files documents mention by their path from the root.
 const ROOTS: [&str; 7] =
     ["flannel-cni/", "flannel-core/", "flannelctl/", "flanneld/", "integration/", "xtask/", "docs/"];
 

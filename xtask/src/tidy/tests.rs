@@ -1,10 +1,10 @@
 use std::path::Path;
 
-use super::{documents, look_at, production_lines};
+use super::{documents, production_lines};
 
 fn check(name: &str, text: &str) -> Vec<String> {
     let mut errors = Vec::new();
-    look_at(name, text, &mut errors);
+    super::check(name, text, &mut errors);
     errors
 }
 
@@ -126,7 +126,7 @@ fn documents_lead_somewhere() {
     let errors = |text: &str| {
         let mut errors = Vec::new();
         let is_directory = |path: &Path| path == Path::new("flanneld/src");
-        documents::look_at("docs/a.md", text, read, is_directory, &mut errors);
+        documents::check("docs/a.md", text, read, is_directory, &mut errors);
         errors
     };
     let good = "# A\n[b](b.md) [w](b.md#what-happens-when) [a](#a) [x](https://example.org/x)\n`repair::storm` `a::b::storm` `core::fmt`\n";

@@ -41,7 +41,7 @@ impl TestArguments {
         let path = self.probe(from, &target, (address, via), number).await?;
         let Some(fallback) = fallback.filter(|_| path.received == 0) else { return Ok(path) };
         let underlay = self.probe(from, &target, (fallback, Via::Underlay), number).await?;
-        // If nothing answers, the first target is reported.
+        // Without any reply, the first target is reported.
         Ok(if underlay.received == 0 { path } else { underlay })
     }
 

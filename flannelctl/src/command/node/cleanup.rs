@@ -148,7 +148,7 @@ async fn kernel_objects(
     let mut left = Vec::new();
     let mut links: Vec<&LinkName> = Vec::new();
     for (name, link) in &observed.links {
-        if is_ours(name, link) {
+        if is_owned(name, link) {
             links.push(name);
         } else if name.as_str().starts_with("flannel") {
             left.push(format!("link {name} is kept: its kind is not one of flannel"));
@@ -172,7 +172,7 @@ async fn kernel_objects(
     // The kernel removes the routes of a link with it.
     let routes = routes.filter(|(_, route)| route.target.link().is_none_or(|link| !links.contains(&link)));
     let (owned, others): (Vec<_>, Vec<_>) =
-        routes.partition(|(key, route)| is_our_route(*key, route, &former.subnets));
+        routes.partition(|(key, route)| is_owned_route(*key, route, &former.subnets));
     let mut ops: Vec<Op> =
         owned.into_iter().map(|(key, route)| Op::DeleteRoute(key, route.clone())).collect();
     let mut peers = None;
@@ -197,14 +197,14 @@ async fn kernel_objects(
     Ok((ops, left))
 }
 
-/// The devices of all backends, of Go's daemon and of ours.
-fn is_ours(name: &LinkName, link: &Link) -> bool {
+/// Whether a link is a device of a backend, of Go flannel or of this daemon.
+fn is_owned(name: &LinkName, link: &Link) -> bool {
     let is_marked = || link.kind.is_tunnel() && link.alias.as_deref().is_some_and(is_mark);
     backend::is_device(name, Some(link.kind.name())) || is_marked()
 }
 
 /// Owned by protocol number, or the blackhole route of Go flannel for the subnet of this node.
-fn is_our_route(key: RouteKey, route: &Route, own: &Subnets) -> bool {
+fn is_owned_route(key: RouteKey, route: &Route, own: &Subnets) -> bool {
     let blackhole = route.target == RouteTarget::Blackhole && route.protocol == PROTOCOL_BOOT;
     route.protocol == PROTOCOL || blackhole && own.iter().any(|subnet| subnet == key.destination)
 }

@@ -23,7 +23,7 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
     firewall(facts, report);
     let Some(view) = facts.view() else { return };
     let Some(comparison) = view.comparison() else { return };
-    let mut judge = Judge { facts, view, comparison, report, gone: gone(comparison) };
+    let mut judge = Judge { facts, view, comparison, report, created: created(comparison) };
     for op in &comparison.ops {
         judge.op(op);
     }
@@ -38,7 +38,7 @@ fn firewall(facts: &Facts, report: &mut Report) {
             .find(&FIREWALL_RULES, mode, format!("{mode} rules are missing, changed or out of order"))
             .seen("the rules differ from those for lease and flags");
     }
-    match &firewall.leftover {
+    match &firewall.has_stale_rules {
         Ok(true) => {
             report
                 .find(&FIREWALL_LEFTOVER, other, format!("stale rules of {other} are in effect, too"))
@@ -49,13 +49,13 @@ fn firewall(facts: &Facts, report: &mut Report) {
     }
 }
 
-/// Devices that must be created. Objects on them are missing for that reason.
-fn gone(comparison: &Comparison) -> BTreeSet<LinkName> {
-    let created = comparison.ops.iter().filter_map(|op| match op {
+/// Devices that must be created. Objects on them are missing because the device is.
+fn created(comparison: &Comparison) -> BTreeSet<LinkName> {
+    let names = comparison.ops.iter().filter_map(|op| match op {
         Op::CreateLink(name, _) => Some(name.clone()),
         _ => None,
     });
-    created.collect()
+    names.collect()
 }
 
 struct Judge<'a> {
@@ -63,7 +63,7 @@ struct Judge<'a> {
     view: &'a View,
     comparison: &'a Comparison,
     report: &'a mut Report,
-    gone: BTreeSet<LinkName>,
+    created: BTreeSet<LinkName>,
 }
 
 impl Judge<'_> {
@@ -80,11 +80,11 @@ impl Judge<'_> {
             Op::CreateLink(name, _) => {
                 (&VTEP_MISSING, name.to_string(), format!("the tunnel device {name} does not exist"))
             }
-            Op::DeleteLink(name) if !self.gone.contains(name) => {
+            Op::DeleteLink(name) if !self.created.contains(name) => {
                 (&VTEP_LEFTOVER, name.to_string(), format!("{name} belongs to another config"))
             }
             Op::SetLink(name, change) => return self.link(name, change, op),
-            Op::AddAddress(AddressKey { link, net }) if !self.gone.contains(link) => {
+            Op::AddAddress(AddressKey { link, net }) if !self.created.contains(link) => {
                 (&VTEP_ADDRESS, link.to_string(), format!("{link} lacks the address {net}"))
             }
             Op::DeleteAddress(AddressKey { link, net }) => {
@@ -92,7 +92,7 @@ impl Judge<'_> {
             }
             // A device whose MAC changes loses neighbours that are in sync; those are no findings.
             Op::SetNeighbour(key @ NeighbourKey { link, address }, mac)
-                if !self.gone.contains(link)
+                if !self.created.contains(link)
                     && actual.neighbours.get(key).is_none_or(|found| found.mac != Some(*mac)) =>
             {
                 let problem = format!("the MAC of {address} is missing or out of sync");
@@ -101,7 +101,7 @@ impl Judge<'_> {
             Op::DeleteNeighbour(NeighbourKey { address, .. }) => {
                 (&NEIGHBOUR_STALE, address.to_string(), format!("no node uses {address} any more"))
             }
-            Op::SetFdb(key @ FdbKey { link, mac }, to) if !self.gone.contains(link) => {
+            Op::SetFdb(key @ FdbKey { link, mac }, to) if !self.created.contains(link) => {
                 match actual.fdb.get(key).map(|entry| entry.destinations.as_slice()) {
                     Some(found) if found != [*to] => {
                         let found = join(found, " and ");
@@ -128,15 +128,15 @@ impl Judge<'_> {
 
     fn link(&mut self, name: &LinkName, change: &LinkChange, op: &Op) {
         let found = self.facts.observation.dataplane.links.get(name);
-        if let Some(wanted) = change.mac {
+        if let Some(desired) = change.mac {
             let mac =
                 found.and_then(|link| link.mac).map_or_else(|| "none".to_owned(), |mac| mac.to_string());
-            let problem = format!("{name} has the MAC {mac}, but other nodes send to {wanted}");
+            let problem = format!("{name} has the MAC {mac}, but other nodes send to {desired}");
             self.find(&VTEP_MAC, name, problem, op);
         }
-        if let Some(wanted) = change.mtu {
+        if let Some(desired) = change.mtu {
             let mtu = found.map_or(0, |link| link.mtu);
-            self.find(&VTEP_MTU, name, format!("{name} has MTU {mtu} instead of {wanted}"), op);
+            self.find(&VTEP_MTU, name, format!("{name} has MTU {mtu} instead of {desired}"), op);
         }
         if change.up == Some(true) {
             self.find(&VTEP_DOWN, name, format!("{name} is down"), op);
@@ -147,11 +147,11 @@ impl Judge<'_> {
         }
     }
 
-    fn route(&mut self, key: &RouteKey, wanted: &Route, op: &Op) {
+    fn route(&mut self, key: &RouteKey, desired: &Route, op: &Op) {
         // The kernel removes the routes of a device that is removed or down.
         let links = &self.facts.observation.dataplane.links;
         let lost = |name: &LinkName| links.get(name).is_none_or(|link| !link.up);
-        if wanted.target.link().is_some_and(|name| self.gone.contains(name) || lost(name)) {
+        if desired.target.link().is_some_and(|name| self.created.contains(name) || lost(name)) {
             return;
         }
         let destination = key.destination;
@@ -181,16 +181,16 @@ impl Judge<'_> {
     fn shadows(&mut self) {
         let facts = self.facts;
         let own: Vec<IpNet> = self.view.own.iter().flat_map(|own| own.subnets.iter()).collect();
-        let wanted: Vec<RouteKey> = self.comparison.assembly.dataplane().routes.keys().copied().collect();
+        let desired: Vec<RouteKey> = self.comparison.assembly.dataplane().routes.keys().copied().collect();
         for (key, route) in &facts.observation.dataplane.routes {
-            let hides = |wanted: &&RouteKey| {
-                let longer = wanted.destination.contains(&key.destination)
-                    && key.destination.prefix_len() > wanted.destination.prefix_len();
-                let preferred = wanted.destination == key.destination && key.metric < wanted.metric;
-                (longer || preferred) && !own.contains(&wanted.destination)
+            let hides = |desired: &&RouteKey| {
+                let longer = desired.destination.contains(&key.destination)
+                    && key.destination.prefix_len() > desired.destination.prefix_len();
+                let preferred = desired.destination == key.destination && key.metric < desired.metric;
+                (longer || preferred) && !own.contains(&desired.destination)
             };
             let unmanaged = route.each().any(|route| route.protocol != PROTOCOL);
-            if let Some(hidden) = wanted.iter().find(hides).filter(|_| unmanaged) {
+            if let Some(hidden) = desired.iter().find(hides).filter(|_| unmanaged) {
                 self.shadowed(hidden.destination, *key, route);
             }
         }

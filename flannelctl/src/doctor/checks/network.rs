@@ -189,11 +189,11 @@ fn forward(facts: &Facts, view: &View, family: Family, filter: &Filter, report: 
     let Some(outside) = config.backend.carrier(family, view.node.external()) else { return };
     let peer = view.table.leases().keys().filter_map(|subnets| subnets.get(family)).find(|net| *net != own);
     let pod = |net: IpNet| net.trunc().hosts().nth(1).unwrap_or(net.addr());
-    let (ours, theirs) = (pod(own), pod(peer.unwrap_or(network)));
+    let (local, remote) = (pod(own), pod(peer.unwrap_or(network)));
     let bridge = facts.cni.bridge();
     let directions = [
-        ("from other nodes to pods here", outside.as_str(), bridge, theirs, ours),
-        ("from pods here to other nodes", bridge, outside.as_str(), ours, theirs),
+        ("from other nodes to pods here", outside.as_str(), bridge, remote, local),
+        ("from pods here to other nodes", bridge, outside.as_str(), local, remote),
     ];
     // One finding, because both directions have the same cause.
     let dropped = directions.into_iter().find_map(|(direction, input, output, source, destination)| {

@@ -100,7 +100,8 @@ fn missing_permissions_are_not_findings() {
     facts.daemons = vec![daemon(7), daemon(8)];
     facts.unwritable = vec![("/var/lib/flannel".into(), "permission denied".to_owned())];
     let refused = || Err("operation not permitted".to_owned());
-    facts.firewall = Some(FirewallFacts { mode: Mode::Nftables, in_force: refused(), leftover: refused() });
+    facts.firewall =
+        Some(FirewallFacts { mode: Mode::Nftables, in_force: refused(), has_stale_rules: refused() });
     assert_eq!(ids(&facts), ["kernel-feature", "daemon-duplicate", "state-unwritable"]);
     facts.is_root = false;
     assert!(ids(&facts).is_empty(), "{:#?}", run(&facts));

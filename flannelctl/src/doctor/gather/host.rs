@@ -63,8 +63,8 @@ pub(super) fn checksum_errors() -> Option<(u64, u64)> {
     let text = std::fs::read_to_string("/proc/net/snmp").ok()?;
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
     let (names, values) = (lines.next()?, lines.next()?);
-    let value = |wanted: &str| {
-        let at = names.split(' ').position(|name| name == wanted)?;
+    let value = |field: &str| {
+        let at = names.split(' ').position(|name| name == field)?;
         values.split(' ').nth(at)?.parse().ok()
     };
     Some((value("InCsumErrors")?, value("InDatagrams")?))
