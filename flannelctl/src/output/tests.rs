@@ -16,7 +16,7 @@ fn example() -> Table {
 }
 
 #[test]
-fn tables_have_columns_of_their_own_width_and_cells_of_several_lines() {
+fn columns_fit_their_content_and_cells_have_several_lines() {
     assert_snapshot!(example().render(false, false), @r"
     SUBNET       STATE
     10.5.1.0/24  fine
@@ -55,7 +55,7 @@ fn the_last_column_is_wrapped_at_80() {
 }
 
 #[test]
-fn yaml_says_what_json_says() {
+fn yaml_has_the_data_of_json() {
     let value = json!({
         "plain": "vxlan", "path": "/run/flannel", "address": "10.5.1.0", "mac": "aa:bb:cc:00:11:22",
         "word": "no", "number": "12", "empty": "", "lines": "a\nb \"c\"", "date": "2026-01-01",

@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::support::{command, flannelctl, shown};
 
 #[test]
-fn a_config_is_checked_written_and_shown() {
+fn config_is_checked_written_and_shown() {
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("leases");
     fs::create_dir(&directory).unwrap();
@@ -55,7 +55,7 @@ fn a_config_is_checked_written_and_shown() {
 }
 
 #[test]
-fn what_was_written_is_no_error_in_any_form() {
+fn written_config_is_not_an_error_in_any_format() {
     let home = network();
     let file = home.path().join("new.json");
     for (form, third) in [("table", 210), ("wide", 211), ("json", 212), ("yaml", 213), ("name", 214)] {
@@ -67,7 +67,7 @@ fn what_was_written_is_no_error_in_any_form() {
 }
 
 #[test]
-fn a_config_that_cannot_be_used_is_not_written() {
+fn invalid_config_is_not_written() {
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("leases");
     let file = home.path().join("config.json");
@@ -102,7 +102,7 @@ fn network() -> tempfile::TempDir {
 }
 
 #[test]
-fn what_a_change_does_to_the_nodes_is_told_before() {
+fn effect_of_a_change_is_reported_before_it_is_made() {
     let home = network();
     let directory = home.path().join("leases");
     let file = home.path().join("new.json");
@@ -152,7 +152,7 @@ fn what_a_change_does_to_the_nodes_is_told_before() {
 }
 
 #[test]
-fn every_key_is_explained_with_the_value_in_force() {
+fn every_key_is_explained_with_its_effective_value() {
     let home = network();
     let directory = home.path().join("leases");
     let table = shown(&directory, &["config", "explain"]);
@@ -219,7 +219,7 @@ fn edited(directory: &Path, script: &str) -> String {
 }
 
 #[test]
-fn an_edited_config_is_checked_and_edited_again_until_it_is_right() {
+fn config_is_edited_until_it_is_valid() {
     let home = network();
     let directory = home.path().join("leases");
     let config = || fs::read_to_string(directory.join("config")).unwrap();
@@ -269,7 +269,7 @@ fn an_edited_config_is_checked_and_edited_again_until_it_is_right() {
 }
 
 #[test]
-fn a_store_without_a_config_is_edited_from_a_template() {
+fn edit_without_a_config_starts_with_a_template() {
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("leases");
     let said = edited(&directory, "true");
@@ -278,7 +278,7 @@ fn a_store_without_a_config_is_edited_from_a_template() {
 }
 
 #[test]
-fn a_stored_config_that_cannot_be_used_is_named_with_its_place() {
+fn invalid_config_of_the_store_is_reported_with_its_location() {
     let home = network();
     let directory = home.path().join("leases");
     fs::write(directory.join("config"), "{").unwrap();

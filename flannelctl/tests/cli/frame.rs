@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::support::{flannelctl, shown};
 
 #[test]
-fn errors_are_objects_where_json_is_asked_for() {
+fn errors_are_objects_in_json_output() {
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("leases");
     fs::create_dir(&directory).unwrap();
@@ -69,7 +69,7 @@ fn errors_are_objects_where_json_is_asked_for() {
 
 /// At each level, the subcommands that exist, the most similar one first.
 #[test]
-fn unknown_subcommands_list_those_that_exist() {
+fn unknown_subcommand_lists_the_existing_ones() {
     let home = tempfile::tempdir().unwrap();
     let unknown = |words: &[&str]| {
         let shown = shown(home.path(), words);
@@ -88,7 +88,7 @@ fn unknown_subcommands_list_those_that_exist() {
 }
 
 #[test]
-fn a_reader_that_has_enough_is_no_error() {
+fn closed_stdout_is_not_an_error() {
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("leases");
     fs::create_dir(&directory).unwrap();
@@ -109,7 +109,7 @@ fn a_reader_that_has_enough_is_no_error() {
 }
 
 #[test]
-fn a_store_that_is_away_has_its_own_exit_code() {
+fn unreachable_store_has_its_own_exit_code() {
     let output = Command::new(env!("CARGO_BIN_EXE_flannelctl"))
         .args(["--etcd-endpoints", "http://127.0.0.1:1", "lease", "list"])
         .env_clear()
@@ -121,7 +121,7 @@ fn a_store_that_is_away_has_its_own_exit_code() {
 }
 
 #[test]
-fn a_directory_that_is_not_there_is_not_made_by_looking() {
+fn reading_does_not_create_a_missing_directory() {
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("leases");
     assert_snapshot!(shown(&directory, &["lease", "list"]), @r"
@@ -140,7 +140,7 @@ fn a_directory_that_is_not_there_is_not_made_by_looking() {
 }
 
 #[test]
-fn what_is_wrong_with_a_command_line_is_told_without_the_environment() {
+fn errors_of_the_command_line_ignore_the_environment() {
     let run = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flannelctl"));
         let output = command.args(arguments).env_clear().env("FLANNELD_ETCD_ENDPOINTS", "nowhere").output();
@@ -176,7 +176,7 @@ fn completions_name_the_commands() {
 }
 
 #[test]
-fn every_command_has_a_man_page_and_so_has_the_daemon() {
+fn every_command_and_the_daemon_have_a_man_page() {
     let home = tempfile::tempdir().unwrap();
     let pages = home.path().join("man");
     let said = shown(home.path(), &["man", "--dir", pages.to_str().unwrap()]);
@@ -190,7 +190,7 @@ fn every_command_has_a_man_page_and_so_has_the_daemon() {
 }
 
 #[test]
-fn the_version_is_told_in_every_form() {
+fn version_is_shown_in_every_format() {
     let home = tempfile::tempdir().unwrap();
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(shown(home.path(), &["version"]), format!("0\nflannelctl {version}\n---\n"));

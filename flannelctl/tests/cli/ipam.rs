@@ -36,7 +36,7 @@ fn ipam(home: &Path, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn addresses_are_shown_with_what_is_known_of_their_pods() {
+fn addresses_are_shown_with_their_pods() {
     let home = node();
     let table = ipam(home.path(), &["list"]);
     // The age of files that were just made is a matter of seconds.

@@ -75,7 +75,7 @@ fn record(address: &str) -> String {
 }
 
 #[test]
-fn leases_are_listed_and_bad_records_named() {
+fn leases_are_listed_and_malformed_records_reported() {
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("leases");
     fs::create_dir_all(directory.join("subnets")).unwrap();
@@ -115,7 +115,7 @@ fn leases_are_listed_and_bad_records_named() {
 }
 
 #[test]
-fn leases_are_shown_with_their_end_and_the_own_one_is_marked() {
+fn leases_are_shown_with_their_expiry_and_the_own_one_is_marked() {
     let store = Store::usual();
     assert_snapshot!(store.shown(&["lease", "list"]), @r"
     0
@@ -208,7 +208,7 @@ fn one_lease_is_found_by_subnet_key_address_and_node() {
 }
 
 #[test]
-fn a_lease_is_released_only_if_its_node_is_gone() {
+fn lease_is_released_only_if_its_node_no_longer_exists() {
     let store = Store::usual();
     assert_snapshot!(store.shown(&["lease", "release", "10.5.1.0/24", "--yes"]), @r"
     1
@@ -255,7 +255,7 @@ fn a_lease_is_released_only_if_its_node_is_gone() {
 }
 
 #[test]
-fn a_record_that_nobody_can_use_is_released_by_its_key() {
+fn malformed_record_is_released_by_its_key() {
     let store = Store::usual();
     store.reservation("10.5.9.0-24", "{");
     let said = store.shown(&["lease", "list"]);
@@ -269,7 +269,7 @@ fn a_record_that_nobody_can_use_is_released_by_its_key() {
 }
 
 #[test]
-fn a_subnet_is_reserved_for_a_node_that_is_to_come() {
+fn subnet_is_reserved_for_a_future_node() {
     let store = Store::usual();
     let reserve = |arguments: &[&str]| store.shown(&[&["lease", "reserve"], arguments].concat());
     assert_snapshot!(reserve(&["192.168.64.20", "--subnet", "10.5.20.0/24", "--dry-run"]), @r"
@@ -332,7 +332,7 @@ fn a_subnet_is_reserved_for_a_node_that_is_to_come() {
 }
 
 #[test]
-fn the_lease_of_a_node_becomes_a_reservation_and_back() {
+fn lease_becomes_a_reservation_and_back() {
     let store = Store::usual();
     let before = fs::read_to_string(store.directory.join("subnets/10.5.1.0-24")).unwrap();
     assert_snapshot!(store.shown(&["lease", "reserve", "192.168.64.3"]), @r"
@@ -357,7 +357,7 @@ fn the_lease_of_a_node_becomes_a_reservation_and_back() {
 }
 
 #[test]
-fn a_node_is_moved_and_an_interrupted_move_goes_on() {
+fn node_is_moved_and_an_interrupted_move_is_continued() {
     let store = Store::usual();
     let go = |arguments: &[&str]| store.shown(&[&["lease", "move", "192.168.64.3"], arguments].concat());
     assert_snapshot!(go(&["--subnet", "10.5.30.0/24", "--dry-run"]), @r"
@@ -421,7 +421,7 @@ fn both_families_are_reserved_together() {
 }
 
 #[test]
-fn changes_are_shown_as_they_come() {
+fn changes_are_shown_as_they_happen() {
     let store = Store::usual();
     let mut child =
         command(&store.directory, &["lease", "watch", "-o", "json"]).stdout(Stdio::piped()).spawn().unwrap();

@@ -89,7 +89,7 @@ fn status_of_a_healthy_node() {
 }
 
 #[test]
-fn status_of_a_node_in_trouble() {
+fn status_of_a_node_with_problems() {
     let mut status = status();
     status["ready"] = json!(false);
     status["notReadyReasons"] = json!(["firewall rules are not in place yet"]);
@@ -113,7 +113,7 @@ fn status_of_a_node_in_trouble() {
 }
 
 #[test]
-fn peers_and_what_is_wrong_with_them() {
+fn peers_and_their_problems() {
     let object = |kind, text, state| json!({"kind": kind, "text": text, "state": state});
     let peer = |net: &str, state: &str, problems: Value, objects: Value| {
         json!({
@@ -149,7 +149,7 @@ fn pending_operations_are_findings() {
 }
 
 #[test]
-fn answers_that_are_none() {
+fn missing_and_invalid_responses() {
     let waiting = json!({"error": "flanneld has not started its work yet: the store has no network config"});
     let daemon = Daemon::new(vec![("/diff", 503, waiting), ("/peers", 200, json!({"peers": 7}))]);
     assert_snapshot!(daemon.shown(&["diff"]));

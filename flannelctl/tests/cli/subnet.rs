@@ -70,7 +70,7 @@ fn capacity_use_and_map_are_shown() {
 }
 
 #[test]
-fn a_config_is_planned_before_it_is_written() {
+fn config_is_planned_before_it_is_written() {
     let home = network(r#"{"Network":"10.5.0.0/16"}"#, &["10.5.1.0-24", "10.5.2.0-24&fd00:5:0:2::-64"]);
     let directory = home.path().join("leases");
     let file = home.path().join("new.json");

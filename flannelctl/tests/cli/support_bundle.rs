@@ -13,7 +13,7 @@ const SECRETS: [&str; 5] = [
 ];
 
 #[test]
-fn a_bundle_has_everything_but_secrets() {
+fn bundle_contains_everything_except_secrets() {
     let [psk, password, token, keyline, login] = SECRETS;
     let home = tempfile::tempdir().unwrap();
     let path = |name: &str| home.path().join(name);

@@ -65,7 +65,7 @@ fn answered(store: &Store, typed: &str) -> (i32, String, String) {
 }
 
 #[test]
-fn a_lease_is_released_by_a_yes_and_by_nothing_else() {
+fn lease_is_released_only_after_yes() {
     let question = "Release 10.5.3.0/24 of node 192.168.64.9? [y/N] ";
     let refusal = "flannelctl: not confirmed, nothing was done\n  Answer y to confirm.\n";
     let store = Store::new();
@@ -84,7 +84,7 @@ fn a_lease_is_released_by_a_yes_and_by_nothing_else() {
 }
 
 #[test]
-fn where_nobody_can_be_asked_it_says_so() {
+fn confirmation_without_a_terminal_is_refused() {
     let store = Store::new();
     insta::assert_snapshot!(shown(&store.directory(), &["lease", "release", KEY]), @r"
     1
@@ -111,7 +111,7 @@ fn seen(directory: &Path, arguments: &[&str], (name, value): (&str, &str)) -> St
 }
 
 #[test]
-fn colour_is_for_terminals_alone() {
+fn colours_are_for_terminals_only() {
     let store = Store::new();
     let list = |arguments: &[&str], variable| seen(&store.directory(), arguments, variable);
     let usual = ("TERM", "xterm");

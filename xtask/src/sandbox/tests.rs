@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// that started the sandbox ends and when its process is killed.
 #[test]
 #[ignore = "needs root"]
-fn a_sandbox_dies_with_its_runner() {
+fn sandbox_ends_with_its_runner() {
     let mut child = thread::spawn(|| {
         let mut child = command("sh")
             .args([

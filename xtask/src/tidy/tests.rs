@@ -70,7 +70,7 @@ fn source_rules() {
 }
 
 #[test]
-fn nothing_of_this_machine() {
+fn paths_of_one_machine_are_refused() {
     refused("README.md", concat!("see /wo", "rk/notes\n"), "README.md:1: a path of one machine");
     refused(
         "Cargo.lock",
@@ -114,7 +114,7 @@ fn production_lines_are_counted() {
 }
 
 #[test]
-fn documents_lead_somewhere() {
+fn targets_of_documents_exist() {
     let read = |path: &Path| match path.to_str()? {
         "docs/b.md" => Some("# Title\n\n## What happens, when\n".to_owned()),
         "flanneld/src/a.rs" => Some("// fn c\npub(crate) struct A<T> {\npub fn b() {\n".to_owned()),

@@ -39,7 +39,7 @@ fn flags_of(command: &Command, found: &mut Vec<String>) {
 
 /// Blocks are run by end-to-end tests; this is about the rest.
 #[test]
-fn pages_name_commands_and_flags_that_exist() {
+fn commands_and_flags_in_the_documentation_exist() {
     let mut root = Cli::command();
     root.build();
     let mut known = Vec::new();

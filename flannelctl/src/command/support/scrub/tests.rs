@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn what_looks_like_a_secret_is_taken_out() {
+fn text_that_resembles_a_secret_is_removed() {
     let scrubber = Scrubber::default();
     for (text, expected) in [
         (
@@ -31,7 +31,7 @@ fn what_looks_like_a_secret_is_taken_out() {
 }
 
 #[test]
-fn known_secrets_are_taken_out_wherever_they_stand() {
+fn known_secrets_are_removed_everywhere() {
     let mut scrubber = Scrubber::default();
     scrubber.learn_config(r#"{"Backend":{"Type":"ipsec","PSK":"geheim"}}"#);
     scrubber.learn("abc");
