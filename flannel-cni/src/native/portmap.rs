@@ -210,10 +210,13 @@ impl<'a> Mappings<'a> {
         let target = self.targets.iter().find(|target| Family::of_net(**target) == Family::V4);
         let Some(target) = target.filter(|_| self.config.snat).map(IpNet::addr) else { return Ok(()) };
         let mut host = Kernel::open()?;
+        let link = host.route_to(target)?.map(|link| host.link_name(link)).transpose()?.flatten();
+        let Some(name) = link else {
+            // Other hosts may reach a container on macvlan or ipvlan through a router.
+            note!("127.0.0.1 does not reach the mapped ports, because this host has no route to {target}");
+            return Ok(());
+        };
         let failed = || "unable to enable route_localnet".to_owned();
-        let no_route = || CniError::internal(format!("there is no route to {target}"));
-        let link = host.route_to(target)?.ok_or_else(no_route).context(failed)?;
-        let name = host.link_name(link)?.ok_or_else(no_route).context(failed)?;
         sysctl::net().set(&format!("ipv4/conf/{name}/route_localnet"), "1").context(failed)
     }
 

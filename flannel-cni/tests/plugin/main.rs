@@ -12,5 +12,6 @@ mod ipam;
 mod masquerade;
 mod netns;
 mod portmap;
+mod portmap_attachments;
 mod process;
 mod support;
