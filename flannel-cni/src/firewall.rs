@@ -5,7 +5,6 @@
 //! them.
 
 use flannel_core::family::Family;
-use flannel_core::host_local::Attachment;
 use flannel_core::json::Object;
 use flannel_core::message::nftables::Command;
 use std::collections::BTreeSet;
@@ -67,11 +66,11 @@ pub(crate) fn legacy_tools() -> impl Iterator<Item = (Family, Tool)> {
         .filter_map(|family| Some((family, Tool::find(family)?)))
 }
 
-/// Returns the iptables chains of all containers of a network that are not valid, in both families. `legacy` includes the legacy
+/// Returns the iptables chains of a network that are not kept, in both families. `legacy` includes the legacy
 /// variant, which takes a process.
 pub(crate) fn stale_chains(
     network: &str,
-    valid: &[Attachment],
+    kept: &BTreeSet<String>,
     is_chain: fn(&str) -> bool,
     legacy: bool,
 ) -> Result<BTreeSet<String>, CniError> {
@@ -79,11 +78,11 @@ pub(crate) fn stale_chains(
     if let Some(mut netfilter) = open_netfilter()? {
         for family in Family::ALL {
             let nat = Nat::read_all(&mut netfilter, family)?;
-            chains.extend(nat.stale_chains(network, valid, is_chain));
+            chains.extend(nat.stale_chains(network, kept, is_chain));
         }
     }
     for (_, tool) in legacy_tools().filter(|_| legacy) {
-        chains.extend(Nat::parse(&tool.save()?).stale_chains(network, valid, is_chain));
+        chains.extend(Nat::parse(&tool.save()?).stale_chains(network, kept, is_chain));
     }
     Ok(chains)
 }
@@ -95,9 +94,9 @@ pub(crate) struct Selector<'a> {
     /// nf_tables chains that they share with other owners.
     pub(crate) tables: &'static [(NftTable, &'static [&'static str])],
     /// Whether a rule there is selected, by its comment.
-    pub(crate) is_owned: &'a (dyn Fn(&str) -> bool + Sync),
-    /// Whether the rules of a source address are kept, with the chain that they jump to.
-    pub(crate) is_kept: &'a (dyn Fn(IpAddr) -> bool + Sync),
+    pub(crate) is_owned: &'a dyn Fn(&str) -> bool,
+    /// Whether an address belongs to another owner. Rules with this source or target are kept, with their chain.
+    pub(crate) is_kept: &'a dyn Fn(IpAddr) -> bool,
     /// Include the legacy variant of iptables, which takes a process.
     pub(crate) legacy: bool,
 }
@@ -150,9 +149,13 @@ impl Selector<'_> {
                     if !rule.comment.as_deref().is_some_and(self.is_owned) {
                         continue;
                     }
-                    for family in Family::ALL.into_iter().filter(|family| table.0 == (*family).into()) {
-                        let ports = NatRule::decode(family, &rule).udp_ports().to_vec();
-                        udp.extend(ports.into_iter().map(|port| (family, port)));
+                    // Tables of both families have no mappings.
+                    if let Some(family) = Family::ALL.into_iter().find(|family| table.0 == (*family).into()) {
+                        let decoded = NatRule::decode(family, &rule);
+                        if decoded.leads_to(self.is_kept) {
+                            continue;
+                        }
+                        udp.extend(decoded.udp_ports().iter().map(|port| (family, *port)));
                     }
                     commands.extend(nft::delete_rule(rule));
                 }
@@ -175,6 +178,9 @@ impl Selector<'_> {
     fn removal<'n>(&self, nat: &'n Nat) -> Removal<'n> {
         let mut removal = Removal::default();
         for (chain, entry) in self.chains.iter().filter(|(chain, _)| nat.chains.contains(chain)) {
+            if nat.of(chain).any(|rule| rule.translated.is_some_and(self.is_kept)) {
+                continue;
+            }
             let (kept, gone): (Vec<_>, Vec<_>) = nat
                 .of(entry)
                 .filter(|rule| rule.jumps_to(chain))

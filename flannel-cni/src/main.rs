@@ -25,6 +25,7 @@ mod process;
 mod request;
 mod result;
 mod scratch;
+mod siblings;
 mod subnet_env;
 mod sysctl;
 mod undo;

@@ -2,7 +2,7 @@
 
 use flannel_core::host_local::Attachment;
 
-use crate::native::names::{hash, of_container};
+use crate::native::names::{hash, of_container, of_interface};
 
 /// The owner of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +27,14 @@ impl<'a> Owner<'a> {
         of_container("CNI-", self.network, self.container_id, 24)
     }
 
-    /// The iptables chain of the port mappings.
+    /// The iptables chain of the port mappings. Go's plugin has one per container.
     pub(crate) fn mapping_chain(&self) -> String {
         of_container("CNI-DN-", self.network, self.container_id, 21)
+    }
+
+    /// The iptables chain of the port mappings if another interface of the container uses the other one.
+    pub(crate) fn second_mapping_chain(&self) -> String {
+        of_interface("CNI-DN-", self.network, self.container_id, self.ifname, 21)
     }
 
     /// The iptables chain that former versions of Go's portmap had for source addresses.

@@ -4,7 +4,6 @@
 //! able to read them back.
 
 use flannel_core::family::Family;
-use flannel_core::host_local::Attachment;
 use flannel_core::message::nftables::{
     CmpOp, Command, Expr, META_L4PROTO, META_MARK, Message, PayloadBase, Query, Rule, TableFamily, Verdict,
 };
@@ -12,7 +11,7 @@ use flannel_core::ruleset::iptables::words;
 use flannel_core::ruleset::nft::address_offsets;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::names;
 use super::netfilter::{Netfilter, NetfilterError};
@@ -38,6 +37,8 @@ pub(crate) struct NatRule {
     pub(crate) comment: Option<String>,
     pub(crate) source: Option<IpNet>,
     pub(crate) destination: Option<IpNet>,
+    /// The address that it maps packets to.
+    pub(crate) translated: Option<IpAddr>,
     pub(crate) protocol: Option<u8>,
     /// Mark and mask that it compares or sets.
     pub(crate) mark: Option<(u32, u32)>,
@@ -125,21 +126,20 @@ impl Nat {
         self.rules.iter().filter(move |rule| rule.chain == chain)
     }
 
-    /// Returns the chains of containers of the network that are not valid, by the comments of their rules and of the rules that jump
-    /// to them.
+    /// Returns the chains of the network that are not kept, by the comments of their rules and of the rules that jump to them.
     pub(crate) fn stale_chains(
         &self,
         network: &str,
-        valid: &[Attachment],
+        kept: &BTreeSet<String>,
         is_chain: fn(&str) -> bool,
     ) -> BTreeSet<String> {
         let mut chains = BTreeMap::new();
         for rule in &self.rules {
-            let Some((of, id)) = rule.comment.as_deref().and_then(names::parse_comment) else { continue };
+            let Some((of, _)) = rule.comment.as_deref().and_then(names::parse_comment) else { continue };
             for chain in [Some(&rule.chain), rule.target.as_ref()].into_iter().flatten() {
                 if is_chain(chain) {
                     // Two owners may share a chain: see the names.
-                    let stale = of == network && !valid.iter().any(|one| one.container_id == id);
+                    let stale = of == network && !kept.contains(chain);
                     *chains.entry(chain.clone()).or_insert(true) &= stale;
                 }
             }
@@ -157,6 +157,11 @@ impl NatRule {
     /// The destination, if it is a single address.
     pub(crate) fn destination_address(&self) -> Option<IpAddr> {
         address(self.destination)
+    }
+
+    /// Whether it maps packets to an address or concerns packets to it.
+    pub(crate) fn leads_to(&self, is_meant: &dyn Fn(IpAddr) -> bool) -> bool {
+        self.translated.is_some_and(is_meant) || self.destination_address().is_some_and(is_meant)
     }
 
     /// The UDP ports that it matches.
@@ -203,6 +208,12 @@ impl NatRule {
                 read.mark = number(data).zip(number(mask));
             }
         }
+        for pair in rule.expressions.windows(2) {
+            if let [Expr::Immediate { data, .. }, Expr::Immediate { .. } | Expr::DestinationNat { .. }] = pair
+            {
+                read.translated = read.translated.or(net(family, data).map(|net| net.addr()));
+            }
+        }
         for expression in &rule.expressions {
             match expression {
                 Expr::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) => {
@@ -210,7 +221,7 @@ impl NatRule {
                 }
                 other => {
                     if let Some((name, content)) = other.extension() {
-                        read.extension(name, content);
+                        read.extension(family, name, content);
                     }
                 }
             }
@@ -218,13 +229,20 @@ impl NatRule {
         read
     }
 
-    fn extension(&mut self, name: String, content: &[u8]) {
+    fn extension(&mut self, family: Family, name: String, content: &[u8]) {
         match name.as_str() {
             "comment" => {
                 let end = content.iter().position(|byte| *byte == 0).unwrap_or(content.len());
                 self.comment = Some(String::from_utf8_lossy(&content[..end]).into_owned());
             }
             "multiport" => self.ports = multiport(content),
+            // `struct nf_nat_range2` begins with flags and the first address. `nf_nat_ipv4_multi_range_compat` of old versions of
+            // iptables is shorter, and has a count before them.
+            "DNAT" => {
+                let start = if content.len() < 40 { 8 } else { 4 };
+                let address = content.get(start..start + usize::from(family.bits() / 8));
+                self.translated = address.and_then(|address| net(family, address)).map(|net| net.addr());
+            }
             // `struct xt_tcp` and `xt_udp` begin with the range of source ports, `xt_sctp_info` with that of destination ports.
             // Current versions of iptables do not use them.
             "tcp" | "udp" => self.ports.extend(content.get(4..).and_then(one_port)),
@@ -259,6 +277,7 @@ impl NatRule {
                 "-s" => read.source = parse_net(value),
                 "-d" => read.destination = parse_net(value),
                 "--mark" | "--set-xmark" => read.mark = parse_mark(value),
+                "--to-destination" => read.translated = parse_target(value),
                 "-p" => read.protocol = protocol_number(value),
                 "--dport" | "--dports" => {
                     read.ports = value.split(',').filter_map(|port| port.parse().ok()).collect();
@@ -313,6 +332,11 @@ fn parse_mark(text: &str) -> Option<(u32, u32)> {
 
 fn parse_net(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+/// Parses `10.244.1.2:80` or `[fd00::2]:80`, where the port may be missing.
+fn parse_target(text: &str) -> Option<IpAddr> {
+    text.parse::<SocketAddr>().map(|target| target.ip()).or_else(|_| text.parse()).ok()
 }
 
 /// Decodes a range of one port, in host order.

@@ -100,15 +100,6 @@ pub(crate) fn gc(request: &Request) -> Result<(), CniError> {
     Ok(store.clean()?)
 }
 
-/// Whether an address belongs to another interface of the same container.
-pub(crate) fn is_of_sibling(request: &Request, ip: IpAddr) -> bool {
-    let own = &request.environment.attachment;
-    // A file that cannot be read belongs to no known container.
-    let text = fs::read_to_string(config::directory(request).join(ip.to_string()));
-    matches!(text.map(|text| Holder::parse(&text)), Ok(Holder::Attachment(one))
-        if one.container_id == own.container_id && one.ifname != own.ifname)
-}
-
 /// Whether an address of a subnet is allocated; true if that cannot be determined.
 pub(crate) fn is_in_use(directory: &Path, subnet: IpNet) -> bool {
     reservations(directory).map_or(true, |all| all.iter().any(|one| subnet.contains(&one.ip)))

@@ -15,7 +15,6 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::host_local;
 use crate::error::CniError;
 use crate::firewall::iptables::{Running, Tool, quote};
 use crate::firewall::names::{self, Owner};
@@ -24,6 +23,7 @@ use crate::firewall::netfilter::Netfilter;
 use crate::firewall::nft::{self, NftTable, equal};
 use crate::firewall::{Backend, Removed, Selector, legacy_tools, stale_chains};
 use crate::request::Request;
+use crate::siblings::Siblings;
 
 /// The names of Go's plugins, which never change.
 const TABLE: NftTable = NftTable(TableFamily::INET, "cni_plugins_masquerade");
@@ -99,13 +99,14 @@ impl<'a> Masquerade<'a> {
     /// so that they are not the reason for a failure.
     fn replace(&self, tool: &Tool, nets: &[IpNet]) -> Result<bool, CniError> {
         let nat = Nat::parse(&tool.save()?);
+        let siblings = Siblings::of(&self.request.environment);
         let chain = self.owner.masquerade_chain();
         if !nat.chains.contains(&chain) {
             return Ok(false);
         }
         let entries = nat.of(POSTROUTING).filter(|rule| rule.jumps_to(&chain));
         let (kept, stale): (Vec<&NatRule>, Vec<&NatRule>) =
-            entries.partition(|rule| rule.source_address().is_some_and(|source| self.is_of_sibling(source)));
+            entries.partition(|rule| rule.source_address().is_some_and(|source| siblings.have(source)));
         // Rules of subnets do not name their interface: keep those that contain an address of another interface.
         let mut subnets = nets.to_vec();
         for rule in nat.of(&chain).filter(|rule| rule.jumps_to("ACCEPT")) {
@@ -119,10 +120,6 @@ impl<'a> Masquerade<'a> {
         let _ = write!(lines, "-F {chain}\n{}{}", self.chain_lines(&subnets, nets), self.entry_lines(nets));
         tool.restore(&lines)?.finish()?;
         Ok(true)
-    }
-
-    fn is_of_sibling(&self, ip: IpAddr) -> bool {
-        host_local::is_of_sibling(self.request, ip)
     }
 
     /// Sets the rules in one transaction, with the shared objects if they are out of date.
@@ -143,11 +140,12 @@ impl<'a> Masquerade<'a> {
     /// Removes the rules, wherever they are; see [`Removed::finish`].
     pub(crate) fn remove(self) -> Result<Removed, CniError> {
         let key = self.owner.masquerade_key();
+        let siblings = Siblings::of(&self.request.environment);
         let selector = Selector {
             chains: vec![(self.owner.masquerade_chain(), POSTROUTING)],
             tables: TABLES,
             is_owned: &|comment| comment.starts_with(&key),
-            is_kept: &|ip| self.is_of_sibling(ip),
+            is_kept: &|ip| siblings.have(ip),
             legacy: is_wanted(self.request),
         };
         selector.remove()
@@ -261,7 +259,8 @@ pub(crate) fn gc(request: &Request, valid: &[Attachment]) -> Result<(), CniError
     let key = names::network_key(network);
     let kept: BTreeSet<String> =
         valid.iter().map(|one| Owner::new(network, one).masquerade_comment()).collect();
-    let chains = stale_chains(network, valid, names::is_masquerade_chain, legacy)?;
+    let kept_chains = valid.iter().map(|one| Owner::new(network, one).masquerade_chain()).collect();
+    let chains = stale_chains(network, &kept_chains, names::is_masquerade_chain, legacy)?;
     let selector = Selector {
         chains: chains.into_iter().map(|chain| (chain, POSTROUTING)).collect(),
         tables: TABLES,

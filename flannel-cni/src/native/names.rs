@@ -17,6 +17,18 @@ pub(crate) fn of_container(prefix: &str, network: &str, container_id: &str, digi
     format!("{prefix}{}", hash(&format!("{network}{container_id}"), digits))
 }
 
+/// Returns the name of an object of one interface of a container, where the container's name is in use by another interface.
+pub(crate) fn of_interface(
+    prefix: &str,
+    network: &str,
+    container_id: &str,
+    ifname: &str,
+    digits: usize,
+) -> String {
+    // Neither part contains a slash.
+    of_container(prefix, network, &format!("{container_id}/{ifname}"), digits)
+}
+
 #[cfg(test)]
 mod tests {
     use super::of_container;

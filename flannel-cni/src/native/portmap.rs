@@ -8,6 +8,7 @@
 //! deleted when the mapping is added and when it is removed.
 
 use flannel_core::family::Family;
+use flannel_core::host_local::Attachment;
 use flannel_core::json::{GoStruct, Value};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -25,10 +26,12 @@ use crate::netns::{HostLock, Netns};
 use crate::plugin::Plugin;
 use crate::request::{Request, valid_attachments};
 use crate::result::CniResult;
+use crate::siblings::Siblings;
 use crate::sysctl;
 
 mod config;
 mod iptables;
+mod known;
 mod nft;
 
 use config::{Config, Mapping};
@@ -47,19 +50,20 @@ pub(crate) const PLUGIN: Plugin = Plugin {
     status,
 };
 
-/// The mappings of one container.
+/// The mappings of one interface of a container.
 struct Mappings<'a> {
     config: &'a Config,
     request: &'a Request,
     owner: Owner<'a>,
+    siblings: Siblings<'a>,
     targets: Vec<IpNet>,
 }
 
-/// The mappings of one container in one family.
-#[derive(Clone, Copy)]
+/// The mappings of one interface in one family.
 struct Rules<'a> {
     config: &'a Config,
     owner: Owner<'a>,
+    siblings: &'a Siblings<'a>,
     /// The container's address with the prefix length of its subnet.
     target: IpNet,
 }
@@ -67,6 +71,18 @@ struct Rules<'a> {
 impl Rules<'_> {
     const fn family(&self) -> Family {
         Family::of_net(self.target)
+    }
+
+    /// Whether a chain belongs to another interface of the container.
+    fn is_of_sibling(&self, nat: &Nat, chain: &str) -> bool {
+        nat.of(chain).any(|rule| rule.translated.is_some_and(|ip| self.siblings.have(ip)))
+    }
+
+    /// Whether a chain exists with rules of an earlier ADD for this interface.
+    fn is_own(&self, nat: &Nat, chain: &str) -> bool {
+        nat.chains.contains(chain)
+            && (chain == self.owner.second_mapping_chain()
+                || chain == self.owner.mapping_chain() && !self.is_of_sibling(nat, chain))
     }
 }
 
@@ -110,14 +126,16 @@ fn hold(environment: &Environment) -> Result<Option<Netns>, CniError> {
 /// Removes the rules of a container from both backends.
 fn remove(request: &Request) -> Result<(), CniError> {
     let owner = Owner::new(&request.network, &request.environment.attachment);
+    let siblings = Siblings::of(&request.environment);
     let selector = Selector {
         chains: vec![
             (owner.mapping_chain(), iptables::ENTRY),
+            (owner.second_mapping_chain(), iptables::ENTRY),
             (owner.historic_mapping_chain(), iptables::HISTORIC_ENTRY),
         ],
         tables: nft::TABLES,
-        is_owned: &|comment| nft::parse_comment(comment).0 == owner.container_id,
-        is_kept: &|_| false,
+        is_owned: &|comment| nft::Comment::parse(comment).is_of(&owner),
+        is_kept: &|ip| siblings.have(ip),
         legacy: true,
     };
     let ports = selector.remove()?.finish()?;
@@ -141,7 +159,9 @@ fn delete_connections(family: Family, ports: &BTreeSet<(u16, Option<IpAddr>)>) {
 impl<'a> Mappings<'a> {
     fn new(request: &'a Request, config: &'a Config, result: &CniResult) -> Self {
         let owner = Owner::new(request.network.as_str(), &request.environment.attachment);
-        Self { config, request, owner, targets: config::targets(result, &request.environment) }
+        let environment = &request.environment;
+        let (siblings, targets) = (Siblings::of(environment), config::targets(result, environment));
+        Self { config, request, owner, siblings, targets }
     }
 
     fn add(&self) -> Result<(), CniError> {
@@ -169,8 +189,9 @@ impl<'a> Mappings<'a> {
         }
         for (rules, tool, running) in started {
             let mut nat = rules.read(netfilter.as_mut(), &tool)?;
-            self.check_free(rules.family(), netfilter.as_mut(), &mut nat)?;
-            if nat.chains.contains(&self.owner.mapping_chain()) {
+            self.check_free(&rules, netfilter.as_mut(), &mut nat)?;
+            let chains = [self.owner.mapping_chain(), self.owner.second_mapping_chain()];
+            if chains.iter().any(|chain| rules.is_own(&nat, chain)) {
                 remove(self.request)?;
             }
             pending.push(rules.start(&nat, tool, running));
@@ -189,7 +210,7 @@ impl<'a> Mappings<'a> {
             let mut commands = Vec::new();
             for rules in self.rules() {
                 let mut nat = Nat::read(netfilter, rules.family(), &[iptables::ENTRY])?;
-                self.check_free(rules.family(), Some(netfilter), &mut nat)?;
+                self.check_free(&rules, Some(netfilter), &mut nat)?;
                 commands.extend(rules.commands(netfilter)?);
             }
             Ok(commands)
@@ -201,8 +222,8 @@ impl<'a> Mappings<'a> {
     }
 
     fn rules(&self) -> impl Iterator<Item = Rules<'_>> {
-        let (config, owner) = (self.config, self.owner);
-        self.targets.iter().map(move |target| Rules { config, owner, target: *target })
+        let (config, owner, siblings) = (self.config, self.owner, &self.siblings);
+        self.targets.iter().map(move |target| Rules { config, owner, siblings, target: *target })
     }
 
     /// Allows packets from 127.0.0.1 to leave the host through the container's link: their source address is translated before.
@@ -223,25 +244,27 @@ impl<'a> Mappings<'a> {
     /// Fails if another container uses one of the ports, in either backend. `nat` contains the jumps to mappings.
     fn check_free(
         &self,
-        family: Family,
+        rules: &Rules<'_>,
         netfilter: Option<&mut Netfilter>,
         nat: &mut Nat,
     ) -> Result<(), CniError> {
+        let family = rules.family();
         if let Some(netfilter) = netfilter {
             for chain in [nft::PORTS, nft::ADDRESS_PORTS] {
                 for rule in nft::table(family).rules(netfilter, chain)? {
-                    let Some((other, _)) = rule.comment.as_deref().map(nft::parse_comment) else { continue };
-                    if other != self.owner.container_id {
+                    let Some(comment) = rule.comment.as_deref().map(nft::Comment::parse) else { continue };
+                    if !rules.is_own_rule(&rule) {
                         let rule = NatRule::decode(family, &rule);
-                        self.check_rule(&rule, family, || format!("container {other}"))?;
+                        self.check_rule(&rule, family, || format!("container {}", comment.container_id))?;
                     }
                 }
             }
             self.read_others(netfilter, family, nat)?;
         }
-        let own = self.owner.mapping_chain();
         for entry in nat.of(iptables::ENTRY) {
-            let Some(chain) = entry.target.as_ref().filter(|chain| **chain != own) else { continue };
+            let Some(chain) = entry.target.as_ref().filter(|chain| !rules.is_own(nat, chain)) else {
+                continue;
+            };
             for rule in nat.of(chain).filter(|rule| rule.jumps_to("DNAT")) {
                 self.check_rule(rule, family, || owner_of(entry))?;
             }
@@ -297,11 +320,13 @@ fn check(request: &Request) -> Result<(), CniError> {
     }
     let mappings = Mappings::new(request, &config, &result);
     if config.backend() == Backend::Iptables {
+        let mut netfilter = firewall::open_netfilter()?;
         let mut running = Vec::new();
         for rules in mappings.rules() {
             let family = rules.family();
             let tool = Tool::require(family)?;
-            running.push((family, rules.compare(&tool)?));
+            let nat = rules.read(netfilter.as_mut(), &tool)?;
+            running.push((family, rules.compare(&nat, &tool)?));
         }
         for (family, running) in running {
             let family = match family {
@@ -323,14 +348,24 @@ fn check(request: &Request) -> Result<(), CniError> {
 fn gc(request: &Request) -> Result<(), CniError> {
     let Some(valid) = valid_attachments(&request.config)? else { return Ok(()) };
     let network = request.network.as_str();
-    let chains = firewall::stale_chains(network, &valid, names::is_mapping_chain, true)?;
+    let chains = |one: &Attachment| {
+        let owner = Owner::new(network, one);
+        [owner.mapping_chain(), owner.second_mapping_chain()]
+    };
+    let kept = valid.iter().flat_map(chains).collect();
+    let chains = firewall::stale_chains(network, &kept, names::is_mapping_chain, true)?;
     let selector = Selector {
         chains: chains.into_iter().map(|chain| (chain, iptables::ENTRY)).collect(),
         tables: nft::TABLES,
-        // Go's rules do not name their network, so they are kept: they may belong to another one.
         is_owned: &|comment| {
-            let (id, of) = nft::parse_comment(comment);
-            of == Some(network) && !valid.iter().any(|one| one.container_id == id)
+            let comment = nft::Comment::parse(comment);
+            let is_valid = valid.iter().any(|one| comment.is_of(&Owner::new(network, one)));
+            // The rules of Go's plugin do not name their network.
+            let is_stale = match comment.network {
+                Some(of) => of == network,
+                None => !known::is_known(comment.container_id, network),
+            };
+            is_stale && !is_valid
         },
         is_kept: &|_| false,
         legacy: true,

@@ -33,6 +33,7 @@ COMMIT
         (last.destination.unwrap().addr(), last.ports.as_slice()),
         (IpAddr::from([192, 0, 2, 1]), &[8080][..])
     );
+    assert_eq!(last.translated, Some(IpAddr::from([10, 244, 1, 2])));
     assert!(last.jumps_to("DNAT") && last.deletion(Family::V4).is_none());
 }
 
@@ -52,4 +53,26 @@ fn lists_of_ports_are_understood_and_nothing_else() {
     for length in 0..47 {
         assert!(multiport(&info[..length]).is_empty());
     }
+}
+
+#[test]
+fn the_target_of_a_mapping_is_decoded_in_every_form() {
+    let text = |text: &str| parse_target(text).map(|ip| ip.to_string());
+    assert_eq!(text("10.244.1.2:80").as_deref(), Some("10.244.1.2"));
+    assert_eq!(text("[fd00::2]:80").as_deref(), Some("fd00::2"));
+    assert_eq!((text("10.244.1.2").as_deref(), text("x")), (Some("10.244.1.2"), None));
+    let decoded = |family, content: &[u8]| {
+        let mut rule = NatRule::default();
+        rule.extension(family, "DNAT".to_owned(), content);
+        rule.translated.map(|ip| ip.to_string())
+    };
+    let mut range = vec![3, 0, 0, 0, 10, 244, 1, 2];
+    range.resize(48, 0);
+    assert_eq!(decoded(Family::V4, &range).as_deref(), Some("10.244.1.2"));
+    range[4..20].copy_from_slice(&"fd00::2".parse::<Ipv6Addr>().unwrap().octets());
+    assert_eq!(decoded(Family::V6, &range).as_deref(), Some("fd00::2"));
+    let mut compat = vec![1, 0, 0, 0, 3, 0, 0, 0, 10, 244, 1, 2];
+    compat.resize(24, 0);
+    assert_eq!(decoded(Family::V4, &compat).as_deref(), Some("10.244.1.2"));
+    assert_eq!(decoded(Family::V4, &[1, 2]), None);
 }

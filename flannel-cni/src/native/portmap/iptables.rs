@@ -66,11 +66,14 @@ impl<'a> Rules<'a> {
         }
     }
 
-    /// Starts to set the rules that `nat` lacks. The container's own chain must not exist.
-    pub(super) fn start(&self, nat: &Nat, tool: Tool, running: Running) -> Pending<'a> {
+    /// Starts to set the rules that `nat` lacks. A chain of this interface must not exist.
+    pub(super) fn start(self, nat: &Nat, tool: Tool, running: Running) -> Pending<'a> {
         let shared = Shared::of(nat, self.mark());
         let sure = shared.mark.is_some() && shared.masquerade.is_some();
-        Pending { rules: *self, tool, running: running.feed(&self.lines(&shared)), sure }
+        let is_second = self.is_of_sibling(nat, &self.owner.mapping_chain());
+        let chain = if is_second { self.owner.second_mapping_chain() } else { self.owner.mapping_chain() };
+        let running = running.feed(&self.lines(&shared, &chain));
+        Pending { rules: self, chain, tool, running, sure }
     }
 
     const fn mark(&self) -> u32 {
@@ -81,7 +84,7 @@ impl<'a> Rules<'a> {
     }
 
     /// Returns the lines of one batch. Rules that could not be decoded are asserted by `-C`, which fails the whole batch.
-    fn lines(&self, shared: &Shared) -> String {
+    fn lines(&self, shared: &Shared, chain: &str) -> String {
         let own_mark = self.config.snat && matches!(self.config.mark, Mark::Bit(_));
         let mut lines = String::new();
         let wanted: &[&str] = if own_mark { &[ENTRY, SET_MARK, MASQUERADE] } else { &[ENTRY] };
@@ -106,16 +109,16 @@ impl<'a> Rules<'a> {
                 let _ = writeln!(lines, "{place} {condition} -j {target}");
             }
         }
-        let _ = writeln!(lines, "-N {}", self.owner.mapping_chain());
-        self.own_lines().iter().for_each(|line| {
+        let _ = writeln!(lines, "-N {chain}");
+        self.own_lines(chain).iter().for_each(|line| {
             let _ = writeln!(lines, "-A {line}");
         });
         lines
     }
 
-    /// Returns the rules of the container, without a command.
-    fn own_lines(&self) -> Vec<String> {
-        let (chain, family) = (self.owner.mapping_chain(), self.family());
+    /// Returns the rules of the interface, without a command.
+    fn own_lines(&self, chain: &str) -> Vec<String> {
+        let family = self.family();
         let mut lines = Vec::new();
         for mapping in self.config.of(family) {
             let packets = packets(mapping);
@@ -158,9 +161,11 @@ impl<'a> Rules<'a> {
     }
 
     /// Compares the present rules with those of an ADD, through iptables.
-    pub(super) fn compare(&self, tool: &Tool) -> Result<Running, ToolError> {
+    pub(super) fn compare(&self, nat: &Nat, tool: &Tool) -> Result<Running, ToolError> {
+        let second = self.owner.second_mapping_chain();
+        let chain = if nat.chains.contains(&second) { second } else { self.owner.mapping_chain() };
         let own_mark = self.config.snat && matches!(self.config.mark, Mark::Bit(_));
-        let mut rules = self.own_lines();
+        let mut rules = self.own_lines(&chain);
         if own_mark {
             rules.extend(shared_rules(self.mark()).iter().map(|(chain, rule)| format!("{chain} {rule}")));
         }
@@ -177,6 +182,7 @@ impl<'a> Rules<'a> {
 /// Rules that are being set.
 pub(super) struct Pending<'a> {
     rules: Rules<'a>,
+    chain: String,
     tool: Tool,
     running: Running,
     sure: bool,
@@ -190,7 +196,7 @@ impl Pending<'_> {
             Err(error) if error.refused && !self.sure => {
                 let nat = Nat::parse(&self.tool.save()?);
                 let shared = Shared::of(&nat, self.rules.mark());
-                Ok(self.tool.restore(&self.rules.lines(&shared))?.finish()?)
+                Ok(self.tool.restore(&self.rules.lines(&shared, &self.chain))?.finish()?)
             }
             other => Ok(other?),
         }
@@ -203,10 +209,9 @@ pub(super) fn read_entries(
     family: Family,
     owner: &Owner<'_>,
 ) -> Result<Nat, NetfilterError> {
-    let own = [owner.mapping_chain(), owner.historic_mapping_chain()];
-    let [own, historic] = own.each_ref().map(String::as_str);
-    let chains =
-        [ENTRY, SET_MARK, MASQUERADE, "PREROUTING", "OUTPUT", POSTROUTING, own, historic, HISTORIC_ENTRY];
+    let own = [owner.mapping_chain(), owner.second_mapping_chain(), owner.historic_mapping_chain()];
+    let mut chains = vec![ENTRY, SET_MARK, MASQUERADE, "PREROUTING", "OUTPUT", POSTROUTING, HISTORIC_ENTRY];
+    chains.extend(own.iter().map(String::as_str));
     Nat::read(netfilter, family, &chains)
 }
 

@@ -17,6 +17,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::Rules;
 use super::config::Mapping;
 use crate::error::{CniError, errno_text};
+use crate::firewall::names::Owner;
+use crate::firewall::nat::NatRule;
 use crate::firewall::netfilter::{Netfilter, NetfilterError};
 use crate::firewall::nft::{self, NftTable, equal, jump};
 use crate::process;
@@ -43,25 +45,34 @@ pub(super) fn table(family: Family) -> NftTable {
 /// Base chains: name and hook.
 const BASES: [(&str, u32); 2] = [("prerouting", Hook::PREROUTING), ("output", Hook::OUTPUT)];
 
-/// Returns a comment: the container, which nft shows and Go's plugin compares, and after a zero byte the network, by which GC finds
-/// its rules.
-fn comment(network: &str, container_id: &str) -> String {
+/// Returns a comment: the container, which nft shows and Go's plugin compares, and after zero bytes the network and the interface.
+fn comment(owner: &Owner<'_>) -> String {
+    let comment = format!("{}\0{}\0{}", owner.container_id, owner.network, owner.ifname);
     // A truncated name could be that of another network.
-    if container_id.len() + network.len() < COMMENT_LEN {
-        format!("{container_id}\0{network}")
-    } else {
-        container_id.to_owned()
+    if comment.len() <= COMMENT_LEN { comment } else { owner.container_id.to_owned() }
+}
+
+/// The owner in a comment, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Comment<'a> {
+    pub(super) container_id: &'a str,
+    pub(super) network: Option<&'a str>,
+    ifname: Option<&'a str>,
+}
+
+impl<'a> Comment<'a> {
+    pub(super) fn parse(comment: &'a str) -> Self {
+        let mut parts = comment.split('\0');
+        let container_id = parts.next().unwrap_or_default();
+        Self { container_id, network: parts.next(), ifname: parts.next() }
     }
-}
 
-/// Returns the container in a comment, and the network if the comment contains it.
-pub(super) fn parse_comment(comment: &str) -> (&str, Option<&str>) {
-    comment.split_once('\0').map_or((comment, None), |(id, network)| (id, Some(network)))
-}
-
-/// Whether a comment is of a container.
-fn is_of(comment: &str, container_id: &str) -> bool {
-    parse_comment(comment).0 == container_id
+    /// Whether the rule may be of an owner.
+    pub(super) fn is_of(&self, owner: &Owner<'_>) -> bool {
+        self.container_id == owner.container_id
+            && self.network.is_none_or(|network| network == owner.network)
+            && self.ifname.is_none_or(|ifname| ifname == owner.ifname)
+    }
 }
 
 impl Rules<'_> {
@@ -69,9 +80,15 @@ impl Rules<'_> {
         table(self.family())
     }
 
+    /// Whether a rule is of this interface.
+    pub(super) fn is_own_rule(&self, rule: &Rule) -> bool {
+        rule.comment.as_deref().is_some_and(|comment| Comment::parse(comment).is_of(&self.owner))
+            && !NatRule::decode(self.family(), rule).leads_to(&|ip| self.siblings.have(ip))
+    }
+
     /// Returns the commands of an ADD: shared objects, if they are out of date, and the container's own rules.
     pub(super) fn commands(&self, netfilter: &mut Netfilter) -> Result<Vec<Command>, NetfilterError> {
-        let (table, own_id) = (self.table(), self.owner.container_id);
+        let table = self.table();
         let mut commands = Vec::new();
         for (chain, wanted) in self.shared_rules() {
             commands.extend(table.replace(netfilter, chain, wanted)?);
@@ -83,9 +100,10 @@ impl Rules<'_> {
             commands.splice(0..0, self.shared_objects());
         }
         for chain in OWN {
-            commands.extend(table.delete_rules(netfilter, chain, |comment| is_of(comment, own_id))?);
+            let own = table.rules(netfilter, chain)?.into_iter().filter(|rule| self.is_own_rule(rule));
+            commands.extend(own.filter_map(nft::delete_rule));
         }
-        let comment = comment(self.owner.network, own_id);
+        let comment = comment(&self.owner);
         let mut append = |chain, expressions| {
             commands.push(Command::AppendRule(table.rule(chain, expressions, Some(&comment))));
         };
@@ -103,8 +121,7 @@ impl Rules<'_> {
         let masqueraded = if self.config.snat { self.masqueraded().count() } else { 0 };
         for (chain, wanted) in [(PORTS, self.config.of(self.family()).count()), (MASQUERADING, masqueraded)] {
             let rules = self.table().rules(netfilter, chain)?;
-            let comments = rules.iter().filter_map(|rule| rule.comment.as_deref());
-            if comments.filter(|comment| is_of(comment, self.owner.container_id)).count() < wanted {
+            if rules.iter().filter(|rule| self.is_own_rule(rule)).count() < wanted {
                 return Err(CniError::internal(format!("missing hostport rules in {chain:?} chain")));
             }
         }

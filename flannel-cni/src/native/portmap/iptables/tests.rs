@@ -2,6 +2,8 @@ use flannel_core::json::Value;
 
 use super::*;
 use crate::native::portmap::config::Config;
+use crate::request::Request;
+use crate::siblings::Siblings;
 
 const OWNER: Owner<'_> = Owner { network: "cbr0", container_id: "cid1", ifname: "eth0" };
 
@@ -11,9 +13,14 @@ fn config(members: &str, mappings: &str) -> Config {
     Config::parse(&object).unwrap()
 }
 
+fn with_rules<T>(config: &Config, target: &str, work: impl FnOnce(&Rules<'_>) -> T) -> T {
+    let request = Request::sample(r#"{"name":"cbr0"}"#, "cid1", "");
+    let siblings = Siblings::of(&request.environment);
+    work(&Rules { config, owner: OWNER, siblings: &siblings, target: target.parse().unwrap() })
+}
+
 fn lines(config: &Config, target: &str) -> String {
-    let rules = Rules { config, owner: OWNER, target: target.parse().unwrap() };
-    let lines = rules.own_lines().join("\n").replace("CNI-DN-4c7c118642e0d78610143", "D");
+    let lines = with_rules(config, target, |rules| rules.own_lines("D").join("\n"));
     lines.replace(r#"-m comment --comment "dnat name: \"cbr0\" id: \"cid1\"""#, "#")
 }
 
@@ -64,10 +71,9 @@ fn one_rule_takes_fifteen_ports() {
 #[test]
 fn shared_objects_are_made_once() {
     let config = config(r#","markMasqBit":0"#, TWO);
-    let rules = Rules { config: &config, owner: OWNER, target: "10.244.1.2/24".parse().unwrap() };
     let shared = |nat: &Nat| {
-        let lines = rules.lines(&Shared::of(nat, 1));
-        lines.split("-N CNI-DN").next().unwrap().to_owned()
+        let lines = with_rules(&config, "10.244.1.2/24", |rules| rules.lines(&Shared::of(nat, 1), "D"));
+        lines.split("-N D\n").next().unwrap().to_owned()
     };
     assert_eq!(
         shared(&Nat::default()),
