@@ -17,11 +17,13 @@ use std::time::Duration;
 use crate::backoff::{Backoff, BackoffPolicy};
 use crate::lease::{LeaseAttrs, Revision, Subnets};
 use crate::seed::Seed;
-use crate::store::{CreateGuard, Grant, Held};
+use crate::store::{Grant, Held};
 
 pub use assigned::Assigned;
 pub use own::{Outcome, OwnLease};
 pub use problem::Problem;
+pub use state::LeaseState;
+use state::Phase;
 pub use step::{Failure, Step};
 pub use view::OwnRecord;
 
@@ -30,12 +32,9 @@ mod assigned;
 mod outcome;
 mod own;
 mod problem;
+mod state;
 mod step;
 mod view;
-
-/// Attempts to get a lease. Short at first: simultaneous starters lose races that are over in milliseconds.
-const ACQUIRE: BackoffPolicy =
-    BackoffPolicy { first: Duration::from_millis(50), cap: Duration::from_secs(5) };
 
 /// Attempts to renew one, which starts long before its end.
 const RENEW: BackoffPolicy = BackoffPolicy { first: Duration::from_secs(1), cap: Duration::from_secs(60) };
@@ -62,41 +61,18 @@ pub struct Holding {
     pub confirmed: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Phase {
-    /// The store is read at this time.
-    Read(Duration),
-    /// A record is to be created.
-    Create(Subnets, CreateGuard),
-    /// A record of ours is to be deleted, after which we read again.
-    Delete(Subnets, Revision),
-    /// We hold a lease. It is not renewed before this time.
-    Held(Duration),
-}
-
 /// The claim of this node. Times are durations since the start of the daemon.
 #[derive(Clone, Debug)]
 pub struct Claim {
     renew_margin: Duration,
     chance: Seed,
-    acquire: Backoff,
     renew: Backoff,
-    wanted: Option<LeaseAttrs>,
     wish: Option<Subnets>,
-    own: Option<Holding>,
-    /// The store has failed to answer, so that a remembered lease serves.
-    fallback: bool,
-    /// What updates without an answer may have written, or may yet write: for as long as our record has the revision that
-    /// they are guarded by.
-    doubtful: Vec<LeaseAttrs>,
+    state: LeaseState,
     /// Our record cannot be read: it has to be written anew.
     damaged: bool,
     /// Listings that the last view counted.
     listings: Option<u64>,
-    phase: Phase,
-    problem: Option<Problem>,
-    /// A subnet of ours that belongs to another node now, until we hold a new one.
-    lost: Option<Subnets>,
 }
 
 impl Claim {
@@ -110,61 +86,34 @@ impl Claim {
         remembered: Option<(Subnets, LeaseAttrs)>,
         seed: u64,
     ) -> Self {
-        let own = remembered.map(|(subnets, attrs)| Holding::remembered(subnets, attrs));
         Self {
             renew_margin,
             chance: Seed::new(seed),
-            acquire: ACQUIRE.delays(seed),
             renew: RENEW.delays(seed),
-            wanted: None,
             wish,
-            own,
-            fallback: false,
-            doubtful: Vec::new(),
+            state: LeaseState::new(remembered, seed),
             damaged: false,
             listings: None,
-            phase: Phase::Read(Duration::ZERO),
-            problem: None,
-            lost: None,
         }
-    }
-
-    /// The lease that we hold. Remembered ones count only once the store has failed to answer.
-    #[must_use]
-    pub fn own(&self) -> Option<&Holding> {
-        self.own.as_ref().filter(|own| own.confirmed || self.fallback)
-    }
-
-    /// What is in the way.
-    #[must_use]
-    pub const fn problem(&self) -> Option<&Problem> {
-        self.problem.as_ref()
-    }
-
-    /// A subnet of ours that belongs to another node now, until we hold a new one: whatever else is in the way
-    /// meanwhile, no pod may be started with it.
-    #[must_use]
-    pub const fn lost(&self) -> Option<Subnets> {
-        self.lost
     }
 
     /// Sets how we want to be reached.
     pub fn want(&mut self, attrs: LeaseAttrs) {
-        if let Some(Problem::DuplicateAddress { subnets, theirs }) = &self.problem
+        if let Some(Problem::DuplicateAddress { subnets, theirs }) = &self.state.problem
             && !theirs.is_same_node(&attrs)
         {
             // With an address of our own again, the record is plainly the other node's.
             self.lose(*subnets);
-            self.phase = Phase::Read(Duration::ZERO);
+            self.state.phase = Phase::Read(Duration::ZERO);
         }
-        self.wanted = Some(attrs);
+        self.state.wanted = Some(attrs);
     }
 
     /// What to do now.
     #[must_use]
     pub fn next(&self, now: Duration) -> Step {
-        let Some(wanted) = &self.wanted else { return Step::Wait(None) };
-        match &self.phase {
+        let Some(wanted) = &self.state.wanted else { return Step::Wait(None) };
+        match &self.state.phase {
             Phase::Read(at) if now < *at => Step::Wait(Some(*at)),
             Phase::Read(_) => Step::List,
             Phase::Create(subnets, guard) => {
@@ -176,8 +125,8 @@ impl Claim {
     }
 
     fn keep(&self, wanted: &LeaseAttrs, renew_from: Duration, now: Duration) -> Step {
-        let Some(own) = &self.own else { return Step::List };
-        if matches!(self.problem, Some(Problem::DuplicateAddress { .. })) {
+        let Some(own) = &self.state.own else { return Step::List };
+        if matches!(self.state.problem, Some(Problem::DuplicateAddress { .. })) {
             return Step::Wait(None);
         }
         let held = Held { revision: own.revision, grant: own.grant, remaining: None };
@@ -196,51 +145,33 @@ impl Claim {
         Step::Wait(due)
     }
 
-    /// The store could not be listed.
-    pub fn failed(&mut self, reason: String, now: Duration) {
-        self.problem = Some(Problem::StoreAway(reason));
-        self.fallback = true;
-        self.read_later(now);
-    }
-
     fn hold(&mut self, own: Holding) {
-        if self.own.as_ref().is_none_or(|before| before.revision != own.revision) {
-            self.doubtful.clear();
+        if self.state.own.as_ref().is_none_or(|before| before.revision != own.revision) {
+            self.state.doubtful.clear();
         }
-        self.own = Some(own);
+        self.state.own = Some(own);
         self.damaged = false;
-        self.problem = None;
-        self.lost = None;
+        self.state.problem = None;
+        self.state.lost = None;
     }
 
     fn lose(&mut self, subnets: Subnets) {
-        self.problem = Some(Problem::Taken(subnets));
-        self.lost = Some(subnets);
-        self.own = None;
+        self.state.problem = Some(Problem::Taken(subnets));
+        self.state.lost = Some(subnets);
+        self.state.own = None;
         self.wish = None;
     }
 
-    /// The store has something new that may end a wait: a config, a freed subnet.
-    pub fn stir(&mut self, now: Duration) {
-        if let Phase::Read(at) = &mut self.phase {
-            *at = (*at).min(now);
-        }
-    }
-
     fn wait_for(&mut self, problem: Problem, now: Duration) {
-        self.problem = Some(problem);
-        self.read_later(now);
+        self.state.problem = Some(problem);
+        self.state.read_later(now);
     }
 
     fn read_again(&mut self, failure: Failure, now: Duration) {
         match failure {
-            Failure::Raced => self.read_later(now),
-            Failure::Unanswered(reason) => self.failed(reason, now),
+            Failure::Raced => self.state.read_later(now),
+            Failure::Unanswered(reason) => self.state.failed(reason, now),
         }
-    }
-
-    fn read_later(&mut self, now: Duration) {
-        self.phase = Phase::Read(now + self.acquire.delay());
     }
 }
 

@@ -22,14 +22,14 @@ impl Claim {
         };
         let usable = config.as_ref().ok().map(|(config, _)| config);
         if let Some(phase) = self.adopt(listing, usable, now) {
-            self.phase = phase;
+            self.state.phase = phase;
             return;
         }
         let (config, revision) = match config {
             Ok(config) => config,
             Err(problem) => return self.wait_for(problem, now),
         };
-        let wish = self.own.as_ref().map(|own| own.subnets).or(self.wish);
+        let wish = self.state.own.as_ref().map(|own| own.subnets).or(self.wish);
         // Keys of unreadable records count: they cannot be created.
         let taken: Vec<Subnets> =
             listing.records.iter().filter_map(|record| Subnets::parse_key(&record.key).ok()).collect();
@@ -37,7 +37,7 @@ impl Claim {
             Ok(subnets) => {
                 let dual = config.has(Family::V4) && config.has(Family::V6);
                 let guard = CreateGuard { config: revision, records: dual.then_some(listing.revision) };
-                self.phase = Phase::Create(subnets, guard);
+                self.state.phase = Phase::Create(subnets, guard);
             }
             Err(error) => self.wait_for(Problem::Full(error), now),
         }
@@ -45,10 +45,10 @@ impl Claim {
 
     /// Looks for a record that is ours: the next phase, or `None` if a subnet must be chosen.
     fn adopt(&mut self, listing: &Listing, config: Option<&NetworkConfig>, now: Duration) -> Option<Phase> {
-        let wanted = self.wanted.clone()?;
+        let wanted = self.state.wanted.clone()?;
         let mut table = LeaseTable::default();
         table.replace(&listing.records);
-        let (before, doubtful) = (self.own.clone(), self.doubtful.clone());
+        let (before, doubtful) = (self.state.own.clone(), self.state.doubtful.clone());
         let is_mine = |lease: &Lease| is_ours(lease, &wanted, before.as_ref(), &doubtful);
         if let Some(own) = &before
             && is_lost(own, &table, is_mine)
@@ -61,7 +61,7 @@ impl Claim {
                 .any(|entry| entry.lease.subnets.overlap(&wish) && !is_mine(&entry.lease))
         {
             // An earlier run may have passed it to the CNI plugin.
-            self.lost = Some(wish);
+            self.state.lost = Some(wish);
         } else if let Some(own) = before.as_ref().filter(|own| own.confirmed)
             && let Some(phase) = self.rewrite_unreadable(own, listing, &table, now)
         {
@@ -69,10 +69,10 @@ impl Claim {
         }
         let is_allowed =
             |entry: &TableEntry| config.is_some_and(|config| config.allows(&entry.lease.subnets));
-        let held = self.own.as_ref().map(|own| own.subnets);
+        let held = self.state.own.as_ref().map(|own| own.subnets);
         // The pods of a running node keep their addresses, whatever the config says now and whatever else is ours. Only the
         // administrator can move them, by deleting our record where there is a reservation.
-        let keeps = self.own.as_ref().is_some_and(|own| own.confirmed);
+        let keeps = self.state.own.as_ref().is_some_and(|own| own.confirmed);
         let mine = table.leases().values().filter(|entry| is_mine(&entry.lease));
         let found = mine
             .clone()
@@ -114,12 +114,13 @@ impl Claim {
     /// Takes over a record that is ours.
     fn take(&mut self, entry: &TableEntry, wanted: &LeaseAttrs, table: &LeaseTable, now: Duration) -> Phase {
         let lease = &entry.lease;
-        let before = self.own.clone().filter(|own| own.confirmed && own.subnets == lease.subnets);
+        let before = self.state.own.clone().filter(|own| own.confirmed && own.subnets == lease.subnets);
         if let Some(own) = &before {
-            let known = [&own.attrs, wanted].contains(&&lease.attrs) || self.doubtful.contains(&lease.attrs);
+            let known =
+                [&own.attrs, wanted].contains(&&lease.attrs) || self.state.doubtful.contains(&lease.attrs);
             // A lower revision is that of a store restored from a backup.
             if own.revision.is_before(lease.revision) && !known {
-                self.problem = Some(Problem::DuplicateAddress {
+                self.state.problem = Some(Problem::DuplicateAddress {
                     subnets: lease.subnets,
                     theirs: Box::new(lease.attrs.clone()),
                 });

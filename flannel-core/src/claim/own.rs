@@ -1,9 +1,10 @@
 //! The lease of this node, whoever chooses its subnet.
 
+use std::ops::Deref;
 use std::time::Duration;
 
-use super::{Assigned, Claim, Failure, Holding, OwnRecord, Problem, Step};
-use crate::lease::{LeaseAttrs, Subnets};
+use super::{Assigned, Claim, Failure, LeaseState, OwnRecord, Step};
+use crate::lease::LeaseAttrs;
 use crate::store::{Assignment, Held, Listing};
 
 /// The lease of this node. The caller asks [`OwnLease::next`] what to do, does it, and reports the outcome.
@@ -34,34 +35,18 @@ pub enum Outcome {
     Deleted(Result<(), Failure>),
 }
 
+impl Deref for OwnLease {
+    type Target = LeaseState;
+
+    fn deref(&self) -> &LeaseState {
+        match self {
+            Self::Claimed(claim) => &claim.state,
+            Self::Assigned(assigned) => &assigned.state,
+        }
+    }
+}
+
 impl OwnLease {
-    /// Returns the lease that this node holds.
-    #[must_use]
-    pub fn own(&self) -> Option<&Holding> {
-        match self {
-            Self::Claimed(claim) => claim.own(),
-            Self::Assigned(assigned) => assigned.own(),
-        }
-    }
-
-    /// Returns what prevents a healthy lease.
-    #[must_use]
-    pub const fn problem(&self) -> Option<&Problem> {
-        match self {
-            Self::Claimed(claim) => claim.problem(),
-            Self::Assigned(assigned) => assigned.problem(),
-        }
-    }
-
-    /// Returns a subnet that this node has lost, until it holds a new one: no pod may be started with it.
-    #[must_use]
-    pub const fn lost(&self) -> Option<Subnets> {
-        match self {
-            Self::Claimed(claim) => claim.lost(),
-            Self::Assigned(assigned) => assigned.lost(),
-        }
-    }
-
     /// Sets the attributes to publish.
     pub fn want(&mut self, attrs: LeaseAttrs) {
         match self {
@@ -83,7 +68,7 @@ impl OwnLease {
     pub fn report(&mut self, outcome: Outcome, now: Duration) {
         match (self, outcome) {
             (Self::Claimed(claim), Outcome::Listed(Ok(listing))) => claim.listed(&listing, now),
-            (Self::Claimed(claim), Outcome::Listed(Err(reason))) => claim.failed(reason, now),
+            (Self::Claimed(claim), Outcome::Listed(Err(reason))) => claim.state.failed(reason, now),
             (Self::Claimed(claim), Outcome::Created(attrs, outcome)) => claim.created(attrs, outcome, now),
             (Self::Claimed(claim), Outcome::Updated(attrs, outcome)) => claim.updated(attrs, outcome, now),
             (Self::Claimed(claim), Outcome::Renewed(outcome)) => claim.renewed(outcome, now),
@@ -108,8 +93,8 @@ impl OwnLease {
     /// Ends a wait: the store has something new.
     pub fn wake(&mut self, now: Duration) {
         match self {
-            Self::Claimed(claim) => claim.stir(now),
-            Self::Assigned(assigned) => assigned.wake(now),
+            Self::Claimed(claim) => claim.state.wake(now),
+            Self::Assigned(assigned) => assigned.state.wake(now),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::store::{CreateGuard, Held};
 pub enum Step {
     /// Nothing until an input arrives, or until this time since the start.
     Wait(Option<Duration>),
-    /// List the store; report with [`super::Claim::listed`] or [`super::Claim::failed`].
+    /// List the store; report with [`super::Outcome::Listed`].
     List,
     /// Read the subnet that the store assigns to this node; report with [`super::Assigned::read`].
     ReadAssignment,

@@ -157,7 +157,7 @@ fn claim(public_ip: &str, wish: Option<&str>) -> Claim {
 }
 
 fn own(claim: &Claim) -> String {
-    claim.own().map_or("-".to_owned(), |own| own.subnets.to_string())
+    claim.state.own().map_or("-".to_owned(), |own| own.subnets.to_string())
 }
 
 #[test]
@@ -267,11 +267,11 @@ fn an_expired_lease_that_was_taken_is_replaced_by_another() {
     store.put(&before, &attrs("2.2.2.2"), Some(3));
     store.tell(&mut claim, &before, now);
     store.perform(&mut claim, now);
-    assert_eq!(claim.problem(), Some(&Problem::Taken(Subnets::parse_key(&before).unwrap())));
-    assert_eq!(claim.lost(), Some(Subnets::parse_key(&before).unwrap()));
+    assert_eq!(claim.state.problem(), Some(&Problem::Taken(Subnets::parse_key(&before).unwrap())));
+    assert_eq!(claim.state.lost(), Some(Subnets::parse_key(&before).unwrap()));
     store.settle(&mut claim, &mut now);
     assert_ne!(own(&claim), before);
-    assert_eq!((claim.problem(), claim.lost()), (None, None));
+    assert_eq!((claim.state.problem(), claim.state.lost()), (None, None));
     let theirs = LeaseAttrs::parse(&store.records[&before].value).unwrap();
     assert_eq!(theirs, attrs("2.2.2.2"));
 }
@@ -287,17 +287,17 @@ fn a_subnet_is_lost_also_while_there_is_no_other() {
         let mut now = Duration::ZERO;
         if !restarted {
             store.settle(&mut claim, &mut now);
-            assert_eq!((own(&claim).as_str(), claim.lost()), (key, None));
+            assert_eq!((own(&claim).as_str(), claim.state.lost()), (key, None));
         }
         store.put(key, &attrs("2.2.2.2"), Some(3));
         store.tell(&mut claim, key, now);
         store.perform(&mut claim, now);
-        assert!(matches!(claim.problem(), Some(Problem::Full(_))), "{:?}", claim.problem());
-        assert_eq!((claim.own(), claim.lost()), (None, lost));
+        assert!(matches!(claim.state.problem(), Some(Problem::Full(_))), "{:?}", claim.state.problem());
+        assert_eq!((claim.state.own(), claim.state.lost()), (None, lost));
         store.records.clear();
         now += Duration::from_secs(10);
         store.settle(&mut claim, &mut now);
-        assert_eq!((own(&claim).as_str(), claim.lost()), (key, None));
+        assert_eq!((own(&claim).as_str(), claim.state.lost()), (key, None));
     }
 }
 
@@ -313,12 +313,12 @@ fn a_duplicate_address_is_named_and_not_fought() {
     store.tell(&mut claim, &key, now);
     assert_eq!(claim.next(now), Step::Wait(None));
     assert_eq!(own(&claim), key);
-    let said = claim.problem().unwrap().to_string();
+    let said = claim.state.problem().unwrap().to_string();
     assert!(said.contains("another node uses our public address 1.1.1.1"), "{said}");
     // The other node is fixed and restores the record.
     store.put(&key, &attrs("1.1.1.1"), Some(3));
     store.tell(&mut claim, &key, now);
-    assert_eq!(claim.problem(), None);
+    assert_eq!(claim.state.problem(), None);
     store.settle(&mut claim, &mut now);
     assert_eq!(own(&claim), key);
 }
@@ -332,7 +332,11 @@ fn a_duplicate_address_is_also_seen_in_a_listing() {
     claim.want(twin("ipip"));
     let steps = store.settle(&mut claim, &mut now);
     assert!(matches!(steps[..], [Step::Update { .. }, Step::List]), "{steps:?}");
-    assert!(matches!(claim.problem(), Some(Problem::DuplicateAddress { .. })), "{:?}", claim.problem());
+    assert!(
+        matches!(claim.state.problem(), Some(Problem::DuplicateAddress { .. })),
+        "{:?}",
+        claim.state.problem()
+    );
     assert_eq!((own(&claim).as_str(), value(&store, "10.5.9.0-24")), ("10.5.9.0-24", twin("vxlan")));
 }
 
@@ -371,21 +375,21 @@ fn says_what_it_waits_for_and_goes_on_when_it_is_there() {
     let mut claim = claim("1.1.1.1", None);
     let now = Duration::ZERO;
     store.perform(&mut claim, now);
-    assert!(matches!(claim.problem(), Some(Problem::Full(_))), "{:?}", claim.problem());
+    assert!(matches!(claim.state.problem(), Some(Problem::Full(_))), "{:?}", claim.state.problem());
     let config = store.config.take();
-    claim.stir(now);
+    claim.state.wake(now);
     store.perform(&mut claim, now);
-    assert_eq!(claim.problem(), Some(&Problem::NoConfig));
+    assert_eq!(claim.state.problem(), Some(&Problem::NoConfig));
     store.config = Some("{".to_owned());
-    claim.stir(now);
+    claim.state.wake(now);
     store.perform(&mut claim, now);
-    assert!(matches!(claim.problem(), Some(Problem::BadConfig(_))), "{:?}", claim.problem());
+    assert!(matches!(claim.state.problem(), Some(Problem::BadConfig(_))), "{:?}", claim.state.problem());
     store.config = config;
     store.records.clear();
-    claim.stir(now);
+    claim.state.wake(now);
     store.settle(&mut claim, &mut Duration::from_secs(1));
     assert_eq!(own(&claim), "10.5.0.64-26");
-    assert_eq!(claim.problem(), None);
+    assert_eq!(claim.state.problem(), None);
 }
 
 #[test]
@@ -395,13 +399,13 @@ fn a_remembered_lease_serves_while_the_store_is_away_and_only_then() {
     let mut claim = Claim::new(MARGIN, None, Some((subnets, attrs("1.1.1.1"))), 42);
     claim.want(attrs("1.1.1.1"));
     assert_eq!(own(&claim), "-");
-    claim.failed("connection refused".to_owned(), Duration::ZERO);
+    claim.state.failed("connection refused".to_owned(), Duration::ZERO);
     assert_eq!(own(&claim), "10.5.4.0-24");
     // The store is back, without our record: it is taken again.
     let mut now = Duration::ZERO;
     store.settle(&mut claim, &mut now);
     assert_eq!(own(&claim), "10.5.4.0-24");
-    assert!(claim.own().unwrap().confirmed);
+    assert!(claim.state.own().unwrap().confirmed);
 }
 
 #[test]
@@ -456,7 +460,7 @@ fn an_older_lease_that_overlaps_makes_us_move() {
         assert!(next.starts_with(step), "{next}");
     }
     store.settle(&mut claim, &mut now);
-    assert!(!claim.own().unwrap().subnets.overlap(&larger), "{}", own(&claim));
+    assert!(!claim.state.own().unwrap().subnets.overlap(&larger), "{}", own(&claim));
     assert!(!store.records.contains_key(&key));
 }
 
@@ -514,7 +518,7 @@ fn an_update_without_an_answer_is_not_taken_for_another_node() {
     store.settle(&mut claim, &mut now);
     assert_eq!(own(&claim), key);
     assert_eq!(store.records[&key].value, attrs("1.1.1.3").to_json().into_bytes());
-    assert_eq!(claim.problem(), None);
+    assert_eq!(claim.state.problem(), None);
 }
 
 #[test]
@@ -529,7 +533,7 @@ fn a_duplicate_address_ends_with_an_address_of_our_own() {
     claim.want(attrs("1.1.1.2"));
     store.settle(&mut claim, &mut now);
     assert_ne!(own(&claim), key);
-    assert_eq!(claim.problem(), None);
+    assert_eq!(claim.state.problem(), None);
     assert_eq!(store.records.len(), 2);
 }
 
@@ -550,14 +554,14 @@ fn simultaneous_starters_get_subnets_of_their_own() {
             .collect();
         // Every step of every node falls between the steps of the others.
         let mut now = Duration::ZERO;
-        while claims.iter().any(|claim| claim.own().is_none()) {
+        while claims.iter().any(|claim| claim.state.own().is_none()) {
             for claim in &mut claims {
                 store.perform(claim, now);
             }
             now += Duration::from_millis(7);
             assert!(now < Duration::from_secs(120), "no end of the race");
         }
-        let owned: Vec<Subnets> = claims.iter().map(|claim| claim.own().unwrap().subnets).collect();
+        let owned: Vec<Subnets> = claims.iter().map(|claim| claim.state.own().unwrap().subnets).collect();
         for (at, one) in owned.iter().enumerate() {
             assert!(!owned[at + 1..].iter().any(|other| one.overlap(other)), "{owned:?}");
         }
@@ -598,7 +602,7 @@ fn a_store_that_refuses_writes_is_not_stormed_and_does_not_cost_the_lease() {
             }
             _ => drop(store.perform(&mut claim, now)),
         }
-        assert!(claim.own().unwrap().expires.unwrap() > now);
+        assert!(claim.state.own().unwrap().expires.unwrap() > now);
     }
     assert_eq!(renewals, 1);
     let most = DAY.as_secs() / 3;
@@ -624,7 +628,7 @@ fn a_config_that_is_gone_or_broken_does_not_stop_a_running_node() {
             }
         }
         assert_eq!(own(&claim), "10.5.9.0-24");
-        assert!(matches!(claim.problem(), Some(Problem::NoConfig | Problem::BadConfig(_))));
+        assert!(matches!(claim.state.problem(), Some(Problem::NoConfig | Problem::BadConfig(_))));
     }
 }
 
@@ -639,11 +643,11 @@ fn a_subnet_that_another_lease_has_covered_is_lost() {
             now = until;
         }
     }
-    assert_eq!(claim.problem(), Some(&Problem::Taken(Subnets::parse_key("10.5.9.0-24").unwrap())));
-    assert_eq!(claim.own(), None);
+    assert_eq!(claim.state.problem(), Some(&Problem::Taken(Subnets::parse_key("10.5.9.0-24").unwrap())));
+    assert_eq!(claim.state.own(), None);
     store.settle(&mut claim, &mut now);
     let other = Subnets::parse_key("10.5.8.0-23").unwrap();
-    assert!(!claim.own().unwrap().subnets.overlap(&other), "{}", own(&claim));
+    assert!(!claim.state.own().unwrap().subnets.overlap(&other), "{}", own(&claim));
 }
 
 #[test]
@@ -659,7 +663,7 @@ fn an_update_that_happens_after_all_is_known_as_ours() {
     store.tell(&mut claim, "10.5.9.0-24", now);
     let steps = store.settle(&mut claim, &mut now);
     assert!(matches!(steps[..], [Step::Update { .. }]), "{steps:?}");
-    assert_eq!((own(&claim).as_str(), claim.problem()), ("10.5.9.0-24", None));
+    assert_eq!((own(&claim).as_str(), claim.state.problem()), ("10.5.9.0-24", None));
     assert_eq!(value(&store, "10.5.9.0-24"), attrs("1.1.1.3"));
 }
 
@@ -696,10 +700,10 @@ fn a_late_listing_is_not_taken_for_another_node() {
         overlaps: Vec::new(),
     };
     claim.seen(&view, now);
-    assert_eq!(claim.problem(), None);
+    assert_eq!(claim.state.problem(), None);
     let steps = store.settle(&mut claim, &mut now);
     assert_eq!(steps, [Step::List]);
-    assert_eq!(claim.problem(), None);
+    assert_eq!(claim.state.problem(), None);
     // The same once more says nothing at all.
     claim.seen(&view, now);
     assert!(matches!(claim.next(now), Step::Wait(_)));
@@ -719,7 +723,7 @@ fn a_store_restored_from_a_backup_gets_our_record_again() {
     store.records = backup.records.into_iter().map(|record| (record.key.clone(), record)).collect();
     claim.renewed(Err(Failure::Raced), now);
     store.settle(&mut claim, &mut now);
-    assert_eq!((own(&claim).as_str(), claim.problem()), ("10.5.9.0-24", None));
+    assert_eq!((own(&claim).as_str(), claim.state.problem()), ("10.5.9.0-24", None));
     assert_eq!(value(&store, "10.5.9.0-24"), attrs("1.1.1.1"));
 }
 
@@ -766,7 +770,7 @@ fn an_older_overlap_is_also_seen_in_a_listing() {
     assert!(matches!(claim.next(now), Step::Delete { .. }));
     claim.deleted(Err(Failure::Unanswered("timed out".to_owned())), now);
     store.settle(&mut claim, &mut now);
-    assert!(!claim.own().unwrap().subnets.overlap(&overlap), "{}", own(&claim));
+    assert!(!claim.state.own().unwrap().subnets.overlap(&overlap), "{}", own(&claim));
     assert!(!store.records.contains_key("10.5.9.0-24"));
 }
 
@@ -782,7 +786,7 @@ fn a_node_whose_record_is_deleted_moves_to_a_reservation_only() {
         store.tell(&mut claim, "10.5.9.0-24", now);
         store.settle(&mut claim, &mut now);
         assert_eq!(own(&claim), expected);
-        assert_eq!(claim.problem(), None);
+        assert_eq!(claim.state.problem(), None);
         assert!(store.records.contains_key("10.5.20.0-24"));
     }
 }
@@ -805,10 +809,10 @@ fn a_remembered_lease_serves_on_when_the_store_comes_back_without_a_config() {
     let subnets = Subnets::parse_key("10.5.4.0-24").unwrap();
     let mut claim = Claim::new(MARGIN, None, Some((subnets, attrs("1.1.1.1"))), 42);
     claim.want(attrs("1.1.1.1"));
-    claim.failed("connection refused".to_owned(), Duration::ZERO);
+    claim.state.failed("connection refused".to_owned(), Duration::ZERO);
     store.config = None;
     store.perform(&mut claim, Duration::from_secs(10));
-    assert_eq!(claim.problem(), Some(&Problem::NoConfig));
+    assert_eq!(claim.state.problem(), Some(&Problem::NoConfig));
     assert_eq!(own(&claim), "10.5.4.0-24");
     // Of its new owner it is lost, config or not.
     store.put("10.5.4.0-24", &attrs("2.2.2.2"), Some(7));
@@ -834,7 +838,7 @@ fn a_short_lease_is_renewed_in_time_although_attempts_fail() {
             }
             _ => drop(store.perform(&mut claim, now)),
         }
-        if claim.own().unwrap().expires.unwrap() <= now {
+        if claim.state.own().unwrap().expires.unwrap() <= now {
             break;
         }
     }

@@ -36,26 +36,27 @@ impl Claim {
     /// Takes what a watch or listing tells of our record.
     pub fn seen(&mut self, view: &OwnRecord, now: Duration) {
         let listed = self.listings.replace(view.listings).is_some_and(|before| before != view.listings);
-        let (Phase::Held(_), Some(own)) = (&self.phase, &mut self.own) else { return };
+        let (Phase::Held(_), Some(own)) = (&self.state.phase, &mut self.state.own) else { return };
         if !own.confirmed || view.subnets != own.subnets {
             return;
         }
         if view.seen.is_before(own.revision) {
             // Late, or of a store that has lost its content: only a reading of our own can tell.
             if listed {
-                self.phase = Phase::Read(now);
+                self.state.phase = Phase::Read(now);
             }
             return;
         }
         let Some((attrs, revision, grant)) = &view.record else {
-            return self.read_later(now);
+            return self.state.read_later(now);
         };
-        let known =
-            *attrs == own.attrs || self.wanted.as_ref() == Some(attrs) || self.doubtful.contains(attrs);
+        let known = *attrs == own.attrs
+            || self.state.wanted.as_ref() == Some(attrs)
+            || self.state.doubtful.contains(attrs);
         if known {
             // Our own write, one whose answer was lost, or a renewal in Go's way.
             if own.revision != *revision {
-                self.doubtful.clear();
+                self.state.doubtful.clear();
             }
             own.attrs = attrs.clone();
             own.revision = *revision;
@@ -63,16 +64,16 @@ impl Claim {
             if own.grant != *grant {
                 own.grant = *grant;
                 own.expires = None;
-                self.phase = Phase::Held(now);
+                self.state.phase = Phase::Held(now);
             }
-            if matches!(self.problem, Some(Problem::DuplicateAddress { .. })) {
-                self.problem = None;
+            if matches!(self.state.problem, Some(Problem::DuplicateAddress { .. })) {
+                self.state.problem = None;
             }
         } else if attrs.is_same_node(&own.attrs) {
-            self.problem =
+            self.state.problem =
                 Some(Problem::DuplicateAddress { subnets: own.subnets, theirs: Box::new(attrs.clone()) });
         } else {
-            self.phase = Phase::Read(now);
+            self.state.phase = Phase::Read(now);
         }
         self.yield_to_older(&view.overlaps);
     }
@@ -80,9 +81,9 @@ impl Claim {
     /// Gives up a lease that we created although an older one overlaps it: a daemon that does not guard its writes came
     /// between our listing and our creation. The younger lease goes.
     fn yield_to_older(&mut self, overlaps: &[(Subnets, Revision)]) {
-        let (Phase::Held(_), Some(own)) = (&self.phase, &self.own) else { return };
+        let (Phase::Held(_), Some(own)) = (&self.state.phase, &self.state.own) else { return };
         if overlaps.iter().any(|(_, revision)| own.is_younger_than(*revision)) {
-            self.phase = Phase::Delete(own.subnets, own.revision);
+            self.state.phase = Phase::Delete(own.subnets, own.revision);
         }
     }
 }

@@ -47,21 +47,21 @@ fn waits_for_its_assignment_and_publishes_once() {
     assigned.want(attrs(1));
     assert_eq!(assigned.next(NOW), Step::ReadAssignment);
     assigned.read(Ok(None), NOW);
-    assert_eq!((assigned.own(), assigned.lost()), (None, None));
-    assert_eq!(assigned.problem(), Some(&Problem::Unassigned));
+    assert_eq!((assigned.state.own(), assigned.state.lost()), (None, None));
+    assert_eq!(assigned.state.problem(), Some(&Problem::Unassigned));
     let Step::Wait(Some(until)) = assigned.next(NOW) else { panic!("{assigned:?}") };
     assert!(until > NOW);
     assert_eq!(assigned.next(until), Step::ReadAssignment);
-    assigned.wake(NOW);
+    assigned.state.wake(NOW);
     assert_eq!(assigned.next(NOW), Step::ReadAssignment);
 
     assigned.read(Ok(Some(assignment(1, None, 1))), NOW);
-    assert_eq!(assigned.problem(), None);
+    assert_eq!(assigned.state.problem(), None);
     let step = Step::Update { subnets: subnets(1), attrs: attrs(1), held: held(1) };
     assert_eq!(assigned.next(NOW), step);
     assigned.updated(attrs(1), Ok(held(2)), NOW);
     assert_eq!(assigned.next(NOW), Step::Wait(None));
-    let own = assigned.own().unwrap();
+    let own = assigned.state.own().unwrap();
     assert_eq!((own.subnets, own.revision, own.confirmed), (subnets(1), Revision::new(2), true));
 }
 
@@ -71,7 +71,7 @@ fn what_an_earlier_run_published_is_kept_or_replaced_without_a_conflict() {
         let mut assigned = Assigned::new(None, 1);
         assigned.want(attrs(1));
         assigned.read(Ok(Some(assignment(1, Some(before), 7))), NOW);
-        assert_eq!(assigned.problem(), None);
+        assert_eq!(assigned.state.problem(), None);
         assert_eq!(matches!(assigned.next(NOW), Step::Update { .. }), is_written);
     }
 }
@@ -80,13 +80,13 @@ fn what_an_earlier_run_published_is_kept_or_replaced_without_a_conflict() {
 fn a_remembered_lease_serves_while_the_store_is_unreachable() {
     let mut assigned = Assigned::new(Some((subnets(1), attrs(1))), 1);
     assigned.want(attrs(1));
-    assert_eq!(assigned.own(), None);
+    assert_eq!(assigned.state.own(), None);
     assigned.read(Err("no route".to_owned()), NOW);
-    assert!(assigned.own().is_some_and(|own| own.subnets == subnets(1) && !own.confirmed));
-    assert!(matches!(assigned.problem(), Some(Problem::StoreAway(_))));
+    assert!(assigned.state.own().is_some_and(|own| own.subnets == subnets(1) && !own.confirmed));
+    assert!(matches!(assigned.state.problem(), Some(Problem::StoreAway(_))));
     // The assignment was removed meanwhile.
     assigned.read(Ok(None), NOW);
-    assert_eq!((assigned.own(), assigned.lost()), (None, Some(subnets(1))));
+    assert_eq!((assigned.state.own(), assigned.state.lost()), (None, Some(subnets(1))));
 }
 
 #[test]
@@ -96,11 +96,11 @@ fn a_removed_or_changed_assignment_is_reported() {
     let Step::Wait(Some(until)) = assigned.next(NOW) else { panic!("{assigned:?}") };
     assert_eq!(assigned.next(until), Step::ReadAssignment);
     assigned.read(Ok(None), until);
-    assert_eq!((assigned.own(), assigned.lost()), (None, Some(subnets(1))));
-    assert_eq!(assigned.problem(), Some(&Problem::Unassigned));
+    assert_eq!((assigned.state.own(), assigned.state.lost()), (None, Some(subnets(1))));
+    assert_eq!(assigned.state.problem(), Some(&Problem::Unassigned));
 
     assigned.read(Ok(Some(assignment(2, None, 4))), until);
-    assert_eq!((assigned.own().unwrap().subnets, assigned.lost()), (subnets(2), None));
+    assert_eq!((assigned.state.own().unwrap().subnets, assigned.state.lost()), (subnets(2), None));
     assert!(matches!(assigned.next(until), Step::Update { subnets: key, .. } if key == subnets(2)));
 }
 
@@ -111,7 +111,12 @@ fn a_conflicting_writer_is_named_and_not_overwritten() {
     assert_eq!(assigned.next(NOW), Step::ReadAssignment);
     assigned.read(Ok(Some(assignment(1, Some(attrs(9)), 3))), NOW);
     assert!(
-        assigned.problem().unwrap().to_string().contains("published 192.0.2.9 in the record 10.5.1.0-24")
+        assigned
+            .state
+            .problem()
+            .unwrap()
+            .to_string()
+            .contains("published 192.0.2.9 in the record 10.5.1.0-24")
     );
     assert_eq!(assigned.next(NOW), Step::Wait(None));
     // Again and again: nothing is written.
@@ -119,11 +124,11 @@ fn a_conflicting_writer_is_named_and_not_overwritten() {
         assigned.seen(&view(1, revision, Some((attrs(9), revision))), NOW);
         assigned.read(Ok(Some(assignment(1, Some(attrs(9)), revision))), NOW);
         assert_eq!(assigned.next(NOW), Step::Wait(None), "at revision {revision}");
-        assert!(assigned.problem().is_some(), "at revision {revision}");
+        assert!(assigned.state.problem().is_some(), "at revision {revision}");
     }
     // The other writer gives up.
     assigned.read(Ok(Some(assignment(1, Some(attrs(1)), 20))), NOW);
-    assert_eq!((assigned.problem(), assigned.next(NOW)), (None, Step::Wait(None)));
+    assert_eq!((assigned.state.problem(), assigned.next(NOW)), (None, Step::Wait(None)));
 }
 
 #[test]
@@ -140,7 +145,7 @@ fn new_attributes_are_published_even_after_a_conflict() {
 fn removed_attributes_are_published_again() {
     let mut assigned = published();
     assigned.read(Ok(Some(assignment(1, None, 3))), NOW);
-    assert_eq!(assigned.problem(), None);
+    assert_eq!(assigned.state.problem(), None);
     assert!(matches!(assigned.next(NOW), Step::Update { .. }));
 }
 
@@ -152,7 +157,7 @@ fn an_update_without_an_answer_is_no_conflict() {
     assigned.want(attrs(3));
     // It was written after all.
     assigned.read(Ok(Some(assignment(1, Some(attrs(2)), 3))), NOW);
-    assert_eq!(assigned.problem(), None);
+    assert_eq!(assigned.state.problem(), None);
     assert_eq!(assigned.next(NOW), Step::Update { subnets: subnets(1), attrs: attrs(3), held: held(3) });
     assigned.updated(attrs(3), Err(Failure::Raced), NOW);
     let Step::Wait(Some(until)) = assigned.next(NOW) else { panic!("{assigned:?}") };
@@ -172,6 +177,6 @@ fn its_own_write_and_late_views_are_no_news() {
 fn a_store_restored_from_a_backup_is_no_conflict() {
     let mut assigned = published();
     assigned.read(Ok(Some(assignment(1, Some(attrs(9)), 1))), NOW);
-    assert_eq!(assigned.problem(), None);
+    assert_eq!(assigned.state.problem(), None);
     assert!(matches!(assigned.next(NOW), Step::Update { .. }));
 }
