@@ -92,7 +92,7 @@ impl Kernel {
     ) -> Result<Vec<AddressRecord>, KernelError> {
         let mut all = Vec::new();
         for family in families {
-            all.extend(self.0.fetch(&address::dump_link(*family, index))?);
+            all.extend(self.0.fetch(&address::dump(*family, Some(index)))?);
         }
         Ok(all)
     }

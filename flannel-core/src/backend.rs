@@ -115,6 +115,8 @@ pub struct EndpointSources<'a> {
     pub remembered: &'a BTreeMap<LinkName, Mac>,
     /// Our record in the store.
     pub published: Option<&'a LeaseAttrs>,
+    /// Bytes for a new MAC.
+    pub random: [u8; 6],
 }
 
 impl Default for Backend {
@@ -172,28 +174,17 @@ impl Backend {
         BACKENDS.iter().any(is_supported).then_some(()).ok_or(BackendError::Unsupported(self.name()))
     }
 
-    /// The families of `networks` that the backend carries.
-    fn families(&self, networks: &DualStack<IpNet>) -> Vec<Family> {
-        let families = networks.iter().map(|(family, _)| family);
-        families.filter(|family| self.serves(*family)).collect()
-    }
-
     /// The networks whose packets the backend carries.
     #[must_use]
     pub fn served(&self, networks: &DualStack<IpNet>) -> DualStack<IpNet> {
-        let mut served = DualStack::default();
-        for family in self.families(networks) {
-            *served.slot(family) = networks.get(family).copied();
-        }
-        served
+        let served = |network: &IpNet| self.serves(Family::of_net(*network));
+        DualStack { v4: networks.v4.filter(served), v6: networks.v6.filter(served) }
     }
 
     /// What the config asks for that the backend does not carry.
     #[must_use]
     pub fn limitation(&self, networks: &DualStack<IpNet>) -> Option<BackendError> {
-        let families = self.families(networks);
-        let mut missing = networks.iter().filter(|(family, _)| !families.contains(family));
-        let (family, _) = missing.next()?;
+        let (family, _) = networks.iter().find(|(family, _)| !self.serves(*family))?;
         Some(BackendError::FamilyNotCarried { backend: self.name(), family })
     }
 
@@ -207,11 +198,11 @@ impl Backend {
         external: &ExternalInterface,
         facts: &HostFacts,
     ) -> Result<(), BackendError> {
-        let families = self.families(networks);
-        if let Some(limitation) = self.limitation(networks).filter(|_| families.is_empty()) {
+        let served = self.served(networks);
+        if let Some(limitation) = self.limitation(networks).filter(|_| served == DualStack::default()) {
             return Err(limitation);
         }
-        for family in families {
+        for (family, _) in served.iter() {
             self.deref().device(family)?;
         }
         self.deref().check(networks, external, facts)
@@ -228,10 +219,10 @@ impl Backend {
     /// If the backend is unsupported or leaves too little of it.
     pub fn mtu(&self, networks: &DualStack<IpNet>, external_mtu: u32) -> Result<u32, BackendError> {
         self.supported()?;
-        let families = self.families(networks).into_iter();
-        let mtus: Result<Vec<u32>, _> =
-            families.map(|family| tunnel::mtu(self.deref(), family, external_mtu)).collect();
-        Ok(mtus?.first().copied().unwrap_or(external_mtu))
+        let served = self.served(networks);
+        let mtus = served.iter().map(|(family, _)| tunnel::mtu(self.deref(), family, external_mtu));
+        let mtus = mtus.collect::<Result<Vec<u32>, _>>()?;
+        Ok(mtus.first().copied().unwrap_or(external_mtu))
     }
 
     /// What our lease publishes.
@@ -247,26 +238,24 @@ impl Backend {
         self.supported()?;
         let mut attrs =
             LeaseAttrs { backend_type: self.published_type().to_owned(), ..LeaseAttrs::default() };
-        for family in self.families(networks) {
+        for (family, _) in self.served(networks).iter() {
+            let data = self.data(family, endpoints.get(family))?;
             match external.public.get(family) {
-                Some(IpAddr::V4(address)) => attrs.public_ip = Some(*address),
-                Some(IpAddr::V6(address)) => attrs.public_ipv6 = Some(*address),
+                Some(IpAddr::V4(address)) => (attrs.public_ip, attrs.backend_data) = (Some(*address), data),
+                Some(IpAddr::V6(address)) => {
+                    (attrs.public_ipv6, attrs.backend_v6_data) = (Some(*address), data);
+                }
                 None => return Err(BackendError::NoAddress { family, link: external.name.clone() }),
             }
-            self.publish(family, endpoints.get(family), &mut attrs)?;
         }
         Ok(attrs)
     }
 
-    /// Our end of the tunnel for `family`, and its device. To be asked once, at start: later on this is what a device
-    /// is restored to. `random` gives the bytes of a new MAC.
-    pub fn endpoint(
-        &self,
-        family: Family,
-        sources: &EndpointSources<'_>,
-        random: &mut dyn FnMut() -> [u8; 6],
-    ) -> Option<(LinkName, Endpoint)> {
-        Some((self.device(family)?, self.deref().endpoint(family, sources, random)?))
+    /// Returns the end of the tunnel for `family`, and its device. To be asked once, at start: later on this is what a
+    /// device is restored to.
+    #[must_use]
+    pub fn endpoint(&self, family: Family, sources: &EndpointSources<'_>) -> Option<(LinkName, Endpoint)> {
+        Some((self.device(family)?, self.deref().endpoint(family, sources)?))
     }
 
     /// The devices and the means to reach peers.

@@ -142,7 +142,7 @@ impl Desired {
             let Some(subnet) = lease.subnets.get(family) else { continue };
             let reached = self
                 .address(&lease.attrs, family, *network, subnet)
-                .and_then(|address| peering.peer(&lease.attrs, family, subnet.trunc(), address));
+                .and_then(|address| peering.peer(&lease.attrs, subnet.trunc(), address));
             match reached {
                 Ok(fragment) => peer.dataplane.extend(fragment),
                 Err(error) => peer.errors.push(error),

@@ -8,7 +8,8 @@ use std::str::FromStr;
 
 /// The name of a kernel interface: 1 to 15 bytes, no `/`, no white space (`dev_valid_name` in
 /// the kernel's net/core/dev.c).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
 pub struct LinkName(String);
 
 /// A text that cannot name an interface.
@@ -39,12 +40,6 @@ impl FromStr for LinkName {
 impl fmt::Display for LinkName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
-    }
-}
-
-impl Serialize for LinkName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
     }
 }
 
@@ -108,13 +103,9 @@ impl FromStr for Mac {
             return Err(error());
         }
         let hex = groups.concat();
-        if !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(error());
-        }
-        let mut mac = [0; 6];
-        for (at, byte) in mac.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&hex[at * 2..at * 2 + 2], 16).map_err(|_| error())?;
-        }
+        // Rust accepts a leading sign.
+        let number = hex.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u64::from_str_radix(&hex, 16));
+        let [_, _, mac @ ..] = number.and_then(Result::ok).ok_or_else(error)?.to_be_bytes();
         Ok(Self(mac))
     }
 }
@@ -132,7 +123,8 @@ impl<'de> Deserialize<'de> for Mac {
 }
 
 /// A VXLAN network identifier: 1 to 2^24 - 1 (RFC 7348 section 5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
 pub struct Vni(NonZeroU32);
 
 impl Vni {
@@ -149,12 +141,6 @@ impl Vni {
     #[must_use]
     pub const fn get(self) -> u32 {
         self.0.get()
-    }
-}
-
-impl Serialize for Vni {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
     }
 }
 

@@ -155,11 +155,11 @@ impl Node {
         published: Option<&LeaseAttrs>,
         mut random: impl FnMut() -> [u8; 6],
     ) -> Vec<(LinkName, Mac)> {
-        let sources = EndpointSources { observed, remembered, published };
         let mut settled = Vec::new();
         for family in families(&self.config) {
+            let sources = EndpointSources { observed, remembered, published, random: random() };
             if self.endpoints.get(family).is_none()
-                && let Some((device, endpoint)) = self.config.backend.endpoint(family, &sources, &mut random)
+                && let Some((device, endpoint)) = self.config.backend.endpoint(family, &sources)
             {
                 *self.endpoints.slot(family) = Some(endpoint);
                 settled.push((device, endpoint.mac));

@@ -1,6 +1,7 @@
 //! What a backend answers. A new backend implements [`Behaviour`] and writes only what differs from the defaults.
 
 use ipnet::IpNet;
+use serde_json::value::RawValue;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -42,13 +43,7 @@ pub struct Prepared {
 /// The state for one peer.
 pub trait Peering: fmt::Debug + Send + Sync {
     /// The objects by which `subnet` of a peer at `address` is reached.
-    fn peer(
-        &self,
-        attrs: &LeaseAttrs,
-        family: Family,
-        subnet: IpNet,
-        address: IpAddr,
-    ) -> Result<Dataplane, PeerError>;
+    fn peer(&self, attrs: &LeaseAttrs, subnet: IpNet, address: IpAddr) -> Result<Dataplane, PeerError>;
 }
 
 /// What a backend is. The defaults are those of a backend without devices, whose routes lead through the external
@@ -108,23 +103,13 @@ pub trait Behaviour {
     }
 
     /// The end of the tunnel for `family`, chosen at start; see [`Backend::endpoint`].
-    fn endpoint(
-        &self,
-        _family: Family,
-        _sources: &EndpointSources<'_>,
-        _random: &mut dyn FnMut() -> [u8; 6],
-    ) -> Option<Endpoint> {
+    fn endpoint(&self, _family: Family, _sources: &EndpointSources<'_>) -> Option<Endpoint> {
         None
     }
 
-    /// Adds what peers need to know beside the public address.
-    fn publish(
-        &self,
-        _family: Family,
-        _endpoint: Option<&Endpoint>,
-        _attrs: &mut LeaseAttrs,
-    ) -> Result<(), BackendError> {
-        Ok(())
+    /// What the lease publishes for `family` beside the public address.
+    fn data(&self, _family: Family, _end: Option<&Endpoint>) -> Result<Option<Box<RawValue>>, BackendError> {
+        Ok(None)
     }
 
     /// The devices and the means to reach peers.

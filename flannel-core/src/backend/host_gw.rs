@@ -89,13 +89,7 @@ impl Gateways {
 }
 
 impl Peering for Gateways {
-    fn peer(
-        &self,
-        _attrs: &LeaseAttrs,
-        _family: Family,
-        subnet: IpNet,
-        gateway: IpAddr,
-    ) -> Result<Dataplane, PeerError> {
+    fn peer(&self, _attrs: &LeaseAttrs, subnet: IpNet, gateway: IpAddr) -> Result<Dataplane, PeerError> {
         // A route that stands may have lost what the kernel asks for only when it is set; it still works.
         if !self.is_on_link(gateway) && !self.standing.contains(&(subnet, gateway)) {
             return Err(PeerError::NotOnLink { gateway, link: self.link.clone() });

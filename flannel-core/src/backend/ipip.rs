@@ -97,13 +97,7 @@ struct Tunnel {
 
 impl Peering for Tunnel {
     /// Compatibility: direct routes are onlink too, as those of Go flannel.
-    fn peer(
-        &self,
-        _attrs: &LeaseAttrs,
-        _family: Family,
-        subnet: IpNet,
-        address: IpAddr,
-    ) -> Result<Dataplane, PeerError> {
+    fn peer(&self, _attrs: &LeaseAttrs, subnet: IpNet, address: IpAddr) -> Result<Dataplane, PeerError> {
         let direct = self.direct.as_ref().and_then(|underlay| underlay.link_to(address));
         let link = direct.unwrap_or(&self.device);
         let mut peer = Dataplane::default();

@@ -2,6 +2,7 @@
 //! permanent neighbour entry turns that into the peer's MAC, and an FDB entry that into its public address.
 
 use ipnet::IpNet;
+use serde_json::value::RawValue;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -155,12 +156,7 @@ impl Behaviour for Options {
     ///
     /// Where there is neither a device nor a memory, the MAC in the store may be that of another node, which has our
     /// public address: with a MAC of its own the two records differ, so that the conflict can be named.
-    fn endpoint(
-        &self,
-        family: Family,
-        sources: &EndpointSources<'_>,
-        random: &mut dyn FnMut() -> [u8; 6],
-    ) -> Option<Endpoint> {
+    fn endpoint(&self, family: Family, sources: &EndpointSources<'_>) -> Option<Endpoint> {
         let name = self.device_name(family).ok()?;
         let device = self.existing(sources.observed.links.get(&name));
         let found = device.map(|device| device.mac);
@@ -170,23 +166,13 @@ impl Behaviour for Options {
             .or_else(|| sources.remembered.get(&name).copied())
             .or(stored.filter(|_| found.is_some()))
             .or(found)
-            .unwrap_or_else(|| Mac::from_seed(random()));
+            .unwrap_or_else(|| Mac::from_seed(sources.random));
         Some(Endpoint { mac, port: device.and_then(|device| device.port) })
     }
 
-    fn publish(
-        &self,
-        family: Family,
-        endpoint: Option<&Endpoint>,
-        attrs: &mut LeaseAttrs,
-    ) -> Result<(), BackendError> {
-        let Endpoint { mac, .. } = endpoint.ok_or(BackendError::NoEndpoint(family))?;
-        let data = Some(Vtep { vni: Some(self.vni), mac: *mac }.to_raw());
-        match family {
-            Family::V4 => attrs.backend_data = data,
-            Family::V6 => attrs.backend_v6_data = data,
-        }
-        Ok(())
+    fn data(&self, family: Family, end: Option<&Endpoint>) -> Result<Option<Box<RawValue>>, BackendError> {
+        let Endpoint { mac, .. } = end.ok_or(BackendError::NoEndpoint(family))?;
+        Ok(Some(Vtep { vni: Some(self.vni), mac: *mac }.to_raw()))
     }
 
     fn prepare(&self, node: &Node<'_>) -> Result<Prepared, BackendError> {
@@ -225,18 +211,13 @@ struct Tunnels {
 }
 
 impl Peering for Tunnels {
-    fn peer(
-        &self,
-        attrs: &LeaseAttrs,
-        family: Family,
-        subnet: IpNet,
-        address: IpAddr,
-    ) -> Result<Dataplane, PeerError> {
+    fn peer(&self, attrs: &LeaseAttrs, subnet: IpNet, address: IpAddr) -> Result<Dataplane, PeerError> {
         let mut peer = Dataplane::default();
         if let Some(link) = self.direct.as_ref().and_then(|underlay| underlay.link_to(address)) {
             peer.routes.insert(RouteKey::owned(subnet), Route::via(address, link, false));
             return Ok(peer);
         }
+        let family = Family::of_net(subnet);
         let Some(device) = self.devices.get(family) else { return Ok(peer) };
         let data = attrs.backend_data(family).ok_or(PeerError::NoData(family))?;
         let mac = Vtep::parse(data).map_err(|source| PeerError::BadData { family, source })?.mac;

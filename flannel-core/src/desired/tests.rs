@@ -255,10 +255,10 @@ fn an_existing_device_keeps_mac_and_port() {
     observed.links.get_mut(&name("flannel-v6.1")).unwrap().kind = LinkKind::Other("dummy".to_owned());
     let existing = |observed: &Dataplane| {
         let remembered = BTreeMap::new();
-        let sources = EndpointSources { observed, remembered: &remembered, published: None };
+        let sources = EndpointSources { observed, remembered: &remembered, published: None, random: [0; 6] };
         let mut endpoints = DualStack::default();
         for family in Family::ALL {
-            let endpoint = config("46", VXLAN).backend.endpoint(family, &sources, &mut || [0; 6]);
+            let endpoint = config("46", VXLAN).backend.endpoint(family, &sources);
             *endpoints.slot(family) = endpoint
                 .map(|(_, endpoint)| endpoint)
                 .filter(|endpoint| endpoint.mac.0 != [2, 0, 0, 0, 0, 0]);

@@ -52,22 +52,12 @@ pub fn delete(index: IfIndex, net: IpNet) -> Request {
     Request::change(RouteNetlinkMessage::DelAddress(message(index, net)), 0)
 }
 
-/// Requests all addresses of a family.
+/// Requests the addresses of a family, on one link or on all.
 #[must_use]
-pub fn dump(family: Family) -> Get<AddressRecord> {
-    dump_matching(family, 0)
-}
-
-/// Requests the addresses of one family and link.
-#[must_use]
-pub fn dump_link(family: Family, index: IfIndex) -> Get<AddressRecord> {
-    dump_matching(family, index.0)
-}
-
-fn dump_matching(family: Family, index: u32) -> Get<AddressRecord> {
+pub fn dump(family: Family, link: Option<IfIndex>) -> Get<AddressRecord> {
     let mut message = AddressMessage::default();
     message.header.family = attribute::family_number(family).into();
-    message.header.index = index;
+    message.header.index = link.map_or(0, |index| index.0);
     Get::all("addresses", RouteNetlinkMessage::GetAddress(message), |frame| decode(frame.payload))
 }
 

@@ -84,15 +84,10 @@ pub struct NewBridge {
 /// # Errors
 /// If `lower` is named and `underlay` is not given.
 pub fn create(name: &LinkName, link: &Link, underlay: Option<IfIndex>) -> Result<Request, EncodeError> {
-    let mut attributes = vec![LinkAttribute::IfName(name.to_string())];
-    if link.mtu > 0 {
-        attributes.push(LinkAttribute::Mtu(link.mtu));
-    }
+    let mut attributes = common(Some(name), Some(link.mtu).filter(|mtu| *mtu > 0), None);
     // Compatibility: Go flannel always sends 0, so `ip link` shows no qlen.
     attributes.push(LinkAttribute::TxQueueLen(0));
-    if let Some(mac) = link.mac {
-        attributes.push(LinkAttribute::Address(mac.0.to_vec()));
-    }
+    attributes.extend(common(None, None, link.mac));
     attributes.push(LinkAttribute::LinkInfo(kind::creation(&link.kind, underlay)?));
     Ok(Request::create(RouteNetlinkMessage::NewLink(message(0, attributes))))
 }
@@ -115,15 +110,9 @@ pub fn probe(kind: &str) -> Request {
 /// Creates a veth pair.
 #[must_use]
 pub fn create_veth(veth: &NewVeth) -> Request {
-    let end = |name: &LinkName, mac: Option<Mac>| {
-        let mut attributes = vec![LinkAttribute::IfName(name.to_string())];
-        attributes.extend(veth.mtu.map(LinkAttribute::Mtu));
-        attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
-        attributes
-    };
-    let mut peer = end(&veth.peer, veth.peer_mac);
+    let mut peer = common(Some(&veth.peer), veth.mtu, veth.peer_mac);
     peer.extend(veth.peer_netns.map(LinkAttribute::NetNsFd));
-    let mut attributes = end(&veth.name, veth.mac);
+    let mut attributes = common(Some(&veth.name), veth.mtu, veth.mac);
     attributes.extend(veth.queue_length.map(LinkAttribute::TxQueueLen));
     attributes.extend(veth.master.map(|master| LinkAttribute::Controller(master.0)));
     attributes.push(LinkAttribute::LinkInfo(vec![
@@ -138,9 +127,7 @@ pub fn create_veth(veth: &NewVeth) -> Request {
 /// Creates a bridge, down.
 #[must_use]
 pub fn create_bridge(bridge: &NewBridge) -> Request {
-    let mut attributes = vec![LinkAttribute::IfName(bridge.name.to_string())];
-    attributes.extend(bridge.mtu.map(LinkAttribute::Mtu));
-    attributes.extend(bridge.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+    let mut attributes = common(Some(&bridge.name), bridge.mtu, bridge.mac);
     let mut info = vec![LinkInfo::Kind(InfoKind::Bridge)];
     if bridge.vlan_filtering {
         info.push(LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)])));
@@ -152,10 +139,7 @@ pub fn create_bridge(bridge: &NewBridge) -> Request {
 /// Changes a link.
 #[must_use]
 pub fn set(index: IfIndex, settings: &LinkSettings) -> Request {
-    let mut attributes = Vec::new();
-    attributes.extend(settings.name.as_ref().map(|name| LinkAttribute::IfName(name.to_string())));
-    attributes.extend(settings.mtu.map(LinkAttribute::Mtu));
-    attributes.extend(settings.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+    let mut attributes = common(settings.name.as_ref(), settings.mtu, settings.mac);
     attributes.extend(settings.alias.clone().map(LinkAttribute::IfAlias));
     attributes
         .extend(settings.master.map(|master| LinkAttribute::Controller(master.map_or(0, |index| index.0))));
@@ -230,6 +214,13 @@ fn get_one(message: LinkMessage) -> Get<LinkRecord> {
 /// Makes the kernel omit the statistics of IPv6.
 fn without_statistics() -> LinkAttribute {
     LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
+}
+
+/// Attributes of all kinds of link.
+fn common(name: Option<&LinkName>, mtu: Option<u32>, mac: Option<Mac>) -> Vec<LinkAttribute> {
+    let name = name.map(|name| LinkAttribute::IfName(name.to_string()));
+    let mac = mac.map(|mac| LinkAttribute::Address(mac.0.to_vec()));
+    [name, mtu.map(LinkAttribute::Mtu), mac].into_iter().flatten().collect()
 }
 
 fn message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {

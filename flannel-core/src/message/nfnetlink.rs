@@ -81,11 +81,7 @@ impl Writer {
     }
 
     pub(super) fn text(&mut self, kind: u16, value: &str) {
-        let start = self.0.len();
-        self.0.extend_from_slice(&[0; 4]);
-        self.0.extend_from_slice(value.as_bytes());
-        self.0.push(0);
-        self.close(start, kind);
+        self.bytes(kind, &[value.as_bytes(), &[0]].concat());
     }
 
     /// Appends a comment in the format of nft, truncated to the 128 bytes that nft allows.

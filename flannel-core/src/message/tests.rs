@@ -288,8 +288,8 @@ fn addresses_are_set() {
       2 0a2a0100
       1 0a2a0100
     ");
-    assert_snapshot!(render(&address::dump(Family::V6).request, 8), @"type 22 flags 0x301 0a00000000000000");
-    let of_link = address::dump_link(Family::V4, IfIndex(7));
+    assert_snapshot!(render(&address::dump(Family::V6, None).request, 8), @"type 22 flags 0x301 0a00000000000000");
+    let of_link = address::dump(Family::V4, Some(IfIndex(7)));
     assert_snapshot!(render(&of_link.request, 8), @"type 22 flags 0x301 0200000007000000");
 }
 

@@ -112,7 +112,7 @@ async fn read(connection: &mut Connection, tunnels: &BTreeSet<LinkName>) -> Resu
     let mut snapshot = Snapshot { links: list(connection, &link::dump()).await?, ..Snapshot::default() };
     for family in Family::ALL {
         // A kernel without IPv6 answers a request for it with the objects of all families.
-        let mut addresses = list(connection, &address::dump(family)).await?;
+        let mut addresses = list(connection, &address::dump(family, None)).await?;
         addresses.retain(|record| Family::of_net(record.facts.net) == family);
         snapshot.addresses.append(&mut addresses);
         let mut routes = list(connection, &route::dump(family, route::MAIN_TABLE)).await?;

@@ -272,14 +272,13 @@ impl<'a> Fields<'a> {
         Some(attribute::required(OBJECT, self.0[at]?, 1).ok()?.value.to_owned())
     }
 
-    /// Returns true if all other attributes are zero, which is the default everywhere.
-    fn only(&self, known: &[usize]) -> bool {
-        let default = |value: &[u8]| value.iter().all(|byte| *byte == 0);
-        self.0.iter().enumerate().all(|(at, value)| known.contains(&at) || value.is_none_or(default))
+    /// Returns true if all attributes above `last` are zero, which is the default everywhere.
+    fn end_at(&self, last: usize) -> bool {
+        self.0[last + 1..].iter().flatten().all(|value| value.iter().all(|byte| *byte == 0))
     }
 
     fn known(&self, name: &str) -> Option<Expr> {
-        let (expr, attributes): (Expr, &[usize]) = match name {
+        let (expr, last) = match name {
             "payload" => (
                 Expr::Payload {
                     register: self.number(1)?,
@@ -287,12 +286,12 @@ impl<'a> Fields<'a> {
                     offset: self.number(3)?,
                     len: self.number(4)?,
                 },
-                &[1, 2, 3, 4],
+                4,
             ),
-            "meta" => (Expr::Meta { register: self.number(1)?, key: self.number(2)? }, &[1, 2]),
-            "ct" => (Expr::Connection { register: self.number(1)?, key: self.number(2)? }, &[1, 2]),
+            "meta" => (Expr::Meta { register: self.number(1)?, key: self.number(2)? }, 2),
+            "ct" => (Expr::Connection { register: self.number(1)?, key: self.number(2)? }, 2),
             "fib" if self.number(2)? == FIB_ADDRESS_TYPE && self.number(3)? == FIB_DESTINATION => {
-                (Expr::DestinationType { register: self.number(1)? }, &[1, 2, 3])
+                (Expr::DestinationType { register: self.number(1)? }, 3)
             }
             "nat"
                 if self.number(1)? == NAT_DESTINATION
@@ -301,10 +300,7 @@ impl<'a> Fields<'a> {
                     && self.number(7)? == NAT_RANGE =>
             {
                 let family = u8::try_from(self.number(2)?).ok()?;
-                (
-                    Expr::DestinationNat { family, address: self.number(3)?, port: self.number(5)? },
-                    &[1, 2, 3, 4, 5, 6, 7],
-                )
+                (Expr::DestinationNat { family, address: self.number(3)?, port: self.number(5)? }, 7)
             }
             "bitwise" => (
                 Expr::Bitwise {
@@ -313,7 +309,7 @@ impl<'a> Fields<'a> {
                     mask: self.value(4)?,
                     xor: self.value(5)?,
                 },
-                &[1, 2, 3, 4, 5],
+                5,
             ),
             "cmp" => (
                 Expr::Cmp {
@@ -321,17 +317,17 @@ impl<'a> Fields<'a> {
                     op: *OPS.get(usize::try_from(self.number(2)?).ok()?)?,
                     data: self.value(3)?,
                 },
-                &[1, 2, 3],
+                3,
             ),
             "immediate" if self.number(1)? == REGISTER_VERDICT => {
                 let verdict = attribute::required(OBJECT, self.0[2]?, 2).ok()?;
-                (Expr::Verdict(Verdict::decode(verdict.value)?), &[1, 2])
+                (Expr::Verdict(Verdict::decode(verdict.value)?), 2)
             }
-            "immediate" => (Expr::Immediate { register: self.number(1)?, data: self.value(2)? }, &[1, 2]),
-            "masq" => (Expr::Masquerade { flags: self.number(1).unwrap_or_default() }, &[1]),
+            "immediate" => (Expr::Immediate { register: self.number(1)?, data: self.value(2)? }, 2),
+            "masq" => (Expr::Masquerade { flags: self.number(1).unwrap_or_default() }, 1),
             _ => return None,
         };
-        self.only(attributes).then_some(expr)
+        self.end_at(last).then_some(expr)
     }
 }
 
