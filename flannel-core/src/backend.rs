@@ -185,7 +185,10 @@ impl Backend {
     #[must_use]
     pub fn limitation(&self, networks: &DualStack<IpNet>) -> Option<BackendError> {
         let (family, _) = networks.iter().find(|(family, _)| !self.serves(*family))?;
-        Some(BackendError::FamilyNotCarried { backend: self.name(), family })
+        let backend = self.name();
+        Some(BackendError::Other(format!(
+            "the backend {backend} does not carry {family}, which the network config enables: pods of different nodes cannot reach each other over {family}. Set Enable{family} to false, or Backend.Type to vxlan"
+        )))
     }
 
     /// Checks what shows before there is a lease, and no pod should wait for.

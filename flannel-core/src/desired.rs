@@ -162,12 +162,14 @@ impl Desired {
         // Keys may have host bits, which the kernel refuses in destinations.
         let subnet = subnet.trunc();
         if !network.contains(&subnet) || subnet == network {
-            return Err(PeerError::OutsideNetwork { subnet, network });
+            return Err(PeerError::Other(format!("the subnet {subnet} is outside the network {network}")));
         }
         if let Some(own) =
             self.node.subnets.get(family).filter(|own| own.contains(&subnet) || subnet.contains(own))
         {
-            return Err(PeerError::OwnSubnet { subnet, own });
+            return Err(PeerError::Other(format!(
+                "the subnet {subnet} overlaps the subnet {own} of this node"
+            )));
         }
         let address = attrs.public_address(family).filter(|address| is_host(*address));
         let address = address.ok_or(PeerError::NoPublicAddress(family))?;

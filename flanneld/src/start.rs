@@ -177,7 +177,7 @@ impl FirstConfig<'_> {
             Err(
                 error @ (NodeError::Config(_)
                 | NodeError::NoFamily
-                | NodeError::Host(BackendError::NameTooLong { .. })),
+                | NodeError::Host(BackendError::NameTooLong(_))),
             ) => Ok(Err(chain(&error))),
             Err(error) => Err(error.into()),
         }

@@ -1,12 +1,11 @@
 //! Why a backend cannot run here, and why a peer cannot be reached.
 
-use ipnet::IpNet;
 use std::net::IpAddr;
 
 use super::BACKENDS;
 use crate::family::Family;
 use crate::json::FieldError;
-use crate::link::{LinkName, Mac, Vni};
+use crate::link::{LinkName, Mac};
 
 /// Config, lease and host do not fit together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,16 +15,6 @@ pub enum BackendError {
         "the backend {0} is not in this version of flanneld: set Backend in the network config to {names}", names = supported_names()
     )]
     Unsupported(&'static str),
-    /// A family is on that the backend does not carry.
-    #[error(
-        "the backend {backend} does not carry {family}, which the network config enables: pods of different nodes cannot reach each other over {family}. Set Enable{family} to false, or Backend.Type to vxlan"
-    )]
-    FamilyNotCarried {
-        /// Its name.
-        backend: &'static str,
-        /// The family.
-        family: Family,
-    },
     /// Our lease has no subnet of a family that is on.
     #[error(
         "{0} is on, but the lease of this node has no {0} subnet: release the lease, so that a new one is taken"
@@ -44,42 +33,12 @@ pub enum BackendError {
     /// No MAC was given for a family that is on.
     #[error("the {0} tunnel has no MAC address")]
     NoEndpoint(Family),
-    /// The underlay's packets are too small for the tunnel.
-    #[error(
-        "the MTU of the underlay is {mtu}, but an {family} tunnel needs {least}: raise it, or Backend.MTU where that is the smaller one"
-    )]
-    MtuTooSmall {
-        /// Family of the tunnel.
-        family: Family,
-        /// What is left.
-        mtu: u32,
-        /// The least that would do.
-        least: u32,
-    },
     /// The VNI makes the name of the device too long.
-    #[error(
-        "Backend.VNI is {vni}, but the device name {name} would be longer than 15 bytes: must be at most {largest}"
-    )]
-    NameTooLong {
-        /// As configured.
-        vni: Vni,
-        /// The name.
-        name: String,
-        /// What would do.
-        largest: u32,
-    },
-    /// host-gw with a public address that no peer could use as next hop.
-    #[error(
-        "the public address {public} is not on {link} (which has {own}), so host-gw cannot route through it: leave --public-ip out, or use vxlan"
-    )]
-    PublicAddressElsewhere {
-        /// As requested.
-        public: IpAddr,
-        /// The interface's own.
-        own: IpAddr,
-        /// The external interface.
-        link: LinkName,
-    },
+    #[error("{0}")]
+    NameTooLong(String),
+    /// Another reason.
+    #[error("{0}")]
+    Other(String),
 }
 
 /// `vxlan, host-gw, ipip or alloc`.
@@ -99,22 +58,6 @@ pub enum PeerError {
         found: String,
         /// Ours.
         ours: &'static str,
-    },
-    /// The subnet is not one of this cluster.
-    #[error("the subnet {subnet} is outside the network {network}")]
-    OutsideNetwork {
-        /// As leased.
-        subnet: IpNet,
-        /// The cluster's network.
-        network: IpNet,
-    },
-    /// The subnet is ours.
-    #[error("the subnet {subnet} overlaps the subnet {own} of this node")]
-    OwnSubnet {
-        /// As leased.
-        subnet: IpNet,
-        /// Ours.
-        own: IpNet,
     },
     /// The record has no address to send to.
     #[error("the lease has no {0} address to send to")]
@@ -136,14 +79,9 @@ pub enum PeerError {
         #[source]
         source: FieldError,
     },
-    /// The MAC is not that of one interface.
-    #[error("the lease has the {family} VTEP MAC {mac}, which is not the address of one interface")]
-    BadMac {
-        /// The family.
-        family: Family,
-        /// As published.
-        mac: Mac,
-    },
+    /// Another fault of the lease.
+    #[error("{0}")]
+    Other(String),
     /// Two nodes publish one MAC with different addresses.
     #[error(
         "the {family} VTEP MAC {mac} is that of another node too: give one of them a new one (machines cloned with their state directory?)"
@@ -153,14 +91,6 @@ pub enum PeerError {
         family: Family,
         /// As published.
         mac: Mac,
-    },
-    /// host-gw to a node on another link.
-    #[error("{gateway} is not on the link of {link}: host-gw needs nodes on one link, vxlan does not")]
-    NotOnLink {
-        /// The node's address.
-        gateway: IpAddr,
-        /// The external interface.
-        link: LinkName,
     },
 }
 

@@ -40,7 +40,10 @@ impl Behaviour for Options {
             (Some(_), Some(public), Some(own))
                 if public != own && !facts.link(external.index).is_some_and(|link| link.has(public)) =>
             {
-                Err(BackendError::PublicAddressElsewhere { public, own, link: external.name.clone() })
+                let link = &external.name;
+                Err(BackendError::Other(format!(
+                    "the public address {public} is not on {link} (which has {own}), so host-gw cannot route through it: leave --public-ip out, or use vxlan"
+                )))
             }
             _ => Ok(()),
         }
@@ -92,7 +95,10 @@ impl Peering for Gateways {
     fn peer(&self, _attrs: &LeaseAttrs, subnet: IpNet, gateway: IpAddr) -> Result<Dataplane, PeerError> {
         // A route that stands may have lost what the kernel asks for only when it is set; it still works.
         if !self.is_on_link(gateway) && !self.standing.contains(&(subnet, gateway)) {
-            return Err(PeerError::NotOnLink { gateway, link: self.link.clone() });
+            let link = &self.link;
+            return Err(PeerError::Other(format!(
+                "{gateway} is not on the link of {link}: host-gw needs nodes on one link, vxlan does not"
+            )));
         }
         let mut peer = Dataplane::default();
         peer.routes.insert(RouteKey::owned(subnet), Route::via(gateway, &self.link, false));

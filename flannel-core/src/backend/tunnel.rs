@@ -22,7 +22,10 @@ pub(super) fn mtu(backend: &dyn Behaviour, family: Family, external_mtu: u32) ->
     };
     let mtu = underlay.saturating_sub(overhead);
     if mtu < least {
-        return Err(BackendError::MtuTooSmall { family, mtu: underlay, least: least + overhead });
+        let needed = least + overhead;
+        return Err(BackendError::Other(format!(
+            "the MTU of the underlay is {underlay}, but an {family} tunnel needs {needed}: raise it, or Backend.MTU where that is the smaller one"
+        )));
     }
     Ok(mtu)
 }

@@ -76,7 +76,11 @@ impl Options {
             Family::V4 => (format!("flannel.{vni}"), 9_999_999),
             Family::V6 => (format!("flannel-v6.{vni}"), 9_999),
         };
-        name.parse().map_err(|_| BackendError::NameTooLong { vni, name, largest })
+        name.parse().map_err(|_| {
+            BackendError::NameTooLong(format!(
+                "Backend.VNI is {vni}, but the device name {name} would be longer than 15 bytes: must be at most {largest}"
+            ))
+        })
     }
 
     /// The endpoint of a device that exists already, whoever made it. A start keeps its MAC, which peers know, and, as
@@ -222,7 +226,9 @@ impl Peering for Tunnels {
         let data = attrs.backend_data(family).ok_or(PeerError::NoData(family))?;
         let mac = Vtep::parse(data).map_err(|source| PeerError::BadData { family, source })?.mac;
         if !mac.is_unicast() {
-            return Err(PeerError::BadMac { family, mac });
+            return Err(PeerError::Other(format!(
+                "the lease has the {family} VTEP MAC {mac}, which is not the address of one interface"
+            )));
         }
         let gateway = subnet.network();
         peer.neighbours.insert(
