@@ -28,7 +28,7 @@ use std::process::ExitCode;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    flanneld::sys::look_names_up_without_plugins(cfg!(target_feature = "crt-static"));
+    flanneld::sys::resolve_names_without_plugins(cfg!(target_feature = "crt-static"));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return cli::refuse(error),

@@ -69,7 +69,6 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             info!(signal, "stopped: devices, routes, rules, subnet file and lease are kept");
             Ok(())
         }
-        Err(Ok(never)) => match never {},
         Err(Err(error)) => Err(error),
     }
 }
@@ -209,10 +208,7 @@ async fn start_and_watch(options: Options, tasks: &mut Tasks) -> anyhow::Result<
 async fn monitor(monitor: Monitor, inbox: Inbox, stop: CancellationToken) -> anyhow::Result<()> {
     tokio::select! {
         () = stop.cancelled() => Ok(()),
-        outcome = monitor.run(inbox) => match outcome {
-            Ok(never) => match never {},
-            Err(error) => Err(error.into()),
-        },
+        Err(error) = monitor.run(inbox) => Err(error.into()),
     }
 }
 

@@ -6,6 +6,7 @@
 use hyper::body::Incoming;
 use hyper::header::{HeaderValue, LOCATION};
 use hyper::{Request, StatusCode, Uri};
+use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -54,7 +55,7 @@ fn listen_on_both(port: u16) -> io::Result<TcpListener> {
     match both {
         // No IPv6 in this kernel or namespace.
         Err(error)
-            if matches!(error.raw_os_error(), Some(EAFNOSUPPORT))
+            if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32)
                 || error.kind() == ErrorKind::AddrNotAvailable =>
         {
             listen((Ipv4Addr::UNSPECIFIED, port).into())
@@ -62,8 +63,6 @@ fn listen_on_both(port: u16) -> io::Result<TcpListener> {
         listener => listener,
     }
 }
-
-const EAFNOSUPPORT: i32 = nix::errno::Errno::EAFNOSUPPORT as i32;
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;

@@ -1,7 +1,7 @@
 //! flanneld: arguments, logging, runtime, exit code. Everything else is in the library.
 //!
-//! Exit codes: 0 after a signal, `--help` and `--version`; 1 if it cannot start or a task failed; 2 if a
-//! flag or a variable is wrong.
+//! Exit codes: 0 after a signal, `--help` and `--version`; 1 if it cannot start or a task failed; 2 if a flag or a variable is
+//! invalid.
 #![forbid(unsafe_code)]
 
 use flanneld::cli::{Options, Parsed};
@@ -14,20 +14,20 @@ use tokio::runtime;
 use tracing::error;
 
 fn main() -> ExitCode {
-    sys::look_names_up_without_plugins(cfg!(target_feature = "crt-static"));
+    sys::resolve_names_without_plugins(cfg!(target_feature = "crt-static"));
     let env = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     match Options::parse(env::args_os().skip(1), env) {
         Ok(Parsed::Run(options)) => run(*options),
         Ok(Parsed::Help(text)) => {
-            say(&text);
+            print(&text);
             ExitCode::SUCCESS
         }
         Ok(Parsed::Version) => {
-            say(concat!("v", env!("CARGO_PKG_VERSION"), "\n"));
+            print(concat!("v", env!("CARGO_PKG_VERSION"), "\n"));
             ExitCode::SUCCESS
         }
         Err(error) => {
-            say(&format!("flanneld: {error}\n"));
+            print(&format!("flanneld: {error}\n"));
             ExitCode::from(error.exit_code())
         }
     }
@@ -37,7 +37,7 @@ fn run(options: Options) -> ExitCode {
     sys::share_heap();
     logging::init(options.log);
     options.log();
-    // One thread: the daemon mostly waits, and stacks and arenas of more would be half of its memory.
+    // One thread: the daemon mostly waits, and the stacks and arenas of more threads would be half of its memory.
     let runtime = match runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -46,12 +46,12 @@ fn run(options: Options) -> ExitCode {
         }
     };
     let outcome = runtime.block_on(daemon::run(options));
-    // A write that hangs on a dead disk must not delay the end.
+    // A write that hangs on a failed disk must not delay the end.
     runtime.shutdown_timeout(FILE_GRACE);
     match outcome {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
-            error!(error = format!("{error:#}"), "flanneld ends");
+            error!(error = format!("{error:#}"), "flanneld failed");
             ExitCode::FAILURE
         }
     }
@@ -59,7 +59,7 @@ fn run(options: Options) -> ExitCode {
 
 const FILE_GRACE: Duration = Duration::from_millis(200);
 
-/// Compatibility: on stderr, as all texts of the Go daemon. A closed stderr is no reason to panic.
-fn say(text: &str) {
+/// Compatibility: to stderr, like all texts of Go flannel. A closed stderr does not cause a panic.
+fn print(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }

@@ -57,7 +57,7 @@ pub(crate) fn socket_option(
 /// Other services in `nsswitch.conf` are shared libraries of the host. glibc loads them into static programs, too, but they must
 /// belong to the glibc that the program was linked with, otherwise it resolves no name or crashes. Both services here are part of
 /// glibc since 2.34.
-pub fn look_names_up_without_plugins(static_program: bool) {
+pub fn resolve_names_without_plugins(static_program: bool) {
     if static_program {
         #[cfg(target_env = "gnu")]
         configure_lookup(c"hosts", c"files dns");

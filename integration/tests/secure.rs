@@ -42,7 +42,7 @@ fn refused(node: &integration::Node, flanneld: &Flanneld, reasons: &[&str]) -> R
     ensure!(daemon.get("/readyz")?.status == 503, "it says that it is ready");
     daemon.stop()?;
     let log = daemon.log()?;
-    let lines = log.lines().filter(|line| line.contains("store cannot be used")).count();
+    let lines = log.lines().filter(|line| line.contains("store rejected the request")).count();
     ensure!(lines <= 3, "it says so {lines} times:\n{log}");
     Ok(())
 }
@@ -73,7 +73,7 @@ fn tls_with_a_ca() {
         refused(&n3, &wrong, &["is not signed by a CA in", "stranger.crt", "--etcd-cafile", &url])?;
         let n4 = cluster.add_node(lab, "n4", 4)?;
         let none = Flanneld::bare().argument(format!("--etcd-endpoints={url}"));
-        refused(&n4, &none, &["give the CA of that server with --etcd-cafile"])?;
+        refused(&n4, &none, &["set the CA of that server with --etcd-cafile"])?;
         let n5 = cluster.add_node(lab, "n5", 5)?;
         let missing = Flanneld::on_etcd(&etcd).argument("--etcd-cafile=/nowhere/ca.crt");
         refused(&n5, &missing, &["/nowhere/ca.crt", "--etcd-cafile", "check that it exists"])
@@ -101,7 +101,7 @@ fn tls_with_client_certificates() {
         let anonymous =
             Flanneld::bare().argument(format!("--etcd-endpoints={url}")).argument(ca.unwrap_or_default());
         let n3 = cluster.add_node(lab, "n3", 3)?;
-        refused(&n3, &anonymous, &["wants a client certificate (give --etcd-certfile and --etcd-keyfile)"])
+        refused(&n3, &anonymous, &["requires a client certificate (set --etcd-certfile and --etcd-keyfile)"])
     });
 }
 
@@ -124,7 +124,11 @@ fn users_and_passwords() {
         let denied = ["does not permit user", "nobody", "grant-permission ROLE readwrite"];
         refused(&cluster.add_node(lab, "n4", 4)?, &login("nobody", PASSWORD), &denied)?;
         let n5 = cluster.add_node(lab, "n5", 5)?;
-        refused(&n5, &Flanneld::on_etcd(&etcd), &["wants a user; set --etcd-username and --etcd-password"])?;
+        refused(
+            &n5,
+            &Flanneld::on_etcd(&etcd),
+            &["requires a user; set --etcd-username and --etcd-password"],
+        )?;
 
         // Nobody has anything to ask for longer than tokens live; then there is something to see and to do.
         wait::holds_for("the daemons are ready", Duration::from_secs(4), || {
@@ -153,7 +157,7 @@ fn users_and_passwords() {
         }
         for daemon in &daemons {
             ensure!(!daemon.log()?.contains(PASSWORD), "a password is in the log");
-            ensure!(!daemon.log()?.contains("store cannot be used"), "{}", daemon.log()?);
+            ensure!(!daemon.log()?.contains("store rejected the request"), "{}", daemon.log()?);
         }
         Ok(())
     });

@@ -126,7 +126,7 @@ fn status_of_a_healthy_node() {
             let answer = daemon.status(path)?;
             let error: Value = serde_json::from_str(&answer.body)?;
             let text = error["error"].as_str().unwrap_or_default();
-            ensure!(answer.status == 404 && text.contains("ask for one of /status"), "{answer:?}");
+            ensure!(answer.status == 404 && text.contains("does not exist, only /status"), "{answer:?}");
         }
         Ok(())
     });
@@ -254,7 +254,7 @@ fn two_daemons_on_one_host() {
             let status = daemon.wait_end()?;
             ensure!(status.code() == Some(1), "{status}");
             let named = format!("another process ({pid}) serves {SOCKET}: two daemons on one host");
-            directory::expect_log(&daemon, &["flanneld ends", &named])
+            directory::expect_log(&daemon, &["flanneld failed", &named])
         };
         refused(first.pid()?)?;
         ensure!(ask(&first, "/status")?["pid"] == first.pid()?, "the first has lost its socket");

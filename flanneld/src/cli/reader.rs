@@ -40,7 +40,7 @@ impl<'a> Reader<'a> {
             renew_margin: self.renew_margin(lease_time)?,
             firewall_resync: self.firewall_resync()?,
             healthz: self.healthz()?,
-            status_socket: self.optional_path("status-socket"),
+            status_socket: self.optional("status-socket").map(|setting| setting.text.into()),
             log: self.log()?,
             warnings: self.warnings,
             settings: self.given.iter().map(redacted).collect(),
@@ -50,10 +50,6 @@ impl<'a> Reader<'a> {
     /// Returns a setting; `None` if its text is empty.
     fn optional(&self, name: &str) -> Option<Setting> {
         Some(self.setting(name)).filter(|setting| !setting.text.is_empty())
-    }
-
-    fn optional_path(&self, name: &str) -> Option<PathBuf> {
-        self.optional(name).map(|setting| PathBuf::from(setting.text))
     }
 
     fn path(&self, name: &str) -> Result<PathBuf, CliError> {

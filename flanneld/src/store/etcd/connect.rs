@@ -1,8 +1,8 @@
 //! One connection to one member of the etcd cluster, chosen by racing all of them.
 //!
-//! etcd-client can balance over several endpoints, but a dead one then gets its share of the requests.
-//! So every connection here has one endpoint: the first that answers. When it fails it is dropped, and the
-//! next request starts a new race, in which that endpoint comes last.
+//! etcd-client can balance over several endpoints, but a dead one then receives its share of the requests. So every connection here
+//! has one endpoint: the first that responds. After a failure it is dropped, and the next request starts a new race, in which that
+//! endpoint is last.
 
 use etcd_client::{Client, ConnectOptions, GetOptions, KvClient, LeaseClient, TlsOptions, WatchClient};
 use std::future::poll_fn;
@@ -21,20 +21,20 @@ use super::options::{CAFILE, CERTFILE, Endpoint, KEYFILE, Target};
 use crate::store::operation::Operation;
 use crate::store::stats::StoreStats;
 
-/// Time for the TCP handshake, and again for that of TLS.
+/// Time limit of the TCP handshake, and of that of TLS.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// Head start of an endpoint before the next one is tried as well.
+/// Head start of an endpoint before the next one.
 const STAGGER: Duration = Duration::from_millis(250);
 /// Pause before an HTTP/2 ping. etcd closes connections that ping more often than every 5 s
 /// (`--grpc-keepalive-min-time`), or that ping without an open stream.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
-/// Time for the answer to a ping: a dead peer is found in 9 s.
+/// Time limit of the response to a ping: a dead peer is detected in 9 s.
 const PING_LIMIT: Duration = Duration::from_secs(3);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(10);
-/// Largest answer that is read: a listing of 20,000 records has 5 MB, and tonic's default is 4 MB.
+/// Maximum size of a response: a listing of 20,000 records has 5 MB, and tonic's default is 4 MB.
 const MESSAGE_LIMIT: usize = 256 << 20;
 
-/// A connection that is in use. Cloning shares it.
+/// A connection. Cloning shares it.
 #[derive(Clone)]
 pub(super) struct Connection {
     pub(super) kv: KvClient,
@@ -45,7 +45,7 @@ pub(super) struct Connection {
     pub(super) url: Arc<str>,
     /// Distinguishes it from the ones before and after it.
     pub(super) generation: u64,
-    /// It has given an answer.
+    /// A response was received.
     pub(super) proven: Arc<AtomicBool>,
 }
 
@@ -53,13 +53,12 @@ pub(super) struct Connection {
 #[derive(Default)]
 pub(super) struct Connector {
     generation: u64,
-    /// Where to begin the next race; chosen by chance at first, so that nodes spread over the members.
+    /// The first endpoint of the next race; initially random, so that nodes are spread over the members.
     first: Option<usize>,
 }
 
 impl Connector {
-    /// Tries all endpoints, each a little after the one before it or as soon as that has failed. The first good
-    /// one wins.
+    /// Tries all endpoints, each a little after the previous one or as soon as that has failed. The first success wins.
     pub(super) async fn connect(
         &mut self,
         target: &Target,
@@ -99,7 +98,7 @@ impl Connector {
     }
 }
 
-/// Waits until one of the futures is done, and takes it out.
+/// Waits until one of the futures is done, and removes it.
 async fn any<F: Future + ?Sized>(running: &mut Vec<Pin<Box<F>>>) -> F::Output {
     poll_fn(|context| {
         for at in 0..running.len() {
@@ -163,7 +162,7 @@ async fn open_client(target: &Target, endpoint: &Endpoint) -> Result<Client, Etc
     Ok(client)
 }
 
-/// Reads the certificates anew each time, so that a renewed one is used by the next connection.
+/// Reads the certificates for each connection, so that a renewed one is used.
 async fn tls_options(target: &Target) -> Result<TlsOptions, EtcdError> {
     let mut tls = TlsOptions::new().timeout(CONNECT_LIMIT);
     tls = match &target.cafile {
@@ -182,7 +181,7 @@ async fn tls_options(target: &Target) -> Result<TlsOptions, EtcdError> {
 async fn read(path: &Path, flag: &'static str) -> Result<Vec<u8>, EtcdError> {
     let unusable = |cause: String| unusable(path, flag, cause);
     let text = tokio::fs::read(path).await.map_err(|error| unusable(error.to_string()))?;
-    // The TLS library takes a CA file without any certificate as an empty list.
+    // The TLS library treats a CA file without certificates as an empty list.
     let armoured = text.windows(PEM_BEGIN.len()).any(|window| window == PEM_BEGIN);
     if armoured { Ok(text) } else { Err(unusable("it holds no PEM block".to_owned())) }
 }
@@ -197,7 +196,7 @@ fn unusable(path: &Path, flag: &str, cause: String) -> EtcdError {
     EtcdError::new(Kind::Certificate, text, Some(cause))
 }
 
-/// A client that cannot even be prepared has a certificate that the TLS library does not take.
+/// If a client cannot be prepared, the TLS library rejected a certificate.
 fn unusable_files(target: &Target, error: etcd_client::Error) -> Result<EtcdError, etcd_client::Error> {
     let etcd_client::Error::TransportError(error) = error else { return Err(error) };
     let (path, flag) = match (&target.identity, &target.cafile) {
@@ -208,7 +207,7 @@ fn unusable_files(target: &Target, error: etcd_client::Error) -> Result<EtcdErro
     Ok(unusable(path, flag, innermost(&error)))
 }
 
-/// Gets a token. Answered by a quorum, so it is the proof that the endpoint is good.
+/// Requests a token. The response needs a quorum, so it proves that the endpoint works.
 async fn authenticate(
     client: &mut Client,
     target: &Target,
@@ -217,7 +216,7 @@ async fn authenticate(
 ) -> Result<(), EtcdError> {
     let error = match client.update_user(Some(login.clone())).await {
         Ok(()) => return Ok(()),
-        // Authentication is not enabled, so no token is wanted.
+        // Authentication is not enabled.
         Err(error) if answer(&error) == Some(FAILED_PRECONDITION) => return Ok(()),
         Err(error) => error,
     };
@@ -234,7 +233,7 @@ async fn authenticate(
     Err(EtcdError { text, ..error })
 }
 
-/// A small read that needs a quorum: a member that is cut off from the others must not win the race.
+/// A small read that needs a quorum: a member without connection to the others must not win the race.
 async fn probe(client: &mut Client, target: &Target, failure: &Failure<'_>) -> Result<(), EtcdError> {
     let request = client.get(target.keys.config.as_str(), Some(GetOptions::new().with_count_only()));
     match request.await.map_err(|error| failure.classify(error)) {

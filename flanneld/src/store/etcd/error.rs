@@ -135,16 +135,14 @@ impl Failure<'_> {
             INVALID_ARGUMENT | UNAUTHENTICATED => (
                 Kind::Login,
                 format!(
-                    "etcd at {endpoint} wants a user; set --etcd-username and --etcd-password, or use a client certificate \
+                    "etcd at {endpoint} requires a user; set --etcd-username and --etcd-password, or use a client certificate \
                      whose common name is the user"
                 ),
             ),
             PERMISSION_DENIED => return self.denied(),
             DEADLINE_EXCEEDED | RESOURCE_EXHAUSTED | UNAVAILABLE => (
                 Kind::Unreachable,
-                format!(
-                    "etcd at {endpoint} cannot do this now: {operation}; check the health of its cluster"
-                ),
+                format!("etcd at {endpoint} is unavailable: {operation}; check the health of its cluster"),
             ),
             _ => (Kind::Rejected, format!("etcd at {endpoint} rejected the request: {operation}")),
         };
@@ -165,7 +163,7 @@ impl Failure<'_> {
 
     fn unreachable(&self, cause: String) -> EtcdError {
         let text = format!(
-            "could not reach etcd at {}; check that it runs there and that --etcd-endpoints is right (host, port, http or https)",
+            "could not reach etcd at {}; check that it runs there and that --etcd-endpoints is correct (host, port, http or https)",
             self.endpoint
         );
         EtcdError::new(Kind::Unreachable, text, Some(cause))
@@ -183,10 +181,10 @@ impl Failure<'_> {
                 let perhaps = if self.target.identity.is_some() {
                     "perhaps it does not accept the client certificate of --etcd-certfile"
                 } else {
-                    "perhaps it wants a client certificate (give --etcd-certfile and --etcd-keyfile)"
+                    "perhaps it requires a client certificate (set --etcd-certfile and --etcd-keyfile)"
                 };
                 let problem = format!(
-                    "it closed the connection without an answer; {perhaps}, or does not speak TLS on that port (then use http://)"
+                    "it closed the connection without a response; {perhaps}, or does not speak TLS on that port (then use http://)"
                 );
                 (Kind::Unreachable, problem)
             }
@@ -251,7 +249,7 @@ fn tls_problem(error: &rustls::Error, target: &Target, host: &str) -> String {
             let ca =
                 target.cafile.as_ref().map_or_else(trusted, |file| format!("a CA in {}", file.display()));
             return format!(
-                "its certificate is not signed by {ca}; give the CA of that server with --etcd-cafile"
+                "its certificate is not signed by {ca}; set the CA of that server with --etcd-cafile"
             );
         }
         rustls::Error::InvalidCertificate(
@@ -265,7 +263,7 @@ fn tls_problem(error: &rustls::Error, target: &Target, host: &str) -> String {
             AlertDescription::CertificateRequired | AlertDescription::BadCertificate
                 if *alert == AlertDescription::CertificateRequired || target.identity.is_none() =>
             {
-                "it wants a client certificate (give --etcd-certfile and --etcd-keyfile)"
+                "it requires a client certificate (set --etcd-certfile and --etcd-keyfile)"
             }
             AlertDescription::BadCertificate
             | AlertDescription::UnsupportedCertificate

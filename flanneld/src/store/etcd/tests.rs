@@ -100,7 +100,7 @@ async fn an_unreachable_server_is_named() {
     let error = store.list().await.unwrap_err();
     assert!(is_unreachable(&error), "{error:?}");
     let error = server.store().list().await.unwrap_err();
-    insta::assert_snapshot!(show(&error, &server), @r#"could not reach etcd at http://127.0.0.1:PORT; check that it runs there and that --etcd-endpoints is right (host, port, http or https): Connection refused (os error 111)"#);
+    insta::assert_snapshot!(show(&error, &server), @r#"could not reach etcd at http://127.0.0.1:PORT; check that it runs there and that --etcd-endpoints is correct (host, port, http or https): Connection refused (os error 111)"#);
 }
 
 #[tokio::test]

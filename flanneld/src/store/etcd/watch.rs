@@ -16,10 +16,10 @@ use crate::store::error::StoreError;
 use crate::store::operation::Operation;
 use crate::store::{Change, LeaseWatch, WatchEvent, is_failure};
 
-/// How often the server is asked for a sign of life. By itself it gives one every ten minutes.
+/// The interval of requests for progress. Without them, the server reports it every ten minutes.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(120);
-/// When to give up a watch without any sign of life. HTTP/2 pings find a dead connection much earlier; this finds a
-/// server that answers pings and has forgotten the watch.
+/// The longest silence of a watch. HTTP/2 pings detect a dead connection much earlier; this detects a server that responds to pings
+/// and has lost the watch.
 const SILENCE_LIMIT: Duration = Duration::from_secs(300);
 
 /// A running watch of an [`EtcdStore`].
@@ -28,9 +28,9 @@ pub(super) struct EtcdWatch {
     connection: Connection,
     requests: WatchRequestSender,
     responses: WatchResponseStream,
-    /// Per watch on the stream: its id and up to where it has delivered.
+    /// The watches on the stream.
     parts: Vec<Part>,
-    /// Responses that came while the second watch was being made.
+    /// Responses that arrived while the second watch was created.
     early: VecDeque<WatchResponse>,
     cluster: u64,
     next_progress: Instant,
@@ -43,7 +43,7 @@ struct Part {
     delivered: i64,
 }
 
-/// Why a watch was not opened.
+/// The error of opening a watch.
 enum Refusal {
     /// Permission, or in etcd 3.4 also a token that has expired.
     Denied,
@@ -62,8 +62,8 @@ impl EtcdWatch {
         Ok(watch)
     }
 
-    /// One range covers config and records and has one order of events. A role may permit just the keys that Go's
-    /// daemon reads, which leaves out those in between; then it takes two watches.
+    /// One range contains config and records, and has one order of events. A role may permit only the keys that Go flannel reads,
+    /// without those in between; then two watches are needed.
     async fn open_widest(store: &EtcdStore, after: Revision, deadline: Instant) -> Result<Self, StoreError> {
         let mut fresh = store.shared.target.login.is_none();
         let mut narrow = store.shared.narrow.load(Ordering::Relaxed);
@@ -137,7 +137,7 @@ impl EtcdWatch {
         Ok(watch)
     }
 
-    /// Waits for the answer to a request for a watch.
+    /// Waits until a watch is created.
     async fn created(&mut self, after: Revision) -> Result<(), Refusal> {
         loop {
             match self.responses.message().await {
@@ -158,7 +158,7 @@ impl EtcdWatch {
         }
     }
 
-    /// Checks that the store has the revision `after` and that what we know of it stood there.
+    /// Checks that the store has the revision `after`, and a landmark at that revision.
     async fn is_same_store(&self, after: Revision) -> Result<bool, StoreError> {
         let keys = &self.store.shared.target.keys;
         let known = self.store.with_landmarks(|landmarks| landmarks.at(after.number()));
@@ -179,7 +179,7 @@ impl EtcdWatch {
         })
     }
 
-    /// Turns a response into an event.
+    /// Converts a response to an event.
     fn event(&mut self, response: &WatchResponse) -> WatchEvent {
         let header = response.header();
         let replaced = header.is_some_and(|header| header.cluster_id() != self.cluster);
@@ -194,9 +194,9 @@ impl EtcdWatch {
         let last = response.events().last().and_then(|event| event.kv()).map(|kv| kv.mod_revision());
         let part = self.parts.iter_mut().find(|part| part.id == response.watch_id());
         if let Some(part) = part {
-            // A notification of progress has no event; all up to the revision in its header was delivered. The answer
-            // to our own request for progress belongs to no watch and is not to be trusted like that: before
-            // 3.4.25 and 3.5.8 it overtakes events (etcd-io/etcd#15220).
+            // A notification of progress has no event; everything up to the revision in its header was delivered. The response
+            // to a request for progress belongs to no watch, and must not be used: before 3.4.25 and 3.5.8 it overtakes events
+            // (etcd-io/etcd#15220).
             let progress = header.map_or(0, |header| header.revision());
             part.delivered = part.delivered.max(last.unwrap_or(progress));
         }
@@ -208,7 +208,7 @@ impl EtcdWatch {
     fn change(&self, event: &etcd_client::Event) -> Option<Change> {
         let keys = &self.store.shared.target.keys;
         let kv = event.kv()?;
-        // Not by `event_type`, which panics on what it does not know. A deleted key has version 0.
+        // Not by `event_type`, which panics for unknown types. A deleted key has version 0.
         let deleted = kv.version() == 0;
         if kv.key() == keys.config.as_bytes() {
             return Some(Change::Config((!deleted).then(|| config_record(kv))));
@@ -257,7 +257,7 @@ impl LeaseWatch for EtcdWatch {
                 }
                 None => {
                     self.next_progress += PROGRESS_INTERVAL;
-                    // If it cannot be sent, the stream has ended, which the next round will see.
+                    // If it cannot be sent, the stream has ended, which the next iteration detects.
                     let _ = self.requests.request_progress().await;
                 }
             }

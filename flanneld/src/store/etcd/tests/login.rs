@@ -95,7 +95,7 @@ async fn refusals_name_the_reason_and_no_secret() {
     insta::assert_snapshot!(error(login(&server, "flannel", "wrong")).await, @r#"etcd at http://127.0.0.1:PORT refuses user "flannel" or its password; check --etcd-username and --etcd-password: etcdserver: authentication failed, invalid user ID or password"#);
     insta::assert_snapshot!(error(login(&server, "stranger", "s3cret")).await, @r#"etcd at http://127.0.0.1:PORT refuses user "stranger" or its password; check --etcd-username and --etcd-password: etcdserver: authentication failed, invalid user ID or password"#);
     insta::assert_snapshot!(error(login(&server, "nobody", "s3cret")).await, @r#"etcd at http://127.0.0.1:PORT does not permit user "nobody": listing the leases; grant a role of that user the keys: etcdctl role grant-permission ROLE readwrite --prefix=true /coreos.com/network/"#);
-    insta::assert_snapshot!(error(options(&server.url())).await, @r#"etcd at http://127.0.0.1:PORT wants a user; set --etcd-username and --etcd-password, or use a client certificate whose common name is the user: etcdserver: user name is empty"#);
+    insta::assert_snapshot!(error(options(&server.url())).await, @r#"etcd at http://127.0.0.1:PORT requires a user; set --etcd-username and --etcd-password, or use a client certificate whose common name is the user: etcdserver: user name is empty"#);
     let nobody = EtcdStore::new(login(&server, "nobody", "s3cret")).unwrap();
     let error = nobody.watch(Revision::new(1)).await.err().unwrap();
     assert!(error.to_string().contains("does not permit user \"nobody\": watching the leases"), "{error:?}");

@@ -98,9 +98,9 @@ async fn a_ca_is_enough_and_problems_are_named() {
     let error = error_of(wrong_ca).await;
     assert!(!error.is_transient());
     let text = other.show(&error, &server);
-    insta::assert_snapshot!(text, @r#"no TLS session with etcd at https://127.0.0.1:PORT: its certificate is not signed by a CA in CERTS/ca.pem; give the CA of that server with --etcd-cafile: invalid peer certificate: UnknownIssuer"#);
+    insta::assert_snapshot!(text, @r#"no TLS session with etcd at https://127.0.0.1:PORT: its certificate is not signed by a CA in CERTS/ca.pem; set the CA of that server with --etcd-cafile: invalid peer certificate: UnknownIssuer"#);
     let text = show(&error_of(options(&server.url())).await, &server);
-    insta::assert_snapshot!(text, @r#"no TLS session with etcd at https://127.0.0.1:PORT: its certificate is not signed by a CA that this system trusts; give the CA of that server with --etcd-cafile: invalid peer certificate: UnknownIssuer"#);
+    insta::assert_snapshot!(text, @r#"no TLS session with etcd at https://127.0.0.1:PORT: its certificate is not signed by a CA that this system trusts; set the CA of that server with --etcd-cafile: invalid peer certificate: UnknownIssuer"#);
 
     let plain = EtcdOptions { cafile: None, ..options(&server.url().replace("https", "http")) };
     let error = error_of(plain).await;
@@ -146,7 +146,7 @@ async fn a_client_certificate_is_shown_where_it_is_wanted() {
 
     // In TLS 1.3 the refusal comes after the handshake, as an alert that may be lost when the connection is closed.
     let error = error_of(authority.options(&server)).await;
-    assert!(error.to_string().contains("wants a client certificate (give --etcd-certfile"), "{error}");
+    assert!(error.to_string().contains("requires a client certificate (set --etcd-certfile"), "{error}");
 
     let other = Authority::new();
     other.issue("node", "leaf", &[]);
