@@ -30,8 +30,7 @@ pub(crate) struct Cleanup {
 }
 
 pub(crate) async fn run(session: &Session, command: NodeCommand) -> anyhow::Result<Outcome> {
-    match command {
-        NodeCommand::Cleanup(options) => cleanup::run(session, options).await?,
-    }
+    let NodeCommand::Cleanup(options) = command;
+    cleanup::run(session, options).await?;
     Ok(Outcome::Fine)
 }

@@ -111,16 +111,13 @@ const DEEPEST: u8 = 16;
 
 impl Filter {
     /// Describes the rule or policy that certainly drops a packet.
-    pub(crate) fn drops(&self, packet: &Packet) -> Option<String> {
+    pub(crate) fn drops<'a>(&'a self, packet: &Packet) -> Option<String> {
         for table in &self.tables {
-            let mut bases: Vec<(i64, &String, bool, &Chain)> = table
-                .chains
-                .iter()
-                .filter_map(|(name, chain)| {
-                    let (hook, priority, drops) = chain.base?;
-                    (hook == packet.hook).then_some((priority, name, drops, chain))
-                })
-                .collect();
+            let base = |(name, chain): (&'a String, &'a Chain)| {
+                let (hook, priority, drops) = chain.base?;
+                (hook == packet.hook).then_some((priority, name, drops, chain))
+            };
+            let mut bases: Vec<_> = table.chains.iter().filter_map(base).collect();
             bases.sort_by_key(|(priority, ..)| *priority);
             for (_, name, drops, chain) in bases {
                 match table.walk(chain, packet, 0) {

@@ -10,14 +10,14 @@ use flannel_core::error::chain;
 use flannel_core::family::Family;
 use flannel_core::lease::Subnets;
 use flannel_core::link::LinkName;
-use flannel_core::ruleset::Ruleset;
+use flannel_core::ruleset::{Mode, Ruleset};
 use flannel_core::subnet_env::PreviousEnv;
-use flanneld::firewall::{Firewall, Iptables, Nft, Tools};
+use flanneld::firewall;
 use flanneld::host::daemons;
 use flanneld::kernel::{Effector as _, NetlinkKernel};
 use flanneld::state;
 use ipnet::IpNet;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -59,11 +59,10 @@ pub(super) async fn run(session: &Session, options: Cleanup) -> anyhow::Result<(
     let DryRun { dry_run } = options.dry_run;
     let mut kernel = NetlinkKernel::open()?;
     let observed = kernel.observe(&BTreeSet::new()).await?.dataplane;
-    let former = fs::read_to_string(&session.node.subnet_file)
-        .map_or_else(|_| PreviousEnv::parse(""), |text| PreviousEnv::parse(&text));
+    let former = PreviousEnv::parse(&fs::read_to_string(&session.node.subnet_file).unwrap_or_default());
     let mut items = Vec::new();
     firewalls(dry_run, &mut items).await;
-    let (ops, left) = kernel_objects(session, &observed, &former, &plugins, options).await?;
+    let (ops, left) = kernel_objects(session, &observed, &former, &plugins, options).await;
     let outcomes = if dry_run { ops.iter().map(|_| Ok(())).collect() } else { kernel.apply(&ops).await };
     for (op, outcome) in ops.iter().zip(outcomes) {
         let (kind, name) = title(op);
@@ -92,13 +91,11 @@ fn report(session: &Session, items: &[Item], left: &[String], dry_run: bool) -> 
         };
         table.push(vec![Cell::from(item.kind), result, Cell::from(name)]);
     }
-    let value = items
-        .iter()
-        .map(|item| {
-            let removed = item.outcome.is_ok() && !dry_run;
-            json!({"kind": item.kind, "name": item.name, "removed": removed, "error": item.outcome.as_ref().err()})
-        })
-        .collect();
+    let value = |Item { kind, name, outcome }: &Item| -> Value {
+        let removed = outcome.is_ok() && !dry_run;
+        json!({"kind": kind, "name": name, "removed": removed, "error": outcome.as_ref().err()})
+    };
+    let value = items.iter().map(value).collect();
     let page = if items.is_empty() { Page::lines(value, "") } else { Page::table(value, table) };
     session.output.page(&page.named(items.iter().map(|item| &item.name)))?;
     if items.is_empty() {
@@ -117,24 +114,21 @@ fn report(session: &Session, items: &[Item], left: &[String], dry_run: bool) -> 
 
 /// Tables of nftables, and chains of both variants of iptables.
 async fn firewalls(dry_run: bool, items: &mut Vec<Item>) {
-    clear(&mut Nft::default(), "tables flannel-ipv4 and flannel-ipv6 of nftables", dry_run, items).await;
-    let name = "chains FLANNEL-POSTRTG and FLANNEL-FWD of iptables";
-    clear(&mut Iptables::new(Tools::default()), name, dry_run, items).await;
-}
-
-async fn clear(firewall: &mut impl Firewall, name: &str, dry_run: bool, items: &mut Vec<Item>) {
     let nothing = Ruleset::default();
-    let outcome = match firewall.verify(&nothing).await {
-        Ok(true) => return,
-        Ok(false) if dry_run => Ok(()),
-        Ok(false) => firewall.replace(&nothing).await,
-        Err(error) => Err(error),
-    };
-    items.push(Item {
-        kind: "firewall",
-        name: name.to_owned(),
-        outcome: outcome.map_err(|error| chain(&error)),
-    });
+    for (mode, name) in [
+        (Mode::Nftables, "tables flannel-ipv4 and flannel-ipv6 of nftables"),
+        (Mode::Iptables, "chains FLANNEL-POSTRTG and FLANNEL-FWD of iptables"),
+    ] {
+        let mut firewall = firewall::of(mode);
+        let outcome = match firewall.verify(&nothing).await {
+            Ok(true) => continue,
+            Ok(false) if dry_run => Ok(()),
+            Ok(false) => firewall.replace(&nothing).await,
+            Err(error) => Err(error),
+        };
+        let outcome = outcome.map_err(|error| chain(&error));
+        items.push(Item { kind: "firewall", name: name.to_owned(), outcome });
+    }
 }
 
 /// Operations that remove objects from the kernel, routes before links; and messages about objects that are kept.
@@ -144,7 +138,7 @@ async fn kernel_objects(
     former: &PreviousEnv,
     plugins: &PluginState,
     options: Cleanup,
-) -> anyhow::Result<(Vec<Op>, Vec<String>)> {
+) -> (Vec<Op>, Vec<String>) {
     let mut left = Vec::new();
     let mut links: Vec<&LinkName> = Vec::new();
     for (name, link) in &observed.links {
@@ -194,7 +188,7 @@ async fn kernel_objects(
         }
     }
     ops.extend(links.into_iter().cloned().map(Op::DeleteLink));
-    Ok((ops, left))
+    (ops, left)
 }
 
 /// Whether a link is a device of a backend, of Go flannel or of this daemon.

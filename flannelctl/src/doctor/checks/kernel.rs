@@ -155,16 +155,14 @@ impl Judge<'_> {
             return;
         }
         let destination = key.destination;
-        match self.comparison.actual.routes.get(key) {
-            None => {
-                self.find(&ROUTE_MISSING, destination, format!("no route to {destination}"), op);
-            }
+        let (check, problem) = match self.comparison.actual.routes.get(key) {
+            None => (&ROUTE_MISSING, format!("no route to {destination}")),
             Some(found) if found.each().any(|route| route.protocol == PROTOCOL) => {
-                let problem = format!("the route to {destination} is out of sync");
-                self.find(&ROUTE_WRONG, destination, problem, op);
+                (&ROUTE_WRONG, format!("the route to {destination} is out of sync"))
             }
-            Some(found) => self.shadowed(destination, *key, found),
-        }
+            Some(found) => return self.shadowed(destination, *key, found),
+        };
+        self.find(check, destination, problem, op);
     }
 
     fn shadowed(&mut self, hidden: IpNet, key: RouteKey, route: &Route) {
