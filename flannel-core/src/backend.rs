@@ -152,11 +152,8 @@ impl Backend {
     pub(crate) fn read(fields: &Fields<'_>, has_v6: bool) -> Result<Option<Self>, FieldError> {
         let Some(name) = fields.string("Type")?.filter(|name| !name.is_empty()) else { return Ok(None) };
         let entry = BACKENDS.iter().find(|entry| name.eq_ignore_ascii_case(entry.name));
-        let entry = entry.ok_or_else(|| FieldError {
-            key: fields.path_of("Type"),
-            value: format!("{name:?}"),
-            rule: format!("must be one of {}", Self::names()),
-        })?;
+        let rule = || format!("must be one of {}", Self::names());
+        let entry = entry.ok_or_else(|| fields.error("Type", format!("{name:?}"), rule()))?;
         (entry.read)(fields, has_v6).map(Some)
     }
 

@@ -49,11 +49,3 @@ impl Backoff {
         half + Duration::from_nanos(u64::try_from(spread).unwrap_or(u64::MAX))
     }
 }
-
-impl Iterator for Backoff {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        Some(self.delay())
-    }
-}

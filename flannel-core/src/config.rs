@@ -50,9 +50,10 @@ impl NetworkConfig {
         let fields = Fields::parse(text)?;
         let v4 = Settings::read(&fields, Family::V4)?;
         let v6 = Settings::read(&fields, Family::V6)?;
+        let derive = |settings: Settings| settings.derive().map_err(ParseConfigError::Rule);
         let ranges = DualStack {
-            v4: fields.bool("EnableIPv4")?.unwrap_or(true).then(|| v4.derive()).transpose()?,
-            v6: fields.bool("EnableIPv6")?.unwrap_or(false).then(|| v6.derive()).transpose()?,
+            v4: fields.bool("EnableIPv4")?.unwrap_or(true).then(|| derive(v4)).transpose()?,
+            v6: fields.bool("EnableIPv6")?.unwrap_or(false).then(|| derive(v6)).transpose()?,
         };
         let backend = match fields.last("Backend") {
             None => Backend::default(),
@@ -122,12 +123,8 @@ struct Keys {
     max: &'static str,
     example: &'static str,
     example_address: &'static str,
-    /// The longest subnet: four addresses.
-    longest: u8,
     /// The length of subnets where the network is large enough for four of them.
     usual: u8,
-    /// Whether `null` stands for an absent address, which Go allows for pointers only.
-    null_address: bool,
 }
 
 const fn keys(family: Family) -> Keys {
@@ -139,9 +136,7 @@ const fn keys(family: Family) -> Keys {
             max: "SubnetMax",
             example: "10.244.0.0/16",
             example_address: "10.244.1.0",
-            longest: 30,
             usual: 24,
-            null_address: false,
         },
         Family::V6 => Keys {
             network: "IPv6Network",
@@ -150,9 +145,7 @@ const fn keys(family: Family) -> Keys {
             max: "IPv6SubnetMax",
             example: "fd00:244::/48",
             example_address: "fd00:244:0:1::",
-            longest: 126,
             usual: 64,
-            null_address: true,
         },
     }
 }
@@ -170,10 +163,11 @@ struct Settings {
 impl Settings {
     fn read(fields: &Fields<'_>, family: Family) -> Result<Self, ParseConfigError> {
         let keys = keys(family);
-        let network = read_all(fields, keys.network, |value| network(value, family, &keys).map(Some))?;
+        let network = fields.read_all(keys.network, |value| network(value, family, &keys).map(Some))?;
         let address = |key| {
-            read_all(fields, key, |value| {
-                if keys.null_address && Kind::of(value) == Kind::Null {
+            fields.read_all(key, |value| {
+                // Go allows `null` for pointers only.
+                if family == Family::V6 && Kind::of(value) == Kind::Null {
                     return Ok(None);
                 }
                 address(value, family, &keys).map(|address| Some(address).filter(|ip| !ip.is_unspecified()))
@@ -191,13 +185,10 @@ impl Settings {
     }
 
     /// Checks what is given and derives the rest.
-    fn derive(self) -> Result<SubnetRange, ParseConfigError> {
-        self.range().map_err(ParseConfigError::Rule)
-    }
-
-    fn range(self) -> Result<SubnetRange, String> {
+    fn derive(self) -> Result<SubnetRange, String> {
         let Self { family, keys, network, subnet_len, min, max } = self;
-        let (key, longest) = (keys.network, keys.longest);
+        // The smallest subnet has four addresses.
+        let (key, longest) = (keys.network, family.bits() - 2);
         let network = network.ok_or_else(|| {
             let example = keys.example;
             format!(
@@ -239,19 +230,6 @@ impl Settings {
         }
         Ok(whole.between(min, max))
     }
-}
-
-/// Reads every occurrence of a key, `null` included, and answers with the last.
-fn read_all<'a, T>(
-    fields: &Fields<'a>,
-    key: &str,
-    reader: impl Fn(&'a RawValue) -> Result<Option<T>, String>,
-) -> Result<Option<T>, FieldError> {
-    let mut last = None;
-    for value in fields.all(key) {
-        last = reader(value).map_err(|rule| fields.error(key, value, rule))?;
-    }
-    Ok(last)
 }
 
 /// A network of `family` with host bits cleared.

@@ -62,13 +62,10 @@ impl Scope {
 /// A value that cannot be encoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
-    /// A VXLAN device whose underlay interface was given without its index.
-    #[error("the index of underlay interface {0} is unknown")]
-    Underlay(crate::link::LinkName),
     /// A route in a form that is decoded but never set.
     #[error("routes of the form {0:?} cannot be set")]
     RouteForm(String),
-    /// A route through an interface whose index was not given.
+    /// A route or tunnel through an interface whose index was not given.
     #[error("the index of interface {0} is unknown")]
     Link(crate::link::LinkName),
 }

@@ -14,12 +14,10 @@ pub struct Transport {
 }
 
 impl Transport {
-    const UDP: u8 = 17;
-
     /// UDP to `port`.
     #[must_use]
     pub const fn udp(port: u16) -> Self {
-        Self { protocol: Self::UDP, port: Some(port) }
+        Self { protocol: 17, port: Some(port) }
     }
 
     /// The match of an iptables rule.

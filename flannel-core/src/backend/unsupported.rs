@@ -59,11 +59,8 @@ fn read_wireguard(fields: &Fields<'_>, has_v6: bool) -> Result<Backend, FieldErr
     })?;
     let psk = fields.secret("PSK")?.filter(|psk| !psk.is_empty());
     if psk.as_deref().is_some_and(|psk| !is_wireguard_key(psk)) {
-        return Err(FieldError {
-            key: fields.path_of("PSK"),
-            value: "not a WireGuard key".to_owned(),
-            rule: "must be 32 bytes in base64, as wg genpsk prints them".to_owned(),
-        });
+        let rule = "must be 32 bytes in base64, as wg genpsk prints them";
+        return Err(fields.error("PSK", "not a WireGuard key", rule));
     }
     let psk = if psk.is_some() { "(secret)" } else { "none" };
     let keepalive = options::number(fields, "PersistentKeepaliveInterval", 0, 65535)?;
@@ -97,11 +94,8 @@ fn read_ipsec(fields: &Fields<'_>, _has_v6: bool) -> Result<Backend, FieldError>
     let psk = fields.secret("PSK")?.unwrap_or_default();
     if psk.len() < 96 {
         let found = if psk.is_empty() { "missing".to_owned() } else { format!("{} bytes long", psk.len()) };
-        return Err(FieldError {
-            key: fields.path_of("PSK"),
-            value: found,
-            rule: "must have at least 96 bytes, such as the output of openssl rand -hex 48".to_owned(),
-        });
+        let rule = "must have at least 96 bytes, such as the output of openssl rand -hex 48";
+        return Err(fields.error("PSK", found, rule));
     }
     let proposal = fields.string("ESPProposal")?;
     let proposal = proposal.as_deref().unwrap_or("aes128gcm16-sha256-prfsha256-ecp256");

@@ -195,18 +195,15 @@ impl<'a> Fields<'a> {
         Ok(merged)
     }
 
-    /// Returns an error about the value of `key`.
+    /// Returns an error about `key`, whose value is described by `value`.
     #[must_use]
-    pub fn error(&self, key: &str, value: &RawValue, rule: impl Into<String>) -> FieldError {
-        let text = value.get();
-        // A long value is replaced by its kind.
-        let value = if text.len() <= 200 { text.to_owned() } else { Kind::of(value).to_string() };
-        FieldError { key: self.path_of(key), value, rule: rule.into() }
+    pub fn error(&self, key: &str, value: impl Into<String>, rule: impl Into<String>) -> FieldError {
+        FieldError { key: self.path_of(key), value: value.into(), rule: rule.into() }
     }
 
     /// Returns the name of the member `key` in errors, with the keys of the enclosing objects.
     #[must_use]
-    pub fn path_of(&self, key: &str) -> String {
+    fn path_of(&self, key: &str) -> String {
         format!("{}{key}", self.path)
     }
 
@@ -218,9 +215,29 @@ impl<'a> Fields<'a> {
     ) -> Result<Option<T>, FieldError> {
         let mut last = None;
         for value in self.all(key).filter(|value| Kind::of(value) != Kind::Null) {
-            last = Some(reader(value).map_err(|rule| self.error(key, value, rule))?);
+            last = Some(reader(value).map_err(|rule| self.rejected(key, value, rule))?);
         }
         Ok(last)
+    }
+
+    /// Reads every occurrence of `key`, including `null`, and returns the last one.
+    pub fn read_all<T, R: Into<String>>(
+        &self,
+        key: &str,
+        mut reader: impl FnMut(&'a RawValue) -> Result<Option<T>, R>,
+    ) -> Result<Option<T>, FieldError> {
+        let mut last = None;
+        for value in self.all(key) {
+            last = reader(value).map_err(|rule| self.rejected(key, value, rule))?;
+        }
+        Ok(last)
+    }
+
+    /// Returns the error about a value. A long one is replaced by its kind.
+    fn rejected(&self, key: &str, value: &RawValue, rule: impl Into<String>) -> FieldError {
+        let text = value.get();
+        let shown = if text.len() <= 200 { text.to_owned() } else { Kind::of(value).to_string() };
+        self.error(key, shown, rule)
     }
 }
 

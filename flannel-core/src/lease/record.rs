@@ -1,7 +1,7 @@
 //! Lease records: the JSON value under a key, byte for byte as Go writes it.
 
 use serde_json::value::RawValue;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::LeaseAttrs;
 use crate::json::{self, FieldError, Fields, Kind, ParseJsonError};
@@ -47,33 +47,26 @@ impl LeaseAttrs {
     pub fn parse(value: &[u8]) -> Result<Self, ParseRecordError> {
         let text = String::from_utf8_lossy(value);
         let fields = Fields::parse(&text)?;
-        let mut attrs = Self::default();
-        for value in fields.all("PublicIP") {
-            let address = address(value).and_then(|address| match address.to_canonical() {
-                IpAddr::V4(address) => Some(address),
-                IpAddr::V6(_) => None,
-            });
-            let rule = "must be an IPv4 address such as \"192.168.64.3\"";
-            let address = address.ok_or_else(|| fields.error("PublicIP", value, rule))?;
-            attrs.public_ip = Some(address).filter(|address| !address.is_unspecified());
-        }
-        for value in fields.all("PublicIPv6") {
-            attrs.public_ipv6 = match address(value) {
-                _ if Kind::of(value) == Kind::Null => None,
-                Some(IpAddr::V6(address)) => Some(address),
-                // Compatibility: Go takes it for a mapped address.
-                Some(IpAddr::V4(address)) => Some(address.to_ipv6_mapped()),
-                None => {
-                    let rule = "must be null or an IPv6 address such as \"fd00::3\"";
-                    return Err(fields.error("PublicIPv6", value, rule).into());
-                }
+        let public_ip = fields.read_all("PublicIP", |value| {
+            match address(value).map(|address| address.to_canonical()) {
+                Some(IpAddr::V4(address)) => Ok(Some(address).filter(|address| !address.is_unspecified())),
+                _ => Err("must be an IPv4 address such as \"192.168.64.3\""),
             }
-            .filter(|address: &Ipv6Addr| !address.is_unspecified());
-        }
-        attrs.backend_type = fields.string("BackendType")?.unwrap_or_default();
-        attrs.backend_data = fields.last("BackendData").and_then(compacted);
-        attrs.backend_v6_data = fields.last("BackendV6Data").and_then(compacted);
-        Ok(attrs)
+        })?;
+        let public_ipv6 = fields.read_all("PublicIPv6", |value| match address(value) {
+            _ if Kind::of(value) == Kind::Null => Ok(None),
+            Some(IpAddr::V6(address)) => Ok(Some(address).filter(|address| !address.is_unspecified())),
+            // Compatibility: Go takes it for a mapped address.
+            Some(IpAddr::V4(address)) => Ok(Some(address.to_ipv6_mapped())),
+            None => Err("must be null or an IPv6 address such as \"fd00::3\""),
+        })?;
+        Ok(Self {
+            public_ip,
+            public_ipv6,
+            backend_type: fields.string("BackendType")?.unwrap_or_default(),
+            backend_data: fields.last("BackendData").and_then(compacted),
+            backend_v6_data: fields.last("BackendV6Data").and_then(compacted),
+        })
     }
 }
 

@@ -80,18 +80,15 @@ pub fn decode_vlans(payload: &[u8]) -> Result<Option<PortVlans>, DecodeError> {
         return Ok(None);
     }
     let mut vlans = Vec::new();
-    for attribute in attribute::of(OBJECT, payload, HEADER_LEN)? {
-        if attribute.kind != IFLA_AF_SPEC {
-            continue;
-        }
-        for inner in attribute::of(OBJECT, attribute.value, 0)? {
-            if inner.kind == IFLA_BRIDGE_VLAN_INFO
-                && let &[f0, f1, v0, v1] = inner.value
-            {
-                let access = u16::from_ne_bytes([f0, f1]) & VLAN_INFO_PVID != 0;
-                let membership = if access { Membership::Access } else { Membership::Tagged };
-                vlans.push((u16::from_ne_bytes([v0, v1]), membership));
-            }
+    let attributes = payload.get(HEADER_LEN..).unwrap_or_default();
+    let of_port = attribute::find(attributes, IFLA_AF_SPEC).unwrap_or_default();
+    for (kind, value) in attribute::attributes(of_port) {
+        if kind == IFLA_BRIDGE_VLAN_INFO
+            && let &[f0, f1, v0, v1] = value
+        {
+            let access = u16::from_ne_bytes([f0, f1]) & VLAN_INFO_PVID != 0;
+            let membership = if access { Membership::Access } else { Membership::Tagged };
+            vlans.push((u16::from_ne_bytes([v0, v1]), membership));
         }
     }
     Ok(Some(PortVlans { port: IfIndex(port), vlans }))

@@ -84,6 +84,13 @@ impl Writer {
         self.bytes(kind, &[value.as_bytes(), &[0]].concat());
     }
 
+    /// Appends several texts.
+    pub(super) fn texts(&mut self, values: &[(u16, &str)]) {
+        for (kind, value) in values {
+            self.text(*kind, value);
+        }
+    }
+
     /// Appends a comment in the format of nft, truncated to the 128 bytes that nft allows.
     pub(super) fn comment(&mut self, kind: u16, comment: Option<&str>) {
         if let Some(comment) = comment {

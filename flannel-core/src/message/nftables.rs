@@ -245,8 +245,7 @@ impl Table {
 
 impl Chain {
     fn encode(&self, writer: &mut Writer) {
-        writer.text(1, &self.table);
-        writer.text(3, &self.name);
+        writer.texts(&[(1, &self.table), (3, &self.name)]);
         if let Some(hook) = &self.hook {
             writer.nested(4, |w| {
                 w.be32(1, hook.number);
@@ -283,8 +282,7 @@ impl Chain {
 
 impl Rule {
     fn encode(&self, writer: &mut Writer) {
-        writer.text(1, &self.table);
-        writer.text(2, &self.chain);
+        writer.texts(&[(1, &self.table), (2, &self.chain)]);
         if let Some(handle) = self.handle {
             writer.bytes(3, &handle.to_be_bytes());
         }

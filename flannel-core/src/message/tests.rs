@@ -156,7 +156,7 @@ fn vxlan_is_created_with_the_attributes_of_go_flannel() {
 #[test]
 fn vxlan_without_its_underlay_is_an_error() {
     let error = link::create(&name("flannel.1"), &flannel_1(), None).unwrap_err();
-    assert_snapshot!(error, @"the index of underlay interface eth0 is unknown");
+    assert_snapshot!(error, @"the index of interface eth0 is unknown");
 }
 
 #[test]

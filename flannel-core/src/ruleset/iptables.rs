@@ -336,15 +336,9 @@ impl Version {
         Some(Self { number, variant })
     }
 
-    /// `MASQUERADE --random-fully` exists.
+    /// Whether `MASQUERADE --random-fully` and `iptables-restore --wait` exist: both came with 1.6.2.
     #[must_use]
-    pub fn has_random_fully(&self) -> bool {
-        self.number >= (1, 6, 2)
-    }
-
-    /// `iptables-restore --wait` exists.
-    #[must_use]
-    pub fn has_restore_wait(&self) -> bool {
+    pub fn has_random_fully_and_wait(&self) -> bool {
         self.number >= (1, 6, 2)
     }
 }

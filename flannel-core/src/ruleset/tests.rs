@@ -293,7 +293,7 @@ fn versions() {
     ] {
         let version = Version::parse(output).unwrap();
         assert_eq!(version.to_string(), shown);
-        assert_eq!(version.has_random_fully(), fully_random, "{output}");
+        assert_eq!(version.has_random_fully_and_wait(), fully_random, "{output}");
         assert_eq!(version.variant == Variant::Nftables, output.contains("nf_tables"));
     }
     for bad in ["", "iptables", "v1", "iptables vx.y.z", "iptables v1.8"] {

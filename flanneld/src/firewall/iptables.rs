@@ -101,7 +101,7 @@ impl Iptables {
         }
         match self.payload(family, desired).await? {
             Some(payload) => {
-                let waits = self.programs(family).await?.is(Version::has_restore_wait);
+                let waits = self.programs(family).await?.is(Version::has_random_fully_and_wait);
                 restore(&self.tools, family, waits, &payload).await
             }
             None => Ok(()),
@@ -111,7 +111,7 @@ impl Iptables {
     /// Returns the rules without options that the programs do not support.
     async fn supported(&mut self, family: Family, desired: &Ruleset) -> Result<FamilyRuleset, FirewallError> {
         let rules = desired.family(family);
-        if rules.is_fully_random() && !self.programs(family).await?.is(Version::has_random_fully) {
+        if rules.is_fully_random() && !self.programs(family).await?.is(Version::has_random_fully_and_wait) {
             return Ok(desired.clone().without_fully_random(family).family(family).clone());
         }
         Ok(rules.clone())

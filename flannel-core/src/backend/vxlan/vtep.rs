@@ -25,19 +25,14 @@ impl Vtep {
 
     /// Reads `BackendData` or `BackendV6Data` of a vxlan lease.
     pub fn parse(data: &RawValue) -> Result<Self, FieldError> {
+        const RULE: &str = "must be an Ethernet address such as \"0a:58:0a:05:01:00\"";
         let fields = Fields::from_value("BackendData", data)?;
         let vni = fields.unsigned("VNI")?;
-        let mac = fields.read("VtepMAC", |value| {
-            let mac = json::string(value).and_then(|text| text.parse().ok());
-            mac.ok_or("must be an Ethernet address such as \"0a:58:0a:05:01:00\"")
-        })?;
+        let mac = fields
+            .read("VtepMAC", |value| json::string(value).and_then(|text| text.parse().ok()).ok_or(RULE))?;
         Ok(Self {
             vni: vni.and_then(|vni| Vni::new(vni.try_into().ok()?)),
-            mac: mac.ok_or_else(|| FieldError {
-                key: fields.path_of("VtepMAC"),
-                value: "missing".to_owned(),
-                rule: "must be an Ethernet address such as \"0a:58:0a:05:01:00\"".to_owned(),
-            })?,
+            mac: mac.ok_or_else(|| fields.error("VtepMAC", "missing", RULE))?,
         })
     }
 

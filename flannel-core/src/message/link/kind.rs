@@ -12,7 +12,7 @@ mod vxlan;
 /// The kind and its parameters, for a new link. `underlay` is the number of its lower link.
 pub(super) fn creation(kind: &LinkKind, underlay: Option<IfIndex>) -> Result<Vec<LinkInfo>, EncodeError> {
     if let (Some(lower), None) = (kind.lower(), underlay) {
-        return Err(EncodeError::Underlay(lower.clone()));
+        return Err(EncodeError::Link(lower.clone()));
     }
     Ok(match kind {
         LinkKind::Vxlan(vxlan) => vxlan::creation(vxlan, underlay),

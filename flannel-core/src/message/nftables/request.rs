@@ -120,17 +120,10 @@ impl Command {
             Self::AddChain(chain) => chain.encode(w),
             Self::AppendRule(rule) | Self::InsertRule(rule) => rule.encode(w),
             Self::DeleteTable(_, table) => w.text(1, table),
-            Self::DeleteChain(_, table, chain) => {
-                w.text(1, table);
-                w.text(3, chain);
-            }
-            Self::FlushChain(_, table, chain) => {
-                w.text(1, table);
-                w.text(2, chain);
-            }
+            Self::DeleteChain(_, table, chain) => w.texts(&[(1, table), (3, chain)]),
+            Self::FlushChain(_, table, chain) => w.texts(&[(1, table), (2, chain)]),
             Self::DeleteRule(_, table, chain, handle) => {
-                w.text(1, table);
-                w.text(2, chain);
+                w.texts(&[(1, table), (2, chain)]);
                 w.bytes(3, &handle.to_be_bytes());
             }
         })
@@ -152,14 +145,8 @@ impl Query {
         let request = Writer::request(message_type(kind), flags, family.0, 0, |w| match self {
             // Attribute 1 is the name of the table in all of them.
             Self::Table(_, table) | Self::Rules(_, table) => w.text(1, table),
-            Self::Chain(_, table, chain) => {
-                w.text(1, table);
-                w.text(3, chain);
-            }
-            Self::ChainRules(_, table, chain) => {
-                w.text(1, table);
-                w.text(2, chain);
-            }
+            Self::Chain(_, table, chain) => w.texts(&[(1, table), (3, chain)]),
+            Self::ChainRules(_, table, chain) => w.texts(&[(1, table), (2, chain)]),
             _ => {}
         });
         Get::encoded(self.to_string().into(), request, dump, |frame| Message::decode(frame).map(Some))

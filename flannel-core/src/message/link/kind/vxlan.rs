@@ -22,16 +22,14 @@ const IFLA_VXLAN_GBP: u16 = 23;
 pub(super) fn creation(vxlan: &Vxlan, underlay: Option<IfIndex>) -> Vec<LinkInfo> {
     let mut parameters = vec![InfoVxlan::Id(vxlan.vni.get())];
     parameters.extend(underlay.map(|index| InfoVxlan::Link(index.0)));
-    match vxlan.group {
-        Some(IpAddr::V4(group)) => parameters.push(InfoVxlan::Group(group)),
-        Some(IpAddr::V6(group)) => parameters.push(InfoVxlan::Group6(group)),
-        None => {}
-    }
-    match vxlan.local {
-        Some(IpAddr::V4(local)) => parameters.push(InfoVxlan::Local(local)),
-        Some(IpAddr::V6(local)) => parameters.push(InfoVxlan::Local6(local)),
-        None => {}
-    }
+    parameters.extend(vxlan.group.map(|group| match group {
+        IpAddr::V4(group) => InfoVxlan::Group(group),
+        IpAddr::V6(group) => InfoVxlan::Group6(group),
+    }));
+    parameters.extend(vxlan.local.map(|local| match local {
+        IpAddr::V4(local) => InfoVxlan::Local(local),
+        IpAddr::V6(local) => InfoVxlan::Local6(local),
+    }));
     parameters.extend([
         InfoVxlan::Ttl(0),
         InfoVxlan::Tos(0),
