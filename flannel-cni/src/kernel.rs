@@ -8,7 +8,7 @@ use flannel_core::message::address::{self, AddressRecord};
 use flannel_core::message::bridge::{self, Membership};
 use flannel_core::message::link::{self, LinkRecord, LinkSettings};
 use flannel_core::message::route::{self, RouteRecord};
-use flannel_core::message::traffic::{self, DisciplineRecord};
+use flannel_core::message::traffic::{self, DisciplineRecord, FilterRecord};
 use flannel_core::message::{Get, Request};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
@@ -119,13 +119,18 @@ impl Kernel {
         Ok(all)
     }
 
-    /// Lists the links to which a link redirects what it receives.
-    pub(crate) fn redirects(&mut self, index: IfIndex) -> Result<Vec<IfIndex>, KernelError> {
+    /// Lists the filters for what a link receives.
+    pub(crate) fn filters(&mut self, index: IfIndex) -> Result<Vec<FilterRecord>, KernelError> {
         match self.0.fetch(&traffic::dump_filters(index)) {
             // The link has nothing that could have filters.
             Err(error) if error.is(Errno::EINVAL) => Ok(Vec::new()),
             other => other,
         }
+    }
+
+    /// Whether a link redirects what it receives to another one.
+    pub(crate) fn redirects(&mut self, index: IfIndex, target: IfIndex) -> Result<bool, KernelError> {
+        Ok(self.filters(index)?.iter().any(|filter| filter.target == Some(target)))
     }
 
     /// Waits until duplicate address detection of IPv6 is complete; returns the addresses of the link then, or at the

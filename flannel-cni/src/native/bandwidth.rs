@@ -7,14 +7,12 @@
 //! missing result is an error, not a crash; the "unlimited" burst of runtimes is the largest one, not a random one; GC.
 
 use flannel_core::dataplane::{Link, LinkKind};
-use flannel_core::host_local::Attachment;
 use flannel_core::json::Value;
 use flannel_core::link::{IfIndex, LinkName};
 use flannel_core::message::link::{self, LinkRecord};
-use flannel_core::message::{self, traffic};
+use flannel_core::message::traffic::{self, DisciplineRecord};
 use nix::errno::Errno;
 
-use super::names;
 use crate::environment::Environment;
 use crate::error::{CniError, Context};
 use crate::kernel::{Kernel, is_kind};
@@ -22,9 +20,12 @@ use crate::netns::{HostLock, Netns};
 use crate::plugin::Plugin;
 use crate::request::{Request, valid_attachments};
 use crate::result::{CniResult, Interface};
+use crate::siblings;
 use crate::undo::Undo;
 
 mod config;
+mod ifb;
+mod redirect;
 
 pub(crate) use config::Config;
 use config::Limit;
@@ -40,19 +41,15 @@ pub(crate) const PLUGIN: Plugin = Plugin {
     status: |request| Config::parse(&request.config).map(drop),
 };
 
-/// The prefix of the names of IFBs.
-const PREFIX: &str = "bwp";
-/// The number of hash digits, which makes the name as long as link names may be.
-const DIGITS: usize = 12;
-
 fn add(request: &Request) -> Result<Value, CniError> {
     let config = Config::parse(&request.config)?;
     let mut result = request.chained_result()?;
     if config.ingress.is_some() || config.egress.is_some() {
         let mut host = Kernel::open()?;
         let veth = host_end(&mut host, &result, &request.environment)?;
-        let ifb_name = ifb_name(request)?;
         let _lock = HostLock::take()?;
+        check_root(&mut host, &veth, &config)?;
+        let ifb_name = ifb::choose(&mut host, request)?;
         let mut limits = Limits { host, veth, ifb_name, undo: Undo::default() };
         let ifb = limits.set(&config);
         if ifb.is_err() {
@@ -69,8 +66,34 @@ fn add(request: &Request) -> Result<Value, CniError> {
 }
 
 fn del(request: &Request) -> Result<(), CniError> {
-    let name = ifb_name(request)?;
-    Kernel::open()?.delete_by_name(&name).context(|| format!("failed to delete IFB {name}"))
+    let mut host = Kernel::open()?;
+    let ifbs = ifb::owned(&mut host, request)?;
+    if ifbs.is_empty() {
+        return Ok(());
+    }
+    let veth = siblings::own_host_end(&request.environment)?;
+    for ifb in ifbs {
+        // A container that is kept could not send packets to an IFB that no longer exists.
+        if let Some(veth) = veth {
+            redirect::remove(&mut host, veth, ifb.index)?;
+        }
+        host.delete(ifb.index).context(|| format!("failed to delete IFB {}", ifb.name))?;
+    }
+    Ok(())
+}
+
+/// Fails if another program has attached a queueing discipline where the limit of packets to the container would be.
+fn check_root(host: &mut Kernel, veth: &LinkRecord, config: &Config) -> Result<(), CniError> {
+    let disciplines = if config.ingress.is_some() { host.disciplines(veth.index)? } else { Vec::new() };
+    let is_other = |one: &&DisciplineRecord| one.root && one.handle != 0 && !one.is_own_bucket();
+    let Some(other) = disciplines.iter().find(is_other) else { return Ok(()) };
+    let (name, kind, major) = (&veth.name, &other.kind, other.handle >> 16);
+    let msg = format!(
+        "failed to limit {name}: another program has attached the root qdisc {kind} {major:x}: to it"
+    );
+    let advice =
+        format!("remove it with `tc qdisc del dev {name} root`, or remove the ingress limit from the config");
+    Err(CniError::internal(msg).with_details(advice))
 }
 
 fn check(request: &Request) -> Result<(), CniError> {
@@ -82,11 +105,11 @@ fn check(request: &Request) -> Result<(), CniError> {
         check_bucket(&mut host, &veth, limit, "to")?;
     }
     if let Some(limit) = config.egress {
-        let name = ifb_name(request)?;
+        let name = ifb::choose(&mut host, request)?;
         let missing = || CniError::internal(format!("IFB {name} is missing"));
         let ifb = host.link(&name)?.ok_or_else(missing)?;
         check_bucket(&mut host, &ifb, limit, "from")?;
-        if !host.redirects(veth.index)?.contains(&ifb.index) {
+        if !host.redirects(veth.index, ifb.index)? {
             let msg = format!("packets received by {} are not redirected to {name}", veth.name);
             return Err(CniError::internal(msg));
         }
@@ -113,35 +136,25 @@ fn check_bucket(
 /// Removes stale IFBs. An IFB does not name its network, so one that traffic is redirected to is kept.
 fn gc(request: &Request) -> Result<(), CniError> {
     let Some(valid) = valid_attachments(&request.config)? else { return Ok(()) };
-    let name = |one: &Attachment| names::of_container(PREFIX, &request.network, &one.container_id, DIGITS);
-    let valid: Vec<String> = valid.iter().map(name).collect();
+    let valid: Vec<String> = valid.iter().flat_map(|one| ifb::names(&request.network, one)).collect();
     let mut host = Kernel::open()?;
     // An ADD of another network may have created one that nothing is redirected to yet.
     let _lock = HostLock::take()?;
     let links = host.links()?;
-    let is_owned = |link: &&LinkRecord| {
-        let name = link.name.as_str();
-        is_kind(link, "ifb")
-            && name.strip_prefix(PREFIX).is_some_and(|rest| rest.len() == DIGITS)
-            && !valid.iter().any(|valid| valid == name)
-    };
-    let candidates: Vec<&LinkRecord> = links.iter().filter(is_owned).collect();
+    let is_stale =
+        |link: &&LinkRecord| ifb::is_one(link) && !valid.iter().any(|valid| valid == link.name.as_str());
+    let candidates: Vec<&LinkRecord> = links.iter().filter(is_stale).collect();
     if candidates.is_empty() {
         return Ok(());
     }
     let mut in_use: Vec<IfIndex> = Vec::new();
     for veth in links.iter().filter(|link| is_kind(link, "veth")) {
-        in_use.extend(host.redirects(veth.index)?);
+        in_use.extend(host.filters(veth.index)?.iter().filter_map(|filter| filter.target));
     }
     for ifb in candidates.into_iter().filter(|ifb| !in_use.contains(&ifb.index)) {
         host.delete(ifb.index).context(|| format!("failed to delete IFB {}", ifb.name))?;
     }
     Ok(())
-}
-
-fn ifb_name(request: &Request) -> Result<LinkName, CniError> {
-    let container_id = &request.environment.attachment.container_id;
-    Ok(names::of_container(PREFIX, &request.network, container_id, DIGITS).parse()?)
 }
 
 /// Returns the host's end of the container's interface: its peer in the list of interfaces.
@@ -187,7 +200,8 @@ impl Limits {
         let veth = self.veth.clone();
         if let Some(limit) = config.ingress {
             let what = format!("the limit of {}", veth.name);
-            self.undo.push(what, move |host| delete_if_present(host, &traffic::delete_bucket(veth.index)));
+            let index = veth.index;
+            self.undo.push(what, move |host| Ok(redirect::delete(host, &traffic::delete_bucket(index))?));
             self.limit(&veth, limit)?;
         }
         let Some(limit) = config.egress else { return Ok(None) };
@@ -196,9 +210,8 @@ impl Limits {
         let ifb = self.ensure_ifb()?;
         self.limit(&ifb, limit)?;
         self.host.set_up(ifb.index, true).context(|| format!("failed to set {} up", ifb.name))?;
-        let what = format!("the redirection of {}", veth.name);
-        self.undo.push(what, move |host| delete_if_present(host, &traffic::delete_ingress(veth.index)));
-        self.redirect(ifb.index)?;
+        redirect::set(&mut self.host, &mut self.undo, veth.index, ifb.index)
+            .context(|| format!("failed to redirect packets received by {}", veth.name))?;
         Ok(Some(ifb))
     }
 
@@ -225,28 +238,5 @@ impl Limits {
         }
         let vanished = || CniError::internal(format!("IFB {name} was removed while it was set up"));
         self.host.link(name)?.ok_or_else(vanished)
-    }
-
-    /// Redirects all packets that the veth receives to the IFB.
-    fn redirect(&mut self, ifb: IfIndex) -> Result<(), CniError> {
-        let veth = self.veth.index;
-        let failed = || format!("failed to redirect packets received by {}", self.veth.name);
-        match self.host.change_one(&traffic::add_ingress(veth)) {
-            // From an earlier ADD; its filter is deleted with it.
-            Err(error) if error.is(Errno::EEXIST) => {
-                self.host.change_one(&traffic::delete_ingress(veth)).context(failed)?;
-                self.host.change_one(&traffic::add_ingress(veth)).context(failed)?;
-            }
-            other => other.context(failed)?,
-        }
-        self.host.change_one(&traffic::redirect(veth, ifb)).context(failed)
-    }
-}
-
-/// Deletes a queueing discipline; one that does not exist or is of another kind is no error.
-fn delete_if_present(host: &mut Kernel, request: &message::Request) -> Result<(), CniError> {
-    match host.change_one(request) {
-        Err(error) if error.is(Errno::ENOENT) || error.is(Errno::EINVAL) => Ok(()),
-        other => Ok(other?),
     }
 }

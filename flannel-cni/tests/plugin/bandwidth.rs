@@ -4,7 +4,7 @@ use flannel_core::json::Value;
 use std::fs;
 
 use crate::bridge::{Node, Plugins};
-use crate::support::Netns;
+use crate::support::{Call, Netns};
 
 /// `cbr0` + `a`, hashed.
 const IFB: &str = "bwpeaea36d9a8fa";
@@ -143,9 +143,9 @@ fn the_limits_hold() {
             pod.node.netns.sh(&["tc", "qdisc", "del", "dev", &link, "root"]);
         }
     }
+    // Without the IFB, the redirection would drop packets of a pod that is kept.
     pod.run(Plugins::Flannel, "DEL", "").unwrap();
-    // Without the IFB, the redirection must not drop packets of a pod that is kept.
-    pod.node.netns.sh(&["tc", "qdisc", "del", "dev", &pod.veth(), "ingress"]);
+    pod.assert_free();
     assert!(loss(&pod.netns, "10.244.1.1") < 5.0);
 }
 
@@ -228,4 +228,133 @@ fn gc_removes_unused_ifbs() {
     let valid = r#","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]"#;
     assert!(gc(valid).contains(IFB));
     assert!(!gc(r#","cni.dev/valid-attachments":[{"containerID":"b","ifname":"eth0"}]"#).contains(IFB));
+}
+
+/// Returns the filters of a link for both directions.
+fn filters(pod: &Pod) -> String {
+    let show = |direction| pod.node.netns.sh(&["tc", "filter", "show", "dev", &pod.veth(), direction]);
+    format!("{}{}", show("ingress"), show("egress"))
+}
+
+/// Monitoring agents attach programs to the host's end of each pod.
+#[test]
+#[ignore = "needs netns"]
+fn filters_of_other_programs_are_kept() {
+    for kind in ["clsact", "ingress"] {
+        let pod = Pod::new();
+        let tc = |command: &str| {
+            pod.node.netns.sh(&["sh", "-c", &format!("tc {}", command.replace("VETH", &pod.veth()))])
+        };
+        tc(&format!("qdisc add dev VETH {kind}"));
+        // A program that lets the next filter decide, one without a priority, and an ordinary filter.
+        tc("filter add dev VETH ingress pref 1 protocol all bpf bytecode '1,6 0 0 0,' flowid 1:1");
+        tc("filter add dev VETH ingress protocol all bpf bytecode '1,6 0 0 0,' flowid 1:1");
+        tc("filter add dev VETH ingress pref 7 protocol ip u32 match ip dport 9 0xffff flowid 1:1");
+        if kind == "clsact" {
+            tc("filter add dev VETH egress pref 1 protocol all bpf bytecode '1,6 0 0 0,' flowid 1:1");
+        }
+        let before = filters(&pod);
+        for burst in ["24000", "32000"] {
+            let slow = format!(r#","egressRate":64000,"egressBurst":{burst}"#);
+            pod.run(Plugins::Flannel, "ADD", &slow).unwrap();
+            pod.run(Plugins::Flannel, "CHECK", &slow).unwrap();
+            let now = filters(&pod);
+            assert!(before.lines().all(|line| now.contains(line)), "{kind}: {before}{now}");
+            assert_eq!(now.matches("Egress Redirect").count(), 1, "{now}");
+            assert!(tc("qdisc show dev VETH").contains(kind));
+        }
+        assert!(loss(&pod.netns, "10.244.1.1") > 50.0, "{kind}");
+        // All other filters are before that of this plugin.
+        let order = filters(&pod);
+        let (others, own) = (order.find("pref 49152").unwrap(), order.find("pref 61856").unwrap());
+        assert!(others < own, "{order}");
+        pod.run(Plugins::Flannel, "DEL", "").unwrap();
+        assert_eq!(filters(&pod), before, "{kind}");
+        assert!(loss(&pod.netns, "10.244.1.1") < 5.0, "{kind}");
+        // A failing ADD undoes its own filter.
+        let error =
+            pod.run(Plugins::Flannel, "ADD", r#","egressRate":80000000000000,"egressBurst":8"#).unwrap_err();
+        assert!(error.contains("could not set a token bucket"), "{error}");
+        assert_eq!(filters(&pod), before, "{kind}");
+    }
+}
+
+#[test]
+#[ignore = "needs netns"]
+fn a_root_discipline_of_another_program_is_named() {
+    let pod = Pod::new();
+    let veth = pod.veth();
+    pod.node.netns.sh(&["tc", "qdisc", "add", "dev", &veth, "root", "handle", "7:", "pfifo", "limit", "100"]);
+    let error = pod.run(Plugins::Flannel, "ADD", LIMITS).unwrap_err();
+    assert!(error.contains("another program has attached the root qdisc pfifo 7: to it"), "{error}");
+    assert!(error.contains(&format!("`tc qdisc del dev {veth} root`")), "{error}");
+    assert!(pod.node.netns.sh(&["tc", "qdisc", "show", "dev", &veth]).contains("pfifo 7:"));
+    pod.assert_free();
+    // The other direction does not need it.
+    pod.run(Plugins::Flannel, "ADD", r#","egressRate":1000000,"egressBurst":80000"#).unwrap();
+    pod.run(Plugins::Flannel, "DEL", LIMITS).unwrap();
+    assert!(pod.node.netns.sh(&["tc", "qdisc", "show", "dev", &veth]).contains("pfifo 7:"));
+    pod.node.netns.sh(&["tc", "qdisc", "del", "dev", &veth, "root"]);
+    pod.run(Plugins::Flannel, "ADD", LIMITS).unwrap();
+}
+
+/// Go's plugin has one IFB per container and network.
+#[test]
+#[ignore = "needs netns"]
+fn two_interfaces_of_a_container_have_their_own_limits() {
+    for first in [0, 1] {
+        let (node, pod) = (Node::new(), Netns::new("pod"));
+        let call = |program: &str, command: &str, ifname: &str, config: &str| {
+            let bin = node.path("bin").display().to_string();
+            let call = Call {
+                program: &format!("{bin}/{program}"),
+                node: Some(&node.netns),
+                command,
+                id: "a",
+                ifname,
+                netns: &pod.path(),
+                args: "",
+                path: &bin,
+                config,
+            };
+            call.run().unwrap()
+        };
+        let bridge = node.config("").replace(r#""isDefaultGateway":true"#, r#""isGateway":true"#);
+        let interfaces = [("eth0", "1000000"), ("net1", "2000000")].map(|(ifname, rate)| {
+            let result = call("bridge", "ADD", ifname, &bridge);
+            let config = format!(
+                r#"{{"cniVersion":"0.4.0","name":"cbr0","type":"bandwidth","prevResult":{result},
+                    "egressRate":{rate},"egressBurst":80000}}"#
+            );
+            (ifname, rate.replace("000000", "Mbit"), config)
+        });
+        // Repeated in any order.
+        for at in [0, 1, 1, 0] {
+            let (ifname, _, config) = &interfaces[at];
+            call("bandwidth", "ADD", ifname, config);
+        }
+        let limits = || {
+            let text = node.netns.sh(&["tc", "qdisc", "show"]);
+            interfaces.each_ref().map(|(_, rate, _)| text.contains(&format!("rate {rate}")))
+        };
+        assert_eq!(limits(), [true, true]);
+        for (ifname, _, config) in &interfaces {
+            call("bandwidth", "CHECK", ifname, config);
+        }
+        let gc = |list: &str| {
+            let config = format!(
+                r#"{{"cniVersion":"1.1.0","name":"cbr0","type":"bandwidth","cni.dev/valid-attachments":[{list}]}}"#
+            );
+            call("bandwidth", "GC", "", &config);
+        };
+        gc(r#"{"containerID":"a","ifname":"eth0"},{"containerID":"a","ifname":"net1"}"#);
+        let (ifname, _, config) = &interfaces[first];
+        call("bandwidth", "DEL", ifname, config);
+        assert_eq!(limits(), [first == 1, first == 0]);
+        let (ifname, _, config) = &interfaces[1 - first];
+        call("bandwidth", "CHECK", ifname, config);
+        call("bandwidth", "DEL", ifname, config);
+        assert_eq!(limits(), [false, false]);
+        assert!(!node.netns.sh(&["ip", "-o", "link"]).contains("bwp"));
+    }
 }

@@ -734,7 +734,7 @@ proptest! {
         let bytes = &bytes[..bytes.len().saturating_sub(cut)];
         let _ = (link::decode(bytes), address::decode(bytes), route::decode(bytes));
         let _ = (neighbour::decode(bytes), fdb::decode(bytes), bridge::decode_vlans(bytes));
-        let _ = (traffic::decode_discipline(bytes), traffic::decode_redirect(bytes));
+        let _ = (traffic::decode_discipline(bytes), traffic::decode_filter(bytes));
         let framed = frames(bytes).flatten();
         let kinds = [0x0a00, 0x0a03, 0x0a06, 0x0a0f, 0x0100, ERROR, DONE, NEW_LINK, NEW_ROUTE];
         let payloads = kinds.map(|kind| Frame { kind, flags: NLM_F_ACK_TLVS, sequence: 0, port: 0, payload: bytes });

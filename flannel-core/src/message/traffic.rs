@@ -25,8 +25,15 @@ const INGRESS: u32 = 0xffff_fff1;
 const BUCKET_HANDLE: u32 = 0x1_0000;
 /// The handle `ffff:`.
 const INGRESS_HANDLE: u32 = 0xffff_0000;
-/// Priority 1, protocol `ETH_P_ALL` in network order.
-const FILTER_INFO: u32 = 1 << 16 | 3u16.to_be() as u32;
+/// Parent of the filters for incoming packets, whether the discipline is `ingress` or `clsact` (`TC_H_MIN_INGRESS`).
+const INGRESS_FILTERS: u32 = 0xffff_fff2;
+/// `ETH_P_ALL` in network order, the protocol of a filter.
+const ALL_PROTOCOLS: u32 = 3u16.to_be() as u32;
+/// The priority of the only filter of an own ingress discipline, which is that of Go's plugin.
+pub const SOLE_PRIORITY: u16 = 1;
+/// The priority of the filter beside those of other programs: after them, so that they see each packet before it is redirected. The
+/// kernel numbers filters without a priority from 49152 downwards.
+pub const SHARED_PRIORITY: u16 = 0xf1a0;
 
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
@@ -115,7 +122,7 @@ pub fn delete_bucket(index: IfIndex) -> Request {
 
 /// Redirects all incoming packets of a link to another one, which sends them.
 #[must_use]
-pub fn redirect(index: IfIndex, target: IfIndex) -> Request {
+pub fn redirect(index: IfIndex, target: IfIndex, priority: u16) -> Request {
     // `struct tc_u32_sel` of 16 bytes with one key of 16, whose mask is 0: everything matches.
     let mut selector = vec![0; 32];
     selector[0] = U32_TERMINAL;
@@ -134,9 +141,19 @@ pub fn redirect(index: IfIndex, target: IfIndex) -> Request {
         // Actions are numbered from 1.
         (TCA_U32_ACT, nest(vec![(1, action)])),
     ];
-    let mut message = message(index, 0, INGRESS_HANDLE, "u32", options);
-    message.header.info = FILTER_INFO;
+    // Compatibility: the parent that `tc` shows for the filter of Go's plugin. `clsact` does not accept it.
+    let parent = if priority == SOLE_PRIORITY { INGRESS_HANDLE } else { INGRESS_FILTERS };
+    let mut message = message(index, 0, parent, "u32", options);
+    message.header.info = u32::from(priority) << 16 | ALL_PROTOCOLS;
     Request::create(RouteNetlinkMessage::NewTrafficFilter(message))
+}
+
+/// Deletes a filter for incoming packets.
+#[must_use]
+pub fn delete_filter(index: IfIndex, filter: &FilterRecord) -> Request {
+    let mut message = message(index, filter.handle, INGRESS_FILTERS, &filter.kind, Vec::new());
+    message.header.info = u32::from(filter.priority) << 16 | u32::from(filter.protocol);
+    Request::change(RouteNetlinkMessage::DelTrafficFilter(message), 0)
 }
 
 /// Requests the disciplines of all links.
@@ -148,9 +165,9 @@ pub fn dump_disciplines() -> Get<DisciplineRecord> {
 
 /// Requests the filters for incoming packets.
 #[must_use]
-pub fn dump_filters(index: IfIndex) -> Get<IfIndex> {
-    let message = RouteNetlinkMessage::GetTrafficFilter(header(index, 0, INGRESS_HANDLE));
-    Get::all("traffic filters", message, |frame| decode_redirect(frame.payload))
+pub fn dump_filters(index: IfIndex) -> Get<FilterRecord> {
+    let message = RouteNetlinkMessage::GetTrafficFilter(header(index, 0, INGRESS_FILTERS));
+    Get::all("traffic filters", message, |frame| decode_filter(frame.payload))
 }
 
 fn header(index: IfIndex, handle: u32, parent: u32) -> TcMessage {
@@ -184,8 +201,12 @@ fn nest(attributes: Vec<(u16, Vec<u8>)>) -> Vec<u8> {
 pub struct DisciplineRecord {
     /// Link.
     pub index: IfIndex,
+    /// Number, as `major << 16`; 0 for the default of the kernel.
+    pub handle: u32,
     /// The root discipline for outgoing packets.
     pub root: bool,
+    /// The discipline with the filters for incoming packets.
+    pub ingress: bool,
     /// Kind: `tbf`, `ingress`, `noqueue`.
     pub kind: String,
     /// The parameters of a token bucket.
@@ -207,7 +228,16 @@ pub fn decode_discipline(payload: &[u8]) -> Result<Option<DisciplineRecord>, Dec
         Some(options) if kind == "tbf" => bucket(options)?,
         _ => None,
     };
-    Ok(Some(DisciplineRecord { index, root: u32_at(payload, 12) == Some(ROOT), kind, bucket }))
+    let number = |offset| u32_at(payload, offset).unwrap_or_default();
+    let (handle, parent) = (number(8), number(12));
+    Ok(Some(DisciplineRecord {
+        index,
+        handle,
+        root: parent == ROOT,
+        ingress: parent == INGRESS,
+        kind,
+        bucket,
+    }))
 }
 
 fn bucket(options: &[u8]) -> Result<Option<TokenBucket>, DecodeError> {
@@ -224,16 +254,52 @@ fn bucket(options: &[u8]) -> Result<Option<TokenBucket>, DecodeError> {
     Ok(Some(TokenBucket { rate, limit: number(24)?, buffer: number(28)? }))
 }
 
-/// Decodes the payload of a message about a filter: the link to which it redirects packets, or `None` for other filters.
+impl DisciplineRecord {
+    /// Whether it is the token bucket of [`set_bucket`].
+    #[must_use]
+    pub fn is_own_bucket(&self) -> bool {
+        self.kind == "tbf" && self.handle == BUCKET_HANDLE
+    }
+}
+
+/// A filter from the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterRecord {
+    /// Its place in the order of filters.
+    pub priority: u16,
+    /// The protocol that it matches, in network order.
+    pub protocol: u16,
+    /// Its number among those of its priority.
+    pub handle: u32,
+    /// Kind: `u32`, `bpf`, `matchall`.
+    pub kind: String,
+    /// The link that it redirects packets to; 0 if that no longer exists, `None` for other actions.
+    pub target: Option<IfIndex>,
+    /// It is not a filter, but the table in which the kernel keeps filters of kind `u32`.
+    pub is_table: bool,
+}
+
+/// Decodes the payload of a message about a filter.
 ///
 /// # Errors
 /// If the message is truncated.
-pub fn decode_redirect(payload: &[u8]) -> Result<Option<IfIndex>, DecodeError> {
+pub fn decode_filter(payload: &[u8]) -> Result<Option<FilterRecord>, DecodeError> {
     let (_, attributes) = split(payload)?;
-    let mirred = [TCA_OPTIONS, TCA_U32_ACT, 1, TCA_ACT_OPTIONS, TCA_MIRRED_PARMS];
-    let mirred = mirred.into_iter().try_fold(attributes, attribute::find);
-    let target = mirred.and_then(|mirred| u32_at(mirred, 24));
-    Ok(target.filter(|index| *index != 0).map(IfIndex))
+    let number = |offset| u32_at(payload, offset).unwrap_or_default();
+    let [high, low] =
+        [number(16) >> 16, number(16) & 0xffff].map(|half| u16::try_from(half).unwrap_or_default());
+    let kind = attribute::find(attributes, TCA_KIND).map_or_else(String::new, attribute::text);
+    let options = attribute::find(attributes, TCA_OPTIONS).unwrap_or_default();
+    let mirred = [TCA_U32_ACT, 1, TCA_ACT_OPTIONS, TCA_MIRRED_PARMS];
+    let mirred = mirred.into_iter().try_fold(options, attribute::find);
+    Ok(Some(FilterRecord {
+        priority: high,
+        protocol: low,
+        handle: number(8),
+        target: mirred.filter(|_| kind == "u32").and_then(|mirred| u32_at(mirred, 24)).map(IfIndex),
+        is_table: kind == "u32" && attribute::find(options, TCA_U32_SEL).is_none(),
+        kind,
+    }))
 }
 
 /// Returns the link and the attributes of a message.

@@ -51,7 +51,7 @@ fn a_redirection_is_that_of_tc() {
     let ingress = [&numbers(&[0, 4, 4_294_901_760, 4_294_967_281, 0])[..], b"\x0c\0\x01\0ingress\0"];
     assert_eq!(payload, ingress.concat());
 
-    let (kind, flags, mut payload) = bytes(&redirect(IfIndex(4), IfIndex(5)));
+    let (kind, flags, mut payload) = bytes(&redirect(IfIndex(4), IfIndex(5), SOLE_PRIORITY));
     // RTM_NEWTFILTER.
     assert_eq!((kind, flags), (44, 0x605));
     let selector = [&[1, 0, 1, 0][..], &[0; 28]].concat();
@@ -70,7 +70,25 @@ fn a_redirection_is_that_of_tc() {
     ];
     payload[31] &= 0x7f;
     assert_eq!(payload, expected.concat());
-    assert_eq!(decode_redirect(&payload), Ok(Some(IfIndex(5))));
+    let filter = FilterRecord {
+        priority: 1,
+        protocol: 768,
+        handle: 0,
+        kind: "u32".to_owned(),
+        target: Some(IfIndex(5)),
+        is_table: false,
+    };
+    assert_eq!(decode_filter(&payload), Ok(Some(filter.clone())));
+    // The parent of `clsact`.
+    let (_, _, payload) = bytes(&redirect(IfIndex(4), IfIndex(5), SHARED_PRIORITY));
+    assert_eq!(payload[12..16], numbers(&[4_294_967_282]));
+    // RTM_DELTFILTER, of one filter and no other.
+    let (kind, flags, payload) =
+        bytes(&delete_filter(IfIndex(4), &FilterRecord { handle: 0x8000_0800, ..filter }));
+    assert_eq!((kind, flags), (45, 0x5));
+    let expected = [&numbers(&[0, 4, 0x8000_0800, 4_294_967_282, 66_304])[..], b"\x08\0\x01\0u32\0"];
+    assert_eq!(payload, expected.concat());
+    assert!(decode_filter(&payload).unwrap().unwrap().is_table);
 }
 
 #[test]
@@ -86,15 +104,22 @@ fn what_the_kernel_tells_is_read() {
     };
     let options = [&[40, 0, 1, 0][..], &parameters()].concat();
     let payload = told(b"tbf\0", u32::MAX, &options);
-    let record =
-        DisciplineRecord { index: IfIndex(9), root: true, kind: "tbf".to_owned(), bucket: Some(BUCKET) };
+    let record = DisciplineRecord {
+        index: IfIndex(9),
+        handle: 65_536,
+        root: true,
+        ingress: false,
+        kind: "tbf".to_owned(),
+        bucket: Some(BUCKET),
+    };
+    assert!(record.is_own_bucket());
     assert_eq!(decode_discipline(&payload), Ok(Some(record)));
     let other = decode_discipline(&told(b"noqueue\0", 0, &[])).unwrap().unwrap();
     assert_eq!((other.root, other.kind.as_str(), other.bucket), (false, "noqueue", None));
     assert!(decode_discipline(&told(b"tbf\0", u32::MAX, &options[..20])).is_ok());
     assert!(decode_discipline(&told(b"tbf\0", u32::MAX, &[8, 0, 1, 0, 0, 0, 0, 0])).is_err());
     for length in 0..payload.len() {
-        let _ = (decode_discipline(&payload[..length]), decode_redirect(&payload[..length]));
+        let _ = (decode_discipline(&payload[..length]), decode_filter(&payload[..length]));
     }
     assert!(decode_discipline(&payload[..19]).is_err());
 }
