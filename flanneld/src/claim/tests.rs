@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::store::Operation;
-use crate::testing::store::{Fault, MemoryStore, Mood};
+use crate::testing::store::{Availability, Fault, MemoryStore};
 use scene::{DAY, HOUR, MINUTE, Node, Start, attrs, check_history, dual, record, v6};
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
@@ -67,9 +67,9 @@ async fn a_short_lease_is_kept_alive_through_short_failures() {
     let own = node.holds().await;
     for minute in 0..60 {
         if minute % 3 == 0 {
-            node.store.set_line(Mood::Down);
+            node.store.set_line(Availability::Down);
             sleep(4 * SECOND).await;
-            node.store.set_line(Mood::Well);
+            node.store.set_line(Availability::Up);
         }
         sleep(MINUTE).await;
     }
@@ -82,9 +82,9 @@ async fn a_short_lease_is_kept_alive_through_short_failures() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_without_memory_waits_for_the_store() {
-    for mood in [Mood::Down, Mood::Hanging] {
+    for mood in [Availability::Down, Availability::Hanging] {
         let store = configured();
-        store.set_mood(mood);
+        store.set_availability(mood);
         let mut node = Node::start(store.line(Duration::ZERO, 1), Start::new(attrs(1)));
         let state = node.reaches("a reason", MINUTE, |state| state.problem.is_some()).await;
         assert!(state.problem.unwrap().starts_with("the store does not serve us: "));
@@ -93,7 +93,7 @@ async fn a_node_without_memory_waits_for_the_store() {
         // It keeps trying, but does not hammer: two tasks, a call every few seconds each.
         let calls = store.calls();
         assert!((2000..20_000).contains(&calls), "{calls}");
-        store.set_mood(Mood::Well);
+        store.set_availability(Availability::Up);
         node.holds().await;
         node.stop().await;
     }
@@ -101,9 +101,9 @@ async fn a_node_without_memory_waits_for_the_store() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_with_memory_goes_on_while_the_store_is_away() {
-    for mood in [Mood::Down, Mood::Hanging] {
+    for mood in [Availability::Down, Availability::Hanging] {
         let store = configured();
-        store.set_mood(mood);
+        store.set_availability(mood);
         let lease = subnets("10.5.33.0-24");
         let start = Start { remembered: Some((lease, attrs(1))), ..Start::new(attrs(1)) };
         let mut node = Node::start(store.line(Duration::ZERO, 1), start);
@@ -112,7 +112,7 @@ async fn a_node_with_memory_goes_on_while_the_store_is_away() {
         assert_eq!((own.subnets, own.confirmed), (lease, false));
         sleep(6 * HOUR).await;
         assert_eq!(node.own(), Some(lease));
-        store.set_mood(Mood::Well);
+        store.set_availability(Availability::Up);
         assert_eq!(node.holds().await, lease);
         assert_eq!(record(&store, lease), Some(attrs(1)));
         node.stop().await;
@@ -136,7 +136,7 @@ async fn a_remembered_lease_that_another_node_has_is_not_used() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_ended_while_the_store_was_away_is_taken_again_if_it_is_free() {
-    for mood in [Mood::Down, Mood::Hanging] {
+    for mood in [Availability::Down, Availability::Hanging] {
         let store = configured();
         let mut node = Node::start(store.line(Duration::from_millis(20), 1), Start::new(attrs(1)));
         let own = node.holds().await;
@@ -144,7 +144,7 @@ async fn a_lease_that_ended_while_the_store_was_away_is_taken_again_if_it_is_fre
         sleep(3 * DAY).await;
         assert_eq!(record(&store, own), None, "it has ended");
         assert_eq!(node.own(), Some(own), "traffic goes on");
-        node.store.set_line(Mood::Well);
+        node.store.set_line(Availability::Up);
         let healed = Instant::now();
         assert_eq!(node.holds().await, own);
         assert!(healed.elapsed() < 2 * MINUTE, "{:?}", healed.elapsed());
@@ -159,12 +159,12 @@ async fn a_lease_that_was_taken_meanwhile_is_left_to_its_new_owner() {
     let store = configured();
     let mut node = Node::start(store.line(Duration::from_millis(20), 1), Start::new(attrs(1)));
     let own = node.holds().await;
-    node.store.set_line(Mood::Down);
+    node.store.set_line(Availability::Down);
     sleep(2 * DAY).await;
     let start = Start { preferred: Some(own), ..Start::new(attrs(2)) };
     let mut other = Node::start(store.line(Duration::from_millis(20), 2), start);
     assert_eq!(other.holds().await, own);
-    node.store.set_line(Mood::Well);
+    node.store.set_line(Availability::Up);
     let state = node.reaches("the loss", 2 * MINUTE, |state| state.lost == Some(own)).await;
     assert!(state.problem.unwrap().contains("belongs to another node"), "named");
     assert_ne!(node.holds().await, own);
@@ -321,12 +321,12 @@ async fn a_new_public_address_is_published_under_the_same_subnet() {
     }
     assert_eq!(node.store.calls_of(Operation::Update), 3);
     // While the store is away, the last of several counts.
-    node.store.set_line(Mood::Down);
+    node.store.set_line(Availability::Down);
     for last in [103, 104] {
         node.attrs.send_replace(Some(with_address(1, last)));
         sleep(MINUTE).await;
     }
-    node.store.set_line(Mood::Well);
+    node.store.set_line(Availability::Up);
     assert_eq!(node.holds().await, own);
     sleep(MINUTE).await;
     assert_eq!(record(&store, own), Some(with_address(1, 104)));
@@ -473,10 +473,10 @@ async fn a_record_that_somebody_deletes_or_damages_is_put_back() {
             store.compact();
         },
         &|| {
-            store.set_mood(Mood::Down);
+            store.set_availability(Availability::Down);
             store.remove(&key);
             store.compact();
-            store.set_mood(Mood::Well);
+            store.set_availability(Availability::Up);
         },
     ];
     for deed in deeds {
@@ -610,11 +610,13 @@ async fn an_overlap_that_comes_later_moves_nobody() {
 #[tokio::test(start_paused = true)]
 async fn it_stops_at_once_wherever_it_is() {
     let mut ended = 0;
-    for (mood, latency) in [(Mood::Well, 400), (Mood::Well, 0), (Mood::Hanging, 0), (Mood::Down, 0)] {
+    for (mood, latency) in
+        [(Availability::Up, 400), (Availability::Up, 0), (Availability::Hanging, 0), (Availability::Down, 0)]
+    {
         for millis in (0..3000).step_by(37) {
             let store = configured();
             store.put("10.9.1.0-24", &attrs(1).to_json(), Some(DAY));
-            store.set_mood(mood);
+            store.set_availability(mood);
             let line = store.line(Duration::from_millis(latency), millis);
             let mut node = Node::start(line, Start { seed: millis, ..Start::new(attrs(1)) });
             sleep(Duration::from_millis(millis)).await;
@@ -624,7 +626,7 @@ async fn it_stops_at_once_wherever_it_is() {
             }
             node.stop().await;
             // What it left behind is what the next start continues with.
-            store.set_mood(Mood::Well);
+            store.set_availability(Availability::Up);
             node = Node::start(store.line(Duration::ZERO, 1), Start::new(with_address(1, 101)));
             node.holds().await;
             check_history(&store);

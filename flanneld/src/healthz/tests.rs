@@ -210,7 +210,7 @@ async fn nonsense_is_refused() {
 }
 
 #[tokio::test]
-async fn an_address_that_cannot_be_had_is_named() {
+async fn an_unavailable_address_is_reported() {
     let shown = |address: SocketAddr| {
         let error = bind(address).unwrap_err();
         format!("{error} ({})", error.source().unwrap()).replace(&address.port().to_string(), "PORT")

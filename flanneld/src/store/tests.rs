@@ -199,7 +199,7 @@ macro_rules! contract {
 
 contract! {
     an_empty_store_lists_nothing
-    a_listing_is_whole_and_in_key_order
+    a_listing_is_complete_and_in_key_order
     a_thousand_records_are_listed
     malformed_records_are_delivered_raw
     a_record_is_created_once
@@ -207,11 +207,11 @@ contract! {
     creation_can_need_unchanged_records
     of_many_at_once_one_wins
     an_update_needs_the_revision_and_keeps_the_grant
-    a_reservation_stays_one
+    a_reservation_remains_one
     a_deletion_needs_the_revision
     renewal_prolongs_without_writing
     an_unrenewed_record_expires
-    a_watch_tells_every_change
+    a_watch_delivers_every_change
     a_watch_resumes_where_it_was
     a_watch_without_history_is_outdated
     a_lease_becomes_a_reservation_and_back

@@ -1,4 +1,4 @@
-//! A store in memory. It keeps the contract of [`LeaseStore`], on the clock of tokio, and fails when told to.
+//! A store in memory. It keeps the contract of [`LeaseStore`], on the clock of tokio, and fails on request.
 
 use async_trait::async_trait;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
@@ -16,32 +16,32 @@ use crate::store::{
     StoreStats, Watch, WatchEvent,
 };
 
-/// How it treats calls.
+/// How the store responds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Mood {
-    /// Answers.
+pub(crate) enum Availability {
+    /// Calls succeed.
     #[default]
-    Well,
-    /// Refuses all calls; watches end.
+    Up,
+    /// All calls fail; watches end.
     Down,
-    /// Calls run into their time limit; watches stay silent.
+    /// Calls exceed their time limit; watches are silent.
     Hanging,
 }
 
-/// What goes wrong with one call.
+/// The fault of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It is refused and has no effect.
+    /// It fails and has no effect.
     Refuse,
-    /// It takes effect, and the answer does not arrive.
+    /// It has its effect, but the response is lost.
     LoseAnswer,
-    /// It runs into its time limit, and takes effect this long after it was sent.
+    /// It exceeds its time limit, and has its effect this long after it was sent.
     Late(Duration),
-    /// It arrives this long after it was sent; nothing else goes wrong.
+    /// It arrives this long after it was sent.
     Slow(Duration),
 }
 
-/// A store in memory. A clone shares the store and the way to it.
+/// A store in memory. A clone shares the store and the connection.
 #[derive(Clone, Default)]
 pub(crate) struct MemoryStore {
     state: Arc<Mutex<State>>,
@@ -49,13 +49,13 @@ pub(crate) struct MemoryStore {
     line: Arc<Mutex<Line>>,
 }
 
-/// A way to the store, as one node has it.
+/// The connection of one node to the store.
 #[derive(Default)]
 struct Line {
-    mood: Mood,
+    availability: Availability,
     /// The longest time of a message, one way.
     latency: Duration,
-    /// How many of a hundred calls go wrong by chance.
+    /// The percentage of calls that fail by chance.
     unreliable: u128,
     chance: Option<Seed>,
     faults: Vec<(Operation, u64, Fault)>,
@@ -68,7 +68,7 @@ pub(crate) type Ledger = Vec<(i64, Change)>;
 type Deed = Box<dyn FnOnce(&mut State) + Send>;
 
 struct State {
-    mood: Mood,
+    availability: Availability,
     revision: i64,
     compacted: i64,
     grants: i64,
@@ -94,7 +94,7 @@ const NOTHING_PUBLISHED: &[u8] = b"{}";
 impl Default for State {
     fn default() -> Self {
         Self {
-            mood: Mood::Well,
+            availability: Availability::Up,
             // As a fresh etcd has it.
             revision: 1,
             compacted: 0,
@@ -130,33 +130,33 @@ struct MemoryWatch {
 }
 
 impl MemoryStore {
-    /// This way to the store as the daemon has it.
+    /// Returns the connection in the form that the daemon uses.
     pub(crate) fn shared(&self) -> Store {
         Arc::new(self.clone())
     }
 
-    /// Another way to the same store, whose messages take up to `latency` each way.
+    /// Returns another connection to the same store, whose messages take up to `latency`.
     pub(crate) fn line(&self, latency: Duration, seed: u64) -> Self {
         let line = Line { latency, chance: Some(Seed::new(seed)), ..Line::default() };
         Self { line: Arc::new(Mutex::new(line)), ..self.clone() }
     }
 
-    pub(crate) fn set_mood(&self, mood: Mood) {
-        self.change(|state| state.mood = mood);
+    pub(crate) fn set_availability(&self, availability: Availability) {
+        self.change(|state| state.availability = availability);
     }
 
-    /// The same for this way to the store only.
-    pub(crate) fn set_line(&self, mood: Mood) {
-        self.with_line(|line| line.mood = mood);
+    /// Does the same for this connection only.
+    pub(crate) fn set_line(&self, availability: Availability) {
+        self.with_line(|line| line.availability = availability);
         self.changed.send_replace(());
     }
 
-    /// Lets `percent` of the calls on this way go wrong, in any of the ways that calls can.
+    /// Lets `percent` of the calls of this connection fail, with any fault.
     pub(crate) fn set_unreliable(&self, percent: u128) {
         self.with_line(|line| line.unreliable = percent);
     }
 
-    /// Lets the `nth` call from now on of a kind go wrong.
+    /// Lets the `nth` call of an operation from now on fail.
     pub(crate) fn fail(&self, operation: Operation, nth: u64, fault: Fault) {
         self.with_line(|line| {
             let at = line.calls.get(&operation).copied().unwrap_or(0) + nth;
@@ -185,8 +185,8 @@ impl MemoryStore {
             let old = std::mem::take(state);
             let mut past = old.past;
             past.push(old.history);
-            let (mood, grants, breaks, calls) = (old.mood, old.grants, old.breaks, old.calls);
-            *state = State { mood, grants, breaks, calls, past, ..State::default() };
+            let (availability, grants, breaks, calls) = (old.availability, old.grants, old.breaks, old.calls);
+            *state = State { availability, grants, breaks, calls, past, ..State::default() };
         });
     }
 
@@ -230,7 +230,7 @@ impl MemoryStore {
         self.lock().calls
     }
 
-    /// How many calls of a kind there were on this way.
+    /// Returns the number of calls of an operation on this connection.
     pub(crate) fn calls_of(&self, operation: Operation) -> u64 {
         self.with_line(|line| line.calls.get(&operation).copied().unwrap_or(0))
     }
@@ -264,15 +264,15 @@ impl MemoryStore {
         state.past.len()
     }
 
-    /// How the store seems to be from the end of this line.
-    fn mood(&self) -> Mood {
-        match self.lock().mood {
-            Mood::Well => self.with_line(|line| line.mood),
-            mood => mood,
+    /// Returns the availability of the store for this connection.
+    fn availability(&self) -> Availability {
+        match self.lock().availability {
+            Availability::Up => self.with_line(|line| line.availability),
+            availability => availability,
         }
     }
 
-    /// One call: the way there, the deed, the way back.
+    /// One call: the request, its effect, the response.
     async fn call<T>(
         &self,
         operation: Operation,
@@ -283,25 +283,25 @@ impl MemoryStore {
         let (fault, there, back) = self.with_line(|line| line.dial(operation));
         let there = if let Some(Fault::Slow(time)) = fault { time } else { there };
         pass(there).await;
-        match (self.mood(), fault) {
+        match (self.availability(), fault) {
             _ if self.lock().past.len() != incarnation => return Err(unreachable()),
-            (Mood::Down, _) | (_, Some(Fault::Refuse)) => return Err(unreachable()),
-            (Mood::Hanging, _) => return Err(timed_out(operation, sent).await),
-            (Mood::Well, Some(Fault::Late(after))) => {
+            (Availability::Down, _) | (_, Some(Fault::Refuse)) => return Err(unreachable()),
+            (Availability::Hanging, _) => return Err(timed_out(operation, sent).await),
+            (Availability::Up, Some(Fault::Late(after))) => {
                 self.change(|state| state.late.push((sent + after, Box::new(|state| drop(deed(state))))));
                 return Err(timed_out(operation, sent).await);
             }
-            (Mood::Well, _) => {}
+            (Availability::Up, _) => {}
         }
         let result = self.change(deed);
         if fault == Some(Fault::LoseAnswer) {
             return Err(timed_out(operation, sent).await);
         }
         pass(back).await;
-        match self.mood() {
-            Mood::Well => result,
-            Mood::Down => Err(unreachable()),
-            Mood::Hanging => Err(timed_out(operation, sent).await),
+        match self.availability() {
+            Availability::Up => result,
+            Availability::Down => Err(unreachable()),
+            Availability::Hanging => Err(timed_out(operation, sent).await),
         }
     }
 }
@@ -316,7 +316,7 @@ async fn pass(time: Duration) {
 }
 
 fn unreachable() -> StoreError {
-    StoreError::Unavailable(Detail::new("told to fail", ""))
+    StoreError::Unavailable(Detail::new("set to fail", ""))
 }
 
 async fn timed_out(operation: Operation, sent: Instant) -> StoreError {
@@ -582,13 +582,15 @@ impl LeaseStore for MemoryStore {
 impl MemoryWatch {
     /// What there is to tell now; otherwise when to look again.
     fn poll(&mut self) -> Result<Result<WatchEvent, StoreError>, Option<Instant>> {
-        let mood = self.store.mood();
+        let availability = self.store.availability();
         let state = self.store.lock();
-        if mood == Mood::Down || mood == Mood::Well && state.breaks != self.breaks {
+        if availability == Availability::Down
+            || availability == Availability::Up && state.breaks != self.breaks
+        {
             return Ok(Err(unreachable()));
         }
         let next_event = state.next_event();
-        if mood == Mood::Hanging {
+        if availability == Availability::Hanging {
             return Err(next_event);
         }
         let outdated = state.past.len() != self.incarnation

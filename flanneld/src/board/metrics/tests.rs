@@ -38,7 +38,7 @@ fn value(metrics: &BTreeMap<String, Vec<(String, f64)>>, name: &str, labels: &st
 }
 
 #[tokio::test]
-async fn a_page_says_what_the_tasks_publish() {
+async fn a_page_contains_what_the_tasks_publish() {
     let fixture = Fixture::busy();
     let metrics = parse(&page(&fixture.board));
     for (name, labels, expected) in [

@@ -59,7 +59,7 @@ async fn paths_and_methods() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_waits_for_its_config_says_so() {
+async fn a_daemon_without_a_config_reports_that_it_waits() {
     with_server(&Fixture::new(), async |path| {
         for target in ["/peers", "/desired", "/actual", "/diff"] {
             let (code, body) = ask(&path, "GET", target).await;
@@ -117,7 +117,7 @@ async fn what_is_no_socket_is_left_alone() {
 }
 
 #[tokio::test]
-async fn the_client_reads_a_whole_response() {
+async fn the_client_reads_a_complete_response() {
     with_server(&Fixture::busy(), async |path| {
         let stream = UnixStream::connect(&path).await.unwrap();
         let response = http::get(stream, "localhost", "/status").await.unwrap();

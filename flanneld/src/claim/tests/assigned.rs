@@ -78,12 +78,12 @@ async fn a_conflicting_daemon_is_named_and_not_overwritten() {
 async fn a_node_starts_with_its_remembered_subnet_while_the_store_is_down() {
     let store = assigning();
     store.assign(Some(OWN));
-    store.set_mood(super::Mood::Down);
+    store.set_availability(super::Availability::Down);
     let remembered: Option<(_, LeaseAttrs)> = Some((subnets(OWN), attrs(1)));
     let mut node = Node::start(store.clone(), Start { remembered, ..Start::new(attrs(1)) });
     let serves = |state: &ClaimState| state.own.as_ref().is_some_and(|own| !own.confirmed);
     node.reaches("it goes on with the last lease", MINUTE, serves).await;
-    store.set_mood(super::Mood::Well);
+    store.set_availability(super::Availability::Up);
     assert_eq!(node.holds().await, subnets(OWN));
     node.stop().await;
 }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::scene::{HOUR, MINUTE, Node, Start, check_history, dual, record};
 use super::with_address;
 use crate::claim::Own;
-use crate::testing::store::{MemoryStore, Mood};
+use crate::testing::store::{Availability, MemoryStore};
 use flannel_core::lease::LeaseAttrs;
 
 /// So few subnets that nodes meet.
@@ -25,9 +25,9 @@ enum Deed {
     Start(usize, bool),
     Stop(usize),
     Address(usize, u8),
-    Line(usize, Mood),
+    Line(usize, Availability),
     Unreliable(usize, u128),
-    Server(Mood),
+    Server(Availability),
     Config(usize),
     NoConfig,
     Break,
@@ -38,8 +38,8 @@ enum Deed {
     Pass(u64),
 }
 
-fn mood() -> impl Strategy<Value = Mood> {
-    prop_oneof![Just(Mood::Well), Just(Mood::Down), Just(Mood::Hanging)]
+fn mood() -> impl Strategy<Value = Availability> {
+    prop_oneof![Just(Availability::Up), Just(Availability::Down), Just(Availability::Hanging)]
 }
 
 /// What may happen by itself, and what somebody has to do.
@@ -139,7 +139,7 @@ impl World {
             }
             Deed::Line(node, mood) => self.lines[node].set_line(mood),
             Deed::Unreliable(node, percent) => self.lines[node].set_unreliable(percent),
-            Deed::Server(mood) => self.store.set_mood(mood),
+            Deed::Server(mood) => self.store.set_availability(mood),
             Deed::Config(config) => self.store.set_config(Some(CONFIGS[config])),
             Deed::NoConfig => self.store.set_config(None),
             Deed::Break => self.store.break_watches(),
@@ -187,10 +187,10 @@ impl World {
     /// All is well again: everybody gets a lease, and then there is peace.
     async fn heal(&mut self) {
         for line in &self.lines {
-            line.set_line(Mood::Well);
+            line.set_line(Availability::Up);
             line.set_unreliable(0);
         }
-        self.store.set_mood(Mood::Well);
+        self.store.set_availability(Availability::Up);
         self.store.set_config(Some(CONFIGS[0]));
         for node in 0..NODES {
             if self.nodes[node].is_none() {

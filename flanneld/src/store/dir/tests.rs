@@ -60,7 +60,7 @@ async fn an_editor_may_write_in_place_or_by_rename() {
 }
 
 #[tokio::test]
-async fn what_is_half_written_is_read_again() {
+async fn a_half_written_file_is_read_again() {
     use std::io::Write;
     let bench = DirBench::new().await;
     let mut watch = watching(&bench).await;
@@ -147,7 +147,7 @@ async fn an_expiry_wakes_a_watch() {
 }
 
 #[tokio::test]
-async fn a_directory_that_goes_and_comes_back() {
+async fn a_directory_that_is_moved_and_created_again() {
     let bench = DirBench::new().await;
     bench.put_config("{}").await;
     bench.lay_out("10.5.1.0-24", "a", None).await;
@@ -169,7 +169,7 @@ async fn a_directory_that_goes_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_subdirectory_that_goes_takes_its_records_along() {
+async fn a_removed_subdirectory_removes_its_records() {
     let bench = DirBench::new().await;
     bench.lay_out("10.5.1.0-24", "a", None).await;
     let mut watch = watching(&bench).await;

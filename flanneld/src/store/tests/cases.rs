@@ -94,7 +94,7 @@ pub(super) async fn an_empty_store_lists_nothing(bench: &impl Bench) {
     assert!(Revision::new(0).is_before(listing.revision));
 }
 
-pub(super) async fn a_listing_is_whole_and_in_key_order(bench: &impl Bench) {
+pub(super) async fn a_listing_is_complete_and_in_key_order(bench: &impl Bench) {
     bench.lay_out("10.5.9.0-24", "b", DAY).await;
     bench.lay_out("10.5.10.0-24", "a", None).await;
     bench.lay_out("10.5.9.0-24&fc00::-64", "c", None).await;
@@ -215,7 +215,7 @@ pub(super) async fn an_update_needs_the_revision_and_keeps_the_grant(bench: &imp
     assert_eq!(store.list().await.unwrap().records, []);
 }
 
-pub(super) async fn a_reservation_stays_one(bench: &impl Bench) {
+pub(super) async fn a_reservation_remains_one(bench: &impl Bench) {
     let (store, _) = created(bench, 1, DAY).await;
     bench.lay_out("10.5.2.0-24", &value(2), None).await;
     let listing = store.list().await.unwrap();
@@ -272,7 +272,7 @@ pub(super) async fn an_unrenewed_record_expires(bench: &impl Bench) {
     store.create(&subnets(1), &attrs(2), guard(&listing), DAY).await.expect("it is free again");
 }
 
-pub(super) async fn a_watch_tells_every_change(bench: &impl Bench) {
+pub(super) async fn a_watch_delivers_every_change(bench: &impl Bench) {
     let (store, listing) = configured(bench).await;
     let mut watch = store.watch(listing.revision).await.unwrap();
 

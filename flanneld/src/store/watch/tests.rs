@@ -1,7 +1,7 @@
 use super::*;
 use crate::store::tests::{Bench, DirBench};
 use crate::store::{LeaseStore as _, Operation, Record};
-use crate::testing::store::{MemoryStore, Mood};
+use crate::testing::store::{Availability, MemoryStore};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -88,7 +88,7 @@ impl Scene {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_lists_and_then_tells_changes() {
+async fn a_listing_is_followed_by_changes() {
     let mut scene = Scene::new();
     scene.store.put("a", "1", None);
     assert_eq!(scene.next().await, "listing of 1");
@@ -116,18 +116,18 @@ async fn a_break_is_resumed_without_a_listing_and_without_alarm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_down_is_told_once() {
+async fn an_unreachable_store_is_reported_once() {
     let mut scene = Scene::new();
     scene.store.put("a", "1", None);
     assert_eq!(scene.next().await, "listing of 1");
-    scene.store.set_mood(Mood::Down);
-    assert!(scene.next().await.starts_with("down: told to fail"));
+    scene.store.set_availability(Availability::Down);
+    assert!(scene.next().await.starts_with("down: set to fail"));
     let calls = scene.store.calls();
     scene.quiet(Duration::from_secs(3600)).await;
     let calls = scene.store.calls() - calls;
     assert!((3600 / 5..3600 / 2).contains(&calls), "{calls} in an hour, at most every 5 s");
     scene.store.put("b", "1", None);
-    scene.store.set_mood(Mood::Well);
+    scene.store.set_availability(Availability::Up);
     assert_eq!(scene.next().await, "up");
     assert_eq!(scene.next().await, "put b");
     assert_eq!(scene.stats.borrow().listings, 1);
@@ -136,9 +136,9 @@ async fn a_store_that_is_down_is_told_once() {
 #[tokio::test(start_paused = true)]
 async fn a_start_without_store_waits_for_it() {
     let mut scene = Scene::new();
-    scene.store.set_mood(Mood::Down);
+    scene.store.set_availability(Availability::Down);
     assert!(scene.next().await.starts_with("down: "));
-    scene.store.set_mood(Mood::Well);
+    scene.store.set_availability(Availability::Up);
     assert_eq!(scene.next().await, "up");
     assert_eq!(scene.next().await, "listing of 0");
 }
@@ -149,11 +149,11 @@ async fn lost_history_and_a_wiped_store_lead_to_a_listing() {
     scene.store.put("a", "1", None);
     assert_eq!(scene.next().await, "listing of 1");
     scene.quiet(Duration::from_secs(60)).await;
-    scene.store.set_mood(Mood::Down);
+    scene.store.set_availability(Availability::Down);
     assert!(scene.next().await.starts_with("down: "));
     scene.store.put("b", "1", None);
     scene.store.compact();
-    scene.store.set_mood(Mood::Well);
+    scene.store.set_availability(Availability::Up);
     assert_eq!(scene.next().await, "up");
     assert_eq!(scene.next().await, "listing of 2");
     scene.store.wipe();
@@ -196,7 +196,7 @@ async fn it_stops_while_the_consumer_sleeps_and_while_the_store_hangs() {
     timeout(Duration::from_secs(1), scene.task.join_next()).await.expect("it ends").unwrap().unwrap();
 
     let mut scene = Scene::new();
-    scene.store.set_mood(Mood::Hanging);
+    scene.store.set_availability(Availability::Hanging);
     scene.quiet(Duration::from_secs(3)).await;
     scene.stop.cancel();
     timeout(Duration::from_secs(1), scene.task.join_next()).await.expect("it ends").unwrap().unwrap();
@@ -240,7 +240,7 @@ enum Deed {
     Remove(u8),
     Config(bool),
     Break,
-    Mood(Mood),
+    Availability(Availability),
     Compact,
     Wipe,
     Pass(u16),
@@ -252,7 +252,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         3 => (0u8..6).prop_map(Deed::Remove),
         1 => any::<bool>().prop_map(Deed::Config),
         2 => Just(Deed::Break),
-        2 => prop_oneof![Just(Mood::Well), Just(Mood::Down), Just(Mood::Hanging)].prop_map(Deed::Mood),
+        2 => prop_oneof![Just(Availability::Up), Just(Availability::Down), Just(Availability::Hanging)].prop_map(Deed::Availability),
         1 => Just(Deed::Compact),
         1 => Just(Deed::Wipe),
         4 => (0u16..2000).prop_map(Deed::Pass),
@@ -276,7 +276,7 @@ proptest! {
                     Deed::Remove(key) => scene.store.remove(&key.to_string()),
                     Deed::Config(there) => scene.store.set_config(there.then_some("{}")),
                     Deed::Break => scene.store.break_watches(),
-                    Deed::Mood(mood) => scene.store.set_mood(mood),
+                    Deed::Availability(mood) => scene.store.set_availability(mood),
                     Deed::Compact => scene.store.compact(),
                     Deed::Wipe => scene.store.wipe(),
                     Deed::Pass(millis) => {
@@ -289,7 +289,7 @@ proptest! {
                     }
                 }
             }
-            scene.store.set_mood(Mood::Well);
+            scene.store.set_availability(Availability::Up);
             // Longer than a silent watch is believed.
             let _ = timeout(Duration::from_secs(4000), async {
                 loop {
