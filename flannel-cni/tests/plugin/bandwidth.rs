@@ -260,7 +260,8 @@ fn filters_of_other_programs_are_kept() {
             pod.run(Plugins::Flannel, "CHECK", &slow).unwrap();
             let now = filters(&pod);
             assert!(before.lines().all(|line| now.contains(line)), "{kind}: {before}{now}");
-            assert_eq!(now.matches("Egress Redirect").count(), 1, "{now}");
+            let received = tc("filter show dev VETH ingress");
+            assert_eq!(received.matches("Egress Redirect").count(), 1, "{received}");
             assert!(tc("qdisc show dev VETH").contains(kind));
         }
         assert!(loss(&pod.netns, "10.244.1.1") > 50.0, "{kind}");
