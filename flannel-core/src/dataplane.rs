@@ -206,6 +206,16 @@ impl Dataplane {
         self.routes.extend(other.routes);
     }
 
+    /// Builds the maps anew with full nodes: inserts in ascending order leave them half empty.
+    pub fn pack(&mut self) {
+        fn packed<K: Ord, V>(all: &mut BTreeMap<K, V>) {
+            *all = std::mem::take(all).into_iter().collect();
+        }
+        packed(&mut self.neighbours);
+        packed(&mut self.fdb);
+        packed(&mut self.routes);
+    }
+
     /// Takes out the objects that `other` has, whatever their values.
     pub fn retract(&mut self, other: &Self) {
         fn without<K: Ord, V>(all: &mut BTreeMap<K, V>, keys: &BTreeMap<K, V>) {
@@ -255,9 +265,9 @@ impl Dataplane {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Creates an interface with all its parameters, down or up as given.
-    CreateLink(LinkName, Link),
+    CreateLink(LinkName, Box<Link>),
     /// Changes parameters of an existing interface in place.
-    SetLink(LinkName, LinkChange),
+    SetLink(LinkName, Box<LinkChange>),
     /// Deletes an interface.
     DeleteLink(LinkName),
     /// Adds an address.

@@ -34,7 +34,7 @@ pub enum Hint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
     /// `RTM_NEWLINK`, `RTM_DELLINK`.
-    Link(LinkRecord),
+    Link(Box<LinkRecord>),
     /// `RTM_NEWADDR`, `RTM_DELADDR`.
     Address(AddressRecord),
     /// `RTM_NEWROUTE`, `RTM_DELROUTE` of the main table.

@@ -110,9 +110,9 @@ impl<'a> Links<'a> {
         let mut ops: Vec<Op> = self.replaced.iter().map(|name| Op::DeleteLink((*name).clone())).collect();
         for (name, wanted) in &desired.links {
             if self.fresh.contains(name) {
-                ops.push(Op::CreateLink(name.clone(), wanted.clone()));
+                ops.push(Op::CreateLink(name.clone(), wanted.clone().into()));
             } else if let Some(change) = actual.links.get(name).and_then(|found| wanted.change(found)) {
-                ops.push(Op::SetLink(name.clone(), change));
+                ops.push(Op::SetLink(name.clone(), change.into()));
             }
         }
         ops

@@ -51,11 +51,14 @@ impl Assembly {
         let leases = peers.into_iter().map(|lease| (lease.subnets, lease)).collect();
         let (dataplane, macs, errors) = (desired.base().clone(), BTreeSet::new(), BTreeMap::new());
         let mut assembly = Self { desired, leases, macs, dataplane, errors };
+        let mut macs = Vec::new();
         for lease in assembly.leases.clone().into_values() {
             let peer = assembly.desired.peer(&lease);
-            assembly.macs.extend(macs_of(&lease.subnets, &peer.dataplane));
+            macs.extend(macs_of(&peer.dataplane).map(|(family, mac)| (family, mac, lease.subnets)));
             assembly.add(lease.subnets, peer);
         }
+        assembly.macs = macs.into_iter().collect();
+        assembly.dataplane.pack();
         assembly
     }
 
@@ -94,58 +97,55 @@ impl Assembly {
     }
 
     fn change(&mut self, subnets: Subnets, lease: Option<Arc<Lease>>) -> Difference {
-        let new = lease.as_ref().map(|lease| self.desired.peer(lease).dataplane).unwrap_or_default();
-        let new_macs: Vec<_> = macs_of(&subnets, &new).collect();
-        let affected = self.affected(subnets, &new_macs);
+        let peer =
+            |lease: Option<&Arc<Lease>>| lease.map(|lease| self.desired.peer(lease)).unwrap_or_default();
+        let (old, mut new) = (peer(self.leases.get(&subnets)).dataplane, Some(peer(lease.as_ref())));
+        let mut touched = new.as_ref().map(|new| new.dataplane.clone()).unwrap_or_default();
+        let (old_macs, new_macs): (Vec<_>, Vec<_>) = (macs_of(&old).collect(), macs_of(&touched).collect());
+        let affected = self.affected(subnets, [old_macs.as_slice(), &new_macs].concat());
 
-        let mut touched = new;
-        for subnets in &affected {
-            if let Some(lease) = self.leases.get(subnets) {
-                touched.extend(self.desired.peer(lease).dataplane);
-            }
+        touched.extend(old);
+        for other in affected.iter().filter(|other| **other != subnets) {
+            touched.extend(peer(self.leases.get(other)).dataplane);
         }
         let before = self.dataplane.restricted_to(&touched);
         self.dataplane.retract(&touched);
-        for (family, mac) in self.macs_in_use(&subnets) {
+        for (family, mac) in old_macs {
             self.macs.remove(&(family, mac, subnets));
         }
-        self.macs.extend(new_macs);
+        self.macs.extend(new_macs.into_iter().map(|(family, mac)| (family, mac, subnets)));
         match lease {
             Some(lease) => drop(self.leases.insert(subnets, lease)),
             None => drop(self.leases.remove(&subnets)),
         }
-        for subnets in affected {
-            self.errors.remove(&subnets);
-            if let Some(lease) = self.leases.get(&subnets) {
-                let peer = self.desired.peer(lease);
-                self.add(subnets, peer);
+        for affected in affected {
+            self.errors.remove(&affected);
+            let new = new.take_if(|_| affected == subnets);
+            let known = || self.leases.get(&affected).map(|lease| self.desired.peer(lease));
+            if let Some(peer) = new.or_else(known) {
+                self.add(affected, peer);
             }
         }
         Difference { before, after: self.dataplane.restricted_to(&touched) }
     }
 
     /// The peers that share an FDB entry with this one, directly or by way of others, and itself.
-    fn affected(&self, subnets: Subnets, new_macs: &[(Family, Mac, Subnets)]) -> BTreeSet<Subnets> {
-        let mut affected = BTreeSet::from([subnets]);
-        let mut open: Vec<(Family, Mac)> = new_macs.iter().map(|(family, mac, _)| (*family, *mac)).collect();
-        open.extend(self.macs_in_use(&subnets));
+    fn affected(&self, subnets: Subnets, macs: Vec<(Family, Mac)>) -> BTreeSet<Subnets> {
+        let (mut affected, mut open) = (BTreeSet::from([subnets]), macs);
         let mut seen = BTreeSet::new();
         while let Some((family, mac)) = open.pop() {
             if !seen.insert((family, mac)) {
                 continue;
             }
             for sharer in self.sharers(family, mac) {
-                if affected.insert(sharer) {
-                    open.extend(self.macs_in_use(&sharer));
+                if let Some(lease) = self.leases.get(&sharer)
+                    && affected.insert(sharer)
+                {
+                    open.extend(macs_of(&self.desired.peer(lease).dataplane));
                 }
             }
         }
         affected
-    }
-
-    fn macs_in_use(&self, subnets: &Subnets) -> Vec<(Family, Mac)> {
-        let Some(lease) = self.leases.get(subnets) else { return Vec::new() };
-        macs_of(subnets, &self.desired.peer(lease).dataplane).map(|(family, mac, _)| (family, mac)).collect()
     }
 
     fn sharers(&self, family: Family, mac: Mac) -> impl Iterator<Item = Subnets> {
@@ -163,11 +163,6 @@ impl Assembly {
     }
 }
 
-fn macs_of<'a>(
-    subnets: &'a Subnets,
-    peer: &'a Dataplane,
-) -> impl Iterator<Item = (Family, Mac, Subnets)> + 'a {
-    peer.fdb
-        .iter()
-        .filter_map(|(key, entry)| Some((Family::of(*entry.destinations.first()?), key.mac, *subnets)))
+fn macs_of(peer: &Dataplane) -> impl Iterator<Item = (Family, Mac)> {
+    peer.fdb.iter().filter_map(|(key, entry)| Some((Family::of(*entry.destinations.first()?), key.mac)))
 }

@@ -133,7 +133,7 @@ fn link(index: IfIndex, text: &str, now: Option<Link>) -> Hint {
         running: true,
         promiscuous: false,
     };
-    hint(Object::Link(record), gone)
+    hint(Object::Link(Box::new(record)), gone)
 }
 
 fn address_hint(index: IfIndex, facts: AddressFacts, gone: bool) -> Hint {

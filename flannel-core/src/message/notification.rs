@@ -24,7 +24,7 @@ pub fn decode(frame: &Frame<'_>) -> Result<Option<Hint>, DecodeError> {
     }
     let payload = frame.payload;
     let object = match frame.kind {
-        NEW_LINK | DELETE_LINK => link::decode(payload)?.map(Object::Link),
+        NEW_LINK | DELETE_LINK => link::decode(payload)?.map(|record| Object::Link(Box::new(record))),
         NEW_ADDRESS | DELETE_ADDRESS => address::decode(payload)?.map(Object::Address),
         NEW_ROUTE | DELETE_ROUTE => {
             route::decode(payload)?.filter(route::RouteRecord::is_main).map(Object::Route)

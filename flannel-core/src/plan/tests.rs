@@ -520,7 +520,7 @@ fn alter_link(kernel: &mut Dataplane, at: &Index, how: u8) {
         }
         _ => LinkChange { alias: Some("mine".to_owned()), ..LinkChange::default() },
     };
-    model::apply(kernel, &Op::SetLink(key.clone(), change)).unwrap();
+    model::apply(kernel, &Op::SetLink(key.clone(), change.into())).unwrap();
     let link = kernel.links.get_mut(&key).unwrap();
     match (how, &mut link.kind) {
         (5, LinkKind::Vxlan(vxlan)) => vxlan.port = 4789,
@@ -640,6 +640,6 @@ proptest! {
 #[test]
 fn refusals_of_the_model_reach_the_round() {
     let mut kernel = Dataplane::default();
-    let create = Op::CreateLink(device(Family::V4), tunnel(Family::V4));
+    let create = Op::CreateLink(device(Family::V4), tunnel(Family::V4).into());
     assert_eq!(model::apply(&mut kernel, &create), Err(Refusal::NoDevice), "no eth0");
 }

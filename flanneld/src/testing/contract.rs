@@ -185,7 +185,7 @@ pub(crate) const PEER: &str = "aa:aa:aa:aa:aa:02";
 /// Device, address and one peer, in the order of a plan.
 pub(crate) fn tunnel() -> Vec<Op> {
     vec![
-        Op::CreateLink(name("flannel.1"), vxlan()),
+        Op::CreateLink(name("flannel.1"), vxlan().into()),
         Op::AddAddress(address("flannel.1", "10.42.1.0/32")),
         Op::SetNeighbour(neighbour("flannel.1", "10.42.2.0"), mac(PEER)),
         Op::SetFdb(fdb("flannel.1", PEER), ip("192.168.50.2")),
@@ -254,7 +254,7 @@ async fn a_tunnel_stands_as_asked(mut kernel: impl Kernel) {
 async fn a_tunnel_of_ipv6_stands_as_asked(mut kernel: impl Kernel) {
     let link = "flannel-v6.1";
     let ops = [
-        Op::CreateLink(name(link), vxlan_v6()),
+        Op::CreateLink(name(link), vxlan_v6().into()),
         Op::AddAddress(address(link, "fd00:10:244:1::/128")),
         Op::SetNeighbour(neighbour(link, "fd00:10:244:2::"), mac(PEER)),
         Op::SetFdb(fdb(link, PEER), ip("fd50::2")),
@@ -363,17 +363,17 @@ async fn links_are_changed_in_place(mut kernel: impl Kernel) {
         kind: Some(learning()),
         ..LinkChange::default()
     };
-    apply(&mut kernel, &[Op::SetLink(name("flannel.1"), change)]).await;
+    apply(&mut kernel, &[Op::SetLink(name("flannel.1"), change.into())]).await;
     let mut wanted = tunnel_stands();
     let link = wanted.links.get_mut(&name("flannel.1")).unwrap();
     (link.mtu, link.alias) = (1400, Some("another".to_owned()));
     let LinkKind::Vxlan(parameters) = &mut link.kind else { unreachable!() };
     parameters.learning = true;
     assert_eq!(ours(&mut kernel).await, wanted);
-    let error = refused(&mut kernel, Op::SetLink(name("flannel.9"), LinkChange::default())).await;
+    let error = refused(&mut kernel, Op::SetLink(name("flannel.9"), LinkChange::default().into())).await;
     assert!(matches!(error, KernelError::NoLink { .. }), "{error:?}");
     // Creating it as it was makes it so again.
-    apply(&mut kernel, &[Op::CreateLink(name("flannel.1"), vxlan())]).await;
+    apply(&mut kernel, &[Op::CreateLink(name("flannel.1"), vxlan().into())]).await;
     assert_eq!(ours(&mut kernel).await, tunnel_stands());
 }
 
@@ -381,7 +381,7 @@ async fn a_new_mac_takes_the_neighbours_along(mut kernel: impl Kernel) {
     apply(&mut kernel, &tunnel()).await;
     let new = mac("1a:2b:3c:4d:5e:99");
     let change = LinkChange { mac: Some(new), ..LinkChange::default() };
-    apply(&mut kernel, &[Op::SetLink(name("flannel.1"), change)]).await;
+    apply(&mut kernel, &[Op::SetLink(name("flannel.1"), change.into())]).await;
     let mut wanted = tunnel_stands();
     wanted.links.get_mut(&name("flannel.1")).unwrap().mac = Some(new);
     wanted.neighbours.clear();
@@ -390,7 +390,7 @@ async fn a_new_mac_takes_the_neighbours_along(mut kernel: impl Kernel) {
 
 async fn a_downed_link_loses_what_the_kernel_drops(mut kernel: impl Kernel) {
     apply(&mut kernel, &tunnel()).await;
-    let up = |up| Op::SetLink(name("flannel.1"), LinkChange { up: Some(up), ..LinkChange::default() });
+    let up = |up| Op::SetLink(name("flannel.1"), LinkChange { up: Some(up), ..LinkChange::default() }.into());
     apply(&mut kernel, &[up(false)]).await;
     let mut wanted = tunnel_stands();
     wanted.links.get_mut(&name("flannel.1")).unwrap().up = false;
@@ -416,7 +416,7 @@ async fn a_link_of_another_make_is_an_error(mut kernel: impl Kernel) {
         let mut link = vxlan();
         let LinkKind::Vxlan(parameters) = &mut link.kind else { unreachable!() };
         change(parameters);
-        let error = refused(&mut kernel, Op::CreateLink(name("flannel.1"), link)).await;
+        let error = refused(&mut kernel, Op::CreateLink(name("flannel.1"), link.into())).await;
         assert!(matches!(error, KernelError::OtherLink { .. }), "{error:?}");
     }
     assert_eq!(ours(&mut kernel).await, tunnel_stands());
@@ -424,7 +424,7 @@ async fn a_link_of_another_make_is_an_error(mut kernel: impl Kernel) {
 
 async fn a_second_device_for_a_vni_is_refused(mut kernel: impl Kernel) {
     apply(&mut kernel, &tunnel()).await;
-    let error = refused(&mut kernel, Op::CreateLink(name("flannel.2"), vxlan())).await;
+    let error = refused(&mut kernel, Op::CreateLink(name("flannel.2"), vxlan().into())).await;
     assert_eq!(errno(&error), nix::errno::Errno::EEXIST);
     assert_eq!(ours(&mut kernel).await, tunnel_stands());
 }
@@ -432,14 +432,14 @@ async fn a_second_device_for_a_vni_is_refused(mut kernel: impl Kernel) {
 async fn an_mtu_beyond_the_underlay_is_cut_at_creation_and_refused_later(mut kernel: impl Kernel) {
     let tall = |link: Link| Link { mtu: 9000, ..link };
     let ops = [
-        Op::CreateLink(name("flannel.1"), tall(vxlan())),
-        Op::CreateLink(name("flannel-v6.1"), tall(vxlan_v6())),
+        Op::CreateLink(name("flannel.1"), tall(vxlan()).into()),
+        Op::CreateLink(name("flannel-v6.1"), tall(vxlan_v6()).into()),
     ];
     apply(&mut kernel, &ops).await;
     let links = ours(&mut kernel).await.links;
     assert_eq!((links[&name("flannel.1")].mtu, links[&name("flannel-v6.1")].mtu), (1450, 1430));
     let change = LinkChange { mtu: Some(9000), ..LinkChange::default() };
-    let error = refused(&mut kernel, Op::SetLink(name("flannel.1"), change)).await;
+    let error = refused(&mut kernel, Op::SetLink(name("flannel.1"), change.into())).await;
     assert_eq!(errno(&error), nix::errno::Errno::EINVAL);
 }
 
@@ -469,7 +469,7 @@ async fn an_on_link_gateway_of_ipv6_must_not_be_found_elsewhere(mut kernel: impl
     let direct = via("fd50::2", "eth0", false);
     let tunnel = Op::SetRoute(destination, via("fd00:10:244:2::", "flannel-v6.1", true));
     let ops = [
-        Op::CreateLink(name("flannel-v6.1"), vxlan_v6()),
+        Op::CreateLink(name("flannel-v6.1"), vxlan_v6().into()),
         Op::AddAddress(address("flannel-v6.1", "fd00:10:244:1::/128")),
         Op::SetRoute(destination, direct.clone()),
     ];

@@ -164,7 +164,7 @@ impl State {
             return Err(KernelError::OtherLink { op: op.to_string(), difference });
         }
         match wanted.change(found) {
-            Some(change) => self.run_on_model(&Op::SetLink(name.clone(), change)),
+            Some(change) => self.run_on_model(&Op::SetLink(name.clone(), change.into())),
             None => Ok(()),
         }
     }

@@ -277,7 +277,7 @@ fn a_device_with_the_same_addresses_is_in_the_way() {
     assert!(ipip(None, None).excludes(&ipip(None, None)), "tunl0, for a device without addresses");
     let mut kernel = host();
     kernel.links.insert(name("other"), link(wanted.clone()));
-    let create = Op::CreateLink(name(DEVICE), link(wanted));
+    let create = Op::CreateLink(name(DEVICE), link(wanted).into());
     assert_eq!(model::apply(&mut kernel, &create), Err(Refusal::Exists));
     kernel.links.remove(&name("other"));
     assert_eq!(model::apply(&mut kernel, &create), Ok(()));

@@ -53,7 +53,7 @@ fn route(destination: &str, route: Route) -> Op {
 #[test]
 fn vxlan_devices() {
     let mut state = host();
-    let create = |name_: &str, link| Op::CreateLink(name(name_), link);
+    let create = |name_: &str, link: Link| Op::CreateLink(name(name_), link.into());
     assert_eq!(apply(&mut state, &create("flannel.1", vxlan(1, "192.168.50.1", 9000))), Ok(()));
     assert_eq!(state.links[&name("flannel.1")].mtu, 1450, "clamped at creation");
     let LinkKind::Vxlan(made) = &state.links[&name("flannel.1")].kind else { panic!() };
@@ -62,7 +62,8 @@ fn vxlan_devices() {
     assert_eq!(apply(&mut state, &create("other", vxlan(1, "192.168.50.1", 1450))), Err(Refusal::Exists));
     assert_eq!(apply(&mut state, &create("flannel-v6.1", vxlan(1, "fd50::1", 1450))), Ok(()));
     assert_eq!(state.links[&name("flannel-v6.1")].mtu, 1430);
-    let mtu = |mtu| Op::SetLink(name("flannel.1"), LinkChange { mtu: Some(mtu), ..LinkChange::default() });
+    let mtu =
+        |mtu| Op::SetLink(name("flannel.1"), LinkChange { mtu: Some(mtu), ..LinkChange::default() }.into());
     assert_eq!(apply(&mut state, &mtu(1451)), Err(Refusal::Invalid), "refused later on");
     assert_eq!(apply(&mut state, &mtu(1400)), Ok(()));
     assert_eq!(apply(&mut state, &Op::DeleteLink(name("eth0"))), Ok(()));
@@ -76,11 +77,11 @@ fn side_effects_of_a_link() {
     let neighbour =
         Op::SetNeighbour(NeighbourKey { link: link.clone(), address: "10.42.2.0".parse().unwrap() }, mac(2));
     assert_eq!(apply(&mut state, &neighbour), Err(Refusal::NoDevice));
-    apply(&mut state, &Op::CreateLink(link.clone(), vxlan(1, "192.168.50.1", 1450))).unwrap();
+    apply(&mut state, &Op::CreateLink(link.clone(), vxlan(1, "192.168.50.1", 1450).into())).unwrap();
     apply(&mut state, &neighbour).unwrap();
     let tunnel = route("10.42.2.0/24", via("10.42.2.0", "flannel.1", true));
     apply(&mut state, &tunnel).unwrap();
-    let set = |change| Op::SetLink(name("flannel.1"), change);
+    let set = |change: LinkChange| Op::SetLink(name("flannel.1"), change.into());
     apply(&mut state, &set(LinkChange { mac: Some(mac(1)), ..LinkChange::default() })).unwrap();
     assert_eq!(state.neighbours.len(), 1, "the same MAC changes nothing");
     apply(&mut state, &set(LinkChange { mac: Some(mac(5)), ..LinkChange::default() })).unwrap();
@@ -94,7 +95,7 @@ fn side_effects_of_a_link() {
 fn the_last_address_takes_routes_and_neighbours_along() {
     let mut state = host();
     let link = name("flannel.1");
-    apply(&mut state, &Op::CreateLink(link.clone(), vxlan(1, "192.168.50.1", 1450))).unwrap();
+    apply(&mut state, &Op::CreateLink(link.clone(), vxlan(1, "192.168.50.1", 1450).into())).unwrap();
     let address = |text: &str| AddressKey { link: link.clone(), net: text.parse().unwrap() };
     for text in ["10.42.1.0/32", "10.42.9.0/32", "fd00:42:0:1::/128"] {
         apply(&mut state, &Op::AddAddress(address(text))).unwrap();
@@ -120,7 +121,7 @@ fn routes() {
         apply(&mut state, &route("10.42.3.0/24", via("192.168.60.2", "eth0", false))),
         Err(Refusal::Unreachable)
     );
-    apply(&mut state, &Op::CreateLink(name("flannel-v6.1"), vxlan(1, "fd50::1", 1430))).unwrap();
+    apply(&mut state, &Op::CreateLink(name("flannel-v6.1"), vxlan(1, "fd50::1", 1430).into())).unwrap();
     apply(&mut state, &route("fd00:42:0:2::/64", via("fe80::2", "eth0", true))).unwrap();
     let tunnel = route("fd00:42:0:2::/64", via("fd00:42:0:2::", "flannel-v6.1", true));
     assert_eq!(apply(&mut state, &tunnel), Err(Refusal::Invalid), "the gateway is found on eth0");
@@ -134,7 +135,7 @@ fn routes() {
 #[test]
 fn unicast_fdb_entries_have_one_destination() {
     let mut state = host();
-    apply(&mut state, &Op::CreateLink(name("flannel.1"), vxlan(1, "192.168.50.1", 1450))).unwrap();
+    apply(&mut state, &Op::CreateLink(name("flannel.1"), vxlan(1, "192.168.50.1", 1450).into())).unwrap();
     let key = |mac| FdbKey { link: name("flannel.1"), mac };
     for last in [2, 3] {
         let destination: IpAddr = format!("192.168.50.{last}").parse().unwrap();

@@ -24,7 +24,7 @@ fn deleting_a_missing_and_setting_an_existing_object_are_settled() {
     let route = Route { target: RouteTarget::Blackhole, protocol: 3 };
     let all = [Errno::EEXIST, Errno::ENOENT, Errno::ESRCH, Errno::ENODEV, Errno::EADDRNOTAVAIL, Errno::EPERM];
     let cases = [
-        (Op::SetLink(name(), LinkChange::default()), vec![]),
+        (Op::SetLink(name(), LinkChange::default().into()), vec![]),
         (Op::DeleteLink(name()), vec![Errno::ENODEV]),
         (Op::AddAddress(address.clone()), vec![Errno::EEXIST]),
         (Op::DeleteAddress(address), vec![Errno::ENODEV, Errno::EADDRNOTAVAIL]),

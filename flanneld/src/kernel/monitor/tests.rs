@@ -84,7 +84,7 @@ fn every_kind_of_object_gives_a_hint() {
         .await;
         wait_for(&mut monitor, "route", is_route).await;
         let down = LinkChange { up: Some(false), ..LinkChange::default() };
-        kernel.apply(&[Op::SetLink(link.clone(), down)]).await.remove(0).unwrap();
+        kernel.apply(&[Op::SetLink(link.clone(), down.into())]).await.remove(0).unwrap();
         wait_for(&mut monitor, "downed link", |hint| is_set(hint, false)).await;
         kernel.apply(&[Op::DeleteLink(link.clone())]).await.remove(0).unwrap();
         wait_for(

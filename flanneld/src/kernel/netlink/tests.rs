@@ -51,7 +51,7 @@ fn iproute2_shows_the_golden_state() {
         apply_all(&mut kernel, &tunnel()).await;
         let v6 = "flannel-v6.1";
         let ops = [
-            Op::CreateLink(name(v6), vxlan_v6()),
+            Op::CreateLink(name(v6), vxlan_v6().into()),
             Op::AddAddress(address(v6, "fd00:10:244:1::/128")),
             Op::SetNeighbour(neighbour(v6, "fd00:10:244:2::"), mac(PEER)),
             Op::SetFdb(fdb(v6, PEER), ip("fd50::2")),
