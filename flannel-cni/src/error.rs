@@ -1,7 +1,7 @@
 //! The error object of the CNI protocol.
 
 pub(crate) use flannel_core::error::chain;
-use flannel_core::json::{Object, Value};
+use flannel_core::json::{Object, TypeError, Value};
 use nix::errno::Errno;
 use std::error::Error;
 use std::io::{self, Write};
@@ -85,11 +85,26 @@ impl CniError {
     }
 }
 
-impl<E: Error> From<E> for CniError {
-    /// The whole chain as one text, like Go's wrapped errors.
+impl<E: Error + 'static> From<E> for CniError {
+    /// The whole chain as one text, like Go's wrapped errors. Go does not state the fix for a key of a wrong type.
     fn from(error: E) -> Self {
-        Self::internal(chain(&error))
+        let causes = std::iter::successors(Some(&error as &(dyn Error + 'static)), |&error| error.source());
+        let wrong_type = causes.filter_map(|error| error.downcast_ref::<TypeError>()).next();
+        Self { details: wrong_type.map_or_else(String::new, correction), ..Self::internal(chain(&error)) }
     }
+}
+
+/// States what a key of a wrong type must be.
+fn correction(error: &TypeError) -> String {
+    let rule = match error.wanted {
+        "bool" => "true or false, without quotes",
+        "string" => "a text in quotes",
+        wanted if wanted.starts_with("uint") => "a whole number that is not negative, without quotes",
+        "int" => "a whole number, without quotes",
+        wanted if wanted.starts_with("[]") || wanted == "slice" => "a list: [ ... ]",
+        _ => "an object: { ... }",
+    };
+    format!("{} must be {rule}", error.field.trim_start_matches('.'))
 }
 
 /// Puts what failed, and on which object, before the text of an error.

@@ -350,7 +350,10 @@ fn an_add_that_fails_leaves_nothing() {
         .unwrap_err();
     assert!(error.contains("\\\"lo\\\" already exists but is not a bridge"), "{error}");
     let error = node.run(Plugins::Flannel, "ADD", "g", &other, &node.config(r#","mtu":"x""#)).unwrap_err();
-    assert!(error.contains("NetConf.mtu"), "{error}");
+    assert!(
+        error.contains("NetConf.mtu must be a whole number that is not negative, without quotes"),
+        "{error}"
+    );
 }
 
 /// Configs contain comments, keys of vendors and keys of later versions.
@@ -366,6 +369,19 @@ fn unknown_keys_are_ignored() {
         let check = config.replacen('{', &format!(r#"{{"prevResult":{result},"#), 1);
         node.run(Plugins::Flannel, "CHECK", "a", &pod, &check).unwrap();
         node.run(Plugins::Flannel, "DEL", "a", &pod, &config).unwrap();
+        let limits = r#","ingressRate":8000000,"ingressBurst":80000"#;
+        for (program, members) in [("host-local", ""), ("loopback", ""), ("bandwidth", limits)] {
+            let result = node.run(Plugins::Flannel, "ADD", "a", &pod, &config).unwrap();
+            let own = format!(r#"{{"prevResult":{result}{members},"#);
+            let config = config
+                .replacen('{', &own, 1)
+                .replace(r#""type":"bridge""#, &format!(r#""type":"{program}""#));
+            for command in ["DEL", "ADD", "CHECK", "DEL"] {
+                let done = node.run_as(plugins, program, command, "a", &pod.path(), &config);
+                done.unwrap_or_else(|error| panic!("{program} {command}: {error}"));
+            }
+            node.run(Plugins::Flannel, "DEL", "a", &pod, &config).unwrap();
+        }
     }
 }
 

@@ -18,7 +18,8 @@ fn config(network: &str, ip: &str, port: u16, members: &str) -> String {
 fn ports_are_mapped_without_a_route_to_the_container() {
     for plugins in [Plugins::Flannel, Plugins::Go] {
         let (node, pod) = (Node::new("nft"), Netns::new("pod"));
-        let config = config("cbr0", "203.0.113.7", 8080, "");
+        // Unknown keys are ignored.
+        let config = config("cbr0", "203.0.113.7", 8080, r#","someKey":{"a":1},"_comment":"x""#);
         let result = node.run(plugins, "portmap", "ADD", "cid1", &pod.path(), &config).unwrap();
         assert!(compact(&result).contains("203.0.113.7/24"), "{result}");
         assert!(node.rules().contains("--to-destination 203.0.113.7:80"), "{}", node.rules());

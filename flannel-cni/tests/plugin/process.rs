@@ -310,7 +310,7 @@ fn invalid_configs_fail_add_but_not_del() {
     let node = Node::new();
     let config = node.config(r#","delegate":"x""#);
     let text = "failed to load flannel netconf file: failed to load netconf: json: cannot unmarshal string into Go \
-                struct field NetConf.delegate of type map[string]interface {}";
+                struct field NetConf.delegate of type map[string]interface {}; NetConf.delegate must be an object: { ... }";
     assert_eq!(node.run("ADD", &config).error(), (999, text.to_owned()));
     assert_eq!(node.commands(), [""; 0]);
     node.run("DEL", &config).succeeded();
