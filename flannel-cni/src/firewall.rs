@@ -32,14 +32,20 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
-    /// Reads the backend that a config requests. The error is the value, if it is not the name of one.
-    pub(crate) fn read(config: &Object, key: &str) -> Result<Option<Self>, String> {
+    /// Reads the backend that a config requests.
+    pub(crate) fn read(config: &Object, key: &str) -> Result<Option<Self>, CniError> {
         let Some(value) = config.field(key) else { return Ok(None) };
         match value.as_str() {
             Some("") => Ok(None),
             Some("iptables") => Ok(Some(Self::Iptables)),
             Some("nftables") => Ok(Some(Self::Nftables)),
-            _ => Err(value.to_compact()),
+            _ => {
+                // Compatibility: Go's texts.
+                let problem =
+                    if key == "backend" { "unrecognized backend" } else { "unknown ipmasq backend" };
+                let msg = format!("{problem} {}: must be iptables or nftables", value.to_compact());
+                Err(CniError::internal(msg))
+            }
         }
     }
 

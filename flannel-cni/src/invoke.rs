@@ -16,33 +16,22 @@ use crate::process;
 const BUSY_ATTEMPTS: u32 = 6;
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
-/// A delegate that cannot be started.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum FindError {
-    #[error("no plugin name provided")]
-    NoName,
-    #[error("invalid plugin name: {0}")]
-    InvalidName(String),
-    #[error("failed to find plugin {name:?} in path [{path}]")]
-    NotFound { name: String, path: String },
-}
-
 /// A failed call of a delegate.
 #[derive(Debug)]
 pub(crate) enum CallError {
     /// The program does not exist.
-    Find(FindError),
+    Find(String),
     /// It failed with this error.
     Failed(CniError),
 }
 
 /// Finds the program of a plugin: the first regular file of its name in the list of directories.
-pub(crate) fn find(name: &str, path: &OsStr) -> Result<PathBuf, FindError> {
+pub(crate) fn find(name: &str, path: &OsStr) -> Result<PathBuf, String> {
     if name.is_empty() {
-        return Err(FindError::NoName);
+        return Err("no plugin name provided".to_owned());
     }
     if name.contains('/') {
-        return Err(FindError::InvalidName(name.to_owned()));
+        return Err(format!("invalid plugin name: {name}"));
     }
     let directories: Vec<PathBuf> = std::env::split_paths(path).collect();
     // An empty element is the current directory; `Command` would search PATH for a bare name instead.
@@ -50,13 +39,9 @@ pub(crate) fn find(name: &str, path: &OsStr) -> Result<PathBuf, FindError> {
         let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
         directory.join(name)
     });
-    candidates.into_iter().find(|file| file.is_file()).ok_or_else(|| FindError::NotFound {
-        name: name.to_owned(),
-        path: directories
-            .iter()
-            .map(|directory| directory.display().to_string())
-            .collect::<Vec<_>>()
-            .join(" "),
+    candidates.into_iter().find(|file| file.is_file()).ok_or_else(|| {
+        let directories: Vec<_> = directories.iter().map(|one| one.display().to_string()).collect();
+        format!("failed to find plugin {name:?} in path [{}]", directories.join(" "))
     })
 }
 

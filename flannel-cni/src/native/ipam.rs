@@ -7,7 +7,7 @@ use std::path::Path;
 use super::host_local;
 use crate::environment::Command;
 use crate::error::{CniError, Context};
-use crate::invoke::{self, CallError, FindError};
+use crate::invoke::{self, CallError};
 use crate::request::Request;
 use crate::result::CniResult;
 
@@ -95,7 +95,7 @@ fn run(request: &Request, command: Command) -> Result<Vec<u8>, CniError> {
     })
 }
 
-fn missing(error: FindError) -> CniError {
+fn missing(error: String) -> CniError {
     let advice = "install the plugin in a directory of CNI_PATH, or set ipam.type to host-local";
-    CniError::from(error).with_details(advice)
+    CniError::internal(error).with_details(advice)
 }

@@ -65,7 +65,6 @@ impl Config {
         }
         let layer3 = is_layer3(config);
         let masquerade = layer3 && flag("ipMasq")?;
-        let backend = if masquerade { Backend::read(config, "ipMasqBackend") } else { Ok(None) };
         Ok(Self {
             bridge: bridge.parse().context(|| format!("failed to create bridge {bridge:?}"))?,
             gateway: flag("isGateway")? || flag("isDefaultGateway")?,
@@ -80,9 +79,7 @@ impl Config {
             duplicate_detection: flag("enabledad")?,
             container_down: flag("disableContainerInterface")?,
             masquerade,
-            masquerade_backend: backend.map_err(|backend| {
-                CniError::internal(format!("unknown ipmasq backend {backend}: must be iptables or nftables"))
-            })?,
+            masquerade_backend: if masquerade { Backend::read(config, "ipMasqBackend")? } else { None },
             layer3,
             mac: mac(config, request.environment.args())?,
             dns: dns(config).context(load)?,

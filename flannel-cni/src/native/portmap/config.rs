@@ -8,11 +8,12 @@ use std::net::IpAddr;
 
 use crate::address::parse_ip;
 use crate::environment::Environment;
+use crate::error::{CniError, Context};
 use crate::firewall::{self, Backend};
 use crate::result::CniResult;
 
 /// The bit of the packet mark that requests masquerading.
-const MARK_BIT: u8 = 13;
+const MARK_BIT: i64 = 13;
 
 /// The keys of further conditions, by the family of the packets.
 const CONDITIONS: [(Family, &str); 2] = [(Family::V4, "conditionsV4"), (Family::V6, "conditionsV6")];
@@ -50,45 +51,21 @@ pub(super) struct Mapping {
     pub(super) host_ip: Option<IpAddr>,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ConfigError {
-    #[error("failed to parse network configuration")]
-    Type(#[from] TypeError),
-    #[error("Cannot specify externalSetMarkChain and markMasqBit")]
-    TwoMarks,
-    #[error("MasqMarkBit must be between 0 and 31")]
-    MarkBit,
-    #[error("{0} backend was requested but configuration contains {1}-specific options [{2}]")]
-    OtherBackend(&'static str, &'static str, String),
-    #[error("unrecognized backend {0}: must be iptables or nftables")]
-    Backend(String),
-    #[error("Invalid container port number: {0}")]
-    ContainerPort(String),
-    #[error("Invalid host port number: {0}")]
-    HostPort(String),
-    #[error("invalid protocol {0:?} of host port {1}: ports of tcp, udp and sctp can be mapped")]
-    Protocol(String, u16),
-    #[error("invalid host IP {0:?} of host port {1}")]
-    HostIp(String, u16),
-    #[error("{0} is mapped twice: to container port {1} and to {2}")]
-    Twice(Mapping, u16, u16),
-}
-
 impl Config {
     /// Reads a config. Unknown keys are ignored.
-    pub(super) fn parse(config: &Object) -> Result<Self, ConfigError> {
+    pub(super) fn parse(config: &Object) -> Result<Self, CniError> {
         let keys = GoStruct::new(config, "PortMapConf");
         let mark = mark(keys)?;
         let mut parsed = Self {
-            backend: Backend::read(config, "backend").map_err(ConfigError::Backend)?,
-            snat: keys.bool("snat")?.unwrap_or(true),
-            masquerade_all: keys.bool("masqAll")?.unwrap_or(false),
+            backend: Backend::read(config, "backend")?,
+            snat: keys.bool("snat").context(parsing)?.unwrap_or(true),
+            masquerade_all: keys.bool("masqAll").context(parsing)?.unwrap_or(false),
             mark,
             conditions: DualStack::default(),
             mappings: Vec::new(),
         };
         for (family, name) in CONDITIONS {
-            *parsed.conditions.slot(family) = texts(keys, name)?;
+            *parsed.conditions.slot(family) = texts(keys, name).context(parsing)?;
         }
         parsed.mappings = mappings(keys)?;
         parsed.check_backend()?;
@@ -105,7 +82,7 @@ impl Config {
         external.into_iter().chain(conditions)
     }
 
-    fn check_backend(&self) -> Result<(), ConfigError> {
+    fn check_backend(&self) -> Result<(), CniError> {
         let Some(chosen) = self.chosen_backend() else { return Ok(()) };
         let others = self.options().filter(|(_, backend)| *backend != chosen);
         let others: Vec<&str> = others.map(|(name, _)| name).collect();
@@ -116,7 +93,10 @@ impl Config {
         if others.is_empty() {
             return Ok(());
         }
-        Err(ConfigError::OtherBackend(chosen, other, others.join(" ")))
+        let others = others.join(" ");
+        Err(CniError::internal(format!(
+            "{chosen} backend was requested but configuration contains {other}-specific options [{others}]"
+        )))
     }
 
     /// Returns the requested backend, or that of the options.
@@ -146,15 +126,20 @@ fn backend_of(words: &[String]) -> Option<Backend> {
     Some(if first.starts_with(['-', '!']) { Backend::Iptables } else { Backend::Nftables })
 }
 
-fn mark(keys: GoStruct<'_>) -> Result<Mark, ConfigError> {
-    let bit = keys.integer::<i64>("markMasqBit", "int")?;
-    let bit = bit.map(|bit| u8::try_from(bit).ok().filter(|bit| *bit < 32).ok_or(ConfigError::MarkBit));
-    let bit = bit.transpose()?;
-    match keys.string("externalSetMarkChain")? {
-        Some(_) if bit.is_some() => Err(ConfigError::TwoMarks),
-        Some(chain) if !chain.is_empty() => Ok(Mark::External(chain.to_owned())),
-        _ => Ok(Mark::Bit(1 << bit.unwrap_or(MARK_BIT))),
+fn mark(keys: GoStruct<'_>) -> Result<Mark, CniError> {
+    let bit = keys.integer::<i64>("markMasqBit", "int").context(parsing)?;
+    let chain = keys.string("externalSetMarkChain").context(parsing)?;
+    if bit.is_some() && chain.is_some() {
+        return Err(CniError::internal("Cannot specify externalSetMarkChain and markMasqBit"));
     }
+    if let Some(chain) = chain.filter(|chain| !chain.is_empty()) {
+        return Ok(Mark::External(chain.to_owned()));
+    }
+    let bit = bit.unwrap_or(MARK_BIT);
+    if !(0..32).contains(&bit) {
+        return Err(CniError::internal("MasqMarkBit must be between 0 and 31"));
+    }
+    Ok(Mark::Bit(1 << bit))
 }
 
 impl Mapping {
@@ -194,37 +179,24 @@ impl fmt::Display for Mapping {
     }
 }
 
-fn mappings(keys: GoStruct<'_>) -> Result<Vec<Mapping>, ConfigError> {
+fn mappings(keys: GoStruct<'_>) -> Result<Vec<Mapping>, CniError> {
     const PATH: &str = "PortMapConf.runtimeConfig.portMappings";
-    let Some(runtime) = keys.object("runtimeConfig", "struct")? else { return Ok(Vec::new()) };
+    let Some(runtime) = keys.object("runtimeConfig", "struct").context(parsing)? else {
+        return Ok(Vec::new());
+    };
     let runtime = GoStruct::new(runtime, "PortMapConf.runtimeConfig");
     let mut mappings: Vec<Mapping> = Vec::new();
-    for entry in runtime.array("portMappings", "[]main.PortMapEntry")? {
-        let entry = entry.as_object().ok_or_else(|| entry.type_error(PATH, "main.PortMapEntry"))?;
-        let ports = GoStruct::new(entry, PATH);
-        let container_port = port(ports, "containerPort", ConfigError::ContainerPort)?;
-        let host_port = port(ports, "hostPort", ConfigError::HostPort)?;
-        let texts = GoStruct::new(entry, keys.path());
-        // Runtimes write it in any case; the default is TCP.
-        let protocol = match texts.string("protocol")? {
-            Some(protocol) if !protocol.is_empty() => protocol.to_lowercase(),
-            _ => "tcp".to_owned(),
-        };
-        if firewall::protocol_number(&protocol).is_none() {
-            return Err(ConfigError::Protocol(protocol, host_port));
-        }
-        let host_ip = texts.string("hostIP")?.filter(|ip| !ip.is_empty());
-        let host_ip =
-            host_ip.map(|ip| parse_ip(ip).map_err(|_| ConfigError::HostIp(ip.to_owned(), host_port)));
-        let host_ip = host_ip.transpose()?;
-        let mapping = Mapping { host_port, container_port, protocol, host_ip };
+    for entry in runtime.array("portMappings", "[]main.PortMapEntry").context(parsing)? {
+        let mapping = mapping(GoStruct::of(entry, PATH, "main.PortMapEntry").context(parsing)?)?;
         for other in &mappings {
             let both = |family| {
                 other.is_of(family)
                     && mapping.collides(family, other.protocol_number(), other.host_port, other.address())
             };
             if Family::ALL.into_iter().any(both) && mapping != *other {
-                return Err(ConfigError::Twice(mapping, other.container_port, container_port));
+                let (one, two) = (other.container_port, mapping.container_port);
+                let msg = format!("{mapping} is mapped twice: to container port {one} and to {two}");
+                return Err(CniError::internal(msg));
             }
         }
         // An identical mapping is not an error.
@@ -235,17 +207,41 @@ fn mappings(keys: GoStruct<'_>) -> Result<Vec<Mapping>, ConfigError> {
     Ok(mappings)
 }
 
-fn port(
-    keys: GoStruct<'_>,
-    name: &str,
-    error: impl FnOnce(String) -> ConfigError,
-) -> Result<u16, ConfigError> {
+fn mapping(keys: GoStruct<'_>) -> Result<Mapping, CniError> {
+    let container_port = port(keys, "containerPort", "container")?;
+    let host_port = port(keys, "hostPort", "host")?;
+    let text = |name| keys.string(name).context(parsing).map(|text| text.filter(|text| !text.is_empty()));
+    // Runtimes write it in any case; the default is TCP.
+    let protocol = text("protocol")?.unwrap_or("tcp").to_lowercase();
+    if firewall::protocol_number(&protocol).is_none() {
+        let rule = "ports of tcp, udp and sctp can be mapped";
+        return Err(CniError::internal(format!(
+            "invalid protocol {protocol:?} of host port {host_port}: {rule}"
+        )));
+    }
+    let address = |ip: &str| {
+        parse_ip(ip)
+            .map_err(|_| CniError::internal(format!("invalid host IP {ip:?} of host port {host_port}")))
+    };
+    let host_ip = text("hostIP")?.map(address).transpose()?;
+    Ok(Mapping { host_port, container_port, protocol, host_ip })
+}
+
+fn port(keys: GoStruct<'_>, name: &str, side: &str) -> Result<u16, CniError> {
     let number = keys.read(name, "int", |value| match value {
         Value::Number(number) => Some(number.to_string()),
         _ => None,
-    })?;
-    let number = number.unwrap_or_else(|| "0".to_owned());
-    number.parse().ok().filter(|port| *port > 0).ok_or_else(|| error(number))
+    });
+    let number = number.context(parsing)?.unwrap_or_else(|| "0".to_owned());
+    number.parse().ok().filter(|port| *port > 0).ok_or_else(|| {
+        CniError::internal(format!("Invalid {side} port number: {number}"))
+            .with_details("a port is a number from 1 to 65535")
+    })
+}
+
+/// Go's text before a type error.
+fn parsing() -> String {
+    "failed to parse network configuration".to_owned()
 }
 
 fn texts(keys: GoStruct<'_>, name: &str) -> Result<Option<Vec<String>>, TypeError> {

@@ -7,14 +7,10 @@ fn object(text: &str) -> Object {
     }
 }
 
-fn parse(members: &str, mappings: &str) -> Result<Config, ConfigError> {
+fn parse(members: &str, mappings: &str) -> Result<Config, CniError> {
     Config::parse(&object(&format!(
         r#"{{"cniVersion":"1.0.0","name":"cbr0","type":"portmap","runtimeConfig":{{"portMappings":[{mappings}]}}{members}}}"#
     )))
-}
-
-fn chain(error: &ConfigError) -> String {
-    crate::error::chain(error)
 }
 
 #[test]
@@ -76,7 +72,7 @@ fn errors_name_the_problem() {
             "iptables backend was requested but configuration contains nftables-specific options [conditionsV6]",
         ),
     ] {
-        let error = chain(&parse(members, &mappings).unwrap_err());
+        let error = parse(members, &mappings).unwrap_err().msg;
         assert!(error.contains(expected), "{error}");
     }
 }
