@@ -1,23 +1,23 @@
-//! What host-local keeps of each address that it has given out, and whether its container can still be there.
+//! The files of host-local, one for each allocated address, and whether the container of an address may still exist.
 //!
-//! Compatibility: a file `<dataDir>/<network>/<address>` holds `<container>\r\n<interface>`, as Go's plugin writes it. An
-//! extended attribute, which Go's plugin neither sees nor loses, holds the boot and the namespace of the container.
+//! Compatibility: a file `<dataDir>/<network>/<address>` contains `<container>\r\n<interface>`, as Go's plugin writes it. An
+//! extended attribute, which Go's plugin neither reads nor removes, contains the boot and the namespace of the container.
 
 use std::time::Duration;
 
 #[cfg(test)]
 mod tests;
 
-/// Where networks are kept unless the config says otherwise.
+/// Directory of the networks, unless the config contains another one.
 pub const DATA_DIRECTORY: &str = "/var/lib/cni/networks";
-/// What runtimes with libcni keep of an attachment, its namespace among it: `<network>-<container>-<interface>`.
+/// Directory in which runtimes with libcni store each attachment with its namespace: `<network>-<container>-<interface>`.
 pub const RESULTS: &str = "/var/lib/cni/results";
 /// The extended attribute with an [`Owner`].
 pub const ATTRIBUTE: &str = "user.flannel.owner";
-/// Longest attribute that is read; a path has at most 4096 bytes.
+/// Maximum length of the attribute; a path has at most 4096 bytes.
 pub const ATTRIBUTE_MAX: usize = 8192;
 
-/// Younger files may be of an ADD that is going on.
+/// Files of this age or less may belong to an ADD in progress.
 const GRACE: Duration = Duration::from_secs(60);
 
 /// One interface of one container.
@@ -29,19 +29,19 @@ pub struct Attachment {
     pub ifname: String,
 }
 
-/// Who uses an address.
+/// The holder of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// An interface of a container.
     Attachment(Attachment),
-    /// Compatibility: old plugins wrote the container alone.
+    /// A container, without its interface. Compatibility: the format of old plugins.
     Container(String),
-    /// The file is empty: power was lost before its content was on disk.
+    /// None: the file is empty, because of a power loss before its content was on disk.
     Nobody,
 }
 
 impl Holder {
-    /// Reads the content of a file.
+    /// Parses the content of a file.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let text = text.trim();
@@ -55,7 +55,7 @@ impl Holder {
         }
     }
 
-    /// Go's plugin prefers the full form and takes the old one for any interface of the container.
+    /// Whether the holder is this attachment. As in Go's plugin, the old format means any interface of the container.
     #[must_use]
     pub fn is(&self, attachment: &Attachment) -> bool {
         match self {
@@ -66,10 +66,10 @@ impl Holder {
     }
 }
 
-/// The life of a container as far as the kernel shows it.
+/// The boot and the namespace of a container, which identify it for the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// The boot in which it was made (`/proc/sys/kernel/random/boot_id`).
+    /// The boot in which it was created (`/proc/sys/kernel/random/boot_id`).
     pub boot: String,
     /// Device of its network namespace.
     pub device: u64,
@@ -80,13 +80,13 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// The text of the attribute.
+    /// Returns the text of the attribute.
     #[must_use]
     pub fn to_text(&self) -> String {
         format!("{} {} {} {}", self.boot, self.device, self.inode, self.netns)
     }
 
-    /// Reads the text of the attribute.
+    /// Parses the text of the attribute.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(4, ' ');
@@ -99,32 +99,32 @@ impl Owner {
     }
 }
 
-/// What the host shows of the container of an address.
+/// Observations of the container of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Evidence {
-    /// Whether the namespace of the [`Owner`] is gone; `None` without an owner.
+    /// The namespace of the [`Owner`] no longer exists; `None` without an owner.
     pub owner_gone: Option<bool>,
-    /// Age of the file; `None` where it is unknown or lies in the future, because the clock was set.
+    /// Age of the file; `None` if it is unknown, or negative because the clock was set.
     pub age: Option<Duration>,
     /// Time since the boot.
     pub uptime: Option<Duration>,
-    /// The runtime knows the attachment, and its namespace is there.
+    /// The runtime has stored the attachment, and its namespace exists.
     pub remembered: bool,
 }
 
 /// Whether an address is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// Its container is there.
+    /// Yes: its container exists.
     Alive,
-    /// Certainly used by nobody: its namespace is gone, or it was given out before this boot.
+    /// No: its namespace no longer exists, or it was allocated before this boot.
     Abandoned,
-    /// Nothing tells.
+    /// This could not be determined.
     Unknown,
 }
 
 impl Use {
-    /// Judges an address.
+    /// Determines whether an address is used.
     #[must_use]
     pub fn of(holder: &Holder, evidence: &Evidence) -> Self {
         let Some(age) = evidence.age else {
@@ -142,8 +142,7 @@ impl Use {
         match holder {
             Holder::Nobody if age >= GRACE => Self::Abandoned,
             _ if evidence.remembered => Self::Alive,
-            // A file of Go's plugin: both its age and the runtime's memory must speak against it, because the clock may
-            // have been set since the boot.
+            // A file of Go's plugin. Its age alone is not sufficient, because the clock may have been set since the boot.
             Holder::Attachment(_)
                 if age >= GRACE && evidence.uptime.is_some_and(|uptime| age > uptime + GRACE) =>
             {

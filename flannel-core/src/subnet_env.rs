@@ -1,7 +1,7 @@
-//! The text of `subnet.env`, in which the daemon tells the CNI plugin and other programs of the host the node's subnet.
+//! The text of `subnet.env`, in which the daemon publishes the node's subnet for the CNI plugin and other programs of the host.
 //!
-//! Written in the one form that all readers take; read back with the tolerance of Go's daemon, to find the subnet that the
-//! node had before. The CNI plugin has a strict reader of its own.
+//! It is written in the one form that all readers accept, and read with the tolerance of Go's daemon, to find the previous subnet of
+//! the node. The CNI plugin has a strict reader of its own.
 
 use ipnet::IpNet;
 use std::fmt;
@@ -13,13 +13,13 @@ use crate::lease::Subnets;
 #[cfg(test)]
 mod tests;
 
-/// The file, unless a flag or the config names another one.
+/// Path of the file, unless a flag or the config contains another one.
 pub const PATH: &str = "/run/flannel/subnet.env";
 
-/// What `subnet.env` says. `Display` gives its text.
+/// The content of `subnet.env`; `Display` writes its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubnetEnv {
-    /// Network and subnet of each family that is on. Private, so that each is of its family.
+    /// Network and subnet of each enabled family. Private, so that each is of its family.
     families: DualStack<(IpNet, IpNet)>,
     /// MTU of pods in bytes.
     pub mtu: u32,
@@ -27,7 +27,7 @@ pub struct SubnetEnv {
     pub ip_masq: bool,
 }
 
-/// A family is on, but the lease has no subnet of it.
+/// An enabled family of which the lease has no subnet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "lease {subnets} has no {family} subnet, but {family} is on in the network config: subnet.env is not written until the lease has one"
@@ -35,12 +35,12 @@ pub struct SubnetEnv {
 pub struct MissingSubnetError {
     /// The lease.
     pub subnets: Subnets,
-    /// The family that is on.
+    /// The enabled family.
     pub family: Family,
 }
 
 impl SubnetEnv {
-    /// What a node with this lease tells.
+    /// Returns the content for a node with this lease.
     pub fn new(
         config: &NetworkConfig,
         subnets: &Subnets,
@@ -56,7 +56,7 @@ impl SubnetEnv {
         Ok(Self { families, mtu, ip_masq })
     }
 
-    /// Whether it tells of these subnets, and not of those of another lease.
+    /// Whether it is the content for this lease.
     #[must_use]
     pub fn is_for(&self, subnets: &Subnets) -> bool {
         self.families.iter().all(|(family, (_, subnet))| subnets.get(family) == Some(*subnet))
@@ -76,7 +76,7 @@ impl fmt::Display for SubnetEnv {
     }
 }
 
-/// What an earlier daemon of the node has left in `subnet.env`, host bits cleared.
+/// The content of the `subnet.env` of an earlier daemon of the node, host bits cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PreviousEnv {
     /// The networks.
@@ -86,8 +86,8 @@ pub struct PreviousEnv {
 }
 
 impl PreviousEnv {
-    /// Reads a file in the dialect of Go's daemon: `export`, `=` or `:`, quotes and comments are allowed. What cannot be
-    /// read is as if it were not there, because nothing here is more than a wish.
+    /// Parses a file in the dialect of Go's daemon: `export`, `=` or `:`, quotes and comments are allowed. Invalid lines are ignored,
+    /// because the content is only a preference.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let nets = |kind: &str| Subnets {
@@ -104,7 +104,7 @@ impl PreviousEnv {
     }
 }
 
-/// The only network under a key; none where there are several.
+/// Returns the only network under a key; none if it has several.
 fn single(text: &str, kind: &str, family: Family) -> Option<IpNet> {
     match nets(text, &format!("FLANNEL_{}{kind}", infix(family)), family)[..] {
         [net] => Some(net),
@@ -112,14 +112,14 @@ fn single(text: &str, kind: &str, family: Family) -> Option<IpNet> {
     }
 }
 
-/// All readable networks of `family` in the list under a key, the last line with the key.
+/// Returns the valid networks of `family` in the list under a key, in the last line with the key.
 fn nets(text: &str, key: &str, family: Family) -> Vec<IpNet> {
     let value = text.lines().filter_map(assignment).rfind(|(name, _)| *name == key);
     let nets = value.map_or("", |(_, value)| value).split(',').filter_map(|net| parse_net(net.trim()));
     nets.filter(|net| Family::of_net(*net) == family).map(|net| net.trunc()).collect()
 }
 
-/// Name and value of a line.
+/// Returns name and value of a line.
 fn assignment(line: &str) -> Option<(&str, &str)> {
     let line = line.trim();
     let line = line.strip_prefix("export ").unwrap_or(line);
