@@ -23,6 +23,15 @@ impl Outcome {
     }
 }
 
+/// One call of the plugin.
+struct Call<'a> {
+    command: &'a str,
+    id: &'a str,
+    pod: &'a Netns,
+    fault: Option<&'a str>,
+    config: &'a str,
+}
+
 /// A chain of plugins as a runtime calls it for one container.
 struct Scene {
     node: Node,
@@ -52,11 +61,11 @@ impl Scene {
     }
 
     fn call(&self, command: &str, id: &str, pod: &Netns, fault: Option<&str>) -> Outcome {
-        self.call_with(command, id, pod, fault, &self.config)
+        self.run(Call { command, id, pod, fault, config: &self.config })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "those of a call of a plugin")]
-    fn call_with(&self, command: &str, id: &str, pod: &Netns, fault: Option<&str>, config: &str) -> Outcome {
+    fn run(&self, call: Call<'_>) -> Outcome {
+        let Call { command, id, pod, fault, config } = call;
         let program = match self.program {
             "flannel" => plugin().into(),
             other => self.node.path("bin").join(other),
@@ -133,7 +142,8 @@ impl Scene {
         let config = self.config.trim_end().trim_end_matches('}');
         let braces = self.config.trim_end().len() - config.len() - 1;
         let checked = format!(r#"{config}{},"prevResult":{result}}}"#, "}".repeat(braces));
-        let checked = self.call_with("CHECK", "a", &self.pod, None, &checked);
+        let call = Call { command: "CHECK", id: "a", pod: &self.pod, fault: None, config: &checked };
+        let checked = self.run(call);
         assert!(checked.success, "{after}: {checked:?}");
         self.assert_deleted(after);
     }

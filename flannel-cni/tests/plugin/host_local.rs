@@ -11,30 +11,25 @@ struct Host {
     directory: tempfile::TempDir,
     go: String,
     flannel: String,
+    /// The members of `ipam`.
+    members: &'static str,
 }
 
 impl Host {
-    fn new() -> Self {
+    fn new(members: &'static str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let link = directory.path().join("host-local");
         std::os::unix::fs::symlink(plugin(), &link).unwrap();
-        Self { go: format!("{GO_PLUGINS}/host-local"), flannel: link.to_str().unwrap().to_owned(), directory }
+        let (go, flannel) = (format!("{GO_PLUGINS}/host-local"), link.to_str().unwrap().to_owned());
+        Self { directory, go, flannel, members }
     }
 
     fn path(&self) -> PathBuf {
         self.directory.path().join("networks")
     }
 
-    #[expect(clippy::too_many_arguments, reason = "those of a call of a plugin")]
-    fn run(
-        &self,
-        program: &str,
-        command: &str,
-        id: &str,
-        members: &str,
-        args: &str,
-    ) -> Result<String, String> {
-        let root = self.path();
+    fn run(&self, program: &str, command: &str, id: &str, args: &str) -> Result<String, String> {
+        let (root, members) = (self.path(), self.members);
         let config = format!(
             r#"{{"cniVersion":"0.4.0","name":"net","type":"x","ipam":{{"type":"host-local","dataDir":"{}",{members}}}}}"#,
             root.display()
@@ -72,9 +67,9 @@ const DUAL: &str = r#""ranges":[[{"subnet":"10.1.2.0/29"}],[{"subnet":"2001:db8:
 #[test]
 #[ignore = "needs netns"]
 fn each_continues_after_the_other() {
-    let host = Host::new();
+    let host = Host::new(DUAL);
     // The expected result is that of the same steps by Go alone.
-    let model = Host::new();
+    let model = Host::new(DUAL);
     let steps = [
         ("ADD", "a", ""),
         ("ADD", "b", ""),
@@ -97,8 +92,8 @@ fn each_continues_after_the_other() {
     for turn in 0..2 {
         for (at, (command, id, args)) in steps.iter().enumerate() {
             let program = if (at + turn).is_multiple_of(2) { &host.go } else { &host.flannel };
-            let ours = host.run(program, command, id, DUAL, args);
-            let expected = model.run(&model.go, command, id, DUAL, args);
+            let ours = host.run(program, command, id, args);
+            let expected = model.run(&model.go, command, id, args);
             assert_eq!(ours.is_ok(), expected.is_ok(), "{at} {command} {id}: {ours:?} {expected:?}");
             if let (Ok(ours), Ok(expected)) = (&ours, &expected) {
                 assert_eq!(ours, expected, "{at} {command} {id}");
@@ -111,8 +106,8 @@ fn each_continues_after_the_other() {
         assert_eq!(addresses(&host), addresses(&model));
         for id in ["f", "g", "i", "j"] {
             let program = if turn == 0 { &host.go } else { &host.flannel };
-            host.run(program, "DEL", id, DUAL, "").unwrap();
-            model.run(&model.go, "DEL", id, DUAL, "").unwrap();
+            host.run(program, "DEL", id, "").unwrap();
+            model.run(&model.go, "DEL", id, "").unwrap();
         }
         assert_eq!(addresses(&host), [("lock".to_owned(), String::new())]);
     }
@@ -121,14 +116,13 @@ fn each_continues_after_the_other() {
 #[test]
 #[ignore = "needs netns"]
 fn adds_of_both_at_the_same_time_are_unique() {
-    let host = Host::new();
-    let members = r#""ranges":[[{"subnet":"10.1.0.0/24"}],[{"subnet":"2001:db8::/120"}]]"#;
+    let host = Host::new(r#""ranges":[[{"subnet":"10.1.0.0/24"}],[{"subnet":"2001:db8::/120"}]]"#);
     let results: Vec<String> = std::thread::scope(|scope| {
         let add = |at: usize| {
             let host = &host;
             scope.spawn(move || {
                 let program = if at.is_multiple_of(2) { &host.go } else { &host.flannel };
-                host.run(program, "ADD", &format!("c{at}"), members, "").unwrap()
+                host.run(program, "ADD", &format!("c{at}"), "").unwrap()
             })
         };
         let threads: Vec<_> = (0..50).map(add).collect();
@@ -151,9 +145,8 @@ fn adds_of_both_at_the_same_time_are_unique() {
 #[test]
 #[ignore = "needs netns"]
 fn a_full_range_has_the_same_error() {
-    let host = Host::new();
-    let members = r#""ranges":[[{"subnet":"10.1.2.0/30"}]]"#;
-    host.run(&host.go, "ADD", "a", members, "").unwrap();
-    let error = host.run(&host.flannel, "ADD", "b", members, "").unwrap_err();
-    assert_eq!(Some(error), host.run(&host.go, "ADD", "b", members, "").err());
+    let host = Host::new(r#""ranges":[[{"subnet":"10.1.2.0/30"}]]"#);
+    host.run(&host.go, "ADD", "a", "").unwrap();
+    let error = host.run(&host.flannel, "ADD", "b", "").unwrap_err();
+    assert_eq!(Some(error), host.run(&host.go, "ADD", "b", "").err());
 }
