@@ -67,9 +67,13 @@ impl Addition<'_> {
         let ipam = Ipam::find(self.request)?;
         let rules = match &ipam {
             Some(ipam) if config.masquerade => {
-                netns.hold()?;
+                let families = ipam.families();
+                // Not while another plugin allocates addresses: a process that it leaves behind would keep the lock.
+                if !families.is_empty() {
+                    netns.hold()?;
+                }
                 let masquerade = Masquerade::new(self.request);
-                Some(masquerade.prepare(config.masquerade_backend, &ipam.families())?)
+                Some(masquerade.prepare(config.masquerade_backend, &families)?)
             }
             _ => None,
         };
@@ -79,6 +83,9 @@ impl Addition<'_> {
         if let Some(ipam) = &ipam {
             result = ipam.add(self.request)?;
             gateway::complete(config, &mut result);
+        }
+        if rules.is_some() {
+            netns.hold()?;
         }
         let rules = rules.map(|rules| self.start_rules(rules, &result)).transpose()?;
         let container = pod::configure(&netns, &environment.attachment.ifname, &result, config)?;

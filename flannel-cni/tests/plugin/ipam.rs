@@ -151,6 +151,25 @@ fn unusable_plugins_are_named() {
     }
 }
 
+/// A plugin may leave a process behind, which inherits open files.
+#[test]
+#[ignore = "needs netns"]
+fn a_process_of_the_plugin_does_not_block_the_next_operation() {
+    let (node, pod) = (Node::new(), Netns::new("pod"));
+    install_script(&node, RESULT);
+    let path = node.path("bin/script");
+    let script = fs::read_to_string(&path).unwrap();
+    fs::write(node.path("script.tmp"), script + "sleep 60 >/dev/null 2>&1 &\n").unwrap();
+    fs::set_permissions(node.path("script.tmp"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(node.path("script.tmp"), path).unwrap();
+    let config = config("0.4.0", r#","ipMasq":true"#);
+    let start = std::time::Instant::now();
+    for command in ["ADD", "DEL", "ADD", "DEL"] {
+        node.run(Plugins::Flannel, command, "a", &pod, &config).unwrap();
+    }
+    assert!(start.elapsed() < std::time::Duration::from_secs(30));
+}
+
 /// Go's bridge and this one with Go's `static`: each deletes what the other added.
 #[test]
 #[ignore = "needs netns"]
