@@ -29,14 +29,10 @@ pub(crate) struct SubnetEnv {
 pub(crate) enum SubnetEnvError {
     #[error(transparent)]
     Read(#[from] PathError),
-    #[error("{path} is missing {}", .keys.join(", "))]
-    Missing { path: String, keys: Vec<&'static str> },
     #[error(transparent)]
     Cidr(#[from] ParseCidrError),
-    #[error("strconv.ParseUint: parsing {text:?}: {rule}")]
-    Mtu { text: String, rule: &'static str },
-    #[error("the line {key:?} has no '=': must be {key}=VALUE")]
-    NoValue { key: &'static str },
+    #[error("{0}")]
+    Content(String),
 }
 
 impl SubnetEnvError {
@@ -97,7 +93,8 @@ impl SubnetEnv {
             let line = line.strip_suffix('\r').unwrap_or(line);
             let (key, value) = line.split_once('=').map_or((line, None), |(key, value)| (key, Some(value)));
             if let Some(at) = KEYS.iter().position(|known| *known == key) {
-                values[at] = Some(value.ok_or(SubnetEnvError::NoValue { key: KEYS[at] })?);
+                let missing = || format!("the line {key:?} has no '=': must be {key}=VALUE");
+                values[at] = Some(value.ok_or_else(missing).map_err(SubnetEnvError::Content)?);
             }
         }
         let [network, network_v6, subnet, subnet_v6, mtu, ip_masq] = values;
@@ -117,7 +114,8 @@ impl SubnetEnv {
         let lacks = [no_network, no_network, no_subnet, no_subnet, mtu.is_none(), ip_masq.is_none()];
         let (Some(mtu), Some(ip_masq), false, false) = (mtu, ip_masq, no_network, no_subnet) else {
             let keys = KEYS.into_iter().zip(lacks).filter_map(|(key, lacks)| lacks.then_some(key));
-            return Err(SubnetEnvError::Missing { path: path.display().to_string(), keys: keys.collect() });
+            let keys = keys.collect::<Vec<_>>().join(", ");
+            return Err(SubnetEnvError::Content(format!("{} is missing {keys}", path.display())));
         };
         Ok(Self { networks, subnets, mtu, ip_masq: ip_masq == "true" })
     }
@@ -126,7 +124,7 @@ impl SubnetEnv {
 /// Parses an unsigned number of 32 bits; the errors are those of Go's `strconv`.
 fn parse_mtu(text: &str) -> Result<u32, SubnetEnvError> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let error = |rule| SubnetEnvError::Mtu { text: text.to_owned(), rule };
+    let error = |rule| SubnetEnvError::Content(format!("strconv.ParseUint: parsing {text:?}: {rule}"));
     if !digits {
         return Err(error("invalid syntax"));
     }
