@@ -1,12 +1,16 @@
 //! The daemon's view of the cluster: the leases of the store, and those of a moment ago where the
 //! store has lost them.
 //!
-//! A store that is wiped, or restored from an old backup, takes away the leases of nodes that live. Their owners put
-//! them back within seconds, and until then their pods must stay reachable. So a peer that vanishes
-//! together with our own lease, which cannot have ended, is kept until it is back or the grace period is over.
+//! A record can vanish although its node lives: an administrator deletes it, or its lease expires while the node is
+//! suspended. The node acquires its subnet again within seconds, and its pods must stay reachable until then. So every
+//! peer is kept for a short grace period after its lease. It ends early if another lease takes an address of the subnet, or the
+//! node publishes something else.
+//!
+//! A store that is wiped, or restored from an old backup, loses the leases of all nodes, which may need longer to
+//! find it again. So a peer that vanishes together with our own lease, which cannot have ended, is kept for longer.
 
 use ipnet::IpNet;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +18,9 @@ use crate::family::Family;
 use crate::lease::table::{LeaseTable, PeerChange};
 use crate::lease::{Lease, Subnets};
 use crate::store::{Change, Record};
+
+/// How long a peer is kept whose lease alone vanished. Long enough for its daemon to notice and acquire the subnet again.
+pub const PEER_GRACE: Duration = Duration::from_secs(10);
 
 /// How long peers of a wiped store are kept. Long enough for daemons to find the store again at the
 /// slowest pace of their retries.
@@ -40,12 +47,19 @@ pub enum Source {
 pub struct Cluster {
     table: LeaseTable,
     source: Source,
-    lingering: BTreeMap<Subnets, Arc<Lease>>,
-    grace_ends: Option<Duration>,
-    /// Peers that vanished a moment ago.
-    recent: VecDeque<(Duration, Arc<Lease>)>,
+    lingering: BTreeMap<Subnets, Kept>,
+    /// No grace period ends before this.
+    next_end: Option<Duration>,
     /// When our own lease vanished, or the store was found wiped.
     wiped: Option<Duration>,
+}
+
+/// A peer in its grace period.
+#[derive(Clone, Debug)]
+struct Kept {
+    lease: Arc<Lease>,
+    since: Duration,
+    ends: Duration,
 }
 
 impl Cluster {
@@ -63,19 +77,23 @@ impl Cluster {
 
     /// Peers that the store has lost and that are kept for now.
     #[must_use]
-    pub const fn lingering(&self) -> &BTreeMap<Subnets, Arc<Lease>> {
-        &self.lingering
+    pub fn lingering(&self) -> impl ExactSizeIterator<Item = &Subnets> {
+        self.lingering.keys()
     }
 
     /// When [`Cluster::tick`] has something to do.
     #[must_use]
     pub const fn next_tick(&self) -> Option<Duration> {
-        self.grace_ends
+        self.next_end
     }
 
     /// Every lease that counts, in no order between the store's and the kept ones.
     pub fn leases(&self) -> impl Iterator<Item = &Arc<Lease>> {
-        self.table.leases().values().map(|entry| &entry.lease).chain(self.lingering.values())
+        self.table
+            .leases()
+            .values()
+            .map(|entry| &entry.lease)
+            .chain(self.lingering.values().map(|kept| &kept.lease))
     }
 
     /// The leases that count where some share addresses, which a race of daemons that do not guard their writes or an
@@ -137,85 +155,73 @@ impl Cluster {
         self.settle(changes, own, now)
     }
 
-    /// Gives up the kept peers once the grace period is over.
+    /// Drops the kept peers whose grace period is over.
     pub fn tick(&mut self, now: Duration) -> Vec<PeerChange> {
-        if self.grace_ends.is_none_or(|ends| now < ends) {
+        if self.next_end.is_none_or(|ends| now < ends) {
             return Vec::new();
         }
-        self.grace_ends = None;
-        std::mem::take(&mut self.lingering)
-            .into_iter()
-            .map(|(subnets, lease)| PeerChange { subnets, before: Some(lease), after: None })
-            .collect()
+        let dropped = self.drop_kept(|kept| kept.ends <= now);
+        self.next_end = self.lingering.values().map(|kept| kept.ends).min();
+        dropped
     }
 
     fn settle(&mut self, changes: Vec<PeerChange>, own: Option<&Subnets>, now: Duration) -> Vec<PeerChange> {
-        self.recent.retain(|(at, _)| *at + WIPE > now);
         let lost_ours = own
             .is_some_and(|own| changes.iter().any(|change| change.subnets == *own && change.after.is_none()));
-        let mut settled = Vec::new();
         if lost_ours {
             self.wiped = Some(now);
-            settled.extend(self.revive(now));
+            self.prolong(now);
         }
-        let wiped = self.wiped.is_some_and(|at| now < at + WIPE);
+        let grace = if self.wiped.is_some_and(|at| now < at + WIPE) { GRACE } else { PEER_GRACE };
+        let mut settled = Vec::new();
         for change in changes {
-            let Some(lease) = &change.after else {
-                match change.before.as_ref().filter(|_| own != Some(&change.subnets)) {
-                    Some(before) if wiped => self.keep(Arc::clone(before), now),
-                    Some(before) => {
-                        self.recent.push_back((now, Arc::clone(before)));
-                        settled.push(change);
-                    }
-                    None => settled.push(change),
+            match (&change.before, &change.after) {
+                (Some(before), None) if own != Some(&change.subnets) && self.may_return(before) => {
+                    self.keep(Arc::clone(before), now, grace);
                 }
-                continue;
-            };
-            self.recent.retain(|(_, recent)| !recent.subnets.overlap(&lease.subnets));
-            settled.extend(self.displace(lease));
-            let before = change.before.clone().or_else(|| self.lingering.remove(&change.subnets));
-            if before.as_ref().is_none_or(|before| before.attrs != lease.attrs) {
-                settled.push(PeerChange { before, ..change });
+                (_, None) => settled.push(change),
+                (_, Some(lease)) => {
+                    let before = change.before.clone().or_else(|| self.take_kept(&change.subnets));
+                    settled.extend(self.drop_kept(|kept| kept.lease.is_replaced_by(lease)));
+                    if before.as_ref().is_none_or(|before| before.attrs != lease.attrs) {
+                        settled.push(PeerChange { before, ..change });
+                    }
+                }
             }
         }
         if self.lingering.is_empty() {
-            self.grace_ends = None;
+            self.next_end = None;
         }
         settled
     }
 
-    fn keep(&mut self, lease: Arc<Lease>, now: Duration) {
-        self.lingering.insert(lease.subnets, lease);
-        self.grace_ends = Some(now + GRACE);
+    /// Whether the node of a lease that vanished may still live with it: its record was removed, not made unreadable, and
+    /// nothing has replaced it.
+    fn may_return(&self, lease: &Lease) -> bool {
+        !self.table.rejected().contains_key(&lease.subnets.to_string())
+            && !self.table.leases().values().any(|entry| lease.is_replaced_by(&entry.lease))
     }
 
-    /// Brings back the peers that vanished just before our own lease did.
-    fn revive(&mut self, now: Duration) -> Vec<PeerChange> {
-        let recent = std::mem::take(&mut self.recent);
-        let mut revived = Vec::new();
-        for (_, lease) in recent {
-            revived.push(PeerChange {
-                subnets: lease.subnets,
-                before: None,
-                after: Some(Arc::clone(&lease)),
-            });
-            self.keep(lease, now);
+    fn keep(&mut self, lease: Arc<Lease>, now: Duration, grace: Duration) {
+        let ends = now + grace;
+        self.lingering.insert(lease.subnets, Kept { lease, since: now, ends });
+        self.next_end = Some(self.next_end.map_or(ends, |next| next.min(ends)));
+    }
+
+    /// Keeps the peers for longer that vanished just before our own lease did.
+    fn prolong(&mut self, now: Duration) {
+        for kept in self.lingering.values_mut().filter(|kept| now < kept.since + WIPE) {
+            kept.ends = now + GRACE;
         }
-        revived
     }
 
-    /// A lease of the store ends the grace of every kept peer that it overlaps: the subnet has a new owner.
-    fn displace(&mut self, lease: &Lease) -> Vec<PeerChange> {
-        let displaced: Vec<Subnets> = self
-            .lingering
-            .keys()
-            .filter(|kept| **kept != lease.subnets && kept.overlap(&lease.subnets))
-            .copied()
-            .collect();
-        displaced
-            .into_iter()
-            .map(|subnets| PeerChange { subnets, before: self.lingering.remove(&subnets), after: None })
-            .collect()
+    fn take_kept(&mut self, subnets: &Subnets) -> Option<Arc<Lease>> {
+        self.lingering.remove(subnets).map(|kept| kept.lease)
+    }
+
+    fn drop_kept(&mut self, has_ended: impl Fn(&Kept) -> bool) -> Vec<PeerChange> {
+        let ended = self.lingering.extract_if(.., |_, kept| has_ended(kept));
+        ended.map(|(subnets, kept)| PeerChange { subnets, before: Some(kept.lease), after: None }).collect()
     }
 }
 

@@ -163,3 +163,12 @@ pub struct Lease {
     /// Revision of the last change of the record.
     pub revision: Revision,
 }
+
+impl Lease {
+    /// Whether another lease takes the place of this one: it shares an address with it, or belongs to the same node.
+    #[must_use]
+    pub fn is_replaced_by(&self, other: &Self) -> bool {
+        self.subnets != other.subnets
+            && (self.subnets.overlap(&other.subnets) || self.attrs.is_same_node(&other.attrs))
+    }
+}

@@ -179,7 +179,7 @@ pub struct PeerCounts {
     pub total: u64,
     /// Of these, with something that keeps them from being reached, at least in one family.
     pub faulty: u64,
-    /// Of these, lost by the store and kept until the grace period ends.
+    /// Of these, without a lease and kept until their grace period ends.
     pub kept: u64,
     /// Records that cannot be read.
     pub unreadable: u64,
@@ -204,7 +204,7 @@ pub struct Allocation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Round {
-    /// Why it ran: `start`, `hint`, `overrun`, `retry`, `resync`, `config`, `claim`, `listing`, `grace`, `overlap`,
+    /// Why it ran: `start`, `hint`, `overrun`, `retry`, `resync`, `config`, `claim`, `listing`, `overlap`,
     /// `lease-change`.
     pub reason: String,
     /// When it ended.

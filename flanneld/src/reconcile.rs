@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, debug, info, info_span, warn};
+use tracing::{Instrument as _, debug, info, info_span};
 
 use crate::agent::{self, AgentOp, AgentState, Setup, Supervisor};
 use crate::claim::ClaimState;
@@ -331,9 +331,11 @@ impl<K: Kernel> Reconciler<K> {
 
     async fn take_timer(&mut self) {
         let now = Instant::now();
-        if self.store.end_grace() {
-            warn!("peers that a wiped store has lost did not come back and are given up");
-            self.pace.request(Reason::Grace, now);
+        let dropped = self.store.end_grace();
+        if !dropped.is_empty() {
+            info!(peers = dropped.len(), "peers removed, their leases did not return in the grace period");
+            self.reporter.count_changes(&dropped, self.node.config());
+            self.apply_changes(dropped).await;
         }
         let turn = self.conflict.check(now);
         if turn == Some(Turn::Over) {
@@ -451,7 +453,7 @@ impl<K: Kernel> Reconciler<K> {
             tunnels: self.node.tunnels(),
             prune: self.store.prune(),
             changed: Arc::clone(&self.store.changed),
-            kept: self.store.cluster.lingering().keys().copied().collect(),
+            kept: self.store.cluster.lingering().copied().collect(),
             version: self.target.version,
         }
     }

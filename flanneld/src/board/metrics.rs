@@ -88,7 +88,7 @@ fn cluster(page: &mut Page, board: &Board) {
     );
     page.gauge(
         "flannel_peers_kept",
-        "Peers that the store lost and that are kept until the grace period ends.",
+        "Peers without a lease that are kept until their grace period ends.",
         report.peers.kept,
     );
     page.gauge("flannel_records_unreadable", "Malformed lease records.", report.peers.unreadable);

@@ -142,9 +142,11 @@ impl StoreView {
         self.cluster.next_tick().map(|at| self.start + at)
     }
 
-    /// Drops peers whose grace period is over; returns whether there were any.
-    pub(super) fn end_grace(&mut self) -> bool {
-        !self.cluster.tick(self.start.elapsed()).is_empty()
+    /// Drops the peers whose grace period is over.
+    pub(super) fn end_grace(&mut self) -> Vec<PeerChange> {
+        let dropped = self.cluster.tick(self.start.elapsed());
+        self.note_changes(&dropped);
+        dropped
     }
 
     /// Whether surplus objects may be removed.

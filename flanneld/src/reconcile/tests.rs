@@ -11,6 +11,7 @@ use crate::store::watch::channel as store_channel;
 use crate::testing::contract;
 use crate::testing::kernel::FakeKernel;
 use flannel_core::claim::OwnRecord;
+use flannel_core::cluster::{GRACE, PEER_GRACE};
 use flannel_core::dataplane::{Dataplane, RouteTarget};
 use flannel_core::lease::{LeaseAttrs, Revision};
 use flannel_core::select::Criteria;
@@ -168,6 +169,11 @@ impl Lab {
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
 
+    /// Waits until peers whose leases were deleted by now are removed.
+    pub(super) async fn until_grace_ends(&self) {
+        tokio::time::sleep(PEER_GRACE + Duration::from_secs(1)).await;
+    }
+
     async fn view(&self) -> View {
         let (sender, receiver) = oneshot::channel();
         self.views.send(sender).await.unwrap();
@@ -265,7 +271,7 @@ async fn a_lease_change_applies_only_its_own_operations() {
     let entry = lab.kernel.dataplane().fdb[&contract::fdb("flannel.1", "aa:aa:aa:aa:aa:04")].clone();
     assert_eq!(entry.destinations, [contract::ip("192.168.50.44")]);
     lab.change(vec![delete("10.42.4.0-24")]).await;
-    lab.quiet().await;
+    lab.until_grace_ends().await;
     assert_eq!(routes(&lab.kernel.dataplane()), ["10.42.2.0/24", "10.42.3.0/24"]);
     assert_eq!(lab.kernel.take_log().len(), 3);
     lab.end().await;
@@ -371,8 +377,31 @@ async fn peers_of_a_wiped_store_are_kept_for_the_grace_period() {
     let listings = before.listings + 1;
     assert_eq!((told.record, told.listings), (None, listings), "the claim learns that its record is gone");
     lab.change(vec![Change::Put(own()), Change::Put(peer(2))]).await;
-    tokio::time::sleep(flannel_core::cluster::GRACE).await;
+    tokio::time::sleep(GRACE).await;
     lab.until("the peer that did not come back is gone", |plane| routes(plane) == ["10.42.2.0/24"]).await;
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_without_a_lease_is_kept_for_a_short_grace_period() {
+    let mut lab = Lab::settled().await;
+    // Deleted and acquired again: nothing happens in the kernel.
+    lab.change(vec![delete("10.42.2.0-24")]).await;
+    tokio::time::sleep(PEER_GRACE / 2).await;
+    assert_eq!(lab.view().await.kept.len(), 1);
+    lab.change(vec![Change::Put(peer(2))]).await;
+    tokio::time::sleep(PEER_GRACE * 2).await;
+    assert_eq!(lab.kernel.take_log(), [""; 0]);
+    // It does not return, and others change meanwhile.
+    lab.change(vec![delete("10.42.2.0-24")]).await;
+    lab.change(vec![Change::Put(peer(4))]).await;
+    tokio::time::sleep(PEER_GRACE - Duration::from_secs(1)).await;
+    assert_eq!(routes(&lab.kernel.dataplane()), ["10.42.2.0/24", "10.42.3.0/24", "10.42.4.0/24"]);
+    assert_eq!(lab.report.borrow().peers.kept, 1);
+    lab.quiet().await;
+    assert_eq!(routes(&lab.kernel.dataplane()), ["10.42.3.0/24", "10.42.4.0/24"]);
+    let report = lab.report.borrow().clone();
+    assert_eq!((report.peers.kept, report.peers.total, report.allocation[0].used), (0, 2, 3));
     lab.end().await;
 }
 
@@ -545,7 +574,7 @@ async fn rounds_are_counted_by_result() {
     assert_eq!(changed.by_reason[&Reason::LeaseChange], 1);
     assert_eq!(lab.report.borrow().allocation[0].used, 4);
     lab.change(vec![delete("10.42.4.0-24"), delete("10.42.3.0-24")]).await;
-    lab.quiet().await;
+    lab.until_grace_ends().await;
     assert_eq!(lab.history.borrow().last_lease_change.as_ref().unwrap().deleted, 6);
     assert_eq!(lab.report.borrow().allocation[0].used, 2);
     lab.end().await;

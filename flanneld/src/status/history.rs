@@ -27,8 +27,6 @@ pub(crate) enum Reason {
     Claim,
     /// A listing replaced the view of the cluster.
     Listing,
-    /// The grace period of peers that a wiped store has lost ended.
-    Grace,
     /// Two leases share an object, so that the difference of one is not enough.
     Overlap,
     /// Leases changed. Never the reason of a full round: only the difference is applied.
@@ -36,7 +34,7 @@ pub(crate) enum Reason {
 }
 
 /// All reasons in their order, with their names in logs, status and metrics.
-const NAMES: [(Reason, &str); 11] = [
+const NAMES: [(Reason, &str); 10] = [
     (Reason::Start, "start"),
     (Reason::Hint, "hint"),
     (Reason::Overrun, "overrun"),
@@ -45,7 +43,6 @@ const NAMES: [(Reason, &str); 11] = [
     (Reason::Config, "config"),
     (Reason::Claim, "claim"),
     (Reason::Listing, "listing"),
-    (Reason::Grace, "grace"),
     (Reason::Overlap, "overlap"),
     (Reason::LeaseChange, "lease-change"),
 ];

@@ -6,6 +6,7 @@
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use flannel_core::cluster::PEER_GRACE;
 use integration::etcd::PREFIX;
 use integration::gateway::Gateway;
 use integration::monitor::{Monitor, News, time_of_day as now};
@@ -294,8 +295,10 @@ fn delays(sent: &[(Step, Peer, Duration)], monitor: &Monitor) -> Result<Vec<Dura
                 Step::Move => format!("{} {device} lladdr {}", peer.public, peer.mac()),
                 Step::Leave => format!("Deleted {subnet}/24 via {subnet} dev"),
             };
+            // A peer without a lease is kept for this long on purpose.
+            let grace = if *step == Step::Leave { PEER_GRACE } else { Duration::ZERO };
             match first_news.get(&news) {
-                Some(seen) => delays.push(seen.saturating_sub(*at)),
+                Some(seen) => delays.push(seen.saturating_sub(*at + grace)),
                 None => missing = Some(news),
             }
         }

@@ -30,7 +30,7 @@ async fn an_agent_follows_the_leases() {
     let (mut lab, agents) = settled().await;
     lab.kernel.fail_observations(1000);
     lab.change(vec![Change::Put(peer(4)), delete("10.42.2.0-24")]).await;
-    lab.quiet().await;
+    lab.until_grace_ends().await;
     assert_eq!(peers(&agents), ["10.42.3.0-24", "10.42.4.0-24"], "without a full round");
     let mut faulty = peer(5);
     faulty.value =
