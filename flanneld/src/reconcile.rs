@@ -93,6 +93,8 @@ struct Ownership {
     subnets: Option<Subnets>,
     /// Full rounds since it holds the present lease.
     rounds: u32,
+    /// The device and its addresses were in place once since then.
+    has_base: bool,
     macs: BTreeMap<LinkName, Mac>,
     random_mac: fn() -> [u8; 6],
 }
@@ -137,7 +139,7 @@ impl<K: Kernel> Reconciler<K> {
             agent,
             node,
             store: StoreView::new(&remembered.records),
-            own: Ownership { subnets: None, rounds: 0, macs: remembered.macs, random_mac },
+            own: Ownership { subnets: None, rounds: 0, has_base: false, macs: remembered.macs, random_mac },
             target: Target::default(),
             pace: Pace::new(Instant::now()),
             conflict: Detector::default(),
@@ -292,7 +294,7 @@ impl<K: Kernel> Reconciler<K> {
 
     fn take_claim(&mut self, own: Option<Subnets>) {
         if own.is_some() && own != self.own.subnets {
-            (self.own.subnets, self.own.rounds) = (own, 0);
+            (self.own.subnets, self.own.rounds, self.own.has_base) = (own, 0, false);
             // A config that waited for a restart is in force with a lease that was chosen from it.
             let offered = self.store.reoffer();
             self.take_config(offered);
@@ -406,6 +408,7 @@ impl<K: Kernel> Reconciler<K> {
         let mut applied = self.apply(&agent_ops, &ops).await;
         let set = ops.iter().filter(|op| op.class().0 == Action::Set).count();
         applied.kept = wanted.saturating_sub(set) as u64;
+        self.own.has_base |= applied.failed_own == 0;
         self.offer_services(&own);
         Ok(applied)
     }

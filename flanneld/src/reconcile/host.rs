@@ -47,10 +47,12 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// Hands the firewall and the CNI plugin what follows from our lease.
+    /// Hands the firewall and the CNI plugin what follows from our lease. Pods can start only when the tunnel device is
+    /// in place; they keep what they have if it is removed later.
     pub(super) fn offer_services(&mut self, own: &Subnets) {
         status::set(&self.reporter.outputs.firewall, Some(self.node.firewall(own)));
-        if let Some(env) = self.reporter.check(condition::SUBNET_ENV, self.node.subnet_env(own)) {
+        let env = self.reporter.check(condition::SUBNET_ENV, self.node.subnet_env(own));
+        if let Some(env) = env.filter(|_| self.own.has_base) {
             status::set(&self.reporter.outputs.subnet_env, Some(env));
         }
     }
