@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use crate::family::Family;
 use crate::link::{LinkName, Mac};
 
-pub use kind::{Ipip, LinkKind, Vxlan};
+pub use kind::{Ipip, LinkKind, UdpPort, UdpTunnel, Vxlan};
 
 mod kind;
 pub mod mark;

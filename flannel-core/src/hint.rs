@@ -9,7 +9,8 @@ use std::net::IpAddr;
 
 use crate::dataplane::mark::marks_one_of;
 use crate::dataplane::{
-    AddressKey, Dataplane, FdbKey, Link, NeighbourKey, PROTOCOL, PROTOCOL_KERNEL, RouteKey, RouteTarget,
+    AddressKey, Dataplane, FdbKey, Link, NeighbourKey, PROTOCOL, PROTOCOL_KERNEL, Route, RouteKey,
+    RouteTarget, UdpPort,
 };
 use crate::facts::{AddressFacts, HostFacts, is_local_scope};
 use crate::link::{IfIndex, LinkName, Mac};
@@ -130,6 +131,12 @@ impl Interest<'_> {
             (None, Some(now), _) if self.is_stale(now) => true,
             // The removed link may have kept the kernel from creating ours.
             (None, None, _) if self.lacks_a_device() => true,
+            // A device that is down releases its port.
+            (None, Some(now), known)
+                if !now.up && known.is_none_or(|known| known.up) && self.blocks_a_device(now) =>
+            {
+                true
+            }
             (None, now, known) => {
                 let same = now.zip(known).is_some_and(|(now, known)| {
                     renamed.is_none() && (now.mtu, now.up, now.mac) == (known.mtu, known.up, known.mac)
@@ -146,8 +153,17 @@ impl Interest<'_> {
     }
 
     fn lacks_a_device(&self) -> bool {
-        let is_there = |name: &LinkName| self.facts.links.iter().any(|link| link.name == *name);
+        let is_there = |name: &LinkName| self.facts.links.iter().any(|link| link.name == *name && link.up);
         self.desired.links.keys().any(|name| !is_there(name))
+    }
+
+    /// Whether a port of `other` can keep one of our devices from being set up.
+    fn blocks_a_device(&self, other: &Link) -> bool {
+        let blocks = |port: UdpPort| {
+            let ours = self.desired.links.values().filter_map(|link| link.kind.udp_port());
+            ours.into_iter().any(|ours| ours.overlaps(&port))
+        };
+        self.lacks_a_device() && other.kind.udp_port().is_some_and(blocks)
     }
 
     fn address(&self, record: &AddressRecord, gone: bool) -> bool {
@@ -189,7 +205,18 @@ impl Interest<'_> {
         if known != gone {
             return false;
         }
-        key.destination.prefix_len() == 0 || (self.underlay_routes && self.leads_to_peer(key.destination))
+        key.destination.prefix_len() == 0
+            || (self.underlay_routes && self.leads_to_peer(key.destination))
+            || (gone && self.leads_to_gateway(key.destination))
+    }
+
+    /// Whether a route to `net` can keep the kernel from setting one of ours ([`crate::obstacle`]).
+    fn leads_to_gateway(&self, net: IpNet) -> bool {
+        let leads = |route: &Route| match &route.target {
+            RouteTarget::Via { gateway, onlink: true, .. } => gateway.is_ipv6() && net.contains(gateway),
+            _ => false,
+        };
+        self.desired.routes.values().any(leads)
     }
 
     /// Whether a route to `net` decides on the way to the address of a peer.

@@ -25,6 +25,7 @@ pub mod json;
 pub mod lease;
 pub mod link;
 pub mod message;
+pub mod obstacle;
 pub mod owned;
 pub mod path;
 pub mod plan;

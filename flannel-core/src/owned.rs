@@ -69,7 +69,7 @@ impl Scope<'_> {
 
     /// A tunnel device that we made under another VNI, for a family that is off now, or that was renamed. Go's
     /// devices bear no alias until we adopted them, so a device of another flanneld on this host is safe.
-    fn is_stale(&self, link: &Link) -> bool {
+    pub(crate) fn is_stale(&self, link: &Link) -> bool {
         link.kind.is_tunnel() && link.alias.as_deref().is_some_and(|alias| marks_one_of(alias, self.networks))
     }
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::board::{Board, metrics};
 use crate::go_path::clean;
+use crate::host::sockets;
 use crate::http::{self, Answer};
 
 /// The address of the health endpoints is not available.
@@ -114,10 +115,13 @@ fn cleaned(uri: &Uri) -> Option<HeaderValue> {
 fn advice(error: &io::Error, address: SocketAddr) -> String {
     let port = address.port();
     match error.kind() {
-        ErrorKind::AddrInUse => format!(
-            "another process listens there (`ss -ltnp sport = :{port}` shows it): stop it, or choose \
-             another --healthz-port"
-        ),
+        ErrorKind::AddrInUse => {
+            let other = match sockets::tcp_listener(port) {
+                Some((pid, name)) => format!("process {pid} ({name}) listens there"),
+                None => format!("another process listens there (`ss -ltnp sport = :{port}` shows it)"),
+            };
+            format!("{other}: stop it, or choose another --healthz-port")
+        }
         ErrorKind::AddrNotAvailable => {
             "this host does not have this address: choose another --healthz-ip, or 0.0.0.0 for all".to_owned()
         }

@@ -2,5 +2,6 @@
 
 pub mod daemons;
 pub mod pods;
+pub mod sockets;
 pub mod subnet_file;
 pub mod sysctl;

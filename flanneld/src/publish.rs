@@ -20,7 +20,7 @@ use crate::host::subnet_file;
 use crate::host::sysctl::Sysctl;
 use crate::notify::Notifier;
 use crate::pulse::Pulse;
-use crate::reconcile::Memory;
+use crate::reconcile::{Memory, id};
 use crate::state::{RememberedLease, StateDir};
 use crate::status::{Readiness, Report, set};
 
@@ -174,7 +174,8 @@ impl Publisher {
             reasons.push(claim.problem.clone().unwrap_or_else(|| "no lease yet".to_owned()));
         }
         if !self.converged {
-            reasons.push("routes are not in place yet".to_owned());
+            let obstacle = report.conditions.get(id::OBSTACLE).cloned();
+            reasons.push(obstacle.unwrap_or_else(|| "routes are not in place yet".to_owned()));
         }
         if !firewall.correct {
             reasons.push(

@@ -49,6 +49,7 @@ mod apply;
 mod conditions;
 mod conflict;
 mod host;
+mod obstacles;
 mod pace;
 mod reporter;
 mod store_view;
@@ -408,6 +409,7 @@ impl<K: Kernel> Reconciler<K> {
         let mut applied = self.apply(&agent_ops, &ops).await;
         let set = ops.iter().filter(|op| op.class().0 == Action::Set).count();
         applied.kept = wanted.saturating_sub(set) as u64;
+        self.report_obstacles(applied.failed).await;
         self.own.has_base |= applied.failed_own == 0;
         self.offer_services(&own);
         Ok(applied)

@@ -140,6 +140,11 @@ fn faults_of_the_tunnel() {
             &["ip link del flannel.1", "ip link add flannel.1 type vxlan id 7 dev eth0 dstport 4789"],
             &["vtep-wrong"],
         )?;
+        ward.freeze()?;
+        ward.run(&["ip link del flannel.1", "ip link add vx type vxlan id 1 dstport 8472 dev eth0"])?;
+        ward.doctor.expect(&["daemon-stuck", "vtep-blocked"])?;
+        ward.run(&["ip link del vx"])?;
+        ward.thaw()?;
         // A new MAC makes the kernel forget neighbours.
         let other_mac = "ip link set flannel.1 address 0a:00:00:00:00:99";
         ward.kernel_fault(&[other_mac], &["vtep-mac", "neighbour-wrong"])?;

@@ -21,6 +21,7 @@ mod idle;
 mod inspect;
 mod interface;
 mod kernel_state;
+mod obstacle;
 mod outage;
 mod packages;
 mod pages;

@@ -6,13 +6,16 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 
+use crate::family::Family;
 use crate::link::LinkName;
 
 pub use ipip::Ipip;
+pub use udp::UdpTunnel;
 pub use vxlan::Vxlan;
 
 mod ipip;
 mod other;
+mod udp;
 mod vxlan;
 
 /// The kind of a link and its parameters.
@@ -23,9 +26,30 @@ pub enum LinkKind {
     Vxlan(Vxlan),
     /// An IP in IP tunnel (RFC 2003).
     Ipip(Ipip),
+    /// A UDP tunnel of another program.
+    #[serde(skip)]
+    Udp(UdpTunnel),
     /// Any other kind, by the kernel's name of it (`veth`, `bridge`; empty for a NIC).
     #[serde(skip)]
     Other(String),
+}
+
+/// A UDP port on which a tunnel device receives while it is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpPort {
+    /// Number of the port.
+    pub number: u16,
+    /// Family of its addresses; `None` for both.
+    pub family: Option<Family>,
+}
+
+impl UdpPort {
+    /// Whether the kernel allows only one socket for both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let families = self.family.zip(other.family);
+        self.number == other.number && families.is_none_or(|(one, other)| one == other)
+    }
 }
 
 /// What a kind of link is. The defaults are those of a tunnel whose device has no lower link and no parameter that can
@@ -76,6 +100,22 @@ pub trait Kind {
         false
     }
 
+    /// What only one link can have, in words: the reason of [`Kind::excludes`].
+    fn identity(&self) -> String {
+        String::new()
+    }
+
+    /// The UDP port on which a link of this kind receives while it is up.
+    fn udp_port(&self) -> Option<UdpPort> {
+        None
+    }
+
+    /// Whether links of both kinds receive through one socket if their ports overlap. Otherwise the kernel refuses to
+    /// set up the second one.
+    fn shares_port(&self, _other: &LinkKind) -> bool {
+        false
+    }
+
     /// Whether a link of the kind `found` may be deleted because this one needs its name.
     ///
     /// Compatibility: Go flannel deletes a device of any kind that has the name of its own.
@@ -108,6 +148,7 @@ impl Deref for LinkKind {
         match self {
             Self::Vxlan(vxlan) => vxlan,
             Self::Ipip(ipip) => ipip,
+            Self::Udp(tunnel) => tunnel,
             Self::Other(name) => name,
         }
     }
@@ -118,6 +159,7 @@ impl DerefMut for LinkKind {
         match self {
             Self::Vxlan(vxlan) => vxlan,
             Self::Ipip(ipip) => ipip,
+            Self::Udp(tunnel) => tunnel,
             Self::Other(name) => name,
         }
     }

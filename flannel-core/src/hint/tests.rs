@@ -202,6 +202,16 @@ fn whatever_goes_may_have_been_in_the_way_of_our_device() {
     };
     assert!(concerns(&link(POD, "vx", None), &interest));
     assert!(!concerns(&link(POD, "vx", Some(now(1450, 4, None))), &interest));
+    // Down, it releases its port.
+    let down = Link { up: false, ..now(1450, 4, None) };
+    assert!(concerns(&link(POD, "vx", Some(down.clone())), &interest));
+    let veth = Link { kind: LinkKind::Other("veth".to_owned()), ..down.clone() };
+    assert!(!concerns(&link(POD, "veth1", Some(veth)), &interest));
+    // Ours exists, but could not be set up.
+    let mut facts = facts.clone();
+    facts.links.push(LinkFacts { up: false, ..self::facts().links[1].clone() });
+    let interest = Interest { facts: &facts, ..interest };
+    assert!(concerns(&link(POD, "vx", Some(down)), &interest));
 }
 
 #[test]

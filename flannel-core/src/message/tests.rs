@@ -684,6 +684,33 @@ fn refusals_name_the_attribute() {
     }
 }
 
+/// A VXLAN device that iproute2 calls `external` has no VNI of its own.
+#[test]
+fn udp_tunnels_of_other_programs_are_known_by_their_port() {
+    let attribute = |kind: u16, value: &[u8]| {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    };
+    let made = |kind: &str, parameters: &[Vec<u8>]| {
+        let info = [attribute(1, kind.as_bytes()), attribute(2, &parameters.concat())].concat();
+        [&[0; 16][..], &attribute(3, b"tun"), &attribute(18, &info)].concat()
+    };
+    let port = 6081u16.to_be_bytes();
+    for (payload, number, family) in [
+        (payload("link external"), 8472, None),
+        (made("geneve", &[attribute(5, &port), attribute(2, &[192, 168, 50, 9])]), 6081, Some(Family::V4)),
+        (made("geneve", &[attribute(7, &[0; 16]), attribute(5, &port)]), 6081, Some(Family::V6)),
+        (made("geneve", &[attribute(5, &port), attribute(6, &[])]), 6081, None),
+        (made("bareudp", &[attribute(1, &port)]), 6081, None),
+    ] {
+        let kind = link::decode(&payload).unwrap().unwrap().link.kind;
+        assert!(matches!(kind, LinkKind::Udp(_)), "{kind}");
+        assert_eq!(kind.udp_port(), Some(UdpPort { number, family }));
+    }
+}
+
 #[test]
 fn interrupted_dumps_are_detected() {
     let frame = Frame { kind: 24, flags: 0x12, sequence: 1, port: 1, payload: &[] };

@@ -138,6 +138,9 @@ checks! {
 
     VTEP_MISSING "vtep-missing" Error
         "The tunnel device does not exist."
+    VTEP_BLOCKED "vtep-blocked" Error
+        "An object of another program has what the tunnel device needs: its name, VNI, address or UDP port."
+        "remove the object that the finding names, or choose another VNI or Port; flanneld then continues by itself"
     VTEP_WRONG "vtep-wrong" Error
         "The tunnel device is incompatible: its VNI, port, local address or interface differs."
     VTEP_MAC "vtep-mac" Error

@@ -1,6 +1,7 @@
 //! The input of the checks, as plain values.
 
 use flannel_core::family::Family;
+use flannel_core::obstacle::Obstacle;
 use flannel_core::ruleset::Mode;
 use flannel_core::ruleset::bridge::BridgeFinding;
 use flannel_core::store::Listing;
@@ -34,6 +35,8 @@ pub(crate) struct Facts {
     pub(crate) observation: Observation,
     /// This node; `None` without a config.
     pub(crate) view: Option<Result<View, NodeError>>,
+    /// Objects of other programs that are in the way of desired ones.
+    pub(crate) obstacles: Vec<Obstacle>,
     /// Owned rules; `None` without a lease.
     pub(crate) firewall: Option<FirewallFacts>,
     /// All packet filters by family.

@@ -92,6 +92,7 @@ pub(crate) async fn gather(
             None => path::measure(seen).await,
         },
         cni: cni::read(places),
+        obstacles: seen.map_or_else(Vec::new, |view| view.obstacles(&observation)),
         remembered,
         observation,
         view,

@@ -8,12 +8,13 @@ use flannel_core::error::chain;
 use flannel_core::family::Family;
 use flannel_core::lease::table::LeaseTable;
 use flannel_core::lease::{LeaseAttrs, Subnets};
+use flannel_core::obstacle::{Obstacle, obstacles};
 use flannel_core::owned::{Scope, owned};
 use flannel_core::plan::{Prune, plan};
 use flannel_core::store::Listing;
 use flannel_core::subnet_env::PreviousEnv;
 use flanneld::cli::Options;
-use flanneld::host::{pods, subnet_file};
+use flanneld::host::{pods, sockets, subnet_file};
 use flanneld::kernel::{Effector as _, NetlinkKernel, Observation};
 use flanneld::node::{Node, NodeError};
 use flanneld::state::{Remembered, StateDir};
@@ -137,6 +138,14 @@ impl View {
         let own = self.own.as_ref().map(|own| own.subnets);
         let leases = self.table.leases().iter().filter(move |(subnets, _)| Some(**subnets) != own);
         leases.map(|(subnets, entry)| (subnets, &entry.lease.attrs))
+    }
+
+    /// Objects of other programs that are in the way of desired ones.
+    pub(crate) fn obstacles(&self, observation: &Observation) -> Vec<Obstacle> {
+        let Some(comparison) = self.comparison() else { return Vec::new() };
+        let networks = self.node.networks();
+        let scope = Scope { desired: comparison.assembly.dataplane(), networks: &networks };
+        obstacles(&observation.dataplane, &scope, sockets::udp)
     }
 
     /// Desired and actual state, if available.

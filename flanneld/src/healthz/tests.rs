@@ -213,10 +213,13 @@ async fn nonsense_is_refused() {
 async fn an_unavailable_address_is_reported() {
     let shown = |address: SocketAddr| {
         let error = bind(address).unwrap_err();
-        format!("{error} ({})", error.source().unwrap()).replace(&address.port().to_string(), "PORT")
+        let name = std::fs::read_to_string("/proc/self/comm").unwrap();
+        let process = format!("process {} ({})", std::process::id(), name.trim_end());
+        let text = format!("{error} ({})", error.source().unwrap()).replace(&process, "process PID (NAME)");
+        text.replace(&address.port().to_string(), "PORT")
     };
     let taken = bind("0.0.0.0:0".parse().unwrap()).unwrap();
     let port = taken.local_addr().unwrap().port();
-    insta::assert_snapshot!(shown((Ipv4Addr::UNSPECIFIED, port).into()), @"could not listen on 0.0.0.0:PORT for health checks; another process listens there (`ss -ltnp sport = :PORT` shows it): stop it, or choose another --healthz-port (Address already in use (os error 98))");
+    insta::assert_snapshot!(shown((Ipv4Addr::UNSPECIFIED, port).into()), @"could not listen on 0.0.0.0:PORT for health checks; process PID (NAME) listens there: stop it, or choose another --healthz-port (Address already in use (os error 98))");
     insta::assert_snapshot!(shown(SocketAddr::new("192.0.2.1".parse().unwrap(), port)), @"could not listen on 192.0.2.1:PORT for health checks; this host does not have this address: choose another --healthz-ip, or 0.0.0.0 for all (Cannot assign requested address (os error 99))");
 }

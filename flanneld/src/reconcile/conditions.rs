@@ -13,10 +13,12 @@ pub(crate) mod id {
     pub(crate) const INTERFACE: &str = "interface";
     pub(crate) const KERNEL: &str = "kernel";
     pub(crate) const NODE: &str = "node";
+    /// An object of another program is in the way.
+    pub(crate) const OBSTACLE: &str = "obstacle";
     pub(crate) const STORE: &str = "store";
     pub(crate) const SUBNET_ENV: &str = "subnet.env";
-    pub(crate) const ALL: [&str; 9] =
-        [AGENT, ATTRS, CONFIG, CONFLICT, INTERFACE, KERNEL, NODE, STORE, SUBNET_ENV];
+    pub(crate) const ALL: [&str; 10] =
+        [AGENT, ATTRS, CONFIG, CONFLICT, INTERFACE, KERNEL, NODE, OBSTACLE, STORE, SUBNET_ENV];
 }
 
 /// The condition of an unreadable record begins like this.

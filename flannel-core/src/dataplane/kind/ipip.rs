@@ -56,6 +56,11 @@ impl Kind for Ipip {
         matches!(other, LinkKind::Ipip(other) if other == self)
     }
 
+    fn identity(&self) -> String {
+        let text = |address: Option<IpAddr>| address.map_or_else(|| "any".to_owned(), |it| it.to_string());
+        format!("the local address {} and the remote address {}", text(self.local), text(self.remote))
+    }
+
     /// Compatibility: Go flannel leaves a device of another kind to the administrator.
     fn replaces(&self, found: &LinkKind) -> bool {
         matches!(found, LinkKind::Ipip(_))

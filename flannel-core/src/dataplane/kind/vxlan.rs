@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{Kind, LinkKind};
+use super::{Kind, LinkKind, UdpPort};
 use crate::family::Family;
 use crate::link::{LinkName, Vni};
 
@@ -48,7 +48,7 @@ impl Vxlan {
     }
 
     fn underlay(&self) -> Family {
-        self.local.map_or(Family::V4, Family::of)
+        self.local.or(self.group).map_or(Family::V4, Family::of)
     }
 }
 
@@ -112,6 +112,19 @@ impl Kind for Vxlan {
     fn excludes(&self, other: &LinkKind) -> bool {
         let identity = |vxlan: &Self| (vxlan.vni, vxlan.port, vxlan.underlay());
         matches!(other, LinkKind::Vxlan(other) if identity(other) == identity(self))
+    }
+
+    fn identity(&self) -> String {
+        format!("VNI {} and UDP port {}", self.vni, self.port)
+    }
+
+    fn udp_port(&self) -> Option<UdpPort> {
+        Some(UdpPort { number: self.port, family: Some(self.underlay()) })
+    }
+
+    /// One socket serves all VNIs, but not frames with and without extensions (`vxlan_find_sock` in the kernel).
+    fn shares_port(&self, other: &LinkKind) -> bool {
+        matches!(other, LinkKind::Vxlan(other) if other.gbp == self.gbp)
     }
 
     fn differs_in_place(&self, found: &LinkKind) -> bool {

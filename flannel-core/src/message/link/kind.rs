@@ -7,6 +7,7 @@ use crate::link::IfIndex;
 use crate::message::{DecodeError, EncodeError};
 
 mod ipip;
+mod udp;
 mod vxlan;
 
 /// The kind and its parameters, for a new link. `underlay` is the number of its lower link.
@@ -17,6 +18,7 @@ pub(super) fn creation(kind: &LinkKind, underlay: Option<IfIndex>) -> Result<Vec
     Ok(match kind {
         LinkKind::Vxlan(vxlan) => vxlan::creation(vxlan, underlay),
         LinkKind::Ipip(ipip) => ipip::creation(ipip),
+        LinkKind::Udp(tunnel) => vec![LinkInfo::Kind(InfoKind::Other(tunnel.name.clone()))],
         LinkKind::Other(kind) => vec![LinkInfo::Kind(InfoKind::Other(kind.clone()))],
     })
 }
@@ -25,15 +27,17 @@ pub(super) fn creation(kind: &LinkKind, underlay: Option<IfIndex>) -> Result<Vec
 pub(super) fn change(kind: &LinkKind) -> Vec<LinkInfo> {
     match kind {
         LinkKind::Vxlan(vxlan) => vxlan::change(vxlan),
-        LinkKind::Ipip(_) | LinkKind::Other(_) => Vec::new(),
+        LinkKind::Ipip(_) | LinkKind::Udp(_) | LinkKind::Other(_) => Vec::new(),
     }
 }
 
 /// The kind of a link by its name and data, and the number of its lower link.
 pub(super) fn decode(name: String, data: &[u8]) -> Result<(LinkKind, Option<IfIndex>), DecodeError> {
     let known = match name.as_str() {
-        Vxlan::NAME => vxlan::decode(data)?.map(|(vxlan, underlay)| (LinkKind::Vxlan(vxlan), underlay)),
+        Vxlan::NAME => Some(vxlan::decode(data)?),
         Ipip::NAME => ipip::decode(data)?.map(|ipip| (LinkKind::Ipip(ipip), None)),
+        udp::GENEVE => udp::geneve(data)?.map(|tunnel| (LinkKind::Udp(tunnel), None)),
+        udp::BAREUDP => udp::bareudp(data)?.map(|tunnel| (LinkKind::Udp(tunnel), None)),
         _ => None,
     };
     Ok(known.unwrap_or((LinkKind::Other(name), None)))

@@ -37,9 +37,12 @@ fn subnet_env(facts: &Facts, report: &mut Report) {
     let expected = expected.to_string();
     match &facts.subnet_env {
         None if facts.ran_before() => {
-            report
+            let found = report
                 .find(&SUBNET_ENV_MISSING, &file, "the CNI plugin waits for this file: no pod can start")
                 .seen(format!("no file {file}"));
+            if let Some(obstacle) = facts.obstacles.first() {
+                found.fix(obstacle.fix());
+            }
         }
         Some(found) if *found != expected => {
             let only_in = |text: &str, other: &str| {

@@ -2,13 +2,14 @@
 
 use flannel_core::dataplane::{AddressKey, FdbKey, LinkChange, NeighbourKey, Op, PROTOCOL, Route, RouteKey};
 use flannel_core::link::LinkName;
+use flannel_core::obstacle::Blocker;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 
 use crate::doctor::catalog::{
     Check, FDB_MISSING, FDB_STALE, FIREWALL_LEFTOVER, FIREWALL_RULES, NEIGHBOUR_STALE, NEIGHBOUR_WRONG,
-    ROUTE_MISSING, ROUTE_SHADOWED, ROUTE_STALE, ROUTE_WRONG, VTEP_ADDRESS, VTEP_DOWN, VTEP_LEARNING,
-    VTEP_LEFTOVER, VTEP_MAC, VTEP_MISSING, VTEP_MTU, VTEP_WRONG,
+    ROUTE_MISSING, ROUTE_SHADOWED, ROUTE_STALE, ROUTE_WRONG, VTEP_ADDRESS, VTEP_BLOCKED, VTEP_DOWN,
+    VTEP_LEARNING, VTEP_LEFTOVER, VTEP_MAC, VTEP_MISSING, VTEP_MTU, VTEP_WRONG,
 };
 use crate::doctor::facts::Facts;
 use crate::doctor::report::Report;
@@ -23,7 +24,9 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
     firewall(facts, report);
     let Some(view) = facts.view() else { return };
     let Some(comparison) = view.comparison() else { return };
-    let mut judge = Judge { facts, view, comparison, report, created: created(comparison) };
+    let blocked = blocked(facts, report);
+    let created = &created(comparison) | &blocked;
+    let mut judge = Judge { facts, view, comparison, report, created, blocked };
     for op in &comparison.ops {
         judge.op(op);
     }
@@ -49,6 +52,20 @@ fn firewall(facts: &Facts, report: &mut Report) {
     }
 }
 
+/// Devices that cannot be created or set up. Routes in the way are reported as `route-shadowed`.
+fn blocked(facts: &Facts, report: &mut Report) -> BTreeSet<LinkName> {
+    let devices = facts.obstacles.iter().filter(|obstacle| !matches!(obstacle.blocker, Blocker::Route(..)));
+    devices
+        .map(|obstacle| {
+            report
+                .find(&VTEP_BLOCKED, &obstacle.link, obstacle.to_string())
+                .seen(format!("the kernel cannot provide {}", obstacle.link))
+                .fix(obstacle.fix());
+            obstacle.link.clone()
+        })
+        .collect()
+}
+
 /// Devices that must be created. Objects on them are missing because the device is.
 fn created(comparison: &Comparison) -> BTreeSet<LinkName> {
     let names = comparison.ops.iter().filter_map(|op| match op {
@@ -64,6 +81,8 @@ struct Judge<'a> {
     comparison: &'a Comparison,
     report: &'a mut Report,
     created: BTreeSet<LinkName>,
+    /// Devices that are reported as such.
+    blocked: BTreeSet<LinkName>,
 }
 
 impl Judge<'_> {
@@ -74,6 +93,7 @@ impl Judge<'_> {
     fn op(&mut self, op: &Op) {
         let actual = &self.comparison.actual;
         let (check, subject, problem) = match op {
+            Op::CreateLink(name, _) if self.blocked.contains(name) => return,
             Op::CreateLink(name, _) if actual.links.contains_key(name) => {
                 (&VTEP_WRONG, name.to_string(), format!("{name} is incompatible"))
             }
@@ -138,7 +158,7 @@ impl Judge<'_> {
             let mtu = found.map_or(0, |link| link.mtu);
             self.find(&VTEP_MTU, name, format!("{name} has MTU {mtu} instead of {desired}"), op);
         }
-        if change.up == Some(true) {
+        if change.up == Some(true) && !self.blocked.contains(name) {
             self.find(&VTEP_DOWN, name, format!("{name} is down"), op);
         }
         if let Some(kind) = &change.kind {

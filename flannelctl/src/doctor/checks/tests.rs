@@ -34,6 +34,7 @@ fn bare() -> Facts {
         remembered: Default::default(),
         observation: Default::default(),
         view: None,
+        obstacles: Vec::new(),
         firewall: None,
         filters: Vec::new(),
         sysctls: BTreeMap::new(),

@@ -3,7 +3,7 @@
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkInfo};
 use std::net::IpAddr;
 
-use crate::dataplane::Vxlan;
+use crate::dataplane::{LinkKind, UdpPort, UdpTunnel, Vxlan};
 use crate::link::{IfIndex, Vni};
 use crate::message::{DecodeError, attribute};
 
@@ -59,8 +59,9 @@ fn info(parameters: Vec<InfoVxlan>) -> Vec<LinkInfo> {
     vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(parameters))]
 }
 
-/// `None` for a device without an identifier (`external`): it is none of ours.
-pub(super) fn decode(data: &[u8]) -> Result<Option<(Vxlan, Option<IfIndex>)>, DecodeError> {
+/// A device without an identifier (`external`) is none of ours. It receives in both families (`vxlan_sock_add` in the
+/// kernel).
+pub(super) fn decode(data: &[u8]) -> Result<(LinkKind, Option<IfIndex>), DecodeError> {
     let mut vxlan = Vxlan {
         vni: Vni::DEFAULT,
         local: None,
@@ -85,5 +86,12 @@ pub(super) fn decode(data: &[u8]) -> Result<Option<(Vxlan, Option<IfIndex>)>, De
             _ => {}
         }
     }
-    Ok(vni.map(|vni| (Vxlan { vni, ..vxlan }, underlay)))
+    let kind = match vni {
+        Some(vni) => LinkKind::Vxlan(Vxlan { vni, ..vxlan }),
+        None => {
+            let port = UdpPort { number: vxlan.port, family: None };
+            LinkKind::Udp(UdpTunnel { name: Vxlan::NAME.to_owned(), port })
+        }
+    };
+    Ok((kind, underlay))
 }

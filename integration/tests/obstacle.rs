@@ -1,0 +1,142 @@
+//! Something of another program is in the way of the tunnel device: log, status and doctor name it with the command that
+//! removes it, and the daemon continues by itself when it is gone. `subnet.env` is written only when the device exists.
+
+use anyhow::{Context, Result, ensure};
+use integration::{Cluster, Daemon, Doctor, Feature, Flanneld, Lab, LeaseDirectory, Node, lab, wait};
+use nix::sys::signal::Signal;
+use std::fs;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::{Duration, Instant};
+
+const CONFIG: &str = r#"{"Network":"10.42.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
+
+/// Promised is "at once"; the rest is for looking, and for a machine that is busy with other tests. A retry would be
+/// due after up to 10 seconds.
+const LIMIT: Duration = Duration::from_secs(4);
+
+/// By name of the interface: how it is made, and what is said about it.
+const INTERFACES: [(&str, &str); 3] = [
+    (
+        "link add other_vx type vxlan id 1 dstport 8472 dev eth0\n",
+        "the interface other_vx has VNI 1 and UDP port 8472, which flannel.1 needs",
+    ),
+    (
+        "link add other_vx type vxlan external dstport 8472\nlink set other_vx up\n",
+        "the interface other_vx receives on UDP port 8472, which flannel.1 needs",
+    ),
+    (
+        "link add other_vx type vxlan id 9 dstport 8472 local 192.168.50.1 gbp\nlink set other_vx up\n",
+        "the interface other_vx receives on UDP port 8472, which flannel.1 needs",
+    ),
+];
+
+/// One node, without a daemon yet.
+struct Site {
+    cluster: Cluster,
+    flanneld: Flanneld,
+    doctor: Doctor,
+    _leases: LeaseDirectory,
+}
+
+impl Site {
+    fn build(lab: &Lab) -> Result<Self> {
+        lab.require(&[Feature::Vxlan, Feature::Nft, Feature::CniPlugins])?;
+        let cluster = lab.cluster(1)?;
+        let leases = LeaseDirectory::new(lab, CONFIG)?;
+        let flanneld = Flanneld::on_directory(leases.path()).argument("--ip-masq");
+        Doctor::install_cni_config(&cluster.nodes[0])?;
+        let doctor = Doctor::of(&cluster.nodes[0], &flanneld);
+        Ok(Self { cluster, flanneld, doctor, _leases: leases })
+    }
+
+    fn node(&self) -> &Node {
+        &self.cluster.nodes[0]
+    }
+
+    /// Waits until log, status and doctor name what is in the way; returns the command of the doctor.
+    fn expect_named(&self, daemon: &Daemon, text: &str, ids: &[&str]) -> Result<String> {
+        daemon.wait_log(&["condition reported", "obstacle", text])?;
+        wait::until("the status names it", wait::LONG, || {
+            let status = daemon.status("/status")?.body;
+            ensure!(status.contains(text), "{status}");
+            Ok(())
+        })?;
+        let found = self.doctor.expect(ids)?;
+        let finding = found.iter().find(|finding| finding.id == "vtep-blocked").context("not blocked")?;
+        ensure!(finding.value["problem"] == text, "{:#}", finding.value);
+        finding.value["fix"].as_str().map(str::to_owned).context("no fix")
+    }
+
+    /// Waits until the device is up; returns how long that took.
+    fn wait_device(&self) -> Result<Duration> {
+        let started = Instant::now();
+        wait::until("the tunnel device is up", wait::LONG, || {
+            let shown = self.node().netns().ip("link show dev flannel.1")?;
+            ensure!(shown.contains("UP"), "{shown}");
+            Ok(started.elapsed())
+        })
+    }
+}
+
+#[test]
+fn interfaces_in_the_way_are_named() {
+    lab(|lab| {
+        let site = Site::build(lab)?;
+        let netns = site.node().netns();
+        let env = site.node().file("/run/flannel/subnet.env")?;
+        netns.ip_batch(INTERFACES[0].0)?;
+        let mut daemon = site.node().start(&site.flanneld)?;
+        let ids = ["vtep-blocked", "subnet-env-missing", "daemon-not-ready"];
+        let fix = site.expect_named(&daemon, INTERFACES[0].1, &ids)?;
+        ensure!(fix == "ip link del other_vx", "{fix}");
+        ensure!(!env.exists(), "subnet.env without a tunnel device");
+        ensure!(daemon.get("/readyz")?.status == 503, "ready without a tunnel device");
+        netns.run(&fix)?;
+        let took = site.wait_device()?;
+        ensure!(took < LIMIT, "continued after {took:?}");
+        daemon.wait_ready()?;
+        site.doctor.expect(&[])?;
+
+        // A device that is lost later: pods keep what they have.
+        let written = fs::read_to_string(&env)?;
+        for (made, text) in INTERFACES {
+            daemon.signal(Signal::SIGSTOP)?;
+            netns.ip("link del flannel.1")?;
+            netns.ip_batch(made)?;
+            daemon.signal(Signal::SIGCONT)?;
+            let fix = site.expect_named(&daemon, text, &["vtep-blocked"])?;
+            ensure!(fs::read_to_string(&env)? == written, "subnet.env changed");
+            // The port is free as soon as the interface is down.
+            let by_down = text.contains("receives");
+            netns.run(if by_down { "ip link set other_vx down" } else { &fix })?;
+            let took = site.wait_device()?;
+            ensure!(took < LIMIT, "continued after {took:?}");
+            site.doctor.expect(&[])?;
+            if by_down {
+                netns.run(&fix)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn processes_in_the_way_are_named() {
+    lab(|lab| {
+        let site = Site::build(lab)?;
+        let netns = site.node().netns();
+        let socket =
+            netns.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 8472)).context("could not bind"))?;
+        let mut daemon = site.node().start(&site.flanneld)?;
+        let pid = std::process::id();
+        let name = fs::read_to_string("/proc/self/comm")?;
+        let problem =
+            format!("process {pid} ({}) receives on UDP port 8472, which flannel.1 needs", name.trim_end());
+        let ids = ["vtep-blocked", "subnet-env-missing", "daemon-not-ready"];
+        let fix = site.expect_named(&daemon, &problem, &ids)?;
+        ensure!(fix == format!("kill {pid}"), "{fix}");
+        drop(socket);
+        daemon.wait_ready()?;
+        site.doctor.expect(&[]).map(drop)
+    });
+}
