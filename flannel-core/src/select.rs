@@ -156,9 +156,14 @@ impl<'a> Host<'a> {
         })
     }
 
+    /// The interface of this name, or of a name as `ip link` prints it: `eno2@if7:` is `eno2`, whose other end or
+    /// parent is interface 7. A name that contains `@` itself goes before.
     fn by_name(&self, name: &str) -> Result<Found<'a>, LookupError> {
-        let link = self.facts.links.iter().find(|link| link.name.as_str() == name);
-        link.map(Found::new).ok_or_else(|| LookupError::no_link(name))
+        let link = |name: &str| self.facts.links.iter().find(|link| link.name.as_str() == name);
+        let printed = name.strip_suffix(':').unwrap_or(name);
+        let without_peer = || printed.rsplit_once('@').and_then(|(name, _)| link(name));
+        let found = link(name).or_else(|| link(printed)).or_else(without_peer);
+        found.map(Found::new).ok_or_else(|| LookupError::no_link(name))
     }
 
     fn owner(&self, address: IpAddr) -> Result<&'a LinkFacts, LookupError> {
@@ -197,31 +202,39 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// The first interface with a matching address of each family, otherwise the first with a matching name.
+    /// The first interface with a matching address of each family; otherwise the first with a matching name; otherwise
+    /// the first with a matching address of one family that has a global address of the other. Compatibility: the last
+    /// is an error in Go flannel, so it never changes a choice that Go flannel makes.
     fn by_regex(&self, pattern: &str) -> Result<Found<'a>, LookupError> {
         let regex = Regex::new(pattern)
             .map_err(|error| LookupError::Other(format!("not a regular expression: {}", reason(&error))))?;
         let links = self.foreign_links();
-        let mut half = None;
+        let (mut partial, mut incomplete) = (None, None);
         for link in &links {
-            let matching =
-                |family| link.usable(family).into_iter().find(|address| regex.is_match(&address.to_string()));
-            let (mut found, mut missing) = (DualStack::default(), None);
-            for family in self.families.iter().copied() {
-                *found.slot(family) = matching(family);
-                missing = missing.or(found.get(family).is_none().then_some(family));
-            }
-            let Some(missing) = missing else { return Ok(Found { link, address: found }) };
-            if let Some((_, address)) = found.iter().next() {
+            let found = self.matching(link, &regex);
+            let missing = self.families.iter().copied().find(|family| found.address.get(*family).is_none());
+            let Some(missing) = missing else { return Ok(found) };
+            let Some((_, address)) = found.address.iter().next() else { continue };
+            if link.usable(missing).first().is_some_and(|other| !is_link_local(*other)) {
+                partial.get_or_insert(found);
+            } else {
                 let link = &link.name;
-                half.get_or_insert_with(|| format!(
-                    "{address} on {link} matches, but no {missing} address there, and the network uses both families: write an expression that matches one of each, or the name"
+                incomplete.get_or_insert_with(|| format!(
+                    "{address} on {link} matches, but {link} has no global {missing} address, and the network uses both families"
                 ));
             }
         }
         let by_name = links.into_iter().find(|link| regex.is_match(link.name.as_str()));
-        let none = || half.unwrap_or_else(|| "no address or name of an interface matches".to_owned());
-        by_name.map(Found::new).ok_or_else(|| LookupError::Other(none()))
+        let none = || incomplete.unwrap_or_else(|| "no address or name of an interface matches".to_owned());
+        by_name.map(Found::new).or(partial).ok_or_else(|| LookupError::Other(none()))
+    }
+
+    /// The interface, with its first matching address of each family of the cluster.
+    fn matching(&self, link: &'a LinkFacts, regex: &Regex) -> Found<'a> {
+        let matching = |family| {
+            link.usable(family).into_iter().find(|address: &IpAddr| regex.is_match(&address.to_string()))
+        };
+        self.families.iter().filter_map(|family| matching(*family)).fold(Found::new(link), Found::with)
     }
 
     /// The interface that packets to `target` leave through. The kernel names `lo` for an address of this host; here it

@@ -271,6 +271,48 @@ fn expressions() {
     );
 }
 
+/// One match is enough where the interface has a global address of the other family, as with `--iface=ADDRESS`.
+#[test]
+fn expressions_for_one_family_of_two() {
+    let links =
+        ["2 eth0 172.18.4.4/24 fe80::2/64", "3 eth1 172.18.4.5/24 172.18.4.6/24 fe80::3/64 fd00::3/64"];
+    check(
+        &host(&links, &[]),
+        &[
+            (DUAL, "--iface=172.18.4.5", "eth1 172.18.4.5 fd00::3"),
+            (DUAL, "--iface-regex=^172[.]18[.]", "eth1 172.18.4.5 fd00::3"),
+            (DUAL, "--iface-regex=^172[.]18[.].*6$", "eth1 172.18.4.6 fd00::3"),
+            (DUAL, "--iface-regex=^fd00:", "eth1 172.18.4.5 fd00::3"),
+            // Go flannel finds these by both addresses and by name.
+            (DUAL, "--iface-regex=^172[.]18[.]|^fe80:", "eth0 172.18.4.4 fe80::2"),
+            (DUAL, "--iface-regex=^172[.]18[.]|^eth0", "eth0 172.18.4.4 fe80::2"),
+        ],
+    );
+    assert_snapshot!(errors(&host(&links[..1], &[]), &[(DUAL, "--iface-regex=^172[.]18[.]")]), @"no interface for traffic between nodes was found: --iface-regex=^172[.]18[.]: 172.18.4.4 on eth0 matches, but eth0 has no global IPv6 address, and the network uses both families. Name an interface or an address of this host: --iface=NAME (there are eth0 with 172.18.4.4)");
+}
+
+#[test]
+fn names_as_ip_link_prints_them() {
+    let facts = host(
+        &["2 eno2 192.0.2.2/24", "3 eno2.7 192.0.2.3/24", "4 a@if9 192.0.2.4/24", "5 a 192.0.2.5/24"],
+        &[],
+    );
+    check(
+        &facts,
+        &[
+            (V4, "--iface=eno2@if7", "eno2 192.0.2.2"),
+            (V4, "--iface=eno2@if7:", "eno2 192.0.2.2"),
+            (V4, "--iface=eno2:", "eno2 192.0.2.2"),
+            (V4, "--iface=eno2.7@eno2", "eno2.7 192.0.2.3"),
+            (V4, "--iface=a@if9", "a@if9 192.0.2.4"),
+            (V4, "--iface=a@if9@if3", "a@if9 192.0.2.4"),
+            (V4, "--iface=a@if8", "a 192.0.2.5"),
+        ],
+    );
+    let unknown = errors(&facts, &[(V4, "--iface=eno3@if7")]);
+    assert!(unknown.contains("--iface=eno3@if7: there is no such interface"), "{unknown}");
+}
+
 #[test]
 fn names_of_our_devices() {
     let ours = |name: &str| is_ours(&name.parse().unwrap());
@@ -384,14 +426,12 @@ fn errors_name_what_was_tried() {
         (V4, "--iface=eth7 --iface=192.0.2.1 --iface-regex=( --iface-regex=^wl"),
         (V4, "--iface=eth0,eth1"),
         (V4, "--iface=lo"),
-        (DUAL, r"--iface-regex=172\.16\."),
         (V4, r"--iface-regex=a{9999999}"),
         (V4, "--iface-regex=\u{1b}[0m"),
     ]), @r#"
     no interface for traffic between nodes was found: --iface=eth7: there is no such interface; --iface=192.0.2.1: no interface has the address 192.0.2.1; --iface-regex=(: not a regular expression: unclosed group; --iface-regex=^wl: no address or name of an interface matches. Name an interface or an address of this host: --iface=NAME (there are eth0 with 10.9.9.9, dummy0 with 1.10.100.1)
     no interface for traffic between nodes was found: --iface=eth0,eth1: there is no such interface (a comma does not separate names: give --iface once for each). Name an interface or an address of this host: --iface=NAME (there are eth0 with 10.9.9.9, dummy0 with 1.10.100.1)
     no interface for traffic between nodes was found: --iface=lo: lo has no IPv4 address that other nodes could send to, but the network uses IPv4. Name an interface or an address of this host: --iface=NAME (there are eth0 with 10.9.9.9, dummy0 with 1.10.100.1)
-    no interface for traffic between nodes was found: --iface-regex=172\.16\.: 172.16.30.18 on dummy0 matches, but no IPv6 address there, and the network uses both families: write an expression that matches one of each, or the name. Name an interface or an address of this host: --iface=NAME (there are eth0 with 10.9.9.9 and 2001:db8:9::9, dummy0 with 1.10.100.1 and 2001:db8::1)
     no interface for traffic between nodes was found: --iface-regex=a{9999999}: not a regular expression: Compiled regex exceeds size limit of 10485760 bytes. Name an interface or an address of this host: --iface=NAME (there are eth0 with 10.9.9.9, dummy0 with 1.10.100.1)
     no interface for traffic between nodes was found: --iface-regex="\u{1b}[0m": not a regular expression: unclosed character class. Name an interface or an address of this host: --iface=NAME (there are eth0 with 10.9.9.9, dummy0 with 1.10.100.1)
     "#);
