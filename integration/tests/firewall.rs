@@ -422,6 +422,8 @@ fn change_of_mode_removes_the_rules_of_the_previous_one() {
             store.set(&config(nft, "alloc"))?;
             wait::until("the mode is switched", wait::LONG, || if nft { nftables() } else { iptables() })?;
         }
+        let log = daemon.log()?;
+        ensure!(!log.contains("not ready any more"), "the same rules were in effect throughout: {log}");
         // While it is down.
         for nft in [false, true] {
             daemon.stop()?;

@@ -227,11 +227,12 @@ impl Task {
         let mut result = Ok(());
         if !self.is_unchanged(target).await {
             let kept = self.installed.as_ref() == Some(target);
-            if !kept {
+            let covered = !kept && self.is_covered(target).await;
+            if !kept && !covered {
                 self.installed = None;
                 self.no_longer_correct();
             }
-            let replaced = self.repair(target).await;
+            let replaced = self.repair(target, covered).await;
             result = replaced.map(|replaced| self.note_success(target, replaced, kept));
         }
         // Only after the rules are in place.
@@ -243,6 +244,15 @@ impl Task {
         }
         self.retries.reset();
         self.pause()
+    }
+
+    /// Returns whether a change of mode left the same rules in effect in the previous mode, so that pods miss nothing until they
+    /// are in effect in the new one.
+    async fn is_covered(&mut self, target: &Desired) -> bool {
+        let other = target.mode.other();
+        let installed = self.installed.as_ref();
+        let is_switch = installed.is_some_and(|it| it.mode == other && it.ruleset == target.ruleset);
+        is_switch && self.active(other).verify(&target.ruleset).await.unwrap_or(false)
     }
 
     fn no_longer_correct(&self) {
@@ -269,13 +279,16 @@ impl Task {
         }
     }
 
-    /// Sets the rules if they are out of sync. Returns whether it did.
-    async fn repair(&mut self, target: &Desired) -> Result<bool, FirewallError> {
+    /// Sets the rules if they are out of sync. Returns whether it did. They do not count as missing if the previous mode still
+    /// contains them (`covered`).
+    async fn repair(&mut self, target: &Desired, covered: bool) -> Result<bool, FirewallError> {
         let Desired { mode, ruleset } = target;
         if self.is_in_sync(*mode, ruleset).await? {
             return Ok(false);
         }
-        self.no_longer_correct();
+        if !covered {
+            self.no_longer_correct();
+        }
         self.active(*mode).replace(ruleset).await?;
         if self.is_in_sync(*mode, ruleset).await? {
             return Ok(true);

@@ -181,6 +181,37 @@ async fn a_change_of_mode_cleans_the_other_after_installing() {
     assert!(!host.state().interrupted);
 }
 
+/// The previous mode contains the same rules until the new one does, however often that fails.
+#[tokio::test(start_paused = true)]
+async fn a_change_of_mode_keeps_the_node_ready() {
+    let host = notifying();
+    let mut daemon = Daemon::start(&host);
+    daemon.want(Mode::Iptables, rules(true, true));
+    daemon.correct().await;
+    for mode in [Mode::Nftables, Mode::Iptables] {
+        host.state().fail_writes = 2;
+        daemon.want(mode, rules(true, true));
+        loop {
+            daemon.status.changed().await.unwrap();
+            let status = daemon.status.borrow_and_update().clone();
+            assert!(status.correct, "{status:?}");
+            if status.mode == Some(mode.to_string()) && status.error.is_none() {
+                break;
+            }
+        }
+    }
+    // Other rules are missing until they are set, and so are the same ones if the previous mode has lost them.
+    host.state().fail_writes = 1;
+    daemon.want(Mode::Nftables, rules(true, false));
+    daemon.until("other rules", |status| !status.correct && status.error.is_some()).await;
+    daemon.correct().await;
+    host.state().fail_writes = 1;
+    host.state().nftables = Ruleset::default();
+    daemon.want(Mode::Iptables, rules(true, false));
+    daemon.until("lost rules", |status| !status.correct && status.error.is_some()).await;
+    daemon.correct().await;
+}
+
 /// Another program makes rules of the mode not in use: with a hint they go at once, without one in a minute.
 #[tokio::test(start_paused = true)]
 async fn what_appears_in_the_other_mode_goes() {
