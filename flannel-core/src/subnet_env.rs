@@ -112,10 +112,15 @@ fn single(text: &str, kind: &str, family: Family) -> Option<IpNet> {
     }
 }
 
+/// Returns the value of a key; if several lines have it, that of the last one.
+#[must_use]
+pub fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines().filter_map(assignment).rfind(|(name, _)| *name == key).map(|(_, value)| value)
+}
+
 /// Returns the valid networks of `family` in the list under a key, in the last line with the key.
 fn nets(text: &str, key: &str, family: Family) -> Vec<IpNet> {
-    let value = text.lines().filter_map(assignment).rfind(|(name, _)| *name == key);
-    let nets = value.map_or("", |(_, value)| value).split(',').filter_map(|net| parse_net(net.trim()));
+    let nets = value(text, key).unwrap_or_default().split(',').filter_map(|net| parse_net(net.trim()));
     nets.filter(|net| Family::of_net(*net) == family).map(|net| net.trunc()).collect()
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod about;
 pub(crate) mod config;
 pub(crate) mod connectivity;
 pub(crate) mod diff;
+pub(crate) mod docker;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod ipam;

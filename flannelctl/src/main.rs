@@ -22,6 +22,7 @@ mod session;
 
 use clap::Parser as _;
 use cli::Cli;
+use command::docker;
 use failure::{Failure, Outcome};
 use output::Output;
 use std::process::ExitCode;
@@ -29,6 +30,9 @@ use std::process::ExitCode;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     flanneld::sys::resolve_names_without_plugins(cfg!(target_feature = "crt-static"));
+    if docker::is_requested() {
+        return docker::main().await;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return cli::refuse(error),

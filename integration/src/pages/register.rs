@@ -116,6 +116,7 @@ pub(super) const PAGES: &[Page] = &[
             ("echo FLANNELD_", Test("packages::guide::packages_work_as_documented")),
             ("install -D", Test("packages::guide::packages_work_as_documented")),
             ("version = 2", Test("packages::guide::packages_work_as_documented")),
+            ("install -D", Test("packages::guide::docker_uses_the_subnet_as_documented")),
             ("systemctl disable", Test("packages::guide::packages_work_as_documented")),
             ("mkdir -p /etc/systemd", Test("packages::guide::packages_work_as_documented")),
             ("tar --extract", Test("packages::guide::static_programs_work_as_documented")),

@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 use integration::pages::{self, Host, walk};
-use integration::{Feature, lab};
+use integration::{Feature, lab, wait};
 
 use super::host::{expect, subnet};
 
@@ -39,6 +39,55 @@ fn packages_work_as_documented() {
     });
 }
 
+/// Docker's unit, with a daemon that writes its arguments to a file.
+const DOCKER: &str = r#"
+printf '#!/bin/sh\necho "$*" >/run/dockerd.arguments\nexec sleep infinity\n' >/usr/bin/dockerd
+chmod 755 /usr/bin/dockerd
+printf '[Service]\nExecStart=/usr/bin/dockerd -H fd://\n' >/usr/lib/systemd/system/docker.service
+systemctl daemon-reload
+"#;
+
+#[test]
+fn docker_uses_the_subnet_as_documented() {
+    lab(|lab| {
+        let host = Host::boot(lab)?;
+        let system = host.system();
+        system.run(DOCKER)?;
+        for beginning in ["dpkg ", "flannelctl ", "echo FLANNELD_"] {
+            host.expect(pages::block("docs/install.md", beginning)?.text())?;
+        }
+        let subnet = subnet(system)?.replace("FLANNEL_SUBNET=", "");
+        let start =
+            pages::block("docs/install.md", "install -D -m 644 /usr/share/doc/flannel/examples/docker")?;
+        walk("packages::guide::docker_uses_the_subnet_as_documented", |guide| {
+            host.expect(guide.next("install ")?.text()).map(drop)
+        })?;
+        // Options must not accumulate when Docker starts again.
+        for _ in 0..2 {
+            wait::until("Docker has the options of flannel", wait::LONG, || {
+                let options = format!("--bip={subnet} --ip-masq=false --mtu=1450");
+                let command = "-H fd:// --containerd=/run/containerd/containerd.sock";
+                expect(system, "cat /run/dockerd.arguments", &format!("{command} {options}"))
+            })?;
+            host.expect(&format!("rm /run/dockerd.arguments\n{}", start.text()))?;
+        }
+
+        let refused = host.run("mk-docker-opts.sh -f /nowhere -d /run/other")?;
+        let reason = "/nowhere contains no FLANNEL_SUBNET";
+        ensure!(refused.code == 1 && refused.stderr.contains(reason), "{refused:?}");
+        ensure!(!system.exists("/run/other")?, "wrote options without a subnet");
+        let net = subnet.replace(".1/24", ".0/24");
+        host.expect(&format!("ip route add {net} via 10.0.0.254"))?;
+        let script = "/usr/libexec/flannel/mk-docker-opts.sh -k DOCKER_NETWORK_OPTIONS -d /run/other";
+        let refused = host.run(script)?;
+        let reason = format!("a route sends {net}");
+        ensure!(refused.code == 1 && refused.stderr.contains(&reason), "{refused:?}");
+        let written = host.expect("cat /run/other")?;
+        ensure!(written.contains("DOCKER_NETWORK_OPTIONS=\" --bip="), "{written}");
+        Ok(())
+    });
+}
+
 #[test]
 fn static_programs_work_as_documented() {
     lab(|lab| {
@@ -53,6 +102,7 @@ fn static_programs_work_as_documented() {
         host.expect(pages::block("docs/install.md", "echo FLANNELD_")?.text())?;
         expect(system, "systemctl is-active flanneld.service", "active")?;
         subnet(system)?;
+        host.expect("mk-docker-opts.sh -d /dev/stdout | grep '^DOCKER_OPTS=\" --bip=10[.]5[.]'")?;
         for name in host.expect("ls /opt/cni/bin")?.split_whitespace() {
             let about = host.expect(&format!("/opt/cni/bin/{name} 2>&1 </dev/null"))?;
             ensure!(about.starts_with(&format!("CNI plugin {name} ")), "{name} printed {about:?}");

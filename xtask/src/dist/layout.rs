@@ -31,10 +31,14 @@ pub(crate) const FEDORA: Distribution =
 /// The names of the reference plugins that the plugin replaces.
 pub(crate) const PLUGINS: [&str; 5] = ["bandwidth", "bridge", "host-local", "loopback", "portmap"];
 
+/// Another name of `flannelctl`: a script in Go flannel, which Fedora has in `/usr/libexec/flannel`.
+const DOCKER_OPTIONS: &str = "mk-docker-opts.sh";
+
 const UNIT: &str = include_str!("../../assets/package/flanneld.service");
 const DEFAULTS: &str = include_str!("../../assets/package/flanneld.default");
 const CONFLIST: &str = include_str!("../../assets/10-flannel.conflist");
 const NETWORK: &str = include_str!("../../assets/package/network.json");
+const DOCKER: &str = include_str!("../../assets/package/docker-flannel.conf");
 const COPYRIGHT: &str = include_str!("../../assets/package/copyright");
 const LICENSE: &str = include_str!("../../../LICENSE");
 
@@ -47,6 +51,9 @@ pub(crate) fn package(contents: &Contents<'_>, distribution: Distribution) -> Re
     let mut tree = Tree::default();
     tree.program("usr/sbin/flanneld", &contents.programs.flanneld)?;
     tree.program("usr/bin/flannelctl", &contents.programs.flannelctl)?;
+    for directory in ["usr/bin", "usr/libexec/flannel"] {
+        tree.link(&format!("{directory}/{DOCKER_OPTIONS}"), "/usr/bin/flannelctl")?;
+    }
     tree.program(&format!("{plugins}/flannel"), &contents.programs.flannel)?;
     tree.link("opt/cni/bin/flannel", &format!("/{plugins}/flannel"))?;
     for name in ["flannel"].iter().chain(&PLUGINS) {
@@ -77,6 +84,7 @@ pub(crate) fn tarball(contents: &Contents<'_>) -> Result<Tree> {
     let mut tree = Tree::default();
     tree.program("flanneld", &contents.programs.flanneld)?;
     tree.program("flannelctl", &contents.programs.flannelctl)?;
+    tree.link(DOCKER_OPTIONS, "flannelctl")?;
     tree.program("flannel", &contents.programs.flannel)?;
     tree.file("flanneld.service", UNIT)?;
     tree.file("flanneld.default", DEFAULTS)?;
@@ -96,6 +104,7 @@ pub(crate) fn image(programs: &Programs) -> Result<Tree> {
     let mut tree = Tree::default();
     tree.program("opt/bin/flanneld", &programs.flanneld)?;
     tree.program("opt/bin/flannelctl", &programs.flannelctl)?;
+    tree.link(&format!("opt/bin/{DOCKER_OPTIONS}"), "flannelctl")?;
     tree.program("opt/cni/bin/flannel", &programs.flannel)?;
     Ok(tree)
 }
@@ -103,5 +112,6 @@ pub(crate) fn image(programs: &Programs) -> Result<Tree> {
 fn documents(tree: &mut Tree, contents: &Contents<'_>, directory: &str) -> Result<()> {
     tree.file(&format!("{directory}/copyright"), format!("{COPYRIGHT}\n{}", contents.notices))?;
     tree.file(&format!("{directory}/examples/10-flannel.conflist"), CONFLIST)?;
+    tree.file(&format!("{directory}/examples/docker-flannel.conf"), DOCKER)?;
     tree.file(&format!("{directory}/examples/network.json"), NETWORK)
 }

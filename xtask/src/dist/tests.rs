@@ -3,7 +3,7 @@ use super::layout::{Contents, DEBIAN, FEDORA, image, package, tarball};
 use super::pages::Pages;
 use super::sbom::timestamp;
 use super::target::TARGETS;
-use super::tree::Tree;
+use super::tree::{Node, Tree};
 use super::*;
 use std::collections::BTreeMap;
 
@@ -62,6 +62,26 @@ fn reference_plugins_are_in_a_separate_directory() {
                 tree.entries().filter_map(|(path, _)| path.strip_prefix(directory)).collect();
             assert_eq!(names, ["flannel"], "in {directory}");
         }
+    }
+}
+
+#[test]
+fn docker_script_is_a_name_of_flannelctl() {
+    for (tree, path, to) in [
+        (tree(|contents| package(contents, DEBIAN)), "usr/bin/mk-docker-opts.sh", "/usr/bin/flannelctl"),
+        (
+            tree(|contents| package(contents, FEDORA)),
+            "usr/libexec/flannel/mk-docker-opts.sh",
+            "/usr/bin/flannelctl",
+        ),
+        (tree(tarball), "mk-docker-opts.sh", "flannelctl"),
+        (tree(|contents| image(contents.programs)), "opt/bin/mk-docker-opts.sh", "flannelctl"),
+    ] {
+        let link = tree.entries().find(|(found, _)| *found == path);
+        assert!(
+            link.is_some_and(|(_, entry)| matches!(&entry.node, Node::Link(target) if target == to)),
+            "{path}"
+        );
     }
 }
 
