@@ -60,6 +60,8 @@ pub enum Feature {
     Faketime,
     /// `promtool`, to check metrics and alert rules.
     Promtool,
+    /// A browser, for pages.
+    Chromium,
     /// systemd, to boot a host.
     Systemd,
     /// The package manager of Debian.
@@ -116,6 +118,7 @@ impl Feature {
         Self::Curl,
         Self::Faketime,
         Self::Promtool,
+        Self::Chromium,
         Self::Systemd,
         Self::Dpkg,
         Self::Rpm,
@@ -158,6 +161,7 @@ impl Feature {
             Self::Curl => ("curl", Probe::Command("curl --version")),
             Self::Faketime => ("faketime", Probe::Command("faketime --version")),
             Self::Promtool => ("promtool", Probe::Command("promtool --version")),
+            Self::Chromium => ("chromium", Probe::Command("chromium-headless-shell --version")),
             Self::Systemd => ("systemd", Probe::File(&["/lib/systemd/systemd"])),
             Self::Dpkg => ("dpkg", Probe::Command("dpkg --version")),
             Self::Rpm => ("rpm", Probe::Command("rpm --version")),

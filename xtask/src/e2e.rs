@@ -42,6 +42,9 @@ pub(crate) struct E2eOptions {
     /// Run the long form of the tests that have one
     #[arg(long)]
     long: bool,
+    /// Install chromium (220 MB), which the tests of HTML pages need
+    #[arg(long)]
+    browser: bool,
 }
 
 impl E2eOptions {
@@ -58,6 +61,9 @@ const GRACE: Duration = Duration::from_secs(20);
 pub(crate) fn run(options: &E2eOptions) -> Result<bool> {
     sandbox::possible("e2e")?;
     packages::install_for_tests()?;
+    if options.browser {
+        packages::install_browser()?;
+    }
     let tally = tally(options)?;
     if !options.list {
         println!("\n{tally}");

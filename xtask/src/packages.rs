@@ -40,6 +40,12 @@ const TESTS: &[Package] = &[
     ("procps", "ps", "reports of failed tests"),
 ];
 
+/// Packages that only explicit options install, because they are large.
+const BROWSER: &[Package] = &[
+    ("chromium-headless-shell", "chromium-headless-shell", "tests of pages in a browser"),
+    ("fonts-dejavu-core", "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf", "tests of pages in a browser"),
+];
+
 /// Packages for the demonstration.
 const DEMO: [&str; 5] = ["util-linux", "iproute2", "iputils-ping", "etcd-server", "etcd-client"];
 
@@ -47,6 +53,11 @@ const DEMO: [&str; 5] = ["util-linux", "iproute2", "iputils-ping", "etcd-server"
 pub(crate) fn install_for_tests() -> Result<()> {
     install(&TESTS.iter().collect::<Vec<_>>())?;
     add_targets()
+}
+
+/// Installs a browser.
+pub(crate) fn install_browser() -> Result<()> {
+    install(&BROWSER.iter().collect::<Vec<_>>())
 }
 
 /// Adds targets to the Rust toolchain: that of the plugin, and those of the architecture that some tests emulate.

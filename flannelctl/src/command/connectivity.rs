@@ -65,9 +65,7 @@ pub(crate) async fn run(session: &Session, command: ConnectivityCommand) -> anyh
         ConnectivityCommand::Test(arguments) => (test(session, &arguments).await?, arguments.output_html),
         ConnectivityCommand::Merge { files, output_html } => {
             let mut merged = Report::default();
-            for file in &files {
-                merged.merge(read(file)?);
-            }
+            merged.merge(files.iter().map(|file| read(file)).collect::<anyhow::Result<Vec<_>>>()?);
             (merged, output_html)
         }
     };

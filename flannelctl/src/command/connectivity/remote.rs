@@ -43,14 +43,15 @@ pub(super) async fn everywhere(
             on(words(command, &node, &flags)).await.unwrap_or_else(|error| failed(error, node))
         })
         .buffer_unordered(usize::from(arguments.parallel));
+    let mut measured = Vec::new();
     let mut results = pin!(results.enumerate());
     session.output.progress(&format!("0 of {total} nodes"));
     while let Some((done, result)) = results.next().await {
-        report.merge(result);
+        measured.push(result);
         session.output.progress(&format!("{} of {total} nodes", done + 1));
     }
     session.output.progress("");
-    report.sort();
+    report.merge(measured);
     Ok(report)
 }
 

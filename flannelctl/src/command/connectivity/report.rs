@@ -5,7 +5,7 @@ use flannel_core::family::Family;
 use flannel_core::json;
 use flannel_core::lease::{LeaseAttrs, Subnets};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -154,25 +154,28 @@ impl Report {
         Ok(report)
     }
 
-    /// Adds another result, whose paths take precedence.
-    pub(super) fn merge(&mut self, other: Self) {
-        for node in other.nodes {
-            match self.nodes.iter_mut().find(|known| known.key == node.key) {
-                Some(known) => *known = Node { error: node.error.or_else(|| known.error.take()), ..node },
-                None => self.nodes.push(node),
+    /// Adds other results. Later paths take precedence.
+    pub(super) fn merge(&mut self, others: impl IntoIterator<Item = Self>) {
+        let mut nodes: BTreeMap<String, Node> = BTreeMap::new();
+        let mut paths = BTreeMap::new();
+        for report in std::iter::once(std::mem::take(self)).chain(others) {
+            for node in report.nodes {
+                let earlier = nodes.remove(&node.key).and_then(|known| known.error);
+                nodes.insert(node.key.clone(), Node { error: node.error.or(earlier), ..node });
+            }
+            for path in report.paths {
+                paths.insert((path.from.clone(), path.to.clone(), path.family), path);
             }
         }
-        let key = |path: &Path| (order(&path.from), order(&path.to), path.family);
-        let newer: BTreeSet<_> = other.paths.iter().map(key).collect();
-        self.paths.retain(|path| !newer.contains(&key(path)));
-        self.paths.extend(other.paths);
+        self.nodes = nodes.into_values().collect();
+        self.paths = paths.into_values().collect();
         self.sort();
     }
 
     /// Sorts nodes and paths by subnet.
     pub(super) fn sort(&mut self) {
-        self.nodes.sort_by_key(|node| order(&node.key));
-        self.paths.sort_by_key(|path| (order(&path.from), order(&path.to), path.family));
+        self.nodes.sort_by_cached_key(|node| order(&node.key));
+        self.paths.sort_by_cached_key(|path| (order(&path.from), order(&path.to), path.family));
     }
 
     /// Whether packets were lost, or a measurement failed.
@@ -185,8 +188,10 @@ impl Report {
         self.paths.iter().map(|path| path.family).collect()
     }
 
-    pub(super) fn path(&self, from: &Node, to: &Node, family: Family) -> Option<&Path> {
-        self.paths.iter().find(|path| (&path.from, &path.to, path.family) == (&from.key, &to.key, family))
+    /// The paths of a family by source and destination.
+    pub(super) fn by_nodes(&self, family: Family) -> BTreeMap<(&str, &str), &Path> {
+        let paths = self.paths.iter().filter(|path| path.family == family);
+        paths.map(|path| ((path.from.as_str(), path.to.as_str()), path)).collect()
     }
 
     pub(super) fn node(&self, key: &str) -> Option<&Node> {
@@ -250,6 +255,7 @@ impl Report {
             let _ = writeln!(text, "{number:>3}  {addresses}  {}", node.key);
         }
         for family in self.families() {
+            let paths = self.by_nodes(family);
             let numbers: Vec<usize> = (0..self.nodes.len()).collect();
             for block in numbers.chunks(COLUMNS) {
                 let titles: String = block.iter().map(|at| format!("{:>6}", at + 1)).collect();
@@ -257,7 +263,7 @@ impl Report {
                 for (row, from) in self.nodes.iter().enumerate() {
                     let cells: String = block
                         .iter()
-                        .map(|at| match self.path(from, &self.nodes[*at], family) {
+                        .map(|at| match paths.get(&(from.key.as_str(), self.nodes[*at].key.as_str())) {
                             _ if *at == row => format!("{:>6}", "."),
                             Some(path) => format!("{:>6}", path.short()),
                             None => format!("{:>6}", "-"),

@@ -37,6 +37,21 @@ pub(crate) fn example() -> Report {
     report
 }
 
+/// A network of this many nodes whose paths are all fine.
+pub(crate) fn grid(size: u16) -> Report {
+    let path = example().paths.remove(0);
+    assert!(path.is_fine());
+    let key = |number: u16| format!("10.{}.{}.0-24", 5 + number / 256, number % 256);
+    let pairs = (1..=size).flat_map(|from| (1..=size).map(move |to| (from, to)));
+    let nodes = (1..=size).map(|number| Node { key: key(number), ..Node::default() });
+    let paths = pairs.filter(|(from, to)| from != to);
+    Report {
+        nodes: nodes.collect(),
+        paths: paths.map(|(from, to)| Path { from: key(from), to: key(to), ..path.clone() }).collect(),
+        ..Report::default()
+    }
+}
+
 #[test]
 fn matrix_fits_a_terminal() {
     let text = example().matrix();
@@ -80,10 +95,11 @@ fn results_of_several_nodes_are_merged() {
         ..whole.clone()
     };
     let mut merged = Report::default();
-    merged.merge(of("10.5.2."));
-    merged.merge(of("10.5.1."));
+    let mut outdated = of("10.5.1.");
+    outdated.paths[0].received = 0;
+    merged.merge([of("10.5.2."), outdated]);
     // Repeated: the later result takes precedence.
-    merged.merge(of("10.5.1."));
+    merged.merge([of("10.5.1.")]);
     assert_eq!(merged, whole);
     assert!(merged.has_findings());
 }
