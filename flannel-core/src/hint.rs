@@ -293,6 +293,12 @@ impl Hints {
         self.latest.values().find(|hint| concerns(hint, interest))
     }
 
+    /// Number of objects that hints are about.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.latest.len()
+    }
+
     /// Removes all hints.
     pub fn clear(&mut self) {
         self.latest.clear();

@@ -8,7 +8,7 @@
 use flannel_core::dataplane::Op;
 use flannel_core::desired::Assembly;
 use flannel_core::facts::HostFacts;
-use flannel_core::hint::{Hint, Interest};
+use flannel_core::hint::{Hint, Hints, Interest};
 use flannel_core::lease::Subnets;
 use flannel_core::lease::table::PeerChange;
 use flannel_core::link::{LinkName, Mac};
@@ -189,7 +189,15 @@ impl<K: Kernel> Reconciler<K> {
                 let own = inputs.claim.borrow_and_update().own.as_ref().map(|own| own.subnets);
                 self.take_claim(own);
             }
-            Wake::Hints => self.take_hints(&inputs.hints),
+            Wake::Hints => {
+                let hints = inputs.hints.take();
+                self.take_hints(&hints);
+                // After a start there is one for each object of each peer.
+                if hints.len() >= TIDY_AFTER {
+                    drop(hints);
+                    self.release_memory();
+                }
+            }
             Wake::Agent => self.pace.request_settled(Reason::Hint, Instant::now()),
             // The requester may be gone.
             Wake::View(request) => drop(request.send(self.view())),
@@ -304,9 +312,8 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    fn take_hints(&mut self, inbox: &Inbox) {
+    fn take_hints(&mut self, hints: &Hints) {
         let now = Instant::now();
-        let hints = inbox.take();
         let Some(assembly) = &self.target.assembly else {
             // No object is owned yet; the state of the host decides what can be.
             self.pace.request_settled(Reason::Hint, now);
