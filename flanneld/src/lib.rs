@@ -16,6 +16,7 @@ pub mod agent;
 mod board;
 mod claim;
 pub mod cli;
+mod contention;
 pub mod daemon;
 pub mod effector;
 mod error;

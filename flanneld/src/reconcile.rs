@@ -25,6 +25,7 @@ use tracing::{Instrument as _, debug, info, info_span};
 
 use crate::agent::{self, AgentOp, AgentState, Setup, Supervisor};
 use crate::claim::ClaimState;
+use crate::contention::{CHECK, Turn};
 use crate::effector::{Effector as _, Operation as _};
 use crate::error::chain;
 use crate::host::pods;
@@ -37,7 +38,7 @@ use crate::store::{ConfigRecord, Record};
 use crate::sys;
 use apply::{Applied, Failing};
 use conditions::id as condition;
-use conflict::{CHECK, Detector, Turn};
+use conflict::Detector;
 use pace::Pace;
 use reporter::Reporter;
 use store_view::{News, StoreView};

@@ -1,4 +1,5 @@
-//! Two daemons of different clusters on one host use the same VNI, and so configure one device in different ways.
+//! Two daemons of different clusters on one host use the same VNI, and so configure one device in different ways, or the same
+//! firewall tables.
 
 use anyhow::{Context, Result, ensure};
 use integration::{Daemon, Feature, Flanneld, Lab, lab, wait};
@@ -19,20 +20,70 @@ fn daemons_with_one_vni_and_two_ports_back_off() {
     lab(|lab| conflict(lab, r#"{"Type":"vxlan","Port":8473}"#));
 }
 
+/// Two networks without devices: their rules are in tables of the same names.
+#[test]
+fn daemons_with_one_firewall_back_off() {
+    lab(|lab| {
+        lab.require(&[Feature::Nft])?;
+        let cluster = lab.cluster(1)?;
+        let node = &cluster.nodes[0];
+        let alloc = r#"{"Type":"alloc"}"#;
+        let mut first = node.start(&flanneld(lab, "first", "10.42.0.0/16", alloc)?)?;
+        first.wait_ready()?;
+        let mut second = node.start_beside(1, &flanneld(lab, "second", "10.43.0.0/16", alloc)?)?;
+
+        let named = |daemon: &Daemon, other: &Daemon| -> Result<bool> {
+            let (log, pid) = (daemon.log()?, other.pid()?);
+            let mut lines = log.lines().filter(|line| line.contains("about=\"firewall\""));
+            Ok(lines.any(|line| {
+                line.contains("flannel's nftables rules") && line.contains(&format!("(process {pid})"))
+            }))
+        };
+        wait::until("one reports the other", wait::LONG, || {
+            ensure!(named(&first, &second)? || named(&second, &first)?, "no report");
+            Ok(())
+        })?;
+        let repairs = || -> Result<u64> { Ok(repairs(&first)? + repairs(&second)?) };
+        wait::until("they slow down", wait::LONG, || {
+            let before = repairs()?;
+            thread::sleep(Duration::from_secs(8));
+            let repairs = repairs()? - before;
+            ensure!(repairs <= 2, "{repairs} repairs in 8 s");
+            Ok(())
+        })?;
+
+        second.kill()?;
+        wait::until("the rules are those of the first", Duration::from_secs(5), || {
+            let table = node.netns().run("nft list table ip flannel-ipv4")?;
+            ensure!(table.contains("10.42.0.0/16") && !table.contains("10.43."), "{table}");
+            let firewall = &status(&first)?["firewall"];
+            ensure!(firewall["correct"] == true && firewall["error"].is_null(), "{firewall}");
+            Ok(())
+        })?;
+        first.stop().map(drop)
+    });
+}
+
+/// Times that a daemon restored its firewall rules.
+fn repairs(daemon: &Daemon) -> Result<u64> {
+    status(daemon)?["firewall"]["repairs"].as_u64().context("no count of repairs")
+}
+
+fn flanneld(lab: &Lab, name: &str, network: &str, backend: &str) -> Result<Flanneld> {
+    let leases = lab.directory(&format!("directory/{name}"))?;
+    let config = format!(r#"{{"Network":"{network}","EnableNFTables":true,"Backend":{backend}}}"#);
+    fs::write(leases.join("config"), config).context("could not write the network config")?;
+    Ok(Flanneld::on_directory(&leases))
+}
+
 fn conflict(lab: &Lab, other_backend: &str) -> Result<()> {
     lab.require(&[Feature::Vxlan, Feature::Nft])?;
     let cluster = lab.cluster(1)?;
     let node = &cluster.nodes[0];
-    let flanneld = |name: &str, network: &str, backend: &str| -> Result<Flanneld> {
-        let leases = lab.directory(&format!("directory/{name}"))?;
-        let config = format!(r#"{{"Network":"{network}","EnableNFTables":true,"Backend":{backend}}}"#);
-        fs::write(leases.join("config"), config).context("could not write the network config")?;
-        Ok(Flanneld::on_directory(&leases))
-    };
-    let mut first = node.start(&flanneld("first", "10.42.0.0/16", r#"{"Type":"vxlan"}"#)?)?;
+    let mut first = node.start(&flanneld(lab, "first", "10.42.0.0/16", r#"{"Type":"vxlan"}"#)?)?;
     first.wait_ready()?;
     ensure!(rival(&first)?.is_none(), "a daemon alone has a rival");
-    let mut second = node.start_beside(1, &flanneld("second", "10.43.0.0/16", other_backend)?)?;
+    let mut second = node.start_beside(1, &flanneld(lab, "second", "10.43.0.0/16", other_backend)?)?;
 
     // Only a device that is another one every time has a rival behind it; where ours is always the one that is removed
     // there is nothing to contest.
@@ -90,11 +141,14 @@ fn conflict(lab: &Lab, other_backend: &str) -> Result<()> {
 
 /// What the status says of a rival.
 fn rival(daemon: &Daemon) -> Result<Option<String>> {
-    let answer = daemon.status("/status")?;
-    let status: Value = serde_json::from_str(&answer.body).context("the status is no JSON")?;
+    let status = status(daemon)?;
     let conditions = status["conditions"].as_array().context("no conditions")?;
     let found = conditions.iter().find(|condition| condition["about"] == "rival");
     Ok(found.map(ToString::to_string))
+}
+
+fn status(daemon: &Daemon) -> Result<Value> {
+    serde_json::from_str(&daemon.status("/status")?.body).context("the status is no JSON")
 }
 
 /// Rounds that changed something.

@@ -3,6 +3,9 @@
 //! If the kernel notifies about changes (nftables mode, and iptables on nf_tables), rules are repaired at once, and once a minute
 //! an idle daemon only reads a generation number and checks for stale rules of the other mode. Legacy iptables sends no
 //! notifications, so its rules are read every `--iptables-resync`.
+//!
+//! Rules that another program changes again and again, mostly a second flanneld, are contested: they are repaired with growing
+//! pauses, until the other daemon ends or is quiet. Rules that are only removed are restored within seconds, however often.
 
 use flannel_core::backoff::{Backoff, BackoffPolicy};
 use flannel_core::ruleset::{Mode, Ruleset};
@@ -16,6 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::monitor::{Hint, Monitor};
 use super::{Firewall, FirewallError};
+use crate::contention::{CHECK, Contention, Turn};
 use crate::error::chain;
 
 /// The interval of checks for missed notifications.
@@ -26,6 +30,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 const CONFLICT: Duration = Duration::from_secs(10);
 /// The number of such repairs before the pause grows.
 const PATIENCE: u32 = 5;
+/// The number of such repairs after which rules are contested that were changed, not only removed.
+const REPETITIONS: u32 = 8;
 const RETRIES: BackoffPolicy =
     BackoffPolicy { first: Duration::from_millis(500), cap: Duration::from_secs(30) };
 
@@ -124,6 +130,15 @@ pub(super) struct Task {
     failed: bool,
     last_repair: Option<Instant>,
     quick_repairs: u32,
+    contention: Option<Contention>,
+}
+
+/// The rules before a repair.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    InSync,
+    Removed,
+    Changed,
 }
 
 /// The result of a wait.
@@ -155,6 +170,7 @@ impl Task {
             failed: false,
             last_repair: None,
             quick_repairs: 0,
+            contention: None,
         }
     }
 
@@ -194,15 +210,19 @@ impl Task {
     ) -> Event {
         let deadline = Instant::now() + pause;
         loop {
+            let check = self.contention.as_ref().map(|contention| contention.next_check(Instant::now()));
             let hint = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Event::Stop,
                 changed = desired.changed() => return changed.map_or(Event::Stop, |()| Event::Desired),
-                () = time::sleep_until(deadline) => return Event::Timer,
-                hint = self.hints.next(mode) => hint,
+                () = time::sleep_until(check.map_or(deadline, |check| check.min(deadline))) => None,
+                hint = self.hints.next(mode) => Some(hint),
             };
-            if !self.is_stale(hint) {
-                return Event::Hint;
+            match hint {
+                Some(hint) if self.is_stale(hint) => {}
+                Some(_) => return Event::Hint,
+                None if self.is_turn() || Instant::now() >= deadline => return Event::Timer,
+                None => {}
             }
         }
     }
@@ -216,7 +236,25 @@ impl Task {
         }
     }
 
+    /// Returns whether contested rules may be repaired now.
+    fn is_turn(&mut self) -> bool {
+        let turn = self.contention.as_mut().and_then(|contention| contention.check(Instant::now()));
+        if turn == Some(Turn::Over) {
+            (self.contention, self.quick_repairs) = (None, 0);
+        }
+        turn.is_some()
+    }
+
+    /// Returns whether `target` is contested, and not repaired at present.
+    fn is_pausing(&self, target: &Desired) -> bool {
+        let is_pausing = |contention: &Contention| contention.is_pausing(Instant::now());
+        self.installed.as_ref() == Some(target) && self.contention.as_ref().is_some_and(is_pausing)
+    }
+
     fn settle_time(&self) -> Duration {
+        if self.contention.is_some() {
+            return CHECK;
+        }
         SETTLE * 2_u32.pow(self.quick_repairs.saturating_sub(PATIENCE).min(6))
     }
 
@@ -224,16 +262,19 @@ impl Task {
     async fn round(&mut self, target: Option<&Desired>) -> Duration {
         self.hints.subscribe();
         let Some(target) = target else { return FULL_CHECK };
+        if self.is_pausing(target) {
+            return self.observe(target).await;
+        }
         let mut result = Ok(());
         if !self.is_unchanged(target).await {
             let kept = self.installed.as_ref() == Some(target);
             let covered = !kept && self.is_covered(target).await;
             if !kept && !covered {
                 self.installed = None;
-                self.no_longer_correct();
+                self.set_correct(false);
             }
-            let replaced = self.repair(target, covered).await;
-            result = replaced.map(|replaced| self.note_success(target, replaced, kept));
+            let repaired = self.repair(target, covered).await;
+            result = repaired.map(|before| self.note_success(target, before, kept));
         }
         // Only after the rules are in place.
         let cleaned = if result.is_ok() { self.clean(target.mode).await } else { Ok(()) };
@@ -246,6 +287,16 @@ impl Task {
         self.pause()
     }
 
+    /// Only reports whether contested rules are in effect.
+    async fn observe(&mut self, target: &Desired) -> Duration {
+        if !self.is_unchanged(target).await
+            && let Ok(in_sync) = self.is_in_sync(target.mode, &target.ruleset).await
+        {
+            self.set_correct(in_sync);
+        }
+        self.pause()
+    }
+
     /// Returns whether a change of mode left the same rules in effect in the previous mode, so that pods miss nothing until they
     /// are in effect in the new one.
     async fn is_covered(&mut self, target: &Desired) -> bool {
@@ -255,8 +306,8 @@ impl Task {
         is_switch && self.active(other).verify(&target.ruleset).await.unwrap_or(false)
     }
 
-    fn no_longer_correct(&self) {
-        self.status.send_if_modified(|status| std::mem::replace(&mut status.correct, false));
+    fn set_correct(&self, correct: bool) {
+        self.status.send_if_modified(|status| std::mem::replace(&mut status.correct, correct) != correct);
     }
 
     fn pause(&self) -> Duration {
@@ -279,19 +330,26 @@ impl Task {
         }
     }
 
-    /// Sets the rules if they are out of sync. Returns whether it did. They do not count as missing if the previous mode still
+    /// Sets the rules if they are out of sync. Returns how they were. They do not count as missing if the previous mode still
     /// contains them (`covered`).
-    async fn repair(&mut self, target: &Desired, covered: bool) -> Result<bool, FirewallError> {
+    async fn repair(&mut self, target: &Desired, covered: bool) -> Result<Before, FirewallError> {
         let Desired { mode, ruleset } = target;
         if self.is_in_sync(*mode, ruleset).await? {
-            return Ok(false);
+            return Ok(Before::InSync);
         }
+        // Who removes rules is not in conflict about their content. Asked only when it matters.
+        let may_be_contested = self.contention.is_some() || self.quick_repairs + 1 >= REPETITIONS;
+        let before = if may_be_contested && self.active(*mode).verify(&Ruleset::default()).await? {
+            Before::Removed
+        } else {
+            Before::Changed
+        };
         if !covered {
-            self.no_longer_correct();
+            self.set_correct(false);
         }
         self.active(*mode).replace(ruleset).await?;
         if self.is_in_sync(*mode, ruleset).await? {
-            return Ok(true);
+            return Ok(before);
         }
         Err(FirewallError::NotInForce { mode: *mode })
     }
@@ -306,36 +364,53 @@ impl Task {
         Ok(in_sync)
     }
 
-    fn note_success(&mut self, target: &Desired, replaced: bool, kept: bool) {
+    fn note_success(&mut self, target: &Desired, before: Before, kept: bool) {
         let mode = target.mode;
         self.installed = Some(target.clone());
-        match (replaced, kept) {
-            (true, false) => {
+        match (before, kept) {
+            (Before::InSync, false) => info!(%mode, "firewall rules are up to date"),
+            (Before::InSync, true) => {}
+            (_, false) => {
                 self.status.send_modify(|status| status.installs += 1);
                 info!(%mode, "firewall rules installed");
             }
-            (true, true) => {
+            (_, true) => {
                 self.status.send_modify(|status| status.repairs += 1);
-                self.note_repair(mode, "firewall rules changed by another program, restored");
+                let what = "firewall rules changed by another program, restored";
+                self.note_repair(mode, what, before == Before::Changed);
             }
-            (false, false) => info!(%mode, "firewall rules are up to date"),
-            (false, true) => {}
         }
     }
 
     /// Logs a repair, and during a conflict only its beginning.
-    fn note_repair(&mut self, mode: Mode, what: &str) {
-        let quick = self.last_repair.is_some_and(|last| last.elapsed() < CONFLICT);
+    fn note_repair(&mut self, mode: Mode, what: &str, changed: bool) {
+        let now = Instant::now();
+        let quick = self.last_repair.is_some_and(|last| now - last < CONFLICT);
         self.quick_repairs = if quick { self.quick_repairs.saturating_add(1) } else { 0 };
-        self.last_repair = Some(Instant::now());
+        self.last_repair = Some(now);
+        match &mut self.contention {
+            Some(contention) if changed => contention.repaired(now),
+            None if changed && self.quick_repairs >= REPETITIONS => {
+                self.contention = Some(Contention::new(now));
+            }
+            _ => {}
+        }
         match self.quick_repairs {
             ..PATIENCE => warn!(%mode, "{what}"),
-            PATIENCE => warn!(
-                %mode,
-                "another program changes the firewall rules repeatedly, maybe another flanneld; repairing less often"
-            ),
+            PATIENCE => {
+                warn!(%mode, "another program changes the firewall rules repeatedly; repairing less often")
+            }
             _ => debug!(%mode, "{what}"),
         }
+    }
+
+    /// The other program that changes contested rules, and what to do.
+    fn conflict(&self, mode: Mode) -> Option<String> {
+        let who = self.contention.as_ref()?.suspect("another flanneld in this network namespace");
+        Some(format!(
+            "another program repeatedly changes flannel's {mode} rules, {who}: stop it, or run it in a network namespace of its \
+             own; until then the rules are repaired with growing pauses"
+        ))
     }
 
     /// Removes stale rules of the other mode.
@@ -346,7 +421,7 @@ impl Task {
             self.active(other).replace(&nothing).await?;
             if self.cleaned_for == Some(mode) {
                 let what = "another program created firewall rules of the unused mode, removed";
-                self.note_repair(other, what);
+                self.note_repair(other, what, true);
             } else {
                 info!(mode = %other, "stale firewall rules of the unused mode removed");
             }
@@ -356,24 +431,25 @@ impl Task {
     }
 
     fn publish(&self, mode: Mode, error: Option<&FirewallError>, cleanup_error: Option<&FirewallError>) {
-        let error = error.map(|error| chain(error));
+        let failure = error.map(|error| chain(error));
+        let conflict = self.conflict(mode);
         let cleanup_error = cleanup_error.map(|error| chain(error));
         let before = self.status.borrow().clone();
+        let correct = failure.is_none() || before.correct;
+        let error = failure.clone().or_else(|| conflict.clone());
         // Log changes of state, not each attempt.
-        if let Some(reason) = &error
-            && before.error != error
-        {
-            warn!(%mode, error = reason, "could not set the firewall rules, retrying");
+        if before.error != error {
+            match (&failure, &conflict) {
+                (Some(error), _) => warn!(%mode, error, "could not set the firewall rules, retrying"),
+                (None, Some(reason)) => warn!(about = "firewall", reason, "condition reported"),
+                (None, None) => info!(%mode, "firewall rules restored"),
+            }
         }
         if let Some(error) = &cleanup_error
             && before.cleanup_error != cleanup_error
         {
             warn!(mode = %mode.other(), error, "could not remove stale firewall rules of the unused mode, retrying");
         }
-        if error.is_none() && before.error.is_some() {
-            info!(%mode, "firewall rules restored");
-        }
-        let correct = error.is_none() || before.correct;
         let mode = Some(mode.to_string());
         let after = FirewallStatus { mode, correct, error, cleanup_error, ..before.clone() };
         if after != before {

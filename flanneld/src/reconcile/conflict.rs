@@ -11,22 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
-use crate::host::daemons;
+use crate::contention::{Contention, Turn};
 
 /// Repetitions of one operation in quick succession that indicate a conflict.
 const REPETITIONS: u32 = 8;
 /// What counts as quick, beside a multiple of the duration of a round.
 const QUICK: Duration = Duration::from_secs(1);
 const QUICK_ROUNDS: u32 = 10;
-
-/// First and longest pause between two repairs.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// A conflict is over after this time without a contested repair. Longer than the longest pause of a daemon like this
-/// one.
-const QUIET: Duration = Duration::from_secs(90);
-/// How often this process checks whether the other daemon still runs, and the delay of a round after a notification:
-/// the other daemon may be half way through its changes.
-pub(super) const CHECK: Duration = Duration::from_secs(1);
 
 /// Detects a conflict and paces the repairs during it.
 #[derive(Debug, Default)]
@@ -40,24 +31,7 @@ pub(super) struct Detector {
 struct Conflict {
     /// Devices that were contested in the last round.
     links: BTreeSet<LinkName>,
-    /// Other daemons of this host at its begin.
-    others: Vec<u32>,
-    pause: Duration,
-    /// Contested objects are not repaired before.
-    until: Instant,
-    /// When they were last repaired.
-    last: Instant,
-    /// The pause has not ended yet.
-    waiting: bool,
-}
-
-/// What a check found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// The pause is over.
-    Repair,
-    /// The conflict is over: the other daemon ended, or is quiet.
-    Over,
+    contention: Contention,
 }
 
 /// The device of an operation that does not follow from removals.
@@ -80,7 +54,8 @@ impl Detector {
 
     /// Does the same for operations that follow from changes of leases.
     pub(super) fn hold_back_changes(&self, ops: &mut Vec<Op>, now: Instant) {
-        if let Some(conflict) = self.conflict.as_ref().filter(|conflict| now < conflict.until) {
+        if let Some(conflict) = self.conflict.as_ref().filter(|conflict| conflict.contention.is_pausing(now))
+        {
             ops.retain(|op| op.link().is_none_or(|link| !conflict.links.contains(link)));
         }
     }
@@ -107,19 +82,13 @@ impl Detector {
         }
         match &mut self.conflict {
             Some(conflict) => {
-                conflict.pause = (conflict.pause * 2).min(PAUSE.1);
-                (conflict.until, conflict.last, conflict.waiting) = (now + conflict.pause, now, true);
+                conflict.contention.repaired(now);
                 None
             }
             None => {
-                let own = std::process::id();
-                let others = daemons::processes().into_iter().map(|other| other.pid);
-                let others: Vec<u32> = others.filter(|pid| *pid != own).collect();
-                let reason = reason(&links, &others);
-                let pause = PAUSE.0;
-                let conflict =
-                    Conflict { links, others, pause, until: now + pause, last: now, waiting: true };
-                self.conflict = Some(conflict);
+                let contention = Contention::new(now);
+                let reason = reason(&links, &contention);
+                self.conflict = Some(Conflict { links, contention });
                 Some(reason)
             }
         }
@@ -127,51 +96,32 @@ impl Detector {
 
     /// Whether contested objects are not repaired at present.
     pub(super) fn is_pausing(&self, now: Instant) -> bool {
-        self.conflict.as_ref().is_some_and(|conflict| now < conflict.until)
+        self.conflict.as_ref().is_some_and(|conflict| conflict.contention.is_pausing(now))
     }
 
     /// When [`Detector::check`] is due.
     pub(super) fn next_check(&self, now: Instant) -> Option<Instant> {
-        let conflict = self.conflict.as_ref()?;
-        let soon = now + CHECK;
-        Some(if conflict.waiting { conflict.until.min(soon) } else { soon })
+        self.conflict.as_ref().map(|conflict| conflict.contention.next_check(now))
     }
 
     /// Returns what to do now, if anything.
     pub(super) fn check(&mut self, now: Instant) -> Option<Turn> {
-        self.check_with(daemons::is_running, now)
-    }
-
-    fn check_with(&mut self, is_running: impl Fn(u32) -> bool, now: Instant) -> Option<Turn> {
-        let conflict = self.conflict.as_mut()?;
-        let gone = !conflict.others.is_empty() && !conflict.others.iter().any(|pid| is_running(*pid));
-        if gone || now >= conflict.last + QUIET {
+        let turn = self.conflict.as_mut()?.contention.check(now);
+        if turn == Some(Turn::Over) {
             *self = Self::default();
-            return Some(Turn::Over);
         }
-        if conflict.waiting && now >= conflict.until {
-            conflict.waiting = false;
-            return Some(Turn::Repair);
-        }
-        None
+        turn
     }
 }
 
 /// The condition: who is in conflict about what, and what to do.
-fn reason(links: &BTreeSet<LinkName>, others: &[u32]) -> String {
-    let names = join(links);
-    let who = match others {
-        [] => "perhaps another flanneld with the same VNI in a container of its own".to_owned(),
-        others => format!("most likely another flanneld with the same VNI (process {})", join(others)),
-    };
+fn reason(links: &BTreeSet<LinkName>, contention: &Contention) -> String {
+    let names = links.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let who = contention.suspect("another flanneld with the same VNI");
     format!(
         "another program repeatedly changes {names}, {who}: stop it, or give one of the two networks another VNI; \
          until then {names} is repaired with growing pauses"
     )
-}
-
-fn join(items: impl IntoIterator<Item = impl ToString>) -> String {
-    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Desired, FULL_CHECK, FirewallStatus, Hint, Hints, PATIENCE, Task};
+use crate::contention::{CHECK, PAUSE, QUIET};
 use crate::firewall::Firewall;
 use crate::firewall::tests::rules;
 use crate::testing::firewall::FakeHost;
@@ -316,6 +317,72 @@ async fn a_conflict_with_another_program_slows_down() {
     assert!(took < Duration::from_millis(100), "{took:?}");
     time::sleep(Duration::from_secs(20)).await;
     daemon.damage(Mode::Nftables).await;
+    assert!(daemon.damage(Mode::Nftables).await < Duration::from_millis(100));
+}
+
+/// Another daemon sets its rules whenever it sees those of this one: both must not go on so, and it is reported.
+#[tokio::test(start_paused = true)]
+async fn rules_of_a_conflicting_daemon_are_not_overwritten_without_end() {
+    let host = notifying();
+    let mut daemon = Daemon::start(&host);
+    daemon.want(Mode::Nftables, rules(true, true));
+    daemon.correct().await;
+    let (others, hints) = (host.clone(), daemon.hints.clone());
+    daemon.tasks.spawn(async move {
+        loop {
+            time::sleep(Duration::from_millis(20)).await;
+            if others.state().nftables == rules(true, true) {
+                others.state().damage(Mode::Nftables, rules(true, false));
+                let generation = Some(others.state().generation);
+                hints.send(Hint { generation }).await.unwrap();
+            }
+        }
+    });
+    let (status, took) = daemon.until("a conflict", |status| status.error.is_some()).await;
+    let text = status.error.unwrap();
+    assert!(
+        text.starts_with("another program repeatedly changes flannel's nftables rules, perhaps"),
+        "{text}"
+    );
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    time::sleep(Duration::from_secs(100)).await;
+    let (before, reads) = (daemon.status.borrow().repairs, host.state().reads);
+    time::sleep(Duration::from_secs(600)).await;
+    let status = daemon.status.borrow().clone();
+    assert!(
+        (9..=11).contains(&(status.repairs - before)),
+        "{} repairs in ten minutes",
+        status.repairs - before
+    );
+    assert!(host.state().reads - reads < 500, "{} reads", host.state().reads - reads);
+    assert!(!status.correct && status.error.is_some(), "{status:?}");
+    // The present rules are needed at once, whoever changes them.
+    daemon.want(Mode::Nftables, Ruleset::default());
+    let (_, took) = daemon.until("install", |status| status.installs == 2 && status.correct).await;
+    assert!(took < Duration::from_millis(100), "{took:?}");
+}
+
+/// The other daemon ends: the rules are restored after the present pause at the latest, and some time later it is forgotten.
+#[tokio::test(start_paused = true)]
+async fn a_conflict_ends() {
+    let host = notifying();
+    let mut daemon = Daemon::start(&host);
+    daemon.want(Mode::Nftables, rules(true, true));
+    daemon.correct().await;
+    while daemon.status.borrow().error.is_none() {
+        host.state().damage(Mode::Nftables, rules(true, false));
+        let generation = Some(host.state().generation);
+        daemon.hints.send(Hint { generation }).await.unwrap();
+        time::sleep(Duration::from_secs(1)).await;
+    }
+    host.state().damage(Mode::Nftables, rules(true, false));
+    let generation = Some(host.state().generation);
+    daemon.hints.send(Hint { generation }).await.unwrap();
+    time::sleep(PAUSE.1 + CHECK).await;
+    assert_eq!(host.state().nftables, rules(true, true));
+    assert!(daemon.status.borrow().correct);
+    let (_, took) = daemon.until("end", |status| status.error.is_none()).await;
+    assert!(took <= QUIET, "{took:?}");
     assert!(daemon.damage(Mode::Nftables).await < Duration::from_millis(100));
 }
 

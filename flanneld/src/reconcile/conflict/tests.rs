@@ -1,4 +1,5 @@
 use super::*;
+use crate::contention::{CHECK, PAUSE, QUIET};
 use crate::reconcile::conditions::id;
 use crate::reconcile::tests::{Lab, peer};
 use crate::store::Change;
@@ -149,10 +150,13 @@ fn a_rival_that_ends_is_noticed() {
         let news = detector.note([&device].into_iter(), Duration::ZERO, start);
         assert_eq!(news.is_some(), round + 1 == REPETITIONS);
     }
-    detector.conflict.as_mut().unwrap().others = vec![7, 8];
     assert_eq!(detector.next_check(start), Some(start + PAUSE.0));
-    assert_eq!(detector.check_with(|pid| pid == 8, start), None);
-    assert_eq!(detector.check_with(|pid| pid == 8, start + PAUSE.0), Some(Turn::Repair));
-    assert_eq!(detector.check_with(|_| false, start + PAUSE.0), Some(Turn::Over));
+    let contention = &mut detector.conflict.as_mut().unwrap().contention;
+    contention.others = vec![7, 8];
+    assert_eq!(contention.check_with(|pid| pid == 8, start), None);
+    assert_eq!(contention.check_with(|pid| pid == 8, start + PAUSE.0), Some(Turn::Repair));
+    assert_eq!(contention.check_with(|_| false, start + PAUSE.0), Some(Turn::Over));
+    contention.others.clear();
+    assert_eq!(detector.check(start + QUIET), Some(Turn::Over));
     assert_eq!(detector.next_check(start), None);
 }
