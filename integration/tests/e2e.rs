@@ -30,6 +30,7 @@ mod reference;
 mod repair;
 mod restart;
 mod secure;
+mod slow_store;
 mod startup;
 mod status;
 mod stress;
