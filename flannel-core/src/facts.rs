@@ -32,6 +32,8 @@ pub struct LinkFacts {
     pub up: bool,
     /// Hardware address, where it has one of six bytes.
     pub mac: Option<Mac>,
+    /// Bridge that it is attached to.
+    pub master: Option<IfIndex>,
     /// Addresses in kernel order, both families.
     pub addresses: Vec<AddressFacts>,
 }

@@ -129,6 +129,8 @@ impl Interest<'_> {
             (Some(_), None, _) | (Some(_), _, None) => true,
             (Some(wanted), Some(now), Some(_)) => renamed.is_some() || wanted.change(now).is_some(),
             (None, Some(now), _) if self.is_stale(now) => true,
+            // It may be the bridge of the pods.
+            (None, Some(now), _) if !now.up && now.kind.name() == "bridge" => true,
             // The removed link may have kept the kernel from creating ours.
             (None, None, _) if self.lacks_a_device() => true,
             // A device that is down releases its port.
@@ -174,6 +176,10 @@ impl Interest<'_> {
                 true => gone,
                 false => !gone && !is_local_scope(address.net.addr()),
             };
+        }
+        // It may be the gateway of the pods.
+        if gone && self.networks.iter().any(|network| network.contains(&address.net.addr())) {
+            return true;
         }
         let is_same = |known: &&AddressFacts| known.net.addr() == address.net.addr();
         let known = self.facts.link(index).and_then(|link| link.addresses.iter().find(is_same));

@@ -19,6 +19,7 @@ pub mod exchange;
 pub mod external;
 pub mod facts;
 pub mod family;
+pub mod gateway;
 pub mod hint;
 pub mod host_local;
 pub mod json;

@@ -6,5 +6,6 @@ pub(crate) mod daemon;
 pub(crate) mod follow;
 pub(crate) mod host_local;
 pub(crate) mod icmp;
+pub(crate) mod ports;
 pub(crate) mod socket;
 pub(crate) mod view;

@@ -37,6 +37,7 @@ use crate::store::watch::Update;
 use crate::store::{ConfigRecord, Record};
 use crate::sys;
 use apply::{Applied, Failing};
+use bridges::Bridges;
 use conditions::id as condition;
 use conflict::Detector;
 use pace::Pace;
@@ -47,6 +48,7 @@ pub(crate) use conditions::id;
 pub(crate) use reporter::{Memory, Outputs};
 
 mod apply;
+mod bridges;
 mod conditions;
 mod conflict;
 mod host;
@@ -84,6 +86,7 @@ pub(crate) struct Reconciler<K> {
     target: Target,
     pace: Pace,
     conflict: Detector,
+    bridges: Bridges,
     failing: Failing,
     reporter: Reporter,
     /// Changes since memory was given back to the system.
@@ -145,6 +148,7 @@ impl<K: Kernel> Reconciler<K> {
             target: Target::default(),
             pace: Pace::new(Instant::now()),
             conflict: Detector::default(),
+            bridges: Bridges::default(),
             failing: Failing::default(),
             reporter: Reporter::new(outputs),
             untidy: 0,
@@ -372,6 +376,9 @@ impl<K: Kernel> Reconciler<K> {
             // No notification tells when the last pod of a lost subnet is replaced.
             self.pace.request(Reason::Resync, finished + STRANDED_CHECK);
         }
+        if let Some(at) = self.bridges.next_check(finished) {
+            self.pace.request(Reason::Resync, at);
+        }
         let took = finished - started;
         self.note_round(reason, applied, took);
         if applied.done() > 0 || failed > 0 {
@@ -409,6 +416,7 @@ impl<K: Kernel> Reconciler<K> {
         let actual = owned(&observed.dataplane, &scope);
         let mut ops = plan(assembly.dataplane(), &actual, self.store.prune());
         self.conflict.hold_back(&mut ops, Instant::now());
+        ops.extend(self.restore_bridges(&own));
         let agent_ops = self.plan_agent(&own, &assembly).await;
         self.reporter.report_peers(assembly.errors(), self.store.cluster.table(), &losers);
         let wanted = assembly.dataplane().len();

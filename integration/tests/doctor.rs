@@ -312,6 +312,47 @@ fn mtu_of_the_path() {
 }
 
 #[test]
+fn faults_of_the_bridge() {
+    lab(|lab| {
+        let (ward, _leases) = Ward::on_directory(lab, &config(Stack::V4, VXLAN, true))?;
+        ward.kernel_fault(&["ip addr flush dev cni0 scope global"], &["bridge-gateway"])?;
+        ward.kernel_fault(&["ip link set cni0 down"], &["bridge-gateway"])?;
+
+        // Without any port, the bridge has another MTU.
+        let other = ward.node().add_pod("b")?;
+        // What libcni keeps of an attachment.
+        let results = ward.node().file("/var/lib/cni/results")?;
+        fs::create_dir_all(&results)?;
+        let pod = &ward.pod;
+        let kept = serde_json::json!({
+            "kind": "cniCacheV1", "containerId": pod.name, "networkName": "cbr0", "ifName": "eth0",
+            "netns": pod.netns.path(), "result": pod.result,
+        });
+        fs::write(results.join(format!("cbr0-{}-eth0", pod.name)), kept.to_string())?;
+        let port = pod.result["interfaces"][1]["name"].as_str().context("no port")?;
+        let attach = format!("ip link set {port} master cni0 up");
+        ward.run(&[&format!("ip link set {port} nomaster")])?;
+        let found = ward.doctor.expect(&["bridge-detached"])?;
+        let finding = found[0].value.to_string();
+        ensure!(finding.contains(&pod.name) && found[0].value["fix"] == attach, "{finding}");
+        ward.run(&[&attach])?;
+        ward.doctor.expect(&[])?;
+
+        ward.run(&["ip link del cni0"])?;
+        let found = ward.doctor.expect(&["bridge-missing"])?;
+        ensure!(found[0].value.to_string().contains(&pod.name), "{found:?}");
+        // The next pod creates the bridge.
+        ward.node().add_pod("next")?;
+        ward.doctor.expect(&["bridge-detached"])?;
+        ward.run(&[&attach])?;
+        ward.doctor.expect(&[])?;
+        let gateway = ward.node().subnet(true)?.hosts().next().context("an empty subnet")?;
+        pod.netns.wait_ping(gateway)?;
+        other.delete()
+    });
+}
+
+#[test]
 fn faults_of_files_and_pods() {
     lab(|lab| {
         let (ward, leases) = Ward::on_directory(lab, &config(Stack::V4, VXLAN, true))?;

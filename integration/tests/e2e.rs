@@ -4,6 +4,7 @@
 mod adopt;
 mod alloc;
 mod blackhole;
+mod bridge;
 mod claim;
 mod conflict;
 mod connectivity;

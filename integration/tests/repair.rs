@@ -493,7 +493,13 @@ fn on_host(v4: bool) -> Vec<Damage> {
     let mut down_and_up =
         damage("external interface down and up", &["ip link set eth0 down", "ip link set eth0 up"]);
     down_and_up.after = After::Others;
-    let mut damages = vec![down_and_up];
+    let family = if v4 { "-4" } else { "-6" };
+    let flush = format!("ip {family} addr flush dev cni0 scope global");
+    let mut damages = vec![
+        down_and_up,
+        damage("gateway of pods removed", &[&flush]),
+        damage("bridge of pods down", &["ip link set cni0 down"]),
+    ];
     // The two families share the interface: once is enough.
     if v4 {
         let mut anew = damage("external interface deleted and made anew", &["ip link del eth0"]);

@@ -82,6 +82,7 @@ fn facts() -> HostFacts {
         mtu: 1500,
         up: true,
         mac: None,
+        master: None,
         addresses: addresses.iter().map(|text| address(text)).collect(),
     };
     let route = |destination, gateway: Option<&str>, link| RouteFacts {
@@ -672,6 +673,7 @@ fn pods_of_a_lost_subnet_stay_in_reach_of_their_host() {
         mtu: 1450,
         up: true,
         mac: None,
+        master: None,
         addresses: texts
             .map(|text| AddressFacts { net: net(text), deprecated: false, permanent: true, temporary: false })
             .to_vec(),

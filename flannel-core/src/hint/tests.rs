@@ -85,6 +85,7 @@ fn facts() -> HostFacts {
         mtu,
         up: true,
         mac: Some(mac(last)),
+        master: None,
         addresses,
     };
     HostFacts {
@@ -186,7 +187,9 @@ fn links() {
     assert!(check(link(POD, "vx", Some(marked.clone()))), "a device under our mark");
     assert!(!check(link(POD, "vx", Some(now(1450, 4, Some("flannel 10.43.0.0/16"))))), "of another cluster");
     let bridge = Link { kind: LinkKind::Other("bridge".to_owned()), ..marked };
+    let down = Link { up: false, ..bridge.clone() };
     assert!(!check(link(POD, "br0", Some(bridge))), "no tunnel device");
+    assert!(check(link(POD, "br0", Some(down))), "it may be the bridge of pods");
 }
 
 #[test]
@@ -225,7 +228,8 @@ fn addresses() {
     assert!(!check(hint(ETH0, "192.168.50.1/24", false)), "lifetime renewed");
     assert!(check(hint(ETH0, "192.168.50.1/24", true)));
     assert!(check(hint(ETH0, "192.168.50.8/24", false)));
-    assert!(!check(hint(POD, "10.42.1.1/24", true)));
+    assert!(check(hint(POD, "10.42.1.1/24", true)), "it may be the gateway of pods");
+    assert!(!check(hint(POD, "172.17.0.1/16", true)));
     let deprecated = AddressFacts { deprecated: true, ..address("192.168.50.1/24") };
     assert!(check(address_hint(ETH0, deprecated, false)));
 }

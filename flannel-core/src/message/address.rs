@@ -32,6 +32,17 @@ impl NewAddress {
         let no_dad = Family::of_net(net) == Family::V6;
         Self { index, net, scope: Scope::GLOBAL, no_dad, broadcast: None }
     }
+
+    /// Adds the broadcast address that an IPv4 network has with more than two addresses.
+    #[must_use]
+    pub fn with_broadcast(mut self) -> Self {
+        if let IpNet::V4(net) = self.net
+            && net.prefix_len() < 31
+        {
+            self.broadcast = Some(net.broadcast());
+        }
+        self
+    }
 }
 
 /// Adds an address.

@@ -272,6 +272,7 @@ impl LinkRecord {
             mtu: self.link.mtu,
             up: self.link.up,
             mac: self.link.mac,
+            master: self.master,
             addresses: Vec::new(),
         }
     }

@@ -26,6 +26,7 @@ fn facts() -> HostFacts {
         mtu: 1500,
         up: true,
         mac: None,
+        master: None,
         addresses,
     };
     let links =

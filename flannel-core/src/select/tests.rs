@@ -26,7 +26,7 @@ fn link(text: &str) -> LinkFacts {
             temporary: marks.contains('t'),
         }
     });
-    LinkFacts { index, name, mtu: 1500, up: true, mac: None, addresses: addresses.collect() }
+    LinkFacts { index, name, mtu: 1500, up: true, mac: None, master: None, addresses: addresses.collect() }
 }
 
 /// A route as `ip route` writes it, with the number of the interface: `default via 192.0.2.254 dev 2 metric 100`.

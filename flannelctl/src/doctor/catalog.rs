@@ -196,6 +196,14 @@ checks! {
     BRIDGE_ADDRESS "bridge-address" Error
         "The bridge has an address outside of the subnet of this node, so new pods fail."
         "ip link del cni0, after its pods are removed"
+    BRIDGE_MISSING "bridge-missing" Error
+        "The bridge of running pods does not exist, so they have no network."
+        "replace the pods: the next one creates the bridge"
+    BRIDGE_GATEWAY "bridge-gateway" Error
+        "The bridge lacks the gateway of its pods, or is down."
+    BRIDGE_DETACHED "bridge-detached" Error
+        "Pods are not attached to the bridge, so they have no network."
+        "ip link set VETH master cni0 up"
     BRIDGE_MTU "bridge-mtu" Warning
         "The MTU of the bridge exceeds that of the path to other nodes."
         "ip link set cni0 mtu N, then restart the pods"

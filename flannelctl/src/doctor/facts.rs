@@ -1,6 +1,7 @@
 //! The input of the checks, as plain values.
 
 use flannel_core::family::Family;
+use flannel_core::gateway::Gateways;
 use flannel_core::obstacle::Obstacle;
 use flannel_core::ruleset::Mode;
 use flannel_core::ruleset::bridge::BridgeFinding;
@@ -18,6 +19,7 @@ use super::packet_filter::Filter;
 use crate::node::cni::CniFile;
 use crate::node::daemon::{Daemon, DaemonAnswer};
 use crate::node::host_local::Network;
+use crate::node::ports::Port;
 use crate::node::view::{Own, View};
 
 /// All facts.
@@ -118,6 +120,10 @@ pub(crate) struct CniFacts {
     pub(crate) plugins: Vec<String>,
     /// The networks of host-local.
     pub(crate) networks: Vec<Network>,
+    /// The gateways that running pods use.
+    pub(crate) gateways: Gateways,
+    /// The bridge ports of running pods, as far as the container runtime keeps them.
+    pub(crate) ports: Vec<Port>,
 }
 
 impl CniFacts {

@@ -91,7 +91,7 @@ pub(crate) async fn gather(
             Some(before) => before.paths.clone(),
             None => path::measure(seen).await,
         },
-        cni: cni::read(places),
+        cni: cni::read(places, seen.and_then(|view| Some(&view.own.as_ref()?.subnets))),
         obstacles: seen.map_or_else(Vec::new, |view| view.obstacles(&observation)),
         remembered,
         observation,

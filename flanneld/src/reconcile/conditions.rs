@@ -8,6 +8,7 @@ use crate::error::chain;
 pub(crate) mod id {
     pub(crate) const AGENT: &str = "agent";
     pub(crate) const ATTRS: &str = "public address";
+    pub(crate) const BRIDGE: &str = "bridge";
     pub(crate) const CONFIG: &str = "config";
     pub(crate) const CONFLICT: &str = "rival";
     pub(crate) const INTERFACE: &str = "interface";
@@ -17,8 +18,8 @@ pub(crate) mod id {
     pub(crate) const OBSTACLE: &str = "obstacle";
     pub(crate) const STORE: &str = "store";
     pub(crate) const SUBNET_ENV: &str = "subnet.env";
-    pub(crate) const ALL: [&str; 10] =
-        [AGENT, ATTRS, CONFIG, CONFLICT, INTERFACE, KERNEL, NODE, OBSTACLE, STORE, SUBNET_ENV];
+    pub(crate) const ALL: [&str; 11] =
+        [AGENT, ATTRS, BRIDGE, CONFIG, CONFLICT, INTERFACE, KERNEL, NODE, OBSTACLE, STORE, SUBNET_ENV];
 }
 
 /// The condition of an unreadable record begins like this.

@@ -1,14 +1,16 @@
 //! What the loop learns from the host, and publishes about this node.
 
 use flannel_core::cluster::Source;
-use flannel_core::dataplane::Dataplane;
+use flannel_core::dataplane::{Dataplane, Op};
 use flannel_core::family::Family;
 use flannel_core::lease::{Lease, Subnets};
 use std::sync::Arc;
+use tokio::time::Instant;
 use tracing::info;
 
 use super::Reconciler;
 use super::conditions::id as condition;
+use crate::host::pods;
 use crate::kernel::Kernel;
 use crate::status::{self, NodeReport};
 
@@ -45,6 +47,14 @@ impl<K: Kernel> Reconciler<K> {
         if let Some(attrs) = self.reporter.check(condition::ATTRS, self.node.attrs()) {
             status::set(&self.reporter.outputs.attrs, Some(attrs));
         }
+    }
+
+    /// Returns the operations that restore the gateways of pods.
+    pub(super) fn restore_bridges(&mut self, own: &Subnets) -> Vec<Op> {
+        let gateways = pods::gateways(own);
+        let ops = self.bridges.repair(&gateways, &self.target.facts, Instant::now());
+        self.reporter.set_condition(condition::BRIDGE, self.bridges.conflict(&gateways));
+        ops
     }
 
     /// Hands the firewall and the CNI plugin what follows from our lease. Pods can start only when the tunnel device is

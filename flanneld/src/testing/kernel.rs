@@ -192,6 +192,7 @@ impl State {
                 mtu: link.mtu,
                 up: link.up,
                 mac: link.mac,
+                master: None,
                 addresses: self.addresses(name),
             })
             .collect();

@@ -139,11 +139,5 @@ fn new_route(index: IfIndex, route: &Route, gateway: Option<IpAddr>) -> NewRoute
 
 /// Returns an address with the broadcast address that Go's library sets for IPv4.
 pub(super) fn with_broadcast(index: IfIndex, net: IpNet) -> NewAddress {
-    let mut new = NewAddress::new(index, net);
-    if let IpNet::V4(net) = net
-        && net.prefix_len() < 31
-    {
-        new.broadcast = Some(net.broadcast());
-    }
-    new
+    NewAddress::new(index, net).with_broadcast()
 }

@@ -76,6 +76,7 @@ fn facts() -> HostFacts {
             mtu: 1500,
             up: true,
             mac: None,
+            master: None,
             addresses: vec![address],
         }],
         routes: vec![route("0.0.0.0/0", Some("192.168.50.254")), route("192.168.50.0/24", None)],

@@ -1,18 +1,22 @@
 //! The environment of pods: `subnet.env`, CNI configs and plugins, the bridge, addresses.
 
 use flannel_core::family::Family;
+use flannel_core::gateway::{self, Gateways};
 use flannel_core::host_local::Use;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::AS_ROOT;
 use crate::doctor::catalog::{
-    ADDRESS_LEAKED, ADDRESSES_EXHAUSTED, BRIDGE_ADDRESS, BRIDGE_MTU, CNI_CONFIG_INVALID, CNI_CONFIG_MISSING,
-    CNI_CONFIG_SHADOWED, CNI_PLUGIN_MISSING, SUBNET_ENV_MISMATCH, SUBNET_ENV_MISSING,
+    ADDRESS_LEAKED, ADDRESSES_EXHAUSTED, BRIDGE_ADDRESS, BRIDGE_DETACHED, BRIDGE_GATEWAY, BRIDGE_MISSING,
+    BRIDGE_MTU, CNI_CONFIG_INVALID, CNI_CONFIG_MISSING, CNI_CONFIG_SHADOWED, CNI_PLUGIN_MISSING,
+    SUBNET_ENV_MISMATCH, SUBNET_ENV_MISSING,
 };
 use crate::doctor::facts::Facts;
 use crate::doctor::report::Report;
 use crate::node::cni::CniFile;
 use crate::node::host_local::{Allocation, Network, usable};
+use crate::node::ports::Port;
 use crate::node::view::Own;
 use crate::output::text::join;
 
@@ -21,6 +25,8 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
     configs(facts, report);
     let Some(own) = facts.own() else { return };
     bridge(facts, own, report);
+    gateways(facts, report);
+    detached(facts, report);
     if facts.is_root {
         leaks(&facts.cni.networks, own, report);
         exhaustion(&facts.cni.networks, own, report);
@@ -140,6 +146,65 @@ fn bridge(facts: &Facts, own: &Own, report: &mut Report) {
             .fix(format!("ip link set {name} mtu {mtu}; existing pods keep theirs until they are replaced"));
     }
 }
+
+/// The bridges that running pods use.
+fn gateways(facts: &Facts, report: &mut Report) {
+    let host = &facts.observation.facts;
+    for (bridge, nets) in &facts.cni.gateways {
+        if !host.links.iter().any(|link| link.name == *bridge) {
+            let allocations = facts.cni.networks.iter().flat_map(|network| &network.allocations);
+            let alive: Vec<String> = allocations
+                .filter(|one| one.usage == Use::Alive && nets.iter().any(|net| net.contains(&one.address)))
+                .map(|one| format!("{} of {}", one.address, one.container().0))
+                .collect();
+            if !alive.is_empty() {
+                let problem = format!("{bridge} does not exist: {} pods have no network", alive.len());
+                report.find(&BRIDGE_MISSING, bridge, problem).seen(format!("pods: {}", shown(&alive)));
+            }
+            continue;
+        }
+        let gateways = Gateways::from([(bridge.clone(), nets.clone())]);
+        let ops: Vec<String> = gateway::restore(&gateways, host).iter().map(ToString::to_string).collect();
+        if !ops.is_empty() {
+            let problem = format!("{bridge} lacks the gateway of its pods, or is down");
+            report.find(&BRIDGE_GATEWAY, bridge, problem).seen(format!("needed: {}", join(&ops, "; ")));
+        }
+    }
+}
+
+/// Ports of pods without their bridge.
+fn detached(facts: &Facts, report: &mut Report) {
+    let links = &facts.observation.facts.links;
+    let named = |name: &str| links.iter().find(|link| link.name.as_str() == name);
+    let mut detached: BTreeMap<&str, Vec<&Port>> = BTreeMap::new();
+    for port in &facts.cni.ports {
+        let Some(bridge) = named(&port.bridge) else { continue };
+        if named(&port.link).is_some_and(|link| link.master != Some(bridge.index)) {
+            detached.entry(&port.bridge).or_default().push(port);
+        }
+    }
+    for (bridge, ports) in detached {
+        let pods: Vec<String> = ports.iter().map(|port| format!("{} ({})", port.pod, port.link)).collect();
+        let problem = format!("{} pods are not attached to {bridge}", pods.len());
+        let commands = ports.iter().map(|port| format!("ip link set {} master {bridge} up", port.link));
+        report
+            .find(&BRIDGE_DETACHED, bridge, problem)
+            .seen(format!("pods: {}", shown(&pods)))
+            .fix(join(commands, "; "));
+    }
+}
+
+/// The first of some pods.
+fn shown(pods: &[String]) -> String {
+    let first = join(pods.iter().take(PODS_SHOWN), ", ");
+    match pods.len().checked_sub(PODS_SHOWN) {
+        None | Some(0) => first,
+        Some(more) => format!("{first}, and {more} more"),
+    }
+}
+
+/// Number of pods in the evidence.
+const PODS_SHOWN: usize = 10;
 
 const fn is_link_local(address: IpAddr) -> bool {
     match address {

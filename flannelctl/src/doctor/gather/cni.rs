@@ -1,13 +1,16 @@
 //! CNI configs, plugins, and allocated addresses.
 
 use flannel_core::host_local::DATA_DIRECTORY;
+use flannel_core::lease::Subnets;
+use flanneld::host::pods;
 
 use super::Places;
 use crate::doctor::facts::CniFacts;
 use crate::node::cni::{CniFile, names};
 use crate::node::host_local::Network;
+use crate::node::ports::Port;
 
-pub(super) fn read(places: &Places) -> CniFacts {
+pub(super) fn read(places: &Places, own: Option<&Subnets>) -> CniFacts {
     let files = CniFile::all(&places.cni_configs);
     let plugins = places.cni_plugins.iter().flat_map(|directory| names(directory).into_keys()).collect();
     let root = files.iter().find_map(CniFile::data_directory).unwrap_or_else(|| DATA_DIRECTORY.into());
@@ -18,5 +21,7 @@ pub(super) fn read(places: &Places) -> CniFacts {
         plugin_directories: places.cni_plugins.clone(),
         plugins,
         networks,
+        gateways: own.map(pods::gateways).unwrap_or_default(),
+        ports: Port::all(),
     }
 }

@@ -246,7 +246,8 @@ impl Application<'_> {
             (Op::SetLink(_, change), Some(index)) => Ok(link::change(index, change)),
             (Op::DeleteLink(_), Some(index)) => Ok(vec![link::delete(index)]),
             (Op::AddAddress(key), Some(index)) => {
-                Ok(vec![address::add(&address::NewAddress::new(index, key.net))])
+                let new = address::NewAddress::new(index, key.net).with_broadcast();
+                Ok(vec![address::add(&new)])
             }
             (Op::DeleteAddress(key), Some(index)) => Ok(vec![address::delete(index, key.net)]),
             (Op::SetNeighbour(key, mac), Some(index)) => Ok(vec![neighbour::set(index, key.address, *mac)]),
