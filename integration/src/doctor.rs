@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::node::{Flanneld, Node};
@@ -63,6 +64,11 @@ impl Doctor {
         fs::write(&file, text).with_context(|| format!("could not write {}", file.display()))
     }
 
+    /// Where it reads the configuration of containerd, instead of that of this machine.
+    pub fn containerd_config(&self) -> Result<PathBuf> {
+        Ok(self.node.file("/etc/cni/net.d")?.with_file_name("containerd.toml"))
+    }
+
     /// Its output and its exit code.
     pub fn run(&self, arguments: &[&str]) -> Result<(i32, String, String)> {
         let flannelctl = program("flannelctl");
@@ -75,6 +81,9 @@ impl Doctor {
             None => Command::new(&flannelctl),
         };
         command.args(&self.store).arg("doctor").args(arguments);
+        let containerd = self.containerd_config()?;
+        command.arg("--crio-config").arg(containerd.with_extension("crio"));
+        command.arg("--containerd-config").arg(containerd);
         if let Some(directory) = flannelctl.parent() {
             command.arg("--cni-bin-dir").arg(directory).args(["--cni-bin-dir", "/usr/lib/cni"]);
         }

@@ -10,6 +10,7 @@ use crate::doctor::report::{Finding, Report};
 use crate::doctor::{PLUGINS, Places, diagnose};
 use crate::failure::{Kind, Outcome, fail};
 use crate::node::cni::CONFIGS;
+use crate::node::runtime::{CONTAINERD, CRIO};
 use crate::output::{Cell, Form, Page, Style, Table};
 use crate::session::Session;
 
@@ -28,6 +29,12 @@ pub(crate) struct DoctorArguments {
     /// Directory of CNI plugins; repeatable
     #[arg(long, default_values = PLUGINS, value_name = "PATH")]
     cni_bin_dir: Vec<PathBuf>,
+    /// Configuration file of containerd
+    #[arg(long, default_value = CONTAINERD, value_name = "FILE")]
+    containerd_config: PathBuf,
+    /// Configuration file of CRI-O; those in FILE.d are read, too
+    #[arg(long, default_value = CRIO, value_name = "FILE")]
+    crio_config: PathBuf,
     /// Flags of flanneld, if it is not running
     #[arg(last = true, value_name = "FLANNELD FLAGS")]
     flanneld: Vec<OsString>,
@@ -42,7 +49,12 @@ pub(crate) async fn run(session: &Session, arguments: DoctorArguments) -> anyhow
         let message = format!("unknown check {unknown}");
         return fail(Kind::Usage, message, "Run `flannelctl doctor --list` to see all checks.");
     }
-    let places = Places { cni_configs: arguments.cni_conf_dir, cni_plugins: arguments.cni_bin_dir };
+    let places = Places {
+        cni_configs: arguments.cni_conf_dir,
+        cni_plugins: arguments.cni_bin_dir,
+        containerd: arguments.containerd_config,
+        crio: arguments.crio_config,
+    };
     let mut report = diagnose(session, &places, &arguments.flanneld).await?;
     report.only(&arguments.check);
     let checked = if arguments.check.is_empty() { CHECKS.len() } else { arguments.check.len() };

@@ -193,6 +193,15 @@ checks! {
     CNI_PLUGIN_MISSING "cni-plugin-missing" Error
         "A CNI plugin in the config is not installed."
         "install it in /opt/cni/bin"
+    RUNTIME_CONFIG_IGNORED "runtime-config-ignored" Warning
+        "A CNI setting of the container runtime is in a table that the runtime ignores."
+        "move it to the table of the CNI settings, then restart the runtime"
+    RUNTIME_NETWORK_OTHER "runtime-network-other" Error
+        "The container runtime uses the config of another network, so pods are not in the network of flannel."
+        "remove that config, or rename it to sort after that of flannel"
+    RUNTIME_PLUGIN_MISSING "runtime-plugin-missing" Error
+        "A CNI plugin is installed, but not where the container runtime looks for it."
+        "ln -s it into the directory of the runtime"
     BRIDGE_ADDRESS "bridge-address" Error
         "The bridge has an address outside of the subnet of this node, so new pods fail."
         "ip link del cni0, after its pods are removed"

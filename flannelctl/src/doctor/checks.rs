@@ -10,6 +10,7 @@ mod host;
 mod kernel;
 mod leases;
 mod network;
+mod runtime;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub(crate) fn run(facts: &Facts) -> Report {
     daemon::check(facts, &mut report);
     kernel::check(facts, &mut report);
     cni::check(facts, &mut report);
+    runtime::check(facts, &mut report);
     if facts.daemons.is_empty() {
         for finding in report.findings.iter_mut().filter(|finding| finding.fix == RESTART) {
             finding.fix = "systemctl start flanneld".to_owned();

@@ -20,6 +20,7 @@ use crate::node::cni::CniFile;
 use crate::node::daemon::{Daemon, DaemonAnswer};
 use crate::node::host_local::Network;
 use crate::node::ports::Port;
+use crate::node::runtime::Runtime;
 use crate::node::view::{Own, View};
 
 /// All facts.
@@ -124,6 +125,24 @@ pub(crate) struct CniFacts {
     pub(crate) gateways: Gateways,
     /// The bridge ports of running pods, as far as the container runtime keeps them.
     pub(crate) ports: Vec<Port>,
+    /// The container runtimes that have a configuration file, or why it is unreadable.
+    pub(crate) runtimes: Vec<Result<RuntimeFacts, String>>,
+}
+
+/// A container runtime.
+#[derive(Debug)]
+pub(crate) struct RuntimeFacts {
+    pub(crate) runtime: Runtime,
+    /// Directory of its CNI configs.
+    pub(crate) directory: PathBuf,
+    /// Whether the files of [`CniFacts`] are those of this directory.
+    pub(crate) is_checked: bool,
+    /// The files, in the order of the runtime.
+    pub(crate) files: Vec<CniFile>,
+    /// Names of the plugins in its directories.
+    pub(crate) installed: Vec<String>,
+    /// Plugins in the directories of [`CniFacts`].
+    pub(crate) elsewhere: Vec<PathBuf>,
 }
 
 impl CniFacts {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::facts::{Facts, FirewallFacts, KindFacts, StoreFacts};
 use crate::node::cni::CONFIGS;
 use crate::node::daemon::{self, Invocation};
+use crate::node::runtime::{CONTAINERD, CRIO};
 use crate::node::view::{Snapshot, View};
 
 mod cni;
@@ -30,11 +31,20 @@ pub(crate) const PLUGINS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
 pub(crate) struct Places {
     pub(crate) cni_configs: PathBuf,
     pub(crate) cni_plugins: Vec<PathBuf>,
+    /// Configuration file of containerd.
+    pub(crate) containerd: PathBuf,
+    /// Configuration file of CRI-O.
+    pub(crate) crio: PathBuf,
 }
 
 impl Default for Places {
     fn default() -> Self {
-        Self { cni_configs: CONFIGS.into(), cni_plugins: PLUGINS.map(PathBuf::from).into() }
+        Self {
+            cni_configs: CONFIGS.into(),
+            cni_plugins: PLUGINS.map(PathBuf::from).into(),
+            containerd: CONTAINERD.into(),
+            crio: CRIO.into(),
+        }
     }
 }
 

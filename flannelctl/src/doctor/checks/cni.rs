@@ -82,6 +82,11 @@ fn configs(facts: &Facts, report: &mut Report) {
     }
     let readable: Vec<&CniFile> = cni.files.iter().filter(|file| file.plugins.is_ok()).collect();
     let Some(at) = readable.iter().position(|file| file.flannel().is_some()) else {
+        let mut configured = cni.runtimes.iter().flatten().flat_map(|runtime| &runtime.files);
+        if configured.any(|file| file.flannel().is_some()) {
+            // In the directory of the runtime.
+            return;
+        }
         let names = join(cni.files.iter().map(|file| &file.name), ", ");
         let names = if names.is_empty() { "no files" } else { &names };
         report
