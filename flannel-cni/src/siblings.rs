@@ -1,4 +1,4 @@
-//! The other interfaces of a container. Objects that Go's plugins name after the container alone may be theirs.
+//! The other interfaces of a container. Objects that Go's plugins name after the container alone may belong to them.
 
 use flannel_core::family::Family;
 use flannel_core::link::IfIndex;

@@ -148,7 +148,9 @@ fn bridge(facts: &Facts, own: &Own, report: &mut Report) {
         report
             .find(&BRIDGE_MTU, name, problem)
             .seen(format!("MTU of {name} {}, expected {mtu}", link.mtu))
-            .fix(format!("ip link set {name} mtu {mtu}; existing pods keep theirs until they are replaced"));
+            .fix(format!(
+                "ip link set {name} mtu {mtu}; existing pods keep their MTU until they are replaced"
+            ));
     }
 }
 
