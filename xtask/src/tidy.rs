@@ -102,7 +102,13 @@ fn sources(root: &Path) -> Result<BTreeMap<String, String>> {
 
 fn check(name: &str, text: &str, errors: &mut Vec<String>) {
     for (line, number) in text.lines().zip(1..) {
-        let rules = [machine_path(line), old_word(name, line), registry(name, line), attribute(name, line)];
+        let rules = [
+            conflict(line),
+            machine_path(line),
+            old_word(name, line),
+            registry(name, line),
+            attribute(name, line),
+        ];
         errors.extend(rules.into_iter().flatten().map(|error| format!("{name}:{number}: {error}")));
     }
     match name.rsplit('/').next().unwrap_or(name) {
@@ -111,6 +117,11 @@ fn check(name: &str, text: &str, errors: &mut Vec<String>) {
         _ if name.ends_with(".rs") => source(name, text, errors),
         _ => {}
     }
+}
+
+fn conflict(line: &str) -> Option<String> {
+    let is_marker = ["<<<<<<< ", ">>>>>>> "].iter().any(|marker| line.starts_with(marker));
+    is_marker.then(|| "a merge conflict that was not resolved".to_owned())
 }
 
 fn machine_path(line: &str) -> Option<String> {

@@ -71,6 +71,7 @@ fn source_rules() {
 
 #[test]
 fn paths_of_one_machine_are_refused() {
+    refused("README.md", concat!("<<<<", "<<< HEAD\n"), "README.md:1: a merge conflict");
     refused("README.md", concat!("see /wo", "rk/notes\n"), "README.md:1: a path of one machine");
     refused(
         "Cargo.lock",
