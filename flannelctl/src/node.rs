@@ -7,6 +7,7 @@ pub(crate) mod follow;
 pub(crate) mod host_local;
 pub(crate) mod icmp;
 pub(crate) mod ports;
+pub(crate) mod process;
 pub(crate) mod runtime;
 pub(crate) mod socket;
 pub(crate) mod view;

@@ -21,6 +21,8 @@ pub struct Doctor {
     flanneld: Vec<OsString>,
     /// A program to run it under.
     wrapper: Vec<String>,
+    /// Whether it is run with the default paths of plugins and container runtimes.
+    has_default_paths: bool,
 }
 
 /// A finding.
@@ -40,7 +42,15 @@ impl Doctor {
     /// One that finds the store as the daemon does.
     pub fn of(node: &Node, flanneld: &Flanneld) -> Self {
         let store = flanneld.store_flags();
-        Self { node: node.clone(), store, flanneld: Vec::new(), wrapper: Vec::new() }
+        let node = node.clone();
+        Self { node, store, flanneld: Vec::new(), wrapper: Vec::new(), has_default_paths: false }
+    }
+
+    /// With the default paths of plugins and container runtimes, for a machine that has them for itself.
+    #[must_use]
+    pub fn with_default_paths(mut self) -> Self {
+        self.has_default_paths = true;
+        self
     }
 
     /// With flags that the daemon would be started with.
@@ -64,9 +74,19 @@ impl Doctor {
         fs::write(&file, text).with_context(|| format!("could not write {}", file.display()))
     }
 
-    /// Where it reads the configuration of containerd, instead of that of this machine.
-    pub fn containerd_config(&self) -> Result<PathBuf> {
-        Ok(self.node.file("/etc/cni/net.d")?.with_file_name("containerd.toml"))
+    /// Where it reads the configuration of a container runtime, `containerd` or `crio`, instead of that of this machine.
+    pub fn runtime_config(&self, runtime: &str) -> Result<PathBuf> {
+        let file = self.node.directory().join(runtime).with_extension("toml");
+        if !file.exists() {
+            fs::write(&file, "").with_context(|| format!("could not write {}", file.display()))?;
+        }
+        Ok(file)
+    }
+
+    /// Where it looks for the socket of a container runtime.
+    #[must_use]
+    pub fn runtime_socket(&self, runtime: &str) -> PathBuf {
+        self.node.directory().join(runtime).with_extension("sock")
     }
 
     /// Its output and its exit code.
@@ -81,10 +101,13 @@ impl Doctor {
             None => Command::new(&flannelctl),
         };
         command.args(&self.store).arg("doctor").args(arguments);
-        let containerd = self.containerd_config()?;
-        command.arg("--crio-config").arg(containerd.with_extension("crio"));
-        command.arg("--containerd-config").arg(containerd);
-        if let Some(directory) = flannelctl.parent() {
+        if !self.has_default_paths {
+            for runtime in ["containerd", "crio"] {
+                command.arg(format!("--{runtime}-config")).arg(self.runtime_config(runtime)?);
+                let socket = self.runtime_socket(runtime);
+                command.arg(format!("--{runtime}-socket=unix://{}", socket.display()));
+            }
+            let directory = flannelctl.parent().context("the program has no directory")?;
             command.arg("--cni-bin-dir").arg(directory).args(["--cni-bin-dir", "/usr/lib/cni"]);
         }
         if !self.flanneld.is_empty() {

@@ -47,6 +47,12 @@ impl Machine {
         &self.netns
     }
 
+    /// The node as a process on the machine sees it: a daemon that is started there is one of its processes.
+    #[must_use]
+    pub fn node(&self, node: &Node) -> Node {
+        node.seen_from(&self.netns)
+    }
+
     /// Writes a file on the node, and the directory that holds it.
     pub fn write(&self, path: &str, text: &str) -> Result<()> {
         self.netns.enter(|| {

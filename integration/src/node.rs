@@ -63,6 +63,11 @@ impl Node {
         Self::create(&self.name)
     }
 
+    /// The same node with other namespaces.
+    pub(crate) fn seen_from(&self, netns: &Netns) -> Self {
+        Self { netns: netns.clone(), ..self.clone() }
+    }
+
     /// Where its files are kept.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory

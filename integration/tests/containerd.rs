@@ -3,6 +3,7 @@
 //! is installed is tried by putting its directory first in `PATH`.
 
 mod cleanup;
+mod doctor;
 mod life;
 mod runtime;
 mod scene;

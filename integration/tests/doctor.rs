@@ -353,37 +353,6 @@ fn faults_of_the_bridge() {
 }
 
 #[test]
-fn faults_of_container_runtimes() {
-    lab(|lab| {
-        let (ward, _leases) = Ward::on_directory(lab, &config(Stack::V4, VXLAN, true))?;
-        let file = ward.doctor.containerd_config()?;
-        let other = lab.directory("other")?;
-        fs::write(other.join("05-other.conf"), r#"{"name":"b","type":"bridge"}"#)?;
-        let cni = r#"plugins."io.containerd.grpc.v1.cri".cni"#;
-        let misplaced = r#"plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options.cni"#;
-        for (id, table, setting) in [
-            // From a widespread guide.
-            ("runtime-config-ignored", misplaced, "bin_dir = '/opt/cni/bin'".to_owned()),
-            ("runtime-plugin-missing", cni, "bin_dir = '/nowhere/bin'".to_owned()),
-            ("runtime-network-other", cni, format!("conf_dir = '{}'", other.display())),
-        ] {
-            fs::write(&file, format!("version = 2\n[{table}]\n{setting}\n"))?;
-            let found = ward.doctor.expect(&[id])?;
-            if id == "runtime-config-ignored" {
-                let fix = found[0].value["fix"].as_str().unwrap_or_default();
-                ensure!(fix.contains(&format!("move bin_dir to [{cni}]")), "{fix}");
-            }
-        }
-        let crio = file.with_extension("crio");
-        fs::remove_file(&file)?;
-        fs::write(&crio, "[crio.network]\ncni_default_network = 'b'")?;
-        ward.doctor.expect(&["runtime-network-other"])?;
-        fs::remove_file(&crio)?;
-        ward.doctor.expect(&[]).map(drop)
-    });
-}
-
-#[test]
 fn faults_of_files_and_pods() {
     lab(|lab| {
         let (ward, leases) = Ward::on_directory(lab, &config(Stack::V4, VXLAN, true))?;

@@ -13,6 +13,7 @@ mod crowd;
 mod demo;
 mod direct_routing;
 mod doctor;
+mod doctor_runtime;
 mod doctor_store;
 mod firewall;
 mod flannelctl;

@@ -196,6 +196,15 @@ checks! {
     RUNTIME_CONFIG_IGNORED "runtime-config-ignored" Warning
         "A CNI setting of the container runtime is in a table that the runtime ignores."
         "move it to the table of the CNI settings, then restart the runtime"
+    RUNTIME_CONFIG_INVALID "runtime-config-invalid" Error
+        "A configuration file of the container runtime is not TOML, so the runtime does not start again."
+        "correct the line that the finding names"
+    RUNTIME_NOT_RESTARTED "runtime-not-restarted" Warning
+        "The configuration of the container runtime changed after its start, so the change is not in effect."
+        "systemctl restart containerd"
+    RUNTIME_NETWORK_NOT_LOADED "runtime-network-not-loaded" Error
+        "The container runtime could not load the CNI config, or has not loaded its latest version."
+        "correct the file that the runtime names, or restart the runtime"
     RUNTIME_NETWORK_OTHER "runtime-network-other" Error
         "The container runtime uses the config of another network, so pods are not in the network of flannel."
         "remove that config, or rename it to sort after that of flannel"

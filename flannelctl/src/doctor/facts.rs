@@ -20,7 +20,7 @@ use crate::node::cni::CniFile;
 use crate::node::daemon::{Daemon, DaemonAnswer};
 use crate::node::host_local::Network;
 use crate::node::ports::Port;
-use crate::node::runtime::Runtime;
+use crate::node::runtime::{Runtime, Settings};
 use crate::node::view::{Own, View};
 
 /// All facts.
@@ -125,8 +125,8 @@ pub(crate) struct CniFacts {
     pub(crate) gateways: Gateways,
     /// The bridge ports of running pods, as far as the container runtime keeps them.
     pub(crate) ports: Vec<Port>,
-    /// The container runtimes that have a configuration file, or why it is unreadable.
-    pub(crate) runtimes: Vec<Result<RuntimeFacts, String>>,
+    /// The container runtimes of this node.
+    pub(crate) runtimes: Vec<RuntimeFacts>,
 }
 
 /// A container runtime.
@@ -141,8 +141,24 @@ pub(crate) struct RuntimeFacts {
     pub(crate) files: Vec<CniFile>,
     /// Names of the plugins in its directories.
     pub(crate) installed: Vec<String>,
-    /// Plugins in the directories of [`CniFacts`].
+    /// Plugins in the directories of [`CniFacts`] and of its configuration files.
     pub(crate) elsewhere: Vec<PathBuf>,
+    /// Its configuration files that changed since its start, and how long after.
+    pub(crate) changed: Vec<(PathBuf, Duration)>,
+}
+
+impl RuntimeFacts {
+    /// The valid configs that each pod gets.
+    pub(crate) fn used(&self) -> impl Iterator<Item = &CniFile> {
+        let settings = self.runtime.settings();
+        let valid = self.files.iter().filter(|file| file.plugins.is_ok()).enumerate();
+        let used = valid.filter(move |(position, file)| match settings {
+            Some(Settings { network: Some(name), .. }) => file.network == *name,
+            Some(settings) => settings.admits(*position),
+            None => false,
+        });
+        used.map(|(_, file)| file)
+    }
 }
 
 impl CniFacts {

@@ -15,13 +15,14 @@ use std::time::{Duration, Instant};
 use super::facts::{Facts, FirewallFacts, KindFacts, StoreFacts};
 use crate::node::cni::CONFIGS;
 use crate::node::daemon::{self, Invocation};
-use crate::node::runtime::{CONTAINERD, CRIO};
+use crate::node::runtime::{Kind, Place};
 use crate::node::view::{Snapshot, View};
 
 mod cni;
 mod host;
 mod path;
 mod rules;
+mod runtime;
 
 /// Default directories of CNI plugins.
 pub(crate) const PLUGINS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
@@ -31,10 +32,8 @@ pub(crate) const PLUGINS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
 pub(crate) struct Places {
     pub(crate) cni_configs: PathBuf,
     pub(crate) cni_plugins: Vec<PathBuf>,
-    /// Configuration file of containerd.
-    pub(crate) containerd: PathBuf,
-    /// Configuration file of CRI-O.
-    pub(crate) crio: PathBuf,
+    /// The container runtimes.
+    pub(crate) runtimes: Vec<Place>,
 }
 
 impl Default for Places {
@@ -42,8 +41,7 @@ impl Default for Places {
         Self {
             cni_configs: CONFIGS.into(),
             cni_plugins: PLUGINS.map(PathBuf::from).into(),
-            containerd: CONTAINERD.into(),
-            crio: CRIO.into(),
+            runtimes: [Kind::Containerd, Kind::Crio].map(Place::of).into(),
         }
     }
 }
@@ -101,7 +99,7 @@ pub(crate) async fn gather(
             Some(before) => before.paths.clone(),
             None => path::measure(seen).await,
         },
-        cni: cni::read(places, seen.and_then(|view| Some(&view.own.as_ref()?.subnets))),
+        cni: cni::read(places, seen.and_then(|view| Some(&view.own.as_ref()?.subnets))).await,
         obstacles: seen.map_or_else(Vec::new, |view| view.obstacles(&observation)),
         remembered,
         observation,

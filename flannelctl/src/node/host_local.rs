@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::failure::{Kind, fail};
+use crate::node::process::uptime;
 
 /// A network and its allocated addresses.
 #[derive(Debug)]
@@ -139,9 +140,4 @@ fn is_remembered(attachment: &Attachment, network: &str) -> bool {
     let Ok(text) = fs::read(file) else { return false };
     let Ok(cache) = serde_json::from_slice::<serde_json::Value>(&text) else { return true };
     cache["netns"].as_str().is_none_or(|netns| Path::new(netns).exists())
-}
-
-fn uptime() -> Option<Duration> {
-    let text = fs::read_to_string("/proc/uptime").ok()?;
-    Duration::try_from_secs_f64(text.split(' ').next()?.parse().ok()?).ok()
 }

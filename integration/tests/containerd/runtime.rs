@@ -132,6 +132,19 @@ impl Containerd {
         self.wait_ready()
     }
 
+    /// Starts it again with its present configuration.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        self.kill()?;
+        self.start_again()
+    }
+
+    /// What it reports about its CNI plugins and networks.
+    pub(crate) fn cni_state(&self) -> Result<serde_json::Value> {
+        let status = self.call(self.client().status(StatusRequest { verbose: true }))?;
+        let state = status.info.get("cniconfig").context("a status without CNI")?;
+        serde_json::from_str(state).with_context(|| format!("not JSON: {state}"))
+    }
+
     /// Waits until runtime and network are ready.
     fn wait_ready(&self) -> Result<()> {
         let what = format!("containerd on {} is ready", self.netns.name());

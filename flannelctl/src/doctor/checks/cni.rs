@@ -3,7 +3,7 @@
 use flannel_core::family::Family;
 use flannel_core::gateway::{self, Gateways};
 use flannel_core::host_local::Use;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::AS_ROOT;
@@ -12,7 +12,7 @@ use crate::doctor::catalog::{
     BRIDGE_MTU, CNI_CONFIG_INVALID, CNI_CONFIG_MISSING, CNI_CONFIG_SHADOWED, CNI_PLUGIN_MISSING,
     SUBNET_ENV_MISMATCH, SUBNET_ENV_MISSING,
 };
-use crate::doctor::facts::Facts;
+use crate::doctor::facts::{Facts, RuntimeFacts};
 use crate::doctor::report::Report;
 use crate::node::cni::CniFile;
 use crate::node::host_local::{Allocation, Network, usable};
@@ -82,7 +82,7 @@ fn configs(facts: &Facts, report: &mut Report) {
     }
     let readable: Vec<&CniFile> = cni.files.iter().filter(|file| file.plugins.is_ok()).collect();
     let Some(at) = readable.iter().position(|file| file.flannel().is_some()) else {
-        let mut configured = cni.runtimes.iter().flatten().flat_map(|runtime| &runtime.files);
+        let mut configured = cni.runtimes.iter().flat_map(|runtime| &runtime.files);
         if configured.any(|file| file.flannel().is_some()) {
             // In the directory of the runtime.
             return;
@@ -95,7 +95,8 @@ fn configs(facts: &Facts, report: &mut Report) {
             .fix(format!("write {directory}/10-flannel.conflist, see README.md"));
         return;
     };
-    if at > 0 {
+    let mut used = cni.runtimes.iter().filter(|runtime| runtime.is_checked).flat_map(RuntimeFacts::used);
+    if at > 0 && !used.any(|file| file.flannel().is_some()) {
         let (first, flannel) = (&readable[0].name, &readable[at].name);
         let problem = format!("sorts before {flannel}, and the runtime uses the first config");
         report
@@ -110,7 +111,9 @@ fn plugins(facts: &Facts, config: &CniFile, report: &mut Report) {
     let cni = &facts.cni;
     let chained = config.plugins.as_deref().unwrap_or_default();
     let names = chained.iter().filter_map(|plugin| plugin["type"].as_str());
-    for name in names.filter(|name| !cni.plugins.iter().any(|installed| installed == name)) {
+    let of_runtimes = cni.runtimes.iter().flat_map(|runtime| &runtime.installed);
+    let installed: BTreeSet<&String> = cni.plugins.iter().chain(of_runtimes).collect();
+    for name in names.filter(|name| !installed.contains(&(*name).to_owned())) {
         let directories = join(cni.plugin_directories.iter().map(|path| path.display()), " or ");
         let first = cni.plugin_directories.first().cloned().unwrap_or_default();
         let target = first.join(name).display().to_string();
