@@ -1,6 +1,7 @@
 //! What is kept of a test that failed: logs and files of the daemons, kernel state of every namespace, the
 //! content of etcd.
 
+use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use crate::DIRECTORY;
 use crate::netns::Netns;
+use crate::topology::Lab;
 
 /// What is asked of every namespace.
 const QUESTIONS: [&str; 10] = [
@@ -46,6 +48,15 @@ pub(crate) fn watchdog(limit: Duration) {
     });
 }
 
+/// The directory of commands to run when a test fails, each in a file with the name of a namespace.
+const ON_FAILURE: &str = "on-failure";
+
+/// Notes a command whose output is kept if the test fails: words, separated by white space.
+pub(crate) fn on_failure(lab: &Lab, netns: &Netns, line: &str) -> Result<()> {
+    let file = lab.directory(ON_FAILURE)?.join(netns.name());
+    fs::write(&file, line).with_context(|| format!("could not write {}", file.display()))
+}
+
 /// Keeps everything. Errors are told and otherwise ignored: the failure of the test is what matters.
 pub(crate) fn all() {
     let Some(directory) = artifacts() else { return };
@@ -64,7 +75,7 @@ pub(crate) fn all() {
             Err(error) => eprintln!("could not collect: {error:#}"),
         }
     }
-    for entry in fs::read_dir(Path::new(DIRECTORY).join("etcd-ctl")).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(Path::new(DIRECTORY).join(ON_FAILURE)).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let line = fs::read_to_string(entry.path()).unwrap_or_default();
         let dump = Netns::open(&name)
@@ -89,7 +100,7 @@ fn output_of(command: &mut Command) -> Vec<u8> {
     command.output().map(|output| output.stdout).unwrap_or_default()
 }
 
-fn tell<T, E: std::fmt::Display>(result: Result<T, E>) {
+fn tell<T, E: std::fmt::Display>(result: std::result::Result<T, E>) {
     if let Err(error) = result {
         eprintln!("could not collect: {error}");
     }

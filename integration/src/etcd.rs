@@ -1,22 +1,22 @@
 //! etcd as it runs in production: one member or three, with or without TLS and users.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use ipnet::IpNet;
 use serde_json::Value;
 use std::cell::RefCell;
-use std::fs::{self, File};
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
+use crate::certificates::Certificates;
 use crate::http;
 use crate::netns::{Netns, stdout_of};
 use crate::node::Flanneld;
+use crate::service::Service;
 use crate::topology::{Cluster, Lab, Nic, Segment};
-use crate::{DIRECTORY, wait};
-use certificates::Certificates;
+use crate::{collect, wait};
 
-mod certificates;
 mod history;
 
 pub use history::{Event, History};
@@ -76,9 +76,8 @@ pub struct Member {
     /// Its interface: cut it off, or pull its cable.
     pub nic: Nic,
     address: SocketAddr,
-    arguments: Vec<String>,
     data: PathBuf,
-    child: RefCell<Option<Child>>,
+    service: Service,
 }
 
 const CLIENT_PORT: u16 = 2379;
@@ -96,6 +95,39 @@ fn member_address(v6: bool, number: u8) -> SocketAddr {
 
 fn with_port(address: SocketAddr, port: u16) -> SocketAddr {
     SocketAddr::new(address.ip(), port)
+}
+
+/// A CA and certificates of users.
+fn make_certificates(lab: &Lab) -> Result<Certificates> {
+    let certificates = Certificates::create(lab, "certificates")?;
+    make_users(&certificates)?;
+    Ok(certificates)
+}
+
+/// The client certificates `root` (for etcdctl) and `flannel`.
+fn make_users(certificates: &Certificates) -> Result<()> {
+    user_certificate(certificates, "root")?;
+    user_certificate(certificates, "flannel").map(drop)
+}
+
+fn user_certificate(certificates: &Certificates, name: &str) -> Result<(PathBuf, PathBuf)> {
+    certificates.client(name, &format!("/CN={name}"))
+}
+
+fn server_certificate(certificates: &Certificates, address: IpAddr) -> Result<(PathBuf, PathBuf)> {
+    certificates.server(&format!("server-{address}"), &[format!("IP:{address}")])
+}
+
+/// The arguments of a member at this address.
+fn tls_arguments(certificates: &Certificates, address: IpAddr, of_clients: bool) -> Result<Vec<String>> {
+    let (certificate, key) = server_certificate(certificates, address)?;
+    let mut arguments =
+        vec![format!("--cert-file={}", certificate.display()), format!("--key-file={}", key.display())];
+    if of_clients {
+        arguments.push("--client-cert-auth".to_owned());
+        arguments.push(format!("--trusted-ca-file={}", certificates.ca().display()));
+    }
+    Ok(arguments)
 }
 
 impl Flanneld {
@@ -116,7 +148,7 @@ impl Cluster {
 impl Etcd {
     /// Starts it and waits until it answers.
     pub fn start(lab: &Lab, segment: &Segment, options: &EtcdOptions) -> Result<Self> {
-        let security = if options.tls { Some(Certificates::create(lab)?) } else { None };
+        let security = if options.tls { Some(make_certificates(lab)?) } else { None };
         let scheme = if options.tls { "https" } else { "http" };
         let names: Vec<(String, SocketAddr)> = (0..options.members)
             .map(|number| (format!("etcd{number}"), member_address(options.v6, number)))
@@ -144,16 +176,10 @@ impl Etcd {
             ];
             arguments.extend(options.arguments());
             if let Some(certificates) = &security {
-                arguments.extend(certificates.arguments(address.ip(), options.client_certificates)?);
+                arguments.extend(tls_arguments(certificates, address.ip(), options.client_certificates)?);
             }
-            members.push(Member {
-                netns,
-                nic,
-                address: *address,
-                arguments,
-                data,
-                child: RefCell::new(None),
-            });
+            let service = Service::new(&netns, name, "etcd", arguments);
+            members.push(Member { netns, nic, address: *address, data, service });
         }
         let etcd = Self {
             members,
@@ -197,7 +223,7 @@ impl Etcd {
 
     /// A client certificate with this common name, which etcd takes as the user's name; file and key.
     pub fn client_certificate(&self, name: &str) -> Result<(PathBuf, PathBuf)> {
-        self.security.as_ref().context("this etcd has no TLS")?.client(name)
+        user_certificate(self.security.as_ref().context("this etcd has no TLS")?, name)
     }
 
     /// Makes `root` with this password, gives user `flannel` the prefix, and turns users on. From here on
@@ -368,9 +394,8 @@ impl Etcd {
             command.args(["snapshot", "restore"]).arg(file);
             let of_member =
                 ["--name=", "--data-dir=", "--initial-cluster=", "--initial-advertise-peer-urls="];
-            command.args(
-                member.arguments.iter().filter(|word| of_member.iter().any(|flag| word.starts_with(flag))),
-            );
+            let arguments = member.service.arguments();
+            command.args(arguments.iter().filter(|word| of_member.iter().any(|flag| word.starts_with(flag))));
             member.netns.checked(&mut command)?;
         }
         self.restart()
@@ -381,8 +406,9 @@ impl Etcd {
         let certificates = self.security.as_ref().context("an etcd without TLS")?;
         self.kill()?;
         certificates.make()?;
+        make_users(certificates)?;
         for member in &self.members {
-            certificates.server(member.address.ip())?;
+            server_certificate(certificates, member.address.ip())?;
         }
         self.restart()
     }
@@ -392,8 +418,7 @@ impl Etcd {
         let command = self.command(&["get", "--from-key", "/", "--write-out=fields"]);
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         let line = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-        fs::write(lab.directory("etcd-ctl")?.join(self.members[0].netns.name()), line)
-            .context("could not write down how to dump etcd")?;
+        collect::on_failure(lab, &self.members[0].netns, &line)?;
         Ok(self)
     }
 }
@@ -401,28 +426,12 @@ impl Etcd {
 impl Member {
     /// Starts it; it may take a while until it answers.
     pub fn start(&self) -> Result<()> {
-        ensure!(self.child.borrow().is_none(), "{} is running already", self.netns.name());
-        let path = Path::new(DIRECTORY).join("log").join(format!("{}.log", self.netns.name()));
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .with_context(|| format!("could not open {}", path.display()))?;
-        let mut command = Command::new("etcd");
-        command
-            .args(&self.arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().context("could not share a log")?)
-            .stderr(log);
-        *self.child.borrow_mut() = Some(self.netns.spawn(&mut command)?);
-        Ok(())
+        self.service.start()
     }
 
     /// Ends it, as a crash would.
     pub fn kill(&self) -> Result<()> {
-        let mut child = self.child.borrow_mut().take().context("this member is not running")?;
-        child.kill().context("could not kill a member")?;
-        child.wait().context("could not wait for a member").map(drop)
+        self.service.kill()
     }
 
     /// The address where clients reach it.

@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 pub mod artefacts;
+mod certificates;
 pub mod cni;
 mod collect;
 pub mod ctl;
@@ -47,6 +48,7 @@ pub mod random;
 pub mod readme;
 pub mod relay;
 pub mod rtnetlink;
+pub mod service;
 pub mod system;
 pub mod topology;
 pub mod traffic;
@@ -61,6 +63,7 @@ pub use golden::Stack;
 pub use machine::Machine;
 pub use netns::Netns;
 pub use node::{Daemon, Flanneld, Node};
+pub use service::Service;
 pub use system::System;
 pub use topology::{Cluster, Lab, Nic, Segment};
 

@@ -1,7 +1,6 @@
-//! Keys and certificates of an etcd, made by `openssl`.
+//! Keys and certificates of a server and its clients, made by `openssl`.
 
 use anyhow::{Context, Result};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,56 +9,45 @@ use crate::topology::Lab;
 
 /// The directory of keys and certificates.
 #[derive(Clone, Debug)]
-pub(super) struct Certificates {
+pub(crate) struct Certificates {
     directory: PathBuf,
 }
 
 impl Certificates {
-    /// A CA and the client certificates `root` (for etcdctl) and `flannel`.
-    pub(super) fn create(lab: &Lab) -> Result<Self> {
-        let certificates = Self { directory: lab.directory("certificates")? };
+    /// Creates a CA below the directory of this name.
+    pub(crate) fn create(lab: &Lab, name: &str) -> Result<Self> {
+        let certificates = Self { directory: lab.directory(name)? };
         certificates.make()?;
         Ok(certificates)
     }
 
-    pub(super) fn make(&self) -> Result<()> {
+    /// Creates the CA, in place of an existing one.
+    pub(crate) fn make(&self) -> Result<()> {
         let (certificate, key) = self.paths("ca");
-        self.openssl(&certificate, &key, "/CN=lab-ca", &[])?;
-        self.client("root")?;
-        self.client("flannel").map(drop)
+        self.openssl(&certificate, &key, "/CN=lab-ca", &[])
     }
 
-    pub(super) fn paths(&self, name: &str) -> (PathBuf, PathBuf) {
+    pub(crate) fn paths(&self, name: &str) -> (PathBuf, PathBuf) {
         (self.directory.join(format!("{name}.crt")), self.directory.join(format!("{name}.key")))
     }
 
-    pub(super) fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.paths("ca").0
     }
 
-    pub(super) fn server(&self, address: IpAddr) -> Result<(PathBuf, PathBuf)> {
-        let name = format!("server-{address}");
+    /// Certificate and key of a server with these names, such as `IP:192.0.2.1` or `DNS:example.org`.
+    pub(crate) fn server(&self, name: &str, names: &[String]) -> Result<(PathBuf, PathBuf)> {
         let usage = "extendedKeyUsage=serverAuth,clientAuth";
-        self.signed(&name, &[&format!("subjectAltName=IP:{address}"), usage])
+        let subject = format!("/CN={name}");
+        self.signed(name, &subject, &[&format!("subjectAltName={}", names.join(",")), usage])
     }
 
-    /// The arguments of a member at this address.
-    pub(super) fn arguments(&self, address: IpAddr, of_clients: bool) -> Result<Vec<String>> {
-        let (certificate, key) = self.server(address)?;
-        let mut arguments =
-            vec![format!("--cert-file={}", certificate.display()), format!("--key-file={}", key.display())];
-        if of_clients {
-            arguments.push("--client-cert-auth".to_owned());
-            arguments.push(format!("--trusted-ca-file={}", self.ca().display()));
-        }
-        Ok(arguments)
+    /// Certificate and key of a client with this subject, such as `/O=group/CN=user`.
+    pub(crate) fn client(&self, name: &str, subject: &str) -> Result<(PathBuf, PathBuf)> {
+        self.signed(name, subject, &["extendedKeyUsage=clientAuth"])
     }
 
-    pub(super) fn client(&self, name: &str) -> Result<(PathBuf, PathBuf)> {
-        self.signed(name, &["extendedKeyUsage=clientAuth"])
-    }
-
-    fn signed(&self, name: &str, extensions: &[&str]) -> Result<(PathBuf, PathBuf)> {
+    fn signed(&self, name: &str, subject: &str, extensions: &[&str]) -> Result<(PathBuf, PathBuf)> {
         let (certificate, key) = self.paths(name);
         let (ca, ca_key) = self.paths("ca");
         let (ca, ca_key) = (ca.display().to_string(), ca_key.display().to_string());
@@ -67,7 +55,7 @@ impl Certificates {
         for extension in extensions {
             arguments.extend(["-addext", extension]);
         }
-        self.openssl(&certificate, &key, &format!("/CN={name}"), &arguments)?;
+        self.openssl(&certificate, &key, subject, &arguments)?;
         Ok((certificate, key))
     }
 
