@@ -76,6 +76,10 @@ pub enum Feature {
     CrossBuild,
     /// That processor, for single programs.
     Emulator,
+    /// etcd, the components of Kubernetes and helm, which the runner builds from Go modules.
+    Kubernetes,
+    /// The client of Kubernetes.
+    Kubectl,
 }
 
 /// How a feature shows.
@@ -126,6 +130,8 @@ impl Feature {
         Self::Createrepo,
         Self::CrossBuild,
         Self::Emulator,
+        Self::Kubernetes,
+        Self::Kubectl,
     ];
 
     const fn describe(self) -> (&'static str, Probe) {
@@ -169,6 +175,8 @@ impl Feature {
             Self::Createrepo => ("createrepo", Probe::Command("createrepo_c --version")),
             Self::CrossBuild => ("cross-build", Probe::Runner("FLANNEL_E2E_NOT_EMULATED")),
             Self::Emulator => ("emulator", Probe::Command("qemu-aarch64-static --version")),
+            Self::Kubernetes => ("kubernetes", Probe::Runner("FLANNEL_E2E_NO_KUBERNETES")),
+            Self::Kubectl => ("kubectl", Probe::Command("kubectl version --client")),
         }
     }
 

@@ -154,7 +154,7 @@ fn epoch() -> Result<u64> {
     seconds.trim().parse().with_context(|| format!("the time of the sources is not a number: {seconds}"))
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");

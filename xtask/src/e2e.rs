@@ -4,18 +4,21 @@
 //! with the reason if it cannot run on this machine; `FLANNEL_E2E_TIMEOUT`, the seconds after which it collects artifacts and
 //! fails; `FLANNEL_E2E_REQUIRE`, features that must not be skipped; `FLANNEL_E2E_LONG`, not empty for the long form of a test;
 //! `FLANNEL_E2E_PACKAGES`, the directory of the packages of two revisions, for the tests that install them;
-//! `FLANNEL_E2E_NOT_EMULATED`, why programs for another architecture are missing there, empty if they are not.
+//! `FLANNEL_E2E_NOT_EMULATED`, why programs for another architecture are missing there, empty if they are not;
+//! `FLANNEL_E2E_KUBERNETES`, the directory of the programs of Kubernetes, for the tests that run them;
+//! `FLANNEL_E2E_NO_KUBERNETES`, why those cannot be built, empty if they can.
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::build::{pod, programs, test_programs};
+use crate::kubernetes::{self, Build};
 use crate::process::{empty_directory, is_root, stdout, target};
 use crate::tally::Tally;
 use crate::{dist, packages, sandbox};
@@ -51,6 +54,12 @@ impl E2eOptions {
     fn timeout(&self) -> u64 {
         self.timeout.unwrap_or(if self.long { 3600 } else { 240 })
     }
+
+    /// Returns whether tests whose names begin like this may run.
+    pub(crate) fn selects(&self, names: &str) -> bool {
+        let may_match = |filter: &String| names.contains(filter.as_str()) || filter.starts_with(names);
+        !self.list && (self.filters.is_empty() || self.filters.iter().any(may_match))
+    }
 }
 
 /// Number of lines shown of the output of a failed test; the rest is in its directory.
@@ -64,15 +73,24 @@ pub(crate) fn run(options: &E2eOptions) -> Result<bool> {
     if options.browser {
         packages::install_browser()?;
     }
-    let tally = tally(options)?;
+    let tally = tally(options, &Build::default())?;
     if !options.list {
         println!("\n{tally}");
     }
     Ok(tally.good())
 }
 
-/// Builds and runs the tests.
-pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
+/// Starts the build of the programs of Kubernetes if this machine can build them, otherwise prints why not.
+pub(crate) fn start_build(build: &Build) -> Result<()> {
+    match kubernetes::missing() {
+        Some(reason) => println!("no Kubernetes tests: {reason}"),
+        None => build.start()?,
+    }
+    Ok(())
+}
+
+/// Builds and runs the tests. `kubernetes` is started here if it was not yet and a test needs it.
+pub(crate) fn tally(options: &E2eOptions, kubernetes: &Build) -> Result<Tally> {
     let directory = programs()?;
     pod()?;
     let cases = cases(&options.filters)?;
@@ -82,8 +100,12 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
         return Ok(tally);
     }
     sandbox::possible("e2e")?;
-    let not_emulated = dist::not_emulated()?.unwrap_or_default();
-    let features = probe(&directory, &not_emulated)?;
+    let built = Built {
+        not_emulated: dist::not_emulated()?.unwrap_or_default(),
+        no_kubernetes: kubernetes::missing().unwrap_or_default(),
+        kubernetes,
+    };
+    let features = built.features(&directory)?;
     check_required(&options.require, &features)?;
     if options.list {
         for case in &cases {
@@ -97,6 +119,9 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
     if cases.is_empty() {
         bail!("no end-to-end test has {} in its name", options.filters.join(" or "));
     }
+    if cases.iter().any(|case| built.can_serve(case)) {
+        kubernetes.start()?;
+    }
     if cases.iter().any(|case| INSTALLING.iter().any(|file| case.name.starts_with(file))) {
         dist::for_tests(&packages_directory(), options.long)?;
         // That has linked them statically; `faketime` reaches only what is linked dynamically.
@@ -105,6 +130,12 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
     for feature in features.iter().filter(|feature| !feature.contains(": yes")) {
         println!("  {feature}");
     }
+    run_all(&cases, options, &built, &mut tally);
+    Ok(tally)
+}
+
+/// Runs the tests, several at a time.
+fn run_all(cases: &[Case], options: &E2eOptions, built: &Built<'_>, tally: &mut Tally) {
     let repeated = |repeat| cases.iter().map(move |case| Case { repeat, ..case.clone() });
     let queue = Mutex::new((0..options.repeat.max(1)).flat_map(repeated));
     // A separate function, so that the lock is released before the test runs.
@@ -113,36 +144,64 @@ pub(crate) fn tally(options: &E2eOptions) -> Result<Tally> {
         // More than processors, because tests mostly wait.
         thread::available_parallelism().map_or(2, |processors| processors.get().clamp(2, 4) + 2)
     });
-    let shared = Mutex::new(&mut tally);
+    let shared = Mutex::new(tally);
     thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
                 while let Some(case) = next() {
+                    let kubernetes = built.programs_for(&case);
                     let started = Instant::now();
-                    let result = case.run(options, &not_emulated);
+                    let result = kubernetes.and_then(|programs| case.run(options, built, programs));
                     let mut tally = shared.lock().unwrap_or_else(PoisonError::into_inner);
                     report(&case, result, started.elapsed(), &mut tally);
                 }
             });
         }
     });
-    Ok(tally)
 }
-
-const NOT_EMULATED: &str = "FLANNEL_E2E_NOT_EMULATED";
 
 /// How the names of tests that install packages begin.
 const INSTALLING: [&str; 2] = ["packages::", "pages::"];
+/// How the names of tests on Kubernetes begin.
+pub(crate) const KUBERNETES: &str = "kubernetes::";
 
 fn packages_directory() -> PathBuf {
     target().join("tmp/packages")
 }
 
-/// Asks `lab` which features this machine has: lines of `name: yes` or `name: no (reason)`.
-fn probe(directory: &Path, not_emulated: &str) -> Result<Vec<String>> {
-    let mut lab = sandbox::command(directory.join("lab"));
-    let features = stdout(lab.arg("probe").env(NOT_EMULATED, not_emulated))?;
-    Ok(features.lines().map(str::to_owned).collect())
+/// What the runner builds for the tests besides the programs of the project.
+struct Built<'a> {
+    /// Why programs for another architecture are missing; empty if they are not.
+    not_emulated: String,
+    /// Why the programs of Kubernetes cannot be built; empty if they can.
+    no_kubernetes: String,
+    kubernetes: &'a Build,
+}
+
+impl Built<'_> {
+    /// Asks `lab` which features this machine has: lines of `name: yes` or `name: no (reason)`.
+    fn features(&self, directory: &Path) -> Result<Vec<String>> {
+        let mut lab = sandbox::command(directory.join("lab"));
+        let features = stdout(self.reasons(lab.arg("probe")))?;
+        Ok(features.lines().map(str::to_owned).collect())
+    }
+
+    /// Passes on why something is missing.
+    fn reasons<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command
+            .env("FLANNEL_E2E_NOT_EMULATED", &self.not_emulated)
+            .env("FLANNEL_E2E_NO_KUBERNETES", &self.no_kubernetes)
+    }
+
+    /// Returns whether this test needs the programs of Kubernetes, and this machine can build them.
+    fn can_serve(&self, case: &Case) -> bool {
+        case.name.starts_with(KUBERNETES) && self.no_kubernetes.is_empty()
+    }
+
+    /// Waits for the programs of Kubernetes if this test needs them. Returns their directory.
+    fn programs_for(&self, case: &Case) -> Result<Option<&Path>> {
+        self.can_serve(case).then(|| self.kubernetes.wait()).transpose()
+    }
 }
 
 fn check_required(required: &[String], features: &[String]) -> Result<()> {
@@ -172,7 +231,8 @@ fn cases(filters: &[String]) -> Result<Vec<Case>> {
             }
         }
     }
-    cases.sort_by_key(|case| case.name.clone());
+    // Tests on Kubernetes last: their programs may still be being built.
+    cases.sort_by_key(|case| (case.name.starts_with(KUBERNETES), case.name.clone()));
     Ok(cases)
 }
 
@@ -191,25 +251,27 @@ impl Case {
         directory
     }
 
-    fn run(&self, options: &E2eOptions, not_emulated: &str) -> Result<Outcome> {
+    fn run(&self, options: &E2eOptions, built: &Built<'_>, kubernetes: Option<&Path>) -> Result<Outcome> {
         let directory = self.directory();
         empty_directory(&directory)?;
         let output = File::create(directory.join("output.txt")).context("could not create output.txt")?;
-        let mut child = sandbox::command(&self.program)
+        let mut command = sandbox::command(&self.program);
+        command
             .args(["--exact", &self.name, "--nocapture", "--include-ignored"])
             .env("FLANNEL_E2E_DIR", &directory)
             .env("FLANNEL_E2E_TIMEOUT", options.timeout().to_string())
             .env("FLANNEL_E2E_REQUIRE", options.require.join(","))
             .env("FLANNEL_E2E_LONG", if options.long { "1" } else { "" })
             .env("FLANNEL_E2E_PACKAGES", packages_directory())
-            .env(NOT_EMULATED, not_emulated)
             // Backtraces would hide the causes of an error.
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(output.try_clone().context("could not share output.txt")?)
-            .stderr(output)
-            .spawn()
-            .context("could not start a sandbox")?;
+            .stderr(output);
+        if let Some(programs) = kubernetes {
+            command.env("FLANNEL_E2E_KUBERNETES", programs);
+        }
+        let mut child = built.reasons(&mut command).spawn().context("could not start a sandbox")?;
         let good = wait(&mut child, Duration::from_secs(options.timeout()) + GRACE)?;
         Ok(match (good, fs::read_to_string(directory.join("skipped"))) {
             (Some(true), _) => Outcome::Passed,

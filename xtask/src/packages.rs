@@ -37,6 +37,7 @@ const TESTS: &[Package] = &[
     ("qemu-user-static", "qemu-aarch64-static", "tests for another architecture"),
     ("strace", "strace", "tests that count system calls"),
     ("prometheus", "promtool", "checks of metrics and alert rules"),
+    ("kubernetes-client", "kubectl", "tests on Kubernetes"),
     ("procps", "ps", "reports of failed tests"),
 ];
 

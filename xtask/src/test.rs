@@ -5,6 +5,7 @@ use clap::Args;
 use std::path::Path;
 
 use crate::build::{TestProgram, test_programs};
+use crate::kubernetes::Build;
 use crate::process::{cargo, is_root, watched};
 use crate::tally::Tally;
 use crate::{check, dist, e2e, packages, sandbox};
@@ -22,6 +23,11 @@ pub(crate) fn run(options: &TestOptions) -> Result<bool> {
     if !options.no_install {
         packages::install_for_tests()?;
     }
+    // It takes longer than everything up to the end-to-end tests.
+    let kubernetes = Build::default();
+    if is_root() && options.e2e.selects(e2e::KUBERNETES) {
+        e2e::start_build(&kubernetes)?;
+    }
     let mut tally = check::gates()?;
     println!("\nunit tests");
     unit(&mut tally)?;
@@ -30,7 +36,7 @@ pub(crate) fn run(options: &TestOptions) -> Result<bool> {
         tally.fail(format!("contract tests: {error:#}"));
     }
     println!("\nend-to-end tests");
-    match e2e::tally(&options.e2e) {
+    match e2e::tally(&options.e2e, &kubernetes) {
         Ok(more) => tally.add(more),
         Err(error) => tally.fail(format!("end-to-end tests: {error:#}")),
     }
