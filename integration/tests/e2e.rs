@@ -23,6 +23,7 @@ mod idle;
 mod inspect;
 mod interface;
 mod kernel_state;
+mod kubernetes;
 mod obstacle;
 mod outage;
 mod packages;

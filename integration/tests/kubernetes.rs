@@ -1,0 +1,3 @@
+//! Clusters with a real control plane of Kubernetes.
+
+mod account;
