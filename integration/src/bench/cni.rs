@@ -10,7 +10,6 @@ use integration::{Feature, Lab};
 use nix::mount::{MsFlags, mount};
 use serde_json::json;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::write_figures;
@@ -80,12 +79,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .collect();
     ensure!(!chosen.is_empty(), "no variant has {} in its name", options.filters.join(" or "));
     keep_state_on_disk(&options.state)?;
-    let bench = Bench {
-        lab: &lab,
-        options,
-        own: own_directory(&lab, &options.programs)?,
-        bare: options.programs.join("kernel-work"),
-    };
+    let bench = Bench { lab: &lab, options, programs: Programs::install(options)? };
 
     let startup = bench.startup()?;
     startup.print();
@@ -113,27 +107,52 @@ fn keep_state_on_disk(directory: &Path) -> Result<()> {
         .with_context(|| format!("could not bind {}", directory.display()))
 }
 
-/// Our plugin under all its names.
-fn own_directory(lab: &Lab, programs: &Path) -> Result<PathBuf> {
-    let directory = lab.directory("plugins")?;
-    for name in NAMES {
-        symlink(programs.join("flannel"), directory.join(name))
-            .with_context(|| format!("could not link {name}"))?;
+/// The programs of all sides, as a package installs them.
+struct Programs {
+    own: PathBuf,
+    peer: PathBuf,
+    bare: PathBuf,
+}
+
+impl Programs {
+    /// Copies the programs: how a file was written decides how the kernel caches its pages, which is a tenth of a start or more,
+    /// and a link to one costs a look-up.
+    fn install(options: &Options) -> Result<Self> {
+        let directory = options.state.join("programs");
+        let [own, peer] = ["own", "peer"].map(|side| directory.join(side));
+        for side in [&own, &peer] {
+            fs::create_dir_all(side).with_context(|| format!("could not create {}", side.display()))?;
+        }
+        for name in NAMES {
+            copy(&options.programs.join("flannel"), &own.join(name))?;
+            let of_peer = options.peer.join(name);
+            if of_peer.is_file() {
+                copy(&of_peer, &peer.join(name))?;
+            }
+        }
+        let bare = directory.join("kernel-work");
+        copy(&options.programs.join("kernel-work"), &bare)?;
+        Ok(Self { own, peer, bare })
     }
-    Ok(directory)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to)
+        .map(drop)
+        .with_context(|| format!("could not copy {} to {}", from.display(), to.display()))
 }
 
 struct Bench<'a> {
     lab: &'a Lab,
     options: &'a Options,
-    own: PathBuf,
-    bare: PathBuf,
+    programs: Programs,
 }
 
 impl Bench<'_> {
     /// Start to exit for VERSION, and sizes.
     fn startup(&self) -> Result<Startup> {
-        let programs = [self.own.join("flannel"), self.options.peer.join("bridge"), self.bare.clone()];
+        let Programs { own, peer, bare } = &self.programs;
+        let programs = [own.join("flannel"), peer.join("bridge"), bare.clone()];
         let mut samples: [Vec<Sample>; 3] = Default::default();
         for round in 0..self.options.rounds * STARTS_PER_ROUND {
             for side in ORDERS[round % ORDERS.len()] {
@@ -143,24 +162,24 @@ impl Bench<'_> {
         let size = |path: &Path| -> Result<u64> {
             Ok(fs::metadata(path).with_context(|| format!("could not look at {}", path.display()))?.len())
         };
-        let peers = ["bridge", "host-local", "portmap"].map(|name| self.options.peer.join(name));
+        let peers = ["bridge", "host-local", "portmap"].map(|name| peer.join(name));
         let peers = peers.iter().filter(|file| file.is_file()).map(|file| size(file)).sum::<Result<u64>>()?;
-        Ok(Startup { samples, own_bytes: size(&self.options.programs.join("flannel"))?, peer_bytes: peers })
+        Ok(Startup { samples, own_bytes: size(&programs[0])?, peer_bytes: peers })
     }
 
     fn variant(&self, variant: Variant) -> Result<Figures> {
         let most = BLOCKS.iter().map(|(_, pods)| pods).max().copied().unwrap_or_default();
         let pods = self.options.standing + most;
-        let (lab, peer) = (self.lab, &self.options.peer);
+        let (lab, Programs { own, peer, bare }) = (self.lab, &self.programs);
         let name = |side: &str| format!("{side}-{}", variant.name);
         let ours = (0..pods).map(|pod| variant.ours(pod)).collect();
         let peers = (0..pods).map(|pod| variant.peers(peer, pod)).collect::<Result<_>>()?;
         let mut sides = vec![
-            Side::plugins(lab, &name("ours"), variant, &self.own, ours)?,
+            Side::plugins(lab, &name("ours"), variant, own, ours)?,
             Side::plugins(lab, &name("peer"), variant, peer, peers)?,
         ];
         if variant.has_bare() {
-            sides.push(Side::bare(lab, &name("bare"), variant, self.bare.clone(), pods)?);
+            sides.push(Side::bare(lab, &name("bare"), variant, bare.clone(), pods)?);
         }
         let mut figures = Figures::new(variant, variant.peer_firewall(peer)?);
         let standing = self.options.standing;
