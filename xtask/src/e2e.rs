@@ -160,6 +160,10 @@ fn run_all(cases: &[Case], options: &E2eOptions, built: &Built<'_>, tally: &mut 
     });
 }
 
+/// How the names of tests begin that mostly wait for most of a minute. They start first, so that the run does not end with
+/// waiting for them.
+const WAITING: [&str; 1] = ["slow_store::"];
+
 /// How the names of tests that install packages begin.
 const INSTALLING: [&str; 2] = ["packages::", "pages::"];
 /// How the names of tests on Kubernetes begin.
@@ -231,8 +235,11 @@ fn cases(filters: &[String]) -> Result<Vec<Case>> {
             }
         }
     }
-    // Tests on Kubernetes last: their programs may still be being built.
-    cases.sort_by_key(|case| (case.name.starts_with(KUBERNETES), case.name.clone()));
+    cases.sort_by_key(|case| {
+        let begins = |file: &str| case.name.starts_with(file);
+        // Tests on Kubernetes last: their programs may still be being built.
+        (!WAITING.iter().copied().any(begins), begins(KUBERNETES), case.name.clone())
+    });
     Ok(cases)
 }
 
