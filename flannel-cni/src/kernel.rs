@@ -106,6 +106,11 @@ impl Kernel {
         Ok(all)
     }
 
+    /// Lists the routes of a family in all tables.
+    pub(crate) fn routes_of_all_tables(&mut self, family: Family) -> Result<Vec<RouteRecord>, KernelError> {
+        self.0.fetch(&route::dump(family, route::ALL_TABLES))
+    }
+
     /// Lists the VLANs of a bridge port.
     pub(crate) fn vlans(&mut self, port: IfIndex) -> Result<Vec<(u16, Membership)>, KernelError> {
         let ports = self.0.fetch(&bridge::dump_vlans())?;

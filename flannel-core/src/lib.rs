@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod advertisement;
 pub mod allocate;
 pub mod backend;
 pub mod backoff;

@@ -105,6 +105,8 @@ pub struct Pod {
     pub addresses: Vec<IpNet>,
     /// What the chain of plugins answered.
     pub result: Value,
+    /// What the plugins logged.
+    pub log: String,
     node: Node,
     list: Conflist,
 }
@@ -123,13 +125,20 @@ impl Node {
             netns,
             addresses: Vec::new(),
             result: Value::Null,
+            log: String::new(),
             node: self.clone(),
             list: list.clone(),
         };
         let mut result = None;
         for plugin in &list.plugins {
             let config = list.config(plugin, result.as_ref());
-            result = Some(pod.invoke("ADD", &config)?);
+            let (answer, log) = pod.call("ADD", &config)?;
+            let kind = &config["type"];
+            result = Some(
+                serde_json::from_str(&answer)
+                    .with_context(|| format!("{kind} ADD: not a result: {answer}"))?,
+            );
+            pod.log += &log;
         }
         pod.result = result.context("a list without plugins")?;
         pod.addresses = addresses(&pod.result)?;
@@ -181,14 +190,8 @@ impl Pod {
         })
     }
 
-    fn invoke(&self, command: &str, config: &Value) -> Result<Value> {
-        let answer = self.call(command, config)?;
-        serde_json::from_str(&answer)
-            .with_context(|| format!("{} {command}: not a result: {answer}", config["type"]))
-    }
-
-    /// One plugin, one command; answers with its stdout.
-    fn call(&self, command: &str, config: &Value) -> Result<String> {
+    /// One plugin, one command; answers with its stdout and its stderr.
+    fn call(&self, command: &str, config: &Value) -> Result<(String, String)> {
         let kind = config["type"].as_str().context("a plugin without a type")?;
         let own = self.list.directory.iter().map(|directory| directory.display().to_string());
         let directories: Vec<String> = own.chain(CNI_DIRECTORIES.map(str::to_owned)).collect();
@@ -198,12 +201,12 @@ impl Pod {
             .find(|file| file.is_file())
             .with_context(|| format!("no CNI plugin {kind} in {}", directories.join(":")))?;
         let output = self.start(&file, command, &directories.join(":"), &config.to_string())?;
-        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
         if !output.status.success() {
-            let stderr = String::from_utf8_lossy(&output.stderr);
             bail!("{kind} {command} for {} failed ({}): {stdout} {stderr}", self.name, output.status);
         }
-        Ok(stdout)
+        Ok((stdout, stderr))
     }
 
     fn start(&self, file: &Path, command: &str, path: &str, config: &str) -> Result<Output> {

@@ -48,6 +48,7 @@ pub mod pages;
 pub mod random;
 pub mod readme;
 pub mod relay;
+pub mod router;
 pub mod rtnetlink;
 pub mod service;
 pub mod system;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod advertisement;
 mod alloc;
 mod blackhole;
 mod bridge;

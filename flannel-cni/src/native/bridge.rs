@@ -23,6 +23,7 @@ use crate::undo::Undo;
 
 mod check;
 mod config;
+mod forwarding;
 mod gateway;
 mod pod;
 mod spoof;

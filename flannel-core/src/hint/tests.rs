@@ -248,6 +248,7 @@ fn routes() {
         hops: vec![hop],
         source: None,
         special: false,
+        expires: None,
     };
     let through = |hop, protocol| RouteRecord { hops: vec![hop], protocol, ..ours.clone() };
     assert!(!check(route_hint("10.42.2.0/24", &ours, false)), "echo");

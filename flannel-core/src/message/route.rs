@@ -7,6 +7,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteVia,
 };
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::attribute::{self, Attribute};
 use super::{DecodeError, EncodeError, Get, Request, Scope};
@@ -17,6 +18,8 @@ use crate::link::{IfIndex, LinkName};
 
 /// The main table (`RT_TABLE_MAIN`).
 pub const MAIN_TABLE: u32 = 254;
+/// All tables, in a dump (`RT_TABLE_UNSPEC`).
+pub const ALL_TABLES: u32 = 0;
 
 /// Forwards packets (`RTN_UNICAST`).
 pub const UNICAST: u8 = 1;
@@ -278,6 +281,8 @@ pub struct RouteRecord {
     pub source: Option<IpAddr>,
     /// Has a nexthop object, an encapsulation or metrics such as an MTU.
     pub special: bool,
+    /// Time until the kernel removes it; `None` if it does not expire.
+    pub expires: Option<Duration>,
 }
 
 impl RouteRecord {
@@ -369,6 +374,7 @@ const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
 const RTA_MULTIPATH: u16 = 9;
+const RTA_CACHEINFO: u16 = 12;
 const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
 const RTA_ENCAP: u16 = 22;
@@ -400,6 +406,7 @@ pub fn decode(payload: &[u8]) -> Result<Option<RouteRecord>, DecodeError> {
         hops: Vec::new(),
         source: None,
         special: false,
+        expires: None,
     };
     let mut hop = Hop { onlink: flags & u32::from(RTNH_F_ONLINK) != 0, ..Hop::default() };
     for attribute in attribute::of(OBJECT, payload, HEADER_LEN)? {
@@ -410,6 +417,7 @@ pub fn decode(payload: &[u8]) -> Result<Option<RouteRecord>, DecodeError> {
             RTA_TABLE => record.table = attribute.u32()?,
             RTA_METRICS | RTA_ENCAP | RTA_NH_ID => record.special = true,
             RTA_MULTIPATH => record.hops.extend(multipath(attribute)?),
+            RTA_CACHEINFO => record.expires = expires(attribute.value),
             _ => hop.read(attribute)?,
         }
     }
@@ -420,6 +428,13 @@ pub fn decode(payload: &[u8]) -> Result<Option<RouteRecord>, DecodeError> {
         .map_err(|_| DecodeError::PrefixLength { object: OBJECT, length })?
         .trunc();
     Ok(Some(record))
+}
+
+/// Reads `rta_expires` of `struct rta_cacheinfo`: hundredths of a second (`USER_HZ`), 0 for never, negative until the kernel has removed
+/// an expired route.
+fn expires(cache_info: &[u8]) -> Option<Duration> {
+    let ticks = attribute::u32_at(cache_info, 8)?.cast_signed();
+    (ticks != 0).then(|| Duration::from_millis(10 * u64::from(ticks.max(0).unsigned_abs())))
 }
 
 impl Hop {

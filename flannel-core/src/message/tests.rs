@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::frame::{DONE, ERROR};
 use super::snapshot::Snapshot;
@@ -510,6 +511,14 @@ fn forwarding_entries_from_the_kernel_are_decoded() {
     assert_eq!(record, fdb::FdbRecord { index: IfIndex(4), mac: peer, destination, permanent: true });
     assert_eq!(read("fdb v6").unwrap().destination, Some(ip("fd50::2")));
     assert_eq!(read("neighbour v4"), None);
+}
+
+#[test]
+fn lifetimes_of_routes_are_decoded() {
+    let expires = |sample| route::decode(&payload(sample)).unwrap().unwrap().expires;
+    assert_eq!(expires("advertised prefix"), Some(Duration::from_millis(59_840)));
+    assert_eq!(expires("advertised default"), Some(Duration::from_millis(5_840)));
+    assert_eq!(expires("route6 connected"), None);
 }
 
 /// Every captured route: key, what it does, who set it; then the fact.

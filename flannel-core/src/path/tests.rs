@@ -54,6 +54,7 @@ fn answer(address: IpAddr, plane: &Dataplane) -> Answer {
         hops: vec![route::Hop { gateway, index, onlink }],
         source: None,
         special: false,
+        expires: None,
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod plugins;
+mod settings;
 
 use clap::{Args, Subcommand};
 
@@ -19,7 +20,7 @@ pub(crate) enum NodeCommand {
 
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Cleanup {
-    /// Also remove what CNI plugins created for pods: the bridge cni0 and the allocated addresses
+    /// Also remove what CNI plugins created for pods: the bridge cni0 and the allocated addresses; restore settings of the host
     #[arg(long)]
     pub(crate) cni: bool,
     /// Proceed while flanneld or pods are running

@@ -37,6 +37,11 @@ impl Sysctl {
         Ok(text)
     }
 
+    /// Writes a setting by its path below `/proc/sys`.
+    pub fn write_path(&self, path: &str, value: &str) -> io::Result<()> {
+        fs::write(self.root.join(path), value)
+    }
+
     /// Returns why the host does not forward packets of these families, each with the fix.
     #[must_use]
     pub(crate) fn forwarding(&self, families: &[Family]) -> Vec<String> {
@@ -50,9 +55,16 @@ impl Sysctl {
         };
         match self.read(name) {
             Ok(value) if value != "0" => None,
-            Ok(_) => Some(format!(
-                "{name} is 0: this node does not forward {family} packets to and from pods: sysctl -w {name}=1"
-            )),
+            Ok(_) => {
+                // Otherwise the host loses its routes (`flannel_core::advertisement`). Doctor has the whole command.
+                let first = match family {
+                    Family::V4 => "",
+                    Family::V6 => " (after accept_ra=2 on interfaces with routes from router advertisements)",
+                };
+                Some(format!(
+                    "{name} is 0: this node does not forward {family} packets to and from pods: sysctl -w {name}=1{first}"
+                ))
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => Some(format!(
                 "{name} does not exist: the kernel has no {family}: start the kernel with {family}, or disable it in the \
                  network config"

@@ -9,13 +9,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use super::config::Config;
+use super::forwarding;
 use super::pod::with_broadcast;
 use crate::error::{CniError, Context};
 use crate::kernel::Kernel;
 use crate::native::host_local;
 use crate::netns::HostLock;
 use crate::result::{CniResult, Route};
-use crate::sysctl;
 
 /// Fills in the interface and the gateway of each address, and the default routes.
 pub(super) fn complete(config: &Config, result: &mut CniResult) {
@@ -80,11 +80,7 @@ impl Gateway<'_> {
             }
         }
         for family in families {
-            let forwarding = match family {
-                Family::V4 => "ipv4/ip_forward",
-                Family::V6 => "ipv6/conf/all/forwarding",
-            };
-            sysctl::net().set(forwarding, "1")?;
+            forwarding::enable(self.host, family)?;
         }
         Ok(())
     }

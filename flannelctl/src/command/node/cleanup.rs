@@ -1,5 +1,6 @@
 //! `node cleanup`: removes everything that flannel created. Objects of uncertain origin are kept and reported.
 
+use flannel_core::advertisement::CHANGED;
 use flannel_core::backend;
 use flannel_core::cni::BRIDGE;
 use flannel_core::dataplane::mark::is_mark;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 use super::Cleanup;
 use super::plugins::PluginState;
+use super::settings::Settings;
 use crate::failure::{Kind, fail};
 use crate::flags::DryRun;
 use crate::node::cluster::{Cluster, Entry};
@@ -39,6 +41,16 @@ struct Item {
     name: String,
     outcome: Result<(), String>,
 }
+
+impl Item {
+    /// What happens to it.
+    fn participle(&self) -> &'static str {
+        if self.kind == SETTING { "restored" } else { "removed" }
+    }
+}
+
+/// The kind of an object that is not removed.
+const SETTING: &str = "setting";
 
 /// Removes the objects of flannel.
 pub(super) async fn run(session: &Session, options: Cleanup) -> anyhow::Result<()> {
@@ -62,13 +74,14 @@ pub(super) async fn run(session: &Session, options: Cleanup) -> anyhow::Result<(
     let former = PreviousEnv::parse(&fs::read_to_string(&session.node.subnet_file).unwrap_or_default());
     let mut items = Vec::new();
     firewalls(dry_run, &mut items).await;
-    let (ops, left) = kernel_objects(session, &observed, &former, &plugins, options).await;
+    let (ops, mut left) = kernel_objects(session, &observed, &former, &plugins, options).await;
     let outcomes = if dry_run { ops.iter().map(|_| Ok(())).collect() } else { kernel.apply(&ops).await };
     for (op, outcome) in ops.iter().zip(outcomes) {
         let (kind, name) = title(op);
         items.push(Item { kind, name, outcome: outcome.map_err(|error| chain(&error)) });
     }
-    for path in files(session, &plugins) {
+    let settings = settings(options, &mut items, &mut left);
+    for path in files(session, &plugins).into_iter().chain(settings) {
         let outcome = if dry_run { Ok(()) } else { remove(&path).map_err(|error| error.to_string()) };
         items.push(Item { kind: "file", name: path.display().to_string(), outcome });
     }
@@ -81,19 +94,40 @@ pub(super) async fn run(session: &Session, options: Cleanup) -> anyhow::Result<(
     report(session, &items, &left, dry_run)
 }
 
+/// Restores the settings that the CNI plugin changed. Returns the file that lists them, if it is not needed any more.
+fn settings(options: Cleanup, items: &mut Vec<Item>, left: &mut Vec<String>) -> Option<PathBuf> {
+    let settings = Settings::read();
+    if !options.cni {
+        if !settings.is_empty() {
+            let names = settings.names().collect::<Vec<_>>().join(" ");
+            left.push(format!("former settings of the host are not restored, because pods need the present ones: {names}. Run `flannelctl node cleanup --cni` to restore them."));
+        }
+        return None;
+    }
+    let outcomes =
+        if options.dry_run.dry_run { settings.names().map(|_| Ok(())).collect() } else { settings.restore() };
+    let is_done = outcomes.iter().all(Result::is_ok);
+    items.extend(settings.names().zip(outcomes).map(|(name, outcome)| Item { kind: SETTING, name, outcome }));
+    (is_done && Path::new(CHANGED).exists()).then(|| CHANGED.into())
+}
+
 fn report(session: &Session, items: &[Item], left: &[String], dry_run: bool) -> anyhow::Result<()> {
     let mut table = Table::new(&["KIND", "RESULT", "NAME"], &[]);
-    let done = if dry_run { "would be removed" } else { "removed" };
     for item in items {
         let (result, name) = match &item.outcome {
-            Ok(()) => (Cell::from(done), item.name.clone()),
+            Ok(()) => {
+                let done = item.participle();
+                let done = if dry_run { format!("would be {done}") } else { done.to_owned() };
+                (Cell::from(done), item.name.clone())
+            }
             Err(reason) => (Cell::from("failed").styled(Style::Bad), format!("{}: {reason}", item.name)),
         };
         table.push(vec![Cell::from(item.kind), result, Cell::from(name)]);
     }
-    let value = |Item { kind, name, outcome }: &Item| -> Value {
-        let removed = outcome.is_ok() && !dry_run;
-        json!({"kind": kind, "name": name, "removed": removed, "error": outcome.as_ref().err()})
+    let value = |item: &Item| -> Value {
+        let Item { kind, name, outcome } = item;
+        let is_done = outcome.is_ok() && !dry_run;
+        json!({"kind": kind, "name": name, item.participle(): is_done, "error": outcome.as_ref().err()})
     };
     let value = items.iter().map(value).collect();
     let page = if items.is_empty() { Page::lines(value, "") } else { Page::table(value, table) };

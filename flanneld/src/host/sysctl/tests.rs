@@ -23,7 +23,7 @@ fn forwarding() {
     set(root.path(), "net/ipv6/conf/all/forwarding", "0\n");
     insta::assert_snapshot!(shown(&sysctl.forwarding(&Family::ALL)), @r#"
     net.ipv4.ip_forward is 0: this node does not forward IPv4 packets to and from pods: sysctl -w net.ipv4.ip_forward=1
-    net.ipv6.conf.all.forwarding is 0: this node does not forward IPv6 packets to and from pods: sysctl -w net.ipv6.conf.all.forwarding=1
+    net.ipv6.conf.all.forwarding is 0: this node does not forward IPv6 packets to and from pods: sysctl -w net.ipv6.conf.all.forwarding=1 (after accept_ra=2 on interfaces with routes from router advertisements)
     "#);
     assert_eq!(sysctl.forwarding(&[Family::V6]).len(), 1);
     assert_eq!(sysctl.forwarding(&[]), [""; 0]);
