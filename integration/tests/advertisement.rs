@@ -7,7 +7,7 @@
 use anyhow::{Context, Result, ensure};
 use integration::router::{Advertisement, Router};
 use integration::traffic::Datagrams;
-use integration::{Daemon, Feature, Flanneld, Lab, LeaseDirectory, Netns, Node, Stack, lab, wait};
+use integration::{Daemon, Doctor, Feature, Flanneld, Lab, LeaseDirectory, Netns, Node, Stack, lab, wait};
 use std::fs;
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -25,7 +25,7 @@ struct Site {
     node: Node,
     outside: Netns,
     flanneld: Flanneld,
-    _router: Router,
+    router: Router,
     _leases: LeaseDirectory,
 }
 
@@ -53,7 +53,7 @@ impl Site {
         let router = Router::start(&outside, "eth0", advertisement)?;
         let leases = LeaseDirectory::new(lab, &Stack::Dual.config(r#"{"Type":"host-gw"}"#))?;
         let flanneld = Flanneld::on_directory(leases.path());
-        let site = Self { node, outside, flanneld, _router: router, _leases: leases };
+        let site = Self { node, outside, flanneld, router, _leases: leases };
         site.wait_routes()?;
         Ok(site)
     }
@@ -167,5 +167,47 @@ fn pod_fails_rather_than_the_host() {
         site.netns().run(&format!("umount {path}"))?;
         site.node.add_pod("next")?;
         site.expect_settings("2", "1")
+    });
+}
+
+/// Whoever enabled forwarding.
+#[test]
+fn doctor_finds_routes_that_are_not_renewed() {
+    lab(|lab| {
+        let site = Site::build(lab, 1800)?;
+        let _daemon = site.start()?;
+        Doctor::install_cni_config(&site.node)?;
+        let doctor = Doctor::of(&site.node, &site.flanneld);
+        let expect = |ids: &[&str], problem: &str| -> Result<String> {
+            let all = doctor.expect(ids)?;
+            let found = all.into_iter().find(|found| found.id == ids[0]).context("no finding")?.value;
+            let text = |key: &str| found[key].as_str().map(str::to_owned).with_context(|| format!("{found}"));
+            ensure!(text("problem")?.contains(problem), "{found:#}");
+            text("fix")
+        };
+        let both = expect(&["ipv6-forwarding"], "does not forward")?;
+        ensure!(both == format!("sysctl -w {ACCEPT_RA}=2 net.ipv6.conf.all.forwarding=1"), "{both}");
+
+        site.netns().set_sysctl(FORWARDING, "1")?;
+        ensure!(site.default_routes()?.is_empty(), "the kernel keeps default routes");
+        let ignored = "eth0 forwards and ignores router advertisements: the";
+        // Without the default route, a daemon that starts now does not find its interface.
+        let ids = ["accept-ra", "interface-missing"];
+        let fix = expect(&ids, &format!("{ignored} route to fd77::/64 expires in 59m"))?;
+        ensure!(fix == format!("sysctl -w {ACCEPT_RA}=2"), "{fix}");
+        site.netns().run(&fix)?;
+        site.wait_routes()?;
+        doctor.expect(&[])?;
+
+        site.netns().set_sysctl(ACCEPT_RA, "1")?;
+        expect(&["accept-ra"], &format!("{ignored} default route expires in 29m"))?;
+
+        // Both settings at once, in the right order.
+        site.netns().set_sysctl(FORWARDING, "0")?;
+        site.netns().run(&both)?;
+        doctor.expect(&[])?;
+        ensure!(!site.default_routes()?.is_empty(), "no route");
+        site.router.stop();
+        Ok(())
     });
 }

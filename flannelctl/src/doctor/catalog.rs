@@ -55,6 +55,9 @@ checks! {
     IPV6_FORWARDING "ipv6-forwarding" Error
         "The node does not forward IPv6 packets of pods."
         "sysctl -w net.ipv6.conf.all.forwarding=1"
+    ACCEPT_RA "accept-ra" Error
+        "An interface that forwards ignores router advertisements, so this host loses its routes from them, mostly the IPv6 default route."
+        "sysctl -w net.ipv6.conf.IF.accept_ra=2"
     IPV6_DISABLED "ipv6-disabled" Error
         "IPv6 is enabled in the network config and disabled on an interface."
         "sysctl -w net.ipv6.conf.IF.disable_ipv6=0"

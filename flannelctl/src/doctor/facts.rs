@@ -1,7 +1,9 @@
 //! The input of the checks, as plain values.
 
+use flannel_core::advertisement::Advertised;
 use flannel_core::family::Family;
 use flannel_core::gateway::Gateways;
+use flannel_core::link::LinkName;
 use flannel_core::obstacle::Obstacle;
 use flannel_core::ruleset::Mode;
 use flannel_core::ruleset::bridge::BridgeFinding;
@@ -46,6 +48,8 @@ pub(crate) struct Facts {
     pub(crate) filters: Vec<(Family, Result<Filter, String>)>,
     /// Settings below `/proc/sys` that exist, by path.
     pub(crate) sysctls: BTreeMap<String, String>,
+    /// Interfaces with routes from router advertisements, or why they are unknown.
+    pub(crate) advertised: Result<Vec<AdvertisedFacts>, String>,
     pub(crate) bridge_netfilter: Vec<BridgeFinding>,
     /// Kinds of link that pods and the backend need.
     pub(crate) kinds: Vec<KindFacts>,
@@ -96,6 +100,17 @@ pub(crate) struct KindFacts {
     pub(crate) is_replaceable: bool,
     /// Whether the kernel supports it, or why that is unknown.
     pub(crate) is_supported: Result<bool, String>,
+}
+
+/// An interface with routes from router advertisements.
+#[derive(Debug)]
+pub(crate) struct AdvertisedFacts {
+    pub(crate) link: LinkName,
+    /// Whether it loses them when it forwards: `accept_ra` is 1.
+    pub(crate) is_affected: bool,
+    /// Whether it forwards.
+    pub(crate) forwards: bool,
+    pub(crate) routes: Vec<Advertised>,
 }
 
 /// A measurement of the path to another node.

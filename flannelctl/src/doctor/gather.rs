@@ -90,6 +90,7 @@ pub(crate) async fn gather(
         },
         filters: rules::filters(&families).await,
         sysctls: host::sysctls(&links),
+        advertised: host::advertised(&mut kernel, &observation).await,
         bridge_netfilter: firewall::bridge::findings(&Sysctl::default(), mode, &families),
         kinds: kinds(&mut kernel, config.as_ref()).await,
         offload: host::offload(seen).await,

@@ -1,5 +1,6 @@
 //! The kernel, through netlink.
 
+use flannel_core::advertisement::{self, Advertised};
 use flannel_core::dataplane::Op;
 use flannel_core::exchange::{Changes, Fetch, FetchError};
 use flannel_core::family::Family;
@@ -65,6 +66,17 @@ impl NetlinkKernel {
                 Err(KernelError::Unsteady { what: get.subject().to_owned(), attempts: 1 })
             }
         }
+    }
+
+    /// Returns the routes of all tables that are from router advertisements.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub async fn advertised(&mut self) -> Result<Vec<Advertised>, KernelError> {
+        let mut connection = self.connection()?;
+        let routes = list(&mut connection, &route::dump(Family::V6, route::ALL_TABLES)).await?;
+        self.connection = Some(connection);
+        Ok(advertisement::routes(&routes))
     }
 
     fn connection(&mut self) -> Result<Connection, KernelError> {

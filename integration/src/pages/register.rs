@@ -154,6 +154,7 @@ pub(super) const PAGES: &[Page] = &[
             ("systemctl restart", Test("pages::node::operations")),
             ("systemctl disable", Test("pages::node::operations")),
             ("flannelctl lease release", Test("pages::node::operations")),
+            ("sysctl -w net/ipv6", Test("advertisement::doctor_finds_routes_that_are_not_renewed")),
         ]
     ),
     page!("docs/performance.md", [("cargo xtask bench control", BENCH), ("cargo xtask bench cni", BENCH)]),

@@ -1,16 +1,19 @@
 //! The host: kernel features, settings, writable directories, checksum offload.
 
+use flannel_core::advertisement::{ACCEPT, ALWAYS, Advertised};
 use flannel_core::family::Family;
+use flannel_core::link::LinkName;
 use flannel_core::ruleset::bridge::{BridgeNetfilter, sysctl};
 
 use super::AS_ROOT;
 use crate::doctor::catalog::{
-    BR_NETFILTER, CHECKSUM_OFFLOAD, IPV4_FORWARDING, IPV6_DISABLED, IPV6_FORWARDING, KERNEL_FEATURE,
-    RP_FILTER, STATE_UNWRITABLE, Severity,
+    ACCEPT_RA, BR_NETFILTER, CHECKSUM_OFFLOAD, IPV4_FORWARDING, IPV6_DISABLED, IPV6_FORWARDING,
+    KERNEL_FEATURE, RP_FILTER, STATE_UNWRITABLE, Severity,
 };
-use crate::doctor::facts::{Facts, KindFacts};
+use crate::doctor::facts::{AdvertisedFacts, Facts, KindFacts};
 use crate::doctor::report::Report;
 use crate::node::view::View;
+use crate::output::text::{duration, join};
 
 pub(super) fn check(facts: &Facts, report: &mut Report) {
     features(facts, report);
@@ -21,6 +24,7 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
         return_path(facts, view, report);
         ipv6(facts, view, report);
     }
+    advertised(facts, report);
     bridge_netfilter(facts, report);
     unwritable(facts, report);
     offload(facts, report);
@@ -66,7 +70,13 @@ fn forwarding(facts: &Facts, family: Family, report: &mut Report) {
     match facts.sysctls.get(path).map(String::as_str) {
         Some("0") => {
             let problem = format!("this node does not forward {family} packets of pods");
-            report.find(check, &name, problem).seen(format!("{name} = 0"));
+            let found = report.find(check, &name, problem);
+            found.seen(format!("{name} = 0"));
+            let affected = || facts.advertised.iter().flatten().filter(|facts| facts.is_affected);
+            if family == Family::V6 && affected().next().is_some() {
+                let settings = join(affected().map(|facts| accept(&facts.link)), " ");
+                found.fix(format!("sysctl -w {settings} {name}=1"));
+            }
         }
         Some(_) => {}
         None => {
@@ -75,6 +85,45 @@ fn forwarding(facts: &Facts, family: Family, report: &mut Report) {
                 format!("boot a kernel with {family}, or set Enable{family} to false in the network config");
             report.find(&KERNEL_FEATURE, family, problem).seen(format!("no /proc/sys/{path}")).fix(fix);
         }
+    }
+}
+
+/// The setting of an interface that keeps its routes from router advertisements, for `sysctl -w`.
+fn accept(link: &LinkName) -> String {
+    format!("net/ipv6/conf/{link}/{ACCEPT}={ALWAYS}")
+}
+
+/// Routes from router advertisements that are not renewed, because their interface forwards.
+fn advertised(facts: &Facts, report: &mut Report) {
+    let all = match &facts.advertised {
+        Ok(all) => all,
+        Err(reason) => return report.skip(&ACCEPT_RA, reason),
+    };
+    for AdvertisedFacts { link, routes, .. } in all.iter().filter(|facts| facts.is_affected && facts.forwards)
+    {
+        let time = |route: &Advertised| {
+            route.expires.map_or_else(String::new, |left| format!(" in {}", duration(left)))
+        };
+        let is_default = |route: &&Advertised| route.destination.prefix_len() == 0;
+        let loses = match routes.iter().find(is_default) {
+            Some(default) => format!("the default route expires{}", time(default)),
+            // Forwarding was enabled without this setting: the kernel has removed the default route of a router.
+            None => {
+                join(
+                    routes
+                        .iter()
+                        .map(|route| format!("the route to {} expires{}", route.destination, time(route))),
+                    ", ",
+                ) + "; the kernel removed default routes from them when forwarding was enabled"
+            }
+        };
+        let problem = format!("{link} forwards and ignores router advertisements: {loses}");
+        let seen = |route: &Advertised| format!("{}{}", route.destination, time(route));
+        report
+            .find(&ACCEPT_RA, link, problem)
+            .seen(format!("forwarding of {link} is not 0, {ACCEPT} is 1"))
+            .seen(format!("routes that expire: {}", join(routes.iter().map(seen), ", ")))
+            .fix(format!("sysctl -w {}", accept(link)));
     }
 }
 

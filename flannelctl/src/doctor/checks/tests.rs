@@ -38,6 +38,7 @@ fn bare() -> Facts {
         firewall: None,
         filters: Vec::new(),
         sysctls: BTreeMap::new(),
+        advertised: Ok(Vec::new()),
         bridge_netfilter: Vec::new(),
         kinds: Vec::new(),
         offload: Ok(Vec::new()),

@@ -1,15 +1,18 @@
 //! Settings, counters and directories of the host.
 
-use flannel_core::link::LinkName;
+use flannel_core::advertisement::{self, Advertised, UNLESS_FORWARDING};
+use flannel_core::error::chain;
+use flannel_core::link::{IfIndex, LinkName};
 use flanneld::cli::Options;
 use flanneld::exec::{ExecError, Program};
 use flanneld::host::sysctl::Sysctl;
-use flanneld::kernel::Observation;
+use flanneld::kernel::{NetlinkKernel, Observation};
 use rustix::fs::{Access, access};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::doctor::facts::AdvertisedFacts;
 use crate::node::view::View;
 
 /// The interfaces whose settings matter: tunnel devices and the external interface, if they exist.
@@ -30,6 +33,26 @@ pub(super) fn sysctls(links: &BTreeSet<LinkName>) -> BTreeMap<String, String> {
     }
     let sysctl = Sysctl::default();
     paths.into_iter().filter_map(|path| Some((path.clone(), sysctl.read_path(&path).ok()?))).collect()
+}
+
+/// Interfaces with routes from router advertisements.
+pub(super) async fn advertised(
+    kernel: &mut NetlinkKernel,
+    observation: &Observation,
+) -> Result<Vec<AdvertisedFacts>, String> {
+    let mut by_link: BTreeMap<IfIndex, Vec<Advertised>> = BTreeMap::new();
+    for route in kernel.advertised().await.map_err(|error| chain(&error))? {
+        by_link.entry(route.index).or_default().push(route);
+    }
+    let sysctl = Sysctl::default();
+    let facts = |(index, routes)| {
+        let link = observation.facts.links.iter().find(|link| link.index == index)?.name.clone();
+        let setting = |name| sysctl.read_path(&format!("net/ipv6/conf/{link}/{name}")).ok();
+        let is_affected = setting(advertisement::ACCEPT)? == UNLESS_FORWARDING;
+        let forwards = setting("forwarding")? != "0";
+        Some(AdvertisedFacts { link, is_affected, forwards, routes })
+    };
+    Ok(by_link.into_iter().filter_map(facts).collect())
 }
 
 /// Features of `ethtool -k` that affect the throughput of tunnels.
