@@ -17,11 +17,12 @@ pub const PROGRAM: &str = "/pod";
 /// Where a container of it answers, with its host name and the address that it sees.
 pub const PORT: u16 = 8080;
 
-/// Writes an archive of an OCI image that holds the program `pod` and nothing else.
-pub fn archive(lab: &Lab) -> Result<PathBuf> {
+/// Writes an archive of an OCI image of this name that holds the program `pod` and nothing else. Its containers run it with
+/// these arguments.
+pub fn archive(lab: &Lab, name: &str, arguments: &[&str]) -> Result<PathBuf> {
     let own = program("pod");
     ensure!(own.is_absolute(), "the program `pod` is not built: `cargo xtask e2e` builds it");
-    let work = lab.directory("image")?;
+    let work = lab.directory(&format!("image/{}", name.replace(['/', ':'], "-")))?;
     let archive = work.join("pod.tar");
     if archive.exists() {
         return Ok(archive);
@@ -36,10 +37,11 @@ pub fn archive(lab: &Lab) -> Result<PathBuf> {
     tar(&root, &layer)?;
     let layer = blob(&layout, &fs::read(&layer).context("could not read a layer")?, "layer.v1.tar")?;
     let platform = json!({"os": "linux", "architecture": architecture()});
+    let entry: Vec<&str> = [&[PROGRAM], arguments].concat();
     let config = json!({
         "os": platform["os"],
         "architecture": platform["architecture"],
-        "config": {"Entrypoint": [PROGRAM], "Env": ["PATH=/"]},
+        "config": {"Entrypoint": entry, "Env": ["PATH=/"]},
         "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
     });
     let config = blob(&layout, config.to_string().as_bytes(), "config.v1+json")?;
@@ -52,7 +54,7 @@ pub fn archive(lab: &Lab) -> Result<PathBuf> {
     let mut manifest = blob(&layout, manifest.to_string().as_bytes(), "manifest.v1+json")?;
     manifest["platform"] = platform;
     manifest["annotations"] =
-        json!({"io.containerd.image.name": NAME, "org.opencontainers.image.ref.name": NAME});
+        json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name});
     let index = json!({"schemaVersion": 2, "manifests": [manifest]});
     fs::write(layout.join("index.json"), index.to_string()).context("could not write index.json")?;
     fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)

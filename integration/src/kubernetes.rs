@@ -17,10 +17,12 @@ use crate::{collect, wait};
 mod account;
 mod client;
 mod object;
+mod worker;
 
 pub use account::{ACCOUNT, MANIFEST, NAMESPACE, documents};
 pub use client::{Answer, Client, Identity};
 pub use object::{annotations, condition, node, node_with_cidrs, pod_cidrs};
+pub use worker::Worker;
 
 /// What a test may choose.
 #[derive(Clone, Debug)]
@@ -67,7 +69,9 @@ pub const SERVER: &str = "https://192.168.50.230:6443";
 pub const SERVER_V6: &str = "https://[fd50::e6]:6443";
 /// The addresses of services; the API server has the first one itself.
 const SERVICES: &str = "10.43.0.0/16,fd43::/112";
-const FIRST_SERVICES: [&str; 2] = ["10.43.0.1", "fd43::1"];
+/// The address of the API server's own service.
+pub const SERVICE: &str = "10.43.0.1";
+const SERVICE_V6: &str = "fd43::1";
 
 /// Those that the tests need. Others only take time on a small machine.
 const CONTROLLERS: &str = "node-ipam-controller,node-lifecycle-controller,serviceaccount-controller,\
@@ -227,7 +231,7 @@ fn etcd_arguments(directory: &Path) -> Vec<String> {
 }
 
 fn api_server_arguments(certificates: &Certificates, options: &ControlPlaneOptions) -> Result<Vec<String>> {
-    let ips = ADDRESSES.iter().filter_map(|text| text.split('/').next()).chain(FIRST_SERVICES);
+    let ips = ADDRESSES.iter().filter_map(|text| text.split('/').next()).chain([SERVICE, SERVICE_V6]);
     let mut names: Vec<String> = ips.map(|ip| format!("IP:{ip}")).collect();
     names.extend(["DNS:kubernetes.default.svc".to_owned(), "DNS:localhost".to_owned()]);
     let (certificate, key) = certificates.server(NAME, &names)?;

@@ -10,6 +10,12 @@ number=${stat%% *}
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
+# Settings of the whole machine. Those of the network belong to the node.
+for dir in kernel vm; do
+    mount --bind "/proc/sys/$dir" "/proc/sys/$dir"
+    mount -o remount,bind,ro "/proc/sys/$dir"
+done
+
 # What tells that the machine has booted since, see boot_id(4).
 cat /proc/sys/kernel/random/uuid >"$kept/boot-id"
 mount --bind "$kept/boot-id" /proc/sys/kernel/random/boot_id
@@ -21,7 +27,7 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -o remount,bind,ro /sys/fs/cgroup
 
 # On disk.
-for dir in var/lib/containerd var/lib/containers etc/containerd etc/containers; do
+for dir in var/lib/containerd var/lib/containers var/lib/kubelet var/log etc/containerd etc/containers; do
     mkdir -p "$kept/disk/$dir" "/$dir"
     mount --bind "$kept/disk/$dir" "/$dir"
 done

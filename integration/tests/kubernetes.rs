@@ -1,3 +1,4 @@
 //! Clusters with a real control plane of Kubernetes.
 
 mod account;
+mod nodes;

@@ -36,7 +36,7 @@ fn install(lab: &Lab, machine: &Machine) -> Result<()> {
     {
         machine.write(&format!("/etc/containers/{file}"), text)?;
     }
-    podman(machine, &format!("load --quiet --input {}", image::archive(lab)?.display())).map(drop)
+    podman(machine, &format!("load --quiet --input {}", image::archive(lab, NAME, &[])?.display())).map(drop)
 }
 
 fn podman(machine: &Machine, arguments: &str) -> Result<String> {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use integration::image::{self, NAME, PROGRAM};
-use integration::{Lab, Machine, Netns, readme, wait};
+use integration::{Lab, Machine, Netns, containerd, readme, wait};
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
@@ -21,52 +21,6 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
-
-/// What a test adds to the configuration of a series: an image that is not pulled, and no cgroups (see `machine.sh`).
-/// `--rootless` makes runc take it that it may not write to their tree; as containerd 2.x sets limits, and
-/// runc insists on those, crun stands in for it there.
-const ADDITIONS: [(u32, &str, &str); 2] = [
-    (
-        1,
-        r#"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "localhost/pod:1"
-  disable_apparmor = true
-  disable_cgroup = true
-  restrict_oom_score_adj = true
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-  runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-  BinaryName = "/opt/bin/runc"
-"#,
-        "#!/bin/sh\nexec runc --rootless true \"$@\"\n",
-    ),
-    (
-        2,
-        r"
-[plugins.'io.containerd.cri.v1.images'.pinned_images]
-  sandbox = 'localhost/pod:1'
-[plugins.'io.containerd.cri.v1.runtime']
-  disable_apparmor = true
-  restrict_oom_score_adj = true
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
-  runtime_type = 'io.containerd.runc.v2'
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
-  BinaryName = '/opt/bin/runc'
-",
-        CRUN,
-    ),
-];
-/// containerd asks which processes a container has, and forgets it if there are none; but crun reads them from a group.
-const CRUN: &str = r#"#!/bin/sh
-case " $* " in
-*" ps "*)
-    for id; do :; done
-    crun --root "$2" state "$id" | sed -n 's/.*"pid": *\([0-9]*\).*/[\1]/p'
-    exit ;;
-esac
-exec crun --cgroup-manager disabled "$@"
-"#;
 
 /// How long one request may take, on a machine that is busy with other tests.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -163,7 +117,7 @@ impl Containerd {
 
     /// Gives it the image that all containers are made from.
     fn import(&self, lab: &Lab) -> Result<()> {
-        let archive = image::archive(lab)?;
+        let archive = image::archive(lab, NAME, &[])?;
         self.netns.run(&format!("ctr -n k8s.io images import {}", archive.display()))?;
         let spec = ImageSpec { image: NAME.to_owned(), ..Default::default() };
         wait::until("the image is known", wait::LONG, || {
@@ -286,18 +240,10 @@ impl Containerd {
     }
 }
 
-/// Installs plugins and configures containerd on a node as the README tells, except for what makes tests leave nothing
-/// behind.
+/// Installs plugins and configures containerd on a node as the README describes, except for what would outlive the test.
 pub(crate) fn install(machine: &Machine) -> Result<()> {
     readme::install_plugins(machine)?;
-    let version = machine.netns().run("containerd --version")?;
-    let (series, additions, runc) = ADDITIONS
-        .into_iter()
-        .find(|(series, ..)| version.split([' ', 'v']).any(|word| word.starts_with(&format!("{series}."))))
-        .with_context(|| format!("neither containerd 1.x nor 2.x: {version}"))?;
-    let config = format!("{}{additions}", readme::containerd_config(series)?);
-    machine.write("/etc/containerd/config.toml", &config)?;
-    machine.write_program("/opt/bin/runc", runc)
+    containerd::configure(machine, NAME)
 }
 
 fn spawn(netns: &Netns, log: &Path) -> Result<Child> {
