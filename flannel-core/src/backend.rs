@@ -19,7 +19,7 @@ use crate::link::{LinkName, Mac};
 
 use behaviour::Behaviour;
 pub(crate) use behaviour::{Node, Peering, Prepared};
-pub use error::{BackendError, PeerError};
+pub use error::{BackendError, OffLink, PeerError};
 pub use probe::{Probe, Transport, Via};
 pub use vxlan::vtep::Vtep;
 

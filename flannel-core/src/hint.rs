@@ -59,6 +59,8 @@ pub struct Interest<'a> {
     pub external: Option<&'a LinkName>,
     /// Routes of the underlay decide how a peer is reached (direct routing, host-gw).
     pub underlay_routes: bool,
+    /// Addresses of peers that no route of the underlay reaches as required.
+    pub off_link: &'a [IpAddr],
 }
 
 /// Whether `hint` is a reason to observe the kernel and plan again.
@@ -233,7 +235,7 @@ impl Interest<'_> {
             RouteTarget::Via { gateway, .. } if !key.destination.contains(gateway) => Some(gateway),
             _ => None,
         });
-        tunnels.chain(direct).any(|address| net.contains(address))
+        tunnels.chain(direct).chain(self.off_link).any(|address| net.contains(address))
     }
 }
 

@@ -325,6 +325,7 @@ impl<K: Kernel> Reconciler<K> {
             return;
         };
         let networks = self.node.networks();
+        let off_link = assembly.off_link();
         let has_interface = !self.reporter.report.conditions.contains_key(condition::INTERFACE);
         let interest = Interest {
             desired: assembly.dataplane(),
@@ -333,6 +334,7 @@ impl<K: Kernel> Reconciler<K> {
             // Without one, any interface may become the external interface.
             external: has_interface.then_some(&self.node.external().name),
             underlay_routes: assembly.desired().depends_on_routes(),
+            off_link: &off_link,
         };
         let Some(hint) = hints.reason(&interest) else { return };
         debug!(hint = ?hint, "kernel changed");

@@ -4,8 +4,9 @@ use anyhow::ensure;
 use integration::cni::all_reach_all;
 use integration::directory::{all_reach, expect_log, wait_log};
 use integration::golden::{self, Known, Peer, Stack};
-use integration::{Feature, Flanneld, LeaseDirectory, kernel_state, lab};
+use integration::{Doctor, Feature, Flanneld, LeaseDirectory, kernel_state, lab, wait};
 use std::fs;
+use std::time::{Duration, Instant};
 
 const HOST_GW: &str = r#"{"Type":"host-gw"}"#;
 const UNDERLAY_MTU: u32 = 1500;
@@ -93,6 +94,60 @@ fn reports_a_node_on_another_link() {
         wait_log(&daemons[0], &["192.168.60.3 is not on the link of eth0", "vxlan does not"])?;
         let routes = kernel_state::routes(cluster.nodes[0].netns(), true, "10.42.")?;
         ensure!(routes.is_empty(), "{routes:?}");
+        Ok(())
+    });
+}
+
+/// Promised is "at once"; the rest is for looking, and for a machine that is busy with other tests.
+const LIMIT: Duration = Duration::from_secs(4);
+
+/// What another program did to the routes of a node, what is said about it, and the command that resolves it.
+const ROUTES: [(&str, &str, &str); 2] = [
+    (
+        "route add 192.168.50.2/32 via 192.168.50.254 dev eth0",
+        "192.168.50.2 is not on the link of eth0: the route to 192.168.50.2/32 leads to it through 192.168.50.254",
+        "ip route del 192.168.50.2/32 via 192.168.50.254 dev eth0",
+    ),
+    (
+        "route del 192.168.50.0/24 dev eth0",
+        "192.168.50.2 is not on the link of eth0: eth0 has no route to its network 192.168.50.0/24",
+        "ip route add 192.168.50.0/24 dev eth0",
+    ),
+];
+
+#[test]
+fn routes_in_the_way_are_named() {
+    lab(|lab| {
+        let cluster = lab.cluster(2)?;
+        let (node, netns) = (&cluster.nodes[0], cluster.nodes[0].netns());
+        let (leases, mut daemons) = cluster.start_on_directory(lab, &Stack::V4.config(HOST_GW))?;
+        Doctor::install_cni_config(node)?;
+        let doctor = Doctor::of(node, &Flanneld::on_directory(leases.path()));
+        for (damage, problem, fix) in ROUTES {
+            daemons[0].stop()?;
+            netns.ip("route flush proto 241")?;
+            netns.ip(damage)?;
+            daemons[0].start()?;
+            daemons[0].wait_ready()?;
+            wait_log(&daemons[0], &[problem])?;
+            let status = daemons[0].status("/peers")?.body;
+            ensure!(status.contains(problem), "{status}");
+            let found = doctor.expect(&["peer-unusable"])?;
+            ensure!(found[0].value["evidence"].to_string().contains(problem), "{:#}", found[0].value);
+            ensure!(found[0].value["fix"] == fix, "{:#}", found[0].value);
+
+            netns.run(fix)?;
+            let started = Instant::now();
+            wait::until("the node has its route", wait::LONG, || {
+                let routes = kernel_state::routes(netns, true, "10.42.")?;
+                ensure!(!routes.is_empty(), "no route");
+                Ok(())
+            })?;
+            let took = started.elapsed();
+            eprintln!("route set {took:?} after `{fix}`");
+            ensure!(took < LIMIT, "continued after {took:?}");
+            doctor.expect(&[])?;
+        }
         Ok(())
     });
 }

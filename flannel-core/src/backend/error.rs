@@ -1,5 +1,6 @@
 //! Why a backend cannot run here, and why a peer cannot be reached.
 
+use ipnet::IpNet;
 use std::net::IpAddr;
 
 use super::BACKENDS;
@@ -79,6 +80,16 @@ pub enum PeerError {
         #[source]
         source: FieldError,
     },
+    /// The address of the peer is not on the link, and no router may be in between.
+    #[error("{address} is not on the link of {link}: {}", .cause.text(link))]
+    OffLink {
+        /// As published.
+        address: IpAddr,
+        /// The interface of this node.
+        link: LinkName,
+        /// What is in the way or missing.
+        cause: OffLink,
+    },
     /// Another fault of the lease.
     #[error("{0}")]
     Other(String),
@@ -94,7 +105,50 @@ pub enum PeerError {
     },
 }
 
+/// Why an address is not on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffLink {
+    /// A route leads to it through a router, although the link has an address of the same network.
+    Router(IpNet, IpAddr),
+    /// The link has an address of this network, and no route to it.
+    NoRoute(IpNet),
+    /// It is in no network of the link.
+    Elsewhere,
+}
+
+impl OffLink {
+    fn text(&self, link: &LinkName) -> String {
+        let fix = self.fix(link).unwrap_or_default();
+        match self {
+            Self::Router(destination, router) => format!(
+                "the route to {destination} leads to it through {router}. Run `{fix}` if both nodes are on one link, otherwise use vxlan"
+            ),
+            Self::NoRoute(network) => format!("{link} has no route to its network {network}. Run `{fix}`"),
+            Self::Elsewhere => "host-gw needs nodes on one link, vxlan does not".to_owned(),
+        }
+    }
+
+    fn fix(&self, link: &LinkName) -> Option<String> {
+        match self {
+            Self::Router(destination, router) => {
+                Some(format!("ip route del {destination} via {router} dev {link}"))
+            }
+            Self::NoRoute(network) => Some(format!("ip route add {network} dev {link}")),
+            Self::Elsewhere => None,
+        }
+    }
+}
+
 impl PeerError {
+    /// The command on this node that resolves it, if there is one.
+    #[must_use]
+    pub fn fix(&self) -> Option<String> {
+        match self {
+            Self::OffLink { link, cause, .. } => cause.fix(link),
+            _ => None,
+        }
+    }
+
     /// Whether it is as intended and no fault.
     #[must_use]
     pub const fn is_expected(&self) -> bool {

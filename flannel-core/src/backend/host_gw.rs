@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Backend, BackendError, Behaviour, Entry, Node, PeerError, Peering, Prepared, Via};
+use super::{Backend, BackendError, Behaviour, Entry, Node, OffLink, PeerError, Peering, Prepared, Via};
 use crate::dataplane::{Dataplane, Route, RouteKey};
 use crate::external::ExternalInterface;
 use crate::facts::{HostFacts, RouteLookup};
@@ -55,7 +55,10 @@ impl Behaviour for Options {
         let through: Vec<_> =
             node.facts.routes.iter().filter(|route| route.link == Some(external.index)).collect();
         let standing = through.iter().filter_map(|route| Some((route.destination, route.gateway?))).collect();
-        let peering = Gateways { link: external.name.clone(), routes: RouteLookup::new(through), standing };
+        let addresses = node.facts.link(external.index).map(|link| link.addresses.as_slice());
+        let networks = addresses.unwrap_or_default().iter().map(|address| address.net.trunc()).collect();
+        let (link, routes) = (external.name.clone(), RouteLookup::new(through));
+        let peering = Gateways { link, routes, networks, standing };
         Ok(Prepared { base: Dataplane::default(), peering: Some(Arc::new(peering)) })
     }
 
@@ -76,6 +79,8 @@ struct Gateways {
     /// Routes through the external interface: the kernel looks for next hops in these alone (`fib_check_nh` in
     /// net/ipv4/fib_semantics.c).
     routes: RouteLookup,
+    /// The networks of its addresses.
+    networks: Vec<IpNet>,
     /// Destination and next hop of the routes that stand.
     standing: BTreeSet<(IpNet, IpAddr)>,
 }
@@ -89,16 +94,27 @@ impl Gateways {
             }),
         }
     }
+
+    /// What keeps an address from being on the link.
+    fn cause(&self, address: IpAddr) -> OffLink {
+        let Some(network) = self.networks.iter().find(|network| network.contains(&address)) else {
+            return OffLink::Elsewhere;
+        };
+        match self.routes.find(address).and_then(|route| Some((route.destination, route.gateway?))) {
+            Some((destination, router)) if network.contains(&destination) => {
+                OffLink::Router(destination, router)
+            }
+            _ => OffLink::NoRoute(*network),
+        }
+    }
 }
 
 impl Peering for Gateways {
     fn peer(&self, _attrs: &LeaseAttrs, subnet: IpNet, gateway: IpAddr) -> Result<Dataplane, PeerError> {
         // A route that stands may have lost what the kernel asks for only when it is set; it still works.
         if !self.is_on_link(gateway) && !self.standing.contains(&(subnet, gateway)) {
-            let link = &self.link;
-            return Err(PeerError::Other(format!(
-                "{gateway} is not on the link of {link}: host-gw needs nodes on one link, vxlan does not"
-            )));
+            let (link, cause) = (self.link.clone(), self.cause(gateway));
+            return Err(PeerError::OffLink { address: gateway, link, cause });
         }
         let mut peer = Dataplane::default();
         peer.routes.insert(RouteKey::owned(subnet), Route::via(gateway, &self.link, false));

@@ -1,6 +1,7 @@
 //! Desired state of a whole cluster, kept up to date at the cost of each change.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Desired, Peer};
@@ -78,6 +79,16 @@ impl Assembly {
     #[must_use]
     pub const fn errors(&self) -> &BTreeMap<Subnets, Vec<PeerError>> {
         &self.errors
+    }
+
+    /// Addresses of peers that are not on the link, as the backend requires.
+    #[must_use]
+    pub fn off_link(&self) -> Vec<IpAddr> {
+        let address = |error: &PeerError| match error {
+            PeerError::OffLink { address, .. } => Some(*address),
+            _ => None,
+        };
+        self.errors.values().flatten().filter_map(address).collect()
     }
 
     /// The peers.

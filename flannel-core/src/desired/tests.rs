@@ -329,7 +329,12 @@ fn host_gw_needs_one_link() {
     };
     let (routes, errors) = far(&facts());
     assert_snapshot!(routes, @"route replace fd00:10:244:200::/64 via fe80::2 dev eth0");
-    assert_snapshot!(errors, @"192.168.50.200 is not on the link of eth0: host-gw needs nodes on one link, vxlan does not");
+    assert_snapshot!(errors, @"192.168.50.200 is not on the link of eth0: the route to 192.168.50.128/25 leads to it through 192.168.50.254. Run `ip route del 192.168.50.128/25 via 192.168.50.254 dev eth0` if both nodes are on one link, otherwise use vxlan");
+    let mut missing = facts();
+    missing.routes.retain(|route| !net("192.168.50.0/24").contains(&route.destination));
+    assert_snapshot!(far(&missing).1, @"192.168.50.200 is not on the link of eth0: eth0 has no route to its network 192.168.50.0/24. Run `ip route add 192.168.50.0/24 dev eth0`");
+    missing.links[0].addresses.clear();
+    assert_snapshot!(far(&missing).1, @"192.168.50.200 is not on the link of eth0: host-gw needs nodes on one link, vxlan does not");
     // A route that stands, though the way to its next hop was taken away, is left alone.
     let mut standing = facts();
     standing.routes.push(RouteFacts {

@@ -104,16 +104,21 @@ fn facts() -> HostFacts {
 }
 
 fn check(hint: Hint) -> bool {
-    let (desired, facts, external) = (desired(), facts(), name("eth0"));
+    check_on(&facts(), &hint)
+}
+
+fn check_on(facts: &HostFacts, hint: &Hint) -> bool {
+    let (desired, external) = (desired(), name("eth0"));
     let networks = [net("10.42.0.0/16")];
     let interest = Interest {
         desired: &desired,
-        facts: &facts,
+        facts,
         networks: &networks,
         external: Some(&external),
         underlay_routes: true,
+        off_link: &[],
     };
-    concerns(&hint, &interest)
+    concerns(hint, &interest)
 }
 
 fn hint(object: Object, gone: bool) -> Hint {
@@ -202,6 +207,7 @@ fn whatever_goes_may_have_been_in_the_way_of_our_device() {
         networks: &[],
         external: Some(&external),
         underlay_routes: true,
+        off_link: &[],
     };
     assert!(concerns(&link(POD, "vx", None), &interest));
     assert!(!concerns(&link(POD, "vx", Some(now(1450, 4, None))), &interest));
@@ -234,14 +240,12 @@ fn addresses() {
     assert!(check(address_hint(ETH0, deprecated, false)));
 }
 
-#[test]
-fn routes() {
-    let hop = Hop { gateway: Some(ip("10.42.2.0")), index: Some(TUNNEL), onlink: true };
-    let ours = RouteRecord {
-        destination: net("0.0.0.0/0"),
+fn unicast(destination: &str, hop: Hop, protocol: u8) -> RouteRecord {
+    RouteRecord {
+        destination: net(destination),
         metric: 0,
         table: MAIN_TABLE,
-        protocol: PROTOCOL,
+        protocol,
         kind: UNICAST,
         tos: 0,
         cloned: false,
@@ -253,7 +257,35 @@ fn routes() {
     let through = |hop, protocol| RouteRecord { hops: vec![hop], protocol, ..ours.clone() };
     assert!(!check(route_hint("10.42.2.0/24", &ours, false)), "echo");
     assert!(check(route_hint("10.42.2.0/24", &ours, true)), "deleted");
+    }
+}
+
+/// A route of another program that keeps a peer of host-gw from being on the link.
+#[test]
+fn routes_to_peers_without_routes() {
+    let (desired, facts, peer) = (Dataplane::default(), facts(), [ip("192.168.50.9")]);
+    let external = name("eth0");
+    let interest = Interest {
+        desired: &desired,
+        facts: &facts,
+        networks: &[],
+        external: Some(&external),
+        underlay_routes: true,
+        off_link: &peer,
+    };
+    let hop = Hop { gateway: Some(ip("192.168.50.254")), index: Some(ETH0), onlink: false };
+    let set = |destination| {
+        let route = unicast(destination, hop, PROTOCOL_BOOT);
+        concerns(&hint(Object::Route(route), false), &interest)
     for altered in [
+    assert!(set("192.168.50.9/32"));
+    assert!(!set("192.168.50.8/32"));
+}
+
+#[test]
+fn routes() {
+    let hop = Hop { gateway: Some(ip("10.42.2.0")), index: Some(TUNNEL), onlink: true };
+    let ours = unicast("0.0.0.0/0", hop, PROTOCOL);
         through(Hop { gateway: None, ..hop }, PROTOCOL),
         through(Hop { index: Some(ETH0), ..hop }, PROTOCOL),
         through(Hop { onlink: false, ..hop }, PROTOCOL),
@@ -314,6 +346,7 @@ fn without_external_interface_every_link_may_be_it() {
     assert!(concerns(&link(POD, "eth1", Some(now(1500, 3, None))), &interest));
     assert!(concerns(&address_hint(POD, address("10.0.0.1/8"), false), &interest));
 }
+        off_link: &[],
 
 #[test]
 fn only_the_last_state_of_an_object_counts() {
@@ -329,6 +362,7 @@ fn only_the_last_state_of_an_object_counts() {
     let fdb = |destination| fdb(2, destination, true, false);
     let mut hints = Hints::default();
     assert!(hints.is_empty());
+        off_link: &[],
     hints.push(fdb("192.168.50.9"));
     assert_eq!(hints.reason(&interest), Some(&fdb("192.168.50.9")));
     hints.push(fdb("192.168.50.2"));

@@ -121,8 +121,8 @@ checks! {
         "Two nodes publish the same VTEP MAC, for example clones of a disk, so only one of them is reachable."
         "on the clone, remove /var/lib/flannel/vtep-*.json and the device, then restart flanneld"
     PEER_UNUSABLE "peer-unusable" Error
-        "The lease of another node lacks the data to reach it."
-        "correct the configuration of flanneld on that node"
+        "The lease of another node lacks the data to reach it, or with host-gw the node is not on the link of this one."
+        "correct the configuration of flanneld on that node, or the route that the finding names"
 
     DAEMON_DOWN "daemon-down" Error
         "flanneld is not running, although it ran before: nothing is repaired, renewed or updated."

@@ -96,10 +96,13 @@ fn unusable(view: &View, report: &mut Report) {
                 Family::ALL.into_iter().find_map(|family| entry.lease.attrs.public_address(family))
             });
             let who = address.map_or_else(|| "its node".to_owned(), |address| address.to_string());
-            report
-                .find(&PEER_UNUSABLE, subnets, format!("the lease of {who} lacks the data to reach it"))
-                .seen(flannel_core::error::chain(error))
-                .fix(format!("correct the configuration of flanneld on {who}, or {}", release(subnets)));
+            let of_lease = || {
+                let fix = format!("correct the configuration of flanneld on {who}, or {}", release(subnets));
+                (format!("the lease of {who} lacks the data to reach it"), fix)
+            };
+            let of_host = |fix| (format!("a route of this node keeps {who} from being on its link"), fix);
+            let (problem, fix) = error.fix().map_or_else(of_lease, of_host);
+            report.find(&PEER_UNUSABLE, subnets, problem).seen(flannel_core::error::chain(error)).fix(fix);
         }
     }
 }
