@@ -1,5 +1,7 @@
 //! The gateways of pods, which the CNI plugin gives to the bridge. It does so only when a pod is added; in between the
-//! daemon restores them, because a program that manages networks may remove all addresses of an interface.
+//! daemon restores them, because a program that manages networks may remove all addresses of an interface. With IPv6 the bridge also
+//! needs its link-local address: the kernel sends neighbour solicitations for packets that it forwards from this address, and none
+//! without one (`ndisc_send_ns` in `net/ipv6/ndisc.c`), so that no packet from outside reaches a pod.
 
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,11 +9,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::cni::BRIDGE;
 use crate::dataplane::{AddressKey, LinkChange, Op};
-use crate::facts::HostFacts;
+use crate::facts::{HostFacts, LinkFacts, is_link_local};
 use crate::family::Family;
 use crate::json::{Object, Value};
 use crate::lease::Subnets;
-use crate::link::LinkName;
+use crate::link::{LinkName, Mac};
 
 /// The gateways that attached pods use, with their prefix lengths, by bridge.
 pub type Gateways = BTreeMap<LinkName, BTreeSet<IpNet>>;
@@ -44,11 +46,11 @@ pub fn restore(gateways: &Gateways, facts: &HostFacts) -> Vec<Op> {
     let mut ops = Vec::new();
     for (bridge, nets) in gateways {
         let Some(link) = facts.links.iter().find(|link| link.name == *bridge) else { continue };
-        let missing: Vec<IpNet> = nets
-            .iter()
-            .filter(|net| !link.addresses.iter().any(|found| found.net == **net))
-            .copied()
-            .collect();
+        let has = |net: &&IpNet| link.addresses.iter().any(|found| found.net == **net);
+        let mut missing: Vec<IpNet> = nets.iter().filter(|net| !has(net)).copied().collect();
+        if nets.iter().any(|net| Family::of_net(*net) == Family::V6) {
+            missing.extend(missing_link_local(link));
+        }
         // Setting the hardware address keeps it: a bridge otherwise adopts that of a port. The plugin does the same with an
         // address that it adds.
         let mac = link.mac.filter(|mac| mac.is_unicast() && !missing.is_empty());
@@ -59,6 +61,21 @@ pub fn restore(gateways: &Gateways, facts: &HostFacts) -> Vec<Op> {
         ops.extend(missing.into_iter().map(|net| Op::AddAddress(AddressKey { link: bridge.clone(), net })));
     }
     ops
+}
+
+/// Returns the link-local address that a link lacks. The kernel sets one by itself, but not again.
+fn missing_link_local(link: &LinkFacts) -> Option<IpNet> {
+    let mut addresses = link.addresses.iter().map(|found| found.net.addr());
+    let has_one = addresses.any(|address| address.is_ipv6() && is_link_local(address));
+    link.mac.filter(|mac| !has_one && mac.is_unicast()).map(link_local)
+}
+
+/// Returns the link-local address that the kernel derives from a hardware address (RFC 4291, appendix A).
+fn link_local(mac: Mac) -> IpNet {
+    let Mac([a, b, c, d, e, f]) = mac;
+    let identifier = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    let address = Ipv6Addr::from(0xfe80 << 112 | u128::from(identifier));
+    IpNet::new_assert(address.into(), 64)
 }
 
 /// Reads the bridge and the gateways of its ranges; `None` if the config gives the bridge none.

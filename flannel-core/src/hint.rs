@@ -12,7 +12,7 @@ use crate::dataplane::{
     AddressKey, Dataplane, FdbKey, Link, NeighbourKey, PROTOCOL, PROTOCOL_KERNEL, Route, RouteKey,
     RouteTarget, UdpPort,
 };
-use crate::facts::{AddressFacts, HostFacts, is_local_scope};
+use crate::facts::{AddressFacts, HostFacts, is_link_local, is_local_scope};
 use crate::link::{IfIndex, LinkName, Mac};
 use crate::message::address::AddressRecord;
 use crate::message::fdb::FdbRecord;
@@ -183,12 +183,20 @@ impl Interest<'_> {
         if gone && self.networks.iter().any(|network| network.contains(&address.net.addr())) {
             return true;
         }
+        // A link-local one that their bridge needs.
+        if gone && is_link_local(address.net.addr()) && self.is_bridge(index) {
+            return true;
+        }
         let is_same = |known: &&AddressFacts| known.net.addr() == address.net.addr();
         let known = self.facts.link(index).and_then(|link| link.addresses.iter().find(is_same));
         // IPv6 addresses are announced again whenever their lifetimes are renewed.
         let same = if gone { known.is_none() } else { known == Some(&address) };
         let is_source = self.desired.links.values().any(|link| link.kind.local() == Some(address.net.addr()));
         !same && (is_source || self.name(index).is_none_or(|name| self.is_external(name)))
+    }
+
+    fn is_bridge(&self, index: IfIndex) -> bool {
+        self.facts.links.iter().any(|link| link.master == Some(index))
     }
 
     fn is_external(&self, name: &LinkName) -> bool {

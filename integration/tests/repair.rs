@@ -494,10 +494,11 @@ fn on_host(v4: bool) -> Vec<Damage> {
         damage("external interface down and up", &["ip link set eth0 down", "ip link set eth0 up"]);
     down_and_up.after = After::Others;
     let family = if v4 { "-4" } else { "-6" };
-    let flush = format!("ip {family} addr flush dev cni0 scope global");
+    let flush = format!("ip {family} addr flush dev cni0");
     let mut damages = vec![
         down_and_up,
         damage("gateway of pods removed", &[&flush]),
+        damage("link-local address of the bridge removed", &["ip -6 addr flush dev cni0 scope link"]),
         damage("bridge of pods down", &["ip link set cni0 down"]),
     ];
     // The two families share the interface: once is enough.
@@ -538,8 +539,9 @@ fn state(netns: &Netns) -> Result<Vec<String>> {
             .split("\ntable ")
             .map(|table| format!("table {}", table.trim_start_matches("table ").trim_end())),
     );
-    // Link-local addresses come and go with interfaces, and are random where a MAC was changed.
-    lines.retain(|line| !line.contains("fe80::"));
+    // Link-local addresses come and go with interfaces, and are random where a MAC was changed. The kernel needs that of
+    // the pods' bridge for packets from outside.
+    lines.retain(|line| !line.contains("fe80::") || line.starts_with("addr \"cni0\""));
     lines.sort();
     Ok(lines)
 }

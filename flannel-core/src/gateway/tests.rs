@@ -67,13 +67,19 @@ fn a_bridge_gets_what_it_lacks() {
         let facts = HostFacts { links: vec![link], routes: Vec::new() };
         restore(&gateways, &facts).iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    assert_eq!(check(true, &["10.42.1.1/24", "fd00:42:0:1::1/64", "192.168.7.1/24"]), [""; 0]);
+    let complete = ["10.42.1.1/24", "fd00:42:0:1::1/64", "fe80::7:7/64", "192.168.7.1/24"];
+    assert_eq!(check(true, &complete), [""; 0]);
+    assert_eq!(
+        check(true, &complete[..2]),
+        ["link set cni0 address 02:00:00:00:00:07", "addr add fe80::ff:fe00:7/64 dev cni0"]
+    );
     assert_eq!(
         check(false, &["10.42.1.1/16"]),
         [
             "link set cni0 address 02:00:00:00:00:07 up",
             "addr add 10.42.1.1/24 dev cni0",
-            "addr add fd00:42:0:1::1/64 dev cni0"
+            "addr add fd00:42:0:1::1/64 dev cni0",
+            "addr add fe80::ff:fe00:7/64 dev cni0"
         ]
     );
     assert_eq!(restore(&gateways, &HostFacts::default()), [], "no bridge");

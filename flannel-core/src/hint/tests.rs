@@ -236,6 +236,10 @@ fn addresses() {
     assert!(check(hint(ETH0, "192.168.50.8/24", false)));
     assert!(check(hint(POD, "10.42.1.1/24", true)), "it may be the gateway of pods");
     assert!(!check(hint(POD, "172.17.0.1/16", true)));
+    assert!(!check(hint(POD, "fe80::1/64", true)), "no bridge");
+    let mut bridged = facts();
+    bridged.links.push(LinkFacts { index: IfIndex(10), master: Some(POD), ..bridged.links[0].clone() });
+    assert!(check_on(&bridged, &hint(POD, "fe80::1/64", true)));
     let deprecated = AddressFacts { deprecated: true, ..address("192.168.50.1/24") };
     assert!(check(address_hint(ETH0, deprecated, false)));
 }
@@ -253,10 +257,6 @@ fn unicast(destination: &str, hop: Hop, protocol: u8) -> RouteRecord {
         source: None,
         special: false,
         expires: None,
-    };
-    let through = |hop, protocol| RouteRecord { hops: vec![hop], protocol, ..ours.clone() };
-    assert!(!check(route_hint("10.42.2.0/24", &ours, false)), "echo");
-    assert!(check(route_hint("10.42.2.0/24", &ours, true)), "deleted");
     }
 }
 
@@ -277,7 +277,7 @@ fn routes_to_peers_without_routes() {
     let set = |destination| {
         let route = unicast(destination, hop, PROTOCOL_BOOT);
         concerns(&hint(Object::Route(route), false), &interest)
-    for altered in [
+    };
     assert!(set("192.168.50.9/32"));
     assert!(!set("192.168.50.8/32"));
 }
@@ -286,6 +286,10 @@ fn routes_to_peers_without_routes() {
 fn routes() {
     let hop = Hop { gateway: Some(ip("10.42.2.0")), index: Some(TUNNEL), onlink: true };
     let ours = unicast("0.0.0.0/0", hop, PROTOCOL);
+    let through = |hop, protocol| RouteRecord { hops: vec![hop], protocol, ..ours.clone() };
+    assert!(!check(route_hint("10.42.2.0/24", &ours, false)), "echo");
+    assert!(check(route_hint("10.42.2.0/24", &ours, true)), "deleted");
+    for altered in [
         through(Hop { gateway: None, ..hop }, PROTOCOL),
         through(Hop { index: Some(ETH0), ..hop }, PROTOCOL),
         through(Hop { onlink: false, ..hop }, PROTOCOL),
@@ -342,11 +346,11 @@ fn without_external_interface_every_link_may_be_it() {
         networks: &networks,
         external: None,
         underlay_routes: false,
+        off_link: &[],
     };
     assert!(concerns(&link(POD, "eth1", Some(now(1500, 3, None))), &interest));
     assert!(concerns(&address_hint(POD, address("10.0.0.1/8"), false), &interest));
 }
-        off_link: &[],
 
 #[test]
 fn only_the_last_state_of_an_object_counts() {
@@ -358,11 +362,11 @@ fn only_the_last_state_of_an_object_counts() {
         networks: &networks,
         external: Some(&external),
         underlay_routes: true,
+        off_link: &[],
     };
     let fdb = |destination| fdb(2, destination, true, false);
     let mut hints = Hints::default();
     assert!(hints.is_empty());
-        off_link: &[],
     hints.push(fdb("192.168.50.9"));
     assert_eq!(hints.reason(&interest), Some(&fdb("192.168.50.9")));
     hints.push(fdb("192.168.50.2"));
