@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::http;
 use crate::netns::Netns;
+use crate::poll::Readiness;
 use crate::{DIRECTORY, program, wait};
 
 /// A node. Cloning gives another handle on the same one.
@@ -349,6 +350,12 @@ impl Daemon {
     /// Asks one of its health endpoints.
     pub fn get(&self, path: &str) -> Result<http::Response> {
         http::get(&self.node.netns, self.health, path)
+    }
+
+    /// Polls `/readyz` from now on.
+    #[must_use]
+    pub fn watch_ready(&self) -> Readiness {
+        Readiness::watch(&self.node.netns, self.health)
     }
 
     /// Asks its status socket.
