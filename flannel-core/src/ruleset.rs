@@ -42,6 +42,15 @@ impl Mode {
         }
     }
 
+    /// Where our rules are, for people.
+    #[must_use]
+    pub const fn place(self) -> &'static str {
+        match self {
+            Self::Nftables => "tables flannel-ipv4 and flannel-ipv6 of nftables",
+            Self::Iptables => "chains FLANNEL-POSTRTG and FLANNEL-FWD of iptables",
+        }
+    }
+
     /// Whether a notification of nf_tables may be about our rules, or about something that only the other mode has of
     /// ours. (iptables works on nf_tables as well, except for its legacy variant; its rules show as compatibility
     /// expressions.)

@@ -2,7 +2,8 @@
 //! firewall tables.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Daemon, Feature, Flanneld, Lab, lab, wait};
+use integration::doctor::Finding;
+use integration::{Daemon, Doctor, Feature, Flanneld, Lab, lab, wait};
 use serde_json::Value;
 use std::fs;
 use std::thread;
@@ -28,9 +29,14 @@ fn daemons_with_one_firewall_back_off() {
         let cluster = lab.cluster(1)?;
         let node = &cluster.nodes[0];
         let alloc = r#"{"Type":"alloc"}"#;
-        let mut first = node.start(&flanneld(lab, "first", "10.42.0.0/16", alloc)?)?;
+        let flags = flanneld(lab, "first", "10.42.0.0/16", alloc)?;
+        let mut first = node.start(&flags)?;
         first.wait_ready()?;
         let mut second = node.start_beside(1, &flanneld(lab, "second", "10.43.0.0/16", alloc)?)?;
+        let doctor = Doctor::of(node, &flags);
+        let finding = || -> Result<Option<Finding>> {
+            Ok(doctor.findings()?.into_iter().find(|finding| finding.id == "firewall-contested"))
+        };
 
         let named = |daemon: &Daemon, other: &Daemon| -> Result<bool> {
             let (log, pid) = (daemon.log()?, other.pid()?);
@@ -41,6 +47,14 @@ fn daemons_with_one_firewall_back_off() {
         };
         wait::until("one reports the other", wait::LONG, || {
             ensure!(named(&first, &second)? || named(&second, &first)?, "no report");
+            Ok(())
+        })?;
+        wait::until("the doctor reports both", wait::LONG, || {
+            let found = finding()?.context("no finding")?;
+            let (text, pids) = (found.value.to_string(), [first.pid()?, second.pid()?]);
+            let named = pids.iter().all(|pid| text.contains(&format!("process {pid}: its rules are ")));
+            ensure!(named && text.contains("tables flannel-ipv4 and flannel-ipv6"), "{text}");
+            ensure!(found.value["fix"].as_str().is_some_and(|fix| fix.starts_with("kill ")), "{text}");
             Ok(())
         })?;
         let repairs = || -> Result<u64> { Ok(repairs(&first)? + repairs(&second)?) };
@@ -60,6 +74,7 @@ fn daemons_with_one_firewall_back_off() {
             ensure!(firewall["correct"] == true && firewall["error"].is_null(), "{firewall}");
             Ok(())
         })?;
+        ensure!(finding()?.is_none(), "{:?}", finding()?);
         first.stop().map(drop)
     });
 }

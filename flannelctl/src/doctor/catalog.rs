@@ -135,6 +135,9 @@ checks! {
     DAEMON_DUPLICATE "daemon-duplicate" Error
         "Two daemons with the same store run in one network namespace and revert each other's changes."
         "stop one of them"
+    FIREWALL_CONTESTED "firewall-contested" Error
+        "Several daemons with different stores run in one network namespace and set their own firewall rules in the same tables or chains."
+        "stop one of them, or run it in a network namespace of its own"
     STATE_UNWRITABLE "state-unwritable" Error
         "flanneld cannot write its files, so pods may fail to start, or state is missing after a restart."
         "remount the file system writable, or specify other paths with --state-dir and --subnet-file"

@@ -7,6 +7,7 @@ use flannel_core::link::LinkName;
 use flannel_core::obstacle::Obstacle;
 use flannel_core::ruleset::Mode;
 use flannel_core::ruleset::bridge::BridgeFinding;
+use flannel_core::status::Firewall;
 use flannel_core::store::Listing;
 use flanneld::cli::Options;
 use flanneld::kernel::Observation;
@@ -35,6 +36,8 @@ pub(crate) struct Facts {
     pub(crate) options: Options,
     /// Response of the daemon.
     pub(crate) answer: DaemonAnswer,
+    /// Firewall rules of each daemon by process, if there are several.
+    pub(crate) firewalls: Vec<(u32, Firewall)>,
     pub(crate) store: StoreFacts,
     pub(crate) remembered: Remembered,
     pub(crate) observation: Observation,

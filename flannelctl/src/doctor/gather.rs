@@ -76,6 +76,7 @@ pub(crate) async fn gather(
         is_root: geteuid().is_root(),
         daemons: invocation.daemons.clone(),
         answer: daemon::ask(invocation).await,
+        firewalls: daemon::firewalls(&invocation.daemons).await,
         store: StoreFacts {
             location: store.identity().location.clone(),
             config_place: store.identity().config_place.clone(),

@@ -1,6 +1,6 @@
 //! The daemons of this network namespace, how they are started, and so where their store is.
 
-use flannel_core::status::Status;
+use flannel_core::status::{Firewall, Status};
 use flanneld::cli::{CliError, Options, Parsed};
 use flanneld::host::daemons::{Process, processes};
 use flanneld::http::{self, StatusCode};
@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -61,6 +62,8 @@ pub(crate) struct Daemon {
     pub(crate) state: char,
     /// Scope of its store; `None` if its command line does not parse.
     pub(crate) scope: Option<String>,
+    /// Its status socket.
+    pub(crate) socket: Option<PathBuf>,
 }
 
 impl Daemon {
@@ -98,7 +101,8 @@ impl Invocation {
             processes().into_iter().map(|process| (process, options(&process))).collect();
         let daemon = |(process, options): &(Process, Option<Options>)| {
             let scope = options.as_ref().map(|options| options.store.scope());
-            Daemon { pid: process.pid, state: process.state, scope }
+            let socket = options.as_ref().and_then(|options| options.status_socket.clone());
+            Daemon { pid: process.pid, state: process.state, scope, socket }
         };
         let daemons = found.iter().map(daemon).collect();
         let of_running = found.into_iter().find_map(|(_, options)| options);
@@ -119,6 +123,19 @@ impl Invocation {
         }
         Ok(Self { daemons, options })
     }
+}
+
+/// Asks several daemons for the state of their firewall rules; returns the answers by process.
+pub(crate) async fn firewalls(daemons: &[Daemon]) -> Vec<(u32, Firewall)> {
+    let mut firewalls = Vec::new();
+    for daemon in daemons.iter().filter(|daemon| daemons.len() > 1 && !daemon.is_stopped()) {
+        let Some(socket) = daemon.socket.as_ref().filter(|path| path.exists()) else { continue };
+        // A daemon that does not respond is reported elsewhere.
+        if let Ok(status) = socket::ask::<Status>(socket, "/status").await {
+            firewalls.push((status.pid, status.firewall));
+        }
+    }
+    firewalls
 }
 
 /// Time limit of the health port.

@@ -149,10 +149,7 @@ fn report(session: &Session, items: &[Item], left: &[String], dry_run: bool) -> 
 /// Tables of nftables, and chains of both variants of iptables.
 async fn firewalls(dry_run: bool, items: &mut Vec<Item>) {
     let nothing = Ruleset::default();
-    for (mode, name) in [
-        (Mode::Nftables, "tables flannel-ipv4 and flannel-ipv6 of nftables"),
-        (Mode::Iptables, "chains FLANNEL-POSTRTG and FLANNEL-FWD of iptables"),
-    ] {
+    for mode in [Mode::Nftables, Mode::Iptables] {
         let mut firewall = firewall::of(mode);
         let outcome = match firewall.verify(&nothing).await {
             Ok(true) => continue,
@@ -161,7 +158,7 @@ async fn firewalls(dry_run: bool, items: &mut Vec<Item>) {
             Err(error) => Err(error),
         };
         let outcome = outcome.map_err(|error| chain(&error));
-        items.push(Item { kind: "firewall", name: name.to_owned(), outcome });
+        items.push(Item { kind: "firewall", name: mode.place().to_owned(), outcome });
     }
 }
 

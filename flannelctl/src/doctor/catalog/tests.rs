@@ -33,6 +33,7 @@ fn ids_are_unique_names() {
 fn each_check_has_an_end_to_end_test() {
     let tests = [
         include_str!("../../../../integration/tests/advertisement.rs"),
+        include_str!("../../../../integration/tests/conflict.rs"),
         include_str!("../../../../integration/tests/doctor.rs"),
         include_str!("../../../../integration/tests/doctor_runtime.rs"),
         include_str!("../../../../integration/tests/doctor_store.rs"),

@@ -1,9 +1,13 @@
 //! The daemon.
 
+use flannel_core::ruleset::Mode;
+use flannel_core::status::Firewall;
 use std::collections::BTreeMap;
 
 use super::AS_ROOT;
-use crate::doctor::catalog::{DAEMON_DOWN, DAEMON_DUPLICATE, DAEMON_NOT_READY, DAEMON_STUCK};
+use crate::doctor::catalog::{
+    DAEMON_DOWN, DAEMON_DUPLICATE, DAEMON_NOT_READY, DAEMON_STUCK, FIREWALL_CONTESTED,
+};
 use crate::doctor::facts::Facts;
 use crate::doctor::report::Report;
 use crate::node::daemon::DaemonAnswer;
@@ -39,6 +43,9 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
             .seen(format!("pids {}", join(&pids, ", ")))
             .fix(format!("kill {}", pids[pids.len() - 1]));
     }
+    for mode in [Mode::Nftables, Mode::Iptables] {
+        contested_firewall(facts, mode, report);
+    }
     match &facts.answer {
         DaemonAnswer::Silent(reason) => {
             report.find(&DAEMON_STUCK, "flanneld", "flanneld does not respond").seen(reason);
@@ -51,4 +58,27 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
         }
         DaemonAnswer::NotAsked | DaemonAnswer::Ready => {}
     }
+}
+
+/// Several daemons, each of which sets its own rules in the same place.
+fn contested_firewall(facts: &Facts, mode: Mode, report: &mut Report) {
+    let text = mode.to_string();
+    let all = || facts.firewalls.iter().filter(|(_, firewall)| firewall.mode.as_ref() == Some(&text));
+    let is_lost = |firewall: &Firewall| !firewall.correct || firewall.error.is_some();
+    let pids: Vec<u32> = all().map(|(pid, _)| *pid).collect();
+    let (Some(last), true) = (pids.last(), pids.len() > 1) else { return };
+    if !all().any(|(_, firewall)| is_lost(firewall)) {
+        return;
+    }
+    let problem = format!(
+        "{} daemons in one network namespace set their own rules in the {}: the pods of all but one lack theirs",
+        pids.len(),
+        mode.place()
+    );
+    let found = report.find(&FIREWALL_CONTESTED, &text, problem);
+    for (pid, firewall) in all() {
+        let state = if firewall.correct { "in effect" } else { "not in effect" };
+        found.seen(format!("process {pid}: its rules are {state}"));
+    }
+    found.fix(format!("kill {last}, or run it in a network namespace of its own"));
 }

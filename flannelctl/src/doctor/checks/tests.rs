@@ -5,6 +5,7 @@ use crate::doctor::catalog::Severity;
 use crate::doctor::facts::{CniFacts, FirewallFacts, KindFacts, StoreFacts};
 use crate::node::daemon::{Daemon, DaemonAnswer};
 use flannel_core::ruleset::Mode;
+use flannel_core::status::Firewall;
 use flannel_core::store::{ConfigRecord, Listing};
 use flanneld::cli::{Options, Parsed};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,7 @@ fn bare() -> Facts {
         daemons: Vec::new(),
         options: *options,
         answer: DaemonAnswer::NotAsked,
+        firewalls: Vec::new(),
         store: StoreFacts {
             location: "http://127.0.0.1:2379 /coreos.com/network".to_owned(),
             config_place: "the etcd key /coreos.com/network/config".to_owned(),
@@ -88,7 +90,7 @@ fn small_clock_skew_and_latency_are_tolerated() {
 #[test]
 fn daemons_of_different_stores_may_share_a_host() {
     let mut facts = bare();
-    let daemon = |pid, scope: &str| Daemon { pid, state: 'S', scope: Some(scope.to_owned()) };
+    let daemon = |pid, scope: &str| Daemon { pid, state: 'S', scope: Some(scope.to_owned()), socket: None };
     facts.daemons = vec![daemon(7, "etcd-a"), daemon(8, "etcd-b")];
     assert!(ids(&facts).is_empty());
     facts.daemons.push(daemon(9, "etcd-b"));
@@ -96,9 +98,23 @@ fn daemons_of_different_stores_may_share_a_host() {
 }
 
 #[test]
+fn daemons_with_rules_in_the_same_place_are_reported() {
+    let mut facts = bare();
+    let rules = |pid, mode: &str, correct| {
+        (pid, Firewall { mode: Some(mode.to_owned()), correct, ..Firewall::default() })
+    };
+    facts.firewalls = vec![rules(7, "nftables", true), rules(8, "nftables", true)];
+    assert!(ids(&facts).is_empty(), "the same rules");
+    facts.firewalls = vec![rules(7, "nftables", true), rules(8, "iptables", false)];
+    assert!(ids(&facts).is_empty(), "another mode");
+    facts.firewalls.push(rules(9, "nftables", false));
+    assert_eq!(ids(&facts), ["firewall-contested"]);
+}
+
+#[test]
 fn missing_permissions_are_not_findings() {
     let mut facts = bare();
-    let daemon = |pid| Daemon { pid, state: 'S', scope: Some("etcd".to_owned()) };
+    let daemon = |pid| Daemon { pid, state: 'S', scope: Some("etcd".to_owned()), socket: None };
     facts.daemons = vec![daemon(7), daemon(8)];
     facts.unwritable = vec![("/var/lib/flannel".into(), "permission denied".to_owned())];
     let refused = || Err("operation not permitted".to_owned());
