@@ -12,10 +12,13 @@ use crate::process::{cargo, must_succeed, stdout, target as target_directory};
 pub(crate) const STATIC: &str = "-Ctarget-feature=+crt-static";
 pub(crate) const STRIPPED: &str = "-Cstrip=symbols";
 
+/// Gives dependencies the same features as in tests, so that they are built once for both.
+pub(crate) const TEST_FEATURES: &str = "--features flanneld/test-features";
+
 /// Builds the programs of the project and `lab` for tests. Returns their directory.
 pub(crate) fn programs() -> Result<PathBuf> {
     let packages = "--package flanneld --package flannel-cni --package flannelctl --package integration";
-    must_succeed(&mut cargo(&format!("build --quiet --bins {packages}")))?;
+    must_succeed(&mut cargo(&format!("build --quiet --bins {packages} {TEST_FEATURES}")))?;
     Ok(target_directory().join("debug"))
 }
 

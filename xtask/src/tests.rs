@@ -1,6 +1,8 @@
 use super::Arguments;
-use crate::process::root;
+use crate::build::TEST_FEATURES;
+use crate::process::{cargo, root, stdout};
 use clap::{CommandFactory, Parser as _};
+use std::collections::BTreeSet;
 use std::fs;
 
 #[test]
@@ -23,4 +25,24 @@ fn documented_commands_are_valid() {
         }
     }
     assert!(commands > 10, "found only {commands} commands");
+}
+
+/// Otherwise cargo would build them twice, which takes most of a minute.
+#[test]
+fn programs_and_tests_share_their_dependencies() {
+    let tree = |selection: &str| -> BTreeSet<String> {
+        let line = format!("tree --locked --edges {selection} --prefix none --format {{p}}:{{f}}");
+        let tree = stdout(&mut cargo(&line)).unwrap();
+        let crates = tree.lines().map(|line| line.trim_end_matches(" (*)").to_owned());
+        // The crates of the workspace have a path.
+        crates.filter(|line| !line.contains(" (")).collect()
+    };
+    let tests = tree("normal,build,dev --workspace");
+    for programs in [
+        format!("normal -p flannel-cni -p flanneld -p flannelctl -p integration {TEST_FEATURES}"),
+        "normal -p flanneld --features test-features".to_owned(),
+    ] {
+        let other: Vec<String> = tree(&programs).difference(&tests).cloned().collect();
+        assert!(other.is_empty(), "with other features than in tests: {other:?}");
+    }
 }

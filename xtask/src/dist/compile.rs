@@ -102,7 +102,13 @@ fn built(target: &Target, triple: &str, profile: Profile, programs: &[(&str, &st
 fn linked_again(other: Option<&str>, programs: &[(&str, &str)]) -> Result<PathBuf> {
     let target = other.map(|triple| format!("--target {triple}")).unwrap_or_default();
     for (package, name) in programs {
-        build::program(package, name, &target, &[STATIC, STRIPPED])?;
+        let features = match *package {
+            "flanneld" => "--features test-features",
+            "flannelctl" => build::TEST_FEATURES,
+            // The plugin does without the daemon.
+            _ => "",
+        };
+        build::program(package, name, &format!("{target} {features}"), &[STATIC, STRIPPED])?;
     }
     Ok(target_directory().join(other.unwrap_or_default()).join("debug"))
 }
