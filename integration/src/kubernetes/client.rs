@@ -149,7 +149,13 @@ impl Client {
     /// Returns a line of `kubectl` with these words as a command, for [`Netns::run`].
     #[must_use]
     pub fn kubectl_line(&self, words: &str) -> String {
-        format!("kubectl --kubeconfig={} {words}", self.kubeconfig.display())
+        format!("kubectl {} {words}", self.kubectl_flags().join(" "))
+    }
+
+    /// By default, `kubectl` would keep a cache in the home directory of the user.
+    fn kubectl_flags(&self) -> [String; 2] {
+        let cache = self.kubeconfig.with_extension("cache");
+        [format!("--kubeconfig={}", self.kubeconfig.display()), format!("--cache-dir={}", cache.display())]
     }
 
     /// Runs `kubectl` with words that are separated by white space. Returns its stdout.
@@ -161,14 +167,14 @@ impl Client {
     /// Runs `kubectl` with these words. Returns its stdout.
     pub fn kubectl_words(&self, words: &[&str]) -> Result<String> {
         let mut command = Command::new("kubectl");
-        command.arg("--kubeconfig").arg(&self.kubeconfig).args(words).stdin(Stdio::null());
+        command.args(self.kubectl_flags()).args(words).stdin(Stdio::null());
         self.netns.checked(&mut command)
     }
 
     /// Creates or changes the objects of a manifest: `kubectl apply`, with more flags if needed.
     pub fn apply(&self, manifest: &str, flags: &[&str]) -> Result<String> {
-        let kubeconfig = self.kubeconfig.display().to_string();
-        let mut words = vec!["kubectl", "--kubeconfig", &kubeconfig, "apply"];
+        let [kubeconfig, cache] = self.kubectl_flags();
+        let mut words = vec!["kubectl", &kubeconfig, &cache, "apply"];
         words.extend(flags);
         words.extend(["-f", "-"]);
         self.netns.feed(&words, manifest)

@@ -1,4 +1,5 @@
 use super::{Module, fetches_toolchains, kubernetes_version};
+use crate::process::root;
 
 #[test]
 fn only_recent_go_fetches_toolchains() {
@@ -23,4 +24,19 @@ fn build_depends_on_the_version() {
     assert!(version.starts_with("v1."), "{version}");
     assert!(module.arguments.iter().any(|argument| argument.ends_with(&format!("gitVersion={version}"))));
     assert!(kubernetes_version("module m\n").is_err());
+}
+
+/// The manifest and the chart name the image of this version.
+#[test]
+fn assets_have_this_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    let read =
+        |name: &str| std::fs::read_to_string(root().join("xtask/assets/kubernetes").join(name)).unwrap();
+    let manifest = read("kube-flannel.yml");
+    let images: Vec<&str> = manifest.lines().filter_map(|line| line.trim().strip_prefix("image: ")).collect();
+    assert_eq!(images, vec![format!("localhost/flannel:{version}"); 3]);
+    let chart = read("chart/Chart.yaml");
+    for line in [format!("version: {version}"), format!("appVersion: {version}")] {
+        assert!(chart.lines().any(|found| found == line), "no line {line:?} in\n{chart}");
+    }
 }
