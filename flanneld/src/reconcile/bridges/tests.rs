@@ -1,5 +1,5 @@
 use super::*;
-use flannel_core::facts::LinkFacts;
+use flannel_core::facts::{AddressFacts, LinkFacts};
 use flannel_core::link::IfIndex;
 use std::collections::BTreeSet;
 
@@ -42,5 +42,28 @@ async fn a_contested_gateway_is_restored_with_growing_pauses() {
     tokio::time::advance(QUIET).await;
     assert_eq!(bridges.repair(&gateways(), &HostFacts::default(), Instant::now()), []);
     assert_eq!(bridges.conflict(&gateways()), None);
+    assert_eq!(bridges.repair(&gateways(), &flushed(), Instant::now()), [], "a new bridge");
+    tokio::time::advance(GRACE).await;
+    assert_eq!(bridges.repair(&gateways(), &flushed(), Instant::now()).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_bridge_is_completed_by_the_plugin() {
+    let (mut bridges, none) = (Bridges::default(), Gateways::new());
+    assert_eq!(bridges.repair(&none, &flushed(), Instant::now()), []);
+    // The first pod, whose ADD has not set the gateway yet.
+    assert_eq!(bridges.repair(&gateways(), &flushed(), Instant::now()), []);
+    let check = bridges.next_check(Instant::now()).unwrap();
+    assert_eq!(check, Instant::now() + GRACE);
+    tokio::time::advance(GRACE / 2).await;
+    assert_eq!(bridges.repair(&gateways(), &flushed(), Instant::now()), []);
+    let mut complete = flushed();
+    let net = "10.42.1.1/24".parse().unwrap();
+    let address = AddressFacts { net, deprecated: false, permanent: true, temporary: false };
+    complete.links[0].addresses.push(address);
+    assert_eq!(bridges.repair(&gateways(), &complete, Instant::now()), []);
+    assert_eq!(bridges.next_check(Instant::now()), None);
+    // Later it is repaired at once.
+    tokio::time::advance(GRACE).await;
     assert_eq!(bridges.repair(&gateways(), &flushed(), Instant::now()).len(), 1);
 }
