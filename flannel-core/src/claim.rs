@@ -20,7 +20,7 @@ use crate::seed::Seed;
 use crate::store::{Grant, Held};
 
 pub use assigned::Assigned;
-pub use own::{Outcome, OwnLease};
+pub use own::{Outcome, OwnLease, Wanted};
 pub use problem::Problem;
 pub use state::LeaseState;
 use state::Phase;

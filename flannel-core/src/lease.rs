@@ -10,6 +10,7 @@ use crate::family::Family;
 
 pub use key::ParseKeyError;
 pub use record::ParseRecordError;
+pub(crate) use record::compacted;
 
 mod key;
 mod record;

@@ -24,6 +24,7 @@ pub mod gateway;
 pub mod hint;
 pub mod host_local;
 pub mod json;
+pub mod kubernetes;
 pub mod lease;
 pub mod link;
 pub mod message;

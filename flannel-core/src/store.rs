@@ -4,6 +4,7 @@
 //! claim machine can speak of them.
 
 use serde::{Deserialize, Serialize};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::lease::{LeaseAttrs, Revision, Subnets};
@@ -32,6 +33,8 @@ pub struct Record {
     pub revision: Revision,
     /// What keeps it alive; `None` is a reservation, which never expires.
     pub grant: Option<Grant>,
+    /// Why the store itself cannot use the object behind the record, whose value is empty then.
+    pub fault: Option<String>,
 }
 
 /// Config and all records at one revision, from one read.
@@ -43,17 +46,34 @@ pub struct Listing {
     pub config: Option<ConfigRecord>,
     /// Records in key order.
     pub records: Vec<Record>,
+    /// What the store prescribes for this node.
+    pub own: OwnNode,
 }
 
-/// The subnet that a store assigns to this node.
+/// What a store knows of this node before the node holds a lease. Only a store that knows nodes by name does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnNode {
+    /// Takes the place of `--public-ip`.
+    pub public_ip: Option<Ipv4Addr>,
+    /// Takes the place of `--public-ipv6`.
+    pub public_ipv6: Option<Ipv6Addr>,
+    /// What an earlier run published.
+    pub published: Option<LeaseAttrs>,
+}
+
+/// The subnets that a store assigns to this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignment {
-    /// The subnet.
+    /// The subnets, also those of families that the network config does not enable. Empty if the store has not assigned any yet.
     pub subnets: Subnets,
     /// What is published for it, if anything is.
     pub attrs: Option<LeaseAttrs>,
     /// Revision of the last change of the record.
     pub revision: Revision,
+    /// What assigns the subnets, for messages, such as `spec.podCIDRs of node worker-1`.
+    pub place: String,
+    /// What assigns subnets inside of the network, for messages: a sentence in the imperative.
+    pub advice: &'static str,
 }
 
 /// Who chooses the subnet of a node.

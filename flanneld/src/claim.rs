@@ -1,6 +1,6 @@
 //! Runs the state machine of the own lease: executes each step on the store and reports its outcome.
 
-use flannel_core::claim::{Assigned, Claim, Failure, Outcome, OwnLease, OwnRecord, Step};
+use flannel_core::claim::{Assigned, Claim, Failure, Outcome, OwnLease, OwnRecord, Step, Wanted};
 use flannel_core::lease::{LeaseAttrs, Subnets};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -43,8 +43,8 @@ pub(crate) struct Channels {
     pub store: Store,
     /// Lifetime of a new lease.
     pub lease_time: Duration,
-    /// The attributes to publish; `None` until they are known.
-    pub attrs: watch::Receiver<Option<LeaseAttrs>>,
+    /// What to publish; `None` until it is known.
+    pub attrs: watch::Receiver<Option<Wanted>>,
     /// The own record according to the watch: changes according to [`OwnRecord::is_news`].
     pub record: watch::Receiver<Option<OwnRecord>>,
     /// Counts events that may end a wait: a new config, a released subnet.
@@ -73,8 +73,8 @@ pub(crate) fn own_lease(
 pub(crate) async fn run(mut lease: OwnLease, mut channels: Channels, stop: CancellationToken) {
     let start = Instant::now();
     loop {
-        if let Some(attrs) = channels.attrs.borrow_and_update().clone() {
-            lease.want(attrs);
+        if let Some(wanted) = channels.attrs.borrow_and_update().clone() {
+            lease.want(wanted);
         }
         publish(&lease, &channels.state, start);
         let step = lease.next(start.elapsed());

@@ -104,6 +104,7 @@ impl StateDir {
             value: value.into_bytes(),
             revision: Revision::default(),
             grant: None,
+            fault: None,
         };
         Remembered {
             config: self.read(&self.store.join(CONFIG)),

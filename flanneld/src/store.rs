@@ -74,10 +74,15 @@ pub trait LeaseStore: Send + Sync + 'static {
         Ownership::Claimed
     }
 
-    /// Reads the subnet that the store assigns to this node; `None` if it assigns none, which is always so where nodes
-    /// claim their subnets.
-    async fn assignment(&self) -> Result<Option<Assignment>, StoreError> {
-        Ok(None)
+    /// Reads the subnets that the store assigns to this node: none where nodes claim them.
+    async fn assignment(&self) -> Result<Assignment, StoreError> {
+        Ok(Assignment {
+            subnets: Subnets { v4: None, v6: None },
+            attrs: None,
+            revision: Revision::default(),
+            place: self.identity().location.clone(),
+            advice: "Let the node claim a subnet.",
+        })
     }
 
     /// Reads config and records at one revision, in one request.

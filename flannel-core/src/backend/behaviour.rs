@@ -14,7 +14,7 @@ use crate::external::ExternalInterface;
 use crate::facts::HostFacts;
 use crate::family::{DualStack, Family};
 use crate::lease::{LeaseAttrs, Subnets};
-use crate::link::LinkName;
+use crate::link::{LinkName, Mac};
 
 /// This node, as the input of the desired state.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +104,11 @@ pub trait Behaviour {
 
     /// The end of the tunnel for `family`, chosen at start; see [`Backend::endpoint`].
     fn endpoint(&self, _family: Family, _sources: &EndpointSources<'_>) -> Option<Endpoint> {
+        None
+    }
+
+    /// Returns the tunnel device of this node for `family` and its address, from a record that this node published.
+    fn published_endpoint(&self, _family: Family, _attrs: &LeaseAttrs) -> Option<(LinkName, Mac)> {
         None
     }
 

@@ -174,6 +174,12 @@ impl Behaviour for Options {
         Some(Endpoint { mac, port: device.and_then(|device| device.port) })
     }
 
+    fn published_endpoint(&self, family: Family, attrs: &LeaseAttrs) -> Option<(LinkName, Mac)> {
+        let is_own = attrs.backend_type == self.name();
+        let vtep = Vtep::of(attrs, family).filter(|vtep| is_own && vtep.mac.is_unicast())?;
+        Some((self.device_name(family).ok()?, vtep.mac))
+    }
+
     fn data(&self, family: Family, end: Option<&Endpoint>) -> Result<Option<Box<RawValue>>, BackendError> {
         let Endpoint { mac, .. } = end.ok_or(BackendError::NoEndpoint(family))?;
         Ok(Some(Vtep { vni: Some(self.vni), mac: *mac }.to_raw()))

@@ -4,9 +4,11 @@
 //! The record is written once for each change of the published attributes. A record that another writer changes is left
 //! as it is, and the conflict is reported: two daemons that take turns would help nobody.
 
+use ipnet::IpNet;
 use std::time::Duration;
 
-use super::{Failure, Holding, LeaseState, OwnRecord, Phase, Problem, Step};
+use super::{Failure, Holding, LeaseState, OwnRecord, Phase, Problem, Step, Wanted};
+use crate::family::DualStack;
 use crate::lease::{LeaseAttrs, Revision, Subnets};
 use crate::store::{Assignment, Held};
 
@@ -16,6 +18,10 @@ pub struct Assigned {
     pub(super) state: LeaseState,
     /// What the record contained when this node wrote or adopted it.
     published: Option<LeaseAttrs>,
+    /// The networks that the subnets must be part of: those of the families to publish.
+    networks: DualStack<IpNet>,
+    /// Listings that the last view counted.
+    listings: Option<u64>,
 }
 
 impl Assigned {
@@ -23,11 +29,16 @@ impl Assigned {
     /// unreachable. `seed` spreads nodes that start together.
     #[must_use]
     pub fn new(remembered: Option<(Subnets, LeaseAttrs)>, seed: u64) -> Self {
-        Self { state: LeaseState::new(remembered, seed), published: None }
+        let state = LeaseState::new(remembered, seed);
+        Self { state, published: None, networks: DualStack::default(), listings: None }
     }
 
-    /// Sets the attributes to publish. New ones are published even after a conflict.
-    pub fn want(&mut self, attrs: LeaseAttrs) {
+    /// Sets what to publish. New attributes are published even after a conflict. Another network means that the
+    /// assignment is read again: it may be part of this one.
+    pub fn want(&mut self, Wanted { attrs, networks }: Wanted) {
+        if std::mem::replace(&mut self.networks, networks) != networks {
+            self.state.phase = Phase::Read(Duration::ZERO);
+        }
         if self.state.wanted.as_ref() != Some(&attrs) && self.has_conflict() {
             self.state.problem = None;
         }
@@ -55,21 +66,41 @@ impl Assigned {
     }
 
     /// The assignment was read.
-    pub fn read(&mut self, outcome: Result<Option<Assignment>, String>, now: Duration) {
-        match outcome {
-            Ok(Some(assignment)) => self.hold(assignment, now),
-            Ok(None) => {
+    pub fn read(&mut self, outcome: Result<Assignment, String>, now: Duration) {
+        match outcome.map(|assignment| (self.choose(&assignment), assignment)) {
+            Ok((Ok(subnets), assignment)) => self.hold(subnets, assignment, now),
+            Ok((Err(problem), _)) => {
                 if let Some(own) = self.state.own.take() {
                     self.state.lost = Some(own.subnets);
                 }
-                self.state.problem = Some(Problem::Unassigned);
+                self.state.problem = Some(problem);
                 self.state.read_later(now);
             }
             Err(reason) => self.state.failed(reason, now),
         }
     }
 
-    fn hold(&mut self, Assignment { subnets, attrs, revision }: Assignment, now: Duration) {
+    /// Returns the subnets of the enabled families. Nothing is published before they are all usable.
+    fn choose(&self, assignment: &Assignment) -> Result<Subnets, Problem> {
+        let Assignment { subnets, place, advice, .. } = assignment;
+        let (place, advice) = (place.clone(), *advice);
+        for (family, network) in self.networks.iter() {
+            match subnets.get(family) {
+                None => return Err(Problem::Unassigned { place, family, advice }),
+                Some(subnet) if !network.contains(&subnet) => {
+                    return Err(Problem::Outside { place, subnet, network: *network, advice });
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(Subnets {
+            v4: subnets.v4.filter(|_| self.networks.v4.is_some()),
+            v6: subnets.v6.filter(|_| self.networks.v6.is_some()),
+        })
+    }
+
+    fn hold(&mut self, subnets: Subnets, assignment: Assignment, now: Duration) {
+        let Assignment { attrs, revision, .. } = assignment;
         self.state.phase = Phase::Held(now);
         self.state.acquire.reset();
         let before = self.state.own.as_ref().filter(|own| own.confirmed && own.subnets == subnets);
@@ -123,8 +154,16 @@ impl Assigned {
 
     /// Takes what the watch shows of our record: what is not known already is read.
     pub fn seen(&mut self, view: &OwnRecord, now: Duration) {
+        let listed = self.listings.replace(view.listings).is_some_and(|before| before != view.listings);
         let (Phase::Held(_), Some(own)) = (&self.state.phase, &self.state.own) else { return };
-        if view.subnets != own.subnets || view.seen.is_before(own.revision) {
+        if view.subnets != own.subnets {
+            return;
+        }
+        if view.seen.is_before(own.revision) {
+            // Late, or of a store that has lost its content: only a reading of our own can tell.
+            if listed {
+                self.state.phase = Phase::Read(now);
+            }
             return;
         }
         match &view.record {

@@ -1,9 +1,11 @@
 //! The lease of this node, whoever chooses its subnet.
 
+use ipnet::IpNet;
 use std::ops::Deref;
 use std::time::Duration;
 
 use super::{Assigned, Claim, Failure, LeaseState, OwnRecord, Step};
+use crate::family::DualStack;
 use crate::lease::LeaseAttrs;
 use crate::store::{Assignment, Held, Listing};
 
@@ -16,6 +18,15 @@ pub enum OwnLease {
     Assigned(Assigned),
 }
 
+/// What this node publishes, and for which networks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// How the node is reached.
+    pub attrs: LeaseAttrs,
+    /// The networks of the enabled families.
+    pub networks: DualStack<IpNet>,
+}
+
 /// The outcome of a [`Step`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -24,7 +35,7 @@ pub enum Outcome {
     /// Of [`Step::List`].
     Listed(Result<Listing, String>),
     /// Of [`Step::ReadAssignment`].
-    AssignmentRead(Result<Option<Assignment>, String>),
+    AssignmentRead(Result<Assignment, String>),
     /// Of [`Step::Create`], with the attributes.
     Created(LeaseAttrs, Result<Held, Failure>),
     /// Of [`Step::Update`], with the attributes.
@@ -47,11 +58,11 @@ impl Deref for OwnLease {
 }
 
 impl OwnLease {
-    /// Sets the attributes to publish.
-    pub fn want(&mut self, attrs: LeaseAttrs) {
+    /// Sets what to publish.
+    pub fn want(&mut self, wanted: Wanted) {
         match self {
-            Self::Claimed(claim) => claim.want(attrs),
-            Self::Assigned(assigned) => assigned.want(attrs),
+            Self::Claimed(claim) => claim.want(wanted.attrs),
+            Self::Assigned(assigned) => assigned.want(wanted),
         }
     }
 

@@ -5,6 +5,7 @@ use crate::config::ParseConfigError;
 use crate::error::chain;
 use crate::family::Family;
 use crate::lease::{LeaseAttrs, Subnets};
+use ipnet::IpNet;
 
 /// What is in the way of a healthy lease.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,9 +41,28 @@ pub enum Problem {
         /// What the other node published.
         theirs: Box<LeaseAttrs>,
     },
-    /// The store assigns no subnet to this node.
-    #[error("the store has not assigned a subnet to this node")]
-    Unassigned,
+    /// The store has not assigned a subnet to this node.
+    #[error("waiting for a subnet: {place} has no {family} subnet. {advice}")]
+    Unassigned {
+        /// What assigns it.
+        place: String,
+        /// The family.
+        family: Family,
+        /// The fix.
+        advice: &'static str,
+    },
+    /// The subnet is not part of the network.
+    #[error("{place} assigns {subnet}, which is outside of the {family} network {network} of the network config. {advice}", family = Family::of_net(*network))]
+    Outside {
+        /// What assigns it.
+        place: String,
+        /// The subnet.
+        subnet: IpNet,
+        /// The network.
+        network: IpNet,
+        /// The fix.
+        advice: &'static str,
+    },
     /// Another writer changed the record of this node.
     #[error(
         "conflicting daemon: it has published {} in the record {subnets} of this node; \

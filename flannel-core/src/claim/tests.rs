@@ -34,6 +34,7 @@ impl Model {
             value: attrs.to_json().into_bytes(),
             revision,
             grant: grant.map(Grant),
+            fault: None,
         };
         self.records.insert(key.to_owned(), record);
         revision
@@ -53,6 +54,7 @@ impl Model {
                 .clone()
                 .map(|text| ConfigRecord { text, revision: Revision::new(self.config_revision) }),
             records: self.records.values().cloned().collect(),
+            ..Listing::default()
         }
     }
 

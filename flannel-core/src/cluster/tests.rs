@@ -10,6 +10,7 @@ fn record(key: &str, public_ip: &str) -> Record {
         value: format!(r#"{{"PublicIP":"{public_ip}","PublicIPv6":null}}"#).into_bytes(),
         revision: Revision::new(1),
         grant: Some(Grant(7)),
+        fault: None,
     }
 }
 

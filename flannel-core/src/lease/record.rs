@@ -74,6 +74,7 @@ fn address(value: &RawValue) -> Option<IpAddr> {
     json::string(value)?.parse().ok()
 }
 
-fn compacted(value: &RawValue) -> Option<Box<RawValue>> {
+/// Returns the form in which Go writes a value again.
+pub(crate) fn compacted(value: &RawValue) -> Option<Box<RawValue>> {
     RawValue::from_string(json::compact(value)).ok()
 }

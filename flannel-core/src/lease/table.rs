@@ -129,6 +129,9 @@ impl LeaseTable {
 
 /// Reads a record.
 fn read(record: &Record) -> Result<(Subnets, LeaseAttrs), String> {
+    if let Some(fault) = &record.fault {
+        return Err(fault.clone());
+    }
     let subnets = Subnets::parse_key(&record.key).map_err(|error| chain(&error))?;
     if subnets.v4.is_none() && subnets.v6.is_none() {
         return Err("the key names no subnet".to_owned());

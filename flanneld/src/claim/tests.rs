@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::store::Operation;
 use crate::testing::store::{Availability, Fault, MemoryStore};
-use scene::{DAY, HOUR, MINUTE, Node, Start, attrs, check_history, dual, record, v6};
+use scene::{DAY, HOUR, MINUTE, Node, Start, attrs, check_history, dual, record, v6, wanted};
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 const SECOND: Duration = Duration::from_secs(1);
@@ -265,10 +265,10 @@ async fn an_update_whose_answer_is_lost_is_known_as_ours() {
         let own = node.holds().await;
         let grant = grant_of(&store, own);
         node.store.fail(Operation::Update, 1, fault);
-        node.attrs.send_replace(Some(with_address(1, 101)));
+        node.attrs.send_replace(Some(wanted(with_address(1, 101))));
         // It changes once more before anything is known of the first.
         sleep(4 * SECOND).await;
-        node.attrs.send_replace(Some(with_address(1, 102)));
+        node.attrs.send_replace(Some(wanted(with_address(1, 102))));
         sleep(MINUTE).await;
         assert_eq!(node.holds().await, own, "{fault:?}");
         assert_eq!(record(&store, own), Some(with_address(1, 102)), "{fault:?}");
@@ -308,7 +308,7 @@ async fn a_new_public_address_is_published_under_the_same_subnet() {
     let own = node.holds().await;
     let grant = grant_of(&store, own);
     for last in [101, 102, 1] {
-        node.attrs.send_replace(Some(with_address(1, last)));
+        node.attrs.send_replace(Some(wanted(with_address(1, last))));
         let changed = Instant::now();
         let published = |state: &super::ClaimState| {
             state.own.as_ref().is_some_and(|own| own.attrs == with_address(1, last))
@@ -323,7 +323,7 @@ async fn a_new_public_address_is_published_under_the_same_subnet() {
     // While the store is away, the last of several counts.
     node.store.set_line(Availability::Down);
     for last in [103, 104] {
-        node.attrs.send_replace(Some(with_address(1, last)));
+        node.attrs.send_replace(Some(wanted(with_address(1, last))));
         sleep(MINUTE).await;
     }
     node.store.set_line(Availability::Up);
@@ -352,7 +352,7 @@ async fn two_nodes_with_one_address_are_named_and_do_not_fight() {
     assert_eq!(record(&store, own), Some(twin()));
 
     // The administrator gives the first one an address of its own.
-    first.attrs.send_replace(Some(with_address(1, 101)));
+    first.attrs.send_replace(Some(wanted(with_address(1, 101))));
     let other = first.holds().await;
     assert_ne!(other, own);
     assert_eq!(second.holds().await, own);
@@ -371,7 +371,7 @@ async fn the_other_way_of_mending_two_nodes_with_one_address() {
     second.holds().await;
     first.reaches("the conflict", MINUTE, |state| state.problem.is_some()).await;
     // The second one gets an address of its own, and keeps the record.
-    second.attrs.send_replace(Some(attrs(2)));
+    second.attrs.send_replace(Some(wanted(attrs(2))));
     let state = first.reaches("the loss", MINUTE, |state| state.lost == Some(own)).await;
     assert_eq!(state.own, None);
     let other = first.holds().await;
@@ -399,11 +399,11 @@ async fn a_config_changes_while_nodes_run() {
     for config in [Some(r#"{"Network":"10.9.0.0/16","SubnetLen":26}"#), Some("{"), None] {
         store.set_config(config);
         sleep(2 * DAY).await;
-        node.attrs.send_replace(Some(with_address(1, 101)));
+        node.attrs.send_replace(Some(wanted(with_address(1, 101))));
         sleep(MINUTE).await;
         assert_eq!(node.holds().await, own, "{config:?}");
         assert_eq!(record(&store, own), Some(with_address(1, 101)), "{config:?}");
-        node.attrs.send_replace(Some(attrs(1)));
+        node.attrs.send_replace(Some(wanted(attrs(1))));
     }
     // Others wait for a config, and start when there is one.
     let mut other = Node::start(store.line(Duration::from_millis(20), 2), Start::new(attrs(2)));
@@ -515,7 +515,7 @@ async fn a_reservation_is_used_and_stays_one() {
     let own = node.holds().await;
     assert_eq!(own, subnets("10.5.77.0-24"));
     sleep(3 * DAY).await;
-    node.attrs.send_replace(Some(with_address(1, 101)));
+    node.attrs.send_replace(Some(wanted(with_address(1, 101))));
     sleep(MINUTE).await;
     assert_eq!((record(&store, own), grant_of(&store, own)), (Some(with_address(1, 101)), None));
     assert_eq!(node.store.calls_of(Operation::Renew), 0);
@@ -620,7 +620,7 @@ async fn it_stops_at_once_wherever_it_is() {
             let line = store.line(Duration::from_millis(latency), millis);
             let mut node = Node::start(line, Start { seed: millis, ..Start::new(attrs(1)) });
             sleep(Duration::from_millis(millis)).await;
-            node.attrs.send_replace(Some(with_address(1, 101)));
+            node.attrs.send_replace(Some(wanted(with_address(1, 101))));
             if millis % 2 == 0 {
                 tokio::task::yield_now().await;
             }

@@ -1,5 +1,6 @@
 //! What the loop learns from the host, and publishes about this node.
 
+use flannel_core::claim::Wanted;
 use flannel_core::cluster::Source;
 use flannel_core::dataplane::{Dataplane, Op};
 use flannel_core::family::Family;
@@ -45,7 +46,8 @@ impl<K: Kernel> Reconciler<K> {
             changed
         });
         if let Some(attrs) = self.reporter.check(condition::ATTRS, self.node.attrs()) {
-            status::set(&self.reporter.outputs.attrs, Some(attrs));
+            let networks = self.node.config().networks();
+            status::set(&self.reporter.outputs.attrs, Some(Wanted { attrs, networks }));
         }
     }
 

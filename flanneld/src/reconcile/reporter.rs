@@ -1,12 +1,12 @@
 //! What the loop publishes for the other tasks.
 
 use flannel_core::backend::PeerError;
-use flannel_core::claim::OwnRecord;
+use flannel_core::claim::{OwnRecord, Wanted};
 use flannel_core::cluster::{Cluster, Source};
 use flannel_core::config::{NetworkConfig, SubnetRange};
 use flannel_core::desired::Assembly;
 use flannel_core::lease::table::{LeaseTable, PeerChange};
-use flannel_core::lease::{Lease, LeaseAttrs, Subnets};
+use flannel_core::lease::{Lease, Subnets};
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::status::{Allocation, PeerCounts, Round};
 use flannel_core::subnet_env::SubnetEnv;
@@ -27,8 +27,8 @@ use crate::store::{Change, ConfigRecord, Record};
 /// The sending ends of what the loop publishes.
 #[derive(Default)]
 pub(crate) struct Outputs {
-    /// The attributes that the claim publishes.
-    pub(crate) attrs: watch::Sender<Option<LeaseAttrs>>,
+    /// What the claim publishes.
+    pub(crate) attrs: watch::Sender<Option<Wanted>>,
     /// Our record as the store shows it.
     pub(crate) record: watch::Sender<Option<OwnRecord>>,
     /// Counts events that may end a wait of the claim.

@@ -10,7 +10,7 @@ use crate::store::Change;
 use crate::store::watch::channel as store_channel;
 use crate::testing::contract;
 use crate::testing::kernel::FakeKernel;
-use flannel_core::claim::OwnRecord;
+use flannel_core::claim::{OwnRecord, Wanted};
 use flannel_core::cluster::{GRACE, PEER_GRACE};
 use flannel_core::dataplane::{Dataplane, RouteTarget};
 use flannel_core::lease::{LeaseAttrs, Revision};
@@ -33,7 +33,7 @@ pub(super) struct Lab {
     pub(super) kernel: FakeKernel,
     store: mpsc::Sender<Update>,
     claim: watch::Sender<ClaimState>,
-    attrs: watch::Receiver<Option<LeaseAttrs>>,
+    attrs: watch::Receiver<Option<Wanted>>,
     record: watch::Receiver<Option<OwnRecord>>,
     pub(super) report: watch::Receiver<Report>,
     firewall: watch::Receiver<Option<firewall::Desired>>,
@@ -133,6 +133,7 @@ impl Lab {
             revision: Revision::new(self.revision),
             config: Some(config),
             records: records.to_vec(),
+            ..Listing::default()
         };
         self.store.send(Update::Listing { listing, is_other_store: false }).await.unwrap();
     }
@@ -205,6 +206,7 @@ fn record(key: &str, public_ip: &str, mac: &str) -> Record {
         value: value.into_bytes(),
         revision: Revision::new(5),
         grant: Some(Grant(1)),
+        fault: None,
     }
 }
 
@@ -239,7 +241,7 @@ async fn a_start_publishes_attributes_and_sets_routes_with_the_lease() {
     let kernel = FakeKernel::new(contract::host());
     let mut lab = Lab::start(&kernel, CONFIG, &[]);
     lab.list(&[peer(2)]).await;
-    let attrs = lab.attrs.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    let attrs = lab.attrs.wait_for(Option::is_some).await.unwrap().clone().unwrap().attrs;
     assert_eq!(
         attrs.to_json(),
         String::from_utf8(own().value).unwrap(),
@@ -425,7 +427,8 @@ async fn a_malformed_record_does_not_affect_other_peers() {
 async fn a_store_that_never_had_a_config_is_not_wiped() {
     let kernel = FakeKernel::new(contract::host());
     let mut lab = Lab::start(&kernel, CONFIG, &[]);
-    let empty = Listing { revision: Revision::new(1), config: None, records: Vec::new() };
+    let empty =
+        Listing { revision: Revision::new(1), config: None, records: Vec::new(), ..Listing::default() };
     lab.store.send(Update::Listing { listing: empty, is_other_store: false }).await.unwrap();
     let config = ConfigRecord { text: CONFIG.to_owned(), revision: Revision::new(2) };
     lab.change(vec![Change::Config(Some(config)), Change::Put(own()), Change::Put(peer(2))]).await;

@@ -27,7 +27,7 @@ fn link(name: &str) -> LinkName {
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
 fn record(key: &str, value: &str) -> Record {
-    Record { key: key.into(), value: value.into(), revision: Revision::default(), grant: None }
+    Record { key: key.into(), value: value.into(), revision: Revision::default(), grant: None, fault: None }
 }
 
 fn pairs(records: &[Record]) -> Vec<(String, String)> {

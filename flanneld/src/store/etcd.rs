@@ -238,6 +238,7 @@ impl LeaseStore for EtcdStore {
             revision: revision_of(&response),
             config,
             records: records.iter().map(|kv| record(kv, &keys.subnets)).collect(),
+            ..Listing::default()
         })
     }
 
@@ -421,6 +422,7 @@ fn record(kv: &KeyValue, stem: &str) -> Record {
         value: kv.value().to_vec(),
         revision: Revision::new(kv.mod_revision()),
         grant: Some(kv.lease()).filter(|lease| *lease != 0).map(Grant),
+        fault: None,
     }
 }
 

@@ -374,7 +374,7 @@ impl State {
 
     fn put(&mut self, key: &str, value: Vec<u8>, grant: Option<Grant>) -> Revision {
         let revision = self.advance();
-        let record = Record { key: key.to_owned(), value, revision, grant };
+        let record = Record { key: key.to_owned(), value, revision, grant, fault: None };
         self.log(Change::Put(record.clone()));
         self.records.insert(key.to_owned(), record);
         revision
@@ -421,6 +421,7 @@ impl State {
             revision: Revision::new(self.revision),
             config: self.config.clone(),
             records: self.records.values().cloned().collect(),
+            ..Listing::default()
         }
     }
 
@@ -487,15 +488,19 @@ impl LeaseStore for MemoryStore {
         if self.lock().assigned.is_some() { Ownership::Assigned } else { Ownership::Claimed }
     }
 
-    async fn assignment(&self) -> Result<Option<Assignment>, StoreError> {
+    async fn assignment(&self) -> Result<Assignment, StoreError> {
         let read = |state: &mut State| {
             let key = state.assigned.as_ref().and_then(Option::as_ref);
             let record = key.and_then(|key| state.records.get(key));
-            Ok(record.map(|record| Assignment {
-                subnets: Subnets::parse_key(&record.key).unwrap(),
-                attrs: (record.value != NOTHING_PUBLISHED).then(|| LeaseAttrs::parse(&record.value).unwrap()),
-                revision: record.revision,
-            }))
+            let published = record.filter(|record| record.value != NOTHING_PUBLISHED);
+            let none = Subnets { v4: None, v6: None };
+            Ok(Assignment {
+                subnets: record.map_or(none, |record| Subnets::parse_key(&record.key).unwrap()),
+                attrs: published.map(|record| LeaseAttrs::parse(&record.value).unwrap()),
+                revision: record.map_or(Revision::default(), |record| record.revision),
+                place: "memory".to_owned(),
+                advice: "Assign a subnet.",
+            })
         };
         self.call(Operation::List, read).await
     }

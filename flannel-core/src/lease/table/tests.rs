@@ -7,6 +7,7 @@ fn record(key: &str, public_ip: &str, revision: i64) -> Record {
         value: format!(r#"{{"PublicIP":"{public_ip}","PublicIPv6":null}}"#).into_bytes(),
         revision: Revision::new(revision),
         grant: Some(Grant(7)),
+        fault: None,
     }
 }
 

@@ -18,6 +18,7 @@ fn changes_of_leases_are_events() {
             value: value.into(),
             revision: Revision::new(1),
             grant: Some(Grant(1)),
+            fault: None,
         })
     };
     let event =

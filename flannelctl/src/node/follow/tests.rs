@@ -3,7 +3,13 @@ use flannel_core::lease::Revision;
 use flannel_core::store::{Grant, Listing};
 
 fn record(key: &str, value: &str) -> Record {
-    Record { key: key.to_owned(), value: value.into(), revision: Revision::new(1), grant: Some(Grant(1)) }
+    Record {
+        key: key.to_owned(),
+        value: value.into(),
+        revision: Revision::new(1),
+        grant: Some(Grant(1)),
+        fault: None,
+    }
 }
 
 fn shown(events: &[Event]) -> Vec<String> {
@@ -27,7 +33,12 @@ fn renewals_are_no_events() {
     let mut known = None;
     let mut next = |update| shown(&events_of(&mut known, update));
     let listing = |records: &[Record]| Update::Listing {
-        listing: Listing { revision: Revision::new(1), config: None, records: records.to_vec() },
+        listing: Listing {
+            revision: Revision::new(1),
+            config: None,
+            records: records.to_vec(),
+            ..Listing::default()
+        },
         is_other_store: false,
     };
     let put = |record| Update::Changes { revision: Revision::new(2), changes: vec![Change::Put(record)] };

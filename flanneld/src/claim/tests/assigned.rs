@@ -3,7 +3,7 @@
 use flannel_core::lease::LeaseAttrs;
 use tokio::time::sleep;
 
-use super::scene::{MINUTE, Node, Start, attrs, record};
+use super::scene::{MINUTE, Node, Start, attrs, record, wanted};
 use super::{SECOND, subnets, writes};
 use crate::claim::ClaimState;
 use crate::testing::store::MemoryStore;
@@ -25,7 +25,7 @@ async fn a_node_waits_for_its_subnet_publishes_and_follows_it() {
     let store = assigning();
     let mut node = Node::start(store.clone(), Start::new(attrs(1)));
     let waits = |state: &ClaimState| {
-        state.problem.as_deref() == Some("the store has not assigned a subnet to this node")
+        state.problem.as_deref() == Some("waiting for a subnet: memory has no IPv4 subnet. Assign a subnet.")
     };
     node.reaches("it waits", MINUTE, waits).await;
     sleep(10 * MINUTE).await;
@@ -39,7 +39,7 @@ async fn a_node_waits_for_its_subnet_publishes_and_follows_it() {
     sleep(10 * MINUTE).await;
     assert_eq!(writes(&store), published, "it is published once");
 
-    node.attrs.send_replace(Some(attrs(2)));
+    node.attrs.send_replace(Some(wanted(attrs(2))));
     sleep(SECOND).await;
     assert_eq!(record(&store, subnets(OWN)), Some(attrs(2)));
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-use super::scene::{HOUR, MINUTE, Node, Start, check_history, dual, record};
+use super::scene::{HOUR, MINUTE, Node, Start, check_history, dual, record, wanted};
 use super::with_address;
 use crate::claim::Own;
 use crate::testing::store::{Availability, MemoryStore};
@@ -134,7 +134,7 @@ impl World {
             Deed::Address(node, address) => {
                 self.addresses[node] = address;
                 if let Some(running) = &self.nodes[node] {
-                    running.attrs.send_replace(Some(self.attrs(node)));
+                    running.attrs.send_replace(Some(wanted(self.attrs(node))));
                 }
             }
             Deed::Line(node, mood) => self.lines[node].set_line(mood),

@@ -1,6 +1,7 @@
 //! Nodes that claim leases from one store in memory, and what has to be true of its history.
 
-use flannel_core::claim::OwnRecord;
+use flannel_core::claim::{OwnRecord, Wanted};
+use flannel_core::family::DualStack;
 use flannel_core::lease::table::LeaseTable;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::store::Change;
@@ -42,6 +43,15 @@ pub(super) fn v6(node: u8) -> LeaseAttrs {
     LeaseAttrs { public_ip: None, backend_data: None, ..dual(node) }
 }
 
+/// What a node publishes in the networks of all tests.
+pub(super) fn wanted(attrs: LeaseAttrs) -> Wanted {
+    let networks = DualStack {
+        v4: attrs.public_ip.map(|_| "10.0.0.0/8".parse().unwrap()),
+        v6: attrs.public_ipv6.map(|_| "fd00::/8".parse().unwrap()),
+    };
+    Wanted { attrs, networks }
+}
+
 /// How a node starts.
 #[derive(Clone)]
 pub(super) struct Start {
@@ -66,7 +76,7 @@ impl Start {
 pub(super) struct Node {
     /// Its way to the store.
     pub(super) store: MemoryStore,
-    pub(super) attrs: watch::Sender<Option<LeaseAttrs>>,
+    pub(super) attrs: watch::Sender<Option<Wanted>>,
     pub(super) state: watch::Receiver<ClaimState>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
@@ -76,7 +86,7 @@ impl Node {
     /// Starts a node that uses `store` as its way to the store.
     pub(super) fn start(store: MemoryStore, start: Start) -> Self {
         let stop = CancellationToken::new();
-        let attrs = watch::Sender::new(Some(start.attrs));
+        let attrs = watch::Sender::new(Some(wanted(start.attrs)));
         let state = watch::Sender::new(ClaimState::default());
         let (record, wakeups) = (watch::Sender::new(None), watch::Sender::new(0));
         let channels = Channels {

@@ -127,6 +127,7 @@ impl Locked<'_> {
             revision: Revision::new(self.index.revision),
             config: self.config(),
             records: self.index.records.iter().map(|(key, entry)| record(key, entry)).collect(),
+            ..Listing::default()
         }
     }
 
@@ -348,6 +349,7 @@ fn record(key: &str, entry: &Entry) -> Record {
         value: entry.file.text.clone().into_bytes(),
         revision: Revision::new(entry.modified),
         grant: entry.grant(),
+        fault: None,
     }
 }
 
