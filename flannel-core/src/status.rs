@@ -105,7 +105,7 @@ pub struct Condition {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Store {
-    /// `etcd` or `directory`.
+    /// `etcd`, `directory` or `kubernetes`.
     pub kind: String,
     /// Endpoints and prefix, or the path. Without user and password.
     pub location: String,

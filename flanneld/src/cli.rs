@@ -134,11 +134,11 @@ impl Options {
     ) -> Result<Parsed, CliError> {
         let Some(mut given) = go_flags::parse(args)? else { return Ok(Parsed::Help(table::help())) };
         // Compatibility: before the environment is read, so that FLANNELD_VERSION has no effect.
-        if Reader::new(&given).setting("version").switch()? {
+        if Reader::new(&given, &env).setting("version").switch()? {
             return Ok(Parsed::Version);
         }
-        given.add_environment(env);
-        Reader::new(&given).options().map(|options| Parsed::Run(Box::new(options)))
+        given.add_environment(&env);
+        Reader::new(&given, &env).options().map(|options| Parsed::Run(Box::new(options)))
     }
 
     /// Logs the settings, without secrets, and which of them have no effect.

@@ -9,6 +9,7 @@
 //! | claim ([`crate::claim`]) | attributes, our record | our lease → reconcile, publish, remember |
 //! | firewall ([`crate::firewall`]) | rules, notifications | the rules in the kernel |
 //! | publish ([`crate::publish`]) | all of the above; the [`crate::pulse`] of reconcile | `subnet.env`, readiness, service manager |
+//! | announce ([`crate::announce`]) | readiness | the store, where it has a place for it |
 //! | remember ([`crate::publish`]) | leases, config | the state directory |
 //! | reconcile ([`crate::reconcile`]) | listings, our lease, notifications | the kernel, the agent; rules → firewall; `subnet.env` → publish |
 //!
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info, info_span, warn};
 
 use crate::agent::{self, Supervisor};
+use crate::announce;
 use crate::board::socket::StatusSocket;
 use crate::board::{Board, Sources};
 use crate::claim::{self, ClaimState};
@@ -40,7 +42,7 @@ use crate::notify::Notifier;
 use crate::publish::{self, Publisher};
 use crate::pulse::Pulse;
 use crate::reconcile::{self, Outputs, Reconciler};
-use crate::start::{FirstConfig, Past, check_bridge};
+use crate::start::{First, FirstConfig, Past, check_bridge};
 use crate::state::Remembered;
 use crate::status::{Readiness, ViewRequest};
 use crate::store::Store;
@@ -172,7 +174,7 @@ async fn start_and_watch(options: Options, tasks: &mut Tasks) -> anyhow::Result<
         let socket = StatusSocket::bind(path)?;
         tasks.start([task("status", socket.serve(board, tasks.stop.clone()))]);
     }
-    let past = Past::load(&options);
+    let mut past = Past::load(&options);
     let (sender, mut updates) = store_watch::channel();
     let stats = channels.watch.clone();
     let watch = store_watch::follow(Arc::clone(&store), sender, stats, random(), tasks.stop.clone());
@@ -188,8 +190,10 @@ async fn start_and_watch(options: Options, tasks: &mut Tasks) -> anyhow::Result<
         place: &store.identity().config_place,
         readiness: &channels.readiness,
         problem: None,
+        own: past.own_node(),
     };
-    let (node, seen) = first.wait(&mut kernel, &mut updates).await?;
+    let First { node, seen, own } = first.wait(&mut kernel, &mut updates).await?;
+    past.learn(&node, &own);
     check_bridge(&node)?;
     let external = node.external();
     info!(
@@ -238,6 +242,8 @@ impl Parts {
         let outputs = channels.outputs;
         let preferred = past.previous.as_ref().map(|previous| previous.subnets);
         let lease = claim::own_lease(&store, options.renew_margin, preferred, past.lease(), random());
+        let ready = channels.readiness.subscribe();
+        let announce = announce::run(Arc::clone(&store), ready, random(), stop.clone());
         let channels_of_claim = claim::Channels {
             store,
             lease_time: options.lease_time,
@@ -264,10 +270,8 @@ impl Parts {
         );
         let rules = outputs.firewall.subscribe();
         let firewall = firewall::run(rules, options.firewall_resync, channels.firewall, stop.clone());
-        let memory = outputs.memory.subscribe();
-        let remember = past.state.take().map(|state| {
-            task("remember", publish::remember(state, memory, channels.claim.subscribe(), stop.clone()))
-        });
+        let (memory, own) = (outputs.memory.subscribe(), channels.claim.subscribe());
+        let remember = |state| task("remember", publish::remember(state, memory, own, stop.clone()));
         let inputs = reconcile::Inputs {
             seen,
             store: updates,
@@ -284,9 +288,10 @@ impl Parts {
             task("claim", claim::run(lease, channels_of_claim, stop.clone())),
             task("firewall", firewall),
             task("publish", publisher.run(stop.clone())),
+            task("announce", announce),
             task("reconcile", reconciler.run(inputs, stop.clone())),
         ];
-        table.extend(remember);
+        table.extend(past.state.take().map(remember));
         table
     }
 }

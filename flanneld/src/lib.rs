@@ -13,6 +13,7 @@
 //! Everything else is public for `main.rs` only.
 
 pub mod agent;
+mod announce;
 mod board;
 mod claim;
 pub mod cli;

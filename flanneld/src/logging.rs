@@ -39,7 +39,12 @@ fn filter(verbosity: i32) -> Targets {
         1..=4 => (LevelFilter::DEBUG, LevelFilter::WARN),
         5.. => (LevelFilter::TRACE, LevelFilter::INFO),
     };
-    Targets::new().with_default(libraries).with_target("flanneld", own).with_target("flannel_core", own)
+    Targets::new()
+        .with_default(libraries)
+        // It logs each failed request as an error; the caller does so once.
+        .with_target("kube_client", LevelFilter::OFF)
+        .with_target("flanneld", own)
+        .with_target("flannel_core", own)
 }
 
 #[cfg(test)]

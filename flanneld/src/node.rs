@@ -168,6 +168,15 @@ impl Node {
         settled
     }
 
+    /// Returns the tunnel devices and their addresses of a record of this node.
+    pub fn published_macs(&self, attrs: &LeaseAttrs) -> Vec<(LinkName, Mac)> {
+        let backend = &self.config.backend;
+        families(&self.config)
+            .into_iter()
+            .filter_map(|family| backend.published_endpoint(family, attrs))
+            .collect()
+    }
+
     /// Returns the attributes to publish.
     pub fn attrs(&self) -> Result<LeaseAttrs, BackendError> {
         self.config.backend.attrs(&self.config.networks(), &self.external, &self.endpoints)

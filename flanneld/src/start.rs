@@ -20,8 +20,9 @@ use crate::host::subnet_file;
 use crate::host::sysctl::Sysctl;
 use crate::kernel::{Effector as _, NetlinkKernel};
 use crate::node::{Node, NodeError};
-use crate::state::{Remembered, StateDir};
+use crate::state::{Prescribed, Remembered, StateDir};
 use crate::status::Readiness;
+use crate::store::OwnNode;
 use crate::store::watch::Update;
 
 /// How long a start waits for the store before it continues with the state directory.
@@ -66,6 +67,31 @@ impl Past {
         Some((Subnets::parse_key(&lease.key).ok()?, LeaseAttrs::parse(lease.value.as_bytes()).ok()?))
     }
 
+    /// Returns what was prescribed in the last run, until the store answers.
+    pub(crate) fn own_node(&self) -> OwnNode {
+        let Prescribed { public_ip, public_ipv6 } = self.remembered.prescribed;
+        OwnNode { public_ip, public_ipv6, published: None }
+    }
+
+    /// Takes what the store knows of this node: its prescribed addresses are stored for the next start, and the addresses
+    /// of tunnel devices restored where the state directory was not kept.
+    pub(crate) fn learn(&mut self, node: &Node, own: &OwnNode) {
+        let prescribed = Prescribed { public_ip: own.public_ip, public_ipv6: own.public_ipv6 };
+        if let Some(state) = self.state.as_ref().filter(|_| prescribed != self.remembered.prescribed)
+            && let Err(error) = state.save_prescribed(prescribed)
+        {
+            warn!(error = %chain(&error), "could not store the public addresses of this node");
+        }
+        self.restore(node, own);
+    }
+
+    /// Restores the addresses of tunnel devices from what an earlier run published, where the state directory was not kept.
+    fn restore(&mut self, node: &Node, own: &OwnNode) {
+        for (device, mac) in own.published.iter().flat_map(|attrs| node.published_macs(attrs)) {
+            self.remembered.vtep_macs.entry(device).or_insert(mac);
+        }
+    }
+
     /// Drops the state of another node, if the disk of this one is a copy: then both address and interface differ. A
     /// node whose address changed keeps its interface, and one with a new interface keeps its address.
     pub(crate) fn forget_if_cloned(&mut self, node: &Node) {
@@ -94,15 +120,26 @@ pub(crate) struct FirstConfig<'a> {
     pub(crate) readiness: &'a watch::Sender<Readiness>,
     /// The problem that was logged last.
     pub(crate) problem: Option<String>,
+    /// What the store knows of this node.
+    pub(crate) own: OwnNode,
+}
+
+/// The node with its first network config.
+pub(crate) struct First {
+    pub(crate) node: Node,
+    /// The updates of the store that arrived meanwhile.
+    pub(crate) seen: Vec<Update>,
+    /// What the store knows of this node.
+    pub(crate) own: OwnNode,
 }
 
 impl FirstConfig<'_> {
-    /// Returns a node, and the updates of the store that arrived meanwhile.
+    /// Waits for a usable config.
     pub(crate) async fn wait(
         mut self,
         kernel: &mut NetlinkKernel,
         updates: &mut mpsc::Receiver<Update>,
-    ) -> anyhow::Result<(Node, Vec<Update>)> {
+    ) -> anyhow::Result<First> {
         let patience = tokio::time::sleep(STORE_PATIENCE);
         tokio::pin!(patience);
         let mut seen = Vec::new();
@@ -111,8 +148,9 @@ impl FirstConfig<'_> {
                 update = updates.recv() => Some(update.context("the task that follows the store ended")?),
                 () = &mut patience, if self.remembered.is_some() => None,
             };
-            if matches!(update, Some(Update::Listing { .. })) {
+            if let Some(Update::Listing { listing, .. }) = &update {
                 seen.clear();
+                self.own = listing.own.clone();
             }
             let offered = self.offered(update.as_ref());
             seen.extend(update);
@@ -120,7 +158,7 @@ impl FirstConfig<'_> {
                 None => continue,
                 Some(None) => format!("the store has no network config: write one to {}", self.place),
                 Some(Some(text)) => match self.try_config(&text, kernel).await? {
-                    Ok(node) => return Ok((node, seen)),
+                    Ok(node) => return Ok(First { node, seen, own: self.own }),
                     Err(problem) => problem,
                 },
             };
@@ -130,7 +168,7 @@ impl FirstConfig<'_> {
                 && let Ok(node) = self.try_config(&text, kernel).await?
             {
                 warn!("network config of the last run is used");
-                return Ok((node, seen));
+                return Ok(First { node, seen, own: self.own });
             }
         }
     }
@@ -172,7 +210,11 @@ impl FirstConfig<'_> {
         kernel: &mut NetlinkKernel,
     ) -> anyhow::Result<Result<Node, String>> {
         let facts = kernel.observe(&BTreeSet::new()).await?.facts;
-        match Node::new(self.options.clone(), text, &facts) {
+        let mut options = self.options.clone();
+        let criteria = &mut options.interface;
+        criteria.public_ip = self.own.public_ip.or(criteria.public_ip);
+        criteria.public_ipv6 = self.own.public_ipv6.or(criteria.public_ipv6);
+        match Node::new(options, text, &facts) {
             Ok(node) => Ok(Ok(node)),
             Err(
                 error @ (NodeError::Config(_)

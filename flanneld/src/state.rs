@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use tracing::warn;
 
@@ -39,6 +40,18 @@ pub struct Remembered {
     pub records: Vec<Record>,
     /// Hardware addresses of tunnel devices.
     pub vtep_macs: BTreeMap<LinkName, Mac>,
+    /// Public addresses that the store prescribes for this node.
+    pub prescribed: Prescribed,
+}
+
+/// Public addresses that the store prescribes for this node: they determine its external interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Prescribed {
+    /// Takes the place of `--public-ip`.
+    pub public_ip: Option<Ipv4Addr>,
+    /// Takes the place of `--public-ipv6`.
+    pub public_ipv6: Option<Ipv6Addr>,
 }
 
 /// The record of this node, as in the store.
@@ -58,7 +71,7 @@ pub struct RememberedLease {
 pub fn files(path: &Path) -> Vec<PathBuf> {
     let is_owned = |name: &str| {
         let name = name.strip_suffix(CORRUPT).unwrap_or(name);
-        matches!(name, CONFIG | LEASE | RECORDS) || link_of(name).is_some()
+        matches!(name, CONFIG | LEASE | RECORDS | PRESCRIBED) || link_of(name).is_some()
     };
     let listed = |directory: &Path| {
         let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
@@ -111,6 +124,7 @@ impl StateDir {
             lease: self.read(&self.store.join(LEASE)),
             records: records.into_iter().map(record).collect(),
             vtep_macs: self.load_vtep_macs(),
+            prescribed: self.read(&self.store.join(PRESCRIBED)).unwrap_or_default(),
         }
     }
 
@@ -127,6 +141,11 @@ impl StateDir {
     /// Stores the network config, or removes it.
     pub(crate) fn save_config(&self, config: Option<&ConfigRecord>) -> Result<(), FileError> {
         write(&self.store.join(CONFIG), config)
+    }
+
+    /// Stores the prescribed public addresses; without any, no file is needed.
+    pub(crate) fn save_prescribed(&self, prescribed: Prescribed) -> Result<(), FileError> {
+        write(&self.store.join(PRESCRIBED), Some(&prescribed).filter(|it| **it != Prescribed::default()))
     }
 
     /// Stores the record of this node, or removes it.
@@ -187,6 +206,7 @@ const CORRUPT: &str = ".corrupt";
 const CONFIG: &str = "config.json";
 const LEASE: &str = "lease.json";
 const RECORDS: &str = "records.json";
+const PRESCRIBED: &str = "prescribed.json";
 const VTEP_PREFIX: &str = "vtep-";
 
 fn link_of(file_name: &str) -> Option<LinkName> {

@@ -1,4 +1,4 @@
-//! The interface to the store of leases: etcd, or a directory.
+//! The interface to the store of leases: etcd, a directory, or the nodes of Kubernetes.
 //!
 //! Writes are always guarded: a record is created only while its key is absent and the network
 //! config is unchanged, and changed or deleted only at the revision that the writer knows.
@@ -7,6 +7,8 @@ mod dir;
 mod error;
 mod etcd;
 mod identity;
+mod kubernetes;
+mod notices;
 mod operation;
 mod options;
 mod stats;
@@ -16,18 +18,19 @@ use async_trait::async_trait;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch as watch_channel;
 
 pub use error::{Detail, StoreError, StoreOptionsError};
 #[cfg(test)]
 pub(crate) use etcd::EtcdOptions;
 pub use identity::{Identity, is_scope};
 pub use operation::Operation;
-pub use options::{FLAGS, LEASE_DIR, PAIRS, StoreOptions};
+pub use options::{FLAGS, KUBERNETES_FLAGS, LEASE_DIR, PAIRS, StoreOptions};
 pub(crate) use stats::LATENCY_CLASSES;
 pub use stats::{OperationStats, StoreStats};
 
 pub use flannel_core::store::{
-    Assignment, Change, ConfigRecord, CreateGuard, Grant, Held, Listing, Ownership, Record,
+    Assignment, Change, ConfigRecord, CreateGuard, Grant, Held, Listing, OwnNode, Ownership, Record,
 };
 
 /// A store, chosen at run time by [`StoreOptions::open`].
@@ -48,6 +51,15 @@ pub enum WatchEvent {
     },
     /// The requested revision no longer exists (compaction, another store): list again.
     Outdated,
+}
+
+/// Whether pods can start on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Serving {
+    /// They can.
+    Ready,
+    /// They cannot, for this reason.
+    NotReady(String),
 }
 
 /// The lifetime of a record.
@@ -85,7 +97,17 @@ pub trait LeaseStore: Send + Sync + 'static {
         })
     }
 
-    /// Reads config and records at one revision, in one request.
+    /// Reports whether pods can start on this node, if the store has a place for it.
+    async fn announce(&self, _serving: &Serving) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Counts events after which the report of [`LeaseStore::announce`] may no longer be there. Without a sender there are none.
+    fn own_events(&self) -> watch_channel::Receiver<u64> {
+        watch_channel::Sender::default().subscribe()
+    }
+
+    /// Reads config and records at one revision, in as few requests as possible.
     async fn list(&self) -> Result<Listing, StoreError>;
 
     /// Starts to deliver all changes after `after`.

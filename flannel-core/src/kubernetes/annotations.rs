@@ -109,7 +109,7 @@ impl FromStr for Prefix {
         // The longest name behind it has 21 characters, and the API server accepts 63.
         if !name.bytes().all(is_name) || name.starts_with(['-', '_']) || name.len() > 41 {
             return Err(ParsePrefixError(
-                "followed, after one /, by at most 41 small letters, digits, - and _ that start with a letter or digit",
+                "a DNS name, optionally with one / and at most 41 small letters, digits, - and _ that start with a letter or digit",
             ));
         }
         let separator = if name.is_empty() || name.ends_with('-') { "" } else { "-" };
@@ -179,6 +179,12 @@ impl Published {
             v4,
             v6,
         ]))
+    }
+
+    /// Whether these are the others, or what is left of them after some were removed.
+    #[must_use]
+    pub fn is_part_of(&self, others: &Self) -> bool {
+        self.0.iter().zip(&others.0).all(|(own, other)| own.is_none() || own == other)
     }
 
     /// Returns the strategic merge patch that turns the present annotations into these: only what differs, and only at the

@@ -126,8 +126,11 @@ impl NodeListReader {
     }
 }
 
+/// A field, its value, and the bytes after it.
+type Complete<'a> = (u64, &'a [u8], &'a [u8]);
+
 /// Reads a field of a message with `left` bytes from this position; `None` if it has not arrived completely.
-fn complete(bytes: &[u8], left: usize) -> Result<Option<(u64, &[u8], &[u8])>, WireError> {
+fn complete(bytes: &[u8], left: usize) -> Result<Option<Complete<'_>>, WireError> {
     let (message, is_whole) = match bytes.split_at_checked(left) {
         Some((message, _)) => (message, true),
         None => (bytes, false),

@@ -3,8 +3,8 @@
 use super::go_flags::{Given, HIDDEN, Origin, Setting};
 use super::table::flags;
 use super::{CliError, Criteria, LogFormat, LogOptions, NodeOptions, Options, Warning};
-use crate::flag::Flag;
-use crate::store::{LEASE_DIR, PAIRS, StoreOptions};
+use crate::flag::{Flag, Kind};
+use crate::store::{KUBERNETES_FLAGS, LEASE_DIR, PAIRS, StoreOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,12 +12,13 @@ use std::time::Duration;
 /// Converts settings.
 pub(super) struct Reader<'a> {
     given: &'a Given,
+    env: &'a dyn Fn(&str) -> Option<String>,
     warnings: Vec<Warning>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(given: &'a Given) -> Self {
-        Self { given, warnings: given.ignored.iter().cloned().collect() }
+    pub(super) fn new(given: &'a Given, env: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self { given, env, warnings: given.ignored.iter().cloned().collect() }
     }
 
     /// Returns the last setting of a flag, or its default.
@@ -29,7 +30,6 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn options(mut self) -> Result<Options, CliError> {
-        self.check_kubernetes()?;
         let lease_time = self.lease_time()?;
         Ok(Options {
             store: self.store()?,
@@ -64,30 +64,54 @@ impl<'a> Reader<'a> {
         self.warnings.push(Warning { setting, reason: reason.into() });
     }
 
-    fn check_kubernetes(&self) -> Result<(), CliError> {
-        // It has no effect, but its value must be valid.
-        self.setting("set-node-network-unavailable").switch()?;
-        let kubernetes = self.setting("kube-subnet-mgr");
-        if !kubernetes.switch()? {
-            return Ok(());
+    /// Checks the switches of Kubernetes, also where another store is chosen; returns whether Kubernetes is.
+    fn check_kubernetes(&self) -> Result<bool, CliError> {
+        for flag in KUBERNETES_FLAGS.iter().filter(|flag| flag.kind == Kind::Switch) {
+            self.setting(flag.name).switch()?;
         }
+        let is_chosen = StoreOptions::is_kubernetes(|flag| Some(self.setting(flag.name).text));
         match self.optional("lease-dir") {
-            Some(directory) => {
-                let fix = "only one store can be used";
-                Err(CliError::contradiction(kubernetes.name(), directory.name(), fix))
+            Some(directory) if is_chosen => {
+                let [kubernetes, ..] = KUBERNETES_FLAGS;
+                let kubernetes = self.setting(kubernetes.name);
+                Err(CliError::contradiction(
+                    kubernetes.name(),
+                    directory.name(),
+                    "only one store can be used",
+                ))
             }
-            None => Err(CliError {
-                text: format!(
-                    "{}: Kubernetes is not available as the store in this version. Use etcd (--etcd-endpoints) or a \
-                     directory (--lease-dir).",
-                    kubernetes.name()
-                ),
-                exit_code: 1,
-            }),
+            _ => Ok(is_chosen),
+        }
+    }
+
+    /// Kubernetes as the store. The lifetime of a lease is that of its node.
+    fn kubernetes(&mut self) -> Result<StoreOptions, CliError> {
+        let options = StoreOptions::kubernetes(|flag| Some(self.setting(flag.name).text), self.env)
+            .map_err(|error| CliError::usage(error.to_string()))?;
+        options.check().map_err(|error| CliError { text: error.to_string(), exit_code: 1 })?;
+        let is_unused = |name: &str| {
+            name.starts_with("etcd-") || matches!(name, "lease-time" | "subnet-lease-renew-margin")
+        };
+        for setting in self.given.iter().filter(|setting| is_unused(setting.flag.name)) {
+            self.warn(setting.name(), "leases are annotations of Kubernetes nodes (--kube-subnet-mgr)");
+        }
+        Ok(options)
+    }
+
+    /// Names settings of Kubernetes where another store is chosen.
+    fn warn_without_kubernetes(&mut self) {
+        let [selects, others @ ..] = KUBERNETES_FLAGS;
+        let is_unused = |name: &str| others.iter().any(|flag| flag.name == name);
+        for setting in self.given.iter().filter(|setting| is_unused(setting.flag.name)) {
+            self.warn(setting.name(), format!("it needs {}", selects.dashed()));
         }
     }
 
     fn store(&mut self) -> Result<StoreOptions, CliError> {
+        if self.check_kubernetes()? {
+            return self.kubernetes();
+        }
+        self.warn_without_kubernetes();
         let mut unused = Vec::new();
         if let Some(directory) = self.optional(LEASE_DIR.name) {
             let reason = format!("leases are in the directory of {}", directory.name());

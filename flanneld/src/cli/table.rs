@@ -31,15 +31,10 @@ const GO: &[Flag] = &[
     ),
     switch("ip-masq", "false", "Masquerade traffic that leaves the pod network"),
     switch("ip-masq-fully-random-disable", "false", "Masquerade without --random-fully"),
-    switch("kube-subnet-mgr", "false", "Use Kubernetes nodes as the store (not available in this version)"),
-    text("kube-api-url", "URL", "", "URL of the Kubernetes API server"),
-    text(
-        "kube-annotation-prefix",
-        "PREFIX",
-        "flannel.alpha.coreos.com",
-        "Prefix of the annotations of nodes",
-    ),
-    text("kubeconfig-file", "FILE", "", "Kubeconfig for the Kubernetes API"),
+    KUBERNETES[0],
+    KUBERNETES[1],
+    KUBERNETES[2],
+    KUBERNETES[3],
     switch("version", "false", "Print the version"),
     text(
         "healthz-ip",
@@ -51,21 +46,20 @@ const GO: &[Flag] = &[
     number("iptables-resync", "SECONDS", "5", "Interval of checks of the firewall rules, at least 1"),
     switch("iptables-forward-rules", "true", "Accept forwarded traffic of pods"),
     switch("ip-blackhole-route", "false", "Add a blackhole route for the subnet of this node"),
-    text(
-        "net-config-path",
-        "FILE",
-        "/etc/kube-flannel/net-conf.json",
-        "File with the network config in Kubernetes mode",
-    ),
-    switch("set-node-network-unavailable", "true", "Clear NetworkUnavailable of the Kubernetes node"),
+    KUBERNETES[4],
+    KUBERNETES[5],
     text("v", "LEVEL", "0", "Log level: 0 for changes, 1 for each operation, 5 for everything")
         .with_kind(Kind::Level),
     text("vmodule", "LIST", "", "Accepted for compatibility, without effect"),
     text("log_backtrace_at", "FILE:LINE", "", "Accepted for compatibility, without effect"),
 ];
 
+/// The flags of Kubernetes, which belong to the store.
+const KUBERNETES: [Flag; 7] = store::KUBERNETES_FLAGS;
+
 /// The others.
 const EXTENSIONS: &[Flag] = &[
+    KUBERNETES[6],
     text("state-dir", "DIR", "/var/lib/flannel", "Directory with data for a restart without the store")
         .extension(),
     text("lease-time", "DURATION", "24h", "Lifetime of a lease that is not renewed, at least 2s").extension(),

@@ -63,8 +63,10 @@ fn defaults_are_those_of_go() {
 
 #[test]
 fn the_shipped_command_lines_parse() {
-    let error = parse_with(&["--ip-masq", "--kube-subnet-mgr", "--healthz-port=8081"], &[]).unwrap_err();
-    assert_eq!(error.exit_code(), 1);
+    let env = [("NODE_NAME", "worker-1"), ("KUBERNETES_SERVICE_HOST", "10.96.0.1")];
+    let pod = options_with(&["--ip-masq", "--kube-subnet-mgr", "--healthz-port=8081"], &env);
+    assert_eq!(pod.store.scope(), "kubernetes-flannel.alpha.coreos.com");
+    assert_eq!(pod.warnings, []);
     let unit =
         options(&["-etcd-endpoints=http://10.0.0.1:2379", "-etcd-prefix=/net", "-ip-masq", "-iface", "eth1"]);
     assert_eq!(etcd(&unit).endpoints, "http://10.0.0.1:2379");
@@ -316,7 +318,7 @@ fn environment() {
     2: FLANNELD_IP_MASQ is "yes", but must be true or false; for example FLANNELD_IP_MASQ=true
     2: FLANNELD_PUBLIC_IP is "fd00::1", but must be the IPv4 address of one host (IPv6 is for --public-ipv6); for example FLANNELD_PUBLIC_IP=192.0.2.1
     2: FLANNELD_V is "99999999999", but must be a number in decimal digits; for example FLANNELD_V=0
-    1: FLANNELD_KUBE_SUBNET_MGR: Kubernetes is not available as the store in this version. Use etcd (--etcd-endpoints) or a directory (--lease-dir).
+    2: --kube-subnet-mgr needs the name of this node, but NODE_NAME is not set: set NODE_NAME, or both POD_NAME and POD_NAMESPACE (in a pod by fieldRef: spec.nodeName, metadata.name, metadata.namespace)
     "#);
 }
 
@@ -388,6 +390,7 @@ fn settings_that_do_nothing_are_named() {
         &["--etcd-username=u"],
         &["--etcd-password=s3cret"],
         &["--lease-dir=/l", "--etcd-prefix=/x", "--etcd-password=s3cret"],
+        &["--lease-dir=/l", "--kubeconfig-file=/k", "--report-node-network-unavailable"],
     ]
     .into_iter()
     .map(warnings)
@@ -399,6 +402,8 @@ fn settings_that_do_nothing_are_named() {
     --etcd-password | a login needs both: --etcd-username is missing
     --etcd-password | leases are in the directory of --lease-dir
     --etcd-prefix | leases are in the directory of --lease-dir
+    --kubeconfig-file | it needs --kube-subnet-mgr
+    --report-node-network-unavailable | it needs --kube-subnet-mgr
     "#);
 }
 
@@ -407,7 +412,7 @@ fn stores() {
     let options = options(&["--lease-dir=/var/lib/leases"]);
     assert_eq!(options.store.public_flags(), ["--lease-dir=/var/lib/leases"]);
     assert_snapshot!(refused(&["--lease-dir=/l", "--kube-subnet-mgr"]), @"2: --kube-subnet-mgr and --lease-dir are incompatible: only one store can be used");
-    assert_snapshot!(refused(&["--kube-subnet-mgr"]), @"1: --kube-subnet-mgr: Kubernetes is not available as the store in this version. Use etcd (--etcd-endpoints) or a directory (--lease-dir).");
+    assert_snapshot!(refused(&["--kube-subnet-mgr"]), @"2: --kube-subnet-mgr needs the name of this node, but NODE_NAME is not set: set NODE_NAME, or both POD_NAME and POD_NAMESPACE (in a pod by fieldRef: spec.nodeName, metadata.name, metadata.namespace)");
     let login = ["--etcd-username=u", "--etcd-password=s3cret"];
     let files =
         ["--etcd-endpoints=https://a:1", "--etcd-cafile=/ca", "--etcd-certfile=/c", "--etcd-keyfile=/k"];

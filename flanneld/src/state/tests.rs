@@ -51,6 +51,7 @@ fn example() -> Remembered {
             record("10.5.2.0-24&fd00::-64", "not json \u{e9}"),
         ],
         vtep_macs: [(link("flannel.1"), MAC), (link("flannel-v6.1"), Mac([2, 0, 0, 0, 0, 2]))].into(),
+        prescribed: Prescribed { public_ip: Some([192, 0, 2, 9].into()), public_ipv6: None },
     }
 }
 
@@ -58,6 +59,7 @@ fn save(state: &StateDir, what: &Remembered) {
     state.save_config(what.config.as_ref()).unwrap();
     state.save_lease(what.lease.as_ref()).unwrap();
     state.save_records(pairs(&what.records)).unwrap();
+    state.save_prescribed(what.prescribed).unwrap();
     for (link, mac) in &what.vtep_macs {
         state.save_vtep_mac(link, *mac).unwrap();
     }
@@ -74,6 +76,7 @@ fn everything_is_restored() {
     state.save_lease(None).unwrap();
     state.save_lease(None).unwrap();
     state.save_records(Vec::new()).unwrap();
+    state.save_prescribed(Prescribed::default()).unwrap();
     let vtep_macs = example().vtep_macs;
     assert_eq!(open(&root).load(), Remembered { vtep_macs, ..Remembered::default() });
 }

@@ -18,9 +18,10 @@ pub struct Identity {
 /// Kinds of stores in scopes.
 pub(super) const ETCD: &str = "etcd";
 pub(super) const DIRECTORY: &str = "dir";
+pub(super) const KUBERNETES: &str = "kubernetes";
 
-/// Returns the scope of a store of a kind at a place. Several daemons may run on one host, each with an etcd prefix or
-/// a directory of its own.
+/// Returns the scope of a store of a kind at a place. Several daemons may run on one host, each with an etcd prefix,
+/// a directory or a prefix of annotations of its own.
 pub(super) fn scope(kind: &str, place: &str) -> String {
     let mut scope = kind.to_owned();
     for byte in place.trim_end_matches('/').bytes() {
@@ -37,5 +38,5 @@ pub(super) fn scope(kind: &str, place: &str) -> String {
 #[must_use]
 pub fn is_scope(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    [ETCD, DIRECTORY].iter().any(|kind| name.starts_with(kind))
+    [ETCD, DIRECTORY, KUBERNETES].iter().any(|kind| name.starts_with(kind))
 }

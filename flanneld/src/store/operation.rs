@@ -9,6 +9,10 @@ pub enum Operation {
     Connect,
     /// Sends user and password.
     Authenticate,
+    /// Reads the name of this node.
+    FindNode,
+    /// Reads a node.
+    Read,
     /// Reads config and records.
     List,
     /// Opens a watch.
@@ -31,12 +35,16 @@ pub enum Operation {
     PutConfig,
     /// Reads the remaining time of a grant.
     TimeLeft,
+    /// Reports whether pods can start.
+    Announce,
 }
 
 /// All operations in their order, with their names in metrics and their descriptions in errors.
-const TABLE: [(Operation, &str, &str); 13] = [
+const TABLE: [(Operation, &str, &str); 16] = [
     (Operation::Connect, "connect", "connecting"),
     (Operation::Authenticate, "authenticate", "authenticating"),
+    (Operation::FindNode, "find_node", "reading the name of this node"),
+    (Operation::Read, "read", "reading a node"),
     (Operation::List, "list", "listing the leases"),
     (Operation::Watch, "watch", "watching the leases"),
     (Operation::Verify, "verify", "checking that the store is still the same"),
@@ -48,6 +56,7 @@ const TABLE: [(Operation, &str, &str); 13] = [
     (Operation::Revoke, "revoke", "revoking the time of a lease"),
     (Operation::PutConfig, "put_config", "writing the network config"),
     (Operation::TimeLeft, "time_left", "reading the remaining time of a lease"),
+    (Operation::Announce, "announce", "reporting whether pods can start"),
 ];
 
 impl Operation {

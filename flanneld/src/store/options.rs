@@ -9,6 +9,7 @@ use super::dir::DirStore;
 use super::error::StoreOptionsError;
 use super::etcd::{self, EtcdOptions, EtcdStore};
 use super::identity::{DIRECTORY, ETCD, scope};
+use super::kubernetes::{self, KubernetesOptions};
 use crate::flag::Flag;
 
 /// The flag that selects a directory.
@@ -21,6 +22,9 @@ pub const FLAGS: [Flag; 8] = {
     [endpoints, prefix, keyfile, certfile, cafile, username, password, LEASE_DIR]
 };
 
+/// The flag that selects Kubernetes, and the flags that have an effect only with it.
+pub const KUBERNETES_FLAGS: [Flag; 7] = kubernetes::FLAGS;
+
 /// Flags that have an effect only together, and the reason.
 pub const PAIRS: [(Flag, Flag, &str); 2] = etcd::PAIRS;
 
@@ -32,6 +36,7 @@ pub struct StoreOptions(Choice);
 enum Choice {
     Etcd(EtcdOptions),
     Directory(PathBuf),
+    Kubernetes(Box<KubernetesOptions>),
 }
 
 impl StoreOptions {
@@ -41,6 +46,22 @@ impl StoreOptions {
             Some(path) => Self::directory(path),
             None => Self(Choice::Etcd(EtcdOptions::from_flags(value))),
         }
+    }
+
+    /// Whether the flags select Kubernetes.
+    pub fn is_kubernetes(value: impl Fn(&Flag) -> Option<String>) -> bool {
+        value(&kubernetes::KUBE_SUBNET_MGR).is_some_and(|text| kubernetes::is_true(&text))
+    }
+
+    /// Converts the values of [`KUBERNETES_FLAGS`] and the variables that name this node.
+    ///
+    /// # Errors
+    /// Fails if one is missing or invalid.
+    pub fn kubernetes(
+        value: impl Fn(&Flag) -> Option<String>,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, StoreOptionsError> {
+        Ok(Self(Choice::Kubernetes(Box::new(KubernetesOptions::new(value, env)?))))
     }
 
     /// A store in a directory.
@@ -64,6 +85,7 @@ impl StoreOptions {
         Ok(match &self.0 {
             Choice::Etcd(options) => Arc::new(EtcdStore::new(options.clone())?),
             Choice::Directory(path) => Arc::new(DirStore::new(path)),
+            Choice::Kubernetes(options) => kubernetes::open(options)?,
         })
     }
 
@@ -84,6 +106,7 @@ impl StoreOptions {
         match &self.0 {
             Choice::Etcd(options) => scope(ETCD, &options.prefix),
             Choice::Directory(path) => scope(DIRECTORY, path.to_str().unwrap_or_default()),
+            Choice::Kubernetes(options) => options.scope(),
         }
     }
 
@@ -93,6 +116,7 @@ impl StoreOptions {
         match &self.0 {
             Choice::Etcd(options) => options.public_flags(),
             Choice::Directory(path) => vec![format!("{}={}", LEASE_DIR.dashed(), path.display())],
+            Choice::Kubernetes(options) => options.public_flags(),
         }
     }
 
@@ -110,7 +134,7 @@ impl StoreOptions {
     pub(crate) fn etcd(&self) -> &EtcdOptions {
         match &self.0 {
             Choice::Etcd(options) => options,
-            Choice::Directory(path) => panic!("{path:?}"),
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::store::{
-    Assignment, Detail, Identity, LeaseStore, LeaseWatch, Life, Operation, Ownership, Store, StoreError,
-    StoreStats, Watch, WatchEvent,
+    Assignment, Detail, Identity, LeaseStore, LeaseWatch, Life, Operation, Ownership, Serving, Store,
+    StoreError, StoreStats, Watch, WatchEvent,
 };
 
 /// How the store responds.
@@ -86,6 +86,9 @@ struct State {
     calls: u64,
     /// Set in a store that assigns: the key of the assigned subnet.
     assigned: Option<Option<String>>,
+    /// What was announced, in order.
+    announced: Vec<Serving>,
+    own_events: watch::Sender<u64>,
 }
 
 /// The value of a subnet that was assigned and not published.
@@ -108,6 +111,8 @@ impl Default for State {
             breaks: 0,
             calls: 0,
             assigned: None,
+            announced: Vec::new(),
+            own_events: watch::Sender::default(),
         }
     }
 }
@@ -218,6 +223,16 @@ impl MemoryStore {
                 state.put(key, NOTHING_PUBLISHED.to_vec(), None);
             }
         });
+    }
+
+    /// Returns what was announced so far.
+    pub(crate) fn announced(&self) -> Vec<Serving> {
+        self.lock().announced.clone()
+    }
+
+    /// Someone else changed what was announced.
+    pub(crate) fn change_announcement(&self) {
+        self.lock().own_events.send_modify(|count| *count += 1);
     }
 
     /// What is in it now.
@@ -503,6 +518,19 @@ impl LeaseStore for MemoryStore {
             })
         };
         self.call(Operation::List, read).await
+    }
+
+    async fn announce(&self, serving: &Serving) -> Result<(), StoreError> {
+        let serving = serving.clone();
+        let note = |state: &mut State| {
+            state.announced.push(serving);
+            Ok(())
+        };
+        self.call(Operation::Announce, note).await
+    }
+
+    fn own_events(&self) -> watch::Receiver<u64> {
+        self.lock().own_events.subscribe()
     }
 
     async fn list(&self) -> Result<Listing, StoreError> {

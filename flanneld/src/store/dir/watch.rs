@@ -2,19 +2,17 @@
 
 use async_trait::async_trait;
 use flannel_core::lease::Revision;
-use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::AddWatchFlags;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::time::sleep;
 
 use super::DirStore;
 use super::tree::Tree;
 use crate::files::FileError;
 use crate::store::error::StoreError;
+use crate::store::notices::Notices;
 use crate::store::operation::Operation;
 use crate::store::{LeaseWatch, WatchEvent};
 
@@ -22,7 +20,7 @@ use crate::store::{LeaseWatch, WatchEvent};
 pub(super) struct DirWatch {
     store: DirStore,
     after: Revision,
-    notices: AsyncFd<Notices>,
+    notices: Notices,
     /// Something may have changed since the last check.
     pending: bool,
     next_expiry_millis: Option<i64>,
@@ -68,21 +66,22 @@ impl LeaseWatch for DirWatch {
             if self.pending {
                 // Subscribed before the check, so that no change is missed.
                 tree.prepare()?;
-                self.notices.get_ref().subscribe(tree).map_err(failed)?;
+                subscribe(&self.notices, tree).map_err(failed)?;
                 if let Some(event) = self.check().await? {
                     return Ok(event);
                 }
                 continue;
             }
             let expiry = sleep(self.next_expiry_millis.map_or(EXPIRY_CHECK, until).min(EXPIRY_CHECK));
-            let ready = tokio::select! {
-                ready = self.notices.readable() => ready.map_err(&failed)?,
+            let names = tokio::select! {
+                names = self.notices.ready() => names.map_err(failed)?,
                 () = expiry, if self.next_expiry_millis.is_some() => {
                     self.pending = true;
                     continue;
                 }
             };
-            self.pending = drain(ready).map_err(failed)?;
+            let is_hidden = |name: &OsString| name.as_encoded_bytes().starts_with(b".");
+            self.pending = names.iter().any(|name| !name.as_ref().is_some_and(is_hidden));
         }
     }
 }
@@ -93,54 +92,17 @@ fn until(millis: i64) -> Duration {
     at.duration_since(SystemTime::now()).unwrap_or_default() + Duration::from_millis(1)
 }
 
-/// Notifications about the files.
-struct Notices(Inotify);
-
-impl Notices {
-    #[expect(
-        deprecated,
-        reason = "its successor is unsafe to call, for types whose descriptor changes; this one is owned and fixed"
-    )]
-    fn open() -> io::Result<AsyncFd<Self>> {
-        AsyncFd::new(Self(Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?))
+/// Subscribes to the directories, which may be new ones. Repeating it has no effect.
+fn subscribe(notices: &Notices, tree: &Tree) -> io::Result<()> {
+    let changes = AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_MOVE
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_MOVE_SELF
+        | AddWatchFlags::IN_ONLYDIR;
+    for directory in [&tree.root, &tree.subnets, &tree.leases] {
+        notices.subscribe(directory, changes)?;
     }
-
-    /// Subscribes to the directories, which may be new ones. Repeating it has no effect.
-    fn subscribe(&self, tree: &Tree) -> io::Result<()> {
-        let changes = AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_MOVE
-            | AddWatchFlags::IN_DELETE_SELF
-            | AddWatchFlags::IN_MOVE_SELF
-            | AddWatchFlags::IN_ONLYDIR;
-        for directory in [&tree.root, &tree.subnets, &tree.leases] {
-            self.0.add_watch(directory, changes)?;
-        }
-        Ok(())
-    }
-}
-
-/// Reads all notifications. Returns whether any is about more than a hidden file.
-fn drain(mut ready: AsyncFdReadyGuard<'_, Notices>) -> io::Result<bool> {
-    let mut is_change = false;
-    loop {
-        match ready.get_inner().0.read_events() {
-            Ok(events) => {
-                let is_hidden = |name: OsString| name.as_encoded_bytes().starts_with(b".");
-                is_change |= events.into_iter().any(|event| !event.name.is_some_and(is_hidden));
-            }
-            Err(Errno::EAGAIN) => {
-                ready.clear_ready();
-                return Ok(is_change);
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-impl AsRawFd for Notices {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
+    Ok(())
 }

@@ -1,0 +1,157 @@
+//! The listing: whole nodes, page by page, of which only the records are kept.
+
+use flannel_core::kubernetes::{self, ListEnd, Node, NodeListReader};
+use flannel_core::store::{Listing, OwnNode, Record};
+use tokio::time::Instant;
+
+use super::api::{Answer, Call, PIECE_LIMIT, Part, accept, piece};
+use super::error::{RequestError, malformed};
+use super::nodes::Nodes;
+use super::session::Session;
+use crate::store::error::StoreError;
+use crate::store::operation::Operation;
+use flannel_core::config::NetworkConfig;
+use flannel_core::family::Family;
+
+/// Nodes in a page. As in Go flannel; a server that answers from its cache sends all of them in one page.
+const PAGE: usize = 500;
+/// How often a listing starts again because the token of its next page has expired.
+const ATTEMPTS: usize = 3;
+/// A page in JSON is read as a whole.
+const PAGE_LIMIT: usize = 64 << 20;
+
+/// Lists the nodes and reads the network config.
+pub(super) async fn list(store: &Session) -> Result<Listing, StoreError> {
+    let name = store.name().await?.to_owned();
+    let config = store.shared.config.read()?;
+    let families = match config.as_ref().and_then(|config| NetworkConfig::parse(&config.text).ok()) {
+        Some(config) => (config.has(Family::V4), config.has(Family::V6)),
+        None => (true, true),
+    };
+    // Built beside the present state, which a watch may use.
+    let mut nodes = Nodes::default();
+    store.with_state(|state| {
+        nodes.own.held = state.nodes.own.held;
+        nodes.own.published.clone_from(&state.nodes.own.published);
+    });
+    (nodes.own.name, nodes.own.families) = (name, families);
+    let mut reading = Reading { store, nodes, records: Vec::new(), own: OwnNode::default() };
+    let mut attempts = 0;
+    let end = loop {
+        attempts += 1;
+        match reading.pages().await {
+            Ok(end) => break end,
+            Err(RequestError::Gone) if attempts < ATTEMPTS => reading.restart(),
+            Err(RequestError::Gone) => {
+                let error = "the pages of a listing expired before they were read";
+                return Err(super::error::unreachable(&store.shared.api.location(), Operation::List, error));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let Reading { mut nodes, mut records, own, .. } = reading;
+    records.sort_by(|one, other| one.key.cmp(&other.key));
+    store.with_state(|state| {
+        // What this node has published meanwhile.
+        nodes.own.held = state.nodes.own.held;
+        nodes.own.published = state.nodes.own.published.take();
+        state.nodes = nodes;
+        state.config.clone_from(&config);
+        state.listed = Some(end.revision);
+    });
+    Ok(Listing { revision: end.revision, config, records, own })
+}
+
+/// A listing under way.
+struct Reading<'a> {
+    store: &'a Session,
+    nodes: Nodes,
+    records: Vec<Record>,
+    own: OwnNode,
+}
+
+impl Reading<'_> {
+    fn restart(&mut self) {
+        self.nodes.clear();
+        self.records.clear();
+    }
+
+    async fn pages(&mut self) -> Result<ListEnd, RequestError> {
+        let json_only = self.store.is_json_only();
+        // From the cache of the server, which is cheap for it; as JSON, a page at a time must suffice.
+        let source = if json_only { "" } else { "&resourceVersion=0" };
+        let mut query = format!("limit={PAGE}{source}");
+        loop {
+            let call = Call {
+                operation: Operation::List,
+                path: format!("/api/v1/nodes?{query}"),
+                accept: accept(json_only, Part::Whole, false),
+                patch: None,
+            };
+            let started = Instant::now();
+            let page = self.page(&call).await;
+            self.store.shared.api.count(Operation::List, started, &page);
+            let end = page?;
+            if end.next_page.is_empty() {
+                return Ok(end);
+            }
+            query = format!("limit={PAGE}&continue={}", escape(&end.next_page));
+        }
+    }
+
+    async fn page(&mut self, call: &Call) -> Result<ListEnd, RequestError> {
+        let mut answer = self.store.shared.api.send(call).await?;
+        if answer.is_json {
+            return self.json_page(&mut answer).await;
+        }
+        let store = self.store;
+        let failed = |error| RequestError::Failed(store.garbled(Operation::List, false, &error));
+        let mut reader = NodeListReader::default();
+        while let Some(bytes) =
+            piece(&mut answer, Operation::List, Some(PIECE_LIMIT)).await.map_err(RequestError::Failed)?
+        {
+            let prefix = &store.shared.options.prefix;
+            reader.push(&bytes, prefix, |node| self.take(node)).map_err(failed)?;
+        }
+        reader.finish().map_err(failed)
+    }
+
+    async fn json_page(&mut self, answer: &mut Answer) -> Result<ListEnd, RequestError> {
+        let store = self.store;
+        let failed =
+            |error| RequestError::Failed(malformed(&store.shared.api.location(), Operation::List, &error));
+        let mut body = Vec::new();
+        while let Some(bytes) =
+            piece(answer, Operation::List, Some(PIECE_LIMIT)).await.map_err(RequestError::Failed)?
+        {
+            body.extend_from_slice(&bytes);
+            if body.len() > PAGE_LIMIT {
+                return Err(failed(kubernetes::WireError::Invalid));
+            }
+        }
+        let (nodes, end) =
+            kubernetes::json::decode_list(&body, &store.shared.options.prefix).map_err(failed)?;
+        nodes.into_iter().for_each(|node| self.take(node));
+        Ok(end)
+    }
+
+    fn take(&mut self, node: Node) {
+        let prefix = &self.store.shared.options.prefix;
+        if node.name == self.nodes.own.name {
+            self.own = Nodes::prescribed(&node, prefix);
+        }
+        self.records.extend(self.nodes.list(node, prefix));
+    }
+}
+
+/// Escapes a value of a query.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}

@@ -1,0 +1,205 @@
+use super::*;
+use flannel_core::kubernetes::json::decode_node;
+use insta::assert_snapshot;
+
+fn prefix() -> Prefix {
+    "flannel.alpha.coreos.com".parse().unwrap()
+}
+
+/// A node with podCIDR 10.42.NUMBER.0/24 that publishes 192.0.2.NUMBER by host-gw, as changed by `edit`.
+fn node(number: u8, revision: i64, edit: impl FnOnce(&mut serde_json::Value)) -> Node {
+    let mut value = serde_json::json!({
+        "metadata": {
+            "name": format!("node-{number}"),
+            "uid": format!("uid-{number}"),
+            "resourceVersion": revision.to_string(),
+            "annotations": {
+                "flannel.alpha.coreos.com/kube-subnet-manager": "true",
+                "flannel.alpha.coreos.com/backend-type": "host-gw",
+                "flannel.alpha.coreos.com/backend-data": "null",
+                "flannel.alpha.coreos.com/public-ip": format!("192.0.2.{number}"),
+            },
+        },
+        "spec": { "podCIDRs": [format!("10.42.{number}.0/24")] },
+    });
+    edit(&mut value);
+    decode_node(value.to_string().as_bytes(), &prefix()).unwrap()
+}
+
+fn annotate(key: &str, text: &str) -> impl FnOnce(&mut serde_json::Value) {
+    let (key, text) = (format!("flannel.alpha.coreos.com/{key}"), text.to_owned());
+    move |node| node["metadata"]["annotations"][key] = text.into()
+}
+
+/// The metadata of a node, which has no podCIDR.
+fn metadata(mut node: Node) -> Node {
+    node.pod_cidrs.0.clear();
+    node
+}
+
+fn shown(changes: &[Change]) -> String {
+    let line = |change: &Change| match change {
+        Change::Put(Record { key, value, fault, .. }) => {
+            format!(
+                "put {key} {}",
+                fault.clone().unwrap_or_else(|| String::from_utf8_lossy(value).into_owned())
+            )
+        }
+        Change::Delete { key } => format!("delete {key}"),
+        Change::Config(_) => "config".to_owned(),
+    };
+    changes.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Nodes 1 (this one), 2 and 3.
+fn listed() -> Nodes {
+    let mut nodes = Nodes::default();
+    (nodes.own.name, nodes.own.families) = ("node-1".to_owned(), (true, false));
+    for number in 1..=3 {
+        assert!(nodes.list(node(number, 10, |_| {}), &prefix()).is_some());
+    }
+    nodes
+}
+
+#[test]
+fn a_heartbeat_changes_nothing() {
+    let mut nodes = listed();
+    let beat = metadata(node(2, 11, |node| node["metadata"]["annotations"]["example.org/x"] = "y".into()));
+    assert_eq!(nodes.need(&beat), Need::Nothing);
+    assert_eq!(nodes.apply(beat, &prefix()), []);
+}
+
+#[test]
+fn what_an_event_changes() {
+    let mut nodes = listed();
+    let mut apply = |node: Node| shown(&nodes.apply(metadata(node), &prefix()));
+    let lines = [
+        apply(node(2, 11, annotate("public-ip", "192.0.2.99"))),
+        apply(node(2, 12, annotate("public-ip", "nonsense"))),
+        apply(node(2, 13, |_| {})),
+        apply(node(2, 14, annotate("kube-subnet-manager", "false"))),
+        apply(node(2, 15, |_| {})),
+        shown(&nodes.delete("node-2")),
+        shown(&nodes.delete("node-2")),
+    ];
+    assert_snapshot!(lines.join("\n"), @r#"
+    put 10.42.2.0-24 {"PublicIP":"192.0.2.99","PublicIPv6":null,"BackendType":"host-gw"}
+    put 10.42.2.0-24 node node-2: annotation flannel.alpha.coreos.com/public-ip is "nonsense", but must be an IPv4 address
+    put 10.42.2.0-24 {"PublicIP":"192.0.2.2","PublicIPv6":null,"BackendType":"host-gw"}
+    delete 10.42.2.0-24
+    put 10.42.2.0-24 {"PublicIP":"192.0.2.2","PublicIPv6":null,"BackendType":"host-gw"}
+    delete 10.42.2.0-24
+    "#);
+}
+
+#[test]
+fn a_node_that_appears_is_read_once() {
+    let mut nodes = listed();
+    let unmanaged = metadata(node(4, 11, |node| node["metadata"]["annotations"] = serde_json::json!({})));
+    assert_eq!(nodes.need(&unmanaged), Need::Nothing, "no daemon publishes yet");
+    assert_eq!(nodes.apply(unmanaged, &prefix()), []);
+    let managed = node(4, 12, |_| {});
+    assert_eq!(nodes.need(&metadata(managed.clone())), Need::Node);
+    assert!(shown(&nodes.apply(managed, &prefix())).starts_with("put 10.42.4.0-24 "));
+    assert_eq!(nodes.need(&metadata(node(4, 13, annotate("public-ip", "192.0.2.77")))), Need::Nothing);
+}
+
+#[test]
+fn a_node_that_was_created_again_is_another_one() {
+    let mut nodes = listed();
+    let again = node(2, 20, |node| {
+        node["metadata"]["uid"] = "other".into();
+        node["spec"]["podCIDRs"] = serde_json::json!(["10.42.9.0/24"]);
+    });
+    assert_eq!(nodes.need(&metadata(again.clone())), Need::Node);
+    let changes = shown(&nodes.apply(again, &prefix()));
+    assert!(changes.starts_with("delete 10.42.2.0-24\nput 10.42.9.0-24 "), "{changes}");
+}
+
+#[test]
+fn malformed_nodes_are_named() {
+    let mut nodes = listed();
+    let mut fault = |node: Node| nodes.list(node, &prefix()).unwrap();
+    let bad = fault(node(5, 11, annotate("backend-data", "{")));
+    assert_eq!((bad.key.as_str(), bad.value.len()), ("10.42.5.0-24", 0));
+    assert_snapshot!(bad.fault.unwrap(), @r#"node node-5: annotation flannel.alpha.coreos.com/backend-data is "{", but must be JSON"#);
+    let without = fault(node(6, 11, |node| node["spec"] = serde_json::json!({})));
+    assert_eq!(without.key, "(node node-6)");
+    assert!(Subnets::parse_key(&without.key).is_err());
+    assert_snapshot!(without.fault.unwrap(), @"node node-6: the node has no podCIDR");
+    assert!(Subnets::parse_key("(node 10.5.1.0-24)").is_err(), "the name of a node may look like a key");
+}
+
+#[test]
+fn two_nodes_with_one_pod_cidr_are_noticed() {
+    let mut nodes = listed();
+    nodes.list(node(7, 11, |node| node["spec"]["podCIDRs"] = serde_json::json!(["10.42.3.0/24"])), &prefix());
+    nodes.delete("node-7");
+    assert!(nodes.is_shared("10.42.3.0-24"));
+    nodes.delete("node-3");
+    assert!(!nodes.is_shared("10.42.3.0-24"));
+}
+
+#[test]
+fn this_node_has_only_families_of_the_config() {
+    let mut nodes = listed();
+    let stale = node(1, 11, |node| {
+        node["spec"]["podCIDRs"] = serde_json::json!(["10.42.1.0/24", "fd60:0:0:1::/64"]);
+        node["metadata"]["annotations"]["flannel.alpha.coreos.com/public-ipv6"] = "fd00::1".into();
+    });
+    assert_eq!(nodes.list(stale.clone(), &prefix()).unwrap().key, "10.42.1.0-24");
+    let peer = Node { name: "node-8".to_owned(), ..stale };
+    assert_eq!(
+        nodes.list(peer, &prefix()).unwrap().key,
+        "10.42.1.0-24&fd60:0:0:1::-64",
+        "of a peer, all count"
+    );
+}
+
+#[test]
+fn an_overwritten_address_is_what_this_node_published() {
+    let mut nodes = listed();
+    let attrs = node(1, 10, |_| {}).annotations.attrs(&prefix()).unwrap();
+    let before = node(1, 11, annotate("public-ip-overwrite", "203.0.113.1"));
+    // Not published yet.
+    let written = Published::new(&attrs, &node(1, 10, |_| {}).annotations, &prefix()).unwrap();
+    nodes.own.published = Some((attrs.clone(), written));
+    assert_eq!(nodes.own.attrs(&before.annotations, &prefix()), None, "it has to be published again");
+    assert!(!nodes.apply(metadata(before.clone()), &prefix()).is_empty(), "and the claim has to notice");
+    // Published.
+    let written = Published::new(&attrs, &before.annotations, &prefix()).unwrap();
+    nodes.own.published = Some((attrs.clone(), written));
+    let after = node(1, 12, |node| {
+        annotate("public-ip-overwrite", "203.0.113.1")(node);
+        annotate("public-ip", "203.0.113.1")(node);
+    });
+    assert_eq!(nodes.own.attrs(&after.annotations, &prefix()), Some(attrs.clone()), "as this node wants it");
+    // The overwrite is removed.
+    assert_eq!(
+        nodes.own.attrs(&node(1, 13, annotate("public-ip", "203.0.113.1")).annotations, &prefix()),
+        None
+    );
+    // Someone has removed the address.
+    let removed = node(1, 14, |node| {
+        drop(
+            node["metadata"]["annotations"]
+                .as_object_mut()
+                .unwrap()
+                .remove("flannel.alpha.coreos.com/public-ip"),
+        )
+    });
+    assert_eq!(nodes.own.attrs(&removed.annotations, &prefix()), None);
+    // Another daemon.
+    let other =
+        nodes.own.attrs(&node(1, 14, annotate("public-ip", "198.51.100.7")).annotations, &prefix()).unwrap();
+    assert_eq!(other.public_ip, Some([198, 51, 100, 7].into()));
+}
+
+#[test]
+fn what_the_store_knows_before_there_is_a_lease() {
+    let own = Nodes::prescribed(&node(1, 10, annotate("node-public-ip", "192.0.2.200")), &prefix());
+    assert_eq!((own.public_ip, own.public_ipv6), (Some([192, 0, 2, 200].into()), None));
+    assert_eq!(own.published.unwrap().backend_type, "host-gw");
+    let bad = Nodes::prescribed(&node(1, 10, annotate("node-public-ip", "x")), &prefix());
+    assert_eq!(bad.public_ip, None);
+}

@@ -1,0 +1,176 @@
+//! The state that all parts of the store share, and single requests.
+
+use flannel_core::kubernetes::{self, Node};
+use flannel_core::lease::Revision;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync;
+
+use super::api::{Api, Call};
+use super::config_file::ConfigFile;
+use super::error::{RequestError, malformed, unsupported};
+use super::nodes::Nodes;
+use super::options::{KubernetesOptions, NodeName};
+use crate::store::identity::KUBERNETES;
+use crate::store::operation::Operation;
+use crate::store::{ConfigRecord, Identity, StoreError};
+
+/// The nodes of one cluster. Cloning shares the connection.
+#[derive(Clone)]
+pub(super) struct Session {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// The parts that all clones share.
+pub(super) struct Shared {
+    pub(super) options: KubernetesOptions,
+    pub(super) identity: Identity,
+    pub(super) api: Api,
+    pub(super) config: ConfigFile,
+    /// The name of this node.
+    name: sync::OnceCell<String>,
+    state: Mutex<State>,
+    /// Counts events of this node that someone else caused.
+    pub(super) own_events: sync::watch::Sender<u64>,
+    /// A proxy damages protocol buffers.
+    json_only: AtomicBool,
+}
+
+/// What is known of the cluster.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) nodes: Nodes,
+    /// This node, as it was read or written last.
+    pub(super) own: Option<Node>,
+    /// The network config that was delivered last.
+    pub(super) config: Option<ConfigRecord>,
+    /// The revision of the last listing, until a watch has begun there.
+    pub(super) listed: Option<Revision>,
+}
+
+impl Session {
+    pub(super) fn new(options: KubernetesOptions) -> Self {
+        let api = Api::new(options.clone());
+        let identity = Identity {
+            kind: KUBERNETES,
+            location: format!("{}, annotations {}", api.location(), options.prefix),
+            config_place: format!("the file {}", options.net_config.display()),
+            scope: options.scope(),
+        };
+        let config = ConfigFile(options.net_config.clone());
+        Self {
+            shared: Arc::new(Shared {
+                options,
+                identity,
+                api,
+                config,
+                name: sync::OnceCell::new(),
+                state: Mutex::default(),
+                own_events: sync::watch::Sender::default(),
+                json_only: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// Runs `change` on the state, which a panic cannot make inconsistent.
+    pub(super) fn with_state<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.shared.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns the name of this node, which is read once.
+    pub(super) async fn name(&self) -> Result<&str, StoreError> {
+        let (namespace, pod) = match &self.shared.options.node {
+            NodeName::Given(name) => return Ok(name),
+            NodeName::OfPod { namespace, name } => (namespace, name),
+        };
+        let name = self.shared.name.get_or_try_init(|| self.node_of_pod(namespace, pod)).await?;
+        Ok(name)
+    }
+
+    async fn node_of_pod(&self, namespace: &str, pod: &str) -> Result<String, StoreError> {
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}");
+        let call = Call::get(Operation::FindNode, path).in_json();
+        let missing = |what: &str| {
+            unsupported(
+                &format!("{what} pod {namespace}/{pod}, which POD_NAMESPACE and POD_NAME specify"),
+                "Set NODE_NAME, or POD_NAME and POD_NAMESPACE of the pod of flanneld.",
+            )
+        };
+        let (body, _) = match self.shared.api.call(&call).await {
+            Err(RequestError::NotFound) => return Err(missing("the cluster has no")),
+            other => other.map_err(StoreError::from)?,
+        };
+        match kubernetes::json::decode_pod_node(&body) {
+            Ok(Some(name)) => Ok(name),
+            Ok(None) => Err(missing("no node is assigned to the")),
+            Err(error) => Err(malformed(&self.shared.api.location(), Operation::FindNode, &error)),
+        }
+    }
+
+    /// Reads a node; `None` if it does not exist.
+    pub(super) async fn read(&self, name: &str) -> Result<Option<Node>, StoreError> {
+        let call = self.form(Call::get(Operation::Read, format!("/api/v1/nodes/{name}")));
+        match self.shared.api.call(&call).await {
+            Ok((body, is_json)) => self.decode(Operation::Read, &body, is_json).map(Some),
+            Err(RequestError::NotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes the status of this node; returns it as it is then.
+    pub(super) async fn patch(
+        &self,
+        operation: Operation,
+        name: &str,
+        patch: String,
+    ) -> Result<Node, StoreError> {
+        let call = self.form(Call::patch(operation, format!("/api/v1/nodes/{name}/status"), patch));
+        match self.shared.api.call(&call).await {
+            Ok((body, is_json)) => self.decode(operation, &body, is_json),
+            // It was deleted meanwhile.
+            Err(RequestError::NotFound) => Err(StoreError::Raced),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether only JSON arrives undamaged.
+    pub(super) fn is_json_only(&self) -> bool {
+        self.shared.json_only.load(Ordering::Relaxed)
+    }
+
+    fn form(&self, call: Call) -> Call {
+        if self.is_json_only() { call.in_json() } else { call }
+    }
+
+    fn decode(&self, operation: Operation, body: &[u8], is_json: bool) -> Result<Node, StoreError> {
+        let prefix = &self.shared.options.prefix;
+        let node = if is_json {
+            kubernetes::json::decode_node(body, prefix)
+        } else {
+            kubernetes::decode_node(body, prefix)
+        };
+        node.map_err(|error| self.garbled(operation, is_json, &error))
+    }
+
+    /// An answer that cannot be read. If it should be protocol buffers, a proxy damages them: JSON is requested from now on.
+    pub(super) fn garbled(
+        &self,
+        operation: Operation,
+        is_json: bool,
+        error: &kubernetes::WireError,
+    ) -> StoreError {
+        if !is_json {
+            self.shared.json_only.store(true, Ordering::Relaxed);
+        }
+        malformed(&self.shared.api.location(), operation, error)
+    }
+}
+
+impl From<RequestError> for StoreError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Failed(error) | RequestError::NotAcceptable(error) => error,
+            RequestError::NotFound | RequestError::Gone => Self::Raced,
+        }
+    }
+}
