@@ -3,3 +3,4 @@
 mod account;
 mod nodes;
 mod packages;
+mod store;
