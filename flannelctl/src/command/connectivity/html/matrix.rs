@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::super::report::{Path, Report};
+use super::super::report::{Node, Path, Report};
 use super::text::{Severity, class, details, escaped, name, severity};
 
 /// Maximum number of nodes for which every cell contains its details, and of problems for which their cells do. The page of 500
@@ -20,8 +20,9 @@ pub(super) fn matrix(report: &Report, family: Family) -> String {
          answer; -20%: packet loss; ≤1404: larger packets are lost; –: not measured.</p>\n\
          <div class=\"matrix\"><p class=\"order\" hidden>Order: <button type=\"button\" aria-pressed=\"true\">by subnet</button> \
          <button type=\"button\" aria-pressed=\"false\">worst first</button></p>\n\
-         <div class=\"scroll\"><table><thead><tr><th>from \\ to</th>",
+         <div class=\"scroll\">",
     );
+    let _ = write!(text, "<table style=\"--name:{}\"><thead><tr><th>from \\ to</th>", name_width(nodes));
     for (number, node) in (1..).zip(nodes) {
         let _ = write!(text, "<th scope=\"col\" title=\"{}\">{number}</th>", escaped(&name(node)));
     }
@@ -49,6 +50,13 @@ pub(super) fn matrix(report: &Report, family: Family) -> String {
     }
     text.push_str("</tbody></table></div></div>\n");
     text
+}
+
+/// The width of the widest first cell of a row, in characters. The columns have fixed widths, so that a browser lays out only the
+/// rows that are visible.
+fn name_width(nodes: &[Node]) -> usize {
+    let numbers = nodes.len().to_string().len();
+    nodes.iter().map(|node| numbers + name(node).len() + node.key.len() + 2).max().unwrap_or_default()
 }
 
 /// The end tag of a cell is optional in HTML.
