@@ -1,7 +1,8 @@
 //! Something of another program is in the way of the tunnel device: log, status and doctor name it with the command that
 //! removes it, and the daemon continues by itself when it is gone. `subnet.env` is written only when the device exists.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use integration::golden::Stack;
 use integration::{Cluster, Daemon, Doctor, Feature, Flanneld, Lab, LeaseDirectory, Node, lab, wait};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -138,5 +139,72 @@ fn processes_in_the_way_are_named() {
         drop(socket);
         daemon.wait_ready()?;
         site.doctor.expect(&[]).map(drop)
+    });
+}
+
+/// The kernel does not delete a NIC. The loopback interface, which has no kind either, stands for one. A `subnet.env` of an
+/// earlier start is kept.
+#[test]
+fn nic_with_the_name_is_named() {
+    lab(|lab| {
+        let site = Site::build(lab)?;
+        let netns = site.node().netns();
+        let mut daemon = site.node().start(&site.flanneld)?;
+        daemon.wait_ready()?;
+        daemon.stop()?;
+        let written = site.node().subnet_env_text()?;
+        netns.ip("link del flannel.1")?;
+        netns.ip_batch("link set lo down\nlink set lo name flannel.1\nlink set flannel.1 up\n")?;
+        daemon.start()?;
+        let text = "another interface has the name flannel.1 and cannot be deleted";
+        let fix = site.expect_named(&daemon, text, &["vtep-blocked", "daemon-not-ready"])?;
+        ensure!(fix == "ip link set flannel.1 name NEW", "{fix}");
+        ensure!(site.node().subnet_env_text()? == written, "subnet.env changed");
+        netns.ip_batch("link set flannel.1 down\nlink set flannel.1 name lo\nlink set lo up\n")?;
+        let took = site.wait_device()?;
+        ensure!(took < LIMIT, "continued after {took:?}");
+        daemon.wait_ready()?;
+        site.doctor.expect(&[]).map(drop)
+    });
+}
+
+/// IPv6 refuses a route whose gateway the kernel finds elsewhere.
+#[test]
+fn route_to_the_gateway_is_named() {
+    lab(|lab| {
+        lab.require(&[Feature::Vxlan, Feature::Nft])?;
+        let cluster = lab.cluster(2)?;
+        let config = Stack::Dual.config(r#"{"Type":"vxlan"}"#).replacen('{', r#"{"EnableNFTables":true,"#, 1);
+        let leases = LeaseDirectory::new(lab, &config)?;
+        let flanneld = Flanneld::on_directory(leases.path()).argument("--ip-masq");
+        let [n1, n2] = cluster.nodes.as_slice() else { bail!("not two nodes") };
+        n2.start(&flanneld)?.wait_ready()?;
+        let subnet = n2.subnet(false)?;
+        let route = format!("{subnet} via fd50::2 dev eth0 metric 10");
+        n1.netns().ip(&format!("-6 route add {route}"))?;
+        let daemon = n1.start(&flanneld)?;
+        let text = format!("the unmanaged route {route} leads to the gateway of the route to {subnet}");
+        daemon.wait_log(&["condition reported", "obstacle", &text])?;
+        n1.flannelctl(&[], &["status", "-o", "json"])?.expect(3, &[&text])?;
+        Doctor::install_cni_config(n1)?;
+        let doctor = Doctor::of(n1, &flanneld);
+        let fix = doctor.expect(&["route-shadowed"])?[0].value["fix"].clone();
+        ensure!(fix == format!("ip route del {route}"), "{fix}");
+        // One that leads to the gateway and to more.
+        n1.netns().ip("-6 route add fd42::/48 via fd50::2 dev eth0")?;
+        n1.netns().ip(&format!("-6 route del {route}"))?;
+        let found = doctor.expect(&["network-overlap", "route-missing"])?;
+        let missing = found.iter().find(|finding| finding.id == "route-missing").context("no finding")?;
+        let fix = missing.value["fix"].as_str().context("no fix")?;
+        ensure!(fix.starts_with("ip -6 route del fd42::/48 via fd50::2 dev eth0"), "{fix}");
+        n1.netns().run(fix)?;
+        let started = Instant::now();
+        wait::until("the route is set", wait::LONG, || {
+            let shown = n1.netns().ip(&format!("-6 route show {subnet}"))?;
+            ensure!(shown.contains("dev flannel-v6.1"), "{shown}");
+            Ok(())
+        })?;
+        ensure!(started.elapsed() < LIMIT, "continued after {:?}", started.elapsed());
+        doctor.expect(&[]).map(drop)
     });
 }

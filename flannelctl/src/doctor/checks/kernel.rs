@@ -175,6 +175,19 @@ impl Judge<'_> {
             return;
         }
         let destination = key.destination;
+        let blocking = self.facts.obstacles.iter().find_map(|obstacle| match &obstacle.blocker {
+            Blocker::Route(blocked, by, _) if blocked == key => Some((obstacle, by)),
+            _ => None,
+        });
+        if let Some((obstacle, by)) = blocking {
+            // A preferred route is reported as such.
+            if by.destination != destination || by.metric >= key.metric {
+                let found =
+                    self.report.find(&ROUTE_MISSING, destination, format!("no route to {destination}"));
+                found.seen(obstacle.to_string()).fix(obstacle.fix());
+            }
+            return;
+        }
         let (check, problem) = match self.comparison.actual.routes.get(key) {
             None => (&ROUTE_MISSING, format!("no route to {destination}")),
             Some(found) if found.each().any(|route| route.protocol == PROTOCOL) => {
