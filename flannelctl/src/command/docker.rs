@@ -3,7 +3,6 @@
 //! Compatibility: name, flags and output are those of the script of Go flannel. Systemd units read the output as an
 //! `EnvironmentFile`.
 
-use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser};
 use flannel_core::dataplane::{Route, RouteTarget};
 use flannel_core::subnet_env;
@@ -13,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,6 +21,9 @@ use crate::failure::{Failure, Kind, fail};
 use crate::output::{Form, Output};
 
 const NAME: &str = "mk-docker-opts.sh";
+const SUBNET: &str = "FLANNEL_SUBNET";
+/// The fix of a missing subnet.
+const START: &str = "Start flanneld first, and wait until it is ready: `flannelctl status --wait`.";
 
 /// Write the options of a Docker daemon that uses the subnet of this node
 #[derive(Debug, Parser)]
@@ -81,7 +83,7 @@ pub(crate) async fn main() -> ExitCode {
     match run(&arguments).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output.failure(&Failure::of(&error));
+            output.message(&Failure::of(&error).to_text().replacen("flannelctl", NAME, 1));
             ExitCode::FAILURE
         }
     }
@@ -89,13 +91,16 @@ pub(crate) async fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let file = &arguments.subnet_file;
+    let environment: BTreeMap<String, String> = std::env::vars_os().filter_map(text_pair).collect();
     let text = match fs::read_to_string(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        result => result.with_context(|| format!("could not read {}", file.display()))?,
+        // The environment may contain the variables.
+        Err(error) if error.kind() == ErrorKind::NotFound && environment.contains_key(SUBNET) => {
+            String::new()
+        }
+        result => result.map_err(|error| unreadable(file, &error))?,
     };
-    let (subnet, options) = options(arguments, &text, &std::env::vars_os().filter_map(text_pair).collect())?;
-    write(&arguments.output, &options)
-        .with_context(|| format!("could not write {}", arguments.output.display()))?;
+    let (subnet, options) = options(arguments, &text, &environment)?;
+    write(&arguments.output, &options).map_err(|error| unwritable(&arguments.output, &error))?;
     let mut kernel = NetlinkKernel::open()?;
     let routes = kernel.observe(&BTreeSet::new()).await?.dataplane.routes;
     let subnet = IpNet::V4(subnet.trunc());
@@ -105,6 +110,33 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return fail(Kind::Conflict, message, format!("Run `ip route del {subnet}` before Docker starts."));
     }
     Ok(())
+}
+
+fn unreadable(file: &Path, error: &io::Error) -> Failure {
+    let file = file.display();
+    if error.kind() == ErrorKind::NotFound {
+        return Failure::new(
+            Kind::NotFound,
+            format!("{file} does not exist: the node has no subnet yet"),
+            START,
+        );
+    }
+    let fix = match error.kind() {
+        ErrorKind::PermissionDenied => "Run the command as root.",
+        _ => "Specify the subnet file of flanneld with -f.",
+    };
+    Failure::new(Kind::Error, format!("could not read {file}: {error}"), fix)
+}
+
+fn unwritable(file: &Path, error: &io::Error) -> Failure {
+    let reason = error.to_string();
+    // Without the name of the temporary file.
+    let reason = reason.split_once(" at path ").map_or(&*reason, |(reason, _)| reason);
+    let fix = match error.kind() {
+        ErrorKind::PermissionDenied => "Run the command as root, or specify another file with -d.",
+        _ => "Specify another file with -d, or create its directory.",
+    };
+    Failure::new(Kind::Error, format!("could not write {}: {reason}", file.display()), fix)
 }
 
 fn text_pair((name, value): (OsString, OsString)) -> Option<(String, String)> {
@@ -136,16 +168,16 @@ fn options(
         let message = format!("{key} in {file} is {value}, not {expected}");
         Failure::new(Kind::Invalid, message, "Run `systemctl restart flanneld` to write the file again.")
     };
-    let Some(subnet) = value("FLANNEL_SUBNET") else {
+    let Some(subnet) = value(SUBNET) else {
         let message = format!("{file} contains no FLANNEL_SUBNET: the node has no IPv4 subnet yet");
-        return fail(Kind::NotFound, message, "Start flanneld first, and wait until it is ready.");
+        return fail(Kind::NotFound, message, START);
     };
     let mut options: BTreeMap<&str, String> = environment
         .iter()
         .filter(|(name, _)| name.starts_with("DOCKER_OPT_"))
         .map(|(name, value)| (name.as_str(), value.clone()))
         .collect();
-    let subnet: Ipv4Net = subnet.parse().map_err(|_| invalid("FLANNEL_SUBNET", subnet, "an IPv4 subnet"))?;
+    let subnet: Ipv4Net = subnet.parse().map_err(|_| invalid(SUBNET, subnet, "an IPv4 subnet"))?;
     options.insert("DOCKER_OPT_BIP", format!("--bip={subnet}"));
     if let Some(mtu) = value("FLANNEL_MTU") {
         let mtu: u32 = mtu.parse().map_err(|_| invalid("FLANNEL_MTU", mtu, "a number"))?;
@@ -192,16 +224,15 @@ fn quoted(value: &str) -> String {
 }
 
 /// Replaces a file as a whole, and writes to anything else, such as a pipe.
-fn write(path: &Path, content: &str) -> anyhow::Result<()> {
+fn write(path: &Path, content: &str) -> io::Result<()> {
     if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-        return Ok(fs::write(path, content)?);
+        return fs::write(path, content);
     }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(parent)?;
     file.write_all(content.as_bytes())?;
     file.as_file().set_permissions(Permissions::from_mode(0o644))?;
-    file.persist(path)?;
-    Ok(())
+    file.persist(path).map(drop).map_err(|error| error.error)
 }
 
 #[cfg(test)]

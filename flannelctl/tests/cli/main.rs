@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod docker;
 mod frame;
 mod ipam;
 mod lease;
