@@ -269,6 +269,47 @@ fn deleted_lease_is_acquired_again_without_loss() {
     });
 }
 
+/// Peers keep the state of a node whose lease was deleted, unless something replaces it.
+#[test]
+fn deleted_lease_is_not_kept_if_something_replaces_it() {
+    lab(|lab| {
+        let (cluster, etcd, _) = start(lab, 2, &config(&subnets(20), "vxlan"))?;
+        let daemons = cluster.start_all(&Flanneld::on_etcd(&etcd).argument(NO_RULES))?;
+        let (node, other) = (&cluster.nodes[0], &cluster.nodes[1]);
+        let key = key_of(node)?;
+        daemons[0].signal(Signal::SIGSTOP)?;
+        let subnet = key.replace('-', "/");
+        let route = || other.netns().ip(&format!("route show {subnet}"));
+        let record = |public: &str| {
+            format!(
+                r#"{{"PublicIP":"{public}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"0a:00:00:00:00:77"}}}}"#
+            )
+        };
+        // Another node takes a part of the subnet, or the node itself publishes another one.
+        let part = (key.replace(".0-24", ".128-25"), record("192.168.50.77"));
+        let moved = ("10.42.200.0-24".to_owned(), record("192.168.50.1"));
+        for (new, text) in [part, moved] {
+            etcd.put(&subnet_key(&key), &record("192.168.50.1"))?;
+            wait::until("the peer is there", wait::LONG, || {
+                ensure!(route()?.contains("flannel.1"), "{}", route()?);
+                Ok(())
+            })?;
+            etcd.delete(&subnet_key(&key))?;
+            let replaced = Instant::now();
+            etcd.put(&subnet_key(&new), &text)?;
+            wait::until("the route is removed", wait::LONG, || {
+                ensure!(route()?.is_empty(), "{}", route()?);
+                Ok(())
+            })?;
+            let took = replaced.elapsed();
+            ensure!(took < Duration::from_secs(5), "kept for {took:?} beside {new}");
+            etcd.delete(&subnet_key(&new))?;
+        }
+        daemons[0].signal(Signal::SIGCONT)?;
+        Ok(())
+    });
+}
+
 /// The list of Go flannel's manifest, which waits no longer than it must.
 fn impatient() -> Conflist {
     let plugin = serde_json::json!({"type": "flannel", "subnetFileTimeoutSeconds": 1});

@@ -174,7 +174,7 @@ impl Node {
     }
 
     #[expect(clippy::too_many_arguments, reason = "they are those of a call of a plugin")]
-    fn output(
+    pub(crate) fn output(
         &self,
         plugins: Plugins,
         plugin: &str,

@@ -199,7 +199,7 @@ fn static_addresses_are_the_same_as_with_go() {
     assert_eq!(own[1..], go[1..]);
 }
 
-/// The delegate of flannel with another IPAM.
+/// The delegate of flannel with another IPAM. Unknown keys are ignored.
 #[test]
 #[ignore = "needs netns"]
 fn the_delegate_of_flannel_uses_another_plugin() {
@@ -211,7 +211,7 @@ fn the_delegate_of_flannel_uses_another_plugin() {
     fs::write(node.path("subnet.env"), env).unwrap();
     let config = format!(
         r#"{{"cniVersion":"1.0.0","name":"cbr0","type":"flannel","subnetFile":"{0}/subnet.env","dataDir":"{0}/saved",
-            "delegate":{{"isDefaultGateway":true}},"ipam":{{"type":"static","addresses":[{{"address":"10.9.0.7/24"}}]}}}}"#,
+            "someKey":{{"a":1}},"delegate":{{"isDefaultGateway":true,"vendor":[1],"mac":"02:00:00:00:00:09"}},"ipam":{{"type":"static","addresses":[{{"address":"10.9.0.7/24"}}]}}}}"#,
         node.path("").display()
     );
     let bin = node.path("bin").display().to_string();

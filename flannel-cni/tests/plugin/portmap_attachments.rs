@@ -29,7 +29,10 @@ fn ports_are_mapped_without_a_route_to_the_container() {
     }
     let (node, pod) = (Node::new("nft"), Netns::new("pod"));
     let config = config("cbr0", "203.0.113.7", 8080, r#","backend":"nftables""#);
-    node.run(Plugins::Flannel, "portmap", "ADD", "cid1", &pod.path(), &config).unwrap();
+    let added = node.output(Plugins::Flannel, "portmap", "ADD", ("cid1", "eth0"), &pod.path(), &config, "");
+    assert!(added.status.success(), "{added:?}");
+    let stderr = String::from_utf8(added.stderr).unwrap();
+    assert!(stderr.contains("this host has no route to 203.0.113.7"), "{stderr}");
     assert!(node.nftables("ip cni_hostport").contains("dnat to 203.0.113.7:80"));
 }
 
