@@ -14,7 +14,7 @@ pub(super) enum RequestError {
     NotFound,
     /// 410: the revision, or the token of the next page, is too old.
     Gone,
-    /// 406 or 415: the server, or a proxy before it, does not offer this form.
+    /// 400, 406, 415 or 422: the server, or a proxy before it, does not offer this form of a request or answer.
     NotAcceptable(StoreError),
     /// Anything else.
     Failed(StoreError),
@@ -90,7 +90,10 @@ pub(super) fn rejected(url: &str, operation: Operation, status: &ApiStatus) -> R
     RequestError::Failed(match code {
         StatusCode::NOT_FOUND => return RequestError::NotFound,
         StatusCode::GONE => return RequestError::Gone,
-        StatusCode::NOT_ACCEPTABLE | StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+        StatusCode::BAD_REQUEST
+        | StatusCode::NOT_ACCEPTABLE
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        | StatusCode::UNPROCESSABLE_ENTITY => {
             let error =
                 format!("the Kubernetes API at {url} does not offer this form: {operation}: {answer}");
             return RequestError::NotAcceptable(StoreError::Unavailable(text(error, REACH)));

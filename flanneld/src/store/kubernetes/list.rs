@@ -1,13 +1,16 @@
-//! The listing: whole nodes, page by page, of which only the records are kept.
+//! The listing: whole nodes, as a stream or page by page, of which only the records are kept.
 
-use flannel_core::kubernetes::{self, ListEnd, Node, NodeListReader};
+use flannel_core::kubernetes::{self, FrameReader, ListEnd, Node, NodeListReader, WatchItem};
 use flannel_core::store::{Listing, OwnNode, Record};
+use std::collections::BTreeMap;
 use tokio::time::Instant;
+use tracing::debug;
 
 use super::api::{Answer, Call, PIECE_LIMIT, Part, accept, piece};
 use super::error::{RequestError, malformed};
 use super::nodes::Nodes;
 use super::session::Session;
+use crate::error::chain;
 use crate::store::error::StoreError;
 use crate::store::operation::Operation;
 use flannel_core::config::NetworkConfig;
@@ -35,11 +38,11 @@ pub(super) async fn list(store: &Session) -> Result<Listing, StoreError> {
         nodes.own.published.clone_from(&state.nodes.own.published);
     });
     (nodes.own.name, nodes.own.families) = (name, families);
-    let mut reading = Reading { store, nodes, records: Vec::new(), own: OwnNode::default() };
+    let mut reading = Reading { store, nodes, records: BTreeMap::new(), own: OwnNode::default() };
     let mut attempts = 0;
     let end = loop {
         attempts += 1;
-        match reading.pages().await {
+        match reading.all().await {
             Ok(end) => break end,
             Err(RequestError::Gone) if attempts < ATTEMPTS => reading.restart(),
             Err(RequestError::Gone) => {
@@ -49,7 +52,8 @@ pub(super) async fn list(store: &Session) -> Result<Listing, StoreError> {
             Err(error) => return Err(error.into()),
         }
     };
-    let Reading { mut nodes, mut records, own, .. } = reading;
+    let Reading { mut nodes, records, own, .. } = reading;
+    let mut records: Vec<Record> = records.into_values().collect();
     records.sort_by(|one, other| one.key.cmp(&other.key));
     store.with_state(|state| {
         // What this node has published meanwhile.
@@ -66,7 +70,8 @@ pub(super) async fn list(store: &Session) -> Result<Listing, StoreError> {
 struct Reading<'a> {
     store: &'a Session,
     nodes: Nodes,
-    records: Vec<Record>,
+    /// By name of the node, which a stream may deliver more than once.
+    records: BTreeMap<String, Record>,
     own: OwnNode,
 }
 
@@ -74,6 +79,73 @@ impl Reading<'_> {
     fn restart(&mut self) {
         self.nodes.clear();
         self.records.clear();
+    }
+
+    /// Reads all nodes: as a stream where the server offers it, which costs it least, otherwise in pages.
+    async fn all(&mut self) -> Result<ListEnd, RequestError> {
+        if !self.store.is_pages_only() {
+            match self.streamed().await {
+                Err(RequestError::NotAcceptable(error)) => {
+                    debug!(error = %chain(&error), "server does not stream lists, using pages");
+                    self.store.set_pages_only();
+                    self.restart();
+                }
+                other => return other,
+            }
+        }
+        self.pages().await
+    }
+
+    /// Reads a streaming list: a watch that begins with all nodes and a bookmark.
+    /// Source: <https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists>.
+    async fn streamed(&mut self) -> Result<ListEnd, RequestError> {
+        let call = Call {
+            operation: Operation::List,
+            path: "/api/v1/nodes?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
+                   &allowWatchBookmarks=true&timeoutSeconds=120"
+                .to_owned(),
+            accept: accept(false, Part::Whole, true),
+            patch: None,
+        };
+        let started = Instant::now();
+        let list = self.stream(&call).await;
+        self.store.shared.api.count(Operation::List, started, &list);
+        list
+    }
+
+    async fn stream(&mut self, call: &Call) -> Result<ListEnd, RequestError> {
+        let store = self.store;
+        let location = store.shared.api.location();
+        let ended = |why: &str| super::error::unreachable(&location, Operation::List, why);
+        let mut answer = store.shared.api.send(call).await?;
+        if answer.is_json {
+            return Err(RequestError::NotAcceptable(ended("the stream is JSON")));
+        }
+        let mut frames = FrameReader::default();
+        while let Some(bytes) =
+            piece(&mut answer, Operation::List, Some(PIECE_LIMIT)).await.map_err(RequestError::Failed)?
+        {
+            frames.push(&bytes);
+            let failed = |error| RequestError::Failed(store.garbled(Operation::List, false, &error));
+            while let Some(item) = frames.next(&store.shared.options.prefix).map_err(failed)? {
+                match item {
+                    WatchItem::Applied(node) => self.take(node),
+                    WatchItem::Bookmark { node, is_initial: true } => {
+                        return Ok(ListEnd { revision: node.revision, next_page: String::new() });
+                    }
+                    WatchItem::Deleted(node) => {
+                        self.nodes.delete(&node.name);
+                        self.records.remove(&node.name);
+                    }
+                    WatchItem::Bookmark { .. } => {}
+                    // An etcd before 3.5 cannot tell how far it is.
+                    WatchItem::Failed(status) => {
+                        return Err(RequestError::NotAcceptable(ended(&status.message)));
+                    }
+                }
+            }
+        }
+        Err(RequestError::Failed(ended("the server closed the stream")))
     }
 
     async fn pages(&mut self) -> Result<ListEnd, RequestError> {
@@ -140,7 +212,11 @@ impl Reading<'_> {
         if node.name == self.nodes.own.name {
             self.own = Nodes::prescribed(&node, prefix);
         }
-        self.records.extend(self.nodes.list(node, prefix));
+        let name = node.name.clone();
+        match self.nodes.list(node, prefix) {
+            Some(record) => drop(self.records.insert(name, record)),
+            None => drop(self.records.remove(&name)),
+        }
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Shared {
     pub(super) own_events: sync::watch::Sender<u64>,
     /// A proxy damages protocol buffers.
     json_only: AtomicBool,
+    /// The server does not stream lists.
+    pages_only: AtomicBool,
 }
 
 /// What is known of the cluster.
@@ -68,6 +70,7 @@ impl Session {
                 state: Mutex::default(),
                 own_events: sync::watch::Sender::default(),
                 json_only: AtomicBool::new(false),
+                pages_only: AtomicBool::new(false),
             }),
         }
     }
@@ -136,6 +139,16 @@ impl Session {
     /// Whether only JSON arrives undamaged.
     pub(super) fn is_json_only(&self) -> bool {
         self.shared.json_only.load(Ordering::Relaxed)
+    }
+
+    /// Whether lists arrive in pages only.
+    pub(super) fn is_pages_only(&self) -> bool {
+        self.is_json_only() || self.shared.pages_only.load(Ordering::Relaxed)
+    }
+
+    /// Requests no streams of lists any more.
+    pub(super) fn set_pages_only(&self) {
+        self.shared.pages_only.store(true, Ordering::Relaxed);
     }
 
     fn form(&self, call: Call) -> Call {

@@ -22,9 +22,12 @@ use crate::store::{LeaseStore as _, Serving, StoreError, WatchEvent};
 
 const LIST: &[u8] = include_bytes!("../../../../flannel-core/src/kubernetes/samples/list.pb");
 const PAGE: &[u8] = include_bytes!("../../../../flannel-core/src/kubernetes/samples/page1.pb");
+const STREAM: &[u8] = include_bytes!("../../../../flannel-core/src/kubernetes/samples/stream.pb");
 const WATCH: &[u8] = include_bytes!("../../../../flannel-core/src/kubernetes/samples/watch.pb");
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const JSON: &str = "application/json";
+
+const STREAM_FORM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 
 /// What the server answers, in order: status, form and body.
 type Script = VecDeque<(u16, &'static str, Bytes)>;
@@ -41,8 +44,11 @@ struct Scene {
 }
 
 impl Scene {
+    /// A server without streaming lists, which a client learns from the first one that it requests.
     async fn start() -> Self {
-        Self::start_with(false).await
+        let scene = Self::start_with(false).await;
+        scene.answer(422, JSON, status(422, "sendInitialEvents: Forbidden: sendInitialEvents is forbidden"));
+        scene
     }
 
     /// With `--report-node-network-unavailable`, if requested.
@@ -118,6 +124,7 @@ async fn a_listing_starts_again_when_its_pages_expire() {
     scene.answer(200, PROTOBUF, LIST);
     let listing = scene.store.list().await.unwrap();
     assert_eq!(listing.revision, Revision::new(231));
+    scene.requests.lock().unwrap().remove(0);
     let keys: Vec<&str> = listing.records.iter().map(|record| record.key.as_str()).collect();
     assert_eq!(keys, ["10.42.0.0-24"], "node-2 is not managed, and node-1 of the config without IPv6");
     assert_eq!(listing.own.published.unwrap().backend_type, "vxlan");
@@ -126,6 +133,36 @@ async fn a_listing_starts_again_when_its_pages_expire() {
     assert_eq!(paths[0], "/api/v1/nodes?limit=500&resourceVersion=0");
     assert!(paths[1].starts_with("/api/v1/nodes?limit=500&continue=eyJ"), "{paths:?}");
     assert_eq!(paths[2], paths[0]);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_list_is_streamed_where_the_server_does() {
+    let scene = Scene::start_with(false).await;
+    scene.answer(200, STREAM_FORM, STREAM);
+    let listing = scene.store.list().await.unwrap();
+    let keys: Vec<&str> = listing.records.iter().map(|record| record.key.as_str()).collect();
+    assert_eq!(keys, ["10.42.0.0-24", "10.42.1.0-24"]);
+    let requests = scene.requests();
+    assert_eq!(requests.len(), 1, "{requests:?}");
+    assert!(
+        requests[0].0.contains("sendInitialEvents=true&resourceVersionMatch=NotOlderThan"),
+        "{requests:?}"
+    );
+    assert!(requests[0].1.starts_with("application/vnd.kubernetes.protobuf;stream=watch,"), "{requests:?}");
+    // One that ends before its bookmark is no listing.
+    scene.answer(200, STREAM_FORM, &STREAM[..STREAM.len() - 20]);
+    assert!(matches!(scene.store.list().await, Err(StoreError::Unavailable(_))));
+    // Of a server on an old etcd, which says so in the stream.
+    scene.requests();
+    let error =
+        format!("{{\"type\":\"ERROR\",\"object\":{}}}\n", status(500, "RequestWatchProgress is disabled"));
+    scene.answer(200, JSON, error);
+    scene.answer(200, PROTOBUF, LIST);
+    assert_eq!(scene.store.list().await.unwrap().revision, Revision::new(231));
+    scene.answer(200, PROTOBUF, LIST);
+    scene.store.list().await.unwrap();
+    assert_eq!(scene.requests().len(), 3, "it is not requested again");
     scene.end().await;
 }
 
@@ -140,7 +177,7 @@ async fn json_is_used_where_a_proxy_breaks_protobuf() {
     scene.answer(200, JSON, node_list(&["node-1"], "next"));
     scene.answer(200, JSON, node_list(&["node-2"], ""));
     assert_eq!(scene.store.list().await.unwrap().revision, Revision::new(9));
-    let requests = scene.requests();
+    let requests = scene.requests().split_off(1);
     assert!(requests[0].1.starts_with(PROTOBUF), "{requests:?}");
     assert_eq!(requests[1], ("/api/v1/nodes?limit=500".to_owned(), JSON.to_owned()));
     assert_eq!(requests[2].0, "/api/v1/nodes?limit=500&continue=next");
@@ -154,7 +191,7 @@ async fn json_is_used_where_a_proxy_breaks_protobuf() {
 async fn watching(scene: &Scene, stream: impl Into<Bytes>) -> crate::store::Watch {
     scene.answer(200, PROTOBUF, LIST);
     let listing = scene.store.list().await.unwrap();
-    scene.answer(200, "application/vnd.kubernetes.protobuf;stream=watch", stream);
+    scene.answer(200, STREAM_FORM, stream);
     scene.requests();
     scene.store.watch(listing.revision).await.unwrap()
 }
@@ -243,7 +280,7 @@ async fn readiness_is_reported_once() {
         )
     };
     let up = r#"{"type":"NetworkUnavailable","status":"False","reason":"FlannelIsUp","message":"Flannel is running on this node"}"#;
-    let scene = Scene::start().await;
+    let scene = Scene::start_with(false).await;
     let not_ready = Serving::NotReady("no route".to_owned());
     scene.store.announce(&not_ready).await.unwrap();
     assert_eq!(scene.requests(), [], "without the flag, nobody is told");
