@@ -61,6 +61,10 @@ pub(in crate::store) const FLAGS: [Flag; 7] =
 
 /// How to reach the API, and who this node is.
 #[derive(Clone, Debug)]
+#[cfg_attr(
+    not(feature = "kubernetes"),
+    expect(dead_code, reason = "without the feature, the options are checked and shown, but not used")
+)]
 pub(in crate::store) struct KubernetesOptions {
     /// `--kubeconfig-file`.
     pub(super) kubeconfig: Option<PathBuf>,
