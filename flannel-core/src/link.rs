@@ -8,9 +8,13 @@ use std::str::FromStr;
 
 /// The name of a kernel interface: 1 to 15 bytes, no `/`, no white space (`dev_valid_name` in
 /// the kernel's net/core/dev.c).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct LinkName(String);
+///
+/// It is stored in place: a large cluster has tens of thousands of objects with one.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkName {
+    /// The text, padded with zero bytes, which no name contains: the order is that of the texts.
+    bytes: [u8; LinkName::LONGEST],
+}
 
 /// A text that cannot name an interface.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,10 +22,27 @@ pub struct LinkName(String);
 pub struct ParseLinkNameError(pub String);
 
 impl LinkName {
+    /// Bytes of the longest name (`IFNAMSIZ` less the final zero byte).
+    const LONGEST: usize = 15;
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        let length = self.bytes.iter().position(|byte| *byte == 0).unwrap_or(Self::LONGEST);
+        // It was made from a text of this length.
+        std::str::from_utf8(&self.bytes[..length]).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LinkName").field(&self.as_str()).finish()
+    }
+}
+
+impl Serialize for LinkName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -29,17 +50,22 @@ impl FromStr for LinkName {
     type Err = ParseLinkNameError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let valid = (1..=15).contains(&text.len())
+        let valid = (1..=Self::LONGEST).contains(&text.len())
             && text != "."
             && text != ".."
             && !text.chars().any(|c| c == '/' || c == ':' || c == '\0' || c.is_whitespace());
-        if valid { Ok(Self(text.to_owned())) } else { Err(ParseLinkNameError(text.to_owned())) }
+        if !valid {
+            return Err(ParseLinkNameError(text.to_owned()));
+        }
+        let mut bytes = [0; Self::LONGEST];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Ok(Self { bytes })
     }
 }
 
 impl fmt::Display for LinkName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(self.as_str())
     }
 }
 
