@@ -12,10 +12,12 @@ use crate::family::Family;
 use crate::link::{LinkName, Mac};
 
 pub use kind::{Ipip, LinkKind, UdpPort, UdpTunnel, Vxlan};
+pub use nexthop::{Nexthop, NexthopId};
 
 mod kind;
 pub mod mark;
 pub mod model;
+mod nexthop;
 
 /// The routing protocol number that marks routes and neighbours as ours
 /// (`RTA_PROTOCOL`/`NDA_PROTOCOL`; free in iproute2's rt_protos).
@@ -38,6 +40,8 @@ pub struct Dataplane {
     pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
     /// Forwarding entries of VXLAN devices.
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
+    /// Nexthop objects.
+    pub nexthops: BTreeMap<NexthopId, Nexthop>,
     /// Routes of the main table.
     pub routes: BTreeMap<RouteKey, Route>,
 }
@@ -135,12 +139,14 @@ pub enum RouteTarget {
         link: LinkName,
         /// The gateway is taken as reachable on the link (`RTNH_F_ONLINK`).
         onlink: bool,
+        /// The nexthop object that contains gateway and link, instead of the route (`RTA_NH_ID`).
+        object: Option<NexthopId>,
     },
     /// Sends them out of an interface without a next hop.
     Link(LinkName),
     /// Drops them silently.
     Blackhole,
-    /// Any other form (multipath, a nexthop object, another type), described for logs. Never equal to
+    /// Any other form (multipath, a group of nexthop objects, another type), described for logs. Never equal to
     /// anything that we want.
     Other(String),
     /// Several routes share the key, in the kernel's order. Only ever observed; ops name each by itself.
@@ -148,6 +154,21 @@ pub enum RouteTarget {
 }
 
 impl RouteTarget {
+    /// A next hop that is part of the route.
+    #[must_use]
+    pub fn via(gateway: IpAddr, link: &LinkName, onlink: bool) -> Self {
+        Self::Via { gateway, link: link.clone(), onlink, object: None }
+    }
+
+    /// The nexthop object that it refers to.
+    #[must_use]
+    pub const fn object(&self) -> Option<NexthopId> {
+        match self {
+            Self::Via { object, .. } => *object,
+            _ => None,
+        }
+    }
+
     /// The outgoing interface, where there is just one.
     #[must_use]
     pub const fn link(&self) -> Option<&LinkName> {
@@ -174,7 +195,7 @@ impl Route {
     /// A route of ours to a next hop.
     #[must_use]
     pub fn via(gateway: IpAddr, link: &LinkName, onlink: bool) -> Self {
-        Self { target: RouteTarget::Via { gateway, link: link.clone(), onlink }, protocol: PROTOCOL }
+        Self { target: RouteTarget::via(gateway, link, onlink), protocol: PROTOCOL }
     }
 
     /// The routes that the key stands for: those of [`RouteTarget::Several`], otherwise this one.
@@ -203,6 +224,7 @@ impl Dataplane {
         self.addresses.extend(other.addresses);
         self.neighbours.extend(other.neighbours);
         self.fdb.extend(other.fdb);
+        self.nexthops.extend(other.nexthops);
         self.routes.extend(other.routes);
     }
 
@@ -213,6 +235,7 @@ impl Dataplane {
         }
         packed(&mut self.neighbours);
         packed(&mut self.fdb);
+        packed(&mut self.nexthops);
         packed(&mut self.routes);
     }
 
@@ -227,6 +250,7 @@ impl Dataplane {
         without(&mut self.addresses, &other.addresses);
         without(&mut self.neighbours, &other.neighbours);
         without(&mut self.fdb, &other.fdb);
+        without(&mut self.nexthops, &other.nexthops);
         without(&mut self.routes, &other.routes);
     }
 
@@ -244,6 +268,7 @@ impl Dataplane {
             addresses: common(&self.addresses, &other.addresses),
             neighbours: common(&self.neighbours, &other.neighbours),
             fdb: common(&self.fdb, &other.fdb),
+            nexthops: common(&self.nexthops, &other.nexthops),
             routes: common(&self.routes, &other.routes),
         }
     }
@@ -251,7 +276,8 @@ impl Dataplane {
     /// How many objects are in it.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.links.len() + self.addresses.len() + self.neighbours.len() + self.fdb.len() + self.routes.len()
+        let Self { links, addresses, neighbours, fdb, nexthops, routes } = self;
+        links.len() + addresses.len() + neighbours.len() + fdb.len() + nexthops.len() + routes.len()
     }
 
     /// Whether nothing is in it.
@@ -282,6 +308,13 @@ pub enum Op {
     SetFdb(FdbKey, IpAddr),
     /// Removes one destination of a MAC.
     DeleteFdb(FdbKey, IpAddr),
+    /// Adds a nexthop object. Fails if another one has its number, which may be unmanaged.
+    AddNexthop(NexthopId, Nexthop),
+    /// Replaces a nexthop object of ours in place: routes that refer to it follow.
+    ReplaceNexthop(NexthopId, Nexthop),
+    /// Removes a nexthop object. The kernel removes the routes that refer to it, by a search of the whole table: remove
+    /// them first.
+    DeleteNexthop(NexthopId),
     /// Sets a route, replacing in place what has the same key (`NLM_F_CREATE | NLM_F_REPLACE`).
     SetRoute(RouteKey, Route),
     /// Removes a route; the value says which, where several share a key. With [`RouteTarget::Other`] it names
@@ -298,6 +331,8 @@ impl Op {
             Self::AddAddress(key) | Self::DeleteAddress(key) => Some(&key.link),
             Self::SetNeighbour(key, _) | Self::DeleteNeighbour(key) => Some(&key.link),
             Self::SetFdb(key, _) | Self::DeleteFdb(key, _) => Some(&key.link),
+            Self::AddNexthop(_, nexthop) | Self::ReplaceNexthop(_, nexthop) => nexthop.target.link(),
+            Self::DeleteNexthop(_) => None,
             Self::SetRoute(_, route) | Self::DeleteRoute(_, route) => route.target.link(),
         }
     }

@@ -20,9 +20,11 @@ use crate::lease::{Lease, LeaseAttrs, Subnets};
 use crate::link::{LinkName, Mac};
 
 pub use assembly::{Assembly, Difference};
+pub use next_hops::{NextHops, NexthopThreshold};
 
 mod assembly;
 mod blackhole;
+mod next_hops;
 pub mod stranded;
 
 /// Our own part.
@@ -38,6 +40,8 @@ pub struct Node {
     pub blackhole: bool,
     /// Pods that have addresses of a lost subnet ([`stranded`]), and their bridges.
     pub stranded: BTreeMap<IpAddr, LinkName>,
+    /// Where the next hops of routes to peers are.
+    pub next_hops: NextHops,
 }
 
 /// Desired state of one node.
@@ -120,6 +124,12 @@ impl Desired {
         !self.node.stranded.is_empty()
     }
 
+    /// Where the next hops of routes to peers are.
+    #[must_use]
+    pub const fn next_hops(&self) -> &NextHops {
+        &self.node.next_hops
+    }
+
     /// What `lease` needs. Our own lease needs nothing.
     #[must_use]
     pub fn peer(&self, lease: &Lease) -> Peer {
@@ -147,6 +157,9 @@ impl Desired {
                 Ok(fragment) => peer.dataplane.extend(fragment),
                 Err(error) => peer.errors.push(error),
             }
+        }
+        if let NextHops::Objects { taken } = &self.node.next_hops {
+            peer.dataplane.use_nexthops(|id| taken.contains(&id));
         }
         peer
     }
@@ -213,6 +226,8 @@ fn drop_family(peer: &mut Dataplane, family: Family) {
     peer.neighbours.retain(|key, _| Family::of(key.address) != family);
     peer.fdb.retain(|_, entry| entry.destinations.iter().all(|address| Family::of(*address) != family));
     peer.routes.retain(|key, _| Family::of_net(key.destination) != family);
+    // Only routes of IPv4 have one.
+    peer.nexthops.retain(|_, _| family != Family::V4);
 }
 
 /// Whether an address can be that of one other host.

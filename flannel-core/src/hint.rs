@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use crate::dataplane::mark::marks_one_of;
 use crate::dataplane::{
-    AddressKey, Dataplane, FdbKey, Link, NeighbourKey, PROTOCOL, PROTOCOL_KERNEL, Route, RouteKey,
+    AddressKey, Dataplane, FdbKey, Link, NeighbourKey, NexthopId, PROTOCOL, PROTOCOL_KERNEL, Route, RouteKey,
     RouteTarget, UdpPort,
 };
 use crate::facts::{AddressFacts, HostFacts, is_link_local, is_local_scope};
@@ -18,6 +18,7 @@ use crate::message::address::AddressRecord;
 use crate::message::fdb::FdbRecord;
 use crate::message::link::LinkRecord;
 use crate::message::neighbour::NeighbourRecord;
+use crate::message::nexthop::NexthopRecord;
 use crate::message::route::RouteRecord;
 
 /// One notification.
@@ -44,6 +45,8 @@ pub enum Object {
     Neighbour(NeighbourRecord),
     /// `RTM_NEWNEIGH`, `RTM_DELNEIGH` of the family `AF_BRIDGE`.
     Fdb(FdbRecord),
+    /// `RTM_NEWNEXTHOP`, `RTM_DELNEXTHOP`.
+    Nexthop(NexthopRecord),
 }
 
 /// What decides whether a hint matters.
@@ -77,6 +80,7 @@ pub fn concerns(hint: &Hint, interest: &Interest<'_>) -> bool {
         Object::Route(record) => interest.route(record, gone),
         Object::Neighbour(record) => interest.neighbour(record, gone),
         Object::Fdb(record) => interest.fdb(record, gone),
+        Object::Nexthop(record) => interest.nexthop(record, gone),
     }
 }
 
@@ -116,6 +120,13 @@ impl Interest<'_> {
                 if gone { names_ours } else { !names_ours || wanted.permanent != record.permanent }
             }
             None => !gone && record.permanent,
+        }
+    }
+
+    fn nexthop(&self, record: &NexthopRecord, gone: bool) -> bool {
+        match self.desired.nexthops.get(&record.id) {
+            Some(wanted) => gone || *wanted != record.object(|index| self.name(index).cloned()),
+            None => !gone && record.protocol == PROTOCOL && record.id.is_in(self.networks),
         }
     }
 
@@ -205,10 +216,14 @@ impl Interest<'_> {
 
     fn route(&self, record: &RouteRecord, gone: bool) -> bool {
         let (key, route) = record.entry(|index| self.name(index).cloned());
-        if let Some(wanted) = self.desired.routes.get(&key) {
-            return gone || *wanted != route;
-        }
         let hop = record.hops.first().copied().unwrap_or_default();
+        if let Some(wanted) = self.desired.routes.get(&key) {
+            // With `net.ipv4.nexthop_compat_mode` 0 the message has the number of the object only.
+            let is_reference = record.object.is_some() && hop.index.is_none();
+            let is_same =
+                if is_reference { wanted.target.object() == record.object } else { *wanted == route };
+            return gone || !is_same;
+        }
         let on_tunnel = hop.index.is_some_and(|index| self.tunnel(index).is_some());
         if on_tunnel || route.protocol == PROTOCOL {
             return !gone && route.protocol != PROTOCOL_KERNEL;
@@ -262,6 +277,7 @@ enum Identity {
     Route(RouteKey),
     Neighbour(IfIndex, IpAddr),
     Fdb(IfIndex, Mac, Option<IpAddr>),
+    Nexthop(NexthopId),
 }
 
 impl Object {
@@ -270,6 +286,7 @@ impl Object {
             Self::Link(link) => Identity::Link(link.index),
             Self::Address(address) => Identity::Address(address.index, address.facts.net),
             Self::Route(route) => Identity::Route(route.key()),
+            Self::Nexthop(nexthop) => Identity::Nexthop(nexthop.id),
             Self::Neighbour(neighbour) => Identity::Neighbour(neighbour.index, neighbour.address),
             // A unicast MAC has one destination, which is replaced without a notification about the former one
             // (`vxlan_fdb_update` in the kernel); others have an entry for each destination.

@@ -17,6 +17,7 @@ pub mod conntrack;
 pub mod fdb;
 pub mod link;
 pub mod neighbour;
+pub mod nexthop;
 pub mod nftables;
 pub mod notification;
 pub mod route;
@@ -45,6 +46,13 @@ pub const DELETE_ROUTE: u16 = 25;
 pub const NEW_NEIGHBOUR: u16 = 28;
 /// A neighbour or FDB entry was deleted (`RTM_DELNEIGH`).
 pub const DELETE_NEIGHBOUR: u16 = 29;
+
+/// Messages of nexthop objects (`RTM_NEWNEXTHOP`).
+pub const NEW_NEXTHOP: u16 = 104;
+/// A nexthop object was deleted (`RTM_DELNEXTHOP`).
+pub const DELETE_NEXTHOP: u16 = 105;
+/// Requests nexthop objects (`RTM_GETNEXTHOP`).
+const GET_NEXTHOP: u16 = 106;
 
 /// The scope of an address or of an IPv4 route (`RT_SCOPE_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

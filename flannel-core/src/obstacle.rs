@@ -124,7 +124,7 @@ impl Situation<'_> {
     /// IPv6 looks up an on-link gateway before it takes a route, and refuses if that finds another interface
     /// (`ip6_route_check_nh_onlink` in the kernel).
     fn of_route(&self, key: &RouteKey, wanted: &Route) -> Option<Obstacle> {
-        let RouteTarget::Via { gateway, link, onlink: true } = &wanted.target else { return None };
+        let RouteTarget::Via { gateway, link, onlink: true, .. } = &wanted.target else { return None };
         let is_set = self.observed.routes.get(key) == Some(wanted);
         if is_set || Family::of(*gateway) == Family::V4 || !self.observed.links.contains_key(link) {
             return None;

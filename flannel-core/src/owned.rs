@@ -5,6 +5,7 @@
 //! | link | by the name of a device that we want, of a kind that it may replace; another tunnel device with our alias |
 //! | address | on our devices: in the cluster network (IPv4), any but link-local and multicast (IPv6) |
 //! | neighbour, FDB entry | permanent ones on our devices; any under a key that we want |
+//! | nexthop object | with our protocol number and the number of a subnet of the cluster network |
 //! | route | through our devices, unless the kernel made it; with our protocol number and in the cluster network; any under a key that we want |
 //!
 //! So what a Go flanneld left on its tunnel device is ours, and its other routes are as far as they stand where
@@ -46,6 +47,9 @@ pub fn owned(observed: &Dataplane, scope: &Scope<'_>) -> Dataplane {
         }),
         fdb: pick(&observed.fdb, |key, entry| {
             on_device(&key.link) && (entry.permanent || scope.desired.fdb.contains_key(key))
+        }),
+        nexthops: pick(&observed.nexthops, |id, nexthop| {
+            nexthop.protocol == PROTOCOL && id.is_in(scope.networks)
         }),
         routes: observed
             .routes

@@ -7,14 +7,17 @@
 //!    IPv4 address of an interface takes its routes and neighbours along;
 //! 3. FDB entries, then neighbours, then routes: a packet that finds a route must find the rest. A peer with
 //!    a new MAC is reachable throughout, because its new entry stands before a neighbour points to it;
-//! 4. removal of routes, neighbours, FDB entries, addresses, links.
+//! 4. nexthop objects, then the routes that refer to them;
+//! 5. removal of routes, nexthop objects, neighbours, FDB entries, addresses, links. The kernel removes what refers to a nexthop
+//!    object or a link by itself, but searches all routes for each object: 8.6 s for 30,000 instead of 0.8 s.
 //!
 //! Everything is replaced in place, except where the kernel refuses that (see [`blocks_replacement`]).
 
 use std::collections::BTreeSet;
 
 use crate::dataplane::{
-    Dataplane, FdbEntry, FdbKey, Neighbour, NeighbourKey, Op, Route, RouteKey, RouteTarget,
+    Dataplane, FdbEntry, FdbKey, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Route, RouteKey,
+    RouteTarget,
 };
 use crate::family::Family;
 use crate::link::LinkName;
@@ -46,7 +49,9 @@ pub fn plan(desired: &Dataplane, actual: &Dataplane, prune: Prune) -> Vec<Op> {
     ops.extend(missing.cloned().map(Op::AddAddress));
     set_fdb(&mut ops, desired, actual, &links);
     set_neighbours(&mut ops, desired, actual, &links);
-    set_routes(&mut ops, desired, actual, &links);
+    set_routes(&mut ops, desired, actual, &links, |target| target.object().is_none());
+    set_nexthops(&mut ops, desired, actual, &links);
+    set_routes(&mut ops, desired, actual, &links, |target| target.object().is_some());
     if prune == Prune::Surplus {
         remove_surplus(&mut ops, desired, actual, &links);
     }
@@ -107,7 +112,17 @@ impl<'a> Links<'a> {
     }
 
     fn prepare(&self, desired: &Dataplane, actual: &Dataplane) -> Vec<Op> {
-        let mut ops: Vec<Op> = self.replaced.iter().map(|name| Op::DeleteLink((*name).clone())).collect();
+        let mut ops = Vec::new();
+        if !self.replaced.is_empty() {
+            let routes =
+                actual.routes.iter().flat_map(|(key, route)| route.each().map(move |one| (key, one)));
+            let routes =
+                routes.filter(|(_, route)| route.target.object().is_some() && self.replaces(&route.target));
+            ops.extend(routes.map(|(key, route)| Op::DeleteRoute(*key, route.clone())));
+            let nexthops = actual.nexthops.iter().filter(|(_, nexthop)| self.replaces(&nexthop.target));
+            ops.extend(nexthops.map(|(id, _)| Op::DeleteNexthop(*id)));
+        }
+        ops.extend(self.replaced.iter().map(|name| Op::DeleteLink((*name).clone())));
         for (name, wanted) in &desired.links {
             if self.fresh.contains(name) {
                 ops.push(Op::CreateLink(name.clone(), wanted.clone().into()));
@@ -149,20 +164,38 @@ impl Links<'_> {
         !self.vanishes(name) && !self.without_neighbours.contains(name)
     }
 
-    fn keeps_route(&self, route: &Route) -> bool {
-        route.target.link().is_none_or(|link| !self.vanishes(link))
+    /// Whether the interface of `target` goes before anything else happens. What is on a stale one exists until the
+    /// end, so it is replaced like anything else.
+    fn replaces(&self, target: &RouteTarget) -> bool {
+        target.link().is_some_and(|link| self.replaced.contains(link) || self.fresh.contains(link))
+    }
+
+    /// Whether the kernel removes a route together with its interface.
+    fn takes_along(&self, target: &RouteTarget) -> bool {
+        let is_stale = target.object().is_none() && target.link().is_some_and(|link| self.vanishes(link));
+        is_stale || self.replaces(target)
     }
 }
 
-fn set_routes(ops: &mut Vec<Op>, desired: &Dataplane, actual: &Dataplane, links: &Links<'_>) {
-    for (key, wanted) in &desired.routes {
-        // What is on a stale device exists until the end, so it is replaced like any other.
-        let stands = |route: &&Route| {
-            route
-                .target
-                .link()
-                .is_none_or(|link| !links.replaced.contains(link) && !links.fresh.contains(link))
-        };
+fn set_nexthops(ops: &mut Vec<Op>, desired: &Dataplane, actual: &Dataplane, links: &Links<'_>) {
+    for (id, wanted) in &desired.nexthops {
+        match actual.nexthops.get(id).filter(|found| !links.replaces(&found.target)) {
+            Some(found) if found == wanted => {}
+            Some(_) => ops.push(Op::ReplaceNexthop(*id, wanted.clone())),
+            None => ops.push(Op::AddNexthop(*id, wanted.clone())),
+        }
+    }
+}
+
+fn set_routes(
+    ops: &mut Vec<Op>,
+    desired: &Dataplane,
+    actual: &Dataplane,
+    links: &Links<'_>,
+    is_meant: impl Fn(&RouteTarget) -> bool,
+) {
+    for (key, wanted) in desired.routes.iter().filter(|(_, wanted)| is_meant(&wanted.target)) {
+        let stands = |route: &&Route| !links.replaces(&route.target);
         let found: Vec<&Route> =
             actual.routes.get(key).into_iter().flat_map(Route::each).filter(stands).collect();
         let is_there = found.contains(&wanted);
@@ -187,7 +220,7 @@ fn set_routes(ops: &mut Vec<Op>, desired: &Dataplane, actual: &Dataplane, links:
 /// the old route to the same destination.
 fn blocks_replacement(key: RouteKey, wanted: &Route, found: &Route) -> bool {
     match (&wanted.target, &found.target) {
-        (RouteTarget::Via { gateway, link, onlink: true }, found) => {
+        (RouteTarget::Via { gateway, link, onlink: true, .. }, found) => {
             Family::of_net(key.destination) == Family::V6
                 && key.destination.contains(gateway)
                 && (found.link().is_some_and(|found| found != link) || matches!(found, RouteTarget::Other(_)))
@@ -199,8 +232,11 @@ fn blocks_replacement(key: RouteKey, wanted: &Route, found: &Route) -> bool {
 fn remove_surplus(ops: &mut Vec<Op>, desired: &Dataplane, actual: &Dataplane, links: &Links<'_>) {
     let routes = surplus(&actual.routes, &desired.routes)
         .flat_map(|(key, route)| route.each().map(move |route| (key, route)))
-        .filter(|(_, route)| links.keeps_route(route));
+        .filter(|(_, route)| !links.takes_along(&route.target));
     ops.extend(routes.map(|(key, route)| Op::DeleteRoute(*key, route.clone())));
+    let nexthops = surplus(&actual.nexthops, &desired.nexthops)
+        .filter(|(_, nexthop): &(&NexthopId, &Nexthop)| !links.replaces(&nexthop.target));
+    ops.extend(nexthops.map(|(id, _)| Op::DeleteNexthop(*id)));
     let neighbours = surplus(&actual.neighbours, &desired.neighbours)
         .filter(|(key, _): &(&NeighbourKey, &Neighbour)| links.keeps_neighbours(&key.link));
     ops.extend(neighbours.map(|(key, _)| Op::DeleteNeighbour(key.clone())));

@@ -10,6 +10,7 @@ mod table;
 mod tests;
 
 use crate::store::StoreOptions;
+use flannel_core::desired::NexthopThreshold;
 use flannel_core::select::Criteria;
 use go_flags::Setting;
 use reader::Reader;
@@ -72,6 +73,8 @@ pub struct NodeOptions {
     pub forward_rules: bool,
     /// Add a blackhole route for the own subnet.
     pub blackhole_route: bool,
+    /// The number of peers from which on routes refer to nexthop objects.
+    pub nexthops: NexthopThreshold,
 }
 
 /// The amount and form of log lines.

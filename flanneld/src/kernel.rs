@@ -1,4 +1,4 @@
-//! The interface to the kernel: links, addresses, neighbours, FDB and routes, observed in full and changed op by op.
+//! The interface to the kernel: links, addresses, neighbours, FDB, nexthop objects and routes, observed in full and changed op by op.
 
 use flannel_core::dataplane::{Dataplane, Op};
 use flannel_core::facts::HostFacts;
@@ -23,6 +23,8 @@ pub struct Observation {
     pub facts: HostFacts,
     /// The kernel objects, with neighbours and FDB entries of the tunnel devices only.
     pub dataplane: Dataplane,
+    /// The kernel supports nexthop objects (from Linux 5.3 on).
+    pub has_nexthops: bool,
 }
 
 /// A kernel, real or fake. The scope of an observation names the devices whose neighbours and FDB entries are read; those

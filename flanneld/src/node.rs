@@ -4,7 +4,7 @@
 use flannel_core::backend::{BackendError, Endpoint, EndpointSources};
 use flannel_core::config::{NetworkConfig, ParseConfigError};
 use flannel_core::dataplane::Dataplane;
-use flannel_core::desired::{self, Desired, stranded};
+use flannel_core::desired::{self, Desired, NextHops, stranded};
 use flannel_core::external::ExternalInterface;
 use flannel_core::facts::HostFacts;
 use flannel_core::family::{DualStack, Family};
@@ -20,6 +20,7 @@ use tracing::warn;
 
 use crate::cli::NodeOptions;
 use crate::firewall;
+use crate::kernel::Observation;
 
 /// An unusable config or host.
 #[derive(Debug, thiserror::Error)]
@@ -182,11 +183,27 @@ impl Node {
         self.config.backend.attrs(&self.config.networks(), &self.external, &self.endpoints)
     }
 
+    /// Decides where the next hops of routes to so many peers are.
+    pub fn next_hops(&self, peers: usize, observed: &Observation) -> NextHops {
+        if observed.has_nexthops {
+            self.options.nexthops.choose(peers, &observed.dataplane, &self.networks())
+        } else {
+            NextHops::default()
+        }
+    }
+
+    /// Whether so many peers need another form of routes than the present one, on a kernel that supports both.
+    pub fn changes_next_hops(&self, peers: usize, present: &NextHops) -> bool {
+        let in_use = *present != NextHops::InRoutes;
+        self.options.nexthops.is_reached(peers, in_use) != in_use
+    }
+
     /// Returns the desired state of the kernel with the lease `own`. `pods` returns the addresses of the pods of this host.
     pub fn desired(
         &self,
         own: &Subnets,
         facts: &HostFacts,
+        next_hops: NextHops,
         pods: impl FnOnce() -> Vec<IpAddr>,
     ) -> Result<Desired, BackendError> {
         let node = desired::Node {
@@ -195,6 +212,7 @@ impl Node {
             endpoints: self.endpoints,
             blackhole: self.options.blackhole_route,
             stranded: stranded::find(facts, own, &self.networks(), &self.tunnels(), pods),
+            next_hops,
         };
         Desired::new(&self.config, &node, facts)
     }

@@ -108,6 +108,8 @@ struct Ownership {
 #[derive(Default)]
 struct Target {
     facts: HostFacts,
+    /// The kernel supports nexthop objects; `None` while it did not matter.
+    has_nexthops: Option<bool>,
     assembly: Option<Arc<Assembly>>,
     /// Grows with every round and every change of the desired state.
     version: u64,
@@ -290,6 +292,7 @@ impl<K: Kernel> Reconciler<K> {
             self.pace.failed(Instant::now());
         }
         self.untidy += touched.len();
+        self.switch_next_hops();
         if let Some(assembly) = &self.target.assembly {
             let table = self.store.cluster.table();
             touched.iter().for_each(|subnets| self.reporter.report_peer(*subnets, assembly, table));
@@ -404,15 +407,17 @@ impl<K: Kernel> Reconciler<K> {
     /// One full round; fails if there is no observation or no desired state.
     async fn observe_and_apply(&mut self) -> Result<Applied, ()> {
         let observed = self.kernel.observe(&self.node.tunnels()).await;
-        let observed = self.reporter.check(condition::KERNEL, observed).ok_or(())?;
-        self.target.facts = observed.facts;
+        let mut observed = self.reporter.check(condition::KERNEL, observed).ok_or(())?;
+        self.target.facts = std::mem::take(&mut observed.facts);
         self.follow_host(&observed.dataplane);
         let Some(own) = self.own.subnets else { return Ok(Applied::default()) };
 
-        let desired = self.node.desired(&own, &self.target.facts, pods::addresses);
+        let (mut peers, losers) = self.store.cluster.settled();
+        peers.retain(|lease| lease.subnets != own);
+        let next_hops = self.choose_next_hops(peers.len(), &observed);
+        let desired = self.node.desired(&own, &self.target.facts, next_hops, pods::addresses);
         let desired = self.reporter.check(condition::NODE, desired).ok_or(())?;
-        let (peers, losers) = self.store.cluster.settled();
-        let assembly = Assembly::new(desired, peers.into_iter().filter(|lease| lease.subnets != own));
+        let assembly = Assembly::new(desired, peers);
         let networks = self.node.networks();
         let scope = Scope { desired: assembly.dataplane(), networks: &networks };
         let actual = owned(&observed.dataplane, &scope);

@@ -220,6 +220,7 @@ impl Decoder {
                 format!("{deleted}address {} {}", address.facts.net, on(address.index))
             }
             Object::Link(link) => format!("{deleted}link {}", on(link.index)),
+            Object::Nexthop(_) => return None,
         })
     }
 }

@@ -25,6 +25,7 @@ mod inspect;
 mod interface;
 mod kernel_state;
 mod kubernetes;
+mod nexthop;
 mod obstacle;
 mod outage;
 mod packages;

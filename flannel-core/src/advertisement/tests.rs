@@ -11,6 +11,7 @@ fn route(destination: &str, protocol: u8, expires_secs: Option<u64>) -> RouteRec
         tos: 0,
         cloned: false,
         hops: vec![Hop { index: Some(IfIndex(2)), ..Hop::default() }],
+        object: None,
         source: None,
         special: true,
         expires: expires_secs.map(Duration::from_secs),

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{
-    Address, AddressKey, Dataplane, FdbEntry, Link, LinkChange, LinkKind, Neighbour, Op, Route, RouteKey,
-    RouteTarget,
+    Address, AddressKey, Dataplane, FdbEntry, Link, LinkChange, LinkKind, Neighbour, Nexthop, NexthopId, Op,
+    Route, RouteKey, RouteTarget,
 };
 use crate::family::Family;
 use crate::link::{LinkName, Mac};
@@ -68,6 +68,12 @@ pub fn apply(state: &mut Dataplane, op: &Op) -> Result<(), Refusal> {
                     state.fdb.remove(key);
                 }
             }
+        }
+        Op::AddNexthop(id, _) if state.nexthops.contains_key(id) => return Err(Refusal::Exists),
+        Op::AddNexthop(id, nexthop) | Op::ReplaceNexthop(id, nexthop) => set_nexthop(state, *id, nexthop)?,
+        Op::DeleteNexthop(id) => {
+            state.nexthops.remove(id);
+            drop_routes(state, |target| target.object() == Some(*id));
         }
         Op::SetRoute(key, route) => set_route(state, *key, route)?,
         Op::DeleteRoute(key, route) => {
@@ -135,7 +141,7 @@ fn set_link(state: &mut Dataplane, name: &LinkName, change: &LinkChange) -> Resu
         state.neighbours.retain(|key, _| key.link != *name);
     }
     if goes_down {
-        drop_routes(state, name);
+        drop_next_hops(state, name);
         // The kernel drops IPv6 addresses too, unless `keep_addr_on_down` is set.
         state.addresses.retain(|key, _| key.link != *name || Family::of_net(key.net) == Family::V4);
     }
@@ -152,22 +158,28 @@ fn delete_link(state: &mut Dataplane, name: &LinkName) {
         state.addresses.retain(|key, _| key.link != *name);
         state.neighbours.retain(|key, _| key.link != *name);
         state.fdb.retain(|key, _| key.link != *name);
-        drop_routes(state, name);
+        drop_next_hops(state, name);
     }
 }
 
-fn drop_routes(state: &mut Dataplane, name: &LinkName) {
+/// Nexthop objects and routes go with their interface (`nh_netdev_event` in net/ipv4/nexthop.c).
+fn drop_next_hops(state: &mut Dataplane, name: &LinkName) {
+    state.nexthops.retain(|_, nexthop| nexthop.target.link() != Some(name));
+    drop_routes(state, |target| target.link() == Some(name));
+}
+
+fn drop_routes(state: &mut Dataplane, goes: impl Fn(&RouteTarget) -> bool) {
     state.routes = std::mem::take(&mut state.routes)
         .into_iter()
         .filter_map(|(key, route)| {
-            let rest = route.each().filter(|route| route.target.link() != Some(name)).cloned().collect();
+            let rest = route.each().filter(|route| !goes(&route.target)).cloned().collect();
             Some((key, Route::several(rest)?))
         })
         .collect();
 }
 
 /// The last IPv4 address of an interface takes all IPv4 routes and neighbours along (`fib_disable_ip` in
-/// net/ipv4/fib_frontend.c).
+/// net/ipv4/fib_frontend.c), except for routes that refer to nexthop objects.
 fn delete_address(state: &mut Dataplane, key: &AddressKey) {
     let was_there = state.addresses.remove(key).is_some();
     let is_v4 = |net: IpNet| Family::of_net(net) == Family::V4;
@@ -179,7 +191,7 @@ fn delete_address(state: &mut Dataplane, key: &AddressKey) {
     let (v4, rest) =
         std::mem::take(&mut state.routes).into_iter().partition(|(route, _)| is_v4(route.destination));
     state.routes = v4;
-    drop_routes(state, &key.link);
+    drop_routes(state, |target| target.object().is_none() && target.link() == Some(&key.link));
     state.routes.extend::<BTreeMap<RouteKey, Route>>(rest);
 }
 
@@ -199,13 +211,39 @@ fn set_fdb(state: &mut Dataplane, key: &super::FdbKey, destination: IpAddr) {
     }
 }
 
+/// The form of a route that refers to an object.
+fn referring(target: &RouteTarget, id: NexthopId) -> RouteTarget {
+    let mut target = target.clone();
+    if let RouteTarget::Via { object, .. } = &mut target {
+        *object = Some(id);
+    }
+    target
+}
+
+fn set_nexthop(state: &mut Dataplane, id: NexthopId, nexthop: &Nexthop) -> Result<(), Refusal> {
+    if let RouteTarget::Via { gateway, link, onlink, .. } = &nexthop.target {
+        if !require(state, link)?.up {
+            return Err(Refusal::Down);
+        }
+        if !onlink && !is_on_link(state, *gateway, link) {
+            return Err(Refusal::Unreachable);
+        }
+    }
+    state.nexthops.insert(id, nexthop.clone());
+    for route in state.routes.values_mut().filter(|route| route.target.object() == Some(id)) {
+        route.target = referring(&nexthop.target, id);
+    }
+    Ok(())
+}
+
 fn set_route(state: &mut Dataplane, key: RouteKey, route: &Route) -> Result<(), Refusal> {
+    let mut route = route.clone();
     if let Some(link) = route.target.link()
         && !require(state, link)?.up
     {
         return Err(Refusal::Down);
     }
-    if let RouteTarget::Via { gateway, link, onlink } = &route.target {
+    if let RouteTarget::Via { gateway, link, onlink, object: None } = &route.target {
         let found = best_route(state, *gateway).and_then(|route| route.each().next()?.target.link());
         match (onlink, Family::of(*gateway)) {
             (true, Family::V6) if found.is_some_and(|found| found != link) => return Err(Refusal::Invalid),
@@ -213,17 +251,21 @@ fn set_route(state: &mut Dataplane, key: RouteKey, route: &Route) -> Result<(), 
             _ => {}
         }
     }
+    if let Some(id) = route.target.object() {
+        let object = state.nexthops.get(&id).ok_or(Refusal::Invalid)?;
+        route.target = referring(&object.target, id);
+    }
     match state.routes.get_mut(&key).map(|found| &mut found.target) {
         Some(RouteTarget::Several(routes)) => {
-            if routes.iter().skip(1).any(|found| found == route) {
+            if routes.iter().skip(1).any(|found| *found == route) {
                 return Err(Refusal::Exists);
             }
             if let Some(first) = routes.first_mut() {
-                *first = route.clone();
+                *first = route;
             }
         }
         _ => {
-            state.routes.insert(key, route.clone());
+            state.routes.insert(key, route);
         }
     }
     Ok(())

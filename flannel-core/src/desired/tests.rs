@@ -63,6 +63,7 @@ fn node() -> Node {
         endpoints: dual(endpoint(1), endpoint(0x11)),
         blackhole: false,
         stranded: BTreeMap::new(),
+        next_hops: NextHops::default(),
     }
 }
 

@@ -62,10 +62,7 @@ fn desired() -> Dataplane {
     );
     desired.routes.insert(
         key("10.42.2.0/24"),
-        Route {
-            target: RouteTarget::Via { gateway: ip("10.42.2.0"), link, onlink: true },
-            protocol: PROTOCOL,
-        },
+        Route { target: RouteTarget::via(ip("10.42.2.0"), &link, true), protocol: PROTOCOL },
     );
     desired
 }
@@ -254,6 +251,7 @@ fn unicast(destination: &str, hop: Hop, protocol: u8) -> RouteRecord {
         tos: 0,
         cloned: false,
         hops: vec![hop],
+        object: None,
         source: None,
         special: false,
         expires: None,
@@ -375,4 +373,66 @@ fn only_the_last_state_of_an_object_counts() {
     assert_eq!(hints.reason(&interest), Some(&Hint::Overrun));
     hints.clear();
     assert!(hints.is_empty());
+}
+
+#[test]
+fn nexthop_objects() {
+    let id = NexthopId::of(net("10.42.2.0/24")).unwrap();
+    let ours = NexthopRecord {
+        id,
+        protocol: PROTOCOL,
+        gateway: Some(ip("10.42.2.0")),
+        index: Some(TUNNEL),
+        onlink: true,
+    };
+    let mut plane = desired();
+    plane.use_nexthops(|_| false);
+    let matters = |desired: &Dataplane, hint: &Hint| {
+        let (facts, networks) = (facts(), [net("10.42.0.0/16")]);
+        let interest = Interest {
+            desired,
+            facts: &facts,
+            networks: &networks,
+            external: None,
+            underlay_routes: false,
+            off_link: &[],
+        };
+        concerns(hint, &interest)
+    };
+    let check = |hint: Hint| matters(&plane, &hint);
+    let set = |record| Hint::Set(Object::Nexthop(record));
+    assert!(!check(set(ours)), "echo");
+    assert!(check(Hint::Removed(Object::Nexthop(ours))), "flushed");
+    assert!(check(set(NexthopRecord { protocol: PROTOCOL_BOOT, ..ours })), "taken by another program");
+    assert!(check(set(NexthopRecord { gateway: Some(ip("10.42.9.9")), ..ours })), "altered");
+    let stray = NexthopRecord { id: NexthopId::of(net("10.42.7.0/24")).unwrap(), ..ours };
+    assert!(check(set(stray)), "nobody wants it");
+    assert!(!check(set(NexthopRecord { protocol: PROTOCOL_BOOT, ..stray })), "of another program");
+    assert!(!check(set(NexthopRecord { id: NexthopId::new(5).unwrap(), ..ours })), "of another cluster");
+
+    // A route that refers to it, in both modes of `net.ipv4.nexthop_compat_mode`.
+    let hop = Hop { gateway: Some(ip("10.42.2.0")), index: Some(TUNNEL), onlink: true };
+    for (hop, object, expected) in [
+        (hop, Some(id), false),
+        (Hop::default(), Some(id), false),
+        (Hop::default(), NexthopId::new(5), true),
+        (hop, None, true),
+    ] {
+        let route = RouteRecord {
+            destination: net("10.42.2.0/24"),
+            metric: 0,
+            table: MAIN_TABLE,
+            protocol: PROTOCOL,
+            kind: UNICAST,
+            tos: 0,
+            cloned: false,
+            hops: vec![hop],
+            object,
+            source: None,
+            special: false,
+            expires: None,
+        };
+        assert_eq!(check(Hint::Set(Object::Route(route.clone()))), expected, "{route:?}");
+        assert!(check(Hint::Removed(Object::Route(route))));
+    }
 }

@@ -14,7 +14,7 @@ const ATTR_MSG: u16 = 1;
 const ATTR_OFFS: u16 = 2;
 
 /// Length of `struct nlmsghdr`.
-const HEADER_LEN: usize = 16;
+pub(super) const HEADER_LEN: usize = 16;
 
 /// Splits a datagram into messages.
 pub fn frames(mut rest: &[u8]) -> impl Iterator<Item = Result<Frame<'_>, DecodeError>> {

@@ -1,8 +1,9 @@
 //! Decoding of multicast notifications into hints.
 
 use super::{
-    DELETE_ADDRESS, DELETE_LINK, DELETE_NEIGHBOUR, DELETE_ROUTE, DecodeError, Frame, NEW_ADDRESS, NEW_LINK,
-    NEW_NEIGHBOUR, NEW_ROUTE, Reply, address, fdb, frames, link, neighbour, route,
+    DELETE_ADDRESS, DELETE_LINK, DELETE_NEIGHBOUR, DELETE_NEXTHOP, DELETE_ROUTE, DecodeError, Frame,
+    NEW_ADDRESS, NEW_LINK, NEW_NEIGHBOUR, NEW_NEXTHOP, NEW_ROUTE, Reply, address, fdb, frames, link,
+    neighbour, nexthop, route,
 };
 use crate::hint::{Hint, Object};
 
@@ -33,8 +34,10 @@ pub fn decode(frame: &Frame<'_>) -> Result<Option<Hint>, DecodeError> {
             Some(record) => Some(Object::Fdb(record)),
             None => neighbour::decode(payload)?.map(Object::Neighbour),
         },
+        NEW_NEXTHOP | DELETE_NEXTHOP => nexthop::decode(payload)?.map(Object::Nexthop),
         _ => None,
     };
-    let gone = matches!(frame.kind, DELETE_LINK | DELETE_ADDRESS | DELETE_ROUTE | DELETE_NEIGHBOUR);
+    let gone =
+        matches!(frame.kind, DELETE_LINK | DELETE_ADDRESS | DELETE_ROUTE | DELETE_NEIGHBOUR | DELETE_NEXTHOP);
     Ok(object.map(if gone { Hint::Removed } else { Hint::Set }))
 }

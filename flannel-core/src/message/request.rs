@@ -7,6 +7,7 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use std::borrow::Cow;
 
+use super::frame::HEADER_LEN;
 use super::{DecodeError, Frame, align};
 
 /// A message to the kernel, without a sequence number.
@@ -16,6 +17,17 @@ pub struct Request(Vec<u8>);
 impl Request {
     /// `bytes` is the whole message with its header.
     pub(super) const fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// A message of a type that `netlink-packet-route` does not have.
+    pub(super) fn encoded(kind: u16, flags: u16, payload: &[u8]) -> Self {
+        let length = u32::try_from(HEADER_LEN + payload.len()).unwrap_or(u32::MAX);
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.resize(HEADER_LEN, 0);
+        bytes.extend(payload);
         Self(bytes)
     }
 

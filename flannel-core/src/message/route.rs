@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::attribute::{self, Attribute};
 use super::{DecodeError, EncodeError, Get, Request, Scope};
-use crate::dataplane::{Route, RouteKey, RouteTarget};
+use crate::dataplane::{NexthopId, Route, RouteKey, RouteTarget};
 use crate::facts::RouteFacts;
 use crate::family::Family;
 use crate::link::{IfIndex, LinkName};
@@ -42,6 +42,8 @@ pub struct NewRoute {
     pub index: Option<IfIndex>,
     /// The gateway is assumed to be reachable on the link.
     pub onlink: bool,
+    /// The nexthop object that contains gateway, interface and `onlink`, which the route must not have then.
+    pub object: Option<NexthopId>,
     /// Preferred source address.
     pub source: Option<IpAddr>,
     /// Metric; 0 leaves the choice to the kernel (0 for IPv4, 1024 for IPv6).
@@ -68,6 +70,7 @@ impl NewRoute {
             gateway: None,
             index: None,
             onlink: false,
+            object: None,
             source: None,
             metric: 0,
             protocol,
@@ -86,7 +89,8 @@ impl NewRoute {
         let mut new = Self::new(key.destination, route.protocol);
         new.metric = key.metric;
         match &route.target {
-            RouteTarget::Via { gateway, link, onlink } => {
+            RouteTarget::Via { object: Some(object), .. } => new.object = Some(*object),
+            RouteTarget::Via { gateway, link, onlink, object: None } => {
                 new.gateway = Some(*gateway);
                 new.index = Some(index.ok_or_else(|| EncodeError::Link(link.clone()))?);
                 new.onlink = *onlink;
@@ -135,6 +139,7 @@ impl NewRoute {
             None => {}
         }
         message.attributes.extend(self.index.map(|index| RouteAttribute::Oif(index.0)));
+        message.attributes.extend(self.object.map(|object| RouteAttribute::NhId(object.get())));
     }
 }
 
@@ -275,11 +280,14 @@ pub struct RouteRecord {
     pub tos: u8,
     /// A cached copy of another route.
     pub cloned: bool,
-    /// Next hops: one, or several of a multipath route.
+    /// Next hops: one, or several of a multipath route. That of a nexthop object is missing with `net.ipv4.nexthop_compat_mode`
+    /// 0 (`RouteRecord::resolve`).
     pub hops: Vec<Hop>,
+    /// The nexthop object that the next hop comes from.
+    pub object: Option<NexthopId>,
     /// Preferred source address.
     pub source: Option<IpAddr>,
-    /// Has a nexthop object, an encapsulation or metrics such as an MTU.
+    /// Has an encapsulation or metrics such as an MTU.
     pub special: bool,
     /// Time until the kernel removes it; `None` if it does not expire.
     pub expires: Option<Duration>,
@@ -325,7 +333,7 @@ impl RouteRecord {
             && let Some(link) = name(index)
         {
             return match gateway {
-                Some(gateway) => RouteTarget::Via { gateway, link, onlink },
+                Some(gateway) => RouteTarget::Via { gateway, link, onlink, object: self.object },
                 None => RouteTarget::Link(link),
             };
         }
@@ -357,9 +365,10 @@ impl RouteRecord {
                 text.push_str(" onlink");
             }
         }
+        text.extend(self.object.map(|object| format!(" nhid {object}")));
         text.extend(self.source.map(|source| format!(" src {source}")));
         if self.special {
-            text.push_str(" with nexthop object, encapsulation or metrics");
+            text.push_str(" with encapsulation or metrics");
         }
         text
     }
@@ -404,6 +413,7 @@ pub fn decode(payload: &[u8]) -> Result<Option<RouteRecord>, DecodeError> {
         tos: header[3],
         cloned: flags & RTM_F_CLONED != 0,
         hops: Vec::new(),
+        object: None,
         source: None,
         special: false,
         expires: None,
@@ -415,7 +425,8 @@ pub fn decode(payload: &[u8]) -> Result<Option<RouteRecord>, DecodeError> {
             RTA_PRIORITY => record.metric = attribute.u32()?,
             RTA_PREFSRC => record.source = Some(attribute.ip()?),
             RTA_TABLE => record.table = attribute.u32()?,
-            RTA_METRICS | RTA_ENCAP | RTA_NH_ID => record.special = true,
+            RTA_METRICS | RTA_ENCAP => record.special = true,
+            RTA_NH_ID => record.object = NexthopId::new(attribute.u32()?),
             RTA_MULTIPATH => record.hops.extend(multipath(attribute)?),
             RTA_CACHEINFO => record.expires = expires(attribute.value),
             _ => hop.read(attribute)?,

@@ -6,9 +6,10 @@ use super::address::AddressRecord;
 use super::fdb::FdbRecord;
 use super::link::LinkRecord;
 use super::neighbour::NeighbourRecord;
+use super::nexthop::NexthopRecord;
 use super::route::RouteRecord;
 use crate::dataplane::{
-    Address, AddressKey, Dataplane, FdbEntry, FdbKey, Link, NeighbourKey, Route, RouteKey,
+    Address, AddressKey, Dataplane, FdbEntry, FdbKey, Link, NeighbourKey, NexthopId, Route, RouteKey,
 };
 use crate::facts::HostFacts;
 use crate::link::{IfIndex, LinkName};
@@ -22,6 +23,8 @@ pub struct Snapshot {
     pub addresses: Vec<AddressRecord>,
     /// Routes of both families.
     pub routes: Vec<RouteRecord>,
+    /// Nexthop objects.
+    pub nexthops: Vec<NexthopRecord>,
     /// Neighbours of the tunnel devices.
     pub neighbours: Vec<NeighbourRecord>,
     /// Forwarding entries of the tunnel devices.
@@ -47,6 +50,13 @@ impl Snapshot {
             }
         }
         HostFacts { links, routes: self.routes.iter().filter_map(RouteRecord::facts).collect() }
+    }
+
+    /// Takes the next hops of routes from their nexthop objects, where the kernel leaves them out.
+    pub fn resolve(&mut self) {
+        let objects: BTreeMap<NexthopId, NexthopRecord> =
+            self.nexthops.iter().map(|record| (record.id, *record)).collect();
+        self.routes.iter_mut().for_each(|route| route.resolve(|id| objects.get(&id).copied()));
     }
 
     /// Returns the kernel objects.
@@ -77,6 +87,7 @@ impl Snapshot {
                 .or_insert_with(|| FdbEntry { destinations: Vec::new(), permanent: record.permanent });
             entry.destinations.extend(record.destination);
         }
+        dataplane.nexthops = self.nexthops.iter().map(|record| (record.id, record.object(name))).collect();
         let mut routes: BTreeMap<RouteKey, Vec<Route>> = BTreeMap::new();
         for (key, route) in self.routes.iter().filter(|route| route.is_main()).map(|route| route.entry(name))
         {

@@ -326,7 +326,7 @@ fn neighbours_and_forwarding_entries_are_set() {
 
 fn tunnel_route() -> (RouteKey, Route) {
     let key = RouteKey { destination: "10.42.2.0/24".parse().unwrap(), metric: 0 };
-    let target = RouteTarget::Via { gateway: ip("10.42.2.0"), link: name("flannel.1"), onlink: true };
+    let target = RouteTarget::via(ip("10.42.2.0"), &name("flannel.1"), true);
     (key, Route { target, protocol: PROTOCOL })
 }
 
@@ -552,16 +552,16 @@ fn routes_from_the_kernel_are_decoded() {
     10.42.1.0/24 metric 0 proto 3
       Blackhole
     10.42.2.0/24 metric 0 proto 241
-      Via { gateway: 10.42.2.0, link: LinkName("flannel.1"), onlink: true }
+      Via { gateway: 10.42.2.0, link: LinkName("flannel.1"), onlink: true, object: None }
       Some(10.42.2.0) Some(IfIndex(4)) None
     10.77.0.0/16 metric 0 proto 3
       Other("unicast via 192.168.50.8 dev eth0 via 192.168.50.9 dev eth0")
       Some(192.168.50.8) Some(IfIndex(3)) None
     10.78.0.0/16 metric 0 proto 3
-      Other("unicast via fd50::7 dev eth0 with nexthop object, encapsulation or metrics")
+      Other("unicast via fd50::7 dev eth0 with encapsulation or metrics")
       Some(fd50::7) Some(IfIndex(3)) None
     10.79.0.0/16 metric 0 proto 3
-      Other("unicast via 192.168.50.5 dev eth0 with nexthop object, encapsulation or metrics")
+      Via { gateway: 192.168.50.5, link: LinkName("eth0"), onlink: false, object: Some(NexthopId(5)) }
       Some(192.168.50.5) Some(IfIndex(3)) None
     192.168.50.0/24 metric 0 proto 2
       Link(LinkName("eth0"))
@@ -572,7 +572,7 @@ fn routes_from_the_kernel_are_decoded() {
     fd00:10:244:1::/64 metric 1024 proto 3
       Blackhole
     fd00:10:244:2::/64 metric 1024 proto 3
-      Via { gateway: fd00:10:244:2::, link: LinkName("flannel-v6.1"), onlink: true }
+      Via { gateway: fd00:10:244:2::, link: LinkName("flannel-v6.1"), onlink: true, object: None }
       Some(fd00:10:244:2::) Some(IfIndex(5)) None
     fd77::/64 metric 1024 proto 3
       Other("unicast via fd50::8 dev eth0 via fd50::9 dev eth0")
@@ -608,7 +608,7 @@ fn notifications_become_hints() {
     for (sample, expected) in [
         ("route default", "Other"),
         ("route multipath", "Other"),
-        ("route nhid", "Other"),
+        ("route nhid", "Via"),
         ("route blackhole", "Blackhole"),
         ("route connected", "Link"),
     ] {
@@ -792,6 +792,7 @@ fn a_snapshot_joins_the_dumps() {
         links: vec![lower, link_record("link flannel.1")],
         addresses: addresses.map(|sample| address::decode(&payload(sample)).unwrap().unwrap()).to_vec(),
         routes: route_samples.map(|sample| route::decode(&payload(sample)).unwrap().unwrap()).to_vec(),
+        nexthops: Vec::new(),
         neighbours: vec![neighbour::decode(&payload("neighbour v4")).unwrap().unwrap()],
         fdb: vec![fdb::decode(&payload("fdb v4")).unwrap().unwrap(), default_destination],
     };

@@ -118,11 +118,8 @@ fn a_name_that_cannot_be_freed_is_named() {
 #[test]
 fn a_route_to_the_gateway_is_named() {
     let key = |destination: &str, metric| RouteKey { destination: destination.parse().unwrap(), metric };
-    let via = |gateway: &str, link: &str, onlink| RouteTarget::Via {
-        gateway: gateway.parse().unwrap(),
-        link: name(link),
-        onlink,
-    };
+    let via =
+        |gateway: &str, link: &str, onlink| RouteTarget::via(gateway.parse().unwrap(), &name(link), onlink);
     let ours = Route { target: via("fd00:42:0:2::", "flannel-v6.1", true), protocol: PROTOCOL };
     let device = vxlan(1, Some("fd50::1"), false);
     let mut desired = Dataplane::default();

@@ -39,7 +39,7 @@ fn route(target: RouteTarget, protocol: u8) -> Route {
 }
 
 fn via(link: &str) -> RouteTarget {
-    RouteTarget::Via { gateway: ip("192.168.50.2"), link: name(link), onlink: false }
+    RouteTarget::via(ip("192.168.50.2"), &name(link), false)
 }
 
 /// We want a device and one route over the underlay.
@@ -155,4 +155,17 @@ fn aliases_are_read_as_written() {
     assert_eq!(alias(&networks), "flannel 10.42.0.0/16 fd00:42::/48");
     assert!(marks_one_of(&alias(&networks), &networks[1..]));
     assert!(!marks_one_of(&alias(&[]), &networks));
+}
+
+#[test]
+fn nexthop_objects() {
+    let nexthop = |destination: &str, link: &str, protocol| {
+        let id = crate::dataplane::NexthopId::of(net(destination)).unwrap();
+        let object = crate::dataplane::Nexthop { target: via(link), protocol };
+        check(&desired(), |seen| drop(seen.nexthops.insert(id, object)))
+    };
+    assert!(nexthop("10.42.2.0/24", "flannel.1", PROTOCOL));
+    assert!(nexthop("10.42.9.0/24", "eth0", PROTOCOL), "nobody needs it any more");
+    assert!(!nexthop("10.42.2.0/24", "flannel.1", PROTOCOL_BOOT), "it has our number by chance");
+    assert!(!nexthop("10.99.2.0/24", "eth0", PROTOCOL), "of another cluster");
 }

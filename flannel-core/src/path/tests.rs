@@ -38,7 +38,7 @@ fn facts() -> HostFacts {
 fn answer(address: IpAddr, plane: &Dataplane) -> Answer {
     let (key, route) = in_main_table(address, plane).ok_or("Network is unreachable")?;
     let (gateway, link, onlink) = match &route.target {
-        RouteTarget::Via { gateway, link, onlink } => (Some(*gateway), link, *onlink),
+        RouteTarget::Via { gateway, link, onlink, .. } => (Some(*gateway), link, *onlink),
         RouteTarget::Link(link) => (None, link, false),
         _ => return Err("Invalid argument".to_owned()),
     };
@@ -52,6 +52,7 @@ fn answer(address: IpAddr, plane: &Dataplane) -> Answer {
         tos: 0,
         cloned: false,
         hops: vec![route::Hop { gateway, index, onlink }],
+        object: route.target.object(),
         source: None,
         special: false,
         expires: None,
@@ -79,7 +80,7 @@ fn dataplane() -> Dataplane {
         let key = RouteKey { destination: destination.parse().unwrap(), metric: 0 };
         plane.routes.insert(key, Route { target, protocol });
     };
-    let via = |gateway, link, onlink| RouteTarget::Via { gateway: ip(gateway), link: name(link), onlink };
+    let via = |gateway, link, onlink| RouteTarget::via(ip(gateway), &name(link), onlink);
     route("0.0.0.0/0", via("192.168.50.254", "eth0", false), 3);
     route("192.168.50.0/24", RouteTarget::Link(name("eth0")), PROTOCOL_KERNEL);
     route("10.42.1.0/24", RouteTarget::Link(name("cni0")), PROTOCOL_KERNEL);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::dataplane::{Link, LinkChange, Op, Route, RouteKey, RouteTarget};
+use crate::dataplane::{Link, LinkChange, Nexthop, NexthopId, Op, Route, RouteKey, RouteTarget};
 use crate::family::Family;
 
 impl fmt::Display for Op {
@@ -23,6 +23,9 @@ impl fmt::Display for Op {
             Self::DeleteFdb(key, destination) => {
                 write!(f, "fdb del {} dst {destination} dev {}", key.mac, key.link)
             }
+            Self::AddNexthop(id, nexthop) => write!(f, "nexthop add {}", nexthop_text(*id, nexthop)),
+            Self::ReplaceNexthop(id, nexthop) => write!(f, "nexthop replace {}", nexthop_text(*id, nexthop)),
+            Self::DeleteNexthop(id) => write!(f, "nexthop del id {id}"),
             Self::SetRoute(key, route) => write!(f, "route replace {}", route_text(key, route)),
             Self::DeleteRoute(key, route) => write!(f, "route del {}", route_text(key, route)),
         }
@@ -58,19 +61,33 @@ impl fmt::Display for LinkChange {
     }
 }
 
+/// Returns a nexthop object in the format of iproute2.
+fn nexthop_text(id: NexthopId, nexthop: &Nexthop) -> String {
+    match &nexthop.target {
+        RouteTarget::Other(other) => format!("id {id} # {other}"),
+        target => format!("id {id}{}", next_hop_text(target)),
+    }
+}
+
+/// Returns ` via 10.42.2.0 dev flannel.1 onlink`; empty for a target without interface.
+fn next_hop_text(target: &RouteTarget) -> String {
+    match target {
+        RouteTarget::Via { gateway, link, onlink, object } => {
+            let object = object.map(|id| format!(" nhid {id}")).unwrap_or_default();
+            let onlink = if *onlink { " onlink" } else { "" };
+            format!("{object} via {gateway} dev {link}{onlink}")
+        }
+        RouteTarget::Link(link) => format!(" dev {link}"),
+        RouteTarget::Blackhole | RouteTarget::Other(_) | RouteTarget::Several(_) => String::new(),
+    }
+}
+
 /// Returns a route in the format of iproute2.
 #[must_use]
 pub fn route_text(key: &RouteKey, route: &Route) -> String {
     let RouteKey { destination, metric } = key;
-    let mut text = match &route.target {
-        RouteTarget::Via { gateway, link, onlink } => {
-            let onlink = if *onlink { " onlink" } else { "" };
-            format!("{destination} via {gateway} dev {link}{onlink}")
-        }
-        RouteTarget::Link(link) => format!("{destination} dev {link}"),
-        RouteTarget::Blackhole => format!("blackhole {destination}"),
-        RouteTarget::Other(_) | RouteTarget::Several(_) => destination.to_string(),
-    };
+    let kind = if route.target == RouteTarget::Blackhole { "blackhole " } else { "" };
+    let mut text = format!("{kind}{destination}{}", next_hop_text(&route.target));
     // The defaults of the kernel are omitted.
     if !matches!((Family::of_net(*destination), metric), (Family::V4, 0) | (Family::V6, 1024)) {
         text += &format!(" metric {metric}");

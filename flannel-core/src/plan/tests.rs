@@ -96,13 +96,13 @@ fn peer(family: Family, node: u8, vtep: u8, direct: bool) -> Dataplane {
     let (link, destination) = (device(family), subnet(family, node));
     let key = RouteKey { destination, metric: metric(family) };
     let target = if direct {
-        RouteTarget::Via { gateway: public(family, node), link: name("eth0"), onlink: false }
+        RouteTarget::via(public(family, node), &name("eth0"), false)
     } else {
         let neighbour = NeighbourKey { link: link.clone(), address: destination.addr() };
         peer.neighbours.insert(neighbour, Neighbour { mac: Some(mac(vtep)), permanent: true });
         let entry = FdbEntry { destinations: vec![public(family, node)], permanent: true };
         peer.fdb.insert(FdbKey { link: link.clone(), mac: mac(vtep) }, entry);
-        RouteTarget::Via { gateway: destination.addr(), link, onlink: true }
+        RouteTarget::via(destination.addr(), &link, true)
     };
     peer.routes.insert(key, Route { target, protocol: PROTOCOL });
     peer
@@ -127,7 +127,7 @@ fn host() -> Dataplane {
         let route = Route { target: RouteTarget::Link(name(link)), protocol: PROTOCOL_KERNEL };
         host.routes.insert(RouteKey { destination: net.trunc(), metric }, route);
     }
-    let target = RouteTarget::Via { gateway: ip("192.168.50.254"), link: name("eth0"), onlink: false };
+    let target = RouteTarget::via(ip("192.168.50.254"), &name("eth0"), false);
     host.routes.insert(
         RouteKey { destination: net("10.42.77.0/24"), metric: 50 },
         Route { target, protocol: PROTOCOL_BOOT },
@@ -310,7 +310,7 @@ fn several_routes_under_one_key() {
     let (mut kernel, desired) = (host(), dual());
     round(&mut kernel, &desired, Prune::Surplus);
     let stray = |family| Route {
-        target: RouteTarget::Via { gateway: public(family, 9), link: name("eth0"), onlink: false },
+        target: RouteTarget::via(public(family, 9), &name("eth0"), false),
         protocol: PROTOCOL_BOOT,
     };
     let keys: Vec<RouteKey> = desired.routes.keys().copied().collect();
@@ -355,6 +355,80 @@ fn state_of_go_flannel_is_taken_over_in_place() {
     "#);
 }
 
+/// A dual-stack node whose IPv4 routes refer to nexthop objects.
+fn with_objects() -> Dataplane {
+    let mut desired = dual();
+    desired.use_nexthops(|_| false);
+    desired
+}
+
+#[test]
+fn routes_move_to_nexthop_objects_in_place() {
+    let mut kernel = host();
+    round(&mut kernel, &dual(), Prune::Surplus);
+    let ops = round(&mut kernel, &with_objects(), Prune::Surplus);
+    assert_snapshot!(render(&ops), @r"
+    nexthop add id 170525184 via 10.42.2.0 dev flannel.1 onlink
+    nexthop add id 170525440 via 192.168.50.3 dev eth0
+    route replace 10.42.2.0/24 nhid 170525184 via 10.42.2.0 dev flannel.1 onlink
+    route replace 10.42.3.0/24 nhid 170525440 via 192.168.50.3 dev eth0
+    ");
+    // And back: no route is missing at any time.
+    let ops = round(&mut kernel, &dual(), Prune::Surplus);
+    assert_snapshot!(render(&ops), @r"
+    route replace 10.42.2.0/24 via 10.42.2.0 dev flannel.1 onlink
+    route replace 10.42.3.0/24 via 192.168.50.3 dev eth0
+    nexthop del id 170525184
+    nexthop del id 170525440
+    ");
+}
+
+#[test]
+fn the_kernel_never_has_to_search_routes_of_nexthop_objects() {
+    let mut kernel = host();
+    round(&mut kernel, &with_objects(), Prune::Surplus);
+    // Another VNI: the device is replaced, and its objects go before it.
+    let mut desired = with_objects();
+    let LinkKind::Vxlan(vxlan) = &mut desired.links.get_mut(&device(Family::V4)).unwrap().kind else {
+        panic!()
+    };
+    vxlan.port = 4789;
+    let ops = round(&mut kernel, &desired, Prune::Surplus);
+    assert_snapshot!(render(&ops[..3]), @r"
+    route del 10.42.2.0/24 nhid 170525184 via 10.42.2.0 dev flannel.1 onlink
+    nexthop del id 170525184
+    link del flannel.1
+    ");
+    // No device at all.
+    let ops = round(&mut kernel, &Dataplane::default(), Prune::Surplus);
+    let places = |what: &str| {
+        let places = ops.iter().enumerate().filter(move |(_, op)| op.to_string().starts_with(what));
+        places.map(|(place, _)| place).collect::<Vec<_>>()
+    };
+    assert!(places("route del 10.42").last() < places("nexthop del").first(), "{}", render(&ops));
+    assert!(places("nexthop del").last() < places("link del").first(), "{}", render(&ops));
+    assert_eq!((places("nexthop del").len(), kernel.nexthops.len()), (2, 0));
+}
+
+#[test]
+fn flushed_and_altered_nexthop_objects_are_restored() {
+    let (mut kernel, desired) = (host(), with_objects());
+    round(&mut kernel, &desired, Prune::Surplus);
+    for id in desired.nexthops.keys() {
+        model::apply(&mut kernel, &Op::DeleteNexthop(*id)).unwrap();
+    }
+    let ops = round(&mut kernel, &desired, Prune::Keep);
+    assert_eq!(ops.len(), 4, "{}", render(&ops));
+    assert_eq!(kernel.nexthops, desired.nexthops);
+    let id = *desired.nexthops.keys().next().unwrap();
+    let target = RouteTarget::via(public(Family::V4, 9), &name("eth0"), false);
+    let altered = Nexthop { target, protocol: PROTOCOL };
+    model::apply(&mut kernel, &Op::ReplaceNexthop(id, altered)).unwrap();
+    let ops = round(&mut kernel, &desired, Prune::Keep);
+    assert_snapshot!(render(&ops[..1]), @"nexthop replace id 170525184 via 10.42.2.0 dev flannel.1 onlink");
+    assert_eq!(kernel.nexthops, desired.nexthops);
+}
+
 #[test]
 fn mismatches_are_those_of_go_flannel() {
     let wanted = tunnel(Family::V4);
@@ -393,6 +467,7 @@ prop_compose! {
     fn any_desired()(
         families in 0..4u8,
         peers in prop::collection::vec(any_peer(), 0..8),
+        objects in any::<bool>(),
     ) -> Dataplane {
         let mut desired = Dataplane::default();
         for (bit, family) in Family::ALL.into_iter().enumerate() {
@@ -405,6 +480,9 @@ prop_compose! {
             if fits {
                 desired.extend(peer);
             }
+        }
+        if objects {
+            desired.use_nexthops(|id| id == nexthop_id("10.42.3.0/24"));
         }
         desired
     }
@@ -420,6 +498,7 @@ enum Damage {
     Fdb(Index, u8),
     DeleteRoute(Index),
     AlterRoute(Index, u8),
+    Nexthop(Index, u8),
     Surplus(Dataplane),
 }
 
@@ -432,6 +511,7 @@ fn any_damage() -> impl Strategy<Value = Damage> {
         (any::<Index>(), 0..4u8).prop_map(|(at, how)| Damage::Fdb(at, how)),
         any::<Index>().prop_map(Damage::DeleteRoute),
         (any::<Index>(), 0..5u8).prop_map(|(at, how)| Damage::AlterRoute(at, how)),
+        (any::<Index>(), 0..4u8).prop_map(|(at, how)| Damage::Nexthop(at, how)),
         any_peer().prop_map(Damage::Surplus),
     ]
 }
@@ -495,6 +575,7 @@ fn damage(kernel: &mut Dataplane, what: &Damage) {
             }
         }
         Damage::AlterRoute(at, how) => alter_route(kernel, at, *how),
+        Damage::Nexthop(at, how) => alter_nexthop(kernel, at, *how),
         Damage::Surplus(peer) => {
             let mut peer = peer.clone();
             peer.routes
@@ -533,10 +614,8 @@ fn alter_route(kernel: &mut Dataplane, at: &Index, how: u8) {
     let ours = |key: &RouteKey| kernel.routes[key].protocol == PROTOCOL;
     let Some(key) = choose(&kernel.routes, ours, at) else { return };
     let family = Family::of_net(key.destination);
-    let stray = Route {
-        target: RouteTarget::Via { gateway: public(family, 9), link: name("eth0"), onlink: false },
-        protocol: PROTOCOL_BOOT,
-    };
+    let stray =
+        Route { target: RouteTarget::via(public(family, 9), &name("eth0"), false), protocol: PROTOCOL_BOOT };
     let route = kernel.routes.get_mut(&key).unwrap();
     match how {
         0 => route.target = RouteTarget::Blackhole,
@@ -548,6 +627,25 @@ fn alter_route(kernel: &mut Dataplane, at: &Index, how: u8) {
         }
         _ => route.target = RouteTarget::Other("multipath".to_owned()),
     }
+}
+
+fn alter_nexthop(kernel: &mut Dataplane, at: &Index, how: u8) {
+    let eth0 = |protocol| {
+        let target = RouteTarget::via(public(Family::V4, 9), &name("eth0"), false);
+        Nexthop { target, protocol }
+    };
+    let owned = || choose(&kernel.nexthops, |id| kernel.nexthops[id].protocol == PROTOCOL, at);
+    let op = match how {
+        0 => owned().map(Op::DeleteNexthop),
+        1 => owned().map(|id| Op::ReplaceNexthop(id, eth0(PROTOCOL))),
+        2 => Some(Op::ReplaceNexthop(nexthop_id("10.42.250.0/24"), eth0(PROTOCOL_BOOT))),
+        _ => Some(Op::ReplaceNexthop(nexthop_id("10.42.251.0/24"), eth0(PROTOCOL))),
+    };
+    op.into_iter().for_each(|op| model::apply(kernel, &op).unwrap());
+}
+
+fn nexthop_id(destination: &str) -> NexthopId {
+    NexthopId::of(net(destination)).unwrap()
 }
 
 /// Objects of others that do not live on our devices.
@@ -624,7 +722,7 @@ proptest! {
         for op in &ops {
             prop_assert_eq!(model::apply(&mut kernel, op), Ok(()));
             let ready = kernel.routes.values().filter_map(|route| match &route.target {
-                RouteTarget::Via { gateway, link, onlink: true } => Some((gateway, link)),
+                RouteTarget::Via { gateway, link, onlink: true, .. } => Some((gateway, link)),
                 _ => None,
             });
             for (gateway, link) in ready {

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 use crate::dataplane::{
-    Dataplane, FdbKey, Link, LinkKind, NeighbourKey, Op, PROTOCOL, Route, RouteKey, RouteTarget,
+    Dataplane, FdbKey, Link, LinkKind, NeighbourKey, Nexthop, NexthopId, Op, PROTOCOL, Route, RouteKey,
+    RouteTarget,
 };
 use crate::link::{LinkName, Mac};
 
@@ -21,6 +22,9 @@ pub struct Objects {
     pub neighbours: Vec<NeighbourObject>,
     /// Forwarding entries of tunnel devices.
     pub fdb: Vec<FdbObject>,
+    /// Nexthop objects, which a large cluster has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nexthops: Vec<NexthopObject>,
     /// Routes of the main table.
     pub routes: Vec<RouteObject>,
 }
@@ -84,6 +88,22 @@ pub struct FdbObject {
     pub permanent: bool,
 }
 
+/// A nexthop object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NexthopObject {
+    /// Its number.
+    pub id: u32,
+    /// Next hop.
+    pub gateway: Option<IpAddr>,
+    /// Outgoing interface.
+    pub link: Option<LinkName>,
+    /// The next hop is taken as reachable.
+    pub onlink: bool,
+    /// Number of who set it; 241 for flannel.
+    pub protocol: u8,
+}
+
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -100,6 +120,9 @@ pub struct RouteObject {
     pub link: Option<LinkName>,
     /// The next hop is taken as reachable.
     pub onlink: bool,
+    /// Number of the nexthop object that contains next hop and interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nexthop_id: Option<u32>,
     /// Number of who set it; 241 for flannel.
     pub protocol: u8,
     /// What the other fields cannot say.
@@ -156,6 +179,8 @@ pub enum Kind {
     Neighbour,
     /// A forwarding entry.
     Fdb,
+    /// A nexthop object.
+    Nexthop,
     /// A route.
     Route,
     /// The agent of the backend, or a peer that it serves.
@@ -169,8 +194,8 @@ impl Action {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Link, Self::Address, Self::Neighbour, Self::Fdb, Self::Route, Self::Agent];
+    pub const ALL: [Self; 7] =
+        [Self::Link, Self::Address, Self::Neighbour, Self::Fdb, Self::Nexthop, Self::Route, Self::Agent];
 }
 
 /// What an operation does, and to what.
@@ -185,6 +210,8 @@ pub const fn classify(op: &Op) -> (Action, Kind) {
         Op::DeleteNeighbour(_) => (Action::Delete, Kind::Neighbour),
         Op::SetFdb(..) => (Action::Set, Kind::Fdb),
         Op::DeleteFdb(..) => (Action::Delete, Kind::Fdb),
+        Op::AddNexthop(..) | Op::ReplaceNexthop(..) => (Action::Set, Kind::Nexthop),
+        Op::DeleteNexthop(_) => (Action::Delete, Kind::Nexthop),
         Op::SetRoute(..) => (Action::Set, Kind::Route),
         Op::DeleteRoute(..) => (Action::Delete, Kind::Route),
     }
@@ -200,6 +227,7 @@ impl From<&Op> for PendingOp {
                 format!("{} dev {}", key.address, key.link)
             }
             Op::SetFdb(key, _) | Op::DeleteFdb(key, _) => format!("{} dev {}", key.mac, key.link),
+            Op::AddNexthop(id, _) | Op::ReplaceNexthop(id, _) | Op::DeleteNexthop(id) => id.to_string(),
             Op::SetRoute(key, _) | Op::DeleteRoute(key, _) => key.destination.to_string(),
         };
         Self { text: op.to_string(), action, kind, object }
@@ -235,6 +263,7 @@ impl From<&Dataplane> for Objects {
                     permanent: entry.permanent,
                 })
                 .collect(),
+            nexthops: dataplane.nexthops.iter().map(nexthop).collect(),
             routes: dataplane
                 .routes
                 .iter()
@@ -256,6 +285,15 @@ fn link((name, link): (&LinkName, &Link)) -> LinkObject {
     }
 }
 
+fn nexthop((id, nexthop): (&NexthopId, &Nexthop)) -> NexthopObject {
+    let (gateway, onlink) = match &nexthop.target {
+        RouteTarget::Via { gateway, onlink, .. } => (Some(*gateway), *onlink),
+        _ => (None, false),
+    };
+    let link = nexthop.target.link().cloned();
+    NexthopObject { id: id.get(), gateway, link, onlink, protocol: nexthop.protocol }
+}
+
 fn route(key: &RouteKey, route: &Route) -> RouteObject {
     let plain = RouteObject {
         destination: key.destination,
@@ -264,11 +302,12 @@ fn route(key: &RouteKey, route: &Route) -> RouteObject {
         gateway: None,
         link: None,
         onlink: false,
+        nexthop_id: route.target.object().map(NexthopId::get),
         protocol: route.protocol,
         note: None,
     };
     match &route.target {
-        RouteTarget::Via { gateway, link, onlink } => {
+        RouteTarget::Via { gateway, link, onlink, .. } => {
             RouteObject { gateway: Some(*gateway), link: Some(link.clone()), onlink: *onlink, ..plain }
         }
         RouteTarget::Link(link) => RouteObject { link: Some(link.clone()), ..plain },

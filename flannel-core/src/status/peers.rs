@@ -158,6 +158,10 @@ fn objects(assembly: &Assembly, lease: &Lease, actual: &Dataplane) -> Vec<PeerOb
             add(Kind::Neighbour, Op::SetNeighbour(key.clone(), mac), state);
         }
     }
+    for (id, nexthop) in wanted.nexthops.iter().filter(|(id, _)| all.nexthops.contains_key(id)) {
+        let state = compare(nexthop, actual.nexthops.get(id));
+        add(Kind::Nexthop, Op::ReplaceNexthop(*id, nexthop.clone()), state);
+    }
     for (key, route) in wanted.routes.iter().filter(|(key, _)| all.routes.contains_key(key)) {
         let state = compare(route, actual.routes.get(key));
         add(Kind::Route, Op::SetRoute(*key, route.clone()), state);

@@ -2,7 +2,7 @@ use super::*;
 use crate::backend::Endpoint;
 use crate::config::NetworkConfig;
 use crate::dataplane::{Dataplane, RouteKey};
-use crate::desired::{Assembly, Desired, Node};
+use crate::desired::{Assembly, Desired, NextHops, Node};
 use crate::external::{ExternalInterface, Method};
 use crate::facts::HostFacts;
 use crate::family::DualStack;
@@ -45,6 +45,7 @@ fn assembly() -> Assembly {
         endpoints: DualStack { v4: Some(endpoint), v6: None },
         blackhole: false,
         stranded: BTreeMap::new(),
+        next_hops: NextHops::default(),
     };
     let desired = Desired::new(&config, &node, &HostFacts::default()).unwrap();
     let leases = [lease("10.42.2.0-24", FIRST), lease("10.42.3.0-24", BAD), lease("10.42.4.0-24", OTHER)];

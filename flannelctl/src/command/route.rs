@@ -79,7 +79,8 @@ async fn observe(address: IpAddr, from: Option<IpAddr>) -> anyhow::Result<Path> 
     let mut kernel = NetlinkKernel::open()?;
     let links = kernel.observe(&BTreeSet::new()).await?.dataplane.links;
     let tunnels = links.into_iter().filter(|(_, link)| link.kind.is_tunnel());
-    let Observation { facts, dataplane } = kernel.observe(&tunnels.map(|(name, _)| name).collect()).await?;
+    let Observation { facts, dataplane, .. } =
+        kernel.observe(&tunnels.map(|(name, _)| name).collect()).await?;
     let mut question = Question { destination: address, source: from, input: None };
     if let Some(from) = from.filter(|from| facts.owner(*from).is_none()) {
         // A packet from a pod arrives on the interface that leads to it.

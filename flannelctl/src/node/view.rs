@@ -121,8 +121,10 @@ impl View {
         node.settle_endpoints(&observation.dataplane, &remembered.vtep_macs, published, || [0; 6]);
         let attrs = node.attrs().ok();
         let kernel = own.as_ref().map(|own| {
-            let desired = node.desired(&own.subnets, &observation.facts, pods::addresses)?;
-            let peers = winners.into_iter().filter(|lease| lease.subnets != own.subnets);
+            let mut peers = winners;
+            peers.retain(|lease| lease.subnets != own.subnets);
+            let next_hops = node.next_hops(peers.len(), observation);
+            let desired = node.desired(&own.subnets, &observation.facts, next_hops, pods::addresses)?;
             let assembly = Assembly::new(desired, peers);
             let networks = node.networks();
             let scope = Scope { desired: assembly.dataplane(), networks: &networks };

@@ -2,7 +2,7 @@
 
 use super::go_flags::{Given, HIDDEN, Origin, Setting};
 use super::table::flags;
-use super::{CliError, Criteria, LogFormat, LogOptions, NodeOptions, Options, Warning};
+use super::{CliError, Criteria, LogFormat, LogOptions, NexthopThreshold, NodeOptions, Options, Warning};
 use crate::flag::{Flag, Kind};
 use crate::store::{KUBERNETES_FLAGS, LEASE_DIR, PAIRS, StoreOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -148,7 +148,14 @@ impl<'a> Reader<'a> {
             fully_random: !self.setting("ip-masq-fully-random-disable").switch()?,
             forward_rules: self.setting("iptables-forward-rules").switch()?,
             blackhole_route: self.setting("ip-blackhole-route").switch()?,
+            nexthops: self.nexthops()?,
         })
+    }
+
+    fn nexthops(&self) -> Result<NexthopThreshold, CliError> {
+        let rule = "a number of peers, or 0 for no nexthop objects";
+        let peers = self.setting("nexthop-objects-from").integer(0..=i64::from(u32::MAX), rule)?;
+        Ok(NexthopThreshold(usize::try_from(peers).ok().filter(|peers| *peers > 0)))
     }
 
     fn interface(&self) -> Result<Criteria, CliError> {

@@ -70,6 +70,13 @@ const EXTENSIONS: &[Flag] = &[
         "Socket for flannelctl; an empty path disables it",
     )
     .extension(),
+    number(
+        "nexthop-objects-from",
+        "PEERS",
+        "2000",
+        "Number of peers from which on routes refer to nexthop objects; 0 never uses them",
+    )
+    .extension(),
     text("log-format", "text|json", "text", "Format of log lines").extension(),
 ];
 

@@ -61,6 +61,11 @@ impl Connection {
         Ok(Self { socket: asynchronous, numbers, buffer: vec![0; BUFFER_LEN] })
     }
 
+    /// Subscribes to the notifications of a group that the kernel may not have.
+    pub(super) fn join(&mut self, group: u32) -> io::Result<()> {
+        self.socket.socket_mut().add_membership(group)
+    }
+
     /// Runs an exchange to its end.
     pub(crate) async fn run<E: Exchange>(&mut self, exchange: &mut E) -> Result<E::Outcome, KernelError> {
         let bytes = exchange.start(&mut self.numbers);

@@ -129,14 +129,20 @@ impl std::error::Error for Refused {}
 ///
 /// The plugin has no such table: whether an existing object is the right one depends on the step of the ADD.
 ///
-/// Creating a link is not in the table: `EEXIST` may be about another link. Setting a route is not, either: with
+/// Creating a link or adding a nexthop object is not in the table: `EEXIST` may be about another one. Setting a route is not, either: with
 /// `NLM_F_REPLACE` the kernel returns `EEXIST` only if the same route is behind another one.
 pub(super) const fn is_settled(op: &Op, errno: Errno) -> bool {
     match op {
-        Op::CreateLink(..) | Op::SetLink(..) | Op::SetNeighbour(..) | Op::SetRoute(..) => false,
+        Op::CreateLink(..)
+        | Op::SetLink(..)
+        | Op::SetNeighbour(..)
+        | Op::AddNexthop(..)
+        | Op::ReplaceNexthop(..)
+        | Op::SetRoute(..) => false,
         Op::AddAddress(_) | Op::SetFdb(..) => matches!(errno, Errno::EEXIST),
         Op::DeleteLink(_) => matches!(errno, Errno::ENODEV),
         Op::DeleteAddress(_) => matches!(errno, Errno::EADDRNOTAVAIL | Errno::ENODEV),
+        Op::DeleteNexthop(_) => matches!(errno, Errno::ENOENT),
         Op::DeleteNeighbour(_) | Op::DeleteFdb(..) => matches!(errno, Errno::ENOENT | Errno::ENODEV),
         Op::DeleteRoute(..) => matches!(errno, Errno::ESRCH | Errno::ENOENT | Errno::ENODEV),
     }

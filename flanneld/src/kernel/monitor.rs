@@ -11,6 +11,8 @@ use super::conn::{Connection, is_loss};
 /// Links, neighbours (FDB entries come with them), addresses and routes of both families:
 /// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`.
 const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+/// Nexthop objects, which not every kernel has: `RTNLGRP_NEXTHOP`.
+const NEXTHOP_GROUP: u32 = 32;
 
 /// Receive buffer for some ten thousand notifications while the reader is not scheduled. Further ones become one
 /// overrun.
@@ -27,7 +29,11 @@ impl Monitor {
     /// # Errors
     /// If the socket cannot be opened.
     pub fn open() -> Result<Self, KernelError> {
-        Ok(Self { connection: Connection::open(&GROUPS, CAPACITY)? })
+        let mut connection = Connection::open(&GROUPS, CAPACITY)?;
+        if let Err(error) = connection.join(NEXTHOP_GROUP) {
+            debug!(%error, "no notifications of nexthop objects");
+        }
+        Ok(Self { connection })
     }
 
     /// Adds hints to `inbox` until the socket fails. Cancel-safe: every received hint is in the inbox.

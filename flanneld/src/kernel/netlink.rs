@@ -5,9 +5,10 @@ use flannel_core::dataplane::Op;
 use flannel_core::exchange::{Changes, Fetch, FetchError};
 use flannel_core::family::Family;
 use flannel_core::link::LinkName;
+use flannel_core::message::nexthop::NexthopRecord;
 use flannel_core::message::route::{Question, RouteRecord};
 use flannel_core::message::snapshot::Snapshot;
-use flannel_core::message::{Get, address, fdb, link, neighbour, route};
+use flannel_core::message::{Get, address, fdb, link, neighbour, nexthop, route};
 use nix::errno::Errno;
 use std::collections::BTreeSet;
 use tracing::debug;
@@ -92,9 +93,13 @@ impl Effector for NetlinkKernel {
 
     async fn observe(&mut self, tunnels: &BTreeSet<LinkName>) -> Result<Observation, KernelError> {
         let mut connection = self.connection()?;
-        let snapshot = read(&mut connection, tunnels).await?;
+        let mut snapshot = read(&mut connection, tunnels).await?;
+        let nexthops = list_nexthops(&mut connection).await?;
+        let has_nexthops = nexthops.is_some();
+        snapshot.nexthops = nexthops.unwrap_or_default();
+        snapshot.resolve();
         self.connection = Some(connection);
-        Ok(Observation { facts: snapshot.facts(), dataplane: snapshot.dataplane() })
+        Ok(Observation { facts: snapshot.facts(), dataplane: snapshot.dataplane(), has_nexthops })
     }
 
     async fn apply(&mut self, ops: &[Op]) -> Vec<Result<(), KernelError>> {
@@ -118,6 +123,15 @@ async fn list<T>(connection: &mut Connection, get: &Get<T>) -> Result<Vec<T>, Ke
         debug!(what = get.subject(), %error, "skipped kernel objects that cannot be decoded");
     }
     Ok(fetched.objects)
+}
+
+/// Lists the nexthop objects; `None` if the kernel does not support them.
+async fn list_nexthops(connection: &mut Connection) -> Result<Option<Vec<NexthopRecord>>, KernelError> {
+    match list(connection, &nexthop::dump()).await {
+        Ok(nexthops) => Ok(Some(nexthops)),
+        Err(KernelError::List { cause: Refused { errno: Errno::EOPNOTSUPP, .. }, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 async fn read(connection: &mut Connection, tunnels: &BTreeSet<LinkName>) -> Result<Snapshot, KernelError> {

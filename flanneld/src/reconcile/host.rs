@@ -3,6 +3,7 @@
 use flannel_core::claim::Wanted;
 use flannel_core::cluster::Source;
 use flannel_core::dataplane::{Dataplane, Op};
+use flannel_core::desired::NextHops;
 use flannel_core::family::Family;
 use flannel_core::lease::{Lease, Subnets};
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use tracing::info;
 use super::Reconciler;
 use super::conditions::id as condition;
 use crate::host::pods;
-use crate::kernel::Kernel;
-use crate::status::{self, NodeReport};
+use crate::kernel::{Kernel, Observation};
+use crate::status::{self, NodeReport, Reason};
 
 impl<K: Kernel> Reconciler<K> {
     /// Follows the host: its external interface and, at first, the addresses of the tunnel devices.
@@ -48,6 +49,36 @@ impl<K: Kernel> Reconciler<K> {
         if let Some(attrs) = self.reporter.check(condition::ATTRS, self.node.attrs()) {
             let networks = self.node.config().networks();
             status::set(&self.reporter.outputs.attrs, Some(Wanted { attrs, networks }));
+        }
+    }
+
+    /// Decides where the next hops of routes to so many peers are, and logs a change.
+    pub(super) fn choose_next_hops(&mut self, peers: usize, observed: &Observation) -> NextHops {
+        let chosen = self.node.next_hops(peers, observed);
+        if observed.has_nexthops {
+            self.target.has_nexthops = Some(true);
+        } else if self.node.changes_next_hops(peers, &chosen)
+            && self.target.has_nexthops.replace(false).is_none()
+        {
+            info!(peers, "the kernel has no nexthop objects, routes contain their next hops");
+        }
+        let former = self.target.assembly.as_ref().map(|assembly| assembly.desired().next_hops());
+        let uses = |next_hops: &NextHops| *next_hops != NextHops::InRoutes;
+        if former.map_or(uses(&chosen), |former| uses(former) != uses(&chosen)) {
+            let objects = if uses(&chosen) { "used" } else { "no longer used" };
+            info!(peers, objects, "nexthop objects");
+        }
+        chosen
+    }
+
+    /// Requests a round if the number of peers needs another form of routes.
+    pub(super) fn switch_next_hops(&mut self) {
+        let Some(assembly) = self.target.assembly.as_ref().filter(|_| self.target.has_nexthops == Some(true))
+        else {
+            return;
+        };
+        if self.node.changes_next_hops(assembly.leases().len(), assembly.desired().next_hops()) {
+            self.pace.request(Reason::Resync, Instant::now());
         }
     }
 

@@ -13,6 +13,7 @@ use crate::testing::kernel::FakeKernel;
 use flannel_core::claim::{OwnRecord, Wanted};
 use flannel_core::cluster::{GRACE, PEER_GRACE};
 use flannel_core::dataplane::{Dataplane, RouteTarget};
+use flannel_core::desired::NexthopThreshold;
 use flannel_core::lease::{LeaseAttrs, Revision};
 use flannel_core::select::Criteria;
 use flannel_core::store::{Grant, Listing};
@@ -24,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 mod agents;
+mod nexthops;
 mod obstacles;
 
 const CONFIG: &str = r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}"#;
@@ -68,6 +70,7 @@ impl Lab {
             fully_random: true,
             forward_rules: true,
             blackhole_route: false,
+            nexthops: NexthopThreshold(Some(8)),
         };
         let node = Node::new(options, config, &facts).unwrap();
         let outputs = Outputs::default();

@@ -1,7 +1,7 @@
 //! Rounds of the reconcile loop: their reasons, outcomes and durations.
 
 use flannel_core::lease::Revision;
-use flannel_core::status::Round;
+use flannel_core::status::{Kind, Round};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
@@ -86,7 +86,7 @@ pub(crate) struct History {
     pub(crate) revision: Option<Revision>,
     pub(crate) by_reason: BTreeMap<Reason, u64>,
     /// Operations by kind, action and result (failed last).
-    pub(crate) ops: [[[u64; 2]; 2]; 6],
+    pub(crate) ops: [[[u64; 2]; 2]; Kind::ALL.len()],
     /// Operations that repaired changes of others, by the reason of the round.
     pub(crate) repairs: BTreeMap<Reason, u64>,
     /// Of full rounds.

@@ -3,7 +3,7 @@
 use flannel_core::claim::Problem;
 use flannel_core::lease::{LeaseAttrs, Subnets};
 use flannel_core::ruleset::Mode;
-use flannel_core::status::{Allocation, Round};
+use flannel_core::status::{Allocation, Kind, Round};
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -96,7 +96,7 @@ impl Fixture {
                 history.note(reason, round(reason, set), Duration::from_millis(millis));
             }
             history.note(Reason::LeaseChange, round(Reason::LeaseChange, 3), Duration::from_millis(1));
-            history.ops[4][0] = [43, 1];
+            history.ops[Kind::Route as usize][0] = [43, 1];
         });
         fixture.firewall.send_modify(|firewall| {
             firewall.mode = Some(Mode::Nftables.to_string());

@@ -3,7 +3,7 @@
 
 use flannel_core::dataplane::{
     Address, AddressKey, Dataplane, FdbEntry, FdbKey, Link, LinkChange, LinkKind, Neighbour, NeighbourKey,
-    Op, PROTOCOL, PROTOCOL_KERNEL, Route, RouteKey, RouteTarget, Vxlan,
+    Nexthop, NexthopId, Op, PROTOCOL, PROTOCOL_BOOT, PROTOCOL_KERNEL, Route, RouteKey, RouteTarget, Vxlan,
 };
 use flannel_core::link::{LinkName, Mac, Vni};
 use std::collections::BTreeSet;
@@ -55,6 +55,10 @@ contract! {
     blackholes_stand_and_go
     the_host_is_described
     neighbours_are_read_of_tunnels_only
+    routes_move_to_nexthop_objects_and_back
+    nexthop_objects_take_their_routes_along
+    nexthop_objects_go_with_their_link
+    a_number_of_another_program_is_refused
 }
 
 /// Runs a test in a network namespace of its own. A namespace belongs to a thread, so the runtime has one only.
@@ -145,8 +149,20 @@ pub(crate) fn key(destination: &str) -> RouteKey {
 }
 
 pub(crate) fn via(gateway: &str, link: &str, onlink: bool) -> Route {
-    let target = RouteTarget::Via { gateway: ip(gateway), link: name(link), onlink };
+    let target = RouteTarget::via(ip(gateway), &name(link), onlink);
     Route { target, protocol: PROTOCOL }
+}
+
+/// The number of the object for a destination, and the object.
+pub(crate) fn nexthop(destination: &str, gateway: &str, link: &str) -> (NexthopId, Nexthop) {
+    let target = via(gateway, link, true).target;
+    (NexthopId::of(destination.parse().unwrap()).unwrap(), Nexthop { target, protocol: PROTOCOL })
+}
+
+/// The route through an object of this gateway.
+pub(crate) fn via_object(gateway: &str, link: &str, id: NexthopId) -> Route {
+    let (gateway, link, onlink) = (ip(gateway), name(link), true);
+    Route { target: RouteTarget::Via { gateway, link, onlink, object: Some(id) }, protocol: PROTOCOL }
 }
 
 /// `flannel.1` as the daemon wants it.
@@ -243,7 +259,93 @@ async fn ours(kernel: &mut impl Kernel) -> Dataplane {
         key.link.as_str().starts_with("flannel") && !link_local
     });
     found.routes.retain(|_, route| route.protocol == PROTOCOL);
+    found.nexthops.retain(|_, object| object.protocol == PROTOCOL);
     found
+}
+
+async fn routes_move_to_nexthop_objects_and_back(mut kernel: impl Kernel) {
+    apply(&mut kernel, &tunnel()).await;
+    let (id, object) = nexthop("10.42.2.0/24", "10.42.2.0", "flannel.1");
+    let route = via_object("10.42.2.0", "flannel.1", id);
+    let ops = [Op::AddNexthop(id, object.clone()), Op::SetRoute(key("10.42.2.0/24"), route.clone())];
+    apply(&mut kernel, &ops).await;
+    let mut wanted = tunnel_stands();
+    wanted.nexthops.insert(id, object.clone());
+    wanted.routes.insert(key("10.42.2.0/24"), route.clone());
+    assert_eq!(ours(&mut kernel).await, wanted);
+    assert!(observe(&mut kernel).await.has_nexthops);
+
+    // The routes follow an object that is replaced.
+    let (_, other) = nexthop("10.42.2.0/24", "10.42.9.0", "flannel.1");
+    apply(&mut kernel, &[Op::ReplaceNexthop(id, other.clone())]).await;
+    wanted.nexthops.insert(id, other);
+    wanted.routes.insert(key("10.42.2.0/24"), via_object("10.42.9.0", "flannel.1", id));
+    assert_eq!(ours(&mut kernel).await, wanted);
+
+    // A plain route is another one: its deletion does not delete this one.
+    apply(&mut kernel, &[Op::DeleteRoute(key("10.42.2.0/24"), via("10.42.9.0", "flannel.1", true))]).await;
+    assert_eq!(ours(&mut kernel).await, wanted);
+    apply(&mut kernel, &[Op::ReplaceNexthop(id, object)]).await;
+    let plain = via("10.42.2.0", "flannel.1", true);
+    apply(&mut kernel, &[Op::SetRoute(key("10.42.2.0/24"), plain), Op::DeleteNexthop(id)]).await;
+    assert_eq!(ours(&mut kernel).await, tunnel_stands());
+    // By the number alone.
+    let (again, object) = nexthop("10.42.2.0/24", "10.42.2.0", "flannel.1");
+    let ops = [Op::AddNexthop(again, object), Op::SetRoute(key("10.42.2.0/24"), route.clone())];
+    apply(&mut kernel, &ops).await;
+    apply(&mut kernel, &[Op::DeleteRoute(key("10.42.2.0/24"), route), Op::DeleteNexthop(again)]).await;
+    let found = ours(&mut kernel).await;
+    assert!(found.routes.is_empty() && found.nexthops.is_empty(), "{found:?}");
+}
+
+async fn nexthop_objects_take_their_routes_along(mut kernel: impl Kernel) {
+    apply(&mut kernel, &tunnel()).await;
+    let (id, object) = nexthop("10.42.2.0/24", "10.42.2.0", "flannel.1");
+    let route = via_object("10.42.2.0", "flannel.1", id);
+    apply(&mut kernel, &[Op::AddNexthop(id, object), Op::SetRoute(key("10.42.2.0/24"), route.clone())]).await;
+    // The last address of the link takes plain routes only.
+    apply(&mut kernel, &[Op::SetRoute(key("10.42.3.0/24"), via("10.42.3.0", "flannel.1", true))]).await;
+    apply(&mut kernel, &[Op::DeleteAddress(address("flannel.1", "10.42.1.0/32"))]).await;
+    assert_eq!(ours(&mut kernel).await.routes.into_keys().collect::<Vec<_>>(), [key("10.42.2.0/24")]);
+    apply(&mut kernel, &[Op::DeleteNexthop(id), Op::DeleteNexthop(id)]).await;
+    let found = ours(&mut kernel).await;
+    assert!(found.routes.is_empty() && found.nexthops.is_empty(), "{found:?}");
+    let error = refused(&mut kernel, Op::SetRoute(key("10.42.2.0/24"), route)).await;
+    assert_eq!(errno(&error), nix::errno::Errno::EINVAL, "there is no such object");
+}
+
+async fn nexthop_objects_go_with_their_link(mut kernel: impl Kernel) {
+    apply(&mut kernel, &tunnel()).await;
+    let (id, object) = nexthop("10.42.2.0/24", "10.42.2.0", "flannel.1");
+    let add = Op::AddNexthop(id, object);
+    apply(&mut kernel, std::slice::from_ref(&add)).await;
+    let down = LinkChange { up: Some(false), ..LinkChange::default() };
+    apply(&mut kernel, &[Op::SetLink(name("flannel.1"), down.into())]).await;
+    assert!(ours(&mut kernel).await.nexthops.is_empty());
+    let error = refused(&mut kernel, add).await;
+    assert_eq!(errno(&error), nix::errno::Errno::ENETDOWN);
+}
+
+/// It is not overwritten, and no route refers to it.
+async fn a_number_of_another_program_is_refused(mut kernel: impl Kernel) {
+    apply(&mut kernel, &tunnel()).await;
+    let (id, object) = nexthop("10.42.3.0/24", "10.42.3.0", "flannel.1");
+    let theirs = Nexthop { protocol: PROTOCOL_BOOT, ..nexthop("10.42.3.0/24", "10.42.9.0", "flannel.1").1 };
+    apply(&mut kernel, &[Op::AddNexthop(id, theirs.clone())]).await;
+    let (fine, fine_object) = nexthop("10.42.4.0/24", "10.42.4.0", "flannel.1");
+    let ops = [
+        Op::AddNexthop(id, object),
+        Op::AddNexthop(fine, fine_object),
+        Op::SetRoute(key("10.42.3.0/24"), via_object("10.42.3.0", "flannel.1", id)),
+        Op::SetRoute(key("10.42.4.0/24"), via_object("10.42.4.0", "flannel.1", fine)),
+    ];
+    let results: Vec<bool> = kernel.apply(&ops).await.iter().map(Result::is_ok).collect();
+    assert_eq!(results, [false, true, false, true]);
+    let found = observe(&mut kernel).await.dataplane;
+    assert_eq!(found.nexthops[&id], theirs);
+    assert!(
+        !found.routes.contains_key(&key("10.42.3.0/24")) && found.routes.contains_key(&key("10.42.4.0/24"))
+    );
 }
 
 async fn a_tunnel_stands_as_asked(mut kernel: impl Kernel) {
@@ -494,7 +596,7 @@ async fn blackholes_stand_and_go(mut kernel: impl Kernel) {
 }
 
 async fn the_host_is_described(mut kernel: impl Kernel) {
-    let Observation { facts, dataplane } = observe(&mut kernel).await;
+    let Observation { facts, dataplane, .. } = observe(&mut kernel).await;
     let eth0 = facts.links.iter().find(|link| link.name == name("eth0")).unwrap();
     assert_eq!((eth0.mtu, eth0.up, eth0.mac), (1500, true, Some(mac("02:00:00:00:00:01"))));
     let nets: BTreeSet<String> = eth0.addresses.iter().map(|address| address.net.to_string()).collect();

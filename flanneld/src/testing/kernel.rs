@@ -1,7 +1,9 @@
 //! A kernel in memory: the model of flannel-core behind the seam, with faults on order. The contract suite of
 //! `crate::kernel` holds it against the real one.
 
-use flannel_core::dataplane::{Dataplane, Link, Op, PROTOCOL_KERNEL, Route, RouteKey, RouteTarget, model};
+use flannel_core::dataplane::{
+    Dataplane, Link, Nexthop, Op, PROTOCOL_KERNEL, Route, RouteKey, RouteTarget, model,
+};
 use flannel_core::facts::{AddressFacts, HostFacts, LinkFacts, RouteFacts};
 use flannel_core::hint::Hint;
 use flannel_core::link::{IfIndex, LinkName};
@@ -28,6 +30,7 @@ struct State {
     ops_run: usize,
     failing_observations: usize,
     hangs: bool,
+    lacks_nexthops: bool,
 }
 
 impl FakeKernel {
@@ -42,6 +45,7 @@ impl FakeKernel {
             ops_run: 0,
             failing_observations: 0,
             hangs: false,
+            lacks_nexthops: false,
         };
         state.number_links();
         Self { state: Arc::new(Mutex::new(state)), inbox: Inbox::default() }
@@ -83,6 +87,11 @@ impl FakeKernel {
         self.lock().failing_observations = count;
     }
 
+    /// Behaves like a kernel before Linux 5.3.
+    pub(crate) fn lack_nexthops(&self) {
+        self.lock().lacks_nexthops = true;
+    }
+
     /// Answers nothing any more, or again.
     pub(crate) fn hang(&self, hangs: bool) {
         self.lock().hangs = hangs;
@@ -117,13 +126,26 @@ impl Effector for FakeKernel {
         let mut dataplane = state.dataplane.clone();
         dataplane.neighbours.retain(|key, _| tunnels.contains(&key.link));
         dataplane.fdb.retain(|key, _| tunnels.contains(&key.link));
-        Ok(Observation { facts, dataplane })
+        Ok(Observation { facts, dataplane, has_nexthops: !state.lacks_nexthops })
     }
 
     async fn apply(&mut self, ops: &[Op]) -> Vec<Result<(), KernelError>> {
         self.answer().await;
         let mut state = self.lock();
-        ops.iter().map(|op| state.run(op)).collect()
+        let mut refused = BTreeSet::new();
+        let results = ops.iter().map(|op| {
+            if let Op::SetRoute(_, route) = op
+                && route.target.object().is_some_and(|id| refused.contains(&id))
+            {
+                return Err(self::refused(op, Errno::EEXIST));
+            }
+            let result = state.run(op);
+            if let (Op::AddNexthop(id, _), Err(_)) = (op, &result) {
+                refused.insert(*id);
+            }
+            result
+        });
+        results.collect()
     }
 }
 
@@ -239,8 +261,12 @@ fn needed(op: &Op) -> LinkName {
         Op::AddAddress(key) | Op::DeleteAddress(key) => key.link.clone(),
         Op::SetNeighbour(key, _) | Op::DeleteNeighbour(key) => key.link.clone(),
         Op::SetFdb(key, _) | Op::DeleteFdb(key, _) => key.link.clone(),
-        Op::SetRoute(_, route) | Op::DeleteRoute(_, route) => {
-            route.target.link().cloned().expect("only a route with a link can lack it")
+        Op::DeleteNexthop(_) => unreachable!("it needs no link"),
+        Op::AddNexthop(_, Nexthop { target, .. })
+        | Op::ReplaceNexthop(_, Nexthop { target, .. })
+        | Op::SetRoute(_, Route { target, .. })
+        | Op::DeleteRoute(_, Route { target, .. }) => {
+            target.link().cloned().expect("only a route with a link can lack it")
         }
     }
 }

@@ -67,9 +67,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Ok(())
     })?;
     let memory = Memory::of(&daemon)?;
+    println!("removing all routes");
+    let restored = flush(node, options.leases)?;
     let answers = Answers::of(&daemon)?;
     daemon.stop()?;
-    report(options, &Results { start, idle, busy, delays, memory, answers })
+    report(options, &Results { start, idle, busy, delays, memory, restored, answers })
 }
 
 /// All that one run measures.
@@ -82,6 +84,8 @@ struct Results {
     delays: Vec<Duration>,
     /// After the changes.
     memory: Memory,
+    /// From the removal of the last route to the return of the last one.
+    restored: Duration,
     answers: Answers,
 }
 
@@ -207,6 +211,30 @@ fn start(node: &Node, etcd: &Etcd, leases: u32) -> Result<(Daemon, Start)> {
     Ok((daemon, Start { last_route, ready, processor, memory, requests }))
 }
 
+/// Removes the routes to all peers; returns how long the daemon takes from then on to restore the last of them.
+fn flush(node: &Node, leases: u32) -> Result<Duration> {
+    let lines: String =
+        (1..=leases).map(|number| format!("route del {}/24\n", Peer::standing(number).subnet)).collect();
+    let monitor = Monitor::start(node.netns())?;
+    monitor.so_far();
+    node.netns().ip_batch(&lines)?;
+    let removed = now();
+    let mut seen = BTreeMap::new();
+    wait::until("every route is restored", Duration::from_secs(120), || {
+        for News { at, text } in monitor.so_far() {
+            if let Some(subnet) = text.split_whitespace().next().filter(|word| word.ends_with(".0/24")) {
+                seen.insert(subnet.to_owned(), at);
+            }
+        }
+        let have = node.netns().ip("route show proto 241")?.lines().count();
+        let have = u32::try_from(have).context("a count of routes")?;
+        ensure!(have >= leases, "{have} of {leases} routes");
+        Ok(())
+    })?;
+    monitor.stop()?;
+    Ok(seen.values().max().copied().unwrap_or_default().saturating_sub(removed))
+}
+
 /// etcd's count of requests by method.
 fn requests(etcd: &Etcd) -> Result<BTreeMap<String, i64>> {
     let member = &etcd.members[0];
@@ -319,7 +347,7 @@ fn delays(sent: &[(Step, Peer, Duration)], monitor: &Monitor) -> Result<Vec<Dura
 }
 
 fn report(options: &Options, results: &Results) -> Result<()> {
-    let Results { start, idle, busy, delays, memory, answers } = results;
+    let Results { start, idle, busy, delays, memory, restored, answers } = results;
     let millis = |duration: Duration| duration.as_secs_f64() * 1000.0;
     let delays: Vec<f64> = delays.iter().map(|delay| millis(*delay)).collect();
     let mib = |kilobytes: u64| Value::from(kilobytes).as_f64().unwrap_or_default() / 1024.0;
@@ -344,6 +372,7 @@ fn report(options: &Options, results: &Results) -> Result<()> {
         ("a change, 99th percentile", format!("{p99:.1} ms"), "≤ 50 ms"),
         ("a change, longest", format!("{longest:.1} ms"), ""),
         ("100 changes a second, share of a processor", format!("{busy:.1} %"), "≤ 20 %"),
+        ("all routes removed to all restored", format!("{:.0} ms", millis(*restored)), "≤ 1000 ms"),
         ("resident memory after all answers", format!("{:.1} MiB", mib(answers.memory.now)), memory_target),
     ] {
         println!("  {what:<42}{value:>12}   {target}");
@@ -370,6 +399,7 @@ fn report(options: &Options, results: &Results) -> Result<()> {
         "changeP99Milliseconds": p99,
         "changeMaxMilliseconds": longest,
         "changesProcessorPercent": busy,
+        "restoredMilliseconds": millis(*restored),
         "answersMilliseconds": answers.millis.iter().copied().collect::<BTreeMap<_, _>>(),
         "residentAfterAnswersKib": answers.memory.now,
     });

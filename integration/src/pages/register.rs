@@ -141,6 +141,10 @@ pub(super) const PAGES: &[Page] = &[
             ("systemctl stop", Test("pages::migration::from_go_and_back")),
             ("flannelctl status", Test("pages::migration::from_go_and_back")),
             ("systemctl disable", Test("pages::migration::from_go_and_back")),
+            (
+                "echo FLANNELD_NEXTHOP",
+                Untested("for thousands of nodes; `nexthop::` restarts the daemon with this setting")
+            ),
         ]
     ),
     page!(
@@ -157,5 +161,12 @@ pub(super) const PAGES: &[Page] = &[
             ("sysctl -w net/ipv6", Test("advertisement::doctor_finds_routes_that_are_not_renewed")),
         ]
     ),
-    page!("docs/performance.md", [("cargo xtask bench control", BENCH), ("cargo xtask bench cni", BENCH)]),
+    page!(
+        "docs/performance.md",
+        [
+            ("cargo xtask bench control", BENCH),
+            ("$ ip route show", Untested("an example of thousands of nodes; `nexthop::` checks the form")),
+            ("cargo xtask bench cni", BENCH),
+        ]
+    ),
 ];

@@ -3,7 +3,7 @@ use crate::backend::{Via, is_device};
 use crate::config::NetworkConfig;
 use crate::dataplane::model::{self, Refusal};
 use crate::dataplane::{Address, AddressKey, Op, PROTOCOL_BOOT, PROTOCOL_KERNEL, RouteTarget};
-use crate::desired::{Assembly, Desired, Node};
+use crate::desired::{Assembly, Desired, NextHops, Node};
 use crate::external::{ExternalInterface, Method};
 use crate::facts::{AddressFacts, HostFacts, LinkFacts, RouteFacts};
 use crate::family::DualStack;
@@ -90,6 +90,7 @@ fn desired_on(external: ExternalInterface, families: &str, backend: &str) -> Des
         endpoints: DualStack::default(),
         blackhole: false,
         stranded: BTreeMap::new(),
+        next_hops: NextHops::default(),
     };
     Desired::new(&config(families, backend), &node, &facts()).unwrap()
 }

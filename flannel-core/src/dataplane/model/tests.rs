@@ -40,7 +40,7 @@ fn host() -> Dataplane {
 }
 
 fn via(gateway: &str, link: &str, onlink: bool) -> Route {
-    let target = RouteTarget::Via { gateway: gateway.parse().unwrap(), link: name(link), onlink };
+    let target = RouteTarget::via(gateway.parse().unwrap(), &name(link), onlink);
     Route { target, protocol: PROTOCOL }
 }
 

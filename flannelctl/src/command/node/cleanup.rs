@@ -194,8 +194,10 @@ async fn kernel_objects(
     let in_networks =
         |net: IpNet| former.networks.iter().any(|network| network.contains(&net) && network != net);
     let routes = observed.routes.iter().flat_map(|(key, route)| route.each().map(move |route| (*key, route)));
-    // The kernel removes the routes of a link with it.
-    let routes = routes.filter(|(_, route)| route.target.link().is_none_or(|link| !links.contains(&link)));
+    // The kernel removes the routes of a link with it, but those of nexthop objects in a time in the square of their number.
+    let routes = routes.filter(|(_, route)| {
+        route.target.object().is_some() || route.target.link().is_none_or(|link| !links.contains(&link))
+    });
     let (owned, others): (Vec<_>, Vec<_>) =
         routes.partition(|(key, route)| is_owned_route(*key, route, &former.subnets));
     let mut ops: Vec<Op> =
@@ -218,6 +220,8 @@ async fn kernel_objects(
             ));
         }
     }
+    let objects = observed.nexthops.iter().filter(|(_, object)| object.protocol == PROTOCOL);
+    ops.extend(objects.map(|(id, _)| Op::DeleteNexthop(*id)));
     ops.extend(links.into_iter().cloned().map(Op::DeleteLink));
     (ops, left)
 }
@@ -249,6 +253,7 @@ fn title(op: &Op) -> (&'static str, String) {
     match op {
         Op::DeleteLink(name) => ("link", name.to_string()),
         Op::DeleteRoute(key, _) => ("route", key.destination.to_string()),
+        Op::DeleteNexthop(id) => ("nexthop", id.to_string()),
         other => ("object", format!("{other}")),
     }
 }

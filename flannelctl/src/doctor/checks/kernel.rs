@@ -137,6 +137,12 @@ impl Judge<'_> {
                 (&FDB_STALE, mac.to_string(), format!("{mac} still leads to {to}"))
             }
             Op::SetRoute(key, route) => return self.route(key, route, op),
+            // An object that a route refers to goes with the route.
+            Op::DeleteNexthop(id)
+                if !actual.routes.values().any(|route| route.target.object() == Some(*id)) =>
+            {
+                (&ROUTE_STALE, id.to_string(), format!("no route refers to the owned nexthop object {id}"))
+            }
             Op::DeleteRoute(RouteKey { destination, .. }, _) => {
                 let problem = format!("an owned route leads to {destination}, which has no lease");
                 (&ROUTE_STALE, destination.to_string(), problem)

@@ -4,14 +4,14 @@
 //! is sent alone, because the index of a link is known only afterwards. Indices are looked up when an op needs them and
 //! are not kept beyond the call.
 
-use flannel_core::dataplane::{Link, LinkChange, Op, Route, RouteTarget};
+use flannel_core::dataplane::{Link, LinkChange, NexthopId, Op, Route, RouteTarget};
 use flannel_core::exchange::Changes;
 use flannel_core::link::{IfIndex, LinkName};
 use flannel_core::message::link::LinkRecord;
-use flannel_core::message::{Request, address, fdb, link, neighbour, route};
+use flannel_core::message::{Request, address, fdb, link, neighbour, nexthop, route};
 use flannel_core::status::{Action, classify};
 use nix::errno::Errno;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tracing::debug;
 
 use crate::kernel::conn::Connection;
@@ -31,8 +31,8 @@ pub(super) async fn run(
 ) -> (Vec<Result<(), KernelError>>, Option<Connection>) {
     let mut results = Vec::new();
     results.resize_with(ops.len(), || None);
-    let mut application =
-        Application { connection, ops, results, indices: BTreeMap::new(), batch: Batch::default() };
+    let (indices, refused, batch) = Default::default();
+    let mut application = Application { connection, ops, results, indices, refused, batch };
     match application.run().await {
         Ok(()) => {
             let results = application.results.into_iter().map(|result| result.unwrap_or(Ok(())));
@@ -62,6 +62,8 @@ struct Application<'a> {
     results: Results,
     /// Indices of links that were looked up; `None` if there is no such link.
     indices: BTreeMap<LinkName, Option<IfIndex>>,
+    /// Nexthop objects that could not be added: what has their numbers is unmanaged, and no route of ours may refer to it.
+    refused: BTreeSet<NexthopId>,
     batch: Batch,
 }
 
@@ -71,6 +73,8 @@ struct Batch {
     requests: Vec<Request>,
     /// The place of the op of each request.
     places: Vec<usize>,
+    /// Some of them add nexthop objects.
+    adds_nexthops: bool,
 }
 
 impl Application<'_> {
@@ -78,10 +82,12 @@ impl Application<'_> {
     async fn run(&mut self) -> Result<(), KernelError> {
         let ops = self.ops;
         for (place, op) in ops.iter().enumerate() {
+            let refers = matches!(op, Op::SetRoute(_, route) if route.target.object().is_some());
             let alone = matches!(op, Op::CreateLink(..) | Op::DeleteLink(_));
-            if alone || self.batch.places.len() >= BATCH_MESSAGES {
+            if alone || self.batch.places.len() >= BATCH_MESSAGES || refers && self.batch.adds_nexthops {
                 self.flush().await?;
             }
+            self.batch.adds_nexthops |= matches!(op, Op::AddNexthop(..));
             match op {
                 Op::CreateLink(name, link) => {
                     self.indices.remove(name);
@@ -120,10 +126,15 @@ impl Application<'_> {
         }
     }
 
-    /// Sends the batch and takes all answers.
+    /// Sends the batch and takes all answers. Other tasks run in between: the kernel answers at once, so without a pause thousands
+    /// of operations would keep connections to the store from being served.
     async fn flush(&mut self) -> Result<(), KernelError> {
-        let Batch { requests, places } = std::mem::take(&mut self.batch);
+        let Batch { requests, places, .. } = std::mem::take(&mut self.batch);
+        if requests.is_empty() {
+            return Ok(());
+        }
         let results = self.change(&requests).await?;
+        tokio::task::yield_now().await;
         for (place, result) in places.into_iter().zip(results) {
             let result = match result {
                 // An op with several requests has failed if one of them has.
@@ -170,7 +181,12 @@ impl Application<'_> {
             (_, Errno::ENODEV) if op.link().is_some_and(|name| self.indices.remove(name).is_some()) => {
                 self.single(op).await
             }
-            _ => Err(KernelError::Refused { op: op.to_string(), cause }),
+            _ => {
+                if let Op::AddNexthop(id, _) = op {
+                    self.refused.insert(*id);
+                }
+                Err(KernelError::Refused { op: op.to_string(), cause })
+            }
         }
     }
 
@@ -225,6 +241,15 @@ impl Application<'_> {
 
     /// Returns the requests of an op, all of which have to succeed; none if there is nothing to do.
     async fn requests(&mut self, op: &Op) -> Result<Vec<Request>, KernelError> {
+        if let Op::SetRoute(_, route) = op
+            && route.target.object().is_some_and(|id| self.refused.contains(&id))
+        {
+            let text = "its nexthop object could not be added".to_owned();
+            return Err(KernelError::Refused {
+                op: op.to_string(),
+                cause: Refused { errno: Errno::EEXIST, text },
+            });
+        }
         let index = match op.link() {
             None => None,
             Some(name) => match self.index(name).await? {
@@ -234,6 +259,13 @@ impl Application<'_> {
             },
         };
         let requests = match (op, index) {
+            (Op::AddNexthop(id, wanted), Some(index)) => {
+                nexthop::add(*id, wanted, index).map(|new| vec![new])
+            }
+            (Op::ReplaceNexthop(id, wanted), Some(index)) => {
+                nexthop::replace(*id, wanted, index).map(|new| vec![new])
+            }
+            (Op::DeleteNexthop(id), _) => Ok(vec![nexthop::delete(*id)]),
             (Op::SetRoute(key, wanted), index) => {
                 route::NewRoute::planned(key, wanted, index).map(|new| vec![route::replace(&new)])
             }

@@ -115,7 +115,7 @@ fn iproute2_shows_the_golden_state() {
 fn an_empty_namespace_has_no_routes() {
     in_namespace(|| async {
         let mut kernel = NetlinkKernel::open().unwrap();
-        let Observation { facts, dataplane } = observe(&mut kernel).await;
+        let Observation { facts, dataplane, .. } = observe(&mut kernel).await;
         assert_eq!(facts.links.len(), 1);
         assert!(!facts.links[0].up);
         assert_eq!((facts.routes.len(), dataplane.routes.len()), (0, 0));
@@ -137,11 +137,11 @@ fn the_state_of_go_flannel_is_adopted() {
         let index = |facts: &HostFacts| {
             facts.links.iter().find(|link| link.name == name("flannel.1")).map(|link| link.index)
         };
-        let Observation { facts, dataplane: before } = observe(&mut kernel).await;
+        let Observation { facts, dataplane: before, .. } = observe(&mut kernel).await;
         assert_eq!(before.links[&name("flannel.1")], Link { alias: None, ..vxlan() });
         assert_eq!(before.routes[&key("10.42.2.0/24")].protocol, 3);
         apply_all(&mut kernel, &tunnel()).await;
-        let Observation { facts: later, dataplane: after } = observe(&mut kernel).await;
+        let Observation { facts: later, dataplane: after, .. } = observe(&mut kernel).await;
         assert_eq!(index(&later), index(&facts), "the device is kept");
         assert_eq!(after.links[&name("flannel.1")], vxlan());
         assert_eq!(after.routes[&key("10.42.2.0/24")].protocol, PROTOCOL);
@@ -281,7 +281,7 @@ fn five_thousand_peers_are_applied_and_observed() {
             let [_, _, high, low] = number.to_be_bytes();
             let peer = Mac([0x0a, 0, 0, 0, high, low]);
             let public = IpAddr::V4(Ipv4Addr::from(0xac10_0000 + number));
-            let target = RouteTarget::Via { gateway: subnet, link: link.clone(), onlink: true };
+            let target = RouteTarget::via(subnet, &link.clone(), true);
             let to = RouteKey { destination: format!("{subnet}/24").parse().unwrap(), metric: 0 };
             ops.extend([
                 Op::SetNeighbour(NeighbourKey { link: link.clone(), address: subnet }, peer),
