@@ -7,6 +7,7 @@ pub(crate) mod diff;
 pub(crate) mod docker;
 pub(crate) mod doctor;
 pub(crate) mod events;
+pub(crate) mod installer;
 pub(crate) mod ipam;
 pub(crate) mod lease;
 pub(crate) mod node;

@@ -22,7 +22,7 @@ mod session;
 
 use clap::Parser as _;
 use cli::Cli;
-use command::docker;
+use command::{docker, installer};
 use failure::{Failure, Outcome};
 use output::Output;
 use std::process::ExitCode;
@@ -32,6 +32,9 @@ async fn main() -> ExitCode {
     flanneld::sys::resolve_names_without_plugins(cfg!(target_feature = "crt-static"));
     if docker::is_requested() {
         return docker::main().await;
+    }
+    if let Some(name) = installer::requested() {
+        return installer::main(name);
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -117,8 +117,15 @@ fn image_contains_only_programs() {
         let listing = host.run(&format!("tar -tf {}", image.layer("amd64")?.display()))?;
         let mut files: Vec<&str> = listing.lines().filter(|line| !line.ends_with('/')).collect();
         files.sort_unstable();
-        let programs =
-            ["opt/bin/flannelctl", "opt/bin/flanneld", "opt/bin/mk-docker-opts.sh", "opt/cni/bin/flannel"];
+        let programs = [
+            "flannel",
+            "opt/bin/cp",
+            "opt/bin/flannelctl",
+            "opt/bin/flanneld",
+            "opt/bin/install-conf",
+            "opt/bin/mk-docker-opts.sh",
+            "opt/cni/bin/flannel",
+        ];
         ensure!(files == programs, "{files:?}");
         Ok(())
     });

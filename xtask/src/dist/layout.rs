@@ -34,6 +34,9 @@ pub(crate) const PLUGINS: [&str; 5] = ["bandwidth", "bridge", "host-local", "loo
 /// Another name of `flannelctl`: a script in Go flannel, which Fedora has in `/usr/libexec/flannel`.
 const DOCKER_OPTIONS: &str = "mk-docker-opts.sh";
 
+/// Other names of `flannelctl` in the image, for the init containers of manifests.
+const INSTALLERS: [&str; 2] = ["cp", "install-conf"];
+
 const UNIT: &str = include_str!("../../assets/package/flanneld.service");
 const DEFAULTS: &str = include_str!("../../assets/package/flanneld.default");
 const CONFLIST: &str = include_str!("../../assets/10-flannel.conflist");
@@ -105,7 +108,12 @@ pub(crate) fn image(programs: &Programs) -> Result<Tree> {
     tree.program("opt/bin/flanneld", &programs.flanneld)?;
     tree.program("opt/bin/flannelctl", &programs.flannelctl)?;
     tree.link(&format!("opt/bin/{DOCKER_OPTIONS}"), "flannelctl")?;
+    for name in INSTALLERS {
+        tree.link(&format!("opt/bin/{name}"), "flannelctl")?;
+    }
     tree.program("opt/cni/bin/flannel", &programs.flannel)?;
+    // Where the image of Go flannel's plugin has it.
+    tree.link("flannel", "opt/cni/bin/flannel")?;
     Ok(tree)
 }
 
