@@ -4,12 +4,15 @@
 //!   outside: router ── lan ── n1 ── pods
 //! ```
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use integration::router::{Advertisement, Router};
 use integration::traffic::Datagrams;
-use integration::{Daemon, Doctor, Feature, Flanneld, Lab, LeaseDirectory, Netns, Node, Stack, lab, wait};
+use integration::{
+    Daemon, Doctor, Feature, Flanneld, Lab, LeaseDirectory, Netns, Node, Pod, Stack, lab, wait,
+};
 use std::fs;
 use std::net::Ipv6Addr;
+use std::thread;
 use std::time::Duration;
 
 /// An address that only the default route leads to.
@@ -107,16 +110,24 @@ fn pods_do_not_cost_the_host_its_routes() {
         let mut daemon = site.start()?;
         let flow = Datagrams::start(site.netns(), &site.outside, OUTSIDE.into(), Duration::from_millis(10))?;
         site.expect_settings("1", "0")?;
-        let pods = [node.add_pod("first")?, node.add_pod("second")?];
+        // The first pods start at the same time.
+        let pods = thread::scope(|scope| -> Result<Vec<Pod>> {
+            let names = ["first", "second", "third"];
+            let adds = names.map(|name| scope.spawn(move || node.add_pod(name)));
+            adds.into_iter().map(|add| add.join().map_err(|_| anyhow!("ADD panicked"))?).collect()
+        })?;
         site.expect_renewed()?;
         site.expect_settings("2", "1")?;
         // The plugin and the kernel complete a new bridge by themselves.
         let log = daemon.log()?;
         ensure!(!log.contains("gateway of pods restored"), "{log}");
-        ensure!(pods[0].log.contains("accept_ra of eth0 changed from 1 to 2"), "{:?}", pods[0].log);
-        ensure!(!pods[1].log.contains("accept_ra"), "{:?}", pods[1].log);
+        let logs: String = pods.iter().map(|pod| pod.log.as_str()).collect();
+        ensure!(logs.matches("accept_ra of eth0 changed from 1 to 2").count() == 1, "{logs}");
+        let later = node.add_pod("later")?;
+        ensure!(!later.log.contains("accept_ra"), "{}", later.log);
+        later.delete()?;
 
-        pods.into_iter().try_for_each(integration::Pod::delete)?;
+        pods.into_iter().try_for_each(Pod::delete)?;
         daemon.stop()?;
         let names = [&format!("{FORWARDING}=0")[..], &format!("{ACCEPT_RA}=1")];
         ctl(&[])?.expect(0, &["not restored", names[0], names[1], "--cni"])?;
