@@ -54,6 +54,8 @@ pub struct Desired {
     /// Networks that the backend carries.
     networks: DualStack<IpNet>,
     node: Node,
+    /// Addresses of the external interface with their networks.
+    underlay: Vec<IpNet>,
     base: Dataplane,
 }
 
@@ -97,6 +99,12 @@ impl Desired {
             uses_underlay_routes: backend.uses_underlay_routes(),
             networks: backend.served(&networks),
             node: node.clone(),
+            underlay: facts
+                .links
+                .iter()
+                .filter(|link| link.name == node.external.name)
+                .flat_map(|link| link.addresses.iter().map(|address| address.net))
+                .collect(),
             base,
         })
     }
@@ -182,6 +190,16 @@ impl Desired {
         {
             return Err(PeerError::Other(format!(
                 "the subnet {subnet} overlaps the subnet {own} of this node"
+            )));
+        }
+        // The route would replace the kernel's route to the neighbours of this host, or hide it: the store and all nodes
+        // would be unreachable.
+        let hides = |net: &&IpNet| net.contains(&subnet) && subnet.contains(&net.addr());
+        if let Some(net) = self.underlay.iter().find(hides) {
+            let name = &self.node.external.name;
+            return Err(PeerError::Other(format!(
+                "the subnet {subnet} contains the address {net} of the external interface {name}, its route would cut this node \
+                 off; exclude it with SubnetMin and SubnetMax"
             )));
         }
         let address = attrs.public_address(family).filter(|address| is_host(*address));

@@ -453,6 +453,27 @@ fn faults_of_peers_are_named_and_hurt_one_family() {
     assert!(desired("46", VXLAN).peer(&lease(1, "vxlan")).dataplane.is_empty(), "our own lease");
 }
 
+/// The pod network contains the underlay, 192.168.50.0/24 on eth0.
+#[test]
+fn a_route_must_not_cut_the_node_off() {
+    let config =
+        NetworkConfig::parse(r#"{"Network": "192.168.0.0/16", "Backend": {"Type": "vxlan"}}"#).unwrap();
+    let own = Subnets { v4: Some("192.168.1.0/24".parse().unwrap()), v6: None };
+    let desired = Desired::new(&config, &Node { subnets: own, ..node() }, &facts()).unwrap();
+    let check = |subnet: &str| {
+        let mut lease = lease(2, "vxlan");
+        lease.subnets = Subnets { v4: Some(subnet.parse().unwrap()), v6: None };
+        let peer = desired.peer(&lease);
+        assert_eq!(peer.errors.len() + peer.dataplane.routes.len(), 1, "{subnet}: {:?}", peer.errors);
+        peer.dataplane.routes.len() == 1
+    };
+    assert!(!check("192.168.50.0/24"), "it would replace the connected route");
+    assert!(!check("192.168.50.0/28"), "it would hide a part with our own address");
+    assert!(check("192.168.50.64/26"), "a part of a flat network that is set aside for pods");
+    assert!(check("192.168.48.0/21"), "the connected route is more specific");
+    assert!(check("192.168.51.0/24"));
+}
+
 #[test]
 fn tolerant_reading_of_records() {
     let mut lease = lease(2, "vxlan");
