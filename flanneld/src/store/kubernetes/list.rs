@@ -9,7 +9,7 @@ use tracing::debug;
 use super::api::{Answer, Call, PIECE_LIMIT, Part, accept, piece};
 use super::error::{RequestError, malformed};
 use super::nodes::Nodes;
-use super::session::Session;
+use super::session::{Session, Streams};
 use crate::error::chain;
 use crate::store::error::StoreError;
 use crate::store::operation::Operation;
@@ -81,19 +81,26 @@ impl Reading<'_> {
         self.records.clear();
     }
 
-    /// Reads all nodes: as a stream where the server offers it, which costs it least, otherwise in pages.
+    /// Reads all nodes: as a stream where the server offers it, which costs it least, otherwise in pages. A stream that fails is
+    /// followed by pages, in case a proxy holds streams back.
     async fn all(&mut self) -> Result<ListEnd, RequestError> {
-        if !self.store.is_pages_only() {
+        if self.store.may_stream() {
             match self.streamed().await {
                 Err(RequestError::NotAcceptable(error)) => {
                     debug!(error = %chain(&error), "server does not stream lists, using pages");
-                    self.store.set_pages_only();
+                    self.store.set_streams(Streams::Never);
                     self.restart();
                 }
-                other => return other,
+                Err(error) => {
+                    self.store.set_streams(Streams::Later);
+                    return Err(error);
+                }
+                Ok(end) => return Ok(end),
             }
         }
-        self.pages().await
+        let end = self.pages().await?;
+        self.store.set_streams(Streams::Now);
+        Ok(end)
     }
 
     /// Reads a streaming list: a watch that begins with all nodes and a bookmark.

@@ -34,8 +34,6 @@ pub(super) struct Shared {
     pub(super) own_events: sync::watch::Sender<u64>,
     /// A proxy damages protocol buffers.
     json_only: AtomicBool,
-    /// The server does not stream lists.
-    pages_only: AtomicBool,
 }
 
 /// What is known of the cluster.
@@ -48,6 +46,19 @@ pub(super) struct State {
     pub(super) config: Option<ConfigRecord>,
     /// The revision of the last listing, until a watch has begun there.
     pub(super) listed: Option<Revision>,
+    streams: Streams,
+}
+
+/// When a list may be streamed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Streams {
+    /// The next one.
+    #[default]
+    Now,
+    /// After one in pages.
+    Later,
+    /// The server does not offer it.
+    Never,
 }
 
 impl Session {
@@ -70,7 +81,6 @@ impl Session {
                 state: Mutex::default(),
                 own_events: sync::watch::Sender::default(),
                 json_only: AtomicBool::new(false),
-                pages_only: AtomicBool::new(false),
             }),
         }
     }
@@ -141,14 +151,18 @@ impl Session {
         self.shared.json_only.load(Ordering::Relaxed)
     }
 
-    /// Whether lists arrive in pages only.
-    pub(super) fn is_pages_only(&self) -> bool {
-        self.is_json_only() || self.shared.pages_only.load(Ordering::Relaxed)
+    /// Whether the next list may be streamed.
+    pub(super) fn may_stream(&self) -> bool {
+        !self.is_json_only() && self.with_state(|state| state.streams == Streams::Now)
     }
 
-    /// Requests no streams of lists any more.
-    pub(super) fn set_pages_only(&self) {
-        self.shared.pages_only.store(true, Ordering::Relaxed);
+    /// Notes when lists may be streamed. A server that does not offer it is not asked again.
+    pub(super) fn set_streams(&self, streams: Streams) {
+        self.with_state(|state| {
+            if state.streams != Streams::Never {
+                state.streams = streams;
+            }
+        });
     }
 
     fn form(&self, call: Call) -> Call {

@@ -153,6 +153,9 @@ async fn a_list_is_streamed_where_the_server_does() {
     // One that ends before its bookmark is no listing.
     scene.answer(200, STREAM_FORM, &STREAM[..STREAM.len() - 20]);
     assert!(matches!(scene.store.list().await, Err(StoreError::Unavailable(_))));
+    // The next one comes in pages.
+    scene.answer(200, PROTOBUF, LIST);
+    scene.store.list().await.unwrap();
     // Of a server on an old etcd, which says so in the stream.
     scene.requests();
     let error =
