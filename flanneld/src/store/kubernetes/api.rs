@@ -22,8 +22,10 @@ use crate::store::error::StoreError;
 use crate::store::operation::Operation;
 use crate::store::stats::StoreStats;
 
-/// Time limit of a call, and of each piece of a long body. A control plane that changes its leader needs seconds.
+/// Time limit of a call. A control plane that changes its leader needs seconds.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// Time limit of a listing until its answer begins, and of each piece of it: a busy server encodes all nodes first.
+pub(super) const LIST_LIMIT: Duration = Duration::from_secs(30);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Objects and errors are smaller.
 const BODY_LIMIT: usize = 16 << 20;
@@ -125,7 +127,8 @@ impl Api {
 
     /// Sends a request, and returns the answer without its body. The caller counts it.
     pub(super) async fn send(&self, call: &Call) -> Result<Answer, RequestError> {
-        let deadline = Instant::now() + CALL_LIMIT;
+        let limit = if call.operation == Operation::List { LIST_LIMIT } else { CALL_LIMIT };
+        let deadline = Instant::now() + limit;
         let mut is_repeated = false;
         loop {
             let link = self.link(call.operation, deadline).await.map_err(RequestError::Failed)?;
@@ -133,7 +136,7 @@ impl Api {
             let response = match sent {
                 Err(_) => {
                     self.forget(&link).await;
-                    return Err(RequestError::Failed(timed_out(&link.url, call.operation, CALL_LIMIT)));
+                    return Err(RequestError::Failed(timed_out(&link.url, call.operation, limit)));
                 }
                 Ok(Err(error)) => {
                     self.forget(&link).await;
@@ -310,6 +313,3 @@ fn cause(error: &kube::Error) -> String {
         error => chain(error),
     }
 }
-
-/// The time limit of each piece of a long body.
-pub(super) const PIECE_LIMIT: Duration = CALL_LIMIT;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::api::{Answer, Call, PIECE_LIMIT, Part, accept, piece};
+use super::api::{Answer, Call, LIST_LIMIT, Part, accept, piece};
 use super::error::{RequestError, malformed};
 use super::nodes::Nodes;
 use super::session::{Session, Streams};
@@ -130,7 +130,7 @@ impl Reading<'_> {
         }
         let mut frames = FrameReader::default();
         while let Some(bytes) =
-            piece(&mut answer, Operation::List, Some(PIECE_LIMIT)).await.map_err(RequestError::Failed)?
+            piece(&mut answer, Operation::List, Some(LIST_LIMIT)).await.map_err(RequestError::Failed)?
         {
             frames.push(&bytes);
             let failed = |error| RequestError::Failed(store.garbled(Operation::List, false, &error));
@@ -187,7 +187,7 @@ impl Reading<'_> {
         let failed = |error| RequestError::Failed(store.garbled(Operation::List, false, &error));
         let mut reader = NodeListReader::default();
         while let Some(bytes) =
-            piece(&mut answer, Operation::List, Some(PIECE_LIMIT)).await.map_err(RequestError::Failed)?
+            piece(&mut answer, Operation::List, Some(LIST_LIMIT)).await.map_err(RequestError::Failed)?
         {
             let prefix = &store.shared.options.prefix;
             reader.push(&bytes, prefix, |node| self.take(node)).map_err(failed)?;
@@ -201,7 +201,7 @@ impl Reading<'_> {
             |error| RequestError::Failed(malformed(&store.shared.api.location(), Operation::List, &error));
         let mut body = Vec::new();
         while let Some(bytes) =
-            piece(answer, Operation::List, Some(PIECE_LIMIT)).await.map_err(RequestError::Failed)?
+            piece(answer, Operation::List, Some(LIST_LIMIT)).await.map_err(RequestError::Failed)?
         {
             body.extend_from_slice(&bytes);
             if body.len() > PAGE_LIMIT {
