@@ -30,11 +30,8 @@ impl Ipam {
         match plugin_of(&request.config) {
             "" => Ok(None),
             HOST_LOCAL => Ok(Some(Self::HostLocal(host_local::Config::parse(request)?))),
-            // It would be started again by the program that it starts.
-            plugin @ ("bridge" | "flannel") => Err(CniError::internal(format!(
-                "ipam.type is {plugin:?}, which does not allocate addresses: set it to {HOST_LOCAL:?}, for example"
-            ))),
             plugin => {
+                refuse_recursion(plugin)?;
                 invoke::find(plugin, &request.environment.path).map_err(missing)?;
                 Ok(Some(Self::Program))
             }
@@ -84,8 +81,19 @@ pub(crate) fn call(request: &Request, command: Command) -> Result<(), CniError> 
     host_local::PLUGIN.call(&request)
 }
 
+/// Refuses plugins that would be started again, without end, by the program that they start.
+fn refuse_recursion(plugin: &str) -> Result<(), CniError> {
+    if !matches!(plugin, "bridge" | "flannel") {
+        return Ok(());
+    }
+    Err(CniError::internal(format!(
+        "ipam.type is {plugin:?}, which does not allocate addresses: set it to {HOST_LOCAL:?}, for example"
+    )))
+}
+
 /// Runs the plugin with the complete config.
 fn run(request: &Request, command: Command) -> Result<Vec<u8>, CniError> {
+    refuse_recursion(plugin_of(&request.config))?;
     let mut environment = request.environment.clone();
     environment.command = command;
     let config = Value::Object(request.config.clone()).to_compact();
