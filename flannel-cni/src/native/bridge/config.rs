@@ -20,7 +20,7 @@ const STRUCT: &str = "NetConf";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) bridge: LinkName,
-    /// The bridge has the gateway's address. Implied by `default_gateway`.
+    /// The bridge has the gateway's address. Implied by `default_gateway`, and only with addresses.
     pub(crate) gateway: bool,
     pub(crate) default_gateway: bool,
     /// Remove conflicting addresses of the bridge.
@@ -64,11 +64,12 @@ impl Config {
             GoStruct::new(ipam, "NetConf.ipam").string("type").context(load)?;
         }
         let layer3 = is_layer3(config);
-        let masquerade = layer3 && flag("ipMasq")?;
+        let masquerade = flag("ipMasq")? && layer3;
+        let default_gateway = flag("isDefaultGateway")?;
         Ok(Self {
             bridge: bridge.parse().context(|| format!("failed to create bridge {bridge:?}"))?,
-            gateway: flag("isGateway")? || flag("isDefaultGateway")?,
-            default_gateway: flag("isDefaultGateway")?,
+            gateway: (flag("isGateway")? || default_gateway) && layer3,
+            default_gateway,
             force_address: flag("forceAddress")?,
             mtu: keys.integer("mtu", "uint32").context(load)?.filter(|mtu| *mtu > 0),
             hairpin: flag("hairpinMode")?,

@@ -32,7 +32,10 @@ pub(super) fn configure(
 ) -> Result<LinkRecord, CniError> {
     let with_v6 = result.ips.iter().any(|ip| Family::of_net(ip.address) == Family::V6);
     let mut pod = netns.enter(|| -> Result<Kernel, CniError> {
-        settings(ifname, with_v6, config.duplicate_detection)?;
+        // Without addresses, their user sets them.
+        if config.layer3 {
+            settings(ifname, with_v6, config.duplicate_detection)?;
+        }
         Ok(Kernel::open()?)
     })??;
     let name: LinkName = ifname.parse()?;
