@@ -99,10 +99,8 @@ impl Addition<'_> {
             let msg = format!("bridge port {} did not come up within {PORT_TIMEOUT:?}", port.name);
             return Err(CniError::internal(msg));
         }
-        // A bridge without an address has that of a port, which may be the new one.
-        if !config.gateway
-            && let Some(found) = self.host.link(&config.bridge)?
-        {
+        // A bridge whose hardware address was not set has that of a port, which may be the new one.
+        if let Some(found) = self.host.link(&config.bridge)? {
             bridge = found;
         }
         let on_host = |found: &LinkRecord| Interface::of(found, String::new());
