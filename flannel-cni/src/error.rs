@@ -101,7 +101,9 @@ fn correction(error: &TypeError) -> String {
         "string" => "a text in quotes",
         wanted if wanted.starts_with("uint") => "a whole number that is not negative, without quotes",
         "int" => "a whole number, without quotes",
-        wanted if wanted.starts_with("[]") || wanted == "slice" => "a list: [ ... ]",
+        wanted if wanted.starts_with("[]") || wanted == "slice" || wanted.ends_with("Set") => {
+            "a list: [ ... ]"
+        }
         _ => "an object: { ... }",
     };
     format!("{} must be {rule}", error.field.trim_start_matches('.'))

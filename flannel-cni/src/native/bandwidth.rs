@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use crate::environment::Environment;
 use crate::error::{CniError, Context};
 use crate::kernel::{Kernel, is_kind};
+use crate::netconf;
 use crate::netns::{HostLock, Netns};
 use crate::plugin::Plugin;
 use crate::request::{Request, valid_attachments};
@@ -42,8 +43,7 @@ pub(crate) const PLUGIN: Plugin = Plugin {
 };
 
 fn add(request: &Request) -> Result<Value, CniError> {
-    let config = Config::parse(&request.config)?;
-    let mut result = request.chained_result()?;
+    let (config, mut result) = parse(request)?;
     if config.ingress.is_some() || config.egress.is_some() {
         let mut host = Kernel::open()?;
         let veth = host_end(&mut host, &result, &request.environment)?;
@@ -63,6 +63,12 @@ fn add(request: &Request) -> Result<Value, CniError> {
         }
     }
     result.to_value(request.version)
+}
+
+/// Returns the config and the result of the previous plugin.
+fn parse(request: &Request) -> Result<(Config, CniResult), CniError> {
+    netconf::check_base(&request.config)?;
+    Ok((Config::parse(&request.config)?, request.chained_result()?))
 }
 
 fn del(request: &Request) -> Result<(), CniError> {
@@ -97,8 +103,7 @@ fn check_root(host: &mut Kernel, veth: &LinkRecord, config: &Config) -> Result<(
 }
 
 fn check(request: &Request) -> Result<(), CniError> {
-    let config = Config::parse(&request.config)?;
-    let result = request.chained_result()?;
+    let (config, result) = parse(request)?;
     let mut host = Kernel::open()?;
     let veth = host_end(&mut host, &result, &request.environment)?;
     if let Some(limit) = config.ingress {

@@ -7,6 +7,7 @@ use flannel_core::message::link::LinkRecord;
 
 use crate::error::{CniError, Context};
 use crate::kernel::Kernel;
+use crate::netconf;
 use crate::netns::Netns;
 use crate::plugin::Plugin;
 use crate::request::Request;
@@ -18,6 +19,7 @@ pub(crate) const PLUGIN: Plugin =
 
 fn add(request: &Request) -> Result<Value, CniError> {
     // Checked before any change.
+    netconf::check_base(&request.config).context(|| "failed to parse network config".to_owned())?;
     let prev_result = request.prev_result()?;
     let environment = &request.environment;
     let (mut pod, found) = open(&Netns::open(&environment.netns)?)?;

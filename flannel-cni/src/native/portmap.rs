@@ -9,7 +9,7 @@
 
 use flannel_core::family::Family;
 use flannel_core::host_local::Attachment;
-use flannel_core::json::{GoStruct, Value};
+use flannel_core::json::Value;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -22,6 +22,7 @@ use crate::firewall::nat::{Nat, NatRule};
 use crate::firewall::netfilter::Netfilter;
 use crate::firewall::{self, Backend, Selector};
 use crate::kernel::Kernel;
+use crate::netconf;
 use crate::netns::{HostLock, Netns};
 use crate::plugin::Plugin;
 use crate::request::{Request, valid_attachments};
@@ -110,7 +111,7 @@ fn add(request: &Request) -> Result<Value, CniError> {
 /// Returns the config and the result of the previous plugin, if there is one.
 fn parse(request: &Request) -> Result<(Config, Option<CniResult>), CniError> {
     let config = Config::parse(&request.config)?;
-    GoStruct::new(&request.config, "PortMapConf").object("prevResult", "map[string]interface {}")?;
+    netconf::check_base(&request.config)?;
     let result = request.prev_result().context(|| "could not parse prevResult".to_owned())?;
     Ok((config, result))
 }

@@ -10,6 +10,7 @@ use crate::args;
 use crate::error::{CniError, Context};
 use crate::firewall::Backend;
 use crate::native::ipam;
+use crate::netconf;
 use crate::request::Request;
 use crate::result::Dns;
 
@@ -60,9 +61,7 @@ impl Config {
         let keys = GoStruct::new(config, STRUCT);
         let flag = |name| keys.bool(name).map(Option::unwrap_or_default).context(load);
         let bridge = keys.string("bridge").context(load)?.unwrap_or(BRIDGE);
-        if let Some(ipam) = keys.object("ipam", "object").context(load)? {
-            GoStruct::new(ipam, "NetConf.ipam").string("type").context(load)?;
-        }
+        netconf::check_base(config).context(load)?;
         let layer3 = is_layer3(config);
         let masquerade = flag("ipMasq")? && layer3;
         let default_gateway = flag("isDefaultGateway")?;

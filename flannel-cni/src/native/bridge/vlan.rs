@@ -42,10 +42,10 @@ impl Vlans {
         let access = u16::try_from(access).ok().filter(|vlan| *vlan != 0);
         let trunk = keys.read("vlanTrunk", "[]*bridge.VlanTrunk", Value::as_array).context(load)?;
         let trunk = trunk.map(trunk_vlans).transpose()?;
+        let keep_default = keys.bool("preserveDefaultVlan").context(load)?.unwrap_or_default();
         if access.is_none() && trunk.is_none() {
             return Ok(None);
         }
-        let keep_default = keys.bool("preserveDefaultVlan").context(load)?.unwrap_or_default();
         Ok(Some(Self { access, trunk: trunk.unwrap_or_default(), keep_default }))
     }
 

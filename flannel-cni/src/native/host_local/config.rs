@@ -45,6 +45,7 @@ impl Config {
             .object("ipam", OBJECT)?
             .ok_or_else(|| CniError::internal("IPAM config missing 'ipam' key"))?;
         let ipam = GoStruct::new(ipam, STRUCT);
+        ipam.string("type")?;
         ipam.string("dataDir")?;
         let resolv_conf = ipam.string("resolvConf")?;
         let runtime = keys.object("runtimeConfig", OBJECT)?.map(|object| GoStruct::new(object, STRUCT));

@@ -54,7 +54,7 @@ fn unknown_keys_are_ignored_and_impossible_values_are_refused() {
         (r#","vlanTrunk":{}"#, "NetConf.vlanTrunk of type []*bridge.VlanTrunk"),
         (r#","promiscMode":1"#, "NetConf.promiscMode of type bool"),
         (r#","hairpinMode":"true""#, "NetConf.hairpinMode of type bool"),
-        (r#","ipam":[]"#, "NetConf.ipam of type object"),
+        (r#","ipam":[]"#, "NetConf.ipam of type map[string]interface {}"),
         (r#","ipam":{"type":1}"#, "NetConf.ipam.type of type string"),
     ] {
         let error = error(members).unwrap();
