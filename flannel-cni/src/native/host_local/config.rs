@@ -151,7 +151,15 @@ fn requested(keys: GoStruct<'_>, runtime: Option<GoStruct<'_>>, args: &str) -> R
         };
         address.ok_or_else(|| CniError::internal(format!("cannot understand ip: {text}")))
     };
-    texts.into_iter().map(parse).collect()
+    let mut requested: Vec<IpAddr> = Vec::new();
+    for text in texts {
+        let address = parse(text)?;
+        // Runtimes may pass the same one in several ways.
+        if !requested.contains(&address) {
+            requested.push(address);
+        }
+    }
+    Ok(requested)
 }
 
 #[cfg(test)]
