@@ -18,7 +18,8 @@ use crate::version::{self, Version};
 mod gc;
 
 /// The flannel plugin.
-pub(crate) const PLUGIN: Plugin = Plugin { name: "flannel", add, del, check, gc: gc::gc, status };
+pub(crate) const PLUGIN: Plugin =
+    Plugin { name: "flannel", oldest: Version::V0_1_0, add, del, check, gc: gc::gc, status };
 
 /// A delegate: its request, and its config as bytes, which are the saved ones.
 struct Delegate {
@@ -83,7 +84,7 @@ impl Delegate {
     fn call_bridge(&self) -> Result<Option<CniResult>, CniError> {
         let request = &self.request;
         if matches!(request.environment.command, Command::Add | Command::Check | Command::Status) {
-            version::of_config(&request.config)?;
+            version::of_config(&request.config, bridge::PLUGIN.oldest)?;
         }
         if request.environment.command == Command::Add {
             return bridge::add(request).map(Some);

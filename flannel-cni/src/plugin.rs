@@ -19,6 +19,8 @@ pub(crate) type Handler = fn(&Request) -> Result<(), CniError>;
 /// A plugin: its name and its commands.
 pub(crate) struct Plugin {
     pub(crate) name: &'static str,
+    /// The oldest version of the CNI protocol that it supports.
+    pub(crate) oldest: Version,
     /// Returns the result to print.
     pub(crate) add: fn(&Request) -> Result<Value, CniError>,
     pub(crate) del: Handler,
@@ -53,7 +55,7 @@ impl Plugin {
     }
 
     fn about(&self) -> String {
-        let versions: Vec<_> = Version::ALL.iter().map(|version| version.as_str()).collect();
+        let versions: Vec<_> = Version::since(self.oldest).map(Version::as_str).collect();
         format!(
             "CNI plugin {} {}\nCNI protocol versions supported: {}\n",
             self.name,
@@ -64,7 +66,7 @@ impl Plugin {
 
     fn serve(&self, environment: Environment, mut stdin: impl Read) -> Result<String, CniError> {
         if environment.command == Command::Version {
-            return Ok(version::answer());
+            return Ok(version::answer(self.oldest));
         }
         let mut text = Vec::with_capacity(1 << 13);
         stdin.read_to_end(&mut text).map_err(|error| {
@@ -83,7 +85,7 @@ impl Plugin {
         if least > Version::V0_1_0 {
             version::require(&config, environment.command.as_str(), least)?;
         }
-        let version = version::of_config(&config)?;
+        let version = version::of_config(&config, self.oldest)?;
         if matches!(environment.command, Command::Add | Command::Del) {
             netns::guard(&environment)?;
         }

@@ -22,6 +22,11 @@ impl Version {
         [Self::V0_1_0, Self::V0_2_0, Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
     pub(crate) const NEWEST: Self = Self::V1_1_0;
 
+    /// Returns the versions from this one on.
+    pub(crate) fn since(oldest: Self) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |version| *version >= oldest)
+    }
+
     /// Returns the version of exactly this text; an empty text is 0.1.0.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         if text.is_empty() {
@@ -64,11 +69,11 @@ pub(crate) fn text_of_config(config: &Object) -> Result<&str, CniError> {
     })
 }
 
-/// Returns the version of a config, if it is supported.
-pub(crate) fn of_config(config: &Object) -> Result<Version, CniError> {
+/// Returns the version of a config, if a plugin supports it that supports all since `oldest`.
+pub(crate) fn of_config(config: &Object, oldest: Version) -> Result<Version, CniError> {
     let text = text_of_config(config)?;
-    Version::parse(text).ok_or_else(|| {
-        let supported: Vec<_> = Version::ALL.iter().map(|version| format!("\"{version}\"")).collect();
+    Version::parse(text).filter(|version| *version >= oldest).ok_or_else(|| {
+        let supported: Vec<_> = Version::since(oldest).map(|version| format!("\"{version}\"")).collect();
         CniError::new(Code::IncompatibleVersion, "incompatible CNI versions")
             .with_details(format!("config is {text:?}, plugin supports [{}]", supported.join(" ")))
     })
@@ -101,8 +106,8 @@ fn numbers(text: &str) -> Result<[u32; 3], CniError> {
 }
 
 /// Returns the reply to VERSION, in one line.
-pub(crate) fn answer() -> String {
-    let supported: Vec<Value> = Version::ALL.iter().map(|version| Value::from(version.as_str())).collect();
+pub(crate) fn answer(oldest: Version) -> String {
+    let supported: Vec<Value> = Version::since(oldest).map(|version| Value::from(version.as_str())).collect();
     let answer: Object = [
         ("cniVersion", Value::from(Version::NEWEST.as_str())),
         ("supportedVersions", Value::Array(supported)),

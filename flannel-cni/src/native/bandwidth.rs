@@ -23,6 +23,7 @@ use crate::request::{Request, valid_attachments};
 use crate::result::{CniResult, Interface};
 use crate::siblings;
 use crate::undo::Undo;
+use crate::version::Version;
 
 mod config;
 mod ifb;
@@ -34,6 +35,8 @@ use config::Limit;
 /// The bandwidth plugin.
 pub(crate) const PLUGIN: Plugin = Plugin {
     name: "bandwidth",
+    // Older results have no interfaces.
+    oldest: Version::V0_3_0,
     add,
     // Needs only the name of the IFB, so it works with any config.
     del,

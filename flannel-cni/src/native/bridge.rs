@@ -20,6 +20,7 @@ use crate::request::{Request, valid_attachments};
 use crate::result::{CniResult, Interface};
 use crate::sysctl;
 use crate::undo::Undo;
+use crate::version::Version;
 
 mod check;
 mod config;
@@ -35,8 +36,15 @@ pub(crate) use config::Config;
 use gateway::Gateway;
 
 /// The bridge plugin.
-pub(crate) const PLUGIN: Plugin =
-    Plugin { name: "bridge", add: |request| add(request)?.to_value(request.version), del, check, gc, status };
+pub(crate) const PLUGIN: Plugin = Plugin {
+    name: "bridge",
+    oldest: Version::V0_1_0,
+    add: |request| add(request)?.to_value(request.version),
+    del,
+    check,
+    gc,
+    status,
+};
 
 /// How long a port may take to come up, which is the kernel's own delay, because both ends are up.
 const PORT_TIMEOUT: Duration = Duration::from_millis(2550);

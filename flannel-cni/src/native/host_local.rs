@@ -15,6 +15,7 @@ use crate::error::{CniError, Context, PathError, note};
 use crate::plugin::Plugin;
 use crate::request::{Request, valid_attachments};
 use crate::result::{CniResult, Dns, Ip};
+use crate::version::Version;
 
 mod config;
 mod owner;
@@ -29,6 +30,7 @@ use store::{Reservation, Store};
 /// The host-local plugin.
 pub(crate) const PLUGIN: Plugin = Plugin {
     name: "host-local",
+    oldest: Version::V0_1_0,
     add: |request| add(&Config::parse(request)?, &request.environment)?.to_value(request.version),
     del,
     check,

@@ -12,10 +12,11 @@ use crate::netns::Netns;
 use crate::plugin::Plugin;
 use crate::request::Request;
 use crate::result::{CniResult, Interface, Ip};
+use crate::version::Version;
 
 /// The loopback plugin.
 pub(crate) const PLUGIN: Plugin =
-    Plugin { name: "loopback", add, del, check, gc: |_| Ok(()), status: |_| Ok(()) };
+    Plugin { name: "loopback", oldest: Version::V0_1_0, add, del, check, gc: |_| Ok(()), status: |_| Ok(()) };
 
 fn add(request: &Request) -> Result<Value, CniError> {
     // Checked before any change.

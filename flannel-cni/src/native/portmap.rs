@@ -29,6 +29,7 @@ use crate::request::{Request, valid_attachments};
 use crate::result::CniResult;
 use crate::siblings::Siblings;
 use crate::sysctl;
+use crate::version::Version;
 
 mod config;
 mod iptables;
@@ -40,6 +41,7 @@ use config::{Config, Mapping};
 /// The portmap plugin.
 pub(crate) const PLUGIN: Plugin = Plugin {
     name: "portmap",
+    oldest: Version::V0_1_0,
     add,
     del: |request| {
         let _netns = hold(&request.environment)?;

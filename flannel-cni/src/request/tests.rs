@@ -17,7 +17,7 @@ impl Request {
                 netns_override: false,
             },
             network: config.text("name").to_owned(),
-            version: version::of_config(&config).expect("a version"),
+            version: version::of_config(&config, Version::V0_1_0).expect("a version"),
             config,
         }
     }

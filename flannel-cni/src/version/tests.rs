@@ -7,10 +7,10 @@ fn config(version: &str) -> Object {
 
 #[test]
 fn only_exact_texts_are_versions() {
-    assert_eq!(of_config(&Object::new()), Ok(Version::V0_1_0));
-    assert_eq!(of_config(&config("\"\"")), Ok(Version::V0_1_0));
-    assert_eq!(of_config(&config("\"1.1.0\"")), Ok(Version::V1_1_0));
-    let error = of_config(&config("\"1.0\"")).unwrap_err();
+    assert_eq!(of_config(&Object::new(), Version::V0_1_0), Ok(Version::V0_1_0));
+    assert_eq!(of_config(&config("\"\""), Version::V0_1_0), Ok(Version::V0_1_0));
+    assert_eq!(of_config(&config("\"1.1.0\""), Version::V0_1_0), Ok(Version::V1_1_0));
+    let error = of_config(&config("\"1.0\""), Version::V0_1_0).unwrap_err();
     assert_eq!(
         (error.code, error.msg.as_str(), error.details.as_str()),
         (
@@ -19,7 +19,7 @@ fn only_exact_texts_are_versions() {
             r#"config is "1.0", plugin supports ["0.1.0" "0.2.0" "0.3.0" "0.3.1" "0.4.0" "1.0.0" "1.1.0"]"#
         )
     );
-    assert_eq!(of_config(&config("1")).unwrap_err().code, 6);
+    assert_eq!(of_config(&config("1"), Version::V0_1_0).unwrap_err().code, 6);
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn commands_need_a_version() {
 #[test]
 fn the_answer_to_version_is_one_line() {
     assert_eq!(
-        answer(),
+        answer(Version::V0_1_0),
         concat!(
             r#"{"cniVersion":"1.1.0","supportedVersions":["#,
             r#""0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}"#,
