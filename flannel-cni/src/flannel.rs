@@ -58,12 +58,26 @@ impl Delegate {
         Self::new(delegate::netconf_for_cleaning(conf, env.as_ref()), environment, conf)
     }
 
+    /// Whether the delegate needs no process.
+    fn is_native(&self) -> bool {
+        self.native && self.request.config.text("type") == "bridge"
+    }
+
+    /// Fails if the delegate is not installed.
+    fn find(&self) -> Result<(), CallError> {
+        if self.is_native() {
+            return Ok(());
+        }
+        let Request { environment, config, .. } = &self.request;
+        invoke::find(config.text("type"), &environment.path).map(drop).map_err(CallError::Find)
+    }
+
     /// Calls the delegate. An ADD returns a result.
     fn call(&mut self, command: Command) -> Result<Option<CniResult>, CallError> {
         self.request.environment.command = command;
         let Request { environment, config, .. } = &self.request;
         let program = config.text("type");
-        if self.native && program == "bridge" {
+        if self.is_native() {
             return self.call_bridge().map_err(CallError::Failed);
         }
         let stdout = invoke::run(program, &self.text, environment)?;
@@ -113,6 +127,8 @@ fn add(request: &Request) -> Result<Value, CniError> {
     let env = SubnetEnv::wait_and_read(&conf.subnet_file, conf.subnet_file_timeout)
         .map_err(|error| subnet_env_error(&error, Code::TryAgainLater, Code::Internal))?;
     let mut delegate = Delegate::new(delegate::netconf(&conf, &env)?, &request.environment, &conf);
+    // Without a saved config, a DEL does not need a delegate that has done nothing.
+    delegate.find().map_err(|error| delegate.error(error))?;
     Scratch::new(&conf.data_dir).save(&request.environment.attachment, &delegate.text)?;
     note!("delegateAdd: netconf sent to delegate plugin:\n{}", String::from_utf8_lossy(&delegate.text));
 
