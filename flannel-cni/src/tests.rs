@@ -302,7 +302,7 @@ proptest! {
         let _ = delegate::netconf_for_cleaning(&lenient, None);
         let _ = bandwidth::Config::parse(&config);
         let request = Request { config, ..Request::sample(r#"{"name":"n"}"#, "a", &args) };
-        let _ = bridge::Config::parse(&request).map(|config| config.check_conflicts());
+        let _ = bridge::Config::parse(&request).map(|config| config.check_conflicts(request.version));
         let _ = host_local::Config::parse(&request);
     }
 

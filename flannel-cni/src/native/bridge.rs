@@ -52,7 +52,7 @@ const PORT_TIMEOUT: Duration = Duration::from_millis(2550);
 /// Connects a container.
 pub(crate) fn add(request: &Request) -> Result<CniResult, CniError> {
     let config = Config::parse(request)?;
-    config.check_conflicts()?;
+    config.check_conflicts(request.version)?;
     let mut addition = Addition { request, config: &config, host: Kernel::open()?, undo: Undo::default() };
     let result = addition.run();
     if result.is_err() {

@@ -13,6 +13,7 @@ use crate::native::ipam;
 use crate::netconf;
 use crate::request::Request;
 use crate::result::Dns;
+use crate::version::Version;
 
 /// Go's name of the struct, in errors.
 const STRUCT: &str = "NetConf";
@@ -87,7 +88,14 @@ impl Config {
     }
 
     /// Checks for settings that exclude each other, which are an error of an ADD only.
-    pub(crate) fn check_conflicts(&self) -> Result<(), CniError> {
+    pub(crate) fn check_conflicts(&self, version: Version) -> Result<(), CniError> {
+        if !self.layer3 && version.is_legacy() {
+            let msg = "cannot convert: no valid IP addresses";
+            let advice = format!(
+                "results of version {version} have addresses only: set cniVersion to \"0.3.0\" or later"
+            );
+            return Err(CniError::internal(msg).with_details(advice));
+        }
         if self.container_down && self.layer3 {
             let msg = "cannot use IPAM when DisableContainerInterface flag is set";
             return Err(CniError::internal(msg));

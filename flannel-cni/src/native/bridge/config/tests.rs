@@ -89,7 +89,7 @@ fn the_hardware_address_comes_from_three_places() {
 fn exclusive_settings_fail_an_add() {
     let conflict = |members: &str| {
         let config = Config::parse(&request(members, "")).unwrap();
-        config.check_conflicts().err().map(|error| error.msg)
+        config.check_conflicts(Version::NEWEST).err().map(|error| error.msg)
     };
     assert_eq!(conflict(r#","hairpinMode":true,"disableContainerInterface":true"#), None);
     assert_eq!(
