@@ -65,7 +65,10 @@ impl Config {
             mappings: Vec::new(),
         };
         for (family, name) in CONDITIONS {
-            *parsed.conditions.slot(family) = texts(keys, name).context(parsing)?;
+            let mut words = texts(keys, name).context(parsing)?;
+            // Compatibility: an empty word is no condition.
+            words = words.filter(|words| words.iter().any(|word| !word.is_empty()));
+            *parsed.conditions.slot(family) = words;
         }
         parsed.mappings = mappings(keys)?;
         parsed.check_backend()?;
