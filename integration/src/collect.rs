@@ -38,6 +38,12 @@ pub(crate) fn skipped(reason: &str) {
     }
 }
 
+/// Leaves a text that the runner prints with the result of the test.
+pub(crate) fn report(text: &str) -> Result<()> {
+    let Some(directory) = artifacts() else { return Ok(()) };
+    fs::write(directory.join("report"), text).context("could not write the report of the test")
+}
+
 /// Collects and ends the process when a test has taken too long.
 pub(crate) fn watchdog(limit: Duration) {
     thread::spawn(move || {

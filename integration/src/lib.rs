@@ -46,6 +46,7 @@ pub mod netns;
 pub mod node;
 pub mod ownership;
 pub mod pages;
+pub mod peer;
 pub mod poll;
 pub mod random;
 pub mod readme;

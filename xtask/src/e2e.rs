@@ -1,12 +1,13 @@
 //! Runs every end-to-end test in a process and a sandbox of its own, several at a time.
 //!
-//! A test receives these variables: `FLANNEL_E2E_DIR`, the directory for its artifacts if it fails, and for a file `skipped`
-//! with the reason if it cannot run on this machine; `FLANNEL_E2E_TIMEOUT`, the seconds after which it collects artifacts and
-//! fails; `FLANNEL_E2E_REQUIRE`, features that must not be skipped; `FLANNEL_E2E_LONG`, not empty for the long form of a test;
+//! A test receives these variables: `FLANNEL_E2E_DIR`, the directory for its artifacts if it fails, for a file `skipped`
+//! with the reason if it cannot run on this machine, and for a file `report` with a text to show if it passes;
+//! `FLANNEL_E2E_TIMEOUT`, the seconds after which it collects artifacts and fails; `FLANNEL_E2E_REQUIRE`, features that must not be skipped; `FLANNEL_E2E_LONG`, not empty for the long form of a test;
 //! `FLANNEL_E2E_PACKAGES`, the directory of the packages of two revisions, for the tests that install them;
 //! `FLANNEL_E2E_NOT_EMULATED`, why programs for another architecture are missing there, empty if they are not;
 //! `FLANNEL_E2E_KUBERNETES`, the directory of the programs of Kubernetes, for the tests that run them;
-//! `FLANNEL_E2E_NO_KUBERNETES`, why those cannot be built, empty if they can.
+//! `FLANNEL_E2E_NO_KUBERNETES`, why those cannot be built, empty if they can;
+//! `FLANNEL_E2E_PEER`, the directory of the CNI plugins that `--peer` names, empty if it is not set.
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use crate::build::{pod, programs, test_programs};
 use crate::kubernetes::{self, Build};
+use crate::peer::PeerOption;
 use crate::process::{empty_directory, is_root, stdout, target};
 use crate::tally::Tally;
 use crate::{dist, packages, sandbox};
@@ -48,6 +50,8 @@ pub(crate) struct E2eOptions {
     /// Install chromium (220 MB), which the tests of HTML pages need
     #[arg(long)]
     browser: bool,
+    #[command(flatten)]
+    peer: PeerOption,
 }
 
 impl E2eOptions {
@@ -70,6 +74,7 @@ const GRACE: Duration = Duration::from_secs(20);
 pub(crate) fn run(options: &E2eOptions) -> Result<bool> {
     sandbox::possible("e2e")?;
     packages::install_for_tests()?;
+    options.peer.chosen()?;
     if options.browser {
         packages::install_browser()?;
     }
@@ -244,7 +249,8 @@ fn cases(filters: &[String]) -> Result<Vec<Case>> {
 }
 
 enum Outcome {
-    Passed,
+    /// With a text to show, which may be empty.
+    Passed(String),
     Skipped(String),
     Failed(String),
 }
@@ -270,6 +276,7 @@ impl Case {
             .env("FLANNEL_E2E_REQUIRE", options.require.join(","))
             .env("FLANNEL_E2E_LONG", if options.long { "1" } else { "" })
             .env("FLANNEL_E2E_PACKAGES", packages_directory())
+            .env("FLANNEL_E2E_PEER", options.peer.chosen()?.unwrap_or_default())
             // Backtraces would hide the causes of an error.
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
@@ -281,7 +288,9 @@ impl Case {
         let mut child = built.reasons(&mut command).spawn().context("could not start a sandbox")?;
         let good = wait(&mut child, Duration::from_secs(options.timeout()) + GRACE)?;
         Ok(match (good, fs::read_to_string(directory.join("skipped"))) {
-            (Some(true), _) => Outcome::Passed,
+            (Some(true), _) => {
+                Outcome::Passed(fs::read_to_string(directory.join("report")).unwrap_or_default())
+            }
             (Some(false), Ok(reason)) => Outcome::Skipped(reason.trim().to_owned()),
             (Some(false), Err(_)) => Outcome::Failed("FAILED".to_owned()),
             (None, _) => Outcome::Failed(format!("FAILED: not done after {} s, killed", options.timeout())),
@@ -317,8 +326,9 @@ fn report(case: &Case, result: Result<Outcome>, took: Duration, tally: &mut Tall
             show_output(&directory);
             return tally.fail(format!("{name}: see {}", directory.display()));
         }
-        Ok(Outcome::Passed) => {
+        Ok(Outcome::Passed(report)) => {
             println!("{name} ... ok ({seconds:.1} s)");
+            report.lines().for_each(|line| println!("    {line}"));
             tally.pass(1);
         }
         Ok(Outcome::Skipped(reason)) => {

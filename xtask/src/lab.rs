@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::build::{pod_program, programs, static_program};
+use crate::peer::PeerOption;
 use crate::process::{empty_directory, succeeds, target};
 use crate::{packages, sandbox};
 
@@ -53,9 +54,8 @@ pub(crate) enum Bench {
     },
     /// Measure the CNI plugin against other plugins and against the kernel's part alone
     Cni {
-        /// Directory of the other plugins
-        #[arg(long, value_name = "DIRECTORY", default_value = "/usr/lib/cni")]
-        peer: PathBuf,
+        #[command(flatten)]
+        peer: PeerOption,
         /// Also write the results to this file
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -83,6 +83,7 @@ pub(crate) fn bench(bench: &Bench) -> Result<bool> {
             run(command, json.as_deref())
         }
         Bench::Cni { peer, json, rounds, standing, filters } => {
+            let peer = peer.directory()?;
             let programs = pod_program("flannel-cni", "flannel")?;
             pod_program("integration", "kernel-work")?;
             let lab = static_program("integration", "lab")?;
@@ -90,7 +91,7 @@ pub(crate) fn bench(bench: &Bench) -> Result<bool> {
             empty_directory(&state)?;
             let mut command = sandbox::command(lab);
             command.arg("bench-cni").arg("--programs").arg(programs);
-            command.arg("--peer").arg(std::path::absolute(peer)?).arg("--state").arg(&state);
+            command.arg("--peer").arg(peer).arg("--state").arg(&state);
             command.args(["--rounds", &rounds.to_string(), "--standing", &standing.to_string()]);
             command.args(filters);
             let outcome = run(command, json.as_deref());

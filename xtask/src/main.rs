@@ -12,6 +12,7 @@ mod e2e;
 mod kubernetes;
 mod lab;
 mod packages;
+mod peer;
 mod process;
 mod sandbox;
 mod tally;

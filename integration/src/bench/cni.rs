@@ -6,6 +6,7 @@
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use integration::peer::{NAMES, Peer};
 use integration::{Feature, Lab};
 use nix::mount::{MsFlags, mount};
 use serde_json::json;
@@ -54,20 +55,12 @@ const BLOCKS_MIN: usize = 3;
 /// Starts of programs for one round.
 const STARTS_PER_ROUND: usize = 2;
 
-/// Names of ours, as they are installed.
-const NAMES: [&str; 6] = ["flannel", "bridge", "host-local", "portmap", "loopback", "bandwidth"];
-
 /// Every order of three, so that each side comes after each other one equally often.
 const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [2, 1, 0], [1, 0, 2], [2, 0, 1], [1, 2, 0], [0, 2, 1]];
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let lab = Lab::new()?;
     lab.require(&[Feature::Iptables, Feature::Nft, Feature::Strace])?;
-    ensure!(
-        options.peer.join("bridge").is_file(),
-        "--peer {}: no plugin `bridge` in it; Debian's are in the package containernetworking-plugins",
-        options.peer.display()
-    );
     ensure!(options.rounds > 0, "--rounds 0: nothing to measure");
     let most = 253 - BLOCKS.iter().map(|(_, pods)| pods).max().copied().unwrap_or_default();
     ensure!(options.standing <= most, "--standing {}: at most {most}", options.standing);
@@ -110,7 +103,7 @@ fn keep_state_on_disk(directory: &Path) -> Result<()> {
 /// The programs of all sides, as a package installs them.
 struct Programs {
     own: PathBuf,
-    peer: PathBuf,
+    peer: Peer,
     bare: PathBuf,
 }
 
@@ -132,7 +125,7 @@ impl Programs {
         }
         let bare = directory.join("kernel-work");
         copy(&options.programs.join("kernel-work"), &bare)?;
-        Ok(Self { own, peer, bare })
+        Ok(Self { own, peer: Peer::open(&peer)?, bare })
     }
 }
 
@@ -152,7 +145,7 @@ impl Bench<'_> {
     /// Start to exit for VERSION, and sizes.
     fn startup(&self) -> Result<Startup> {
         let Programs { own, peer, bare } = &self.programs;
-        let programs = [own.join("flannel"), peer.join("bridge"), bare.clone()];
+        let programs = [own.join("flannel"), peer.directory().join("bridge"), bare.clone()];
         let mut samples: [Vec<Sample>; 3] = Default::default();
         for round in 0..self.options.rounds * STARTS_PER_ROUND {
             for side in ORDERS[round % ORDERS.len()] {
@@ -162,7 +155,7 @@ impl Bench<'_> {
         let size = |path: &Path| -> Result<u64> {
             Ok(fs::metadata(path).with_context(|| format!("could not look at {}", path.display()))?.len())
         };
-        let peers = ["bridge", "host-local", "portmap"].map(|name| peer.join(name));
+        let peers = ["bridge", "host-local", "portmap"].map(|name| peer.directory().join(name));
         let peers = peers.iter().filter(|file| file.is_file()).map(|file| size(file)).sum::<Result<u64>>()?;
         Ok(Startup { samples, own_bytes: size(&programs[0])?, peer_bytes: peers })
     }
@@ -176,7 +169,7 @@ impl Bench<'_> {
         let peers = (0..pods).map(|pod| variant.peers(peer, pod)).collect::<Result<_>>()?;
         let mut sides = vec![
             Side::plugins(lab, &name("ours"), variant, own, ours)?,
-            Side::plugins(lab, &name("peer"), variant, peer, peers)?,
+            Side::plugins(lab, &name("peer"), variant, peer.directory(), peers)?,
         ];
         if variant.has_bare() {
             sides.push(Side::bare(lab, &name("bare"), variant, bare.clone(), pods)?);

@@ -1,10 +1,9 @@
 //! What is measured: kinds of pod networks, and how each side is told to make one.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use integration::Conflist;
+use integration::peer::Peer;
 use serde_json::{Value, json};
-use std::fs;
-use std::path::Path;
 
 /// The MTU of a vxlan network over ordinary Ethernet.
 const MTU: u32 = 1450;
@@ -82,7 +81,7 @@ impl Variant {
     }
 
     /// The firewall that the peer uses: its own choice where it does not know ours.
-    pub(super) fn peer_firewall(self, peer: &Path) -> Result<Option<&'static str>> {
+    pub(super) fn peer_firewall(self, peer: &Peer) -> Result<Option<&'static str>> {
         if !self.masquerade {
             return Ok(None);
         }
@@ -119,13 +118,13 @@ impl Variant {
 
     /// The same for the plugins in a directory: with their flannel if they have one, otherwise with what it would hand
     /// to its delegate.
-    pub(super) fn peers(self, directory: &Path, pod: usize) -> Result<Conflist> {
-        let nftables = self.nftables && knows_nftables(directory)?;
+    pub(super) fn peers(self, peer: &Peer, pod: usize) -> Result<Conflist> {
+        let nftables = self.nftables && knows_nftables(peer)?;
         let mut delegate = json!({"hairpinMode": true, "isDefaultGateway": true});
         if nftables {
             delegate["ipMasqBackend"] = json!("nftables");
         }
-        if directory.join("flannel").is_file() {
+        if peer.has("flannel") {
             return Ok(self.list(json!({"type": "flannel", "delegate": delegate}), nftables, pod));
         }
         let (mut ranges, mut routes) = (json!([[{"subnet": V4.1}]]), json!([{"dst": V4.0}]));
@@ -166,9 +165,6 @@ impl Variant {
 }
 
 /// Plugins before 1.6 have no nftables, and do not refuse the key that asks for it.
-fn knows_nftables(directory: &Path) -> Result<bool> {
-    let file = directory.join("bridge");
-    let program = fs::read(&file).with_context(|| format!("could not read {}", file.display()))?;
-    let key = b"ipMasqBackend";
-    Ok(program.windows(key.len()).any(|window| window == key))
+fn knows_nftables(peer: &Peer) -> Result<bool> {
+    peer.knows("bridge", "ipMasqBackend")
 }
