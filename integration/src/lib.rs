@@ -28,6 +28,7 @@ pub mod artefacts;
 mod certificates;
 pub mod cni;
 mod collect;
+pub mod conformance;
 pub mod containerd;
 pub mod ctl;
 pub mod directory;

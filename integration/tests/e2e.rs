@@ -8,6 +8,7 @@ mod blackhole;
 mod bridge;
 mod claim;
 mod conflict;
+mod conformance;
 mod connectivity;
 mod containerd;
 mod crowd;
