@@ -51,7 +51,7 @@ pub(super) const PAGES: &[Page] = &[
             ),
         ]
     ),
-    page!("docs/architecture.md", [(" etcd or directory", Untested("a diagram"))]),
+    page!("docs/architecture.md", [(" etcd, directory or Kubernetes", Untested("a diagram"))]),
     page!(
         "docs/backends.md",
         [
