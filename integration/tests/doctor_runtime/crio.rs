@@ -5,6 +5,8 @@
 //! the directory.
 
 use anyhow::{Context, Result};
+use h2::RecvStream;
+use h2::server::SendResponse;
 use integration::Node;
 use k8s_cri::v1::{RuntimeCondition, RuntimeStatus, StatusRequest, StatusResponse};
 use prost::Message as _;
@@ -19,7 +21,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
-use tonic::codegen::http::{HeaderMap, Response};
+use tonic::codegen::http::{HeaderMap, Request, Response};
 
 /// A running model. It ends with the test.
 pub(crate) struct CriO {
@@ -70,7 +72,7 @@ impl CriO {
     }
 }
 
-async fn serve(mut stream: UnixStream, settings: &Settings) -> Result<()> {
+async fn serve(mut stream: UnixStream, settings: &Arc<Settings>) -> Result<()> {
     let mut first = [0; 3];
     stream.read_exact(&mut first).await?;
     if &first == b"PRI" {
@@ -91,36 +93,46 @@ async fn serve(mut stream: UnixStream, settings: &Settings) -> Result<()> {
     Ok(stream.write_all(response.as_bytes()).await?)
 }
 
-async fn serve_grpc(first: [u8; 3], stream: UnixStream, settings: &Settings) -> Result<()> {
+async fn serve_grpc(first: [u8; 3], stream: UnixStream, settings: &Arc<Settings>) -> Result<()> {
     let (reader, writer) = stream.into_split();
     let stream = tokio::io::join(Cursor::new(first).chain(reader), writer);
     let mut connection = h2::server::handshake(stream).await?;
+    // The body of a request arrives only while the connection is served.
+    let mut responses = JoinSet::new();
     while let Some(accepted) = connection.accept().await {
-        let (request, mut respond) = accepted?;
-        let head = Response::builder().header("content-type", "application/grpc");
-        let is_status = request.uri().path() == "/runtime.v1.RuntimeService/Status";
-        let mut body = request.into_body();
-        let mut message = Vec::new();
-        while let Some(part) = body.data().await {
-            message.extend_from_slice(&part?);
-        }
-        let mut trailers = HeaderMap::new();
-        let mut stream = respond.send_response(head.body(())?, false)?;
-        if is_status {
-            // A gRPC message has a flag and its length before it.
-            let verbose = StatusRequest::decode(message.get(5..).unwrap_or_default())?.verbose;
-            let message = settings.status(verbose).encode_to_vec();
-            let mut frame = vec![0];
-            frame.extend(u32::try_from(message.len())?.to_be_bytes());
-            frame.extend(message);
-            stream.send_data(Bytes::from(frame), false)?;
-            trailers.insert("grpc-status", "0".parse()?);
-        } else {
-            trailers.insert("grpc-status", "12".parse()?);
-        }
-        stream.send_trailers(trailers)?;
+        let (request, responder) = accepted?;
+        responses.spawn(respond(request, responder, Arc::clone(settings)));
     }
     Ok(())
+}
+
+async fn respond(
+    request: Request<RecvStream>,
+    mut responder: SendResponse<Bytes>,
+    settings: Arc<Settings>,
+) -> Result<()> {
+    let is_status = request.uri().path() == "/runtime.v1.RuntimeService/Status";
+    let mut body = request.into_body();
+    let mut message = Vec::new();
+    while let Some(part) = body.data().await {
+        message.extend_from_slice(&part?);
+    }
+    let head = Response::builder().header("content-type", "application/grpc");
+    let mut stream = responder.send_response(head.body(())?, false)?;
+    let mut trailers = HeaderMap::new();
+    if is_status {
+        // A gRPC message has a flag and its length before it.
+        let verbose = StatusRequest::decode(message.get(5..).unwrap_or_default())?.verbose;
+        let message = settings.status(verbose).encode_to_vec();
+        let mut frame = vec![0];
+        frame.extend(u32::try_from(message.len())?.to_be_bytes());
+        frame.extend(message);
+        stream.send_data(Bytes::from(frame), false)?;
+        trailers.insert("grpc-status", "0".parse()?);
+    } else {
+        trailers.insert("grpc-status", "12".parse()?);
+    }
+    Ok(stream.send_trailers(trailers)?)
 }
 
 impl Settings {
