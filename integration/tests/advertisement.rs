@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use integration::router::{Advertisement, Router};
 use integration::traffic::Datagrams;
 use integration::{
-    Daemon, Doctor, Feature, Flanneld, Lab, LeaseDirectory, Netns, Node, Pod, Stack, lab, wait,
+    Daemon, Doctor, Feature, Flanneld, Lab, LeaseDirectory, Netns, Node, Pod, Stack, lab, pages, wait,
 };
 use std::fs;
 use std::net::Ipv6Addr;
@@ -216,9 +216,13 @@ fn doctor_finds_routes_that_are_not_renewed() {
         site.netns().set_sysctl(ACCEPT_RA, "1")?;
         expect(&["accept-ra"], &format!("{ignored} default route expires in 29m"))?;
 
-        // Both settings at once, in the right order.
+        // Both settings at once, in the right order, as the document says.
         site.netns().set_sysctl(FORWARDING, "0")?;
-        site.netns().run(&both)?;
+        pages::walk("advertisement::doctor_finds_routes_that_are_not_renewed", |walk| {
+            let block = walk.next("sysctl -w net/ipv6")?;
+            ensure!(block.text().trim() == both, "{} instead of {both}", block.text());
+            site.netns().run(block.text())
+        })?;
         doctor.expect(&[])?;
         ensure!(!site.default_routes()?.is_empty(), "no route");
         site.router.stop();
