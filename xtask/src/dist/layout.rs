@@ -111,9 +111,9 @@ pub(crate) fn image(programs: &Programs) -> Result<Tree> {
     for name in INSTALLERS {
         tree.link(&format!("opt/bin/{name}"), "flannelctl")?;
     }
-    tree.program("opt/cni/bin/flannel", &programs.flannel)?;
-    // Where the image of Go flannel's plugin has it.
-    tree.link("flannel", "opt/cni/bin/flannel")?;
+    // Where the image of Go flannel's plugin has it: a manifest mounts a directory of the node at `opt/cni/bin`.
+    tree.program("flannel", &programs.flannel)?;
+    tree.link("opt/cni/bin/flannel", "../../../flannel")?;
     Ok(tree)
 }
 
