@@ -169,8 +169,8 @@ fn run_all(cases: &[Case], options: &E2eOptions, built: &Built<'_>, tally: &mut 
 /// waiting for them.
 const WAITING: [&str; 1] = ["slow_store::"];
 
-/// How the names of tests that install packages begin.
-const INSTALLING: [&str; 2] = ["packages::", "pages::"];
+/// How the names of tests that need the packages or the image begin.
+const INSTALLING: [&str; 3] = ["packages::", "pages::", "kubernetes::daemon_set::"];
 /// How the names of tests on Kubernetes begin.
 pub(crate) const KUBERNETES: &str = "kubernetes::";
 
