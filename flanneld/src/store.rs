@@ -143,11 +143,15 @@ pub trait LeaseStore: Send + Sync + 'static {
     async fn life(&self, record: &Record) -> Result<Option<Life>, StoreError>;
 
     /// Whether [`LeaseStore::life`] needs a request for each record, which is slow for many.
-    fn is_life_remote(&self) -> bool;
+    fn is_life_remote(&self) -> bool {
+        false
+    }
 
     /// Returns by how many seconds the clock of the store is ahead of that of this host, or why that is unknown; `None`
     /// for a store without a clock of its own.
-    async fn clock_ahead_secs(&self) -> Option<Result<i64, String>>;
+    async fn clock_ahead_secs(&self) -> Option<Result<i64, String>> {
+        None
+    }
 
     /// Lets a record expire after `lifetime`, or never, and keeps its value. Fails with [`StoreError::Raced`] if its revision has
     /// changed.

@@ -143,14 +143,6 @@ impl LeaseStore for DirStore {
         self.run(Operation::TimeLeft, move |tree| Ok(tree.lock()?.life(&key))).await
     }
 
-    fn is_life_remote(&self) -> bool {
-        false
-    }
-
-    async fn clock_ahead_secs(&self) -> Option<Result<i64, String>> {
-        None
-    }
-
     async fn set_lifetime(
         &self,
         record: &Record,

@@ -589,14 +589,6 @@ impl LeaseStore for MemoryStore {
         self.call(Operation::TimeLeft, life).await
     }
 
-    fn is_life_remote(&self) -> bool {
-        false
-    }
-
-    async fn clock_ahead_secs(&self) -> Option<Result<i64, String>> {
-        None
-    }
-
     async fn set_lifetime(
         &self,
         record: &Record,

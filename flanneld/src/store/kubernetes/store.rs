@@ -142,14 +142,6 @@ impl LeaseStore for KubernetesStore {
         Ok(None)
     }
 
-    fn is_life_remote(&self) -> bool {
-        false
-    }
-
-    async fn clock_ahead_secs(&self) -> Option<Result<i64, String>> {
-        None
-    }
-
     async fn set_lifetime(
         &self,
         record: &Record,
