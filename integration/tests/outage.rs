@@ -512,3 +512,36 @@ fn malformed_records_are_reported_and_skipped() {
         flow.stop()?.expect_none_lost()
     });
 }
+
+/// The pod network contains the underlay, so that a lease can have its subnet. Its route would replace the one to the neighbours of the
+/// node, and etcd would be unreachable.
+#[test]
+fn lease_with_the_subnet_of_the_underlay_gets_no_route() {
+    lab(|lab| {
+        lab.require(&[Feature::Vxlan, Feature::Etcd])?;
+        let cluster = lab.cluster(2)?;
+        let etcd = cluster.etcd(lab)?;
+        etcd.set_config(
+            r#"{"Network":"192.168.0.0/16","SubnetMin":"192.168.100.0","SubnetMax":"192.168.199.0","Backend":{"Type":"vxlan"}}"#,
+        )?;
+        let daemons = cluster.start_all(&Flanneld::on_etcd(&etcd))?;
+        let subnets = format!("{PREFIX}/subnets");
+        etcd.put(&format!("{subnets}/192.168.50.0-24"), &peer(230))?;
+        for (node, daemon) in cluster.nodes.iter().zip(&daemons) {
+            says(daemon, 0, "the subnet 192.168.50.0/24 contains the address")?;
+            let found = node.netns().ip("route show 192.168.50.0/24")?;
+            ensure!(found.lines().count() == 1 && found.contains("proto kernel"), "{found}");
+            node.flannelctl(&[], &["status"])?.expect(3, &["192.168.50.0", "SubnetMin"])?;
+        }
+        // The watch continues.
+        etcd.put(&format!("{subnets}/192.168.230.0-24"), &peer(231))?;
+        for (node, daemon) in cluster.nodes.iter().zip(&daemons) {
+            wait::until("a route to the other lease", wait::LONG, || {
+                ensure!(!routes(node.netns(), true, "192.168.230.0/24")?.is_empty(), "no route");
+                Ok(())
+            })?;
+            ensure!(!daemon.log()?.contains(AWAY), "the store was away");
+        }
+        daemons.into_iter().try_for_each(|mut daemon| daemon.stop().map(drop))
+    });
+}
