@@ -179,11 +179,10 @@ async fn start_and_watch(options: Options, tasks: &mut Tasks) -> anyhow::Result<
     let stats = channels.watch.clone();
     let watch = store_watch::follow(Arc::clone(&store), sender, stats, random(), tasks.stop.clone());
     // Notifications before the first observation, so that no change falls in between.
-    let hints = Inbox::default();
-    let monitor = monitor(Monitor::open()?, hints.clone(), tasks.stop.clone());
+    let (hints, mut kernel) = (Inbox::default(), NetlinkKernel::open()?);
+    let monitor = monitor(Monitor::open(kernel.port())?, hints.clone(), tasks.stop.clone());
     tasks.start([task("watch", watch), ("monitor", Box::pin(monitor))]);
 
-    let mut kernel = NetlinkKernel::open()?;
     let first = FirstConfig {
         options: options.node.clone(),
         remembered: past.remembered.config.as_ref().map(|config| config.text.clone()),

@@ -14,7 +14,7 @@ mod single;
 pub use crate::effector::Effector;
 pub use error::{KernelError, Refused};
 pub use monitor::{Inbox, Monitor};
-pub use netlink::NetlinkKernel;
+pub use netlink::{NetlinkKernel, OwnPort};
 
 /// The state of the kernel at one time, unmanaged objects included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

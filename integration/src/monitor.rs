@@ -171,7 +171,7 @@ fn read(socket: &OwnedFd, shared: &Shared, send: &Sender<(Duration, Vec<u8>)>) {
 
 impl Decoder {
     fn take(&mut self, at: Duration, bytes: &[u8]) {
-        for hint in notification::hints(bytes) {
+        for hint in notification::hints(bytes, None) {
             if let Hint::Set(Object::Link(link)) = &hint {
                 self.names.insert(link.index, link.name.to_string());
             }

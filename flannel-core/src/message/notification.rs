@@ -8,11 +8,21 @@ use super::{
 use crate::hint::{Hint, Object};
 
 /// Decodes a datagram of notifications. What cannot be decoded may concern us, so it counts as [`Hint::Overrun`].
+///
+/// The objects of peers that the socket with the port `own` has changed are left out, since they give no reason to observe: in a
+/// large cluster a start causes thousands of them. Without such a socket, `own` is `None`.
 #[must_use]
-pub fn hints(datagram: &[u8]) -> Vec<Hint> {
-    let hints = frames(datagram).map(|frame| frame.and_then(|frame| decode(&frame)));
+pub fn hints(datagram: &[u8], own: Option<u32>) -> Vec<Hint> {
+    let is_echo = |frame: &Frame<'_>| own == Some(frame.port) && OF_PEERS.contains(&frame.kind);
+    let hints = frames(datagram)
+        .filter(|frame| !frame.as_ref().is_ok_and(is_echo))
+        .map(|frame| frame.and_then(|frame| decode(&frame)));
     hints.filter_map(|hint| hint.unwrap_or(Some(Hint::Overrun))).collect()
 }
+
+/// Notifications about objects that exist for each peer. For FDB entries the kernel does not name the port.
+const OF_PEERS: [u16; 6] =
+    [NEW_ROUTE, DELETE_ROUTE, NEW_NEIGHBOUR, DELETE_NEIGHBOUR, NEW_NEXTHOP, DELETE_NEXTHOP];
 
 /// Decodes a notification; `None` if its object is of no interest (other tables and families, bridge ports, cached
 /// routes).

@@ -729,8 +729,8 @@ fn interrupted_dumps_are_detected() {
 
 #[test]
 fn notifications_that_cannot_be_decoded_are_an_overrun() {
-    assert_eq!(notification::hints(&[1, 2, 3]), [Hint::Overrun]);
-    assert_eq!(notification::hints(&[]), []);
+    assert_eq!(notification::hints(&[1, 2, 3], None), [Hint::Overrun]);
+    assert_eq!(notification::hints(&[], None), []);
 }
 
 /// Decoding any bytes ends with a value or an error.

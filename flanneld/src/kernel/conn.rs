@@ -31,6 +31,8 @@ const FETCH_PAUSE: Duration = Duration::from_millis(5);
 /// A connection to the kernel, in the namespace of the thread that opened it.
 pub(crate) struct Connection {
     socket: TokioSocket,
+    /// Names this socket in the notifications about what it changes.
+    pub(super) port: u32,
     numbers: Numbers,
     buffer: Vec<u8>,
 }
@@ -57,8 +59,8 @@ impl Connection {
         for group in groups {
             socket.add_membership(*group).map_err(failed("join the groups of"))?;
         }
-        let numbers = Numbers::new(address.port_number());
-        Ok(Self { socket: asynchronous, numbers, buffer: vec![0; BUFFER_LEN] })
+        let port = address.port_number();
+        Ok(Self { socket: asynchronous, port, numbers: Numbers::new(port), buffer: vec![0; BUFFER_LEN] })
     }
 
     /// Subscribes to the notifications of a group that the kernel may not have.

@@ -5,8 +5,8 @@ use flannel_core::message::notification;
 use tokio::sync::watch;
 use tracing::debug;
 
-use super::KernelError;
 use super::conn::{Connection, is_loss};
+use super::{KernelError, OwnPort};
 
 /// Links, neighbours (FDB entries come with them), addresses and routes of both families:
 /// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`.
@@ -21,19 +21,21 @@ const CAPACITY: usize = 16 << 20;
 /// A subscription to the notifications of the kernel.
 pub struct Monitor {
     connection: Connection,
+    own: OwnPort,
 }
 
 impl Monitor {
-    /// Subscribes. Subscribe before the first observation, so that no change is missed.
+    /// Subscribes; what the socket `own` changes for peers gives no hints. Subscribe before the first observation, so that no change is
+    /// missed.
     ///
     /// # Errors
     /// If the socket cannot be opened.
-    pub fn open() -> Result<Self, KernelError> {
+    pub fn open(own: OwnPort) -> Result<Self, KernelError> {
         let mut connection = Connection::open(&GROUPS, CAPACITY)?;
         if let Err(error) = connection.join(NEXTHOP_GROUP) {
             debug!(%error, "no notifications of nexthop objects");
         }
-        Ok(Self { connection })
+        Ok(Self { connection, own })
     }
 
     /// Adds hints to `inbox` until the socket fails. Cancel-safe: every received hint is in the inbox.
@@ -55,7 +57,7 @@ impl Monitor {
     /// If the socket fails.
     pub async fn next(&mut self) -> Result<Vec<Hint>, KernelError> {
         match self.connection.receive().await {
-            Ok(datagram) => Ok(notification::hints(datagram)),
+            Ok(datagram) => Ok(notification::hints(datagram, self.own.get())),
             Err(error) if is_loss(&error) => {
                 debug!(%error, "netlink notifications lost");
                 Ok(vec![Hint::Overrun])

@@ -11,6 +11,9 @@ use flannel_core::message::snapshot::Snapshot;
 use flannel_core::message::{Get, address, fdb, link, neighbour, nexthop, route};
 use nix::errno::Errno;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 use tracing::debug;
 
 use super::conn::Connection;
@@ -25,6 +28,22 @@ const CAPACITY: usize = 1 << 20;
 pub struct NetlinkKernel {
     /// `None` after a call that failed or was cancelled: a late answer must not be taken for one to the next call.
     connection: Option<Connection>,
+    port: OwnPort,
+}
+
+/// The port of the socket that makes our changes. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct OwnPort(Arc<AtomicU32>);
+
+impl OwnPort {
+    fn set(&self, connection: &Connection) {
+        self.0.store(connection.port, Relaxed);
+    }
+
+    /// `None` before there is a socket: the kernel itself has port 0.
+    pub(super) fn get(&self) -> Option<u32> {
+        Some(self.0.load(Relaxed)).filter(|port| *port != 0)
+    }
 }
 
 impl NetlinkKernel {
@@ -33,7 +52,15 @@ impl NetlinkKernel {
     /// # Errors
     /// If the socket cannot be opened.
     pub fn open() -> Result<Self, KernelError> {
-        Ok(Self { connection: Some(Connection::open(&[], CAPACITY)?) })
+        let mut kernel = Self { connection: None, port: OwnPort::default() };
+        kernel.connection = Some(kernel.connection()?);
+        Ok(kernel)
+    }
+
+    /// Returns the port that notifications about changes of this carry.
+    #[must_use]
+    pub fn port(&self) -> OwnPort {
+        self.port.clone()
     }
 
     /// Returns true if the kernel supports links of this kind (`vxlan`, `bridge`). The kernel loads a module for it if
@@ -81,7 +108,12 @@ impl NetlinkKernel {
     }
 
     fn connection(&mut self) -> Result<Connection, KernelError> {
-        self.connection.take().map_or_else(|| Connection::open(&[], CAPACITY), Ok)
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        let connection = Connection::open(&[], CAPACITY)?;
+        self.port.set(&connection);
+        Ok(connection)
     }
 }
 

@@ -57,7 +57,7 @@ async fn wait_for(monitor: &mut Monitor, what: &str, matches: impl Fn(&Hint) -> 
 fn every_kind_of_object_gives_a_hint() {
     in_namespace(|| async {
         set_up_host();
-        let mut monitor = Monitor::open().unwrap();
+        let mut monitor = Monitor::open(OwnPort::default()).unwrap();
         let mut kernel = NetlinkKernel::open().unwrap();
         for result in kernel.apply(&tunnel()).await {
             result.unwrap();
@@ -96,13 +96,42 @@ fn every_kind_of_object_gives_a_hint() {
     });
 }
 
+/// The notifications about the own changes for a peer are before that about the change of another program.
+#[test]
+#[ignore = "needs netns"]
+fn own_changes_for_peers_give_no_hints() {
+    in_namespace(|| async {
+        set_up_host();
+        let mut kernel = NetlinkKernel::open().unwrap();
+        let mut monitor = Monitor::open(kernel.port()).unwrap();
+        for result in kernel.apply(&tunnel()).await {
+            result.unwrap();
+        }
+        run("ip route replace 10.60.0.0/24 via 192.168.50.2");
+        let [own, foreign] = ["10.42.2.0/24", "10.60.0.0/24"].map(|destination| key(destination).destination);
+        wait_for(&mut monitor, "the route of another program", |hint| match hint {
+            Hint::Set(Object::Route(route)) => {
+                assert_ne!(route.destination, own);
+                route.destination == foreign
+            }
+            Hint::Set(Object::Neighbour(neighbour)) => {
+                assert!(!neighbour.neighbour.permanent, "{neighbour:?}");
+                false
+            }
+            _ => false,
+        })
+        .await;
+    });
+}
+
 /// More notifications than the receive buffer can hold become an overrun, and the monitor continues.
 #[test]
 #[ignore = "needs netns"]
 fn a_flood_is_an_overrun() {
     in_namespace(|| async {
         set_up_host();
-        let mut monitor = Monitor { connection: Connection::open(&GROUPS, 4096).unwrap() };
+        let mut monitor =
+            Monitor { connection: Connection::open(&GROUPS, 4096).unwrap(), own: OwnPort::default() };
         for number in 0..50 {
             run(&format!("ip route replace 10.50.{number}.0/24 via 192.168.50.2"));
         }
@@ -123,7 +152,7 @@ fn the_monitor_fills_the_inbox() {
     in_namespace(|| async {
         set_up_host();
         let inbox = Inbox::default();
-        let run_monitor = Monitor::open().unwrap().run(inbox.clone());
+        let run_monitor = Monitor::open(OwnPort::default()).unwrap().run(inbox.clone());
         run("ip link set peer0 down");
         tokio::select! {
             ended = run_monitor => panic!("{ended:?}"),
