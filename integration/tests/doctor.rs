@@ -90,7 +90,11 @@ fn healthy_on_directory(stack: Stack, backend: &str, nftables: bool) {
     lab(|lab| {
         let (ward, _leases) = Ward::on_directory(lab, &config(stack, backend, nftables))?;
         let (code, stdout, _) = ward.doctor.run(&[])?;
-        ensure!(code == 0 && stdout.starts_with("no problems found in "), "{code} {stdout}");
+        ensure!(code == 0 && stdout.contains("no problems found in "), "{code} {stdout}");
+        // No container runtime is running.
+        let unchecked = stdout.lines().filter_map(|line| line.strip_prefix("not checked: "));
+        ensure!(unchecked.clone().count() == 4, "{stdout}");
+        ensure!(unchecked.clone().all(|line| line.starts_with("runtime-")), "{stdout}");
         Ok(())
     });
 }

@@ -55,12 +55,16 @@ fn commands_and_flags_in_the_documentation_exist() {
         }
         // Those that begin with another program are its own.
         for word in code.split([' ', '=', ',']).filter(|_| code.starts_with("--")) {
-            const OTHERS: [&str; 6] =
-                ["--flag", "--etcd-*", "--random-fully", "--standing", "--long", "--target"];
+            const OTHERS: [&str; 7] =
+                ["--flag", "--etcd-*", "--random-fully", "--standing", "--long", "--peer", "--target"];
             const DOCKER: [&str; 3] = ["--bip", "--mtu", "--ip-masq"];
+            const CONTROLLER_MANAGER: [&str; 2] = ["--allocate-node-cidrs", "--cluster-cidr"];
             let exists = !word.starts_with("--") || word == "--" || known.iter().any(|flag| flag == word);
             assert!(
-                exists || OTHERS.contains(&word) || DOCKER.contains(&word),
+                exists
+                    || OTHERS.contains(&word)
+                    || DOCKER.contains(&word)
+                    || CONTROLLER_MANAGER.contains(&word),
                 "{page}: `{code}`: there is no flag {word}"
             );
         }
