@@ -330,8 +330,8 @@ async fn nexthop_objects_go_with_their_link(mut kernel: impl Kernel) {
 async fn a_number_of_another_program_is_refused(mut kernel: impl Kernel) {
     apply(&mut kernel, &tunnel()).await;
     let (id, object) = nexthop("10.42.3.0/24", "10.42.3.0", "flannel.1");
-    let theirs = Nexthop { protocol: PROTOCOL_BOOT, ..nexthop("10.42.3.0/24", "10.42.9.0", "flannel.1").1 };
-    apply(&mut kernel, &[Op::AddNexthop(id, theirs.clone())]).await;
+    let foreign = Nexthop { protocol: PROTOCOL_BOOT, ..nexthop("10.42.3.0/24", "10.42.9.0", "flannel.1").1 };
+    apply(&mut kernel, &[Op::AddNexthop(id, foreign.clone())]).await;
     let (fine, fine_object) = nexthop("10.42.4.0/24", "10.42.4.0", "flannel.1");
     let ops = [
         Op::AddNexthop(id, object),
@@ -342,7 +342,7 @@ async fn a_number_of_another_program_is_refused(mut kernel: impl Kernel) {
     let results: Vec<bool> = kernel.apply(&ops).await.iter().map(Result::is_ok).collect();
     assert_eq!(results, [false, true, false, true]);
     let found = observe(&mut kernel).await.dataplane;
-    assert_eq!(found.nexthops[&id], theirs);
+    assert_eq!(found.nexthops[&id], foreign);
     assert!(
         !found.routes.contains_key(&key("10.42.3.0/24")) && found.routes.contains_key(&key("10.42.4.0/24"))
     );

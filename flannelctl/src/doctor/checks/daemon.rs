@@ -71,7 +71,7 @@ fn contested_firewall(facts: &Facts, mode: Mode, report: &mut Report) {
         return;
     }
     let problem = format!(
-        "{} daemons in one network namespace set their own rules in the {}: the pods of all but one lack theirs",
+        "{} daemons in one network namespace set their own rules in the {}: only the rules of one daemon are in effect",
         pids.len(),
         mode.place()
     );

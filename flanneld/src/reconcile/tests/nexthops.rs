@@ -68,13 +68,13 @@ async fn flushed_objects_are_restored() {
 async fn an_object_of_another_program_is_kept() {
     let mut lab = lab(8).await;
     let id = NexthopId::of("10.42.20.0/24".parse().unwrap()).unwrap();
-    let theirs = Nexthop { target: RouteTarget::Blackhole, protocol: PROTOCOL_BOOT };
+    let foreign = Nexthop { target: RouteTarget::Blackhole, protocol: PROTOCOL_BOOT };
     // It appears in the same moment as the peer: the object is found when ours is added.
-    lab.kernel.meddle(|plane| drop(plane.nexthops.insert(id, theirs.clone())));
+    lab.kernel.meddle(|plane| drop(plane.nexthops.insert(id, foreign.clone())));
     lab.change(vec![Change::Put(peer(20))]).await;
     lab.until("the new peer has a plain route", |plane| forms(plane) == (8, 1)).await;
     lab.quiet().await;
-    assert_eq!(lab.kernel.dataplane().nexthops[&id], theirs);
+    assert_eq!(lab.kernel.dataplane().nexthops[&id], foreign);
     assert!(lab.report.borrow().converged);
     lab.end().await;
 }

@@ -104,7 +104,7 @@ impl NodeWatch {
         self.apply()
     }
 
-    /// Adds what was read to the pending events of a node. Its own state may be newer than theirs, which the next event repeats.
+    /// Adds what was read to the pending events of a node. The state that was read may be newer than that of the events, which the next event repeats.
     fn complete(&mut self, name: &str, read: Option<Node>) {
         for item in &mut self.pending {
             let WatchItem::Applied(node) = item else { continue };
