@@ -44,7 +44,7 @@ pub(crate) fn static_program(package: &str, name: &str) -> Result<PathBuf> {
 
 /// Builds the program that runs in the containers of the tests. Their image contains nothing else.
 pub(crate) fn pod() -> Result<()> {
-    program("integration", "pod", "--features pod", &[STATIC, STRIPPED])
+    program("pod", "pod", "", &[STATIC, STRIPPED])
 }
 
 /// Builds the program that makes RPM packages.

@@ -78,7 +78,7 @@ pub(crate) fn run(options: &E2eOptions) -> Result<bool> {
     if options.browser {
         packages::install_browser()?;
     }
-    let tally = tally(options, &Build::default())?;
+    let tally = prepare(options, &Build::default())?.run(options);
     if !options.list {
         println!("\n{tally}");
     }
@@ -94,32 +94,32 @@ pub(crate) fn start_build(build: &Build) -> Result<()> {
     Ok(())
 }
 
-/// Builds and runs the tests. `kubernetes` is started here if it was not yet and a test needs it.
-pub(crate) fn tally(options: &E2eOptions, kubernetes: &Build) -> Result<Tally> {
+/// What the chosen tests need, built.
+pub(crate) struct Prepared<'a> {
+    cases: Vec<Case>,
+    /// Lines of the features of this machine.
+    features: Vec<String>,
+    built: Built<'a>,
+}
+
+/// Builds what the tests need. `kubernetes` is started here if it was not yet and a test needs it.
+pub(crate) fn prepare<'a>(options: &E2eOptions, kubernetes: &'a Build) -> Result<Prepared<'a>> {
     let directory = programs()?;
     pod()?;
     let cases = cases(&options.filters)?;
-    let mut tally = Tally::default();
-    if !is_root() {
-        tally.skip(cases.len() as u64, "end-to-end tests need root for network namespaces");
-        return Ok(tally);
-    }
-    sandbox::possible("e2e")?;
     let built = Built {
         not_emulated: dist::not_emulated()?.unwrap_or_default(),
         no_kubernetes: kubernetes::missing().unwrap_or_default(),
         kubernetes,
     };
+    if !is_root() {
+        return Ok(Prepared { cases, features: Vec::new(), built });
+    }
+    sandbox::possible("e2e")?;
     let features = built.features(&directory)?;
     check_required(&options.require, &features)?;
     if options.list {
-        for case in &cases {
-            println!("{}", case.name);
-        }
-        for feature in &features {
-            println!("feature {feature}");
-        }
-        return Ok(tally);
+        return Ok(Prepared { cases, features, built });
     }
     if cases.is_empty() {
         bail!("no end-to-end test has {} in its name", options.filters.join(" or "));
@@ -132,11 +132,34 @@ pub(crate) fn tally(options: &E2eOptions, kubernetes: &Build) -> Result<Tally> {
         // That has linked them statically; `faketime` reaches only what is linked dynamically.
         programs()?;
     }
-    for feature in features.iter().filter(|feature| !feature.contains(": yes")) {
-        println!("  {feature}");
+    Ok(Prepared { cases, features, built })
+}
+
+impl Prepared<'_> {
+    /// Runs the tests, or lists them.
+    pub(crate) fn run(&self, options: &E2eOptions) -> Tally {
+        let mut tally = Tally::default();
+        if !is_root() {
+            tally.skip(self.cases.len() as u64, "end-to-end tests need root for network namespaces");
+        } else if options.list {
+            self.list();
+        } else {
+            for feature in self.features.iter().filter(|feature| !feature.contains(": yes")) {
+                println!("  {feature}");
+            }
+            run_all(&self.cases, options, &self.built, &mut tally);
+        }
+        tally
     }
-    run_all(&cases, options, &built, &mut tally);
-    Ok(tally)
+
+    fn list(&self) {
+        for case in &self.cases {
+            println!("{}", case.name);
+        }
+        for feature in &self.features {
+            println!("feature {feature}");
+        }
+    }
 }
 
 /// Runs the tests, several at a time.

@@ -1,8 +1,9 @@
 //! All checks and tests: gates, unit, contract and end-to-end tests.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::Args;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::thread;
 
 use crate::build::{TestProgram, test_programs};
 use crate::kubernetes::Build;
@@ -32,12 +33,18 @@ pub(crate) fn run(options: &TestOptions) -> Result<bool> {
     println!("\nunit tests");
     unit(&mut tally)?;
     println!("\ncontract tests");
-    if let Err(error) = contract(&mut tally) {
-        tally.fail(format!("contract tests: {error:#}"));
-    }
+    let contract = contract_programs()?;
+    // They mostly wait for the kernel, so the processors are free to build what the end-to-end tests need.
+    let prepared = thread::scope(|scope| {
+        let prepared = scope.spawn(|| e2e::prepare(&options.e2e, &kubernetes));
+        if let Err(error) = contract.run(&mut tally) {
+            tally.fail(format!("contract tests: {error:#}"));
+        }
+        prepared.join().unwrap_or_else(|_| Err(anyhow!("building them panicked")))
+    });
     println!("\nend-to-end tests");
-    match e2e::tally(&options.e2e, &kubernetes) {
-        Ok(more) => tally.add(more),
+    match prepared {
+        Ok(prepared) => tally.add(prepared.run(&options.e2e)),
         Err(error) => tally.fail(format!("end-to-end tests: {error:#}")),
     }
     println!("\n{tally}");
@@ -56,23 +63,34 @@ fn unit(tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// The tests marked as needing namespaces: each program in a sandbox of its own.
-fn contract(tally: &mut Tally) -> Result<()> {
-    let programs = test_programs(&[])?;
-    let plugin = dist::plugin_for_tests()?;
-    for program in programs {
-        let tests = program.tests(true)?;
-        if tests.is_empty() {
-            continue;
+/// The programs with tests that are marked as needing namespaces.
+struct Contract {
+    programs: Vec<TestProgram>,
+    /// The plugin that they run, where it can be built as in the packages.
+    plugin: Option<PathBuf>,
+}
+
+fn contract_programs() -> Result<Contract> {
+    Ok(Contract { programs: test_programs(&[])?, plugin: dist::plugin_for_tests()? })
+}
+
+impl Contract {
+    /// Runs the tests of each program in a sandbox of its own.
+    fn run(&self, tally: &mut Tally) -> Result<()> {
+        for program in &self.programs {
+            let tests = program.tests(true)?;
+            if tests.is_empty() {
+                continue;
+            }
+            if !is_root() {
+                tally.skip(tests.len() as u64, "contract tests need root for network namespaces");
+                continue;
+            }
+            sandbox::possible("test")?;
+            contract_of(program, self.plugin.as_deref(), tally)?;
         }
-        if !is_root() {
-            tally.skip(tests.len() as u64, "contract tests need root for network namespaces");
-            continue;
-        }
-        sandbox::possible("test")?;
-        contract_of(&program, plugin.as_deref(), tally)?;
+        Ok(())
     }
-    Ok(())
 }
 
 fn contract_of(program: &TestProgram, plugin: Option<&Path>, tally: &mut Tally) -> Result<()> {
