@@ -191,7 +191,7 @@ fn log_change(old: &ClaimState, new: &ClaimState) {
         }
     }
     if let Some(lost) = new.lost.filter(|_| new.lost != old.lost) {
-        warn!(subnet = %lost, "lease lost, the subnet belongs to another node: pods with its addresses must be replaced");
+        warn!(subnet = %lost, "lease lost: pods with its addresses must be replaced");
     }
     if old.problem != new.problem {
         match &new.problem {

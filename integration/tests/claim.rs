@@ -339,7 +339,7 @@ fn expired_lease_of_a_taken_subnet_is_replaced() {
 
         // Nothing is free for it: no new pod may get an address of what is the other node's now.
         first.signal(Signal::SIGCONT)?;
-        first.wait_log(&["the subnet belongs to another node", &lost, "must be replaced"])?;
+        first.wait_log(&["lease lost", &lost, "must be replaced"])?;
         first.wait_log(&["no free IPv4 subnet"])?;
         wait::until("subnet.env is withdrawn", wait::LONG, || {
             ensure!(n1.subnet_env_text().is_err(), "it is there");

@@ -1,8 +1,9 @@
 //! The state machine for a subnet that the store assigns. It waits for the assignment, publishes how the node is
 //! reached, and reports an assignment that is removed or changed.
 //!
-//! The record is written once for each change of the published attributes. A record that another writer changes is left
-//! as it is, and the conflict is reported: two daemons that take turns would help nobody.
+//! The record is written once for each change of the published attributes, and again if someone edits it. A record that is
+//! changed again soon after that has another daemon: it is left as it is, and the conflict is reported, because two daemons
+//! that take turns would help nobody.
 
 use ipnet::IpNet;
 use std::time::Duration;
@@ -12,6 +13,9 @@ use crate::family::DualStack;
 use crate::lease::{LeaseAttrs, Revision, Subnets};
 use crate::store::{Assignment, Held};
 
+/// Two changes of another writer within this time are those of a daemon.
+const CALM: Duration = Duration::from_secs(60);
+
 /// The assigned lease of this node. Times are durations since the start of the daemon.
 #[derive(Clone, Debug)]
 pub struct Assigned {
@@ -20,6 +24,8 @@ pub struct Assigned {
     published: Option<LeaseAttrs>,
     /// The networks that the subnets must be part of: those of the families to publish.
     networks: DualStack<IpNet>,
+    /// When a change of another writer was found last.
+    edited: Option<Duration>,
     /// Listings that the last view counted.
     listings: Option<u64>,
 }
@@ -30,7 +36,7 @@ impl Assigned {
     #[must_use]
     pub fn new(remembered: Option<(Subnets, LeaseAttrs)>, seed: u64) -> Self {
         let state = LeaseState::new(remembered, seed);
-        Self { state, published: None, networks: DualStack::default(), listings: None }
+        Self { state, published: None, networks: DualStack::default(), edited: None, listings: None }
     }
 
     /// Sets what to publish. New attributes are published even after a conflict. Another network means that the
@@ -102,7 +108,10 @@ impl Assigned {
     fn hold(&mut self, subnets: Subnets, assignment: Assignment, now: Duration) {
         let Assignment { attrs, revision, .. } = assignment;
         self.state.phase = Phase::Held(now);
-        self.state.acquire.reset();
+        if attrs == self.state.wanted {
+            // Otherwise a write follows: one that fails again must not be repeated without pause.
+            self.state.acquire.reset();
+        }
         let before = self.state.own.as_ref().filter(|own| own.confirmed && own.subnets == subnets);
         let is_known = |theirs: &LeaseAttrs| {
             [&self.published, &self.state.wanted]
@@ -117,18 +126,34 @@ impl Assigned {
         let is_rewritten = before.is_some_and(|own| {
             own.revision.is_before(revision) || own.revision == revision && self.has_conflict()
         });
-        let conflict = theirs.filter(|_| is_rewritten);
-        if conflict.is_none() {
+        let is_other_revision = before.is_none_or(|own| own.revision != revision);
+        let edit = theirs.filter(|_| is_rewritten);
+        if edit.is_none() {
             self.published.clone_from(&attrs);
         }
-        self.state.problem =
-            conflict.map(|theirs| Problem::ConflictingWriter { subnets, theirs: Box::new(theirs.clone()) });
-        if before.is_none_or(|own| own.revision != revision) {
+        self.state.problem = edit.map(|theirs| self.classify(subnets, theirs, now));
+        if is_other_revision {
             self.state.doubtful.clear();
         }
         let attrs = attrs.unwrap_or_default();
         self.state.own = Some(Holding { revision, confirmed: true, ..Holding::remembered(subnets, attrs) });
         self.state.lost = None;
+    }
+
+    /// Returns the problem with a record that another writer has changed to `theirs`.
+    fn classify(&mut self, subnets: Subnets, theirs: &LeaseAttrs, now: Duration) -> Problem {
+        let is_known = self.state.own.as_ref().is_some_and(|own| own.attrs == *theirs);
+        let is_rewritten = match &self.state.problem {
+            Some(Problem::Edited { .. }) if is_known => false,
+            Some(Problem::ConflictingWriter { .. }) => true,
+            _ => self.edited.replace(now).is_some_and(|before| now < before + CALM),
+        };
+        let theirs = Box::new(theirs.clone());
+        if is_rewritten {
+            Problem::ConflictingWriter { subnets, theirs }
+        } else {
+            Problem::Edited { subnets, theirs }
+        }
     }
 
     /// Our record was to be changed to `attrs`.

@@ -63,7 +63,18 @@ pub enum Problem {
         /// The fix.
         advice: &'static str,
     },
-    /// Another writer changed the record of this node.
+    /// Someone changed the record of this node once.
+    #[error(
+        "another writer has published {} in the record {subnets} of this node, which is written again",
+        address(theirs)
+    )]
+    Edited {
+        /// The subnet of the record.
+        subnets: Subnets,
+        /// What the other writer published.
+        theirs: Box<LeaseAttrs>,
+    },
+    /// Another writer changes the record of this node again and again.
     #[error(
         "conflicting daemon: it has published {} in the record {subnets} of this node; \
          stop it, or give each node a name of its own, and restart this one",

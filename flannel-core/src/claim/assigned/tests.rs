@@ -126,22 +126,49 @@ fn a_removed_or_changed_assignment_is_reported() {
 }
 
 #[test]
-fn a_conflicting_writer_is_named_and_not_overwritten() {
+fn an_edited_record_is_written_again() {
     let mut assigned = published();
-    assigned.seen(&view(1, 3, Some((attrs(9), 3))), NOW);
-    assert_eq!(assigned.next(NOW), Step::ReadAssignment);
     assigned.read(Ok(assignment(1, Some(attrs(9)), 3)), NOW);
+    let problem = assigned.state.problem().unwrap().to_string();
+    assert!(problem.contains("published 192.0.2.9 in the record 10.5.1.0-24"), "{problem}");
+    let update = |revision| Step::Update { subnets: subnets(1), attrs: attrs(1), held: held(revision) };
+    assert_eq!(assigned.next(NOW), update(3));
+    // Something else of the node changes meanwhile.
+    assigned.updated(attrs(1), Err(Failure::Raced), NOW);
+    assigned.read(Ok(assignment(1, Some(attrs(9)), 4)), NOW);
+    assert_eq!(assigned.next(NOW), update(4));
+    assigned.updated(attrs(1), Ok(held(5)), NOW);
+    assert_eq!((assigned.state.problem(), assigned.next(NOW)), (None, Step::Wait(None)));
+    // Much later.
+    assigned.read(Ok(assignment(1, Some(attrs(8)), 6)), NOW + CALM);
+    assert_eq!(assigned.next(NOW + CALM), update(6));
+}
+
+/// A second daemon: it writes again what was written over.
+fn contended() -> Assigned {
+    let mut assigned = published();
+    assigned.read(Ok(assignment(1, Some(attrs(9)), 3)), NOW);
+    assigned.updated(attrs(1), Ok(held(4)), NOW);
+    assigned
+}
+
+#[test]
+fn a_conflicting_writer_is_named_and_not_overwritten() {
+    let mut assigned = contended();
+    assigned.seen(&view(1, 5, Some((attrs(9), 5))), NOW);
+    assert_eq!(assigned.next(NOW), Step::ReadAssignment);
+    assigned.read(Ok(assignment(1, Some(attrs(9)), 5)), NOW);
     assert!(
         assigned
             .state
             .problem()
             .unwrap()
             .to_string()
-            .contains("published 192.0.2.9 in the record 10.5.1.0-24")
+            .contains("conflicting daemon: it has published 192.0.2.9 in the record 10.5.1.0-24")
     );
     assert_eq!(assigned.next(NOW), Step::Wait(None));
     // Again and again: nothing is written.
-    for revision in 4..20 {
+    for revision in 6..20 {
         assigned.seen(&view(1, revision, Some((attrs(9), revision))), NOW);
         assigned.read(Ok(assignment(1, Some(attrs(9)), revision)), NOW);
         assert_eq!(assigned.next(NOW), Step::Wait(None), "at revision {revision}");
@@ -154,12 +181,12 @@ fn a_conflicting_writer_is_named_and_not_overwritten() {
 
 #[test]
 fn new_attributes_are_published_even_after_a_conflict() {
-    let mut assigned = published();
-    assigned.read(Ok(assignment(1, Some(attrs(9)), 3)), NOW);
+    let mut assigned = contended();
+    assigned.read(Ok(assignment(1, Some(attrs(9)), 5)), NOW);
     assigned.want(wanted(1));
     assert_eq!(assigned.next(NOW), Step::Wait(None), "these are not new");
     assigned.want(wanted(2));
-    assert_eq!(assigned.next(NOW), Step::Update { subnets: subnets(1), attrs: attrs(2), held: held(3) });
+    assert_eq!(assigned.next(NOW), Step::Update { subnets: subnets(1), attrs: attrs(2), held: held(5) });
 }
 
 #[test]
@@ -183,6 +210,25 @@ fn an_update_without_an_answer_is_no_conflict() {
     assigned.updated(attrs(3), Err(Failure::Raced), NOW);
     let Step::Wait(Some(until)) = assigned.next(NOW) else { panic!("{assigned:?}") };
     assert_eq!(assigned.next(until), Step::ReadAssignment);
+}
+
+#[test]
+fn updates_that_fail_again_and_again_are_spread_out() {
+    let mut assigned = published();
+    assigned.want(wanted(2));
+    let (mut now, mut attempts) = (NOW, 0);
+    while now < NOW + Duration::from_secs(60) {
+        match assigned.next(now) {
+            Step::Wait(until) => now = until.unwrap(),
+            Step::Update { .. } => {
+                attempts += 1;
+                assigned.updated(attrs(2), Err(Failure::Unanswered("denied".to_owned())), now);
+            }
+            Step::ReadAssignment => assigned.read(Ok(assignment(1, Some(attrs(1)), 2)), now),
+            step => panic!("{step:?}"),
+        }
+    }
+    assert!((10..40).contains(&attempts), "{attempts} in a minute");
 }
 
 #[test]
