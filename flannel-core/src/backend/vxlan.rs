@@ -193,7 +193,7 @@ impl Behaviour for Options {
             *devices.slot(family) = Some(name);
         }
         let direct = self.direct_routing.then(|| Underlay::new(node.facts, &base));
-        Ok(Prepared { base, peering: Some(Arc::new(Tunnels { devices, direct })) })
+        Ok(Prepared { base, peering: Some(Arc::new(Tunnels { devices, vni: self.vni, direct })) })
     }
 
     fn uses_underlay_routes(&self) -> bool {
@@ -216,6 +216,7 @@ impl Behaviour for Options {
 #[derive(Debug)]
 struct Tunnels {
     devices: DualStack<LinkName>,
+    vni: Vni,
     /// With direct routing, the routes of the underlay.
     direct: Option<Underlay>,
 }
@@ -230,7 +231,14 @@ impl Peering for Tunnels {
         let family = Family::of_net(subnet);
         let Some(device) = self.devices.get(family) else { return Ok(peer) };
         let data = attrs.backend_data(family).ok_or(PeerError::NoData(family))?;
-        let mac = Vtep::parse(data).map_err(|source| PeerError::BadData { family, source })?.mac;
+        let Vtep { vni, mac } = Vtep::parse(data).map_err(|source| PeerError::BadData { family, source })?;
+        if let Some(vni) = vni.filter(|vni| *vni != self.vni) {
+            let own = self.vni;
+            return Err(PeerError::Other(format!(
+                "the node uses VNI {vni}, this one {own}: neither accepts packets of the other. Set the same Backend.VNI for all \
+                 nodes and restart flanneld on them"
+            )));
+        }
         if !mac.is_unicast() {
             return Err(PeerError::Other(format!(
                 "the lease has the {family} VTEP MAC {mac}, which is not the address of one interface"

@@ -10,7 +10,7 @@ use crate::link::{Mac, Vni};
 /// The VXLAN tunnel endpoint of a node in one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vtep {
-    /// Network identifier of the node's device. Missing in some records; nothing depends on it.
+    /// Network identifier of the node's device. Missing in some records.
     pub vni: Option<Vni>,
     /// Ethernet address of the node's device, where peers send frames to.
     pub mac: Mac,
