@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::backend::Backend;
 use crate::family::{DualStack, Family};
 use crate::json::{self, FieldError, Fields, Kind, ParseJsonError};
+use crate::store::Ownership;
 
 pub use range::SubnetRange;
 
@@ -24,6 +25,8 @@ mod tests;
 pub struct NetworkConfig {
     /// Per family that is on, the range that subnets are taken from. Private, so that each is of its family.
     ranges: DualStack<SubnetRange>,
+    /// Who chooses subnets.
+    ownership: Ownership,
     /// nftables instead of iptables.
     pub enable_nftables: bool,
     /// How packets get to other nodes.
@@ -47,10 +50,18 @@ pub enum ParseConfigError {
 impl NetworkConfig {
     /// Reads the JSON text of a config.
     pub fn parse(text: &str) -> Result<Self, ParseConfigError> {
+        Self::parse_for(text, Ownership::Claimed)
+    }
+
+    /// Reads the JSON text of a config for a store of this kind. Where the store assigns subnets, settings about their choice
+    /// may be anything of the right type.
+    ///
+    /// Compatibility: with Kubernetes, Go does not check them.
+    pub fn parse_for(text: &str, ownership: Ownership) -> Result<Self, ParseConfigError> {
         let fields = Fields::parse(text)?;
         let v4 = Settings::read(&fields, Family::V4)?;
         let v6 = Settings::read(&fields, Family::V6)?;
-        let derive = |settings: Settings| settings.derive().map_err(ParseConfigError::Rule);
+        let derive = |settings: Settings| settings.derive(ownership).map_err(ParseConfigError::Rule);
         let ranges = DualStack {
             v4: fields.bool("EnableIPv4")?.unwrap_or(true).then(|| derive(v4)).transpose()?,
             v6: fields.bool("EnableIPv6")?.unwrap_or(false).then(|| derive(v6)).transpose()?,
@@ -71,7 +82,7 @@ impl NetworkConfig {
             }
         };
         let enable_nftables = fields.bool("EnableNFTables")?.unwrap_or(false);
-        Ok(Self { ranges, enable_nftables, backend })
+        Ok(Self { ranges, ownership, enable_nftables, backend })
     }
 
     /// The range of subnets of `family`, if the family is on.
@@ -104,11 +115,14 @@ impl NetworkConfig {
     }
 
     /// Whether a node may hold `subnets`: one subnet of each family that is on, none of the others, each one of
-    /// those that allocation could choose.
+    /// those that allocation could choose, or any of the network where the store assigns them.
     #[must_use]
     pub fn allows(&self, subnets: &crate::lease::Subnets) -> bool {
         Family::ALL.into_iter().all(|family| match (self.range(family), subnets.get(family)) {
-            (Some(range), Some(subnet)) => range.allows(subnet),
+            (Some(range), Some(subnet)) => match self.ownership {
+                Ownership::Claimed => range.allows(subnet),
+                Ownership::Assigned => range.network().contains(&subnet),
+            },
             (None, None) => true,
             _ => false,
         })
@@ -185,16 +199,27 @@ impl Settings {
     }
 
     /// Checks what is given and derives the rest.
-    fn derive(self) -> Result<SubnetRange, String> {
-        let Self { family, keys, network, subnet_len, min, max } = self;
-        // The smallest subnet has four addresses.
-        let (key, longest) = (keys.network, family.bits() - 2);
-        let network = network.ok_or_else(|| {
-            let example = keys.example;
+    fn derive(self, ownership: Ownership) -> Result<SubnetRange, String> {
+        let (key, family, usual) = (self.keys.network, self.family, self.keys.usual);
+        let network = self.network.ok_or_else(|| {
+            let example = self.keys.example;
             format!(
                 "{key} is missing, but {family} is on: set {key} to a network such as {example}, or Enable{family} to false"
             )
         })?;
+        match (self.range(network), ownership) {
+            (Err(_), Ownership::Assigned) => {
+                Ok(SubnetRange::whole(network, network.prefix_len().max(usual).min(family.bits())))
+            }
+            (range, _) => range,
+        }
+    }
+
+    /// Returns the range in which nodes choose subnets.
+    fn range(self, network: IpNet) -> Result<SubnetRange, String> {
+        let Self { family, keys, subnet_len, min, max, .. } = self;
+        // The smallest subnet has four addresses.
+        let (key, longest) = (keys.network, family.bits() - 2);
         let shortest = network.prefix_len() + 2;
         if shortest > longest {
             let max = longest - 2;

@@ -50,15 +50,25 @@ pub struct Listing {
     pub own: OwnNode,
 }
 
-/// What a store knows of this node before the node holds a lease. Only a store that knows nodes by name does.
+/// What a store knows of this node, whether it holds a lease or not. Only a store that knows nodes by name does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnNode {
+    /// The prescribed public addresses.
+    pub prescribed: Prescribed,
+    /// Why the prescribed addresses cannot be read; those that were known before remain in effect.
+    pub fault: Option<String>,
+    /// What an earlier run published.
+    pub published: Option<LeaseAttrs>,
+}
+
+/// Public addresses that the store prescribes for this node: they determine its external interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Prescribed {
     /// Takes the place of `--public-ip`.
     pub public_ip: Option<Ipv4Addr>,
     /// Takes the place of `--public-ipv6`.
     pub public_ipv6: Option<Ipv6Addr>,
-    /// What an earlier run published.
-    pub published: Option<LeaseAttrs>,
 }
 
 /// The subnets that a store assigns to this node.
@@ -97,6 +107,8 @@ pub enum Change {
     },
     /// The network config was written, or deleted (`None`).
     Config(Option<ConfigRecord>),
+    /// What the store knows of this node changed.
+    Own(OwnNode),
 }
 
 /// Our record as we last wrote or read it.

@@ -9,7 +9,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use crate::store::StoreOptions;
+use crate::store::{Ownership, StoreOptions};
 use flannel_core::desired::NexthopThreshold;
 use flannel_core::select::Criteria;
 use go_flags::Setting;
@@ -75,6 +75,8 @@ pub struct NodeOptions {
     pub blackhole_route: bool,
     /// The number of peers from which on routes refer to nexthop objects.
     pub nexthops: NexthopThreshold,
+    /// Who chooses the subnet, which follows from the store.
+    pub ownership: Ownership,
 }
 
 /// The amount and form of log lines.

@@ -192,7 +192,7 @@ async fn start_and_watch(options: Options, tasks: &mut Tasks) -> anyhow::Result<
         own: past.own_node(),
     };
     let First { node, seen, own } = first.wait(&mut kernel, &mut updates).await?;
-    past.learn(&node, &own);
+    past.restore(&node, &own);
     check_bridge(&node)?;
     let external = node.external();
     info!(

@@ -11,7 +11,8 @@ use flannel_core::family::{DualStack, Family};
 use flannel_core::lease::{LeaseAttrs, Subnets};
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::ruleset::{Inputs, Mode, Ruleset};
-use flannel_core::select::{self, SelectError};
+use flannel_core::select::{self, Criteria, SelectError};
+use flannel_core::store::{Ownership, Prescribed};
 use flannel_core::subnet_env::{MissingSubnetError, SubnetEnv};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +61,8 @@ pub enum Offer {
 #[derive(Debug)]
 pub struct Node {
     options: NodeOptions,
+    /// The public addresses that the store prescribes.
+    prescribed: Prescribed,
     config: NetworkConfig,
     external: ExternalInterface,
     endpoints: DualStack<Endpoint>,
@@ -71,10 +74,16 @@ pub struct Node {
 
 impl Node {
     /// Starts with a config on a host.
-    pub fn new(options: NodeOptions, config: &str, facts: &HostFacts) -> Result<Self, NodeError> {
-        let config = NetworkConfig::parse(config)?;
+    pub fn new(
+        options: NodeOptions,
+        prescribed: Prescribed,
+        config: &str,
+        facts: &HostFacts,
+    ) -> Result<Self, NodeError> {
+        let config = parse(config, options.ownership)?;
         supported(&config)?;
-        let selection = select::select(&options.interface, &families(&config), facts)?;
+        let criteria = criteria(&options, prescribed);
+        let selection = select::select(&criteria, &families(&config), facts)?;
         for attempt in &selection.failed {
             warn!(method = %attempt.method, error = %attempt.error, "no external interface found by this method, trying the next");
         }
@@ -85,7 +94,7 @@ impl Node {
         }
         let hardware = hardware_of(&external, facts);
         let (endpoints, former) = (DualStack::default(), BTreeSet::new());
-        Ok(Self { options, config, external, endpoints, hardware, former })
+        Ok(Self { options, prescribed, config, external, endpoints, hardware, former })
     }
 
     /// The config in force.
@@ -117,7 +126,7 @@ impl Node {
     /// Applies a config if this is possible while pods run: the subnet must remain valid and the tunnel unchanged. Anything else
     /// waits for a restart, node by node, under control of the administrator.
     pub fn offer(&mut self, text: &str, own: Option<&Subnets>) -> Offer {
-        let config = match NetworkConfig::parse(text) {
+        let config = match parse(text, self.options.ownership) {
             Ok(config) => config,
             Err(error) => return Offer::Refused(crate::error::chain(&error)),
         };
@@ -139,9 +148,15 @@ impl Node {
         Offer::Taken
     }
 
+    /// Takes the public addresses that the store prescribes; returns whether they changed. [`Node::look`] applies them.
+    pub fn prescribe(&mut self, prescribed: Prescribed) -> bool {
+        std::mem::replace(&mut self.prescribed, prescribed) != prescribed
+    }
+
     /// Chooses the external interface again; returns whether it changed. On an error the present one is kept.
     pub fn look(&mut self, facts: &HostFacts) -> Result<bool, SelectError> {
-        let external = select::select(&self.options.interface, &self.families(), facts)?.external;
+        let criteria = criteria(&self.options, self.prescribed);
+        let external = select::select(&criteria, &self.families(), facts)?.external;
         let changed = external != self.external;
         self.hardware = hardware_of(&external, facts);
         self.external = external;
@@ -249,6 +264,25 @@ impl Node {
     /// Returns the MTU of pods.
     pub fn pod_mtu(&self) -> Result<u32, BackendError> {
         self.config.backend.mtu(&self.config.networks(), self.external.mtu)
+    }
+}
+
+/// Parses a config, and logs settings that a store with assigned subnets does not need and that are invalid.
+fn parse(text: &str, ownership: Ownership) -> Result<NetworkConfig, ParseConfigError> {
+    let config = NetworkConfig::parse_for(text, ownership)?;
+    if let Err(error) = NetworkConfig::parse(text) {
+        warn!(reason = %error, "setting of the network config is ignored, the store assigns the subnets");
+    }
+    Ok(config)
+}
+
+/// Prescribed addresses take the place of those of the flags.
+fn criteria(options: &NodeOptions, prescribed: Prescribed) -> Criteria {
+    let flags = options.interface.clone();
+    Criteria {
+        public_ip: prescribed.public_ip.or(flags.public_ip),
+        public_ipv6: prescribed.public_ipv6.or(flags.public_ipv6),
+        ..flags
     }
 }
 

@@ -288,6 +288,9 @@ fn save(state: &StateDir, memory: &Memory, lease: Option<&Option<RememberedLease
     if let Some(lease) = lease {
         state.save_lease(lease.as_ref())?;
     }
+    if let Some(prescribed) = memory.prescribed {
+        state.save_prescribed(prescribed)?;
+    }
     if memory.config.is_some() {
         state.save_config(memory.config.as_ref())?;
     }

@@ -231,6 +231,7 @@ impl<K: Kernel> Reconciler<K> {
             self.pace.request(Reason::Listing, Instant::now());
         }
         self.take_config(news.config);
+        self.take_own_node(news.own);
         self.inform_claim(news.wakes_claim);
         self.apply_changes(news.peers).await;
     }

@@ -20,7 +20,7 @@ use crate::host::subnet_file;
 use crate::host::sysctl::Sysctl;
 use crate::kernel::{Effector as _, NetlinkKernel};
 use crate::node::{Node, NodeError};
-use crate::state::{Prescribed, Remembered, StateDir};
+use crate::state::{Remembered, StateDir};
 use crate::status::Readiness;
 use crate::store::OwnNode;
 use crate::store::watch::Update;
@@ -69,24 +69,11 @@ impl Past {
 
     /// Returns what was prescribed in the last run, until the store answers.
     pub(crate) fn own_node(&self) -> OwnNode {
-        let Prescribed { public_ip, public_ipv6 } = self.remembered.prescribed;
-        OwnNode { public_ip, public_ipv6, published: None }
-    }
-
-    /// Takes what the store knows of this node: its prescribed addresses are stored for the next start, and the addresses
-    /// of tunnel devices restored where the state directory was not kept.
-    pub(crate) fn learn(&mut self, node: &Node, own: &OwnNode) {
-        let prescribed = Prescribed { public_ip: own.public_ip, public_ipv6: own.public_ipv6 };
-        if let Some(state) = self.state.as_ref().filter(|_| prescribed != self.remembered.prescribed)
-            && let Err(error) = state.save_prescribed(prescribed)
-        {
-            warn!(error = %chain(&error), "could not store the public addresses of this node");
-        }
-        self.restore(node, own);
+        OwnNode { prescribed: self.remembered.prescribed, ..OwnNode::default() }
     }
 
     /// Restores the addresses of tunnel devices from what an earlier run published, where the state directory was not kept.
-    fn restore(&mut self, node: &Node, own: &OwnNode) {
+    pub(crate) fn restore(&mut self, node: &Node, own: &OwnNode) {
         for (device, mac) in own.published.iter().flat_map(|attrs| node.published_macs(attrs)) {
             self.remembered.vtep_macs.entry(device).or_insert(mac);
         }
@@ -148,9 +135,11 @@ impl FirstConfig<'_> {
                 update = updates.recv() => Some(update.context("the task that follows the store ended")?),
                 () = &mut patience, if self.remembered.is_some() => None,
             };
-            if let Some(Update::Listing { listing, .. }) = &update {
-                seen.clear();
-                self.own = listing.own.clone();
+            if let Some(update) = &update {
+                if matches!(update, Update::Listing { .. }) {
+                    seen.clear();
+                }
+                self.learn(update);
             }
             let offered = self.offered(update.as_ref());
             seen.extend(update);
@@ -171,6 +160,21 @@ impl FirstConfig<'_> {
                 return Ok(First { node, seen, own: self.own });
             }
         }
+    }
+
+    /// Takes what an update contains about this node. Unreadable addresses leave those of the last run in effect.
+    fn learn(&mut self, update: &Update) {
+        let own = match update {
+            Update::Listing { listing, .. } => Some(&listing.own),
+            Update::Changes { changes, .. } => changes.iter().rev().find_map(|change| match change {
+                Change::Own(own) => Some(own),
+                _ => None,
+            }),
+            Update::Up | Update::Down(_) => None,
+        };
+        let Some(own) = own.cloned() else { return };
+        let prescribed = if own.fault.is_none() { own.prescribed } else { self.own.prescribed };
+        self.own = OwnNode { prescribed, ..own };
     }
 
     /// The config that an update offers: `Some(None)` is a store without one. Without an update, or while the
@@ -210,11 +214,7 @@ impl FirstConfig<'_> {
         kernel: &mut NetlinkKernel,
     ) -> anyhow::Result<Result<Node, String>> {
         let facts = kernel.observe(&BTreeSet::new()).await?.facts;
-        let mut options = self.options.clone();
-        let criteria = &mut options.interface;
-        criteria.public_ip = self.own.public_ip.or(criteria.public_ip);
-        criteria.public_ipv6 = self.own.public_ipv6.or(criteria.public_ipv6);
-        match Node::new(options, text, &facts) {
+        match Node::new(self.options.clone(), self.own.prescribed, text, &facts) {
             Ok(node) => Ok(Ok(node)),
             Err(
                 error @ (NodeError::Config(_)

@@ -9,12 +9,11 @@ use crate::files::{self, FileError};
 use crate::store::is_scope;
 use flannel_core::lease::Revision;
 use flannel_core::link::{LinkName, Mac};
-use flannel_core::store::{ConfigRecord, Record};
+use flannel_core::store::{ConfigRecord, Prescribed, Record};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use tracing::warn;
 
@@ -42,16 +41,6 @@ pub struct Remembered {
     pub vtep_macs: BTreeMap<LinkName, Mac>,
     /// Public addresses that the store prescribes for this node.
     pub prescribed: Prescribed,
-}
-
-/// Public addresses that the store prescribes for this node: they determine its external interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Prescribed {
-    /// Takes the place of `--public-ip`.
-    pub public_ip: Option<Ipv4Addr>,
-    /// Takes the place of `--public-ipv6`.
-    pub public_ipv6: Option<Ipv6Addr>,
 }
 
 /// The record of this node, as in the store.

@@ -23,7 +23,6 @@ impl NetworkConfig {
                 obstacles.push(format!("{family} network {} -> {}", show(self), show(new)));
             }
         }
-        // A store that assigns subnets may assign them by other rules than the config.
         let is_excluded = |own: &&Subnets| self.allows(own) && !new.allows(own);
         if let Some(own) = own.filter(|own| obstacles.is_empty() && is_excluded(own)) {
             obstacles.push(format!("our subnet {own} is not one that it gives out"));

@@ -251,3 +251,31 @@ fn ranges_count_and_place_their_subnets() {
     assert_eq!((range.count(), range.nth(0)), (0, None));
     assert!(!range.allows("10.3.5.0/24".parse().unwrap()));
 }
+
+#[test]
+fn a_store_that_assigns_subnets_needs_no_rules_for_them() {
+    let parse =
+        |text: &str| NetworkConfig::parse_for(text, Ownership::Assigned).map(|config| config.networks());
+    for text in [
+        r#"{"Network":"10.1.0.0/16","SubnetLen":31}"#,
+        r#"{"Network":"10.1.0.0/16","SubnetLen":8}"#,
+        r#"{"Network":"10.1.0.0/16","SubnetMin":"10.2.0.0","SubnetMax":"10.1.1.5"}"#,
+        r#"{"Network":"10.1.0.0/29"}"#,
+        r#"{"Network":"10.1.0.0/32"}"#,
+        r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/128"}"#,
+    ] {
+        assert!(parse(text).is_ok() && NetworkConfig::parse(text).is_err(), "{text}");
+    }
+    for text in
+        [r#"{"Network":"10.1.0.0/16","SubnetLen":"24"}"#, "{}", r#"{"Network":"10.1.0.0/16","SubnetMin":5}"#]
+    {
+        assert!(parse(text).is_err(), "{text}");
+    }
+    let config = |len: u8| {
+        let text = format!(r#"{{"Network":"10.1.0.0/16","SubnetLen":{len}}}"#);
+        NetworkConfig::parse_for(&text, Ownership::Assigned).unwrap()
+    };
+    let subnets = |key| crate::lease::Subnets::parse_key(key).unwrap();
+    assert!(config(26).allows(&subnets("10.1.0.0-24")) && !config(26).allows(&subnets("10.2.0.0-24")));
+    assert_eq!(config(24).obstacles(&config(26), Some(&subnets("10.1.1.0-24"))), [""; 0]);
+}

@@ -6,6 +6,7 @@ use super::annotations::{Annotations, Key, Prefix};
 use super::wire::{Fields, Value, WireError, unwrap};
 use crate::family::{Family, parse_net};
 use crate::lease::{LeaseAttrs, Revision, Subnets, compacted};
+use crate::store::Prescribed;
 use ipnet::IpNet;
 use serde_json::value::RawValue;
 
@@ -140,20 +141,20 @@ impl Annotations {
     /// # Errors
     ///
     /// Fails if one is not an address of its family, with the annotation.
-    pub fn prescribed(&self, prefix: &Prefix) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), String> {
+    pub fn prescribed(&self, prefix: &Prefix) -> Result<Prescribed, String> {
         let rule = |key: Key, rule: &str| {
             let value = self.get(key).unwrap_or_default();
             format!("annotation {} is {value:?}, but must be {rule}", prefix.name(key))
         };
-        let v4 = match self.filled(Key::NodePublicIp).map(parse_v4) {
+        let public_ip = match self.filled(Key::NodePublicIp).map(parse_v4) {
             Some(None) => return Err(rule(Key::NodePublicIp, "an IPv4 address")),
             address => address.flatten(),
         };
-        let v6 = match self.filled(Key::NodePublicIpv6).map(parse_v6) {
+        let public_ipv6 = match self.filled(Key::NodePublicIpv6).map(parse_v6) {
             Some(None) => return Err(rule(Key::NodePublicIpv6, "an IPv6 address")),
             address => address.flatten(),
         };
-        Ok((v4, v6))
+        Ok(Prescribed { public_ip, public_ipv6 })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::lease::{LeaseAttrs, Revision, Subnets};
+use crate::store::Prescribed;
 use insta::assert_snapshot;
 use proptest::prelude::*;
 use std::fmt::Write as _;
@@ -271,9 +272,11 @@ fn an_administrator_overwrites_the_public_address() {
 #[test]
 fn addresses_that_an_administrator_prescribes() {
     let prescribed = |entries: &[(Key, &str)]| annotated(entries).prescribed(&prefix());
-    assert_eq!(prescribed(&[]), Ok((None, None)));
+    assert_eq!(prescribed(&[]), Ok(Prescribed::default()));
     let both = [(Key::NodePublicIp, "192.0.2.9"), (Key::NodePublicIpv6, "fd00::9")];
-    assert_eq!(prescribed(&both), Ok((Some([192, 0, 2, 9].into()), Some("fd00::9".parse().unwrap()))));
+    let expected =
+        Prescribed { public_ip: Some([192, 0, 2, 9].into()), public_ipv6: Some("fd00::9".parse().unwrap()) };
+    assert_eq!(prescribed(&both), Ok(expected));
     assert!(prescribed(&[(Key::NodePublicIp, "x")]).unwrap_err().contains("node-public-ip is \"x\""));
 }
 

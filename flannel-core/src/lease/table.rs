@@ -90,7 +90,7 @@ impl LeaseTable {
                 self.rejected.remove(key);
                 Subnets::parse_key(key).ok().and_then(|subnets| self.remove(&subnets))
             }
-            Change::Config(_) => None,
+            Change::Config(_) | Change::Own(_) => None,
         }
     }
 

@@ -253,7 +253,7 @@ pub(crate) fn store_config(
     store: &Store,
 ) -> anyhow::Result<(NetworkConfig, Revision)> {
     let Some(record) = config else { return Err(no_config(store).into()) };
-    let config = NetworkConfig::parse(&record.text).map_err(|error| {
+    let config = NetworkConfig::parse_for(&record.text, store.ownership()).map_err(|error| {
         let message = format!("invalid network config in {}: {}", store.identity().location, chain(&error));
         Failure::new(Kind::Invalid, message, "Run `flannelctl config edit`.")
     })?;

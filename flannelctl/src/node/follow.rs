@@ -80,6 +80,7 @@ fn events_of(known: &mut Option<Records>, update: Update) -> Vec<Event> {
                 }
                 Change::Delete { key } => event(known.remove(&key), None, false),
                 Change::Config(config) => Some(Event::Config(config)),
+                Change::Own(_) => None,
             });
             events.collect()
         }

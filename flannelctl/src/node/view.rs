@@ -62,12 +62,14 @@ impl Snapshot {
         let text = config.as_ref().map(|record| record.text.clone());
         let mut kernel = NetlinkKernel::open()?;
         let mut observation = kernel.observe(&BTreeSet::new()).await?;
-        let node = text.as_deref().map(|text| Node::new(options.node.clone(), text, &observation.facts));
+        let prescribed = listing.as_ref().map_or(remembered.prescribed, |listing| listing.own.prescribed);
+        let new_node = |text: &str| Node::new(options.node.clone(), prescribed, text, &observation.facts);
+        let node = text.as_deref().map(new_node);
         if let Some(Ok(node)) = &node {
             // Again, with the neighbours of its devices.
             observation = kernel.observe(&node.tunnels()).await?;
         }
-        let config = text.and_then(|text| NetworkConfig::parse(&text).ok());
+        let config = text.and_then(|text| NetworkConfig::parse_for(&text, options.store.ownership()).ok());
         let mut snapshot =
             Self { options, store, listing, observation, view: None, remembered, subnet_env, kernel, config };
         snapshot.view = node.map(|node| node.map(|node| View::new(node, &snapshot)));

@@ -4,7 +4,7 @@ use super::go_flags::{Given, HIDDEN, Origin, Setting};
 use super::table::flags;
 use super::{CliError, Criteria, LogFormat, LogOptions, NexthopThreshold, NodeOptions, Options, Warning};
 use crate::flag::{Flag, Kind};
-use crate::store::{KUBERNETES_FLAGS, LEASE_DIR, PAIRS, StoreOptions};
+use crate::store::{KUBERNETES_FLAGS, LEASE_DIR, Ownership, PAIRS, StoreOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,9 +31,10 @@ impl<'a> Reader<'a> {
 
     pub(super) fn options(mut self) -> Result<Options, CliError> {
         let lease_time = self.lease_time()?;
+        let store = self.store()?;
         Ok(Options {
-            store: self.store()?,
-            node: self.node()?,
+            node: self.node(store.ownership())?,
+            store,
             subnet_file: self.path("subnet-file")?,
             state_dir: self.path("state-dir")?,
             lease_time,
@@ -141,8 +142,9 @@ impl<'a> Reader<'a> {
         Ok(options)
     }
 
-    fn node(&self) -> Result<NodeOptions, CliError> {
+    fn node(&self, ownership: Ownership) -> Result<NodeOptions, CliError> {
         Ok(NodeOptions {
+            ownership,
             interface: self.interface()?,
             ip_masq: self.setting("ip-masq").switch()?,
             fully_random: !self.setting("ip-masq-fully-random-disable").switch()?,

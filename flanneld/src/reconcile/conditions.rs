@@ -16,10 +16,14 @@ pub(crate) mod id {
     pub(crate) const NODE: &str = "node";
     /// An object of another program is in the way.
     pub(crate) const OBSTACLE: &str = "obstacle";
+    /// Addresses that the store prescribes for this node.
+    pub(crate) const PRESCRIBED: &str = "prescribed address";
     pub(crate) const STORE: &str = "store";
     pub(crate) const SUBNET_ENV: &str = "subnet.env";
-    pub(crate) const ALL: [&str; 11] =
-        [AGENT, ATTRS, BRIDGE, CONFIG, CONFLICT, INTERFACE, KERNEL, NODE, OBSTACLE, STORE, SUBNET_ENV];
+    pub(crate) const ALL: [&str; 12] = [
+        AGENT, ATTRS, BRIDGE, CONFIG, CONFLICT, INTERFACE, KERNEL, NODE, OBSTACLE, PRESCRIBED, STORE,
+        SUBNET_ENV,
+    ];
 }
 
 /// The condition of an unreadable record begins like this.

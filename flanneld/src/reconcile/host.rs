@@ -15,8 +15,26 @@ use super::conditions::id as condition;
 use crate::host::pods;
 use crate::kernel::{Kernel, Observation};
 use crate::status::{self, NodeReport, Reason};
+use crate::store::OwnNode;
 
 impl<K: Kernel> Reconciler<K> {
+    /// Takes the public addresses that the store prescribes for this node. Unreadable ones leave the present ones in effect.
+    pub(super) fn take_own_node(&mut self, own: Option<OwnNode>) {
+        let Some(OwnNode { prescribed, fault, .. }) = own else { return };
+        let is_readable = fault.is_none();
+        self.reporter.set_condition(condition::PRESCRIBED, fault);
+        if !is_readable {
+            return;
+        }
+        self.reporter
+            .outputs
+            .memory
+            .send_if_modified(|memory| memory.prescribed.replace(prescribed) != Some(prescribed));
+        if self.node.prescribe(prescribed) {
+            self.pace.request(Reason::Config, Instant::now());
+        }
+    }
+
     /// Follows the host: its external interface and, at first, the addresses of the tunnel devices.
     pub(super) fn follow_host(&mut self, actual: &Dataplane) {
         let look = self.node.look(&self.target.facts);

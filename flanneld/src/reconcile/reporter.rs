@@ -9,6 +9,7 @@ use flannel_core::lease::table::{LeaseTable, PeerChange};
 use flannel_core::lease::{Lease, Subnets};
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::status::{Allocation, PeerCounts, Round};
+use flannel_core::store::Prescribed;
 use flannel_core::subnet_env::SubnetEnv;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -46,6 +47,8 @@ pub(crate) struct Outputs {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
     pub(crate) config: Option<ConfigRecord>,
+    /// The public addresses that the store prescribes, if it was read.
+    pub(crate) prescribed: Option<Prescribed>,
     pub(crate) macs: BTreeMap<LinkName, Mac>,
     /// The hardware address of the external interface.
     pub(crate) hardware: Option<Mac>,

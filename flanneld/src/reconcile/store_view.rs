@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::status::unix_secs;
 use crate::store::watch::Update;
-use crate::store::{Change, ConfigRecord, Listing, Record};
+use crate::store::{Change, ConfigRecord, Listing, OwnNode, Record};
 
 /// The content of the store, as far as it is known.
 pub(super) struct StoreView {
@@ -37,6 +37,8 @@ pub(super) struct News {
     pub(super) records: Vec<Change>,
     /// The config: only the last one counts.
     pub(super) config: Option<ConfigRecord>,
+    /// What the store knows of this node.
+    pub(super) own: Option<OwnNode>,
     /// The view was replaced.
     pub(super) listed: bool,
     /// Something happened that may end a wait of the claim.
@@ -70,6 +72,10 @@ impl StoreView {
                 for change in &changes {
                     match change {
                         Change::Config(config) => news.config.clone_from(config),
+                        Change::Own(own) => {
+                            news.own = Some(own.clone());
+                            continue;
+                        }
                         Change::Put(_) => continue,
                         Change::Delete { .. } => {}
                     }
@@ -95,7 +101,13 @@ impl StoreView {
         }
         self.revision = listing.revision;
         self.listings += 1;
-        *news = News { config: listing.config, listed: true, wakes_claim: true, ..News::default() };
+        *news = News {
+            config: listing.config,
+            own: Some(listing.own),
+            listed: true,
+            wakes_claim: true,
+            ..News::default()
+        };
     }
 
     fn note_changes(&mut self, changes: &[PeerChange]) {

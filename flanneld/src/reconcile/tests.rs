@@ -16,7 +16,7 @@ use flannel_core::dataplane::{Dataplane, RouteTarget};
 use flannel_core::desired::NexthopThreshold;
 use flannel_core::lease::{LeaseAttrs, Revision};
 use flannel_core::select::Criteria;
-use flannel_core::store::{Grant, Listing};
+use flannel_core::store::{Grant, Listing, OwnNode, Prescribed};
 use flannel_core::subnet_env::SubnetEnv;
 use nix::errno::Errno;
 use std::time::Duration;
@@ -27,6 +27,7 @@ use tokio::time::timeout;
 mod agents;
 mod nexthops;
 mod obstacles;
+mod prescribed;
 
 const CONFIG: &str = r#"{"Network":"10.42.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
@@ -71,8 +72,9 @@ impl Lab {
             forward_rules: true,
             blackhole_route: false,
             nexthops: NexthopThreshold(Some(8)),
+            ownership: flannel_core::store::Ownership::Claimed,
         };
-        let node = Node::new(options, config, &facts).unwrap();
+        let node = Node::new(options, Prescribed::default(), config, &facts).unwrap();
         let outputs = Outputs::default();
         let remembered = Remembered { records: remembered.to_vec(), macs: BTreeMap::new() };
         let agent = Supervisor::new(agents, 7);

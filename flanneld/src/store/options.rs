@@ -4,12 +4,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::Store;
 use super::dir::DirStore;
 use super::error::StoreOptionsError;
 use super::etcd::{self, EtcdOptions, EtcdStore};
 use super::identity::{DIRECTORY, ETCD, scope};
 use super::kubernetes::{self, KubernetesOptions};
+use super::{Ownership, Store};
 use crate::flag::Flag;
 
 /// The flag that selects a directory.
@@ -87,6 +87,15 @@ impl StoreOptions {
             Choice::Directory(path) => Arc::new(DirStore::new(path)),
             Choice::Kubernetes(options) => kubernetes::open(options)?,
         })
+    }
+
+    /// Returns who chooses the subnet of a node.
+    #[must_use]
+    pub const fn ownership(&self) -> Ownership {
+        match &self.0 {
+            Choice::Etcd(_) | Choice::Directory(_) => Ownership::Claimed,
+            Choice::Kubernetes(_) => Ownership::Assigned,
+        }
     }
 
     /// Returns why the store does not exist yet, if the first write would create it.

@@ -251,7 +251,7 @@ fn check_ledger(ledger: &Ledger) {
                 held.insert(subnets, new);
             }
             Change::Delete { key } => drop(held.remove(&Subnets::parse_key(key).unwrap())),
-            Change::Config(_) => {}
+            Change::Config(_) | Change::Own(_) => {}
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The listing: whole nodes, as a stream or page by page, of which only the records are kept.
 
 use flannel_core::kubernetes::{self, FrameReader, ListEnd, Node, NodeListReader, WatchItem};
-use flannel_core::store::{Listing, OwnNode, Record};
+use flannel_core::store::{Listing, OwnNode, Ownership, Record};
 use std::collections::BTreeMap;
 use tokio::time::Instant;
 use tracing::debug;
@@ -27,7 +27,10 @@ const PAGE_LIMIT: usize = 64 << 20;
 pub(super) async fn list(store: &Session) -> Result<Listing, StoreError> {
     let name = store.name().await?.to_owned();
     let config = store.shared.config.read()?;
-    let families = match config.as_ref().and_then(|config| NetworkConfig::parse(&config.text).ok()) {
+    let families = match config
+        .as_ref()
+        .and_then(|config| NetworkConfig::parse_for(&config.text, Ownership::Assigned).ok())
+    {
         Some(config) => (config.has(Family::V4), config.has(Family::V6)),
         None => (true, true),
     };
@@ -217,7 +220,7 @@ impl Reading<'_> {
     fn take(&mut self, node: Node) {
         let prefix = &self.store.shared.options.prefix;
         if node.name == self.nodes.own.name {
-            self.own = Nodes::prescribed(&node, prefix);
+            self.own = self.nodes.take_own(&node, prefix);
         }
         let name = node.name.clone();
         match self.nodes.list(node, prefix) {

@@ -5,10 +5,9 @@
 
 use flannel_core::kubernetes::{Annotations, Node, Prefix, Published};
 use flannel_core::lease::{LeaseAttrs, Subnets};
-use flannel_core::store::{Change, OwnNode, Record};
+use flannel_core::store::{Change, OwnNode, Prescribed, Record};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use tracing::warn;
 
 /// Everything that is known about the nodes of the cluster.
 #[derive(Debug, Default)]
@@ -31,7 +30,7 @@ struct Known {
 }
 
 /// This node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Own {
     pub(super) name: String,
     /// The subnets that it holds.
@@ -40,6 +39,20 @@ pub(super) struct Own {
     pub(super) families: (bool, bool),
     /// What it published last, as attributes and as annotations.
     pub(super) published: Option<(LeaseAttrs, Published)>,
+    /// What was prescribed for it when it was seen last.
+    prescribed: Result<Prescribed, String>,
+}
+
+impl Default for Own {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            held: None,
+            families: (false, false),
+            published: None,
+            prescribed: Ok(Prescribed::default()),
+        }
+    }
 }
 
 /// What is needed before an event can be applied.
@@ -99,14 +112,15 @@ impl Nodes {
         record
     }
 
-    /// Returns what this node should know before it holds a lease.
-    pub(super) fn prescribed(node: &Node, prefix: &Prefix) -> OwnNode {
-        let prescribed = node.annotations.prescribed(prefix).unwrap_or_else(|reason| {
-            warn!(node = %node.name, reason, "address of the node is ignored");
-            (None, None)
-        });
+    /// Takes this node; returns what the daemon should know of it.
+    pub(super) fn take_own(&mut self, node: &Node, prefix: &Prefix) -> OwnNode {
+        self.own.prescribed = node.annotations.prescribed(prefix);
         let published = node.annotations.is_managed().then(|| node.annotations.attrs(prefix).ok()).flatten();
-        OwnNode { public_ip: prescribed.0, public_ipv6: prescribed.1, published }
+        OwnNode {
+            prescribed: *self.own.prescribed.as_ref().unwrap_or(&Prescribed::default()),
+            fault: self.own.prescribed.as_ref().err().cloned(),
+            published,
+        }
     }
 
     /// Returns what is needed to apply a node that was added or changed.
@@ -122,6 +136,9 @@ impl Nodes {
 
     /// Takes a node that was added or changed: its metadata, or, where [`Nodes::need`] requires it, the whole node.
     pub(super) fn apply(&mut self, node: Node, prefix: &Prefix) -> Vec<Change> {
+        let is_prescribed =
+            node.name == self.own.name && node.annotations.prescribed(prefix) != self.own.prescribed;
+        let own = is_prescribed.then(|| Change::Own(self.take_own(&node, prefix)));
         let known = self.known.get(node.name.as_str()).filter(|known| *known.uid == *node.uid);
         let assigned = match known {
             _ if !node.pod_cidrs.0.is_empty() => node.pod_cidrs.subnets(),
@@ -132,13 +149,14 @@ impl Nodes {
         let digest = new.digest;
         let old = self.known.insert(node.name.into_boxed_str(), new);
         if old.as_ref().is_some_and(|old| old.digest == digest) {
-            return Vec::new();
+            return own.into_iter().collect();
         }
         let old_key = old.and_then(|old| old.key);
         let new_key = record.as_ref().map(|record| record.key.clone());
         let gone = old_key.filter(|key| new_key.as_deref() != Some(&**key));
         let put = record.map(Change::Put);
-        gone.map(|key| Change::Delete { key: key.into_string() }).into_iter().chain(put).collect()
+        let gone = gone.map(|key| Change::Delete { key: key.into_string() });
+        own.into_iter().chain(gone).chain(put).collect()
     }
 
     /// Takes a node that was deleted.

@@ -54,6 +54,7 @@ impl View {
                 self.config = config.as_ref().map(|config| config.text.clone());
                 "config".to_owned()
             }
+            Change::Own(_) => "own".to_owned(),
         }
     }
 }

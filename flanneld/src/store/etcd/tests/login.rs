@@ -58,6 +58,7 @@ async fn works(store: &EtcdStore, third: u8) {
             Change::Put(_) => 'p',
             Change::Delete { .. } => 'd',
             Change::Config(_) => 'c',
+            Change::Own(_) => 'o',
         }));
     }
     assert_eq!(kinds, "ppd");

@@ -47,6 +47,9 @@ fn shown(changes: &[Change]) -> String {
         }
         Change::Delete { key } => format!("delete {key}"),
         Change::Config(_) => "config".to_owned(),
+        Change::Own(OwnNode { prescribed: Prescribed { public_ip, public_ipv6 }, fault, .. }) => {
+            format!("own {public_ip:?} {public_ipv6:?} {fault:?}")
+        }
     };
     changes.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -197,9 +200,28 @@ fn an_overwritten_address_is_what_this_node_published() {
 
 #[test]
 fn what_the_store_knows_before_there_is_a_lease() {
-    let own = Nodes::prescribed(&node(1, 10, annotate("node-public-ip", "192.0.2.200")), &prefix());
-    assert_eq!((own.public_ip, own.public_ipv6), (Some([192, 0, 2, 200].into()), None));
+    let mut nodes = Nodes::default();
+    let own = nodes.take_own(&node(1, 10, annotate("node-public-ip", "192.0.2.200")), &prefix());
+    let expected = Prescribed { public_ip: Some([192, 0, 2, 200].into()), public_ipv6: None };
+    assert_eq!((own.prescribed, own.fault), (expected, None));
     assert_eq!(own.published.unwrap().backend_type, "host-gw");
-    let bad = Nodes::prescribed(&node(1, 10, annotate("node-public-ip", "x")), &prefix());
-    assert_eq!(bad.public_ip, None);
+    let bad = nodes.take_own(&node(1, 10, annotate("node-public-ip", "x")), &prefix());
+    assert_eq!(bad.prescribed, Prescribed::default());
+    assert!(bad.fault.unwrap().contains("node-public-ip is \"x\""));
+}
+
+#[test]
+fn prescribed_addresses_are_delivered_when_they_change() {
+    let mut nodes = listed();
+    let mut apply = |number, revision, key, text| {
+        let changes = nodes.apply(metadata(node(number, revision, annotate(key, text))), &prefix());
+        shown(&changes).lines().find(|line| line.starts_with("own")).map(str::to_owned)
+    };
+    assert_eq!(apply(2, 11, "node-public-ip", "192.0.2.200"), None, "of another node");
+    let own = |text: &str| Some(format!("own {text}"));
+    assert_eq!(apply(1, 12, "node-public-ip", "192.0.2.200"), own("Some(192.0.2.200) None None"));
+    assert_eq!(apply(1, 13, "node-public-ip", "192.0.2.200"), None, "nothing changed");
+    let fault = apply(1, 14, "node-public-ipv6", "x").unwrap();
+    assert!(fault.contains("None None Some") && fault.contains("must be an IPv6 address"), "{fault}");
+    assert_eq!(apply(1, 15, "node-public-ip", ""), own("None None None"));
 }
