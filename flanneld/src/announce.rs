@@ -22,12 +22,12 @@ const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_secs(1), cap:
 pub(crate) async fn run(
     store: Store,
     mut readiness: watch::Receiver<Readiness>,
+    problem: watch::Sender<Option<String>>,
     seed: u64,
     stop: CancellationToken,
 ) {
     let mut events = store.own_events();
     let mut backoff = RETRY.delays(seed);
-    let mut problem = None;
     let mut not_ready_since = Some(Instant::now());
     // The last report, unless it failed or someone may have changed it since.
     let mut reported = None;
@@ -48,7 +48,7 @@ pub(crate) async fn run(
                 () = stop.cancelled() => return,
                 outcome = store.announce(&serving) => outcome,
             };
-            log(&outcome, &mut problem);
+            publish(&outcome, &problem);
             let pause = if outcome.is_err() { backoff.delay() } else { PAUSE };
             not_before = Instant::now() + pause;
             if outcome.is_ok() {
@@ -72,22 +72,21 @@ pub(crate) async fn run(
     }
 }
 
-/// Logs a failure once.
-fn log(outcome: &Result<(), StoreError>, problem: &mut Option<String>) {
-    match outcome {
-        Ok(()) => {
-            if problem.take().is_some() {
-                info!("readiness reported to the store");
-            }
-        }
-        Err(error) => {
-            let reason = chain(error);
-            if problem.as_ref() != Some(&reason) {
+/// Publishes a failure until the next success, and logs the change.
+fn publish(outcome: &Result<(), StoreError>, problem: &watch::Sender<Option<String>>) {
+    let reason = outcome.as_ref().err().map(|error| chain(error));
+    problem.send_if_modified(|old| {
+        let changed = *old != reason;
+        match &reason {
+            Some(reason) if changed => {
                 warn!(error = reason, "could not report readiness to the store, retrying");
-                *problem = Some(reason);
             }
+            None if changed => info!("readiness reported to the store"),
+            _ => {}
         }
-    }
+        old.clone_from(&reason);
+        changed
+    });
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub(crate) struct Sources {
     pub(crate) firewall: watch::Receiver<FirewallStatus>,
     /// Problems with settings of the host.
     pub(crate) host: watch::Receiver<Vec<String>>,
+    /// The problem with reports to the store.
+    pub(crate) announcement: watch::Receiver<Option<String>>,
     /// Requests to the reconcile loop.
     pub(crate) views: mpsc::Sender<ViewRequest>,
     pub(crate) renew_margin: Duration,
@@ -205,6 +207,9 @@ impl Board {
         for problem in self.sources.host.borrow().iter() {
             add("host", problem);
         }
+        if let Some(problem) = &*self.sources.announcement.borrow() {
+            add(ANNOUNCEMENT, problem);
+        }
         conditions.sort();
         conditions
     }
@@ -287,7 +292,7 @@ pub(crate) fn json(value: &impl Serialize) -> Vec<u8> {
 /// The number of conditions by subject, for metrics: leases are one subject, so that the labels are bounded.
 pub(crate) fn by_subject(conditions: &[Condition]) -> BTreeMap<String, u64> {
     let label = |subject: &str| subject.replace([' ', '.'], "_");
-    let subjects = [&id::ALL[..], &["claim", "firewall", "host", LEASE]].concat();
+    let subjects = [&id::ALL[..], &["claim", "firewall", "host", ANNOUNCEMENT, LEASE]].concat();
     let mut counts: BTreeMap<String, u64> = subjects.iter().map(|subject| (label(subject), 0)).collect();
     for condition in conditions {
         let about = condition.about.as_str();
@@ -297,5 +302,7 @@ pub(crate) fn by_subject(conditions: &[Condition]) -> BTreeMap<String, u64> {
     counts
 }
 
+/// The subject of problems with reports to the store.
+const ANNOUNCEMENT: &str = "readiness report";
 /// The subject of conditions about the key of a lease.
 const LEASE: &str = "lease";

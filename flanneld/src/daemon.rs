@@ -127,6 +127,7 @@ struct Channels {
     claim: watch::Sender<ClaimState>,
     firewall: watch::Sender<FirewallStatus>,
     host: watch::Sender<Vec<String>>,
+    announcement: watch::Sender<Option<String>>,
     outputs: Outputs,
     watch: watch::Sender<WatchStats>,
     views: mpsc::Receiver<ViewRequest>,
@@ -141,6 +142,7 @@ impl Channels {
             claim: watch::Sender::default(),
             firewall: watch::Sender::default(),
             host: watch::Sender::default(),
+            announcement: watch::Sender::default(),
             outputs: Outputs::default(),
             watch: watch::Sender::default(),
             views,
@@ -154,6 +156,7 @@ impl Channels {
             history: channels.outputs.history.subscribe(),
             firewall: channels.firewall.subscribe(),
             host: channels.host.subscribe(),
+            announcement: channels.announcement.subscribe(),
             views: ask,
             renew_margin: options.renew_margin,
         });
@@ -241,8 +244,8 @@ impl Parts {
         let outputs = channels.outputs;
         let preferred = past.previous.as_ref().map(|previous| previous.subnets);
         let lease = claim::own_lease(&store, options.renew_margin, preferred, past.lease(), random());
-        let ready = channels.readiness.subscribe();
-        let announce = announce::run(Arc::clone(&store), ready, random(), stop.clone());
+        let (ready, problem) = (channels.readiness.subscribe(), channels.announcement);
+        let announce = announce::run(Arc::clone(&store), ready, problem, random(), stop.clone());
         let channels_of_claim = claim::Channels {
             store,
             lease_time: options.lease_time,

@@ -7,6 +7,7 @@ use tokio::time::sleep;
 struct Scene {
     store: MemoryStore,
     readiness: watch::Sender<Readiness>,
+    problem: watch::Receiver<Option<String>>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -15,9 +16,11 @@ impl Scene {
     fn start() -> Self {
         let (store, stop) = (MemoryStore::default(), CancellationToken::new());
         let readiness = watch::Sender::new(Readiness::waiting("starting"));
+        let (problem, ready) = (watch::Sender::default(), readiness.subscribe());
+        let seen = problem.subscribe();
         #[expect(clippy::disallowed_methods, reason = "a test has no JoinSet of the daemon")]
-        let task = tokio::spawn(run(store.shared(), readiness.subscribe(), 1, stop.clone()));
-        Self { store, readiness, stop, task }
+        let task = tokio::spawn(run(store.shared(), ready, problem, 1, stop.clone()));
+        Self { store, readiness, problem: seen, stop, task }
     }
 
     fn ready(&self) {
@@ -84,7 +87,10 @@ async fn a_failure_is_retried() {
     scene.store.set_availability(Availability::Down);
     scene.ready();
     assert_eq!(scene.after(60).await, []);
+    let problem = scene.problem.borrow().clone();
+    assert!(problem.is_some(), "the failure is a condition until it is over");
     scene.store.set_availability(Availability::Up);
     assert_eq!(scene.after(60).await, [Serving::Ready]);
+    assert_eq!(*scene.problem.borrow(), None);
     scene.end().await;
 }

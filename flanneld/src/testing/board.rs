@@ -47,6 +47,7 @@ impl Fixture {
             history: history.subscribe(),
             firewall: firewall.subscribe(),
             host: host.subscribe(),
+            announcement: watch::Sender::new(Some("no answer".to_owned())).subscribe(),
             views: ask,
             renew_margin: Duration::from_secs(3600),
         });

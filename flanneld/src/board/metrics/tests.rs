@@ -48,6 +48,7 @@ async fn a_page_contains_what_the_tasks_publish() {
         ("flannel_degraded_conditions", r#"{about="lease"}"#, 2.0),
         ("flannel_degraded_conditions", r#"{about="public_address"}"#, 1.0),
         ("flannel_degraded_conditions", r#"{about="host"}"#, 1.0),
+        ("flannel_degraded_conditions", r#"{about="readiness_report"}"#, 1.0),
         ("flannel_degraded_conditions", r#"{about="kernel"}"#, 0.0),
         ("flannel_rounds_total", r#"{reason="hint"}"#, 1.0),
         ("flannel_rounds_total", r#"{reason="lease-change"}"#, 1.0),

@@ -40,7 +40,7 @@ async fn paths_and_methods() {
         let about: Vec<&str> = status.conditions.iter().map(|condition| condition.about.as_str()).collect();
         assert_eq!(
             about,
-            ["10.42.7.0-24", "10.42.8.0-24", "claim", "firewall", "host", "public address", "store"]
+            ["10.42.7.0-24", "10.42.8.0-24", "claim", "firewall", "host", "public address", "readiness report", "store"]
         );
         let reasons: Vec<&str> = status.rounds.iter().map(|round| round.reason.as_str()).collect();
         assert_eq!(reasons, ["start", "hint", "resync"]);
