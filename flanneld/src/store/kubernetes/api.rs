@@ -10,7 +10,9 @@ use hyper::{Method, Request, Response, StatusCode};
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use std::error::Error;
 use std::time::Duration;
+use std::{fs, io};
 use tokio::sync;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -190,7 +192,7 @@ impl Api {
         let parse = |url: &str| url.parse().map_err(|_| unusable(format!("{url:?} is not a URL")));
         let mut config = match (kubeconfig, api_url) {
             (Some(path), _) => {
-                let fail = |error: &dyn std::error::Error| {
+                let fail = |error: &dyn Error| {
                     unusable(format!("could not use the kubeconfig {}: {}", path.display(), chain(error)))
                 };
                 let file = Kubeconfig::read_from(path).map_err(|error| fail(&error))?;
@@ -205,6 +207,7 @@ impl Api {
         if let Some(url) = api_url {
             config.cluster_url = parse(url)?;
         }
+        trim_token(&mut config);
         config.connect_timeout = Some(CONNECT_LIMIT);
         // The caller decides about retries and time limits.
         config.default_retry = false;
@@ -221,6 +224,17 @@ impl Api {
             (None, Some(path)) => format!("the server of {}", path.display()),
             (None, None) => "the cluster of this pod".to_owned(),
         }
+    }
+}
+
+/// Compatibility: Go removes white space around the token in a file, such as the line break at its end; kube does not. Such a file is
+/// read again when the server rejects its token.
+fn trim_token(config: &mut Config) {
+    let user = &mut config.auth_info;
+    let text = user.token_file.as_ref().and_then(|file| fs::read_to_string(file).ok());
+    if let Some(text) = text.filter(|text| text.trim() != text) {
+        user.token_file = None;
+        user.token = Some(text.trim().to_owned().into());
     }
 }
 
@@ -307,9 +321,18 @@ pub(super) async fn piece(
 
 /// The text of a failed request, without the layers of kube, which repeat it.
 fn cause(error: &kube::Error) -> String {
+    if is_timeout(error) {
+        return format!("no connection in {} s", CONNECT_LIMIT.as_secs());
+    }
     match error {
         kube::Error::Service(error) => chain(error.as_ref()),
         kube::Error::HyperError(error) => chain(error),
         error => chain(error),
     }
+}
+
+/// Whether the time limit of a connection is the cause.
+fn is_timeout(error: &(dyn Error + 'static)) -> bool {
+    let is_own = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+    error.downcast_ref().is_some_and(is_own) || error.source().is_some_and(is_timeout)
 }
