@@ -27,6 +27,8 @@ pub struct Relay {
     address: SocketAddr,
     pace: Arc<Mutex<Pace>>,
     clients: Arc<AtomicUsize>,
+    /// One end of each connection since the last cut.
+    open: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 /// Listens on a port of `at` and passes every piece of data on after `delay`, in both directions. It lives as long as the
@@ -35,8 +37,30 @@ pub fn slow(at: &Netns, address: IpAddr, server: SocketAddr, delay: Duration) ->
     listen(at, address, server, move |client, server| {
         let ends = (client.try_clone(), server.try_clone());
         if let (Ok(client_too), Ok(server_too)) = ends {
-            thread::spawn(move || pass(client, server, || thread::sleep(delay)));
-            thread::spawn(move || pass(server_too, client_too, || thread::sleep(delay)));
+            thread::spawn(move || pass(client, server, |_| thread::sleep(delay)));
+            thread::spawn(move || pass(server_too, client_too, |_| thread::sleep(delay)));
+        }
+    })
+}
+
+/// Listens on a port of `at` and passes data on at once, but with `old` replaced by `new` in what the server sends: a proxy that damages
+/// content. Both have the same length. It lives as long as the test.
+pub fn damaging(
+    at: &Netns,
+    address: IpAddr,
+    server: SocketAddr,
+    (old, new): (&'static [u8], &'static [u8]),
+) -> Result<SocketAddr> {
+    listen(at, address, server, move |client, server| {
+        if let (Ok(client_too), Ok(server_too)) = (client.try_clone(), server.try_clone()) {
+            thread::spawn(move || pass(client, server, |_| {}));
+            thread::spawn(move || {
+                pass(server_too, client_too, |data| {
+                    while let Some(at) = data.windows(old.len()).position(|part| part == old) {
+                        data[at..at + new.len()].copy_from_slice(new);
+                    }
+                });
+            });
         }
     })
 }
@@ -46,13 +70,15 @@ impl Relay {
     pub fn start(at: &Netns, address: IpAddr, server: SocketAddr) -> Result<Self> {
         let pace = Arc::new(Mutex::new(Pace::Prompt));
         let clients = Arc::<AtomicUsize>::default();
-        let shared = (Arc::clone(&pace), Arc::clone(&clients));
+        let open = Arc::<Mutex<Vec<TcpStream>>>::default();
+        let shared = (Arc::clone(&pace), Arc::clone(&clients), Arc::clone(&open));
         let address = listen(at, address, server, move |client, server| {
             let (pace, clients) = (Arc::clone(&shared.0), Arc::clone(&shared.1));
+            shared.2.lock().unwrap_or_else(PoisonError::into_inner).extend(client.try_clone());
             if let (Ok(client_too), Ok(server_too)) = (client.try_clone(), server.try_clone()) {
                 clients.fetch_add(1, Ordering::Relaxed);
                 thread::spawn(move || {
-                    pass(client, server, || {});
+                    pass(client, server, |_| {});
                     clients.fetch_sub(1, Ordering::Relaxed);
                 });
                 thread::spawn(move || {
@@ -60,7 +86,7 @@ impl Relay {
                 });
             }
         })?;
-        Ok(Self { address, pace, clients })
+        Ok(Self { address, pace, clients, open })
     }
 
     /// Where clients connect.
@@ -72,6 +98,14 @@ impl Relay {
     /// Changes the pace, also of data that waits.
     pub fn set(&self, pace: Pace) {
         *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = pace;
+    }
+
+    /// Closes all connections. Clients can connect again at once.
+    pub fn cut(&self) {
+        for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // It may be closed already.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
     }
 
     /// The number of clients that are connected.
@@ -103,10 +137,10 @@ fn listen(
     Ok(local)
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, before: impl Fn()) {
+fn pass(mut from: TcpStream, mut to: TcpStream, before: impl Fn(&mut [u8])) {
     let mut buffer = [0; 1 << 16];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
-        before();
+        before(&mut buffer[..length]);
         if to.write_all(&buffer[..length]).is_err() {
             break;
         }

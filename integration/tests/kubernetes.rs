@@ -2,6 +2,10 @@
 
 mod account;
 mod daemon_set;
+mod faults;
+mod fixture;
+mod identity;
 mod nodes;
 mod packages;
+mod peers;
 mod store;

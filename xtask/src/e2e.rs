@@ -190,7 +190,7 @@ fn run_all(cases: &[Case], options: &E2eOptions, built: &Built<'_>, tally: &mut 
 
 /// How the names of tests begin that mostly wait for most of a minute. They start first, so that the run does not end with
 /// waiting for them.
-const WAITING: [&str; 1] = ["slow_store::"];
+const WAITING: [&str; 2] = ["slow_store::", "kubernetes::faults::api_server_hangs"];
 
 /// How the names of tests that need the packages or the image begin.
 const INSTALLING: [&str; 3] = ["packages::", "pages::", "kubernetes::daemon_set::"];
@@ -266,7 +266,7 @@ fn cases(filters: &[String]) -> Result<Vec<Case>> {
     cases.sort_by_key(|case| {
         let begins = |file: &str| case.name.starts_with(file);
         // Tests on Kubernetes last: their programs may still be being built.
-        (!WAITING.iter().copied().any(begins), begins(KUBERNETES), case.name.clone())
+        (begins(KUBERNETES), !WAITING.iter().copied().any(begins), case.name.clone())
     });
     Ok(cases)
 }

@@ -171,6 +171,13 @@ impl Client {
         self.netns.checked(&mut command)
     }
 
+    /// Creates the objects of a list, which may be many: `kubectl create`.
+    pub fn create_all(&self, list: &Value) -> Result<String> {
+        let [kubeconfig, cache] = self.kubectl_flags();
+        let words = ["kubectl", &kubeconfig, &cache, "create", "--validate=false", "-f", "-"];
+        self.netns.feed(&words, &list.to_string())
+    }
+
     /// Creates or changes the objects of a manifest: `kubectl apply`, with more flags if needed.
     pub fn apply(&self, manifest: &str, flags: &[&str]) -> Result<String> {
         let [kubeconfig, cache] = self.kubectl_flags();
