@@ -47,6 +47,11 @@ pub(crate) fn pod() -> Result<()> {
     program("pod", "pod", "", &[STATIC, STRIPPED])
 }
 
+/// Builds the first process of guests. The file system that they begin with contains nothing else.
+pub(crate) fn guest() -> Result<()> {
+    program("guest", "guest", "", &[STATIC, STRIPPED])
+}
+
 /// Builds the program that makes RPM packages.
 pub(crate) fn rpm() -> Result<PathBuf> {
     must_succeed(&mut cargo("build --quiet --package xtask --bin rpm --features rpm"))?;

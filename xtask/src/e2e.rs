@@ -9,19 +9,24 @@
 //! `FLANNEL_E2E_NO_KUBERNETES`, why those cannot be built, empty if they can;
 //! `FLANNEL_E2E_PEER`, the directory of the CNI plugins that `--peer` names, empty if it is not set.
 
-use anyhow::{Context, Result, bail};
-use clap::Args;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+mod case;
+mod guests;
 
+use anyhow::{Result, bail};
+use clap::Args;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Instant;
+
+use self::case::{Case, Outcome, Runner};
+use self::guests::Guests;
 use crate::build::{pod, programs, test_programs};
 use crate::kubernetes::{self, Build};
 use crate::peer::PeerOption;
-use crate::process::{empty_directory, is_root, stdout, target};
+use crate::process::{is_root, stdout, target};
 use crate::tally::Tally;
 use crate::{dist, packages, sandbox};
 
@@ -50,6 +55,9 @@ pub(crate) struct E2eOptions {
     /// Install chromium (220 MB), which the tests of HTML pages need
     #[arg(long)]
     browser: bool,
+    /// Run tests of what this kernel lacks on a guest kernel
+    #[arg(long)]
+    pub(crate) vm: bool,
     #[command(flatten)]
     peer: PeerOption,
 }
@@ -68,9 +76,6 @@ impl E2eOptions {
 
 /// Number of lines shown of the output of a failed test; the rest is in its directory.
 const SHOWN_LINES: usize = 120;
-/// Time for a test to collect artifacts after its time limit.
-const GRACE: Duration = Duration::from_secs(20);
-
 pub(crate) fn run(options: &E2eOptions) -> Result<bool> {
     sandbox::possible("e2e")?;
     packages::install_for_tests()?;
@@ -100,6 +105,7 @@ pub(crate) struct Prepared<'a> {
     /// Lines of the features of this machine.
     features: Vec<String>,
     built: Built<'a>,
+    guests: Guests,
 }
 
 /// Builds what the tests need. `kubernetes` is started here if it was not yet and a test needs it.
@@ -113,13 +119,13 @@ pub(crate) fn prepare<'a>(options: &E2eOptions, kubernetes: &'a Build) -> Result
         kubernetes,
     };
     if !is_root() {
-        return Ok(Prepared { cases, features: Vec::new(), built });
+        return Ok(Prepared { cases, features: Vec::new(), built, guests: Guests::default() });
     }
     sandbox::possible("e2e")?;
     let features = built.features(&directory)?;
     check_required(&options.require, &features)?;
     if options.list {
-        return Ok(Prepared { cases, features, built });
+        return Ok(Prepared { cases, features, built, guests: Guests::default() });
     }
     if cases.is_empty() {
         bail!("no end-to-end test has {} in its name", options.filters.join(" or "));
@@ -132,7 +138,8 @@ pub(crate) fn prepare<'a>(options: &E2eOptions, kubernetes: &'a Build) -> Result
         // That has linked them statically; `faketime` reaches only what is linked dynamically.
         programs()?;
     }
-    Ok(Prepared { cases, features, built })
+    let guests = if options.vm { Guests::prepare(&features)? } else { Guests::default() };
+    Ok(Prepared { cases, features, built, guests })
 }
 
 impl Prepared<'_> {
@@ -147,9 +154,20 @@ impl Prepared<'_> {
             for feature in self.features.iter().filter(|feature| !feature.contains(": yes")) {
                 println!("  {feature}");
             }
-            run_all(&self.cases, options, &self.built, &mut tally);
+            run_all(self, options, &mut tally);
         }
         tally
+    }
+
+    /// Runs tests on this machine.
+    fn runner<'a>(&'a self, options: &'a E2eOptions) -> Runner<'a> {
+        let required = options.require.iter().filter(|name| !self.guests.have(name)).cloned().collect();
+        Runner { options, built: &self.built, required, place: "" }
+    }
+
+    /// Prepares tests for a guest.
+    fn runner_in_guest<'a>(&'a self, options: &'a E2eOptions) -> Runner<'a> {
+        Runner { options, built: &self.built, required: options.require.clone(), place: ", on a guest" }
     }
 
     fn list(&self) {
@@ -163,8 +181,8 @@ impl Prepared<'_> {
 }
 
 /// Runs the tests, several at a time.
-fn run_all(cases: &[Case], options: &E2eOptions, built: &Built<'_>, tally: &mut Tally) {
-    let repeated = |repeat| cases.iter().map(move |case| Case { repeat, ..case.clone() });
+fn run_all(prepared: &Prepared<'_>, options: &E2eOptions, tally: &mut Tally) {
+    let repeated = |repeat| prepared.cases.iter().map(move |case| Case { repeat, ..case.clone() });
     let queue = Mutex::new((0..options.repeat.max(1)).flat_map(repeated));
     // A separate function, so that the lock is released before the test runs.
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -173,24 +191,53 @@ fn run_all(cases: &[Case], options: &E2eOptions, built: &Built<'_>, tally: &mut 
         thread::available_parallelism().map_or(2, |processors| processors.get().clamp(2, 4) + 2)
     });
     let shared = Mutex::new(tally);
+    let report = |runner: &Runner<'_>, case: &Case, result, started: Instant| {
+        let mut tally = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        report(
+            case,
+            result,
+            &format!("{:.1} s{}", started.elapsed().as_secs_f32(), runner.place),
+            &mut tally,
+        );
+    };
+    let guests = &prepared.guests;
+    let (here, there) = (prepared.runner(options), prepared.runner_in_guest(options));
+    let (for_guests, left) = mpsc::channel();
+    let left = Mutex::new(left);
     thread::scope(|scope| {
-        for _ in 0..jobs.max(1) {
-            scope.spawn(|| {
-                while let Some(case) = next() {
-                    let kubernetes = built.programs_for(&case);
+        for number in 0..guests.number() {
+            let (left, there, report) = (&left, &there, &report);
+            scope.spawn(move || {
+                let mut guest = guests.guest(number);
+                let next = || left.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                while let Ok(case) = next() {
                     let started = Instant::now();
-                    let result = kubernetes.and_then(|programs| case.run(options, built, programs));
-                    let mut tally = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                    report(&case, result, started.elapsed(), &mut tally);
+                    report(there, &case, guest.run(&case, there), started);
                 }
             });
         }
+        for _ in 0..jobs.max(1) {
+            let (for_guests, next, here, report) = (for_guests.clone(), &next, &here, &report);
+            scope.spawn(move || {
+                while let Some(case) = next() {
+                    let started = Instant::now();
+                    match here.run(&case) {
+                        Ok(Outcome::Skipped(reason)) if guests.may_serve(&reason) => {
+                            // Fails only if the threads of the guests panicked, which is reported.
+                            let _ = for_guests.send(case);
+                        }
+                        result => report(here, &case, result, started),
+                    }
+                }
+            });
+        }
+        drop(for_guests);
     });
 }
 
-/// How the names of tests begin that mostly wait for most of a minute. They start first, so that the run does not end with
-/// waiting for them.
-const WAITING: [&str; 2] = ["slow_store::", "kubernetes::faults::api_server_hangs"];
+/// How the names of tests begin that mostly wait for most of a minute, or that guests run. They start first, so that the run
+/// does not end with waiting for them.
+const WAITING: [&str; 3] = ["slow_store::", "kubernetes::faults::api_server_hangs", "vlan::"];
 
 /// How the names of tests that need the packages or the image begin.
 const INSTALLING: [&str; 3] = ["packages::", "pages::", "kubernetes::daemon_set::"];
@@ -244,16 +291,6 @@ fn check_required(required: &[String], features: &[String]) -> Result<()> {
     }
 }
 
-/// One test of one test program.
-#[derive(Clone)]
-struct Case {
-    /// `file::test`
-    name: String,
-    program: PathBuf,
-    /// Number of times the same test was queued before: both may run at the same time.
-    repeat: usize,
-}
-
 fn cases(filters: &[String]) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for program in test_programs(&["--test", "e2e"])? {
@@ -271,86 +308,20 @@ fn cases(filters: &[String]) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-enum Outcome {
-    /// With a text to show, which may be empty.
-    Passed(String),
-    Skipped(String),
-    Failed(String),
-}
-
-impl Case {
-    fn directory(&self) -> PathBuf {
-        let mut directory = target().join("e2e").join(self.name.replacen("::", "/", 1).replace("::", "."));
-        if self.repeat > 0 {
-            directory.add_extension(self.repeat.to_string());
-        }
-        directory
-    }
-
-    fn run(&self, options: &E2eOptions, built: &Built<'_>, kubernetes: Option<&Path>) -> Result<Outcome> {
-        let directory = self.directory();
-        empty_directory(&directory)?;
-        let output = File::create(directory.join("output.txt")).context("could not create output.txt")?;
-        let mut command = sandbox::command(&self.program);
-        command
-            .args(["--exact", &self.name, "--nocapture", "--include-ignored"])
-            .env("FLANNEL_E2E_DIR", &directory)
-            .env("FLANNEL_E2E_TIMEOUT", options.timeout().to_string())
-            .env("FLANNEL_E2E_REQUIRE", options.require.join(","))
-            .env("FLANNEL_E2E_LONG", if options.long { "1" } else { "" })
-            .env("FLANNEL_E2E_PACKAGES", packages_directory())
-            .env("FLANNEL_E2E_PEER", options.peer.chosen()?.unwrap_or_default())
-            // Backtraces would hide the causes of an error.
-            .env("RUST_BACKTRACE", "0")
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().context("could not share output.txt")?)
-            .stderr(output);
-        if let Some(programs) = kubernetes {
-            command.env("FLANNEL_E2E_KUBERNETES", programs);
-        }
-        let mut child = built.reasons(&mut command).spawn().context("could not start a sandbox")?;
-        let good = wait(&mut child, Duration::from_secs(options.timeout()) + GRACE)?;
-        Ok(match (good, fs::read_to_string(directory.join("skipped"))) {
-            (Some(true), _) => {
-                Outcome::Passed(fs::read_to_string(directory.join("report")).unwrap_or_default())
-            }
-            (Some(false), Ok(reason)) => Outcome::Skipped(reason.trim().to_owned()),
-            (Some(false), Err(_)) => Outcome::Failed("FAILED".to_owned()),
-            (None, _) => Outcome::Failed(format!("FAILED: not done after {} s, killed", options.timeout())),
-        })
-    }
-}
-
-/// Waits for the end of a child: whether it succeeded, or `None` if it had to be killed.
-fn wait(child: &mut Child, limit: Duration) -> Result<Option<bool>> {
-    let started = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().context("could not wait for a test")? {
-            return Ok(Some(status.success()));
-        }
-        if started.elapsed() > limit {
-            child.kill().context("could not kill a test")?;
-            child.wait().context("could not wait for a test")?;
-            return Ok(None);
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn report(case: &Case, result: Result<Outcome>, took: Duration, tally: &mut Tally) {
-    let (name, directory, seconds) = (&case.name, case.directory(), took.as_secs_f32());
+fn report(case: &Case, result: Result<Outcome>, took: &str, tally: &mut Tally) {
+    let (name, directory) = (&case.name, case.directory());
     match result {
         Err(error) => {
             println!("{name} ... FAILED: {error:#}");
             return tally.fail(format!("{name}: {error:#}"));
         }
         Ok(Outcome::Failed(how)) => {
-            println!("{name} ... {how} ({seconds:.1} s)");
+            println!("{name} ... {how} ({took})");
             show_output(&directory);
             return tally.fail(format!("{name}: see {}", directory.display()));
         }
         Ok(Outcome::Passed(report)) => {
-            println!("{name} ... ok ({seconds:.1} s)");
+            println!("{name} ... ok ({took})");
             report.lines().for_each(|line| println!("    {line}"));
             tally.pass(1);
         }

@@ -9,6 +9,7 @@ mod build;
 mod check;
 mod dist;
 mod e2e;
+mod guest;
 mod kubernetes;
 mod lab;
 mod packages;

@@ -38,6 +38,7 @@ const TESTS: &[Package] = &[
     ("strace", "strace", "tests that count system calls"),
     ("prometheus", "promtool", "checks of metrics and alert rules"),
     ("kubernetes-client", "kubectl", "tests on Kubernetes"),
+    ("kmod", "depmod", "tests on a guest kernel"),
     ("procps", "ps", "reports of failed tests"),
 ];
 
@@ -102,7 +103,7 @@ fn install(packages: &[&Package]) -> Result<()> {
         println!("installing Debian packages: {}", names.join(" "));
         // A new machine may lack package lists; update them only if the first attempt fails.
         if !apt_get(&["install"], &names)? {
-            apt_get(&["update"], &[])?;
+            update_lists()?;
             apt_get(&["install"], &names)?;
         }
     }
@@ -110,6 +111,11 @@ fn install(packages: &[&Package]) -> Result<()> {
         println!("{name} is missing: no {needed_by}");
     }
     Ok(())
+}
+
+/// Updates the lists of packages.
+pub(crate) fn update_lists() -> Result<()> {
+    apt_get(&["update"], &[]).map(drop)
 }
 
 fn apt_get(task: &[&str], names: &[&str]) -> Result<bool> {

@@ -34,9 +34,11 @@ pub(crate) fn run(options: &TestOptions) -> Result<bool> {
     unit(&mut tally)?;
     println!("\ncontract tests");
     let contract = contract_programs()?;
+    let mut e2e = options.e2e.clone();
+    e2e.vm = true;
     // They mostly wait for the kernel, so the processors are free to build what the end-to-end tests need.
     let prepared = thread::scope(|scope| {
-        let prepared = scope.spawn(|| e2e::prepare(&options.e2e, &kubernetes));
+        let prepared = scope.spawn(|| e2e::prepare(&e2e, &kubernetes));
         if let Err(error) = contract.run(&mut tally) {
             tally.fail(format!("contract tests: {error:#}"));
         }
@@ -44,7 +46,7 @@ pub(crate) fn run(options: &TestOptions) -> Result<bool> {
     });
     println!("\nend-to-end tests");
     match prepared {
-        Ok(prepared) => tally.add(prepared.run(&options.e2e)),
+        Ok(prepared) => tally.add(prepared.run(&e2e)),
         Err(error) => tally.fail(format!("end-to-end tests: {error:#}")),
     }
     println!("\n{tally}");
