@@ -10,6 +10,7 @@
 //! find it again. So a peer that vanishes together with our own lease, which cannot have ended, is kept for longer.
 
 use ipnet::IpNet;
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,7 +137,7 @@ impl Cluster {
     /// what it was: it has no config, or counts its revisions anew.
     pub fn listing(
         &mut self,
-        records: &[Record],
+        records: impl IntoIterator<Item = impl Borrow<Record>>,
         own: Option<&Subnets>,
         wiped: bool,
         now: Duration,
@@ -198,8 +199,7 @@ impl Cluster {
     /// Whether the node of a lease that vanished may still live with it: its record was removed, not made unreadable, and
     /// nothing has replaced it.
     fn may_return(&self, lease: &Lease) -> bool {
-        !self.table.rejected().contains_key(&lease.subnets.to_string())
-            && !self.table.leases().values().any(|entry| lease.is_replaced_by(&entry.lease))
+        !self.table.rejected().contains_key(&lease.subnets.to_string()) && !self.table.has_replaced(lease)
     }
 
     fn keep(&mut self, lease: Arc<Lease>, now: Duration, grace: Duration) {

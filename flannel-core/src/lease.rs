@@ -114,14 +114,16 @@ impl LeaseAttrs {
         }
     }
 
-    /// Whether two records are of one node: the same public IPv4 address, or, where there is none, IPv6 address.
+    /// The address that distinguishes the node from others: the public IPv4 address, or, where there is none, IPv6 address.
+    #[must_use]
+    pub fn node(&self) -> Option<IpAddr> {
+        Family::ALL.into_iter().find_map(|family| self.public_address(family))
+    }
+
+    /// Whether two records are of one node.
     #[must_use]
     pub fn is_same_node(&self, other: &Self) -> bool {
-        match (self.public_ip, other.public_ip) {
-            (Some(one), Some(other)) => one == other,
-            (None, None) => self.public_ipv6.is_some() && self.public_ipv6 == other.public_ipv6,
-            _ => false,
-        }
+        self.node().is_some() && self.node() == other.node()
     }
 
     /// Whether this is a reservation that no node has taken yet: an administrator writes the address alone. Nodes of

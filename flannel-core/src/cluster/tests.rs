@@ -34,7 +34,7 @@ fn own() -> Subnets {
 
 fn listed() -> Cluster {
     let mut cluster = Cluster::default();
-    cluster.listing(&three(), Some(&own()), false, NOW);
+    cluster.listing(three(), Some(&own()), false, NOW);
     cluster
 }
 

@@ -95,7 +95,7 @@ impl StoreView {
         let had_config = self.offered.is_some() || self.cluster.source() == Source::Remembered;
         let wiped = had_config && listing.config.is_none() || is_other_store;
         let is_first = self.cluster.source() == Source::Nothing;
-        let changes = self.cluster.listing(&listing.records, own, wiped, self.start.elapsed());
+        let changes = self.cluster.listing(listing.records, own, wiped, self.start.elapsed());
         if !is_first {
             self.note_changes(&changes);
         }

@@ -1,5 +1,7 @@
 use super::*;
-use crate::lease::Revision;
+use crate::lease::{LeaseAttrs, Revision};
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 fn record(key: &str, public_ip: &str, revision: i64) -> Record {
     Record {
@@ -88,4 +90,49 @@ fn leases_that_share_addresses_with_ours_are_found() {
     let own = Subnets::parse_key("10.5.1.0-24").unwrap();
     let found: Vec<String> = table.overlapping(&own).map(|lease| lease.subnets.to_string()).collect();
     assert_eq!(found, ["10.5.0.0-20"]);
+}
+
+proptest! {
+    /// The indices of a table find what a search of all leases finds, after any changes.
+    #[test]
+    fn indices_find_what_a_search_finds(changes in vec(change(), 1..40), asked in (key(), 1..4_u8)) {
+        let mut table = LeaseTable::default();
+        let half = changes.len() / 2;
+        for change in &changes[..half] {
+            table.apply(change);
+        }
+        let records: Vec<Record> = changes[half..].iter().filter_map(|change| match change {
+            Change::Put(record) => Some(record.clone()),
+            _ => None,
+        }).collect();
+        table.replace(&records);
+        for change in &changes[..half] {
+            table.apply(change);
+        }
+        let (key, host) = asked;
+        let subnets = Subnets::parse_key(&key).unwrap();
+        let attrs = LeaseAttrs { public_ip: Some([1, 1, 1, host].into()), ..LeaseAttrs::default() };
+        let gone = Lease { subnets, attrs, revision: Revision::new(1) };
+        let all = || table.leases().values().map(|entry| &entry.lease);
+        let expected: Vec<&Arc<Lease>> =
+            all().filter(|lease| lease.subnets != subnets && lease.subnets.overlap(&subnets)).collect();
+        prop_assert_eq!(table.overlapping(&subnets).collect::<Vec<_>>(), expected);
+        prop_assert_eq!(table.has_replaced(&gone), all().any(|lease| gone.is_replaced_by(lease)));
+    }
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let put = (key(), 1..4_u8).prop_map(|(key, host)| Change::Put(record(&key, &format!("1.1.1.{host}"), 1)));
+    prop_oneof![3 => put, 1 => key().prop_map(|key| Change::Delete { key })]
+}
+
+/// Keys of one or two families, some with host bits, many of which overlap.
+fn key() -> impl Strategy<Value = String> {
+    let v4 = (0..4_u8, 0..3_u8, 20..25_u8).prop_map(|(net, host, len)| format!("10.5.{net}.{host}-{len}"));
+    let v6 = (0..4_u8, 62..66_u8).prop_map(|(net, len)| format!("fd00:0:0:{net}::-{len}"));
+    prop_oneof![
+        3 => v4.clone(),
+        1 => v6.clone().prop_map(|v6| format!("0.0.0.0-0&{v6}")),
+        1 => (v4, v6).prop_map(|(v4, v6)| format!("{v4}&{v6}")),
+    ]
 }
