@@ -117,6 +117,17 @@ fn says(daemon: &Daemon, since: usize, text: &str) -> Result<()> {
     })
 }
 
+/// The reason is what etcd did not do in time, not the text of an expired time limit.
+fn says_who_is_silent(daemon: &Daemon, since: usize) -> Result<()> {
+    let log = daemon.log()?;
+    let news = log.get(since..).unwrap_or_default();
+    let reason = news.lines().find(|line| line.contains(AWAY)).unwrap_or_default();
+    let is_named =
+        reason.contains("etcd at http://") && reason.contains("did not a") && reason.contains(" in ");
+    ensure!(is_named && !news.contains("deadline has elapsed"), "{news}");
+    Ok(())
+}
+
 fn wait_route(node: &Node, subnet: &str, there: bool) -> Result<()> {
     wait::until(format!("{} has a route to {subnet}: {there}", node.name()), wait::LONG, || {
         let found = routes(node.netns(), true, "10.42.")?;
@@ -232,6 +243,7 @@ fn no_change_is_lost_over_a_network_cut() {
         f.etcd.compact()?;
         f.all_say(&since, AWAY)?;
         eprintln!("noticed after {:?}", cut.elapsed());
+        f.daemons.iter().zip(&since).try_for_each(|(daemon, since)| says_who_is_silent(daemon, *since))?;
         f.all_ready()?;
         f.node(1).add_pod("later")?.netns.wait_ping(f.pods[0].address(true)?)?;
 

@@ -17,19 +17,15 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::error::{EtcdError, FAILED_PRECONDITION, Failure, Kind, answer, innermost};
-use super::options::{CAFILE, CERTFILE, Endpoint, KEYFILE, Target};
+use super::options::{CAFILE, CERTFILE, CONNECT_LIMIT, Endpoint, KEYFILE, PING_LIMIT, Target};
 use crate::store::operation::Operation;
 use crate::store::stats::StoreStats;
 
-/// Time limit of the TCP handshake, and of that of TLS.
-const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// Head start of an endpoint before the next one.
 const STAGGER: Duration = Duration::from_millis(250);
 /// Pause before an HTTP/2 ping. etcd closes connections that ping more often than every 5 s
 /// (`--grpc-keepalive-min-time`), or that ping without an open stream.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
-/// Time limit of the response to a ping: a dead peer is detected in 9 s.
-const PING_LIMIT: Duration = Duration::from_secs(3);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(10);
 /// Maximum size of a response: a listing of 20,000 records has 5 MB, and tonic's default is 4 MB.
 const MESSAGE_LIMIT: usize = 256 << 20;

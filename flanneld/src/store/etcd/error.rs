@@ -7,8 +7,8 @@ use rustls::{AlertDescription, CertificateError};
 use std::error::Error;
 use std::io;
 
-use super::options::Target;
-use crate::error::chain;
+use super::options::{CONNECT_LIMIT, PING_LIMIT, Target};
+use crate::error::{chain, find, inner, is_elapsed};
 use crate::store::error::{Detail, StoreError};
 use crate::store::operation::Operation;
 
@@ -188,11 +188,20 @@ impl Failure<'_> {
                 );
                 (Kind::Unreachable, problem)
             }
-            None => return self.unreachable(innermost(error)),
+            None => return self.unreachable(silence(error).unwrap_or_else(|| innermost(error))),
         };
         let text = format!("no TLS session with etcd at {}: {problem}", self.endpoint);
         EtcdError::new(kind, text, Some(innermost(error)))
     }
+}
+
+/// What the server did not answer, and in which time.
+fn silence(error: &(dyn Error + 'static)) -> Option<String> {
+    if is_elapsed(error) {
+        return Some(format!("it did not accept a connection in {} s", CONNECT_LIMIT.as_secs()));
+    }
+    let is_ping = find::<hyper::Error>(error).is_some_and(hyper::Error::is_timeout);
+    is_ping.then(|| format!("it did not answer a ping in {} s", PING_LIMIT.as_secs()))
 }
 
 /// The innermost message of a chain of errors: the outer ones are only "transport error".
@@ -202,26 +211,6 @@ pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
         innermost = source;
     }
     innermost.to_string()
-}
-
-/// The next error of a chain. `io::Error::source` skips the error that it wraps.
-fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref::<io::Error>() {
-        Some(error) => error.get_ref().map(|inner| inner as &(dyn Error + 'static)),
-        None => error.source(),
-    }
-}
-
-/// The first error of a type in a chain.
-fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref() {
-            return Some(error);
-        }
-        next = inner(error);
-    }
-    None
 }
 
 /// The peer accepted the connection and closed it: during the TLS handshake, or in HTTP after it.

@@ -3,10 +3,16 @@
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::flag::{Flag, Kind};
 use crate::go_path::clean;
 use crate::store::error::StoreOptionsError;
+
+/// Time limit of the TCP handshake, and of that of TLS.
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// Time limit of the response to a ping: a dead peer is detected in 9 s.
+pub(super) const PING_LIMIT: Duration = Duration::from_secs(3);
 
 /// The values of the `--etcd-*` flags. Empty text counts as not given, as with Go's flags.
 #[derive(Clone, Default)]

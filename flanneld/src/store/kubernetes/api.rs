@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{RequestError, malformed, rejected, timed_out, unreachable, unusable};
 use super::options::KubernetesOptions;
-use crate::error::chain;
+use crate::error::{chain, is_elapsed};
 use crate::http::Bytes;
 use crate::store::error::StoreError;
 use crate::store::operation::Operation;
@@ -325,6 +325,9 @@ fn cause(error: &kube::Error) -> String {
         return format!("no connection in {} s", CONNECT_LIMIT.as_secs());
     }
     match error {
+        error if is_elapsed(error) => {
+            format!("it did not accept a connection in {} s", CONNECT_LIMIT.as_secs())
+        }
         kube::Error::Service(error) => chain(error.as_ref()),
         kube::Error::HyperError(error) => chain(error),
         error => chain(error),
