@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> ExitCode {
-    sys::share_heap();
+    sys::keep_heap_small();
     logging::init(options.log);
     options.log();
     // One thread: the daemon mostly waits, and the stacks and arenas of more threads would be half of its memory.

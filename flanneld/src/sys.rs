@@ -6,15 +6,21 @@ use std::ffi::{CStr, c_char};
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-/// Lets all threads share one heap: a daemon that mostly waits needs no more, and each further heap keeps its memory.
+/// Lets all threads share one heap: a daemon that mostly waits needs no more, and each further heap keeps its memory. Large pieces
+/// never become part of the heap, which glibc otherwise allows after the first one: their pages return to the system with them.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "mallopt has no safe form")]
-pub fn share_heap() {
+pub fn keep_heap_small() {
     // SAFETY: mallopt takes plain numbers, and no other thread exists yet.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
     }
 }
+
+/// The default size from which on glibc maps a piece of memory by itself.
+#[cfg(target_env = "gnu")]
+const LARGE: c_int = 128 << 10;
 
 /// Returns freed memory to the system. A round in a large cluster temporarily needs several megabytes, which the heap would keep.
 #[cfg(target_env = "gnu")]
@@ -26,9 +32,9 @@ pub(crate) fn release_memory() {
     }
 }
 
-/// Other C libraries have one heap.
+/// Other C libraries do this themselves.
 #[cfg(not(target_env = "gnu"))]
-pub const fn share_heap() {}
+pub const fn keep_heap_small() {}
 
 /// Other C libraries return memory themselves.
 #[cfg(not(target_env = "gnu"))]

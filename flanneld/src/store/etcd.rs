@@ -227,17 +227,20 @@ impl LeaseStore for EtcdStore {
             TxnOp::get(keys.subnets.as_str(), Some(whole)),
         ]);
         let response = self.txn(Operation::List, txn).await?;
+        let revision = revision_of(&response);
         let mut ranges = response.op_responses().into_iter().map(|response| match response {
             TxnOpResponse::Get(mut range) => range.take_kvs(),
             _ => Vec::new(),
         });
+        // The client has copied all records.
+        drop(response);
         let config = ranges.next().and_then(|config| config.first().map(config_record));
         let records = ranges.next().unwrap_or_default();
         self.with_landmarks(|landmarks| landmarks.replace(records.iter().map(landmark)));
         Ok(Listing {
-            revision: revision_of(&response),
+            revision,
             config,
-            records: records.iter().map(|kv| record(kv, &keys.subnets)).collect(),
+            records: records.into_iter().map(|kv| record(kv, &keys.subnets)).collect(),
             ..Listing::default()
         })
     }
@@ -415,15 +418,12 @@ fn config_record(kv: &KeyValue) -> ConfigRecord {
     }
 }
 
-fn record(kv: &KeyValue, stem: &str) -> Record {
-    let key = kv.key().strip_prefix(stem.as_bytes()).unwrap_or(kv.key());
-    Record {
-        key: String::from_utf8_lossy(key).into_owned(),
-        value: kv.value().to_vec(),
-        revision: Revision::new(kv.mod_revision()),
-        grant: Some(kv.lease()).filter(|lease| *lease != 0).map(Grant),
-        fault: None,
-    }
+fn record(kv: KeyValue, stem: &str) -> Record {
+    let revision = Revision::new(kv.mod_revision());
+    let grant = Some(kv.lease()).filter(|lease| *lease != 0).map(Grant);
+    let (key, value) = kv.into_key_value();
+    let key = key.strip_prefix(stem.as_bytes()).unwrap_or(&key);
+    Record { key: String::from_utf8_lossy(key).into_owned(), value, revision, grant, fault: None }
 }
 
 fn landmark(kv: &KeyValue) -> Landmark {

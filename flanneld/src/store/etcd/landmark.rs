@@ -26,10 +26,15 @@ const KEPT: usize = 16;
 impl Landmarks {
     /// Replaces all with a listing.
     pub(super) fn replace(&mut self, records: impl Iterator<Item = Landmark>) {
-        let mut all: Vec<Landmark> = records.filter(|landmark| landmark.lease != 0).collect();
-        all.sort_unstable_by_key(|landmark| -landmark.revision);
-        all.truncate(KEPT);
-        self.0 = all.into();
+        let mut latest: Vec<Landmark> = Vec::new();
+        for landmark in records.filter(|landmark| landmark.lease != 0) {
+            let place = latest.partition_point(|other| other.revision > landmark.revision);
+            if place < KEPT {
+                latest.truncate(KEPT - 1);
+                latest.insert(place, landmark);
+            }
+        }
+        self.0 = latest.into();
     }
 
     /// Records a change.

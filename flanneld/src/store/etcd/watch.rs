@@ -216,7 +216,7 @@ impl EtcdWatch {
         if !kv.key().starts_with(keys.subnets.as_bytes()) {
             return None;
         }
-        let record = record(kv, &keys.subnets);
+        let record = record(kv.clone(), &keys.subnets);
         Some(if deleted {
             self.store.with_landmarks(|landmarks| landmarks.delete(kv.key()));
             Change::Delete { key: record.key }
