@@ -59,6 +59,20 @@ pub struct Desired {
     base: Dataplane,
 }
 
+impl PartialEq for Desired {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { peering, published_type, uses_underlay_routes, networks, node, underlay, base } = self;
+        let has_same_peering = match (peering, &other.peering) {
+            (Some(one), Some(other)) => one.is_same(other.as_ref()),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        has_same_peering
+            && (published_type, uses_underlay_routes) == (&other.published_type, &other.uses_underlay_routes)
+            && (networks, node) == (&other.networks, &other.node)
+            && (underlay, base) == (&other.underlay, &other.base)
+    }
+}
+
 /// What one peer needs in the kernel.
 #[derive(Debug, Default)]
 pub struct Peer {

@@ -13,6 +13,7 @@
 //! device, cannot be distinguished from a route of the administrator and is kept until another node gets the subnet.
 
 use ipnet::IpNet;
+use std::collections::BTreeSet;
 
 use crate::dataplane::mark::marks_one_of;
 use crate::dataplane::{
@@ -33,37 +34,19 @@ pub struct Scope<'a> {
 
 /// The part of `observed` that is ours.
 #[must_use]
-pub fn owned(observed: &Dataplane, scope: &Scope<'_>) -> Dataplane {
-    let on_device = |name: &LinkName| {
-        scope.desired.links.get(name).is_some_and(|wanted| {
-            observed.links.get(name).is_none_or(|found| wanted.kind.replaces(&found.kind))
-        })
-    };
-    Dataplane {
-        links: pick(&observed.links, |name, link| on_device(name) || scope.is_stale(link)),
-        addresses: pick(&observed.addresses, |key, _| on_device(&key.link) && scope.owns_address(key)),
-        neighbours: pick(&observed.neighbours, |key, neighbour| {
-            on_device(&key.link) && (neighbour.permanent || scope.desired.neighbours.contains_key(key))
-        }),
-        fdb: pick(&observed.fdb, |key, entry| {
-            on_device(&key.link) && (entry.permanent || scope.desired.fdb.contains_key(key))
-        }),
-        nexthops: pick(&observed.nexthops, |id, nexthop| {
-            nexthop.protocol == PROTOCOL && id.is_in(scope.networks)
-        }),
-        routes: observed
-            .routes
-            .iter()
-            .filter_map(|(key, route)| Some((*key, scope.owned_routes(*key, route, &on_device)?)))
-            .collect(),
-    }
-}
-
-fn pick<K: Ord + Clone, V: Clone>(
-    all: &std::collections::BTreeMap<K, V>,
-    is_ours: impl Fn(&K, &V) -> bool,
-) -> std::collections::BTreeMap<K, V> {
-    all.iter().filter(|(key, value)| is_ours(key, value)).map(|(k, v)| (k.clone(), v.clone())).collect()
+pub fn owned(mut observed: Dataplane, scope: &Scope<'_>) -> Dataplane {
+    let devices = scope.devices(&observed);
+    let on_device = |name: &LinkName| devices.contains(name);
+    let Dataplane { links, addresses, neighbours, fdb, nexthops, routes } = &mut observed;
+    links.retain(|name, link| on_device(name) || scope.is_stale(link));
+    addresses.retain(|key, _| on_device(&key.link) && scope.owns_address(key));
+    neighbours.retain(|key, neighbour| {
+        on_device(&key.link) && (neighbour.permanent || scope.desired.neighbours.contains_key(key))
+    });
+    fdb.retain(|key, entry| on_device(&key.link) && (entry.permanent || scope.desired.fdb.contains_key(key)));
+    nexthops.retain(|id, nexthop| nexthop.protocol == PROTOCOL && id.is_in(scope.networks));
+    routes.retain(|key, route| scope.retain_routes(*key, route, &on_device));
+    observed
 }
 
 impl Scope<'_> {
@@ -85,17 +68,26 @@ impl Scope<'_> {
             }
     }
 
-    fn owned_routes(
+    /// The names of our devices, unless the device that is there is one of others.
+    fn devices(&self, observed: &Dataplane) -> BTreeSet<LinkName> {
+        let is_ours = |(name, wanted): &(&LinkName, &Link)| {
+            observed.links.get(*name).is_none_or(|found| wanted.kind.replaces(&found.kind))
+        };
+        self.desired.links.iter().filter(is_ours).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Drops the routes that are not ours from those with one key; returns whether some are left.
+    fn retain_routes(
         &self,
         key: RouteKey,
-        route: &Route,
+        routes: &mut Route,
         on_device: &impl Fn(&LinkName) -> bool,
-    ) -> Option<Route> {
+    ) -> bool {
         if self.desired.routes.contains_key(&key) {
-            return Some(route.clone());
+            return true;
         }
-        let owned = route.each().filter(|route| self.owns_route(key, route, on_device));
-        Route::several(owned.cloned().collect())
+        let owned = routes.each().filter(|route| self.owns_route(key, route, on_device)).cloned().collect();
+        Route::several(owned).map(|owned| *routes = owned).is_some()
     }
 
     /// Whether a route is ours though its key is not wanted.

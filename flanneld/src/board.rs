@@ -132,9 +132,8 @@ impl Board {
             let settled = after.version == before.version;
             if settled || attempt >= ATTEMPTS {
                 // Without a lease nothing is desired or owned.
-                let actual = after
-                    .desired()
-                    .map(|desired| owned(&observed, &Scope { desired, networks: &after.networks }));
+                let scope = after.desired().map(|desired| Scope { desired, networks: &after.networks });
+                let actual = scope.map(|scope| owned(observed, &scope));
                 let actual = actual.unwrap_or_default();
                 return Ok(Comparison { view: after, actual, settled });
             }

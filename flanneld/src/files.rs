@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, BufRead as _, BufReader, BufWriter, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
@@ -31,10 +31,51 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     }
 }
 
+/// Writes content piece by piece.
+type Output<'a> = &'a mut dyn Write;
+
+/// Returns whether a file has the content that `write` writes.
+pub(crate) fn contains(path: &Path, write: impl FnOnce(Output<'_>) -> io::Result<()>) -> bool {
+    let is_same = || {
+        let mut comparison = Comparison(BufReader::new(File::open(path)?));
+        write(&mut comparison)?;
+        Ok::<_, io::Error>(comparison.0.fill_buf()?.is_empty())
+    };
+    is_same().unwrap_or(false)
+}
+
+/// Accepts what a file contains, from its begin on.
+struct Comparison(BufReader<File>);
+
+impl Write for Comparison {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let existing = self.0.fill_buf()?;
+        let count = existing.len().min(bytes.len());
+        if existing[..count] != bytes[..count] {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        self.0.consume(count);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Writes a file whose permission bits are `mode`, whatever the umask. After a crash or a power loss it has the old or the new
 /// content, never a part. A symbolic link at `path` is replaced, not followed.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
-    let written = temporary(path, content, mode)
+    replace_by(path, |file| file.write_all(content), mode)
+}
+
+/// Does the same with the content that `write` writes.
+pub(crate) fn replace_by(
+    path: &Path,
+    write: impl FnOnce(Output<'_>) -> io::Result<()>,
+    mode: u32,
+) -> Result<(), FileError> {
+    let written = temporary(path, write, mode)
         .and_then(|file| file.persist(path).map_err(|error| error.error))
         .and_then(|_| sync(parent(path)));
     written.map_err(FileError::during("write", path))
@@ -46,7 +87,9 @@ pub(crate) fn create(path: &Path, content: &[u8], mode: u32) -> Result<bool, Fil
         Err(error) if error.error.kind() == ErrorKind::AlreadyExists => Ok(false),
         result => result.map_err(|error| error.error).and_then(|_| sync(parent(path))).map(|()| true),
     };
-    temporary(path, content, mode).and_then(persist).map_err(FileError::during("create", path))
+    temporary(path, |file| file.write_all(content), mode)
+        .and_then(persist)
+        .map_err(FileError::during("create", path))
 }
 
 /// Removes a file if it exists.
@@ -74,7 +117,11 @@ fn parent(path: &Path) -> &Path {
 
 /// Writes a file beside `path` to the disk. Its name is fixed, so that a crash leaves at most one, and an existing file is
 /// removed first, so that no link is followed.
-fn temporary(path: &Path, content: &[u8], mode: u32) -> io::Result<NamedTempFile> {
+fn temporary(
+    path: &Path,
+    write: impl FnOnce(Output<'_>) -> io::Result<()>,
+    mode: u32,
+) -> io::Result<NamedTempFile> {
     let mut name = OsString::from(".");
     name.push(path.file_name().ok_or(ErrorKind::IsADirectory)?);
     name.push(".tmp");
@@ -84,7 +131,10 @@ fn temporary(path: &Path, content: &[u8], mode: u32) -> io::Result<NamedTempFile
         _ => Err(error),
     })?;
     let mut file = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempfile_in(parent(path))?;
-    file.write_all(content)?;
+    let mut buffered = BufWriter::new(&mut file);
+    write(&mut buffered)?;
+    buffered.flush()?;
+    drop(buffered);
     file.as_file().set_permissions(Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
     Ok(file)

@@ -241,6 +241,10 @@ pub(crate) async fn remember(
             Ok(()) = memory.changed() => false,
             Ok(()) = claim.changed() => false,
         };
+        if stopping {
+            // The reconcile loop hands over its last changes, then drops the channel.
+            while memory.changed().await.is_ok() {}
+        }
         let now = memory.borrow_and_update().clone();
         let lease = lease_to_remember(&claim.borrow_and_update(), now.hardware);
         let state = state.clone();
@@ -296,7 +300,7 @@ fn save(state: &StateDir, memory: &Memory, lease: Option<&Option<RememberedLease
     }
     if let Some(leases) = &memory.leases {
         let records = leases.iter().map(|lease| (lease.subnets.to_string(), lease.attrs.to_json()));
-        state.save_records(records.collect())?;
+        state.save_records(records)?;
     }
     Ok(())
 }

@@ -6,11 +6,11 @@
 //! state before and after it.
 
 use flannel_core::dataplane::Op;
-use flannel_core::desired::Assembly;
+use flannel_core::desired::{Assembly, Desired};
 use flannel_core::facts::HostFacts;
 use flannel_core::hint::{Hint, Hints, Interest};
-use flannel_core::lease::Subnets;
 use flannel_core::lease::table::PeerChange;
+use flannel_core::lease::{Lease, Subnets};
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::owned::{Scope, owned};
 use flannel_core::plan::plan;
@@ -23,10 +23,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, info, info_span};
 
-use crate::agent::{self, AgentOp, AgentState, Setup, Supervisor};
+use crate::agent::{AgentOp, Supervisor};
 use crate::claim::ClaimState;
 use crate::contention::{CHECK, Turn};
-use crate::effector::{Effector as _, Operation as _};
+use crate::effector::Operation as _;
 use crate::error::chain;
 use crate::host::pods;
 use crate::kernel::{Inbox, Kernel};
@@ -36,6 +36,7 @@ use crate::status::{Reason, View, ViewRequest};
 use crate::store::watch::Update;
 use crate::store::{ConfigRecord, Record};
 use crate::sys;
+use agents::agent_ops;
 use apply::{Applied, Failing};
 use bridges::Bridges;
 use conditions::id as condition;
@@ -47,6 +48,7 @@ use store_view::{News, StoreView};
 pub(crate) use conditions::id;
 pub(crate) use reporter::{Memory, Outputs};
 
+mod agents;
 mod apply;
 mod bridges;
 mod conditions;
@@ -162,10 +164,14 @@ impl<K: Kernel> Reconciler<K> {
         self.take_updates(std::mem::take(&mut inputs.seen)).await;
         loop {
             let (due, _) = self.pace.next();
-            let others = [self.store.grace_ends(), self.conflict.next_check(Instant::now())];
+            let others = [
+                self.store.grace_ends(),
+                self.conflict.next_check(Instant::now()),
+                self.reporter.remember_at,
+            ];
             let due = others.into_iter().flatten().fold(due, Instant::min);
             let wake = tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 Some(update) = inputs.store.recv() => Wake::Store(update),
                 Ok(()) = inputs.claim.changed() => Wake::Claim,
                 () = inputs.hints.filled() => Wake::Hints,
@@ -176,10 +182,13 @@ impl<K: Kernel> Reconciler<K> {
             };
             // A stop interrupts a round that waits for the kernel: the next start repairs what is half done.
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 () = self.take(wake, &mut inputs) => {}
             }
             self.reporter.publish(self.target.assembly.as_deref(), &self.store.cluster);
+        }
+        if self.reporter.remember_at.is_some() {
+            self.remember();
         }
     }
 
@@ -298,7 +307,7 @@ impl<K: Kernel> Reconciler<K> {
             let table = self.store.cluster.table();
             touched.iter().for_each(|subnets| self.reporter.report_peer(*subnets, assembly, table));
         }
-        self.reporter.remember(&self.store.cluster, self.store.in_force.as_ref());
+        self.reporter.remember_soon();
         // Thousands of changes leave the heap in pieces. Rarely, since it walks the whole heap.
         if self.untidy >= TIDY_AFTER {
             self.release_memory();
@@ -358,6 +367,9 @@ impl<K: Kernel> Reconciler<K> {
             self.reporter.count_changes(&dropped, self.node.config());
             self.apply_changes(dropped).await;
         }
+        if self.reporter.remember_at.is_some_and(|at| at <= now) {
+            self.remember();
+        }
         let turn = self.conflict.check(now);
         if turn == Some(Turn::Over) {
             self.reporter.set_condition(condition::CONFLICT, None);
@@ -401,8 +413,12 @@ impl<K: Kernel> Reconciler<K> {
             _ => false,
         };
         self.report_node();
-        self.reporter.remember(&self.store.cluster, self.store.in_force.as_ref());
+        self.remember();
         self.release_memory();
+    }
+
+    fn remember(&mut self) {
+        self.reporter.remember(&self.store.cluster, self.store.in_force.as_ref());
     }
 
     /// One full round; fails if there is no observation or no desired state.
@@ -418,17 +434,17 @@ impl<K: Kernel> Reconciler<K> {
         let next_hops = self.choose_next_hops(peers.len(), &observed);
         let desired = self.node.desired(&own, &self.target.facts, next_hops, pods::addresses);
         let desired = self.reporter.check(condition::NODE, desired).ok_or(())?;
-        let assembly = Assembly::new(desired, peers);
+        let assembly = self.assembly(desired, peers);
         let networks = self.node.networks();
         let scope = Scope { desired: assembly.dataplane(), networks: &networks };
-        let actual = owned(&observed.dataplane, &scope);
+        let actual = owned(observed.dataplane, &scope);
         let mut ops = plan(assembly.dataplane(), &actual, self.store.prune());
         self.conflict.hold_back(&mut ops, Instant::now());
         ops.extend(self.restore_bridges(&own));
         let agent_ops = self.plan_agent(&own, &assembly).await;
         self.reporter.report_peers(assembly.errors(), self.store.cluster.table(), &losers);
         let wanted = assembly.dataplane().len();
-        self.target.assembly = Some(Arc::new(assembly));
+        self.target.assembly = Some(assembly);
         self.failing.start_round();
         let mut applied = self.apply(&agent_ops, &ops).await;
         let set = ops.iter().filter(|op| op.class().0 == Action::Set).count();
@@ -439,19 +455,11 @@ impl<K: Kernel> Reconciler<K> {
         Ok(applied)
     }
 
-    /// The operations that the agent needs.
-    async fn plan_agent(&mut self, own: &Subnets, assembly: &Assembly) -> Vec<AgentOp> {
-        let backend = &self.node.config().backend;
-        let mut desired = AgentState::default();
-        if self.agent.serves(backend) {
-            let (backend, external) = (backend.clone(), self.node.external().clone());
-            desired.setup = Some(Setup { backend, subnets: *own, external });
-            let leases = assembly.leases().iter().filter(|(key, _)| !assembly.errors().contains_key(key));
-            desired.peers = leases.map(|(key, lease)| (*key, Arc::clone(lease))).collect();
-        }
-        // An agent that cannot be observed does not work.
-        let actual = self.agent.observe(&()).await.unwrap_or_default();
-        agent::plan(&desired, &actual)
+    /// The present assembly, if nothing that it is made of has changed. A new one takes time and memory.
+    fn assembly(&mut self, desired: Desired, peers: Vec<Arc<Lease>>) -> Arc<Assembly> {
+        let present = self.target.assembly.take();
+        let present = present.filter(|assembly| assembly.is_made_of(&desired, &peers));
+        present.unwrap_or_else(|| Arc::new(Assembly::new(desired, peers)))
     }
 
     /// Applies both parts of a plan. The agent comes first: kernel objects depend on its device.
@@ -486,14 +494,6 @@ impl<K: Kernel> Reconciler<K> {
             version: self.target.version,
         }
     }
-}
-
-/// The operations of the agent for leases that changed. Peers with a fault are not served.
-fn agent_ops(assembly: &Assembly, touched: &BTreeSet<Subnets>) -> impl Iterator<Item = AgentOp> {
-    touched.iter().map(|key| match assembly.leases().get(key) {
-        Some(lease) if !assembly.errors().contains_key(key) => AgentOp::SetPeer(Arc::clone(lease)),
-        _ => AgentOp::RemovePeer(*key),
-    })
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use flannel_core::lease::Revision;
 use flannel_core::link::{LinkName, Mac};
 use flannel_core::store::{ConfigRecord, Prescribed, Record};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -100,7 +100,7 @@ impl StateDir {
 
     /// Reads everything. Unreadable files are logged, and damaged ones moved aside.
     pub(crate) fn load(&self) -> Remembered {
-        let RecordsFile { records } = self.read(&self.store.join(RECORDS)).unwrap_or_default();
+        let RecordsFile { records }: RecordsFile = self.read(&self.store.join(RECORDS)).unwrap_or_default();
         let record = |(key, value): (String, String)| Record {
             key,
             value: value.into_bytes(),
@@ -143,8 +143,11 @@ impl StateDir {
     }
 
     /// Stores the keys and values of all records. Keep their order, so that an unchanged set is not written again.
-    pub(crate) fn save_records(&self, records: Vec<(String, String)>) -> Result<(), FileError> {
-        write(&self.store.join(RECORDS), Some(&RecordsFile { records }))
+    pub(crate) fn save_records(
+        &self,
+        records: impl Iterator<Item = (String, String)> + Clone,
+    ) -> Result<(), FileError> {
+        write(&self.store.join(RECORDS), Some(&RecordsFile { records: Sequence(records) }))
     }
 
     /// Stores the hardware address of a tunnel device.
@@ -174,19 +177,18 @@ impl StateDir {
     }
 }
 
-/// Writes only what differs.
+/// Writes only what differs. The content is never in memory as a whole.
 fn write<T: Serialize>(path: &Path, content: Option<&T>) -> Result<(), FileError> {
     let Some(content) = content else { return files::remove(path) };
-    let bytes = serde_json::to_vec(&Versioned { version: VERSION, content })
-        .expect("strings and numbers have a JSON form");
-    if fs::read(path).is_ok_and(|existing| existing == bytes) {
+    let content = Versioned { version: VERSION, content };
+    if files::contains(path, |file| Ok(serde_json::to_writer(file, &content)?)) {
         return Ok(());
     }
     if let Some(parent) = path.parent() {
         // Someone may have emptied the directory meanwhile.
         files::make_directory(parent, 0o700)?;
     }
-    files::replace(path, &bytes, 0o600)
+    files::replace_by(path, |file| Ok(serde_json::to_writer(file, &content)?), 0o600)
 }
 
 const VERSION: u32 = 1;
@@ -210,8 +212,17 @@ struct Versioned<T> {
 }
 
 #[derive(Default, Serialize, Deserialize)]
-struct RecordsFile {
-    records: Vec<(String, String)>,
+struct RecordsFile<R = Vec<(String, String)>> {
+    records: R,
+}
+
+/// A sequence whose items exist one at a time.
+struct Sequence<I>(I);
+
+impl<I: Iterator<Item: Serialize> + Clone> Serialize for Sequence<I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.clone())
+    }
 }
 
 #[derive(Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use serde_json::value::RawValue;
+use std::any::Any;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -41,9 +42,12 @@ pub struct Prepared {
 }
 
 /// The state for one peer.
-pub trait Peering: fmt::Debug + Send + Sync {
+pub trait Peering: Any + fmt::Debug + Send + Sync {
     /// The objects by which `subnet` of a peer at `address` is reached.
     fn peer(&self, attrs: &LeaseAttrs, subnet: IpNet, address: IpAddr) -> Result<Dataplane, PeerError>;
+
+    /// Whether `other` reaches every peer in the same way.
+    fn is_same(&self, other: &dyn Peering) -> bool;
 }
 
 /// What a backend is. The defaults are those of a backend without devices, whose routes lead through the external

@@ -1,6 +1,7 @@
 //! host-gw: a route to each subnet through the node that holds it, which must be on the same link.
 
 use ipnet::IpNet;
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -73,7 +74,7 @@ impl Behaviour for Options {
 }
 
 /// What is needed to reach peers.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Gateways {
     link: LinkName,
     /// Routes through the external interface: the kernel looks for next hops in these alone (`fib_check_nh` in
@@ -119,5 +120,9 @@ impl Peering for Gateways {
         let mut peer = Dataplane::default();
         peer.routes.insert(RouteKey::owned(subnet), Route::via(gateway, &self.link, false));
         Ok(peer)
+    }
+
+    fn is_same(&self, other: &dyn Peering) -> bool {
+        (other as &dyn Any).downcast_ref() == Some(self)
     }
 }

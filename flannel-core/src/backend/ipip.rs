@@ -1,6 +1,7 @@
 //! ipip: an IP in IP tunnel device for IPv4. A peer's subnet is routed through it to the peer's public address.
 
 use ipnet::IpNet;
+use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -88,7 +89,7 @@ impl Behaviour for Options {
 }
 
 /// What is needed to reach peers.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Tunnel {
     device: LinkName,
     /// With direct routing, the routes of the underlay.
@@ -103,5 +104,9 @@ impl Peering for Tunnel {
         let mut peer = Dataplane::default();
         peer.routes.insert(RouteKey::owned(subnet), Route::via(address, link, true));
         Ok(peer)
+    }
+
+    fn is_same(&self, other: &dyn Peering) -> bool {
+        (other as &dyn Any).downcast_ref() == Some(self)
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn add_device(
 }
 
 /// Routes of the underlay, which decide on direct routing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Underlay {
     routes: RouteLookup,
     names: BTreeMap<IfIndex, LinkName>,

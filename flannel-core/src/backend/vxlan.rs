@@ -3,6 +3,7 @@
 
 use ipnet::IpNet;
 use serde_json::value::RawValue;
+use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -213,7 +214,7 @@ impl Behaviour for Options {
 }
 
 /// What is needed to reach peers.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Tunnels {
     devices: DualStack<LinkName>,
     vni: Vni,
@@ -253,5 +254,9 @@ impl Peering for Tunnels {
         peer.fdb.insert(FdbKey { link: device.clone(), mac }, entry);
         peer.routes.insert(RouteKey::owned(subnet), Route::via(gateway, device, true));
         Ok(peer)
+    }
+
+    fn is_same(&self, other: &dyn Peering) -> bool {
+        (other as &dyn Any).downcast_ref() == Some(self)
     }
 }

@@ -49,7 +49,7 @@ impl Assembly {
     /// Puts everything together.
     #[must_use]
     pub fn new(desired: Desired, peers: impl IntoIterator<Item = Arc<Lease>>) -> Self {
-        let leases = peers.into_iter().map(|lease| (lease.subnets, lease)).collect();
+        let leases: BTreeMap<_, _> = peers.into_iter().map(|lease| (lease.subnets, lease)).collect();
         let (dataplane, macs, errors) = (desired.base().clone(), BTreeSet::new(), BTreeMap::new());
         let mut assembly = Self { desired, leases, macs, dataplane, errors };
         let mut macs = Vec::new();
@@ -61,6 +61,14 @@ impl Assembly {
         assembly.macs = macs.into_iter().collect();
         assembly.dataplane.pack();
         assembly
+    }
+
+    /// Whether it is what [`Assembly::new`] makes of `desired` and `peers`.
+    #[must_use]
+    pub fn is_made_of(&self, desired: &Desired, peers: &[Arc<Lease>]) -> bool {
+        self.leases.len() == peers.len()
+            && self.desired == *desired
+            && peers.iter().all(|lease| self.leases.get(&lease.subnets) == Some(lease))
     }
 
     /// The rules it is made by.

@@ -650,7 +650,7 @@ proptest! {
                 .collect();
             prop_assert_eq!(found, errors);
             let networks = [net("10.42.0.0/16"), net("fd00:10:244::/48")];
-            let ours = owned(&kernel, &Scope { desired: &full, networks: &networks });
+            let ours = owned(kernel.clone(), &Scope { desired: &full, networks: &networks });
             prop_assert_eq!(ours, full);
         }
         let fresh = Assembly::new(desired, assembly.leases().values().cloned());

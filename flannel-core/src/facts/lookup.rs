@@ -9,7 +9,7 @@ use super::RouteFacts;
 use crate::family::Family;
 
 /// Routes arranged for lookups.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RouteLookup {
     best: BTreeMap<IpNet, RouteFacts>,
     lengths: BTreeSet<(Family, u8)>,

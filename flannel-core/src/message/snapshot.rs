@@ -1,6 +1,7 @@
 //! Complete dumps combined: indices become names, and records become facts and objects.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::address::AddressRecord;
 use super::fdb::FdbRecord;
@@ -10,6 +11,7 @@ use super::nexthop::NexthopRecord;
 use super::route::RouteRecord;
 use crate::dataplane::{
     Address, AddressKey, Dataplane, FdbEntry, FdbKey, Link, NeighbourKey, NexthopId, Route, RouteKey,
+    RouteTarget,
 };
 use crate::facts::HostFacts;
 use crate::link::{IfIndex, LinkName};
@@ -38,9 +40,10 @@ impl Snapshot {
         self.links.iter().map(|link| (link.index, link.name.clone())).collect()
     }
 
-    /// Returns the facts about the host, without objects of links that were deleted between two dumps.
+    /// Returns the facts about the host, without the routes of tunnel devices, which are part of the objects, and without objects of
+    /// links that were deleted between two dumps.
     #[must_use]
-    pub fn facts(&self) -> HostFacts {
+    pub fn facts(&self, tunnels: &BTreeSet<LinkName>) -> HostFacts {
         let mut links: Vec<_> = self.links.iter().map(LinkRecord::facts).collect();
         let places: BTreeMap<IfIndex, usize> =
             links.iter().enumerate().map(|(place, link)| (link.index, place)).collect();
@@ -49,7 +52,10 @@ impl Snapshot {
                 links[*place].addresses.push(address.facts);
             }
         }
-        HostFacts { links, routes: self.routes.iter().filter_map(RouteRecord::facts).collect() }
+        let is_tunnel = |link| places.get(&link).is_some_and(|place| tunnels.contains(&links[*place].name));
+        let routes = self.routes.iter().filter_map(RouteRecord::facts);
+        let routes = routes.filter(|route| !route.link.is_some_and(is_tunnel)).collect();
+        HostFacts { links, routes }
     }
 
     /// Takes the next hops of routes from their nexthop objects, where the kernel leaves them out.
@@ -59,44 +65,59 @@ impl Snapshot {
         self.routes.iter_mut().for_each(|route| route.resolve(|id| objects.get(&id).copied()));
     }
 
-    /// Returns the kernel objects.
+    /// Returns the kernel objects. Of each kind only one form exists at a time: a large cluster has tens of thousands.
     #[must_use]
-    pub fn dataplane(&self) -> Dataplane {
+    pub fn dataplane(self) -> Dataplane {
         let names = self.names();
         let name = |index: IfIndex| names.get(&index).cloned();
-        let mut dataplane = Dataplane::default();
-        for record in &self.links {
-            dataplane.links.insert(record.name.clone(), link(record, &names));
+        let Self { links, addresses, routes, nexthops, neighbours, fdb } = self;
+        let address = |record: AddressRecord| {
+            Some((AddressKey { link: name(record.index)?, net: record.facts.net }, Address))
+        };
+        let neighbour = |record: NeighbourRecord| {
+            Some((NeighbourKey { link: name(record.index)?, address: record.address }, record.neighbour))
+        };
+        let links = links.into_iter().map(|record| (record.name.clone(), link(&record, &names)));
+        Dataplane {
+            links: links.collect(),
+            addresses: addresses.into_iter().filter_map(address).collect(),
+            neighbours: neighbours.into_iter().filter_map(neighbour).collect(),
+            fdb: destinations(fdb, name),
+            nexthops: nexthops.into_iter().map(|record| (record.id, record.object(name))).collect(),
+            routes: grouped(routes.into_iter().filter(RouteRecord::is_main).map(|route| route.entry(name))),
         }
-        for record in &self.addresses {
-            if let Some(link) = name(record.index) {
-                dataplane.addresses.insert(AddressKey { link, net: record.facts.net }, Address);
-            }
-        }
-        for record in &self.neighbours {
-            if let Some(link) = name(record.index) {
-                let key = NeighbourKey { link, address: record.address };
-                dataplane.neighbours.insert(key, record.neighbour);
-            }
-        }
-        for record in &self.fdb {
-            let Some(link) = name(record.index) else { continue };
-            let entry = dataplane
-                .fdb
-                .entry(FdbKey { link, mac: record.mac })
-                .or_insert_with(|| FdbEntry { destinations: Vec::new(), permanent: record.permanent });
-            entry.destinations.extend(record.destination);
-        }
-        dataplane.nexthops = self.nexthops.iter().map(|record| (record.id, record.object(name))).collect();
-        let mut routes: BTreeMap<RouteKey, Vec<Route>> = BTreeMap::new();
-        for (key, route) in self.routes.iter().filter(|route| route.is_main()).map(|route| route.entry(name))
-        {
-            routes.entry(key).or_default().push(route);
-        }
-        let routes = routes.into_iter().filter_map(|(key, routes)| Some((key, Route::several(routes)?)));
-        dataplane.routes = routes.collect();
-        dataplane
     }
+}
+
+/// Combines the destinations of each MAC.
+fn destinations(
+    records: Vec<FdbRecord>,
+    name: impl Fn(IfIndex) -> Option<LinkName>,
+) -> BTreeMap<FdbKey, FdbEntry> {
+    let mut entries: BTreeMap<FdbKey, FdbEntry> = BTreeMap::new();
+    for record in records {
+        let Some(link) = name(record.index) else { continue };
+        let entry = entries
+            .entry(FdbKey { link, mac: record.mac })
+            .or_insert_with(|| FdbEntry { destinations: Vec::new(), permanent: record.permanent });
+        entry.destinations.extend(record.destination);
+    }
+    entries
+}
+
+/// Combines the routes that share a key.
+fn grouped(routes: impl Iterator<Item = (RouteKey, Route)>) -> BTreeMap<RouteKey, Route> {
+    let mut grouped: BTreeMap<RouteKey, Route> = BTreeMap::new();
+    for (key, route) in routes {
+        match grouped.entry(key) {
+            Entry::Vacant(place) => drop(place.insert(route)),
+            Entry::Occupied(mut place) => {
+                let all = place.get().each().cloned().chain([route]).collect();
+                place.get_mut().target = RouteTarget::Several(all);
+            }
+        }
+    }
+    grouped
 }
 
 fn link(record: &LinkRecord, names: &BTreeMap<IfIndex, LinkName>) -> Link {

@@ -5,7 +5,7 @@ use netlink_packet_core::{NLM_F_ACK_TLVS, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -796,7 +796,7 @@ fn a_snapshot_joins_the_dumps() {
         neighbours: vec![neighbour::decode(&payload("neighbour v4")).unwrap().unwrap()],
         fdb: vec![fdb::decode(&payload("fdb v4")).unwrap().unwrap(), default_destination],
     };
-    let facts = snapshot.facts();
+    let facts = snapshot.facts(&BTreeSet::new());
     // In kernel order; the address of a link that is not there (lo) is left out.
     let nets: Vec<String> = facts.links[0].addresses.iter().map(|address| address.net.to_string()).collect();
     assert_eq!(nets, ["192.168.50.1/24", "10.9.9.1/32"]);

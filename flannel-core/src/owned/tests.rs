@@ -54,7 +54,7 @@ fn check(desired: &Dataplane, alter: impl FnOnce(&mut Dataplane)) -> bool {
     let mut observed = Dataplane::default();
     alter(&mut observed);
     let networks = [net("10.42.0.0/16"), net("fd00:42::/48")];
-    let ours = owned(&observed, &Scope { desired, networks: &networks });
+    let ours = owned(observed.clone(), &Scope { desired, networks: &networks });
     assert!(ours.is_empty() || ours == observed);
     !ours.is_empty()
 }
@@ -144,7 +144,7 @@ fn of_several_routes_under_a_key_only_ours_are_taken() {
     let mut observed = Dataplane::default();
     observed.routes.insert(key("10.42.3.0/24", 0), both.clone());
     observed.routes.insert(key("10.42.2.0/24", 0), both.clone());
-    let owned = owned(&observed, &Scope { desired: &desired(), networks: &[] });
+    let owned = owned(observed.clone(), &Scope { desired: &desired(), networks: &[] });
     assert_eq!(owned.routes[&key("10.42.3.0/24", 0)], ours);
     assert_eq!(owned.routes[&key("10.42.2.0/24", 0)], both);
 }

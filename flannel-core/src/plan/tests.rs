@@ -140,7 +140,7 @@ fn render(ops: &[Op]) -> String {
 }
 
 fn actual(kernel: &Dataplane, desired: &Dataplane) -> Dataplane {
-    owned(kernel, &Scope { desired, networks: &networks() })
+    owned(kernel.clone(), &Scope { desired, networks: &networks() })
 }
 
 /// Runs a round; every op must succeed.

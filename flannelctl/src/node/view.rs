@@ -130,7 +130,7 @@ impl View {
             let assembly = Assembly::new(desired, peers);
             let networks = node.networks();
             let scope = Scope { desired: assembly.dataplane(), networks: &networks };
-            let actual = owned(&observation.dataplane, &scope);
+            let actual = owned(observation.dataplane.clone(), &scope);
             let ops = plan(assembly.dataplane(), &actual, prune);
             Ok(Comparison { assembly, actual, ops })
         });

@@ -131,7 +131,7 @@ impl Effector for NetlinkKernel {
         snapshot.nexthops = nexthops.unwrap_or_default();
         snapshot.resolve();
         self.connection = Some(connection);
-        Ok(Observation { facts: snapshot.facts(), dataplane: snapshot.dataplane(), has_nexthops })
+        Ok(Observation { facts: snapshot.facts(tunnels), dataplane: snapshot.dataplane(), has_nexthops })
     }
 
     async fn apply(&mut self, ops: &[Op]) -> Vec<Result<(), KernelError>> {

@@ -16,6 +16,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::apply::Applied;
@@ -53,18 +54,23 @@ pub(crate) struct Memory {
     /// The hardware address of the external interface.
     pub(crate) hardware: Option<Mac>,
     /// The leases of the store, if they come from there.
-    pub(crate) leases: Option<Vec<Arc<Lease>>>,
+    pub(crate) leases: Option<Arc<[Arc<Lease>]>>,
 }
+
+/// Changed leases are handed over at most this often: the list is as long as the cluster is large.
+const REMEMBER_DELAY: Duration = Duration::from_secs(2);
 
 /// Keeps the report, and publishes it and everything else when it changed.
 pub(super) struct Reporter {
     pub(super) outputs: Outputs,
     pub(super) report: Report,
+    /// When changed leases are handed over, if there are any.
+    pub(super) remember_at: Option<Instant>,
 }
 
 impl Reporter {
     pub(super) fn new(outputs: Outputs) -> Self {
-        Self { outputs, report: Report::default() }
+        Self { outputs, report: Report::default(), remember_at: None }
     }
 
     /// Sets or clears a condition, and logs the change.
@@ -193,8 +199,14 @@ impl Reporter {
         self.report.allocation = config.ranges().map(count).collect();
     }
 
+    /// Lets [`Reporter::remember`] be called soon, together with the changes until then.
+    pub(super) fn remember_soon(&mut self) {
+        self.remember_at.get_or_insert_with(|| Instant::now() + REMEMBER_DELAY);
+    }
+
     /// Keeps the leases and the config for the next start.
-    pub(super) fn remember(&self, cluster: &Cluster, in_force: Option<&ConfigRecord>) {
+    pub(super) fn remember(&mut self, cluster: &Cluster, in_force: Option<&ConfigRecord>) {
+        self.remember_at = None;
         if cluster.source() != Source::Store {
             return;
         }

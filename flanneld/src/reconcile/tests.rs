@@ -1,8 +1,10 @@
 //! The loop on a fake kernel: what it does when leases change, operations fail and others meddle.
 
 use super::*;
+use crate::agent;
 use crate::claim::Own;
 use crate::cli::NodeOptions;
+use crate::effector::Effector as _;
 use crate::firewall;
 use crate::pulse::Pulse;
 use crate::status::{History, Report};
@@ -600,4 +602,24 @@ async fn a_loop_that_hangs_does_not_respond_to_the_watchdog() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     lab.pulse.request.notify_one();
     assert!(timeout(limit, lab.pulse.response.notified()).await.is_err(), "the round hangs");
+}
+
+/// Changed leases are kept for the next start a little later, many at once, and at the latest when the loop ends.
+#[tokio::test(start_paused = true)]
+async fn changed_leases_are_remembered_soon() {
+    let mut lab = Lab::settled().await;
+    let count = |lab: &Lab| lab.memory.borrow().leases.as_ref().map_or(0, |leases| leases.len());
+    assert_eq!(count(&lab), 3);
+    for number in 4..7 {
+        lab.change(vec![Change::Put(peer(number))]).await;
+    }
+    lab.until("all peers are reachable", |plane| routes(plane).len() == 5).await;
+    assert_eq!(count(&lab), 3);
+    lab.quiet().await;
+    assert_eq!(count(&lab), 6);
+    lab.change(vec![Change::Put(peer(7))]).await;
+    lab.until("the last one is reachable", |plane| routes(plane).len() == 6).await;
+    lab.stop.cancel();
+    (&mut lab.task).await.unwrap();
+    assert_eq!(count(&lab), 7);
 }

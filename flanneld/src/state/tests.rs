@@ -58,7 +58,7 @@ fn example() -> Remembered {
 fn save(state: &StateDir, what: &Remembered) {
     state.save_config(what.config.as_ref()).unwrap();
     state.save_lease(what.lease.as_ref()).unwrap();
-    state.save_records(pairs(&what.records)).unwrap();
+    state.save_records(pairs(&what.records).into_iter()).unwrap();
     state.save_prescribed(what.prescribed).unwrap();
     for (link, mac) in &what.vtep_macs {
         state.save_vtep_mac(link, *mac).unwrap();
@@ -75,7 +75,7 @@ fn everything_is_restored() {
     state.save_config(None).unwrap();
     state.save_lease(None).unwrap();
     state.save_lease(None).unwrap();
-    state.save_records(Vec::new()).unwrap();
+    state.save_records(std::iter::empty()).unwrap();
     state.save_prescribed(Prescribed::default()).unwrap();
     let vtep_macs = example().vtep_macs;
     assert_eq!(open(&root).load(), Remembered { vtep_macs, ..Remembered::default() });
@@ -214,7 +214,7 @@ fn a_large_cluster() {
     let value = r#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}"#;
     let records: Vec<_> =
         (0..5000).map(|n| record(&format!("10.{}.{}.0-24", n / 256, n % 256), value)).collect();
-    open(&root).save_records(pairs(&records)).unwrap();
+    open(&root).save_records(pairs(&records).into_iter()).unwrap();
     assert_eq!(open(&root).load().records, records);
     let size = fs::metadata(scoped(&root, RECORDS)).unwrap().len();
     assert!(size < 1_000_000, "{size}");

@@ -135,7 +135,7 @@ fn host() -> Dataplane {
 }
 
 fn round(kernel: &mut Dataplane, desired: &Dataplane) -> Vec<Op> {
-    let ours = owned(kernel, &Scope { desired, networks: &[net(NETWORK)] });
+    let ours = owned(kernel.clone(), &Scope { desired, networks: &[net(NETWORK)] });
     let ops = plan(desired, &ours, Prune::Surplus);
     for op in &ops {
         assert_eq!(model::apply(kernel, op), Ok(()), "{op}");
@@ -265,7 +265,7 @@ fn a_device_of_another_kind_is_left_alone() {
     kernel
         .routes
         .insert(key, Route { protocol: PROTOCOL_BOOT, ..Route::via(ip("10.42.8.2"), &name(DEVICE), false) });
-    let ours = owned(&kernel, &Scope { desired: &full, networks: &[net(NETWORK)] });
+    let ours = owned(kernel.clone(), &Scope { desired: &full, networks: &[net(NETWORK)] });
     assert_eq!(ours, Dataplane::default());
     let ops = plan(&full, &ours, Prune::Surplus);
     assert_eq!(model::apply(&mut kernel, &ops[0]), Err(Refusal::Exists), "{}", ops[0]);
@@ -349,7 +349,7 @@ proptest! {
             }
             let (full, errors) = desired.full(assembly.leases().values().map(|lease| &**lease));
             prop_assert_eq!(errors, []);
-            let mut ours = owned(&kernel, &Scope { desired: &full, networks: &[net(NETWORK)] });
+            let mut ours = owned(kernel.clone(), &Scope { desired: &full, networks: &[net(NETWORK)] });
             // The model gives every link a MAC, which a tunnel of IP packets does not have.
             ours.links.values_mut().for_each(|link| link.mac = None);
             prop_assert_eq!(&ours, &full);
