@@ -70,6 +70,9 @@ fn is_away(fixture: &Fixture, daemons: &mut [Daemon; 2], traffic: &Traffic) -> R
     daemons[1].wait_ready()?;
     logs(&daemons[1], since[1], &["store unreachable, using the lease of the last run"])?;
     fixture.cluster.nodes[1].add_pod("later")?.netns.wait_ping(traffic.pods[0].address(true)?)?;
+    // The kernel is repaired from what is known.
+    fixture.cluster.nodes[0].netns().ip("route del 10.42.11.0/24")?;
+    fixture.wait_route(1, "10.42.11.0/24", true)?;
     // Without one, a node waits.
     let state = fixture.cluster.nodes[0].file("/var/lib/flannel")?;
     daemons[0].stop()?;

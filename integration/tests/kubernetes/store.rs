@@ -7,7 +7,7 @@
 
 use anyhow::{Context, Result, ensure};
 use integration::cni::all_reach_all;
-use integration::kernel_state::mac;
+use integration::kernel_state::{mac, ruleset};
 use integration::kubernetes::{annotations, condition};
 use integration::{lab, wait};
 use std::fs;
@@ -193,6 +193,84 @@ fn publishes(fixture: &Fixture, expected: &str) -> Result<()> {
         ensure!(found.as_deref() == Some(expected), "{found:?}");
         Ok(())
     })
+}
+
+/// `NetworkUnavailable` is not `False` before tunnel, rules and `subnet.env` are in place, and `True` with the reason until then if requested.
+#[test]
+fn network_unavailable_follows_readiness() {
+    lab(|lab| {
+        let fixture = Fixture::start(lab, 1)?;
+        fixture.register(1)?;
+        let node = &fixture.cluster.nodes[0];
+        node.netns().ip("link add other_vx type vxlan id 1 dstport 8472 dev eth0")?;
+        let flanneld =
+            fixture.flanneld(1).argument("--report-node-network-unavailable").argument("--ip-masq");
+        let mut daemon = node.start(&flanneld)?;
+        daemon.wait_log(&["condition reported", "other_vx has VNI 1"])?;
+        ensure!(condition(&fixture.node(1)?, UNAVAILABLE).is_none(), "a start takes some time");
+        fixture.wait_condition(1, "True", "FlannelIsNotReady")?;
+        let object = fixture.node(1)?;
+        let found = condition(&object, UNAVAILABLE).context("no condition")?;
+        let reason = "the interface other_vx has VNI 1 and UDP port 8472, which flannel.1 needs";
+        ensure!(found["message"].as_str().is_some_and(|message| message.contains(reason)), "{found}");
+
+        node.netns().ip("link del other_vx")?;
+        fixture.wait_condition(1, "False", "FlannelIsUp")?;
+        let rules = ruleset(node.netns())?;
+        ensure!(rules.contains("masquerade") && rules.contains("10.42.1.0/24"), "{rules}");
+        mac(node.netns(), "flannel.1")?;
+        ensure!(node.subnet(true)?.to_string() == "10.42.1.0/24");
+        daemon.wait_ready()?;
+        // Set by someone else, whatever it is.
+        fixture.set_unavailable(1)?;
+        fixture.wait_condition(1, "False", "FlannelIsUp")
+    });
+}
+
+/// Both families: annotations, routes and prescribed addresses, and what is left when the config disables one.
+#[test]
+fn dual_stack_nodes() {
+    lab(|lab| {
+        let fixture = Fixture::start(lab, 2)?;
+        let both = r#""EnableIPv6":true,"IPv6Network":"fd42::/48","EnableNFTables""#;
+        fixture.volume.set(&CONFIG.replace(r#""EnableNFTables""#, both), "both")?;
+        let mut daemons = fixture.two()?;
+        let traffic = Traffic::start(&fixture.cluster)?;
+        traffic.pods[0].netns.wait_ping(traffic.pods[1].address(false)?)?;
+        let publishes = |key: &str, expected: Option<&str>| {
+            wait::until(format!("{key} of n1 is {expected:?}"), wait::LONG, || {
+                let found = fixture.annotation(1, key)?;
+                ensure!(found.as_deref() == expected, "{found:?}");
+                Ok(())
+            })
+        };
+        publishes("public-ipv6", Some("fd50::1"))?;
+        let mac = mac(fixture.cluster.nodes[0].netns(), "flannel-v6.1")?;
+        publishes("backend-v6-data", Some(&format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, mac.trim())))?;
+        fixture.annotate(1, "public-ipv6-overwrite", Some("fd50::1"))?;
+        traffic.expect_none_lost()?;
+
+        fixture.annotate(1, "public-ipv6-overwrite", Some("fd50::99"))?;
+        publishes("public-ipv6", Some("fd50::99"))?;
+        fixture.annotate(1, "public-ipv6-overwrite", None)?;
+        fixture.cluster.nodes[0].netns().ip("addr add fd50::101/64 dev eth0 nodad")?;
+        fixture.annotate(1, "node-public-ipv6", Some("fd50::101"))?;
+        publishes("public-ipv6", Some("fd50::101"))?;
+        // The kernel lists the newest address of IPv6 first.
+        fixture.annotate(1, "node-public-ipv6", Some("fd50::1"))?;
+        publishes("public-ipv6", Some("fd50::1"))?;
+        fixture.cluster.nodes[0].netns().ip("addr del fd50::101/64 dev eth0")?;
+        fixture.annotate(1, "node-public-ipv6", None)?;
+        publishes("public-ipv6", Some("fd50::1"))?;
+
+        fixture.volume.set(CONFIG, "again")?;
+        daemons[0].wait_log(&["IPv6 network fd42::/48 -> off", "restart flanneld to take it"])?;
+        daemons[0].restart()?;
+        publishes("public-ipv6", None)?;
+        publishes("backend-v6-data", None)?;
+        publishes("public-ip", Some("192.168.50.1"))?;
+        fixture.wait_route(2, "10.42.1.0/24", true)
+    });
 }
 
 /// Two daemons with one node name: both report it, and neither rewrites the annotations again and again.
