@@ -25,6 +25,7 @@ struct Metadata {
     name: String,
     uid: String,
     resource_version: String,
+    creation_timestamp: String,
     annotations: Option<BTreeMap<String, String>>,
 }
 
@@ -102,6 +103,7 @@ impl JsonNode {
             name: metadata.name,
             uid: metadata.uid,
             revision: revision(&metadata.resource_version)?,
+            created: unix_secs(&metadata.creation_timestamp).unwrap_or_default(),
             pod_cidrs: PodCidrs(spec.pod_cidrs),
             ..Node::default()
         };
@@ -124,6 +126,18 @@ impl JsonNode {
         });
         Ok((node, is_initial))
     }
+}
+
+/// Converts a time such as `2026-01-02T03:04:05Z`.
+/// Source of the calendar: <https://howardhinnant.github.io/date_algorithms.html#days_from_civil>.
+fn unix_secs(time: &str) -> Option<i64> {
+    let parts = time.split(|char: char| !char.is_ascii_digit()).take(6).map(|part| part.parse().ok());
+    let [year, month, day, hours, minutes, seconds]: [i64; 6] =
+        parts.collect::<Option<Vec<_>>>()?.try_into().ok()?;
+    let year = if month <= 2 { year - 1 } else { year };
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + day_of_year - 719_468;
+    Some(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, WireError> {

@@ -19,6 +19,8 @@ pub struct Node {
     pub uid: String,
     /// The revision of its last change, whatever changed.
     pub revision: Revision,
+    /// The time of its creation, in seconds since 1970.
+    pub created: i64,
     /// The annotations of flannel.
     pub annotations: Annotations,
     /// The assigned subnets. Empty in a node without, and in metadata alone.
@@ -225,6 +227,13 @@ fn read_metadata(message: &[u8], prefix: &Prefix, node: &mut Node) -> Result<(),
             (1, name) => node.name = name.text(),
             (5, uid) => node.uid = uid.text(),
             (6, version) => node.revision = revision(&version.text())?,
+            (8, created) => {
+                for field in Fields(created.bytes()) {
+                    if let (1, seconds) = field? {
+                        node.created = seconds.number().cast_signed();
+                    }
+                }
+            }
             (12, entry) => {
                 let (mut name, mut value) = (Value::Fixed, Value::Fixed);
                 for field in Fields(entry.bytes()) {

@@ -103,6 +103,17 @@ fn annotations_are_unusable(fixture: &Fixture, daemons: &[Daemon; 2]) -> Result<
     fixture.admin().create(NODES, &twin)?;
     let fault = "the node publishes 192.168.50.2, which is the address of this node";
     wait_status(&daemons[1], &["10.42.15.0-24", fault], true)?;
+    // The podCIDR of the second node.
+    let mut twin = peer(16);
+    twin["spec"] = json!({"podCIDR": "10.42.2.0/24", "podCIDRs": ["10.42.2.0/24"]});
+    fixture.admin().create(NODES, &twin)?;
+    for daemon in daemons {
+        wait_status(
+            daemon,
+            &["node n16: its podCIDR 10.42.2.0-24 is that of node n2, too, which keeps it"],
+            true,
+        )?;
+    }
     // Corrected, and broken while it is known.
     fixture.annotate(12, "public-ip", Some("192.168.50.12"))?;
     fixture.wait_route(1, "10.42.12.0/24", true)?;

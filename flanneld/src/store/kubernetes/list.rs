@@ -55,7 +55,8 @@ pub(super) async fn list(store: &Session) -> Result<Listing, StoreError> {
             Err(error) => return Err(error.into()),
         }
     };
-    let Reading { mut nodes, records, own, .. } = reading;
+    let Reading { mut nodes, mut records, own, .. } = reading;
+    nodes.settle(&mut records);
     let mut records: Vec<Record> = records.into_values().collect();
     records.sort_by(|one, other| one.key.cmp(&other.key));
     store.with_state(|state| {

@@ -4,7 +4,7 @@
 //! read once. An event that changes nothing for flannel, such as a heartbeat of a kubelet, ends here.
 
 use flannel_core::kubernetes::{Annotations, Node, Prefix, Published};
-use flannel_core::lease::{LeaseAttrs, Subnets};
+use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::store::{Change, OwnNode, Prescribed, Record};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -21,6 +21,7 @@ pub(super) struct Nodes {
 #[derive(Debug)]
 struct Known {
     uid: Box<str>,
+    created: i64,
     /// Empty until it is assigned.
     assigned: Subnets,
     /// The key of its record, if it has one.
@@ -145,7 +146,18 @@ impl Nodes {
             Some(known) => Ok(known.assigned),
             None => Ok(Subnets { v4: None, v6: None }),
         };
-        let (new, record) = self.read(&node, assigned, prefix);
+        let (mut new, mut record) = self.read(&node, assigned, prefix);
+        let is_same = |new: &Known| known.is_some_and(|old| old.digest == new.digest);
+        let holder =
+            record.as_ref().filter(|_| !is_same(&new)).and_then(|it| self.holder(&it.key, &node.name));
+        let mut demoted = None;
+        if let Some(holder) = holder.map(str::to_owned) {
+            if self.rank(&holder, self.known[&*holder].created) < self.rank(&node.name, new.created) {
+                record = Some(new.contest(&node.name, &holder, node.revision));
+            } else if let Some(known) = self.known.get_mut(&*holder) {
+                demoted = Some(known.contest(&holder, &node.name, node.revision));
+            }
+        }
         let digest = new.digest;
         let old = self.known.insert(node.name.into_boxed_str(), new);
         if old.as_ref().is_some_and(|old| old.digest == digest) {
@@ -154,7 +166,7 @@ impl Nodes {
         let old_key = old.and_then(|old| old.key);
         let new_key = record.as_ref().map(|record| record.key.clone());
         let gone = old_key.filter(|key| new_key.as_deref() != Some(&**key));
-        let put = record.map(Change::Put);
+        let put = demoted.into_iter().chain(record).map(Change::Put);
         let gone = gone.map(|key| Change::Delete { key: key.into_string() });
         own.into_iter().chain(gone).chain(put).collect()
     }
@@ -168,9 +180,48 @@ impl Nodes {
         key.map(|key| Change::Delete { key: key.into_string() }).into_iter().collect()
     }
 
-    /// Whether another node has the record with this key, which happens only if someone assigns a podCIDR twice.
+    /// Whether another node has the podCIDR of this key, which happens only if someone assigns one twice.
     pub(super) fn is_shared(&self, key: &str) -> bool {
-        self.known.values().any(|known| known.key.as_deref() == Some(key))
+        let subnets = Subnets::parse_key(key).ok();
+        self.known.iter().any(|(name, known)| match known.key.as_deref() {
+            Some(other) if other == key_of(name) => {
+                subnets.is_some_and(|subnets| known.assigned.overlap(&subnets))
+            }
+            other => other == Some(key),
+        })
+    }
+
+    /// Settles a listing in which nodes have one podCIDR: the first one keeps it.
+    pub(super) fn settle(&mut self, records: &mut BTreeMap<String, Record>) {
+        let mut holders: Vec<(&str, &str)> = records
+            .iter()
+            .filter(|(_, record)| record.fault.is_none())
+            .map(|(name, record)| (record.key.as_str(), name.as_str()))
+            .collect();
+        holders.sort_unstable();
+        let shared = holders.chunk_by(|(one, _), (other, _)| one == other).filter(|chunk| chunk.len() > 1);
+        let mut losers = Vec::new();
+        for chunk in shared {
+            let mut names: Vec<&str> = chunk.iter().map(|(_, name)| *name).collect();
+            names.sort_by_key(|name| self.rank(name, self.known.get(*name).map_or(0, |known| known.created)));
+            losers.extend(names[1..].iter().map(|name| ((*name).to_owned(), names[0].to_owned())));
+        }
+        for (name, holder) in losers {
+            if let (Some(known), Some(record)) = (self.known.get_mut(&*name), records.get_mut(&name)) {
+                *record = known.contest(&name, &holder, record.revision);
+            }
+        }
+    }
+
+    /// The node that has the record with this key, other than `name`.
+    fn holder(&self, key: &str, name: &str) -> Option<&str> {
+        let others = self.known.iter().filter(|(other, _)| &***other != name);
+        others.filter(|(_, known)| known.key.as_deref() == Some(key)).map(|(other, _)| &**other).next()
+    }
+
+    /// The order of nodes with one podCIDR: this node, then the one that was created first.
+    fn rank<'a>(&self, name: &'a str, created: i64) -> (bool, i64, &'a str) {
+        (name != self.own.name, created, name)
     }
 
     /// Converts a node: what is to be remembered of it, and its record.
@@ -199,6 +250,7 @@ impl Nodes {
         });
         let known = Known {
             uid: node.uid.as_str().into(),
+            created: node.created,
             assigned: assigned.unwrap_or(none),
             key: record.as_ref().map(|record| record.key.as_str().into()),
             digest: record.as_ref().map_or(0, |record| {
@@ -210,13 +262,32 @@ impl Nodes {
     }
 }
 
+impl Known {
+    /// Takes the podCIDR away: another node has it. Returns the record.
+    fn contest(&mut self, name: &str, holder: &str, revision: Revision) -> Record {
+        let fault = format!(
+            "node {name}: its podCIDR {} is that of node {holder}, too, which keeps it. Delete one of the two nodes and create it again",
+            self.assigned
+        );
+        let record =
+            Record { key: key_of(name), value: Vec::new(), revision, grant: None, fault: Some(fault) };
+        self.key = Some(record.key.as_str().into());
+        self.digest = digest(&record, None);
+        record
+    }
+}
+
+/// A key that no subnet has: the closing bracket ends none.
+fn key_of(name: &str) -> String {
+    format!("(node {name})")
+}
+
 /// Returns the record of a node. `key` is that of a lease that cannot be used.
 fn record(node: &Node, lease: Result<(Subnets, LeaseAttrs), String>, key: Option<String>) -> Record {
     let (key, value, fault) = match lease {
         Ok((subnets, attrs)) => (subnets.to_string(), attrs.to_json().into_bytes(), None),
         Err(reason) => {
-            // A key that no subnet has: the closing bracket ends none.
-            let key = key.unwrap_or_else(|| format!("(node {})", node.name));
+            let key = key.unwrap_or_else(|| key_of(&node.name));
             (key, Vec::new(), Some(format!("node {}: {reason}", node.name)))
         }
     };

@@ -133,14 +133,57 @@ fn malformed_nodes_are_named() {
     assert!(Subnets::parse_key("(node 10.5.1.0-24)").is_err(), "the name of a node may look like a key");
 }
 
+/// Node 7, which has the podCIDR of node 3 and was created at this time.
+fn twin(revision: i64, created: &str) -> Node {
+    node(7, revision, |node| {
+        node["spec"]["podCIDRs"] = serde_json::json!(["10.42.3.0/24"]);
+        node["metadata"]["creationTimestamp"] = created.into();
+    })
+}
+
 #[test]
-fn two_nodes_with_one_pod_cidr_are_noticed() {
+fn of_two_nodes_with_one_pod_cidr_the_older_one_has_it() {
     let mut nodes = listed();
-    nodes.list(node(7, 11, |node| node["spec"]["podCIDRs"] = serde_json::json!(["10.42.3.0/24"])), &prefix());
-    nodes.delete("node-7");
-    assert!(nodes.is_shared("10.42.3.0-24"));
+    let fault =
+        "put (node node-7) node node-7: its podCIDR 10.42.3.0-24 is that of node node-3, too, which keeps it";
+    let changes = shown(&nodes.apply(twin(11, "2026-01-02T03:04:05Z"), &prefix()));
+    assert!(changes.starts_with(fault), "{changes}");
+    assert_eq!(nodes.apply(metadata(twin(12, "2026-01-02T03:04:05Z")), &prefix()), [], "known already");
     nodes.delete("node-3");
+    assert!(nodes.is_shared("10.42.3.0-24"), "a listing gives it to the other node");
+    nodes.delete("node-7");
     assert!(!nodes.is_shared("10.42.3.0-24"));
+    // The younger one was known first; and this node never gives way.
+    let mut nodes = listed();
+    nodes.known.get_mut("node-3").unwrap().created = 1_800_000_000;
+    let changes = shown(&nodes.apply(twin(11, "2026-01-02T03:04:05Z"), &prefix()));
+    assert!(changes.contains("put (node node-3) ") && changes.contains("put 10.42.3.0-24 "), "{changes}");
+    let own = node(7, 12, |node| node["spec"]["podCIDRs"] = serde_json::json!(["10.42.1.0/24"]));
+    let own = Node { uid: "again".to_owned(), ..own };
+    let changes = shown(&nodes.apply(own, &prefix()));
+    assert!(
+        changes.contains("put (node node-7) ") && changes.contains("is that of node node-1"),
+        "{changes}"
+    );
+}
+
+#[test]
+fn a_listing_gives_a_pod_cidr_to_one_node() {
+    for (created, loser) in [("2026-01-02T03:04:05Z", "node-7"), ("", "node-3")] {
+        let mut nodes = Nodes::default();
+        let mut third = node(3, 10, |_| {});
+        third.created = 1_700_000_000;
+        let listed = [third, twin(11, created)].map(|node| (node.name.clone(), node));
+        let mut records: BTreeMap<String, Record> =
+            listed.into_iter().map(|(name, node)| (name, nodes.list(node, &prefix()).unwrap())).collect();
+        nodes.settle(&mut records);
+        let faulty: Vec<&str> = records
+            .iter()
+            .filter(|(_, record)| record.fault.is_some())
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert_eq!(faulty, [loser]);
+    }
 }
 
 #[test]
