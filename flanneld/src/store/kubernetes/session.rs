@@ -46,7 +46,22 @@ pub(super) struct State {
     pub(super) config: Option<ConfigRecord>,
     /// The revision of the last listing, until a watch has begun there.
     pub(super) listed: Option<Revision>,
+    /// While this node is written: the newest revision of it that the watch delivered meanwhile.
+    writing: Option<Revision>,
     streams: Streams,
+}
+
+impl State {
+    /// Whether an event of this node is that of someone else. While a write is under way, its answer tells.
+    pub(super) fn is_news(&mut self, revision: Revision) -> bool {
+        match &mut self.writing {
+            Some(newest) => {
+                *newest = revision;
+                false
+            }
+            None => self.own.as_ref().is_none_or(|own| own.revision.is_before(revision)),
+        }
+    }
 }
 
 /// When a list may be streamed.
@@ -138,12 +153,19 @@ impl Session {
         patch: String,
     ) -> Result<Node, StoreError> {
         let call = self.form(Call::patch(operation, format!("/api/v1/nodes/{name}/status"), patch));
-        match self.shared.api.call(&call).await {
+        self.with_state(|state| state.writing = Some(Revision::default()));
+        let node = match self.shared.api.call(&call).await {
             Ok((body, is_json)) => self.decode(operation, &body, is_json),
             // It was deleted meanwhile.
             Err(RequestError::NotFound) => Err(StoreError::Raced),
             Err(error) => Err(error.into()),
+        };
+        let written = node.as_ref().map_or_else(|_| Revision::default(), |node| node.revision);
+        let seen = self.with_state(|state| state.writing.take()).unwrap_or_default();
+        if written.is_before(seen) {
+            self.shared.own_events.send_modify(|count| *count += 1);
         }
+        node
     }
 
     /// Whether only JSON arrives undamaged.

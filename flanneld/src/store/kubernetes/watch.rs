@@ -144,8 +144,7 @@ impl NodeWatch {
             };
             let (revision, changed) = store.with_state(|state| match node {
                 WatchItem::Applied(node) => {
-                    is_own |= node.name == state.nodes.own.name
-                        && state.own.as_ref().is_none_or(|own| own.revision.is_before(node.revision));
+                    is_own |= node.name == state.nodes.own.name && state.is_news(node.revision);
                     (node.revision, state.nodes.apply(node, prefix))
                 }
                 WatchItem::Deleted(node) => (node.revision, state.nodes.delete(&node.name)),
