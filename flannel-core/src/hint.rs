@@ -140,7 +140,10 @@ impl Interest<'_> {
         match (self.desired.links.get(name), now, known) {
             // A new device of ours is observed even if it is as desired: later messages only contain its index.
             (Some(_), None, _) | (Some(_), _, None) => true,
-            (Some(wanted), Some(now), Some(_)) => renamed.is_some() || wanted.change(now).is_some(),
+            (Some(wanted), Some(now), Some(_)) => {
+                let changed = wanted.change(now).is_some() || wanted.kind.mismatch(&now.kind).is_some();
+                renamed.is_some() || changed
+            }
             (None, Some(now), _) if self.is_stale(now) => true,
             // It may be the bridge of the pods.
             (None, Some(now), _) if !now.up && now.kind.name() == "bridge" => true,

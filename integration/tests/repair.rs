@@ -378,6 +378,10 @@ fn on_device(v4: bool, own: &Peer, peer: &Peer) -> Result<Vec<Damage>> {
         damage("MTU changed", &[&format!("ip link set {device} mtu 1290")]),
         damage("MAC changed", &[&format!("ip link set {device} address {wrong_mac}")]),
         damage("learning turned on", &[&format!("ip link set {device} type vxlan learning")]),
+        damage(
+            "local address changed",
+            &[&format!("ip link set {device} type vxlan id 1 local {elsewhere}")],
+        ),
         damage("alias changed", &[&format!("ip link set {device} alias mine")]),
         damage("device renamed", &[&format!("ip link set {device} name mine")]),
         damage(

@@ -174,6 +174,10 @@ fn links() {
     let LinkKind::Vxlan(parameters) = &mut learning else { panic!() };
     parameters.learning = true;
     assert!(check(link(TUNNEL, "flannel.1", Some(Link { kind: learning, ..ours.clone() }))), "learning");
+    let mut moved = vxlan();
+    let LinkKind::Vxlan(parameters) = &mut moved else { panic!() };
+    parameters.local = Some(ip("192.0.2.1"));
+    assert!(check(link(TUNNEL, "flannel.1", Some(Link { kind: moved, ..ours.clone() }))), "local address");
     assert!(check(link(TUNNEL, "renamed", Some(ours))), "renamed");
 
     assert!(!check(link(ETH0, "eth0", Some(now(1500, 9, None)))), "nothing new");
