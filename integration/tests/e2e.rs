@@ -24,6 +24,7 @@ mod host_gw;
 mod idle;
 mod inspect;
 mod interface;
+mod ipip;
 mod kernel_state;
 mod kubernetes;
 mod nexthop;

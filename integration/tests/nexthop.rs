@@ -30,6 +30,14 @@ fn host_gw() {
     lab(|lab| Site::build(lab, "host-gw")?.live());
 }
 
+#[test]
+fn ipip() {
+    lab(|lab| {
+        lab.require(&[Feature::Ipip])?;
+        Site::build(lab, "ipip")?.live()
+    });
+}
+
 /// Two nodes with a pod each, of which the first has many other peers that exist only as records.
 struct Site {
     cluster: Cluster,
@@ -56,11 +64,14 @@ impl Site {
         for number in 0..if is_long() { 10_000_u32 } else { 40 } {
             let (high, low) = (64 + number / 256, number % 256);
             let subnet = format!("10.{high}.{low}.0");
-            let (public, via) = if backend == "vxlan" {
-                (format!("172.16.{}.{low}", number / 256), format!("{subnet} dev flannel.1 onlink"))
-            } else {
-                let address = format!("192.168.50.{}", 100 + number % 100);
-                (address.clone(), format!("{address} dev eth0"))
+            let tunnelled = format!("172.16.{}.{low}", number / 256);
+            let (public, via) = match backend {
+                "vxlan" => (tunnelled, format!("{subnet} dev flannel.1 onlink")),
+                "ipip" => (tunnelled.clone(), format!("{tunnelled} dev flannel.ipip onlink")),
+                _ => {
+                    let address = format!("192.168.50.{}", 100 + number % 100);
+                    (address.clone(), format!("{address} dev eth0"))
+                }
             };
             let data = if backend == "vxlan" {
                 format!(r#","BackendData":{{"VNI":1,"VtepMAC":"0a:00:00:{high:02x}:{low:02x}:00"}}"#)
@@ -75,10 +86,10 @@ impl Site {
         }
         let own = cluster.nodes[1].subnet(true)?;
         let zero = own.addr();
-        let via = if backend == "vxlan" {
-            format!("{zero} dev flannel.1 onlink")
-        } else {
-            "192.168.50.2 dev eth0".to_owned()
+        let via = match backend {
+            "vxlan" => format!("{zero} dev flannel.1 onlink"),
+            "ipip" => "192.168.50.2 dev flannel.ipip onlink".to_owned(),
+            _ => "192.168.50.2 dev eth0".to_owned(),
         };
         plain.push(format!("{own} via {via}"));
         let (daemon, other) = (daemons.remove(0), daemons.remove(0));
