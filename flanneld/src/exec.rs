@@ -58,6 +58,13 @@ pub enum ExecError {
     },
 }
 
+/// Returns whether `PATH` contains a program.
+#[must_use]
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
 impl Program {
     /// Returns a program, which is searched in `PATH` unless it contains a slash.
     #[must_use]

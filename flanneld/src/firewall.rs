@@ -11,12 +11,14 @@ use flannel_core::ruleset::{Mode, Ruleset};
 use crate::exec::ExecError;
 
 pub mod bridge;
+pub mod host_ports;
 mod iptables;
 mod legacy;
 mod monitor;
 mod netfilter;
 mod nft;
 mod task;
+mod variant;
 
 pub use iptables::{Iptables, Tools};
 pub use netfilter::NetfilterError;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 mod stale;
+mod variant;
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// Promised is a second; the rest is for a machine that is busy with other tests.

@@ -8,11 +8,11 @@ use flannel_core::ruleset::iptables::{self, Observed, Variant, Version, leftover
 use flannel_core::ruleset::{FamilyRuleset, Ruleset};
 use std::path::PathBuf;
 use std::time::Duration;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::netfilter::NetfilterError;
-use super::{Firewall, FirewallError, Nft, legacy};
-use crate::exec::{ExecError, Program};
+use super::{Firewall, FirewallError, Nft, legacy, variant};
+use crate::exec::{self, ExecError, Program};
 
 /// A limit is needed because `--wait` waits for the lock of iptables indefinitely. In large clusters the lock is held for seconds.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -26,10 +26,15 @@ pub struct Tools {
     pub lock_file: Option<PathBuf>,
 }
 
+/// That of the default variant.
+const DEFAULT: &str = "tables";
+pub(super) const LEGACY: &str = "tables-legacy";
+const NFTABLES: &str = "tables-nft";
+
 impl Default for Tools {
     /// The default variant of the host.
     fn default() -> Self {
-        Self { stem: "tables", lock_file: None }
+        Self { stem: DEFAULT, lock_file: None }
     }
 }
 
@@ -92,6 +97,7 @@ impl Iptables {
         if desired.family(family).is_empty() {
             return Ok(!self.has_stale(family).await?);
         }
+        self.select_variant().await?;
         Ok(self.payload(family, desired).await?.is_none())
     }
 
@@ -99,6 +105,7 @@ impl Iptables {
         if desired.family(family).is_empty() {
             return self.clear(family).await;
         }
+        self.select_variant().await?;
         match self.payload(family, desired).await? {
             Some(payload) => {
                 let waits = self.programs(family).await?.is(Version::has_random_fully_and_wait);
@@ -115,6 +122,24 @@ impl Iptables {
             return Ok(desired.clone().without_fully_random(family).family(family).clone());
         }
         Ok(rules.clone())
+    }
+
+    /// Selects the variant that the host uses if both are installed and none is the default.
+    async fn select_variant(&mut self) -> Result<(), FirewallError> {
+        let is_installed = |stem| exec::is_installed(&format!("ip{stem}"));
+        if self.tools.stem != DEFAULT
+            || is_installed(DEFAULT)
+            || ![LEGACY, NFTABLES].map(is_installed).contains(&true)
+        {
+            return Ok(());
+        }
+        self.tools.stem = match variant::of_host(&mut self.nft).await? {
+            Variant::Legacy => LEGACY,
+            Variant::Nftables => NFTABLES,
+        };
+        self.programs = DualStack::default();
+        info!(variant = self.tools.stem, "iptables variant of this host selected");
+        Ok(())
     }
 
     /// Returns the programs, which are queried once.
@@ -194,7 +219,7 @@ impl Iptables {
     async fn legacy_tools(&mut self, family: Family) -> Tools {
         let stem = match self.programs(family).await {
             Ok(Programs::Known(Version { variant: Variant::Legacy, .. })) => self.tools.stem,
-            _ => "tables-legacy",
+            _ => LEGACY,
         };
         Tools { stem, ..self.tools.clone() }
     }
@@ -213,12 +238,20 @@ fn in_legacy(family: Family) -> Result<bool, FirewallError> {
 }
 
 async fn save(tools: &Tools, family: Family) -> Result<Observed, FirewallError> {
-    let save = tools.program(family, "-save").run().await;
-    let save = save.map_err(|source| tool_error(family, "read", source))?;
-    Ok(Observed::parse(&save, family))
+    Ok(Observed::parse(&save_text(tools, family).await?, family))
 }
 
-async fn restore(tools: &Tools, family: Family, waits: bool, payload: &str) -> Result<(), FirewallError> {
+pub(super) async fn save_text(tools: &Tools, family: Family) -> Result<String, FirewallError> {
+    let save = tools.program(family, "-save").run().await;
+    save.map_err(|source| tool_error(family, "read", source))
+}
+
+pub(super) async fn restore(
+    tools: &Tools,
+    family: Family,
+    waits: bool,
+    payload: &str,
+) -> Result<(), FirewallError> {
     let mut program = tools.program(family, "-restore").argument("--noflush");
     if waits {
         program = program.argument("--wait");

@@ -42,37 +42,89 @@ pub fn removal(family: Family, (table, chain): (&str, &str), rules: &[nftables::
     references.chain(own.map(|command| command(family, table.to_owned(), chain.to_owned()))).collect()
 }
 
-/// Whether a table of `x_tables` has a chain of this name. `entries` are what the kernel answers to
-/// `IPT_SO_GET_ENTRIES` and `IP6T_SO_GET_ENTRIES`: rules one after the other, where a chain begins with a rule whose
-/// target is called `ERROR` and bears the name of the chain (`struct ipt_entry` and `struct xt_error_target` in
-/// linux/netfilter_ipv4/ip_tables.h and linux/netfilter/x_tables.h).
+/// The chains in the table `nat` that the CNI plugin `portmap` shares between pods. The first one has a rule for each host port.
+pub const HOST_PORTS: [&str; 3] = ["CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ"];
+
+/// Returns the input of `iptables-restore --noflush` that removes the chains of host ports, given the output of `iptables-save`, or
+/// `None` if a host port is in use.
+#[must_use]
+pub fn host_ports_removal(save: &str) -> Option<String> {
+    let mut text = String::from("*nat\n");
+    for line in save.lines() {
+        let Some(rule) = line.strip_prefix("-A ") else { continue };
+        let chain = rule.split(' ').next().unwrap_or_default();
+        if chain == HOST_PORTS[0] {
+            return None;
+        }
+        let is_own = HOST_PORTS.contains(&chain);
+        if !is_own && HOST_PORTS.iter().any(|name| rule.ends_with(&format!("-j {name}"))) {
+            text += &format!("-D {rule}\n");
+        }
+    }
+    let declared = HOST_PORTS.iter().filter(|name| save.contains(&format!("\n:{name} ")));
+    text.extend(declared.map(|name| format!(":{name} - [0:0]\n-X {name}\n")));
+    Some(text + "COMMIT\n")
+}
+
+/// Returns whether a table of `x_tables` has a chain of this name. `entries` are the kernel's answer to `IPT_SO_GET_ENTRIES`.
 #[must_use]
 pub fn declares(family: Family, entries: &[u8], chain: &str) -> bool {
-    // Length of the addresses and interfaces that a rule begins with.
-    let head = match family {
-        Family::V4 => 84,
-        Family::V6 => 136,
+    Targets::new(family, entries).any(|(target, name)| target == ERROR && name == chain.as_bytes())
+}
+
+/// Returns the number of rules in the table of this name, without those that the kernel adds for each chain.
+#[must_use]
+pub fn rules(family: Family, table: &str, entries: &[u8]) -> usize {
+    // Each ends with its policy.
+    let built_in_chains = match table {
+        "mangle" => 5,
+        "nat" => 4,
+        _ => 3,
     };
-    let short = |entry: &[u8], at: usize| {
-        Some(usize::from(u16::from_ne_bytes(entry.get(at..at + 2)?.try_into().ok()?)))
-    };
-    let mut rest = entries;
-    // After `nfcache`, where the target begins and where the next rule does.
-    while let (Some(target), Some(next)) = (short(rest, head + 4), short(rest, head + 6)) {
+    let heads = Targets::new(family, entries).filter(|(target, _)| *target == ERROR).count();
+    // A chain of users has a head and an end. The last head ends the table.
+    let added = built_in_chains + (2 * heads).saturating_sub(1);
+    Targets::new(family, entries).count().saturating_sub(added)
+}
+
+/// The target of the head of a chain.
+const ERROR: &[u8] = b"ERROR";
+
+/// The targets of the rules of a table: their name and what follows it, which is the name of the chain for `ERROR`. A table is a
+/// sequence of rules (`struct ipt_entry` and `struct xt_error_target` in linux/netfilter_ipv4/ip_tables.h and
+/// linux/netfilter/x_tables.h). A malformed rule ends it.
+struct Targets<'a> {
+    rest: &'a [u8],
+    /// Length of the addresses and interfaces that a rule begins with.
+    head: usize,
+}
+
+impl<'a> Targets<'a> {
+    fn new(family: Family, entries: &'a [u8]) -> Self {
+        let head = match family {
+            Family::V4 => 84,
+            Family::V6 => 136,
+        };
+        Self { rest: entries, head }
+    }
+}
+
+impl<'a> Iterator for Targets<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rule = self.rest;
+        let short = |at: usize| Some(usize::from(u16::from_ne_bytes(rule.get(at..at + 2)?.try_into().ok()?)));
+        // After `nfcache`, where the target begins and where the next rule does.
+        let (target, next) = (short(self.head + 4)?, short(self.head + 6)?);
+        self.rest = if next > 0 { rule.get(next..).unwrap_or_default() } else { &[] };
         let name = |at: usize| {
-            let bytes = rest.get(target + at..).unwrap_or_default();
+            let bytes = rule.get(target + at..).unwrap_or_default();
             bytes.split(|byte| *byte == 0).next().unwrap_or_default()
         };
         // Two bytes of length, then 29 for the name of the target, and one for its revision.
-        if name(2) == b"ERROR" && name(32) == chain.as_bytes() {
-            return true;
-        }
-        match rest.get(next..) {
-            Some(following) if next > 0 => rest = following,
-            _ => return false,
-        }
+        Some((name(2), name(32)))
     }
-    false
 }
 
 #[cfg(test)]
@@ -96,6 +148,21 @@ mod tests {
     }
 
     #[test]
+    fn unused_chains_of_host_ports() {
+        let save = "*nat\n:POSTROUTING ACCEPT [0:0]\n:CNI-HOSTPORT-DNAT - [0:0]\n:CNI-HOSTPORT-MASQ - [0:0]\n\
+            -A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT\n\
+            -A POSTROUTING -m comment --comment \"of others\" -j MASQUERADE\n\
+            -A POSTROUTING -m comment --comment \"CNI portfwd requiring masquerade\" -j CNI-HOSTPORT-MASQ\n\
+            -A CNI-HOSTPORT-MASQ -m mark --mark 0x2000/0x2000 -j MASQUERADE\nCOMMIT\n";
+        let expected = "*nat\n-D PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT\n\
+            -D POSTROUTING -m comment --comment \"CNI portfwd requiring masquerade\" -j CNI-HOSTPORT-MASQ\n\
+            :CNI-HOSTPORT-DNAT - [0:0]\n-X CNI-HOSTPORT-DNAT\n:CNI-HOSTPORT-MASQ - [0:0]\n-X CNI-HOSTPORT-MASQ\nCOMMIT\n";
+        assert_eq!(host_ports_removal(save).as_deref(), Some(expected));
+        let used = save.replace("COMMIT", "-A CNI-HOSTPORT-DNAT -p tcp -j CNI-DN-1\nCOMMIT");
+        assert_eq!(host_ports_removal(&used), None);
+    }
+
+    #[test]
     fn chains_in_legacy_tables() {
         for (family, head) in [(Family::V4, 84), (Family::V6, 136)] {
             let table = [
@@ -108,6 +175,12 @@ mod tests {
             assert!(declares(family, &table, "FLANNEL-POSTRTG"));
             assert!(!declares(family, &table, "FLANNEL-FWD"), "a rule that leads there, not the chain");
             assert!(!declares(family, &table, "FLANNEL"));
+            // Two chains of users have their heads only, and the table has no policies.
+            assert_eq!(rules(family, "filter", &table), 0);
+            let policies = vec![entry(head, "", ""); 3].concat();
+            let ends = vec![entry(head, "", ""); 2].concat();
+            assert_eq!(rules(family, "filter", &[policies, ends, table.clone()].concat()), 1);
+            assert_eq!(rules(family, "filter", &[]), 0);
             // Whatever is cut off or wrong ends the search.
             for end in 0..table.len() {
                 assert!(!declares(family, &table[..end], "NOWHERE"));
