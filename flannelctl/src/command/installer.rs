@@ -14,14 +14,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::failure::{Failure, Kind, fail};
+use crate::node::cni::{PLUGIN, REFERENCE_PLUGINS, is_other_name};
 use crate::output::{Form, Output};
 
 const NAMES: [&str; 2] = ["install-conf", "cp"];
-
-/// The name of the plugin in the image and on nodes.
-const PLUGIN: &str = "flannel";
-/// The reference plugins that the plugin replaces, by these names.
-const REFERENCE_PLUGINS: [&str; 5] = ["bandwidth", "bridge", "host-local", "loopback", "portmap"];
 
 /// Replace a file on a node by a copy of another one, atomically. With the plugin, install the names of the reference plugins that
 /// are missing on the node
@@ -132,7 +128,7 @@ fn link(path: &Path, force: bool) -> anyhow::Result<String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(error).with_context(failed),
     };
-    if exists && fs::read_link(path).is_ok_and(|target| target.file_name() == Some(OsStr::new(PLUGIN))) {
+    if is_other_name(path) {
         return Ok(format!("{} is up to date", path.display()));
     }
     if exists && !force {

@@ -23,6 +23,9 @@ pub(crate) struct Cleanup {
     /// Also remove what CNI plugins created for pods: the bridge cni0 and the allocated addresses; restore settings of the host
     #[arg(long)]
     pub(crate) cni: bool,
+    /// Also remove what pods of flannel installed: the CNI config `10-flannel.conflist`, the plugin `flannel` and its other names
+    #[arg(long, requires = "cni")]
+    pub(crate) uninstall: bool,
     /// Proceed while flanneld or pods are running
     #[arg(long)]
     pub(crate) force: bool,

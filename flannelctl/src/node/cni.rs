@@ -3,11 +3,39 @@
 use flannel_core::host_local::DATA_DIRECTORY;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Default directory of CNI configs.
 pub(crate) const CONFIGS: &str = "/etc/cni/net.d";
+
+/// The name of the CNI config that the pods of flannel install.
+const INSTALLED_CONFIG: &str = "10-flannel.conflist";
+
+/// Default directory of CNI plugins.
+const PLUGINS: &str = "/opt/cni/bin";
+/// The name of the plugin.
+pub(crate) const PLUGIN: &str = "flannel";
+/// The reference plugins that the plugin replaces, by these names.
+pub(crate) const REFERENCE_PLUGINS: [&str; 5] = ["bandwidth", "bridge", "host-local", "loopback", "portmap"];
+
+/// Returns the files that the pods of flannel install on a node: the CNI config, the plugin and its other names.
+pub(crate) fn installed() -> Vec<PathBuf> {
+    let configs = Path::new(CONFIGS);
+    let is_config = |file: &CniFile| file.name == INSTALLED_CONFIG && file.flannel().is_some();
+    let config = CniFile::all(configs).iter().any(is_config).then(|| configs.join(INSTALLED_CONFIG));
+    let plugins = Path::new(PLUGINS);
+    let names = REFERENCE_PLUGINS.iter().map(|name| plugins.join(name)).filter(|path| is_other_name(path));
+    // A package has a link there.
+    let plugin = Some(plugins.join(PLUGIN)).filter(|path| !path.is_symlink());
+    config.into_iter().chain(names).chain(plugin).collect()
+}
+
+/// Whether a reference plugin is another name of the plugin.
+pub(crate) fn is_other_name(path: &Path) -> bool {
+    fs::read_link(path).is_ok_and(|target| target.file_name() == Some(OsStr::new(PLUGIN)))
+}
 
 /// A file with a CNI config.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -74,6 +74,9 @@ pub(super) async fn run(session: &Session, options: Cleanup) -> anyhow::Result<(
     let former = PreviousEnv::parse(&fs::read_to_string(&session.node.subnet_file).unwrap_or_default());
     let mut items = Vec::new();
     firewalls(dry_run, &mut items).await;
+    if options.cni {
+        host_ports(dry_run, &mut items).await;
+    }
     let (ops, mut left) = kernel_objects(session, &observed, &former, &plugins, options).await;
     let outcomes = if dry_run { ops.iter().map(|_| Ok(())).collect() } else { kernel.apply(&ops).await };
     for (op, outcome) in ops.iter().zip(outcomes) {
@@ -81,7 +84,11 @@ pub(super) async fn run(session: &Session, options: Cleanup) -> anyhow::Result<(
         items.push(Item { kind, name, outcome: outcome.map_err(|error| chain(&error)) });
     }
     let settings = settings(options, &mut items, &mut left);
-    for path in files(session, &plugins).into_iter().chain(settings) {
+    let installed = if options.uninstall { cni::installed() } else { Vec::new() };
+    for path in files(session, &plugins).into_iter().chain(installed).chain(settings) {
+        if fs::symlink_metadata(&path).is_err() {
+            continue;
+        }
         let outcome = if dry_run { Ok(()) } else { remove(&path).map_err(|error| error.to_string()) };
         items.push(Item { kind: "file", name: path.display().to_string(), outcome });
     }
@@ -160,6 +167,15 @@ async fn firewalls(dry_run: bool, items: &mut Vec<Item>) {
         let outcome = outcome.map_err(|error| chain(&error));
         items.push(Item { kind: "firewall", name: mode.place().to_owned(), outcome });
     }
+}
+
+/// The chains of the plugin `portmap`.
+async fn host_ports(dry_run: bool, items: &mut Vec<Item>) {
+    let outcome = match firewall::host_ports::remove_unused(dry_run).await {
+        Ok(false) => return,
+        outcome => outcome.map(drop).map_err(|error| chain(&error)),
+    };
+    items.push(Item { kind: "firewall", name: "chains of portmap".to_owned(), outcome });
 }
 
 /// Operations that remove objects from the kernel, routes before links; and messages about objects that are kept.
@@ -258,7 +274,7 @@ fn title(op: &Op) -> (&'static str, String) {
     }
 }
 
-/// The files that exist.
+/// The files of the daemon and the plugins.
 fn files(session: &Session, plugins: &PluginState) -> Vec<PathBuf> {
     let run = session.node.subnet_file.parent().unwrap_or(Path::new("/run/flannel"));
     let mut files = vec![session.node.subnet_file.clone(), run.join("flanneld.sock")];
@@ -268,7 +284,6 @@ fn files(session: &Session, plugins: &PluginState) -> Vec<PathBuf> {
         let given = cni::names(&data.join(network)).into_values();
         files.extend(given.filter(|path| path.is_file()));
     }
-    files.retain(|file| fs::symlink_metadata(file).is_ok());
     files
 }
 
