@@ -76,6 +76,8 @@ pub enum Feature {
     CrossBuild,
     /// That processor, for single programs.
     Emulator,
+    /// Debian's packages, from which the runner takes iptables for the image.
+    ImageIptables,
     /// etcd, the components of Kubernetes and helm, which the runner builds from Go modules.
     Kubernetes,
     /// The client of Kubernetes.
@@ -130,6 +132,7 @@ impl Feature {
         Self::Createrepo,
         Self::CrossBuild,
         Self::Emulator,
+        Self::ImageIptables,
         Self::Kubernetes,
         Self::Kubectl,
     ];
@@ -175,6 +178,7 @@ impl Feature {
             Self::Createrepo => ("createrepo", Probe::Command("createrepo_c --version")),
             Self::CrossBuild => ("cross-build", Probe::Runner("FLANNEL_E2E_NOT_EMULATED")),
             Self::Emulator => ("emulator", Probe::Command("qemu-aarch64-static --version")),
+            Self::ImageIptables => ("image-iptables", Probe::Runner("FLANNEL_E2E_NO_IMAGE_IPTABLES")),
             Self::Kubernetes => ("kubernetes", Probe::Runner("FLANNEL_E2E_NO_KUBERNETES")),
             Self::Kubectl => ("kubectl", Probe::Command("kubectl version --client")),
         }

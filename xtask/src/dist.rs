@@ -1,4 +1,5 @@
-//! Builds packages with the Rust toolchain and a C compiler, without packaging tools, container engine or network.
+//! Builds packages with the Rust toolchain and a C compiler, without packaging tools or container engine. Only the image with
+//! iptables needs a network.
 //!
 //! Builds are reproducible: the result does not depend on time, machine, user or directory. Timestamps come from
 //! `SOURCE_DATE_EPOCH` or from the commit.
@@ -7,7 +8,9 @@ mod archive;
 mod compile;
 mod crates;
 mod deb;
+pub(crate) mod debian;
 mod image;
+mod kubernetes;
 mod layout;
 mod pages;
 mod rpm;
@@ -15,7 +18,7 @@ mod sbom;
 pub(crate) mod target;
 mod tree;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
@@ -41,6 +44,9 @@ pub(crate) struct DistOptions {
     /// Package revision of this version
     #[arg(long, default_value_t = 1)]
     revision: u32,
+    /// Name of the image, in manifest and chart, too: the repository that it will be pushed to
+    #[arg(long, value_name = "REPOSITORY", default_value = kubernetes::IMAGE)]
+    image: String,
 }
 
 /// Properties of all artefacts of a run.
@@ -50,6 +56,8 @@ struct Release {
     /// Timestamp of files and packages, in seconds since 1970.
     epoch: u64,
     compression: Compression,
+    /// The name of the image without a tag.
+    image: String,
 }
 
 pub(crate) fn run(options: &DistOptions) -> Result<bool> {
@@ -69,6 +77,7 @@ pub(crate) fn for_tests(directory: &Path, long: bool) -> Result<()> {
         target: target.iter().map(|target| target.triple.to_owned()).collect(),
         profile: Profile::Dev,
         revision,
+        image: kubernetes::IMAGE.to_owned(),
     };
     for (name, revision) in [("first", 1), ("second", 2)] {
         make(&directory.join(name), &options(revision, &[]))?;
@@ -105,12 +114,18 @@ fn make(out: &Path, options: &DistOptions) -> Result<Vec<String>> {
         revision: options.revision,
         epoch: epoch()?,
         compression: Compression::of(options.profile),
+        image: options.image.clone(),
     };
     let targets = target::chosen(&options.target, options.profile)?;
     let pages = pages::generate()?;
+    let without = debian::missing();
+    if let Some(reason) = without {
+        println!("skipping the image with iptables: {reason}");
+    }
     let mut made = Made::new(out)?;
+    let manifests = kubernetes::files(&release)?;
     let mut images = Vec::new();
-    for target in &targets {
+    for target in targets {
         let programs = compile::programs(target, options.profile)?;
         let crates = crates::linked(target)?;
         let contents =
@@ -126,11 +141,74 @@ fn make(out: &Path, options: &DistOptions) -> Result<Vec<String>> {
         made.add(&deb::file_name(&release, target), &deb::build(&release, target, &tree)?)?;
         let tree = layout::package(&contents, layout::FEDORA)?;
         made.add(&rpm::file_name(&release, target), &rpm::build(&release, target, &tree)?)?;
-        made.add(&format!("{name}.cdx.json"), &sbom::build(&release, target, &crates)?)?;
-        images.push((target, archive::tar(&layout::image(&programs)?, release.epoch)?));
+        let image = Image::build(&release, target, &programs, options.profile, without.is_none())?;
+        let parts = sbom::Parts { crates: &crates, packages: &image.packages, manifests: &manifests };
+        made.add(&format!("{name}.cdx.json"), &sbom::build(&release, target, &parts)?)?;
+        images.push(image);
     }
-    made.add(&format!("flannel-{}-image.tar", release.version), &image::build(&release, &images)?)?;
+    for (name, content) in &manifests {
+        made.add(name, content)?;
+    }
+    let name = format!("flannel-{}-image", release.version);
+    if without.is_none() {
+        let platforms: Vec<_> = images.iter().map(Image::with_iptables).collect();
+        made.add(&format!("{name}.tar"), &image::build(&release, &release.version, &platforms)?)?;
+    }
+    let platforms: Vec<_> = images.iter().map(Image::slim).collect();
+    let tag = format!("{}-slim", release.version);
+    made.add(&format!("{name}-slim.tar"), &image::build(&release, &tag, &platforms)?)?;
     made.finish()
+}
+
+/// The layers of the image for a target.
+struct Image {
+    target: &'static Target,
+    programs: Vec<u8>,
+    iptables: Vec<u8>,
+    packages: Vec<debian::Package>,
+}
+
+/// The largest size of the files of an image in MiB: without iptables, and with it.
+const SLIM_MIB: usize = 18;
+const WITH_IPTABLES_MIB: usize = 32;
+
+impl Image {
+    fn build(
+        release: &Release,
+        target: &'static Target,
+        programs: &compile::Programs,
+        profile: Profile,
+        has_iptables: bool,
+    ) -> Result<Self> {
+        let programs = layout::image(programs)?;
+        let (mut iptables, mut packages) = (tree::Tree::default(), Vec::new());
+        if has_iptables {
+            debian::Iptables { tree: iptables, packages } = debian::iptables(target, profile)?;
+        }
+        if profile == Profile::Release {
+            let size = programs.size();
+            expect_size("without iptables", size, SLIM_MIB)?;
+            expect_size("with iptables", size + iptables.size(), WITH_IPTABLES_MIB)?;
+        }
+        let tar = |tree| archive::tar(tree, release.epoch);
+        Ok(Self { target, programs: tar(&programs)?, iptables: tar(&iptables)?, packages })
+    }
+
+    fn with_iptables(&self) -> image::Platform<'_> {
+        image::Platform { target: self.target, layers: vec![&self.programs, &self.iptables] }
+    }
+
+    fn slim(&self) -> image::Platform<'_> {
+        image::Platform { target: self.target, layers: vec![&self.programs] }
+    }
+}
+
+/// Fails if the files of an image are larger than a limit.
+fn expect_size(what: &str, bytes: usize, limit_mib: usize) -> Result<()> {
+    let size = bytes as f64 / f64::from(1 << 20);
+    println!("the image {what} has {size:.1} MiB of files, of at most {limit_mib}");
+    ensure!(bytes <= limit_mib << 20, "the image {what} is too large: {size:.1} MiB, more than {limit_mib}");
+    Ok(())
 }
 
 impl Release {

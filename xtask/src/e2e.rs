@@ -5,9 +5,11 @@
 //! `FLANNEL_E2E_TIMEOUT`, the seconds after which it collects artifacts and fails; `FLANNEL_E2E_REQUIRE`, features that must not be skipped; `FLANNEL_E2E_LONG`, not empty for the long form of a test;
 //! `FLANNEL_E2E_PACKAGES`, the directory of the packages of two revisions, for the tests that install them;
 //! `FLANNEL_E2E_NOT_EMULATED`, why programs for another architecture are missing there, empty if they are not;
+//! `FLANNEL_E2E_NO_IMAGE_IPTABLES`, why the image has no iptables, empty if it has;
 //! `FLANNEL_E2E_KUBERNETES`, the directory of the programs of Kubernetes, for the tests that run them;
 //! `FLANNEL_E2E_NO_KUBERNETES`, why those cannot be built, empty if they can;
-//! `FLANNEL_E2E_PEER`, the directory of the CNI plugins that `--peer` names, empty if it is not set.
+//! `FLANNEL_E2E_PEER`, the directory of the CNI plugins that `--peer` names, empty if it is not set;
+//! `FLANNEL_GO_FLANNELD`, Go's flanneld that `--peer` names.
 
 mod case;
 mod guests;
@@ -241,7 +243,8 @@ const WAITING: [&str; 5] =
     ["slow_store::", "kubernetes::faults::api_server_hangs", "ipip::", "nexthop::ipip", "vlan::"];
 
 /// How the names of tests that need the packages or the image begin.
-const INSTALLING: [&str; 3] = ["packages::", "pages::", "kubernetes::daemon_set::"];
+const INSTALLING: [&str; 5] =
+    ["packages::", "pages::", "kubernetes::daemon_set::", "kubernetes::packages::", "kubernetes::upgrade::"];
 /// How the names of tests on Kubernetes begin.
 pub(crate) const KUBERNETES: &str = "kubernetes::";
 
@@ -270,6 +273,7 @@ impl Built<'_> {
     fn reasons<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         command
             .env("FLANNEL_E2E_NOT_EMULATED", &self.not_emulated)
+            .env("FLANNEL_E2E_NO_IMAGE_IPTABLES", dist::debian::missing().unwrap_or_default())
             .env("FLANNEL_E2E_NO_KUBERNETES", &self.no_kubernetes)
     }
 

@@ -2,11 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use integration::artefacts::{Revision, file};
+use integration::image::Layout;
 use integration::pages::walk;
-use integration::{Feature, Lab, Machine, Netns, is_long, lab, wait};
+use integration::{Feature, Machine, is_long, lab, wait};
 use serde_json::Value;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// runc takes it that it may not write to the control groups, see `machine.sh`; by them it would find all processes to kill.
@@ -35,6 +36,7 @@ fn spawn(machine: &Machine, line: &str, log: &Path) -> Result<()> {
 fn image_runs_with_containerd() {
     lab(|lab| {
         lab.require(&[Feature::Containerd, Feature::Runc, Feature::Etcd, Feature::Vxlan, Feature::Nft])?;
+        lab.require(&[Feature::ImageIptables])?;
         if is_long() {
             lab.require(&[Feature::CrossBuild])?;
         }
@@ -113,8 +115,10 @@ fn image_runs_with_containerd() {
 fn image_contains_only_programs() {
     lab(|lab| {
         let host = lab.host("unpack")?;
-        let image = Layout::unpack(lab, &host, &file(Revision::First, "-image.tar")?)?;
-        let listing = host.run(&format!("tar -tf {}", image.layer("amd64")?.display()))?;
+        let image = Layout::unpack(lab, &file(Revision::First, "-image-slim.tar")?)?;
+        let layers = image.layers("amd64")?;
+        ensure!(layers.len() == 1, "{layers:?}");
+        let listing = host.run(&format!("tar -tf {}", layers[0].display()))?;
         let mut files: Vec<&str> = listing.lines().filter(|line| !line.ends_with('/')).collect();
         files.sort_unstable();
         let programs = [
@@ -131,39 +135,43 @@ fn image_contains_only_programs() {
     });
 }
 
-/// An image that was unpacked.
-pub(crate) struct Layout(PathBuf);
-
-impl Layout {
-    pub(crate) fn unpack(lab: &Lab, tools: &Netns, image: &Path) -> Result<Self> {
-        let directory = lab.directory("image")?;
-        tools.run(&format!("tar -C {} -xf {}", directory.display(), image.display()))?;
-        Ok(Self(directory))
-    }
-
-    /// The one layer for a processor.
-    pub(crate) fn layer(&self, architecture: &str) -> Result<PathBuf> {
-        let index = self.json(&self.blob(&self.json(&self.0.join("index.json"))?["manifests"][0])?)?;
-        let manifest = index["manifests"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|manifest| manifest["platform"]["architecture"] == architecture)
-            .with_context(|| format!("nothing for {architecture}: {index:#}"))?;
-        let manifest = self.json(&self.blob(manifest)?)?;
-        let config = self.json(&self.blob(&manifest["config"])?)?;
-        ensure!(config["architecture"] == architecture, "{config:#}");
-        ensure!(config["config"]["Entrypoint"][0] == "/opt/bin/flanneld", "{config:#}");
-        self.blob(&manifest["layers"][0])
-    }
-
-    fn blob(&self, reference: &Value) -> Result<PathBuf> {
-        let digest = reference["digest"].as_str().context("no digest")?.replace(':', "/");
-        Ok(self.0.join("blobs").join(digest))
-    }
-
-    fn json(&self, path: &Path) -> Result<Value> {
-        let text = fs::read(path).with_context(|| format!("could not read {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))
-    }
+/// Both variants run without anything of the host, and the bill of materials names the packages that they are from.
+#[test]
+fn image_contains_iptables() {
+    lab(|lab| {
+        lab.require(&[Feature::ImageIptables, Feature::Iptables])?;
+        let host = lab.host("unpack")?;
+        let root = Layout::unpack(lab, &file(Revision::First, "-image.tar")?)?.own_root(lab, "root")?;
+        for (variant, expected) in [("nft", "(nf_tables)"), ("legacy", "(legacy)")] {
+            for program in ["iptables", "ip6tables"] {
+                let run = format!(
+                    "env XTABLES_LOCKFILE=/lock chroot {} /usr/sbin/{program}-{variant}",
+                    root.display()
+                );
+                let version = host.run(&format!("{run} --version"))?;
+                ensure!(version.contains(expected), "{program}-{variant}: {version}");
+                // Extensions are loaded.
+                let saved = "*filter\n:X - [0:0]\n-A X -m comment --comment c -m mark --mark 0x1 -m statistic --mode nth --every 2 --packet 0 -j REJECT\nCOMMIT\n";
+                let words = format!("{run}-restore --test");
+                let words: Vec<&str> = words.split(' ').collect();
+                host.feed(&words, saved)?;
+            }
+        }
+        let bill = fs::read(file(Revision::First, ".cdx.json")?).context("no bill of materials")?;
+        let bill: Value = serde_json::from_slice(&bill).context("the bill of materials is not JSON")?;
+        let components = bill["components"].as_array().context("no components")?;
+        let documents = host.run(&format!("ls {}/usr/share/doc", root.display()))?;
+        ensure!(documents.contains("iptables\n") && documents.contains("libc6\n"), "{documents}");
+        for package in documents.lines() {
+            let found = components.iter().find(|component| {
+                let purl = component["purl"].as_str().unwrap_or_default();
+                purl.starts_with(&format!("pkg:deb/debian/{package}@"))
+            });
+            let found = found.with_context(|| format!("{package} is not in the bill of materials"))?;
+            let license = found["licenses"][0]["expression"].as_str().unwrap_or_default();
+            ensure!(license.contains("GPL"), "{found}");
+            ensure!(found["hashes"][0]["content"].as_str().is_some_and(|sum| sum.len() == 64), "{found}");
+        }
+        Ok(())
+    });
 }

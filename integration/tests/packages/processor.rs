@@ -10,9 +10,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::image::Layout;
 use super::programs::{expect_checksums, unpack};
 use integration::artefacts::{Revision, file};
+use integration::image::Layout;
 
 const EMULATOR: &str = "qemu-aarch64-static";
 
@@ -113,11 +113,18 @@ fn expect_packages(lab: &Lab, tools: &Netns, programs: &Path) -> Result<()> {
         ensure!(about.lines().any(|found| found == line), "no {line:?} in {about}");
     }
 
-    let image = Layout::unpack(lab, tools, &file(Revision::Other, "-image.tar")?)?;
-    let unpacked = lab.directory("layer")?;
-    tools.run(&format!("tar -C {} -xf {}", unpacked.display(), image.layer("arm64")?.display()))?;
+    let image = Layout::unpack(lab, &file(Revision::Other, "-image.tar")?)?;
+    let unpacked = image.root(lab, "root", "arm64")?;
     let files = ["opt/bin/flanneld", "opt/bin/flannelctl", "opt/cni/bin/flannel"];
     expect_programs("the image", files.map(|path| unpacked.join(path)))?;
+    for variant in ["nft", "legacy"] {
+        let line = format!(
+            "{EMULATOR} -L {root} {root}/usr/sbin/iptables-{variant} --version",
+            root = unpacked.display()
+        );
+        let version = tools.run(&line)?;
+        ensure!(version.starts_with("iptables v1."), "{version}");
+    }
 
     let bill = fs::read(file(Revision::Other, "-arm64.cdx.json")?).context("no bill of materials")?;
     let bill: Value = serde_json::from_slice(&bill).context("not JSON")?;

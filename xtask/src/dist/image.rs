@@ -13,15 +13,25 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// Builds one image for all targets from the archives of their files.
-pub(crate) fn build(release: &Release, layers: &[(&&Target, Vec<u8>)]) -> Result<Vec<u8>> {
+/// The files of the image for a target, as archives.
+pub(crate) struct Platform<'a> {
+    pub(crate) target: &'static Target,
+    /// Each layer contains what it adds to the one before.
+    pub(crate) layers: Vec<&'a [u8]>,
+}
+
+/// Builds one image for all targets.
+pub(crate) fn build(release: &Release, tag: &str, platforms: &[Platform<'_>]) -> Result<Vec<u8>> {
     let mut layout = Layout(Tree::default());
     let mut manifests = Vec::new();
-    for (target, files) in layers {
-        let layer = layout.blob(LAYER, release.compression.gzip(files)?)?;
-        let config = layout.json(CONFIG, &config(release, target, files)?)?;
+    for Platform { target, layers } in platforms {
+        let config = layout.json(CONFIG, &config(release, target, layers)?)?;
+        let mut descriptors = Vec::new();
+        for files in layers {
+            descriptors.push(layout.blob(LAYER, release.compression.gzip(files)?)?);
+        }
         let manifest =
-            json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]});
+            json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": descriptors});
         let mut manifest = layout.json(MANIFEST, &manifest)?;
         manifest["platform"] = json!({"architecture": target.debian, "os": "linux"});
         manifests.push(manifest);
@@ -29,8 +39,8 @@ pub(crate) fn build(release: &Release, layers: &[(&&Target, Vec<u8>)]) -> Result
     let mut index =
         layout.json(INDEX, &json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}))?;
     index["annotations"] = json!({
-        "io.containerd.image.name": format!("localhost/flannel:{}", release.version),
-        "org.opencontainers.image.ref.name": release.version,
+        "io.containerd.image.name": format!("{}:{tag}", release.image),
+        "org.opencontainers.image.ref.name": tag,
     });
     let Layout(mut tree) = layout;
     tree.file("index.json", text(&json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [index]}))?)?;
@@ -38,9 +48,12 @@ pub(crate) fn build(release: &Release, layers: &[(&&Target, Vec<u8>)]) -> Result
     archive::tar(&tree, release.epoch)
 }
 
-/// Returns the config of the image. It contains no shell or other program in `PATH`; a manifest may mount iptables.
-fn config(release: &Release, target: &Target, files: &[u8]) -> Result<Value> {
+/// Returns the config of the image.
+fn config(release: &Release, target: &Target, layers: &[&[u8]]) -> Result<Value> {
     let created = timestamp(release.epoch)?;
+    let history = layers.iter().map(|_| json!({"created": created, "created_by": "cargo xtask dist"}));
+    let history: Vec<Value> = history.collect();
+    let digests: Vec<String> = layers.iter().map(|files| format!("sha256:{}", sha256(files))).collect();
     Ok(json!({
         "created": created,
         "architecture": target.debian,
@@ -55,8 +68,8 @@ fn config(release: &Release, target: &Target, files: &[u8]) -> Result<Value> {
                 "org.opencontainers.image.licenses": "Apache-2.0",
             },
         },
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", sha256(files))]},
-        "history": [{"created": created, "created_by": "cargo xtask dist"}],
+        "rootfs": {"type": "layers", "diff_ids": digests},
+        "history": history,
     }))
 }
 

@@ -5,12 +5,24 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use super::Release;
 use super::crates::Crate;
+use super::debian::Package;
 use super::target::{Target, host, rustc};
+use super::{Release, sha256};
 use crate::process::{stdout, text};
 
-pub(crate) fn build(release: &Release, target: &Target, crates: &BTreeMap<String, Crate>) -> Result<Vec<u8>> {
+/// What the artefacts contain.
+pub(crate) struct Parts<'a> {
+    /// The crates in the programs.
+    pub(crate) crates: &'a BTreeMap<String, Crate>,
+    /// The packages of Debian in the image.
+    pub(crate) packages: &'a [Package],
+    /// The files for Kubernetes.
+    pub(crate) manifests: &'a [(String, Vec<u8>)],
+}
+
+pub(crate) fn build(release: &Release, target: &Target, parts: &Parts<'_>) -> Result<Vec<u8>> {
+    let Parts { crates, packages, manifests } = parts;
     let product = json!({
         "type": "application",
         "bom-ref": "flannel",
@@ -21,6 +33,12 @@ pub(crate) fn build(release: &Release, target: &Target, crates: &BTreeMap<String
     });
     let mut components: Vec<Value> = crates.values().map(Crate::component).collect();
     components.extend(toolchain(target)?);
+    components.extend(packages.iter().map(|package| package.component(target)));
+    components.extend(manifests.iter().map(|(name, content)| {
+        let hash = json!({"alg": "SHA-256", "content": sha256(content)});
+        json!({"type": "file", "bom-ref": name, "name": name, "version": release.version, "hashes": [hash],
+            "licenses": [{"expression": "Apache-2.0"}]})
+    }));
     let mut dependencies: Vec<Value> = crates
         .values()
         .map(|crate_| {
@@ -29,6 +47,8 @@ pub(crate) fn build(release: &Release, target: &Target, crates: &BTreeMap<String
         })
         .collect();
     let own = crates.values().filter(|crate_| crate_.checksum.is_none()).map(Crate::reference);
+    let own = own.chain(packages.iter().map(|package| package.reference(target)));
+    let own = own.chain(manifests.iter().map(|(name, _)| name.clone()));
     dependencies.push(json!({"ref": "flannel", "dependsOn": own.collect::<Vec<_>>()}));
     let bill = json!({
         "bomFormat": "CycloneDX",
@@ -62,6 +82,26 @@ impl Crate {
             component["hashes"] = json!([{"alg": "SHA-256", "content": checksum}]);
         }
         component
+    }
+}
+
+impl Package {
+    /// Returns the package URL of the package.
+    fn reference(&self, target: &Target) -> String {
+        format!("pkg:deb/debian/{}@{}?arch={}", self.name, self.version, target.debian)
+    }
+
+    fn component(&self, target: &Target) -> Value {
+        json!({
+            "type": "library",
+            "bom-ref": self.reference(target),
+            "name": self.name,
+            "version": self.version,
+            "purl": self.reference(target),
+            "licenses": [{"expression": self.license}],
+            "hashes": [{"alg": "SHA-256", "content": self.sha256}],
+            "properties": [{"name": "flannel:in", "value": "image"}],
+        })
     }
 }
 

@@ -8,7 +8,14 @@ use super::*;
 use std::collections::BTreeMap;
 
 fn release(epoch: u64) -> Release {
-    Release { version: "1.2.3".to_owned(), revision: 1, epoch, compression: Compression::of(Profile::Dev) }
+    let compression = Compression::of(Profile::Dev);
+    Release {
+        version: "1.2.3".to_owned(),
+        revision: 1,
+        epoch,
+        compression,
+        image: "example.org/net/flannel".to_owned(),
+    }
 }
 
 /// Returns the files of a package, with programs of odd lengths.
@@ -26,11 +33,16 @@ fn artefacts(epoch: u64) -> Vec<Vec<u8>> {
     let release = release(epoch);
     let target = &TARGETS[0];
     let tar = |tree: &Tree| archive::tar(tree, epoch).unwrap();
-    vec![
+    let layers = [tar(&tree(|contents| image(contents.programs)))];
+    let platform = image::Platform { target, layers: layers.iter().map(Vec::as_slice).collect() };
+    let mut artefacts = vec![
         deb::build(&release, target, &tree(|contents| package(contents, DEBIAN))).unwrap(),
         tar(&tree(tarball).below("flannel")),
-        image::build(&release, &[(&target, tar(&tree(|contents| image(contents.programs))))]).unwrap(),
-    ]
+        image::build(&release, "1.2.3", &[platform]).unwrap(),
+    ];
+    let files = kubernetes::files(&release).unwrap().into_iter();
+    artefacts.extend(files.filter(|(name, _)| name.ends_with(".tgz")).map(|(_, content)| content));
+    artefacts
 }
 
 #[test]
@@ -87,13 +99,56 @@ fn docker_script_is_a_name_of_flannelctl() {
 
 #[test]
 fn image_lists_each_platform() {
-    let layers = [(&&TARGETS[0], vec![0; 512]), (&&TARGETS[1], vec![1; 512])];
-    let built = image::build(&release(0), &layers).unwrap();
+    let layers = [[[0; 512], [1; 512]], [[2; 512], [3; 512]]];
+    let platforms: Vec<_> = TARGETS
+        .iter()
+        .zip(&layers)
+        .map(|(target, [programs, iptables])| image::Platform { target, layers: vec![programs, iptables] })
+        .collect();
+    let built = image::build(&release(0), "1.2.3", &platforms).unwrap();
     let text = String::from_utf8_lossy(&built);
+    assert!(text.contains(r#""io.containerd.image.name":"example.org/net/flannel:1.2.3""#), "{text}");
     for target in &TARGETS {
         let platform = format!(r#""platform":{{"architecture":"{}","os":"linux"}}"#, target.debian);
         assert!(text.contains(&platform), "{platform}");
     }
+}
+
+/// Every image in the files is that of the release, and so is the version of the chart.
+#[test]
+fn files_for_kubernetes_name_the_image_of_the_release() {
+    let files = kubernetes::files(&release(0)).unwrap();
+    let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["kube-flannel.yml", "flannel-cleanup.yml", "flannel-1.2.3.tgz"]);
+    for (name, content) in &files {
+        let text = match name.strip_suffix(".tgz") {
+            Some(_) => {
+                let mut text = String::new();
+                std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&content[..]), &mut text)
+                    .unwrap();
+                assert!(text.contains("\nversion: 1.2.3\nappVersion: 1.2.3\n"), "{text}");
+                assert!(text.contains("repository: example.org/net/flannel\n"), "{text}");
+                assert!(text.contains("flannel/templates/daemonset.yaml"), "{text}");
+                text
+            }
+            None => {
+                let text = String::from_utf8(content.clone()).unwrap();
+                let images: Vec<&str> =
+                    text.lines().filter_map(|line| line.trim().strip_prefix("image: ")).collect();
+                assert!(!images.is_empty());
+                assert!(images.iter().all(|image| *image == "example.org/net/flannel:1.2.3"), "{images:?}");
+                text
+            }
+        };
+        assert!(!text.contains("localhost/flannel") && !text.contains("0.1.0"), "{text}");
+    }
+}
+
+#[test]
+fn large_images_are_rejected() {
+    expect_size("without iptables", SLIM_MIB << 20, SLIM_MIB).unwrap();
+    let error = expect_size("without iptables", (SLIM_MIB << 20) + (1 << 19), SLIM_MIB).unwrap_err();
+    assert_eq!(error.to_string(), "the image without iptables is too large: 18.5 MiB, more than 18");
 }
 
 #[test]

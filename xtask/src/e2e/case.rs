@@ -94,6 +94,9 @@ impl Runner<'_> {
         if let Some(programs) = self.built.programs_for(case)? {
             command.env("FLANNEL_E2E_KUBERNETES", programs);
         }
+        if let Some(daemon) = options.peer.daemon()? {
+            command.env("FLANNEL_GO_FLANNELD", daemon);
+        }
         self.built.reasons(&mut command);
         Ok(command)
     }
