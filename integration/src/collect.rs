@@ -39,7 +39,7 @@ pub(crate) fn skipped(reason: &str) {
 }
 
 /// Leaves a text that the runner prints with the result of the test.
-pub(crate) fn report(text: &str) -> Result<()> {
+pub fn report(text: &str) -> Result<()> {
     let Some(directory) = artifacts() else { return Ok(()) };
     fs::write(directory.join("report"), text).context("could not write the report of the test")
 }

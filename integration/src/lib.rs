@@ -61,6 +61,7 @@ pub mod traffic;
 pub mod wait;
 
 pub use cni::{Conflist, Pod};
+pub use collect::report;
 pub use directory::LeaseDirectory;
 pub use doctor::Doctor;
 pub use etcd::{Etcd, EtcdOptions};

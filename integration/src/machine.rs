@@ -69,6 +69,18 @@ impl Machine {
         self.netns.run(&format!("chmod 755 {path}")).map(drop)
     }
 
+    /// Makes the legacy variant the default of iptables, as an administrator does with `update-alternatives`.
+    pub fn use_legacy_iptables(&self) -> Result<()> {
+        let script = "mkdir /opt/alternatives\n\
+            cp --archive /etc/alternatives/. /opt/alternatives\n\
+            for name in iptables ip6tables; do for end in '' -save -restore; do\n\
+                ln --symbolic --force /usr/sbin/$name-legacy$end /opt/alternatives/$name$end\n\
+            done; done\n\
+            mount --bind /opt/alternatives /etc/alternatives\n\
+            iptables --version | grep --quiet legacy\n";
+        self.netns.feed(&["sh", "-e"], script).map(drop)
+    }
+
     /// Where a directory below `/run` is found from outside, for its sockets.
     #[must_use]
     pub fn memory(&self, name: &str) -> PathBuf {

@@ -8,4 +8,7 @@ mod identity;
 mod nodes;
 mod packages;
 mod peers;
+mod site;
 mod store;
+mod upgrade;
+mod windows;

@@ -3,7 +3,7 @@
 //! | arguments | what it does |
 //! |---|---|
 //! | none | replies on port 8080, by TCP and UDP, with a line: its host name, and the address of the client |
-//! | `wait` | waits until it is killed |
+//! | `wait`, or only flags | waits until it is killed, as a daemon does that has nothing left to do |
 //! | `ask ADDRESS:PORT…` | prints the reply of each server; fails if one does not reply |
 //! | `ask udp:ADDRESS:PORT…` | the same by UDP, always from the same port, so that all requests are one flow |
 #![forbid(unsafe_code)]
@@ -26,9 +26,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         [] => listen(),
-        ["wait"] => loop {
-            thread::park();
-        },
+        ["wait"] => wait(),
+        [flag, ..] if flag.starts_with("--") => wait(),
         ["ask", servers @ ..] => servers.iter().try_for_each(|server| ask(server)),
         _ => Err(io::Error::other(format!("no such task: {}", words.join(" ")))),
     };
@@ -38,6 +37,12 @@ fn main() -> ExitCode {
             eprintln!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn wait() -> io::Result<()> {
+    loop {
+        thread::park();
     }
 }
 

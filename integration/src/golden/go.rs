@@ -42,34 +42,41 @@ pub fn host_gw_peer(netns: &Netns, peer: &Peer) -> Result<()> {
 
 /// The firewall rules of a daemon with `--ip-masq`, behind some of others.
 pub fn iptables(netns: &Netns) -> Result<()> {
-    for (tool, cluster, own, multicast, other) in [
-        ("iptables-restore", "10.42.0.0/16", "10.42.1.0/24", "224.0.0.0/4", "192.0.2.1/32"),
-        ("ip6tables-restore", "fd00:42::/48", "fd00:42:0:1::/64", "ff00::/8", "2001:db8::1/128"),
-    ] {
-        let (masq, forward) =
-            ("-m comment --comment \"flanneld masq\"", "-m comment --comment \"flanneld forward\"");
-        let rules = format!(
-            "*nat\n\
-             :FLANNEL-POSTRTG - [0:0]\n\
-             -A POSTROUTING -s {other} -j RETURN\n\
-             -A POSTROUTING {masq} -j FLANNEL-POSTRTG\n\
-             -A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 {masq} -j RETURN\n\
-             -A FLANNEL-POSTRTG -s {own} -d {cluster} {masq} -j RETURN\n\
-             -A FLANNEL-POSTRTG -s {cluster} -d {own} {masq} -j RETURN\n\
-             -A FLANNEL-POSTRTG ! -s {cluster} -d {own} {masq} -j RETURN\n\
-             -A FLANNEL-POSTRTG -s {cluster} ! -d {multicast} {masq} -j MASQUERADE --random-fully\n\
-             -A FLANNEL-POSTRTG ! -s {cluster} -d {cluster} {masq} -j MASQUERADE --random-fully\n\
-             COMMIT\n\
-             *filter\n\
-             :FLANNEL-FWD - [0:0]\n\
-             -A FORWARD {forward} -j FLANNEL-FWD\n\
-             -A FLANNEL-FWD -s {cluster} {forward} -j ACCEPT\n\
-             -A FLANNEL-FWD -d {cluster} {forward} -j ACCEPT\n\
-             COMMIT\n"
-        );
-        netns.feed(&[tool, "--noflush"], &rules)?;
-    }
-    Ok(())
+    iptables_v4(netns, "10.42.1.0/24")?;
+    iptables_of(
+        netns,
+        ["ip6tables-restore", "fd00:42::/48", "fd00:42:0:1::/64", "ff00::/8", "2001:db8::1/128"],
+    )
+}
+
+/// Those of a network without IPv6, on a node with this subnet.
+pub fn iptables_v4(netns: &Netns, own: &str) -> Result<()> {
+    iptables_of(netns, ["iptables-restore", "10.42.0.0/16", own, "224.0.0.0/4", "192.0.2.1/32"])
+}
+
+fn iptables_of(netns: &Netns, [tool, cluster, own, multicast, other]: [&str; 5]) -> Result<()> {
+    let (masq, forward) =
+        ("-m comment --comment \"flanneld masq\"", "-m comment --comment \"flanneld forward\"");
+    let rules = format!(
+        "*nat\n\
+         :FLANNEL-POSTRTG - [0:0]\n\
+         -A POSTROUTING -s {other} -j RETURN\n\
+         -A POSTROUTING {masq} -j FLANNEL-POSTRTG\n\
+         -A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 {masq} -j RETURN\n\
+         -A FLANNEL-POSTRTG -s {own} -d {cluster} {masq} -j RETURN\n\
+         -A FLANNEL-POSTRTG -s {cluster} -d {own} {masq} -j RETURN\n\
+         -A FLANNEL-POSTRTG ! -s {cluster} -d {own} {masq} -j RETURN\n\
+         -A FLANNEL-POSTRTG -s {cluster} ! -d {multicast} {masq} -j MASQUERADE --random-fully\n\
+         -A FLANNEL-POSTRTG ! -s {cluster} -d {cluster} {masq} -j MASQUERADE --random-fully\n\
+         COMMIT\n\
+         *filter\n\
+         :FLANNEL-FWD - [0:0]\n\
+         -A FORWARD {forward} -j FLANNEL-FWD\n\
+         -A FLANNEL-FWD -s {cluster} {forward} -j ACCEPT\n\
+         -A FLANNEL-FWD -d {cluster} {forward} -j ACCEPT\n\
+         COMMIT\n"
+    );
+    netns.feed(&[tool, "--noflush"], &rules).map(drop)
 }
 
 /// The tables of a daemon with `--ip-masq` in nftables mode, of a network without IPv6, as 0.28.10 leaves them. The fourth

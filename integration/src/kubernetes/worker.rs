@@ -33,11 +33,23 @@ impl ControlPlane {
     /// Boots a node of the cluster and starts containerd, the kubelet and kube-proxy. It has no CNI config, so it is not ready, and
     /// the images of the tests. The node must exist: [`ControlPlane::admin`] creates it, or the kubelet registers it.
     pub fn worker(&self, lab: &Lab, cluster: &Cluster, index: usize) -> Result<Worker> {
+        self.worker_with(lab, cluster, index, |_| Ok(()))
+    }
+
+    /// The same on a machine that was prepared.
+    pub fn worker_with(
+        &self,
+        lab: &Lab,
+        cluster: &Cluster,
+        index: usize,
+        prepare: impl FnOnce(&Machine) -> Result<()>,
+    ) -> Result<Worker> {
         lab.require(&[Feature::Containerd, Feature::Runc, Feature::Crun, Feature::Nft])?;
         let node = &cluster.nodes[index];
         let addresses: Vec<IpAddr> = cluster.nics[index].addresses.iter().map(ipnet::IpNet::addr).collect();
         let machine = node.boot()?;
         pretend_settings(&machine)?;
+        prepare(&machine)?;
         containerd::configure(&machine, PAUSE)?;
         let name = node.name();
         let service = |program: &str, arguments: Vec<String>| -> Result<Service> {

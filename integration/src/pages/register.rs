@@ -25,6 +25,7 @@ macro_rules! page {
 }
 
 const BENCH: Coverage = Untested("takes minutes, and its results are meaningless under other load");
+const GUIDE: Coverage = Test("kubernetes::daemon_set::life_by_the_guide");
 const EXAMPLES: Coverage = Test("reference::examples_of_flannelctl_are_up_to_date");
 
 /// All documents.
@@ -42,6 +43,7 @@ pub(super) const PAGES: &[Page] = &[
             ("curl ", Test("pages::first::cluster_of_the_readme")),
             ("etcdctl ", Test("pages::first::cluster_of_the_readme")),
             ("flannelctl --lease-dir", Test("pages::first::cluster_of_the_readme")),
+            ("kubectl apply", GUIDE),
             ("install -D -m 755 target/release/flannel ", Test("readme::install_plugins")),
             ("{\"name\":", Test("readme::install_plugins")),
             ("version = 2\n", Test("readme::containerd_config")),
@@ -124,6 +126,26 @@ pub(super) const PAGES: &[Page] = &[
             ("mkdir -p /run/flannel", Test("packages::image::image_runs_with_containerd")),
             ("ctr tasks delete", Test("packages::image::image_runs_with_containerd")),
             ("ctr images remove", Test("packages::image::image_runs_with_containerd")),
+        ]
+    ),
+    page!(
+        "docs/kubernetes.md",
+        [
+            ("sed -i", GUIDE),
+            ("kubectl apply", GUIDE),
+            ("podCidr: ", GUIDE),
+            ("kubectl create namespace", GUIDE),
+            ("kubectl --namespace kube-flannel rollout restart", GUIDE),
+            ("kubectl --namespace kube-flannel set image", Test("kubernetes::upgrade::from_go_and_back")),
+            ("kubectl --namespace kube-flannel rollout undo", Test("kubernetes::upgrade::from_go_and_back")),
+            ("kubeadm init", Untested("needs kubeadm; the controller manager of the tests has this setting")),
+            ("k3s server", Untested("needs k3s; its directories are in its source")),
+            ("\"Network\"", GUIDE),
+            ("\"Backend\"", Test("kubernetes::windows::nodes_are_used_or_named")),
+            ("kubectl --namespace kube-flannel delete daemonset", GUIDE),
+            ("for node in", GUIDE),
+            ("kubectl delete", GUIDE),
+            ("helm uninstall", GUIDE),
         ]
     ),
     page!(

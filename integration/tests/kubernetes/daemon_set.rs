@@ -1,228 +1,144 @@
-//! The DaemonSet of our manifest on real nodes.
+//! docs/kubernetes.md on real nodes: from an empty cluster to pods that reach each other, an update, and back to empty nodes.
 
 use anyhow::{Context, Result, ensure};
-use integration::artefacts::{Revision, file};
-use integration::image::{NAME, PORT, PROGRAM};
-use integration::kubernetes::{Client, MANIFEST, NAMESPACE, Worker, condition};
-use integration::{Cluster, ControlPlane, Feature, Lab, Netns, Service, lab, program, wait};
-use nix::sys::signal::Signal;
-use serde_json::{Value, json};
-use std::net::IpAddr;
+use integration::image::PORT;
+use integration::lab;
+use integration::pages::walk;
+use serde_json::json;
 
-const HOST_PORT: u16 = 30080;
+use super::site::{HOST_PORT, Pod, Site, State, ask, socket};
 
-/// From an empty cluster to pods of two nodes that reach each other by every address, over a rolling update of the daemon.
+/// First by the manifest, in iptables mode with a node of each variant, then by Helm, in nftables mode.
 #[test]
-fn manifest_makes_nodes_ready() {
+fn life_by_the_guide() {
     lab(|lab| {
-        lab.require(&[Feature::Vxlan, Feature::Nft])?;
-        let scene = Scene::install(lab)?;
-        for worker in &scene.workers {
-            worker.wait_ready(&scene.control_plane.admin, true)?;
-            scene.wait_network_available(worker)?;
-        }
-        let pods = scene.run_pods()?;
-        for v4 in [true, false] {
-            scene.expect_reach(&pods, v4)?;
-        }
-        scene.expect_host_port_and_service(&pods)?;
-        scene.update_under_traffic(&pods)?;
-        scene.expect_reach(&pods, true)
+        let site = Site::boot(lab, true, None)?;
+        let before = site.states()?;
+        let annotations = site.annotations()?;
+        walk("kubernetes::daemon_set::life_by_the_guide", |guide| {
+            let mut next = |beginning: &str| Ok::<_, anyhow::Error>(guide.next(beginning)?.text().to_owned());
+            let readme = next("kubectl apply")?;
+            let (network, apply) = (next("sed -i")?, next("kubectl apply")?);
+            let (values, helm) = (next("podCidr")?, next("kubectl create namespace")?);
+            let restart = next("kubectl --namespace kube-flannel rollout restart")?;
+            let dual_stack = next("\"Network\"")?;
+            let stop = next("kubectl --namespace kube-flannel delete daemonset")?;
+            let (cleanup, delete) = (next("for node in")?, next("kubectl delete")?);
+            let uninstall = next("helm uninstall")?;
+
+            site.shell(&network)?;
+            site.set_networks(&dual_stack)?;
+            site.shell(&apply)?;
+            site.wait_nodes()?;
+            let again = site.shell(&readme)?;
+            ensure!(again.lines().all(|line| line.ends_with(" unchanged")), "{again}");
+            site.expect_rules(["-nft", "-legacy"])?;
+            let pods = site.run_pods()?;
+            for v4 in [true, false] {
+                site.expect_reach(&pods, v4)?;
+            }
+            site.expect_host_port_and_service(&pods)?;
+            site.update(&pods, &restart)?;
+            site.expect_reach(&pods, true)?;
+
+            site.delete_pods()?;
+            site.shell(&stop)?;
+            site.wait_no_daemons()?;
+            site.shell(&cleanup)?;
+            site.shell(&delete)?;
+            expect_same(&before, &site.states()?)?;
+            ensure!(annotations == site.annotations()?, "{:?} were {annotations:?}", site.annotations()?);
+
+            site.write("values.yaml", &values)?;
+            site.shell(&helm)?;
+            site.wait_nodes()?;
+            for worker in &site.workers {
+                let tables = worker.machine.netns().run("nft list tables")?;
+                ensure!(tables.contains("flannel-ipv4") && tables.contains("flannel-ipv6"), "{tables}");
+            }
+            let pods = site.run_pods()?;
+            for v4 in [true, false] {
+                site.expect_reach(&pods, v4)?;
+            }
+            site.delete_pods()?;
+            site.shell(&uninstall)?;
+            site.wait_no_daemons()?;
+            site.shell(&cleanup)?;
+            expect_same(&before, &site.states()?)
+        })
     });
 }
 
-struct Scene {
-    cluster: Cluster,
-    control_plane: ControlPlane,
-    workers: Vec<Worker>,
-}
-
-/// A pod as the API server shows it.
-struct Pod {
-    name: String,
-    addresses: Vec<IpAddr>,
-}
-
-impl Pod {
-    fn address(&self, v4: bool) -> Result<IpAddr> {
-        let found = self.addresses.iter().copied().find(|address| address.is_ipv4() == v4);
-        found.with_context(|| format!("{} has no address of that family: {:?}", self.name, self.addresses))
-    }
-}
-
-/// A manifest with a network config for the cluster of the tests. The image contains no iptables.
-fn manifest() -> Result<String> {
-    const BEFORE: &str = r#""Network": "10.244.0.0/16",
-      "EnableNFTables": false,"#;
-    const AFTER: &str = r#""Network": "10.42.0.0/16",
-      "IPv6Network": "fd42::/48",
-      "EnableIPv6": true,
-      "EnableNFTables": true,"#;
-    ensure!(MANIFEST.contains(BEFORE), "the manifest has another network config");
-    Ok(MANIFEST.replace(BEFORE, AFTER))
-}
-
-impl Scene {
-    /// Two nodes without a network, and the manifest.
-    fn install(lab: &Lab) -> Result<Self> {
-        let cluster = lab.cluster(2)?;
-        let control_plane = cluster.control_plane(lab)?;
-        control_plane.start_controllers()?;
-        control_plane.start_scheduler()?;
-        let image = file(Revision::First, "-image.tar")?;
-        let mut workers = Vec::new();
-        for index in 0..cluster.nodes.len() {
-            let worker = control_plane.worker(lab, &cluster, index)?;
-            worker.import(&image)?;
-            workers.push(worker);
+fn expect_same(before: &[State], after: &[State]) -> Result<()> {
+    for (number, (before, after)) in before.iter().zip(after).enumerate() {
+        for (command, text) in before {
+            let now = &after[command];
+            ensure!(text == now, "on node {}, `{command}` printed\n{text}\nand now\n{now}", number + 1);
         }
-        control_plane.admin.apply(&manifest()?, &[])?;
-        Ok(Self { cluster, control_plane, workers })
+    }
+    Ok(())
+}
+
+impl Site {
+    /// Replaces the network in the manifest by those of both families.
+    fn set_networks(&self, lines: &str) -> Result<()> {
+        const NETWORK: &str = r#""Network": "10.42.0.0/16","#;
+        let manifest = self.read("kube-flannel.yml")?;
+        ensure!(manifest.contains(NETWORK), "the manifest has another network");
+        self.write("kube-flannel.yml", &manifest.replace(NETWORK, &lines.replace('\n', " ")))
     }
 
-    fn admin(&self) -> &Client {
-        &self.control_plane.admin
-    }
-
-    /// The kubelet reports Ready as soon as there is a CNI configuration; the daemon reports when pods can start.
-    fn wait_network_available(&self, worker: &Worker) -> Result<()> {
-        wait::until(format!("the network of {} is available", worker.name), wait::LONG, || {
-            let node = self.admin().get(&format!("/api/v1/nodes/{}", worker.name))?;
-            let network =
-                condition(&node, "NetworkUnavailable").context("no condition NetworkUnavailable")?;
-            ensure!(network["status"] == "False" && network["reason"] == "FlannelIsUp", "{network}");
-            Ok(())
-        })
-    }
-
-    /// One pod on each node, with a host port, and a service for both.
-    fn run_pods(&self) -> Result<Vec<Pod>> {
-        for (number, worker) in self.workers.iter().enumerate() {
-            let pod = pod(&format!("p{}", number + 1), &worker.name);
-            self.admin().create("/api/v1/namespaces/default/pods", &pod)?;
-        }
-        self.admin().create("/api/v1/namespaces/default/services", &service())?;
-        wait::until("the pods run", wait::LONG * 2, || {
-            let list = self.admin().get("/api/v1/namespaces/default/pods")?;
-            let items = list["items"].as_array().context("a list without items")?;
-            let running = items.iter().filter(|pod| pod["status"]["phase"] == "Running").count();
-            let states: Vec<&Value> = items.iter().map(|pod| &pod["status"]).collect();
-            ensure!(running == self.workers.len(), "{states:?}");
-            items.iter().map(read_pod).collect()
-        })
-    }
-
-    /// Both directions; each sees the address of the other pod itself.
-    fn expect_reach(&self, pods: &[Pod], v4: bool) -> Result<()> {
-        for (from, to) in [(0, 1), (1, 0)] {
-            let (from, to) = (&pods[from], &pods[to]);
-            let said = self.wait_ask(from, &socket(to.address(v4)?, PORT))?;
-            let expected = format!("{} {}", to.name, from.address(v4)?);
-            ensure!(said == expected, "{said:?} instead of {expected:?}");
+    /// Each node has the rules in its own variant of iptables.
+    fn expect_rules(&self, variants: [&str; 2]) -> Result<()> {
+        for (worker, expected) in self.workers.iter().zip(variants) {
+            for variant in ["-nft", "-legacy"] {
+                let rules = worker.machine.netns().run(&format!("iptables{variant}-save"))?;
+                let has = rules
+                    .contains("-A POSTROUTING -m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG");
+                ensure!(has == (variant == expected), "{}: iptables{variant}:\n{rules}", worker.name);
+            }
         }
         Ok(())
     }
 
     fn expect_host_port_and_service(&self, pods: &[Pod]) -> Result<()> {
-        let node = self.cluster.nics[0].addresses[0].addr();
-        let said = self.wait_ask(&pods[1], &socket(node, HOST_PORT))?;
-        ensure!(said.starts_with("p1 "), "by the host port: {said}");
-        let service = self.admin().get("/api/v1/namespaces/default/services/pods")?;
+        let service = json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "pods"},
+            "spec": {"selector": {"app": "pods"}, "ports": [{"port": 80, "targetPort": PORT}]},
+        });
+        let service = self.admin().create("/api/v1/namespaces/default/services", &service)?;
         let address = service["spec"]["clusterIP"].as_str().context("a service without address")?;
+        // By the host ports of both, which the plugin forwards by the iptables of the node.
+        for (worker, [from, to]) in [(0, [1, 0]), (1, [0, 1])] {
+            let node = self.cluster.nics[worker].addresses[0].addr();
+            let said = self.wait_ask(&pods[from], &socket(node, HOST_PORT))?;
+            ensure!(said.starts_with(&format!("p{} ", to + 1)), "by the host port: {said}");
+        }
         let said = self.wait_ask(&pods[0], &format!("{address}:80"))?;
         ensure!(said.starts_with('p'), "by the service: {said}");
         // The world outside reaches the pod by the host port, too.
-        let outside = self.cluster.nodes[1].netns();
-        let said = ask(outside, &socket(node, HOST_PORT))?;
+        let node = self.cluster.nics[0].addresses[0].addr();
+        let said = ask(self.cluster.nodes[1].netns(), &socket(node, HOST_PORT))?;
         ensure!(said.starts_with("p1 "), "from a node: {said}");
         Ok(())
     }
 
-    /// Asks from the container of a pod until somebody answers.
-    fn wait_ask(&self, from: &Pod, server: &str) -> Result<String> {
-        let line = format!("exec {} -- {PROGRAM} ask {server}", from.name);
-        let said = wait::until(format!("{} reaches {server}", from.name), wait::LONG, || {
-            self.admin().kubectl(&line)
-        })?;
-        Ok(said.trim().to_owned())
-    }
-
-    /// Replaces all pods of the DaemonSet, while one pod of the cluster sends 100 packets a second to the other one.
-    fn update_under_traffic(&self, pods: &[Pod]) -> Result<()> {
-        let netns = self.workers[0].machine.netns();
-        let names = netns.run("ls /run/netns")?;
-        let name = names.lines().find(|name| name.starts_with("cni-")).context("no namespace of a pod")?;
-        let words = [
-            format!("--net=/run/netns/{name}"),
-            "ping".to_owned(),
-            "-q".to_owned(),
-            "-i".to_owned(),
-            "0.01".to_owned(),
-            pods[1].address(true)?.to_string(),
-        ];
-        let pings = Service::new(netns, "pings", "nsenter", words.to_vec());
-        pings.start()?;
-        let daemon_set = format!("--namespace {NAMESPACE} daemonset/kube-flannel-ds");
+    /// Replaces all pods of the DaemonSet.
+    fn update(&self, pods: &[Pod], commands: &str) -> Result<()> {
         let before = self.daemons()?;
-        self.admin().kubectl(&format!("rollout restart {daemon_set}"))?;
-        self.admin().kubectl(&format!("rollout status --timeout 90s {daemon_set}"))?;
+        self.lossless(pods, || self.shell(commands).map(drop))?;
         let after = self.daemons()?;
         ensure!(before.iter().all(|pod| !after.contains(pod)), "before: {before:?}, after: {after:?}");
-        pings.signal(Signal::SIGINT)?;
-        let statistics = wait::until("ping prints its statistics", wait::LONG, || {
-            let tail = pings.log_tail();
-            ensure!(tail.contains("packet loss"), "{tail}");
-            Ok(tail)
-        })?;
-        ensure!(statistics.contains(" 0% packet loss"), "{statistics}");
         Ok(())
     }
 
-    /// The unique ids of the pods of the DaemonSet.
-    fn daemons(&self) -> Result<Vec<String>> {
-        let list = self.admin().get(&format!("/api/v1/namespaces/{NAMESPACE}/pods"))?;
-        let items = list["items"].as_array().context("a list without items")?;
-        Ok(items.iter().map(|pod| pod["metadata"]["uid"].to_string()).collect())
+    /// The annotations of all nodes that are flannel's.
+    fn annotations(&self) -> Result<Vec<String>> {
+        let nodes = self.admin().get("/api/v1/nodes")?;
+        let nodes = nodes["items"].as_array().context("a list without items")?;
+        let all = nodes.iter().flat_map(|node| integration::kubernetes::annotations(node).into_keys());
+        Ok(all.filter(|key| key.starts_with("flannel.")).collect())
     }
-}
-
-fn read_pod(pod: &Value) -> Result<Pod> {
-    let name = pod["metadata"]["name"].as_str().context("a pod without name")?.to_owned();
-    let ips = pod["status"]["podIPs"].as_array().context("a pod without addresses")?;
-    let addresses = ips.iter().map(|ip| Ok(ip["ip"].as_str().context("no address")?.parse()?));
-    Ok(Pod { name, addresses: addresses.collect::<Result<_>>()? })
-}
-
-fn socket(address: IpAddr, port: u16) -> String {
-    std::net::SocketAddr::new(address, port).to_string()
-}
-
-fn ask(from: &Netns, server: &str) -> Result<String> {
-    from.run(&format!("{} ask {server}", program("pod").display()))
-}
-
-fn pod(name: &str, node: &str) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": "pods"}},
-        "spec": {
-            "nodeSelector": {"kubernetes.io/hostname": node},
-            "terminationGracePeriodSeconds": 0,
-            "containers": [{
-                "name": "pod",
-                "image": NAME,
-                "ports": [{"containerPort": PORT, "hostPort": HOST_PORT}],
-            }],
-        },
-    })
-}
-
-fn service() -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "pods"},
-        "spec": {"selector": {"app": "pods"}, "ports": [{"port": 80, "targetPort": PORT}]},
-    })
 }
