@@ -65,7 +65,7 @@ pub enum Problem {
     },
     /// Someone changed the record of this node once.
     #[error(
-        "another writer has published {} in the record {subnets} of this node, which is written again",
+        "another writer published {} in the record {subnets} of this node; the record is restored",
         address(theirs)
     )]
     Edited {

@@ -110,7 +110,7 @@ fn annotations_are_unusable(fixture: &Fixture, daemons: &[Daemon; 2]) -> Result<
     for daemon in daemons {
         wait_status(
             daemon,
-            &["node n16: its podCIDR 10.42.2.0-24 is that of node n2, too, which keeps it"],
+            &["node n16: its podCIDR 10.42.2.0/24 is also assigned to node n2, which keeps it"],
             true,
         )?;
     }

@@ -183,8 +183,8 @@ impl Nodes {
     /// Whether another node has the podCIDR of this key, which happens only if someone assigns one twice.
     pub(super) fn is_shared(&self, key: &str) -> bool {
         let subnets = Subnets::parse_key(key).ok();
-        self.known.iter().any(|(name, known)| match known.key.as_deref() {
-            Some(other) if other == key_of(name) => {
+        self.known.values().any(|known| match known.key.as_deref() {
+            Some(other) if is_without_subnet(other) => {
                 subnets.is_some_and(|subnets| known.assigned.overlap(&subnets))
             }
             other => other == Some(key),
@@ -195,7 +195,7 @@ impl Nodes {
     pub(super) fn settle(&mut self, records: &mut BTreeMap<String, Record>) {
         let mut holders: Vec<(&str, &str)> = records
             .iter()
-            .filter(|(_, record)| record.fault.is_none())
+            .filter(|(_, record)| !is_without_subnet(&record.key))
             .map(|(name, record)| (record.key.as_str(), name.as_str()))
             .collect();
         holders.sort_unstable();
@@ -265,9 +265,11 @@ impl Nodes {
 impl Known {
     /// Takes the podCIDR away: another node has it. Returns the record.
     fn contest(&mut self, name: &str, holder: &str, revision: Revision) -> Record {
+        let cidrs: Vec<String> = self.assigned.iter().map(|net| net.to_string()).collect();
         let fault = format!(
-            "node {name}: its podCIDR {} is that of node {holder}, too, which keeps it. Delete one of the two nodes and create it again",
-            self.assigned
+            "node {name}: its podCIDR {} is also assigned to node {holder}, which keeps it. Run `kubectl delete node {name}` and \
+             register the node again",
+            cidrs.join(", ")
         );
         let record =
             Record { key: key_of(name), value: Vec::new(), revision, grant: None, fault: Some(fault) };
@@ -280,6 +282,10 @@ impl Known {
 /// A key that no subnet has: the closing bracket ends none.
 fn key_of(name: &str) -> String {
     format!("(node {name})")
+}
+
+fn is_without_subnet(key: &str) -> bool {
+    key.starts_with('(')
 }
 
 /// Returns the record of a node. `key` is that of a lease that cannot be used.

@@ -20,8 +20,8 @@ use crate::store::notices::Notices;
 use crate::store::operation::Operation;
 use crate::store::{LeaseWatch, WatchEvent};
 
-/// The server sends a bookmark about every minute.
-const SILENCE: Duration = Duration::from_secs(180);
+/// The server sends a bookmark every minute. A connection that it no longer has is silent.
+const SILENCE: Duration = Duration::from_secs(90);
 /// The server ends a watch after this time, so that watches spread over the servers again.
 const LIFETIME: Duration = Duration::from_secs(480);
 /// Nodes that are read at a time.

@@ -144,8 +144,7 @@ fn twin(revision: i64, created: &str) -> Node {
 #[test]
 fn of_two_nodes_with_one_pod_cidr_the_older_one_has_it() {
     let mut nodes = listed();
-    let fault =
-        "put (node node-7) node node-7: its podCIDR 10.42.3.0-24 is that of node node-3, too, which keeps it";
+    let fault = "put (node node-7) node node-7: its podCIDR 10.42.3.0/24 is also assigned to node node-3, which keeps it";
     let changes = shown(&nodes.apply(twin(11, "2026-01-02T03:04:05Z"), &prefix()));
     assert!(changes.starts_with(fault), "{changes}");
     assert_eq!(nodes.apply(metadata(twin(12, "2026-01-02T03:04:05Z")), &prefix()), [], "known already");
@@ -162,7 +161,7 @@ fn of_two_nodes_with_one_pod_cidr_the_older_one_has_it() {
     let own = Node { uid: "again".to_owned(), ..own };
     let changes = shown(&nodes.apply(own, &prefix()));
     assert!(
-        changes.contains("put (node node-7) ") && changes.contains("is that of node node-1"),
+        changes.contains("put (node node-7) ") && changes.contains("also assigned to node node-1"),
         "{changes}"
     );
 }
