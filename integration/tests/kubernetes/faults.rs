@@ -4,14 +4,14 @@
 use anyhow::{Context, Result, ensure};
 use integration::kubernetes::address;
 use integration::relay::{Pace, Relay};
-use integration::{Daemon, Feature, Flanneld, lab, wait};
+use integration::{Daemon, Feature, Flanneld, Lab, lab, wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::fixture::{Fixture, Traffic, logs, mark, wait_status};
+use super::fixture::{Fixture, NODES, Traffic, logs, mark, peer, wait_status};
 
 const AWAY: &str = "store unreachable, retrying";
 const BACK: &str = "store reachable again";
@@ -32,6 +32,7 @@ fn api_server_crashes_and_forgets() {
             daemon.start()?;
             daemon.wait_ready()?;
         }
+        network_is_cut(lab, &fixture)?;
         restarts_without_history(&fixture, &daemons)?;
         is_away(&fixture, &mut daemons, &traffic)?;
         is_restored_from_a_backup(&fixture, &daemons)?;
@@ -43,6 +44,18 @@ fn both_are_up(fixture: &Fixture) -> Result<()> {
     fixture.wait_route(1, "10.42.2.0/24", true)?;
     fixture.wait_route(2, "10.42.1.0/24", true)?;
     (1..=2).try_for_each(|number| fixture.wait_condition(number, "False", "FlannelIsUp"))
+}
+
+/// No packet passes between a node and the API server, without any error. Nothing is lost on the way.
+fn network_is_cut(lab: &Lab, fixture: &Fixture) -> Result<()> {
+    let (node, server) = (&fixture.cluster.nics[0], &fixture.control_plane.nic);
+    node.drop_towards(server)?;
+    server.drop_towards(node)?;
+    fixture.admin().create(NODES, &peer(10))?;
+    fixture.wait_route(2, "10.42.10.0/24", true)?;
+    fixture.wait_route(1, "10.42.10.0/24", false)?;
+    lab.heal()?;
+    fixture.wait_route(1, "10.42.10.0/24", true)
 }
 
 /// A watch of an API server begins with its start: the revisions before no longer exist, and it answers 410.
