@@ -65,6 +65,26 @@ pub fn damaging(
     })
 }
 
+/// A forward proxy that knows one server: answers the request `CONNECT`, then passes data on. It lives as long as the test.
+pub fn tunnel(at: &Netns, address: IpAddr, server: SocketAddr) -> Result<SocketAddr> {
+    listen(at, address, server, |mut client, server| {
+        thread::spawn(move || {
+            let (mut request, mut byte) = (Vec::new(), [0]);
+            while !request.ends_with(b"\r\n\r\n") && client.read_exact(&mut byte).is_ok() {
+                request.extend(byte);
+            }
+            let ends = (client.try_clone(), server.try_clone());
+            if request.starts_with(b"CONNECT ")
+                && client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").is_ok()
+                && let (Ok(client_too), Ok(server_too)) = ends
+            {
+                thread::spawn(move || pass(client, server, |_| {}));
+                pass(server_too, client_too, |_| {});
+            }
+        });
+    })
+}
+
 impl Relay {
     /// Listens on a port of `at` for clients of `server`.
     pub fn start(at: &Netns, address: IpAddr, server: SocketAddr) -> Result<Self> {

@@ -239,8 +239,7 @@ fn run_all(prepared: &Prepared<'_>, options: &E2eOptions, tally: &mut Tally) {
 
 /// How the names of tests begin that mostly wait for most of a minute, or that guests run. They start first, so that the run
 /// does not end with waiting for them.
-const WAITING: [&str; 5] =
-    ["slow_store::", "kubernetes::faults::api_server_hangs", "ipip::", "nexthop::ipip", "vlan::"];
+const WAITING: [&str; 5] = ["slow_store::", "kubernetes::faults::", "ipip::", "nexthop::ipip", "vlan::"];
 
 /// How the names of tests that need the packages or the image begin.
 const INSTALLING: [&str; 5] =

@@ -134,6 +134,21 @@ impl Identities {
         self.with_kubeconfig(number, &file)
     }
 
+    /// A client certificate, by a forward proxy.
+    fn with_certificate(&self, number: u8) -> Result<Daemon> {
+        let (certificate, key) = self.certificate("certificate")?;
+        let user = json!({"client-certificate": certificate, "client-key": key});
+        let file = self.kubeconfig("certificate", user)?;
+        let server = address(true)?;
+        let proxy = relay::tunnel(&self.fixture.control_plane.netns, server, (server, 6443).into())?;
+        let mut config: Value = serde_json::from_str(&fs::read_to_string(&file)?).context("not JSON")?;
+        config["clusters"][0]["cluster"]["proxy-url"] = format!("http://{proxy}").into();
+        // Without the proxy, nothing is reached.
+        config["clusters"][0]["cluster"]["server"] = "https://kubernetes.default.svc".into();
+        fs::write(&file, config.to_string())?;
+        self.with_kubeconfig(number, &file)
+    }
+
     fn certificate(&self, name: &str) -> Result<(PathBuf, PathBuf)> {
         self.fixture.control_plane.user_certificate(name, &format!("/O={GROUP}/CN={name}"))
     }
@@ -181,21 +196,18 @@ impl Identities {
     }
 }
 
-/// Service account of a pod, token file, exec plugin, client certificate, and a proxy with JSON only. A token that is replaced costs nothing, and
+/// Service account of a pod, token file, exec plugin, client certificate by a forward proxy, and a reverse proxy with JSON only. A token that is replaced costs nothing, and
 /// a start sends no more requests than that of Go.
 #[test]
 fn every_identity_works_and_may_change() {
     lab(|lab| {
         let it = Identities::start(lab)?;
         let file = it.kubeconfig("token-file", json!({"tokenFile": it.tokens[1]}))?;
-        let (certificate, key) = it.certificate("certificate")?;
-        let user =
-            it.kubeconfig("certificate", json!({"client-certificate": certificate, "client-key": key}))?;
         let daemons = [
             it.in_cluster()?,
             it.with_kubeconfig(2, &file)?,
             it.with_plugin(3)?,
-            it.with_kubeconfig(4, &user)?,
+            it.with_certificate(4)?,
             it.by_proxy(5)?,
         ];
         let expected =
