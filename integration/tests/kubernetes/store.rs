@@ -9,10 +9,10 @@ use anyhow::{Context, Result, ensure};
 use integration::cni::all_reach_all;
 use integration::kernel_state::{mac, ruleset};
 use integration::kubernetes::{annotations, condition};
-use integration::{lab, wait};
+use integration::{Daemon, lab, wait};
 use std::fs;
 
-use super::fixture::{CONFIG, Fixture, NODES, PREFIX, Traffic, UNAVAILABLE, wait_status};
+use super::fixture::{CONFIG, Fixture, NODES, PREFIX, Traffic, UNAVAILABLE, peer, wait_status};
 
 /// Nodes become peers with the annotations of Go flannel, pods talk, a restart writes nothing, and peers whose annotations are
 /// removed or damaged are handled by themselves.
@@ -270,6 +270,46 @@ fn dual_stack_nodes() {
         publishes("backend-v6-data", None)?;
         publishes("public-ip", Some("192.168.50.1"))?;
         fixture.wait_route(2, "10.42.1.0/24", true)
+    });
+}
+
+/// Annotations under another prefix, also those that are read: the VTEP MAC address of a node that keeps no state. A node with the usual
+/// prefix is no peer.
+#[test]
+fn annotations_under_another_prefix() {
+    lab(|lab| {
+        let fixture = Fixture::start(lab, 2)?;
+        fixture.register(1)?;
+        fixture.register(2)?;
+        fixture.admin().create(NODES, &peer(11))?;
+        let prefix = "example.org/flannel";
+        let flanneld =
+            |number| fixture.flanneld(number).argument(format!("--kube-annotation-prefix={prefix}"));
+        let mut daemons = Vec::new();
+        for number in [1, 2] {
+            daemons.push(fixture.cluster.nodes[usize::from(number) - 1].start(&flanneld(number))?);
+        }
+        daemons.iter_mut().try_for_each(Daemon::wait_ready)?;
+        let traffic = Traffic::start(&fixture.cluster)?;
+        fixture.wait_route(1, "10.42.11.0/24", false)?;
+        let object = fixture.node(1)?;
+        let found = annotations(&object);
+        let mac_before = mac(fixture.cluster.nodes[0].netns(), "flannel.1")?;
+        let data = found.get(&format!("{prefix}-backend-data")).context("no data")?;
+        ensure!(data.contains(mac_before.trim()), "{data} {mac_before}");
+        ensure!(found.keys().all(|key| key.starts_with(prefix)), "{found:?}");
+        traffic.expect_none_lost()?;
+
+        daemons[0].stop()?;
+        let node = &fixture.cluster.nodes[0];
+        node.netns().ip("link del flannel.1")?;
+        let state = node.file("/var/lib/flannel")?;
+        fs::remove_dir_all(&state).and_then(|()| fs::create_dir(&state))?;
+        daemons[0].start()?;
+        daemons[0].wait_ready()?;
+        let mac_after = mac(node.netns(), "flannel.1")?;
+        ensure!(mac_after == mac_before, "{mac_before} {mac_after}");
+        Ok(())
     });
 }
 
