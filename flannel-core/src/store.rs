@@ -35,6 +35,8 @@ pub struct Record {
     pub grant: Option<Grant>,
     /// Why the store itself cannot use the object behind the record, whose value is empty then.
     pub fault: Option<String>,
+    /// The name of its node. Only a store that knows nodes by name does; there, the record exists as long as the node.
+    pub node: Option<String>,
 }
 
 /// Config and all records at one revision, from one read.
@@ -59,6 +61,8 @@ pub struct OwnNode {
     pub fault: Option<String>,
     /// What an earlier run published.
     pub published: Option<LeaseAttrs>,
+    /// The key of its record in a listing.
+    pub key: Option<String>,
 }
 
 /// Public addresses that the store prescribes for this node: they determine its external interface.

@@ -107,6 +107,7 @@ impl StateDir {
             revision: Revision::default(),
             grant: None,
             fault: None,
+            node: None,
         };
         Remembered {
             config: self.read(&self.store.join(CONFIG)),

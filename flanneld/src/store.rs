@@ -24,8 +24,9 @@ pub use error::{Detail, StoreError, StoreOptionsError};
 #[cfg(test)]
 pub(crate) use etcd::EtcdOptions;
 pub use identity::{Identity, is_scope};
+pub use kubernetes::{ClusterFacts, ConfigMap, Rule};
 pub use operation::Operation;
-pub use options::{FLAGS, KUBERNETES_FLAGS, LEASE_DIR, PAIRS, StoreOptions};
+pub use options::{CONFIG_MAP, FLAGS, KUBERNETES_FLAGS, LEASE_DIR, PAIRS, StoreOptions};
 pub(crate) use stats::LATENCY_CLASSES;
 pub use stats::{OperationStats, StoreStats};
 
@@ -60,6 +61,19 @@ pub enum Serving {
     Ready,
     /// They cannot, for this reason.
     NotReady(String),
+}
+
+/// A change of a lease by an administrator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseChange {
+    /// Deletes it.
+    Release,
+    /// Creates it, or keeps it from expiring.
+    Reserve,
+    /// Lets it expire.
+    Unreserve,
+    /// Gives its node another subnet.
+    Move,
 }
 
 /// The lifetime of a record.
@@ -105,6 +119,21 @@ pub trait LeaseStore: Send + Sync + 'static {
     /// Counts events after which the report of [`LeaseStore::announce`] may no longer be there. Without a sender there are none.
     fn own_events(&self) -> watch_channel::Receiver<u64> {
         watch_channel::Sender::default().subscribe()
+    }
+
+    /// Returns why this store does not make a change, and what to do instead; `None` if it does.
+    fn refusal(&self, _change: LeaseChange) -> Option<(&'static str, &'static str)> {
+        None
+    }
+
+    /// Sends a short request, whose time tells how fast the store is.
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.list().await.map(drop)
+    }
+
+    /// Examines the cluster that the nodes belong to, after a listing; `None` where the store knows of none.
+    async fn examine(&self) -> Option<ClusterFacts> {
+        None
     }
 
     /// Reads config and records at one revision, in as few requests as possible.

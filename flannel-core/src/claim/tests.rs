@@ -35,6 +35,7 @@ impl Model {
             revision,
             grant: grant.map(Grant),
             fault: None,
+            node: None,
         };
         self.records.insert(key.to_owned(), record);
         revision

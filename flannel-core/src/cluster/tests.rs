@@ -11,6 +11,7 @@ fn record(key: &str, public_ip: &str) -> Record {
         revision: Revision::new(1),
         grant: Some(Grant(7)),
         fault: None,
+        node: None,
     }
 }
 

@@ -82,6 +82,12 @@ impl Prefix {
     }
 }
 
+/// Returns the prefix of an annotation that shows a daemon of flannel, whatever its prefix is.
+pub(super) fn manager_prefix<'a>(name: &'a [u8], value: &[u8]) -> Option<&'a str> {
+    let prefix = name.strip_suffix(NAMES[Key::Manager as usize].1.as_bytes())?;
+    std::str::from_utf8(prefix).ok().filter(|_| value == b"true")
+}
+
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use super::annotations::Prefix;
 use super::list::ListEnd;
-use super::node::{Condition, Node, PodCidrs, revision};
+use super::node::{Condition, Node, PodCidrs, note_other, revision};
 use super::watch::{ApiStatus, INITIAL_END, WatchItem, item};
 use super::wire::WireError;
+use crate::lease::Revision;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -48,6 +49,23 @@ struct Pod {
 struct PodSpec {
     #[serde(default)]
     node_name: String,
+}
+
+#[derive(Deserialize)]
+struct ConfigMap {
+    metadata: Metadata,
+    #[serde(default)]
+    data: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Review {
+    status: ReviewStatus,
+}
+
+#[derive(Deserialize)]
+struct ReviewStatus {
+    allowed: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -113,8 +131,9 @@ impl JsonNode {
         let mut is_initial = false;
         for (name, value) in metadata.annotations.unwrap_or_default() {
             is_initial |= name == INITIAL_END;
-            if let Some(key) = prefix.key(name.as_bytes()) {
-                node.annotations.set(key, value);
+            match prefix.key(name.as_bytes()) {
+                Some(key) => node.annotations.set(key, value),
+                None => note_other(&mut node, name.as_bytes(), value.as_bytes()),
             }
         }
         let condition =
@@ -161,6 +180,26 @@ pub fn decode_node(body: &[u8], prefix: &Prefix) -> Result<Node, WireError> {
 pub fn decode_pod_node(body: &[u8]) -> Result<Option<String>, WireError> {
     let Pod { spec } = parse(body)?;
     Ok(Some(spec.node_name).filter(|name| !name.is_empty()))
+}
+
+/// Decodes a ConfigMap: its revision, and the value of a key.
+///
+/// # Errors
+///
+/// Fails if the body is not a ConfigMap.
+pub fn decode_config_map(body: &[u8], key: &str) -> Result<(Revision, Option<String>), WireError> {
+    let ConfigMap { metadata, mut data } = parse(body)?;
+    Ok((revision(&metadata.resource_version)?, data.remove(key)))
+}
+
+/// Decodes the answer to a `SelfSubjectAccessReview`.
+///
+/// # Errors
+///
+/// Fails if the body is not a review.
+pub fn decode_review(body: &[u8]) -> Result<bool, WireError> {
+    let Review { status } = parse(body)?;
+    Ok(status.allowed)
 }
 
 /// Decodes a list of nodes.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::annotations::{Annotations, Key, Prefix};
+use super::annotations::{Annotations, Key, Prefix, manager_prefix};
 use super::wire::{Fields, Value, WireError, unwrap};
 use crate::family::{Family, parse_net};
 use crate::lease::{LeaseAttrs, Revision, Subnets, compacted};
@@ -27,6 +27,8 @@ pub struct Node {
     pub pod_cidrs: PodCidrs,
     /// The condition `NetworkUnavailable`, if the node has it. Not part of metadata alone.
     pub network_unavailable: Option<Condition>,
+    /// Another prefix under which a daemon of flannel publishes, or has published, its lease.
+    pub other_prefix: Option<String>,
 }
 
 /// A condition of a node.
@@ -243,14 +245,22 @@ fn read_metadata(message: &[u8], prefix: &Prefix, node: &mut Node) -> Result<(),
                         _ => {}
                     }
                 }
-                if let Some(key) = prefix.key(name.bytes()) {
-                    node.annotations.set(key, value.text());
+                match prefix.key(name.bytes()) {
+                    Some(key) => node.annotations.set(key, value.text()),
+                    None => note_other(node, name.bytes(), value.bytes()),
                 }
             }
             _ => {}
         }
     }
     Ok(())
+}
+
+/// Notes the prefix of an annotation of a daemon with another one.
+pub(super) fn note_other(node: &mut Node, name: &[u8], value: &[u8]) {
+    if let Some(other) = manager_prefix(name, value) {
+        node.other_prefix = Some(other.to_owned());
+    }
 }
 
 /// Only the condition `NetworkUnavailable` is kept.

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 /// What happened in the store.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "an event lives until it is shown")]
 pub(crate) enum Event {
     /// The store was listed for the first time; its records follow.
     Listed,

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
 
 /// A flanneld process.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +33,20 @@ impl Process {
             Some((name.to_owned(), value.to_owned()))
         };
         words.into_iter().filter_map(pair).collect()
+    }
+
+    /// Returns its root directory, as this process sees it.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        ["/proc", &self.pid.to_string(), "root"].iter().collect()
+    }
+
+    /// Whether it may see other files than this process: it is in another mount namespace.
+    #[must_use]
+    pub fn has_other_files(&self) -> bool {
+        let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+        let (own, other) = (namespace("self"), namespace(&self.pid.to_string()));
+        own.is_some() && other.is_some() && own != other
     }
 }
 

@@ -214,6 +214,7 @@ fn record(key: &str, public_ip: &str, mac: &str) -> Record {
         revision: Revision::new(5),
         grant: Some(Grant(1)),
         fault: None,
+        node: None,
     }
 }
 

@@ -27,7 +27,14 @@ fn link(name: &str) -> LinkName {
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
 fn record(key: &str, value: &str) -> Record {
-    Record { key: key.into(), value: value.into(), revision: Revision::default(), grant: None, fault: None }
+    Record {
+        key: key.into(),
+        value: value.into(),
+        revision: Revision::default(),
+        grant: None,
+        fault: None,
+        node: None,
+    }
 }
 
 fn pairs(records: &[Record]) -> Vec<(String, String)> {

@@ -423,7 +423,7 @@ fn record(kv: KeyValue, stem: &str) -> Record {
     let grant = Some(kv.lease()).filter(|lease| *lease != 0).map(Grant);
     let (key, value) = kv.into_key_value();
     let key = key.strip_prefix(stem.as_bytes()).unwrap_or(&key);
-    Record { key: String::from_utf8_lossy(key).into_owned(), value, revision, grant, fault: None }
+    Record { key: String::from_utf8_lossy(key).into_owned(), value, revision, grant, fault: None, node: None }
 }
 
 fn landmark(kv: &KeyValue) -> Landmark {

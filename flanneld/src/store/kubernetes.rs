@@ -17,8 +17,12 @@ mod api;
 mod condition;
 #[cfg(feature = "kubernetes")]
 mod config_file;
+mod config_map;
 #[cfg(feature = "kubernetes")]
 mod error;
+#[cfg(feature = "kubernetes")]
+mod examine;
+mod facts;
 #[cfg(feature = "kubernetes")]
 mod list;
 #[cfg(feature = "kubernetes")]
@@ -33,6 +37,9 @@ mod watch;
 
 use super::Store;
 use super::error::StoreOptionsError;
+pub(super) use config_map::CONFIG_MAP;
+pub use config_map::ConfigMap;
+pub use facts::{ClusterFacts, Rule};
 pub(super) use options::{FLAGS, KUBE_SUBNET_MGR, KubernetesOptions, is_true};
 
 /// Opens the store. Nothing is connected or read yet.

@@ -37,10 +37,14 @@ pub enum Operation {
     TimeLeft,
     /// Reports whether pods can start.
     Announce,
+    /// Reads the network config where flannelctl writes it.
+    ReadConfig,
+    /// Checks which requests are permitted, for a diagnosis.
+    Review,
 }
 
 /// All operations in their order, with their names in metrics and their descriptions in errors.
-const TABLE: [(Operation, &str, &str); 16] = [
+const TABLE: [(Operation, &str, &str); 18] = [
     (Operation::Connect, "connect", "connecting"),
     (Operation::Authenticate, "authenticate", "authenticating"),
     (Operation::FindNode, "find_node", "reading the name of this node"),
@@ -57,15 +61,17 @@ const TABLE: [(Operation, &str, &str); 16] = [
     (Operation::PutConfig, "put_config", "writing the network config"),
     (Operation::TimeLeft, "time_left", "reading the remaining time of a lease"),
     (Operation::Announce, "announce", "reporting whether pods can start"),
+    (Operation::ReadConfig, "read_config", "reading the network config"),
+    (Operation::Review, "review", "checking permissions"),
 ];
 
 impl Operation {
     /// The number of operations.
     pub(super) const COUNT: usize = TABLE.len();
 
-    /// Returns all operations.
+    /// Returns all operations of a daemon.
     pub fn all() -> impl Iterator<Item = Self> {
-        TABLE.iter().map(|(operation, ..)| *operation)
+        TABLE[..Self::ReadConfig as usize].iter().map(|(operation, ..)| *operation)
     }
 
     /// Returns the name in metrics.

@@ -8,7 +8,7 @@ use super::dir::DirStore;
 use super::error::StoreOptionsError;
 use super::etcd::{self, EtcdOptions, EtcdStore};
 use super::identity::{DIRECTORY, ETCD, scope};
-use super::kubernetes::{self, KubernetesOptions};
+use super::kubernetes::{self, ConfigMap, KubernetesOptions};
 use super::{Ownership, Store};
 use crate::flag::Flag;
 
@@ -24,6 +24,9 @@ pub const FLAGS: [Flag; 8] = {
 
 /// The flag that selects Kubernetes, and the flags that have an effect only with it.
 pub const KUBERNETES_FLAGS: [Flag; 7] = kubernetes::FLAGS;
+
+/// The flag of flannelctl that names the ConfigMap with the network config.
+pub const CONFIG_MAP: Flag = kubernetes::CONFIG_MAP;
 
 /// Flags that have an effect only together, and the reason.
 pub const PAIRS: [(Flag, Flag, &str); 2] = etcd::PAIRS;
@@ -62,6 +65,64 @@ impl StoreOptions {
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, StoreOptionsError> {
         Ok(Self(Choice::Kubernetes(Box::new(KubernetesOptions::new(value, env)?))))
+    }
+
+    /// Converts the values of [`FLAGS`] and [`KUBERNETES_FLAGS`] for a client, which need not run on a node. A flag of Kubernetes
+    /// selects it.
+    ///
+    /// # Errors
+    /// Fails if they contradict each other, or if one is missing or invalid.
+    pub fn client(
+        value: impl Fn(&Flag) -> Option<String>,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, StoreOptionsError> {
+        let filled = |flag: &Flag| value(flag).filter(|text| !text.is_empty());
+        let is_selected = |flag: &Flag| filled(flag).is_some_and(|text| text != "false");
+        let Some(selected) = KUBERNETES_FLAGS.iter().find(|flag| is_selected(flag)) else {
+            return Ok(Self::from_flags(value));
+        };
+        if filled(&LEASE_DIR).is_some() {
+            let (one, other) = (selected.dashed(), LEASE_DIR.dashed());
+            let error = format!("{one} and {other} are incompatible: only one store can be used");
+            return Err(StoreOptionsError(error));
+        }
+        Ok(Self(Choice::Kubernetes(Box::new(KubernetesOptions::of_client(filled, env)?))))
+    }
+
+    /// Completes the options of a client by those of the daemon of its node.
+    #[must_use]
+    pub fn completed_by(mut self, daemon: &Self) -> Self {
+        if let (Choice::Kubernetes(own), Choice::Kubernetes(daemon)) = (&mut self.0, &daemon.0) {
+            own.complete(daemon);
+        }
+        self
+    }
+
+    /// Lets files be those of the process that has these options and this root directory.
+    #[must_use]
+    pub fn seen_from(mut self, root: PathBuf) -> Self {
+        if let Choice::Kubernetes(options) = &mut self.0 {
+            options.root = Some(root);
+        }
+        self
+    }
+
+    /// Reads the network config where [`super::LeaseStore::put_config`] writes it, instead of a copy.
+    #[must_use]
+    pub fn writable(mut self) -> Self {
+        if let Choice::Kubernetes(options) = &mut self.0 {
+            options.reads_config_map = true;
+        }
+        self
+    }
+
+    /// Names the ConfigMap with the network config, if that is not the default.
+    #[must_use]
+    pub fn with_config_map(mut self, name: Option<&ConfigMap>) -> Self {
+        if let (Choice::Kubernetes(options), Some(name)) = (&mut self.0, name) {
+            options.config_map = name.clone();
+        }
+        self
     }
 
     /// A store in a directory.

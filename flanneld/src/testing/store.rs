@@ -389,7 +389,7 @@ impl State {
 
     fn put(&mut self, key: &str, value: Vec<u8>, grant: Option<Grant>) -> Revision {
         let revision = self.advance();
-        let record = Record { key: key.to_owned(), value, revision, grant, fault: None };
+        let record = Record { key: key.to_owned(), value, revision, grant, fault: None, node: None };
         self.log(Change::Put(record.clone()));
         self.records.insert(key.to_owned(), record);
         revision

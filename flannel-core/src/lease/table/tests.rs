@@ -10,6 +10,7 @@ fn record(key: &str, public_ip: &str, revision: i64) -> Record {
         revision: Revision::new(revision),
         grant: Some(Grant(7)),
         fault: None,
+        node: None,
     }
 }
 

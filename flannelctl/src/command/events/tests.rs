@@ -19,6 +19,7 @@ fn changes_of_leases_are_events() {
             revision: Revision::new(1),
             grant: Some(Grant(1)),
             fault: None,
+            node: None,
         })
     };
     let event =

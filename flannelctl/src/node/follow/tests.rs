@@ -9,6 +9,7 @@ fn record(key: &str, value: &str) -> Record {
         revision: Revision::new(1),
         grant: Some(Grant(1)),
         fault: None,
+        node: None,
     }
 }
 

@@ -350,6 +350,7 @@ fn record(key: &str, entry: &Entry) -> Record {
         revision: Revision::new(entry.modified),
         grant: entry.grant(),
         fault: None,
+        node: None,
     }
 }
 

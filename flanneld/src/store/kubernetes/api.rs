@@ -8,9 +8,10 @@ use http_body_util::BodyExt as _;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use std::error::Error;
+use std::path::Path;
 use std::time::Duration;
 use std::{fs, io};
 use tokio::sync;
@@ -28,6 +29,8 @@ use crate::store::stats::StoreStats;
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// Time limit of a listing until its answer begins, and of each piece of it: a busy server encodes all nodes first.
 pub(super) const LIST_LIMIT: Duration = Duration::from_secs(30);
+/// Where a pod has its identity.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Objects and errors are smaller.
 const BODY_LIMIT: usize = 16 << 20;
@@ -50,8 +53,17 @@ pub(super) struct Call {
     pub(super) path: String,
     /// The `Accept` header.
     pub(super) accept: String,
-    /// A strategic merge patch; `None` is a GET.
-    pub(super) patch: Option<String>,
+    /// What is written; `None` is a GET.
+    pub(super) content: Option<Content>,
+}
+
+/// What a request writes, as JSON.
+#[derive(Clone, Debug)]
+pub(super) enum Content {
+    /// A strategic merge patch.
+    Patch(String),
+    /// A new object, or a question.
+    New(String),
 }
 
 /// The API server.
@@ -79,7 +91,7 @@ pub(super) struct Answer {
 impl Call {
     /// A GET for one object, in any form.
     pub(super) fn get(operation: Operation, path: String) -> Self {
-        Self { operation, path, accept: accept(false, Part::Whole, false), patch: None }
+        Self { operation, path, accept: accept(false, Part::Whole, false), content: None }
     }
 
     /// The same, in JSON only.
@@ -89,7 +101,7 @@ impl Call {
 
     /// A strategic merge patch; the answer is the object.
     pub(super) fn patch(operation: Operation, path: String, patch: String) -> Self {
-        Self { patch: Some(patch), ..Self::get(operation, path) }
+        Self { content: Some(Content::Patch(patch)), ..Self::get(operation, path) }
     }
 }
 
@@ -188,18 +200,30 @@ impl Api {
 
     /// Reads the credentials.
     async fn config(&self) -> Result<Config, StoreError> {
-        let KubernetesOptions { kubeconfig, api_url, .. } = &self.options;
+        let KubernetesOptions { kubeconfig, api_url, service, root, .. } = &self.options;
         let parse = |url: &str| url.parse().map_err(|_| unusable(format!("{url:?} is not a URL")));
         let mut config = match (kubeconfig, api_url) {
             (Some(path), _) => {
                 let fail = |error: &dyn Error| {
                     unusable(format!("could not use the kubeconfig {}: {}", path.display(), chain(error)))
                 };
-                let file = Kubeconfig::read_from(path).map_err(|error| fail(&error))?;
+                let mut file =
+                    Kubeconfig::read_from(self.options.path(path)).map_err(|error| fail(&error))?;
+                if let Some(root) = root {
+                    place_files(&mut file, root);
+                }
                 let options = KubeConfigOptions::default();
                 Config::from_custom_kubeconfig(file, &options).await.map_err(|error| fail(&error))?
             }
             (None, Some(url)) => Config::new(parse(url)?),
+            (None, None) if root.is_some() => {
+                let mut config = Config::new(parse(service.as_deref().unwrap_or_default())?);
+                let file = |name: &str| self.options.path(&Path::new(SERVICE_ACCOUNT).join(name));
+                config.root_cert_file = Some(file("ca.crt"));
+                let token_file = Some(file("token").display().to_string());
+                config.auth_info = AuthInfo { token_file, ..AuthInfo::default() };
+                config
+            }
             (None, None) => Config::incluster().map_err(|error| {
                 unusable(format!("could not use the service account of the pod: {}", chain(&error)))
             })?,
@@ -218,10 +242,11 @@ impl Api {
 
     /// Where the API is, for messages.
     pub(super) fn location(&self) -> String {
-        let KubernetesOptions { kubeconfig, api_url, .. } = &self.options;
+        let KubernetesOptions { kubeconfig, api_url, service, root, .. } = &self.options;
         match (api_url, kubeconfig) {
             (Some(url), _) => url.clone(),
             (None, Some(path)) => format!("the server of {}", path.display()),
+            (None, None) if root.is_some() => service.clone().unwrap_or_default(),
             (None, None) => "the cluster of this pod".to_owned(),
         }
     }
@@ -238,20 +263,40 @@ fn trim_token(config: &mut Config) {
     }
 }
 
+/// Prefixes the absolute paths in the kubeconfig of a process with its root directory.
+fn place_files(kubeconfig: &mut Kubeconfig, root: &Path) {
+    let place = |path: &mut Option<String>| {
+        let relative = path.as_ref().and_then(|path| Path::new(path).strip_prefix("/").ok());
+        if let Some(relative) = relative.filter(|relative| !Path::new("/").join(relative).starts_with(root)) {
+            *path = Some(root.join(relative).display().to_string());
+        }
+    };
+    for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+        place(&mut cluster.certificate_authority);
+    }
+    for user in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+        place(&mut user.client_certificate);
+        place(&mut user.client_key);
+        place(&mut user.token_file);
+    }
+}
+
 fn request(call: &Call) -> Result<Request<Body>, RequestError> {
     let invalid = |error: hyper::http::Error| {
         RequestError::Failed(unusable(format!("the request {} is invalid: {error}", call.path)))
     };
     let accept = HeaderValue::from_str(&call.accept).map_err(|error| invalid(error.into()))?;
     let builder = Request::builder().uri(&call.path).header(ACCEPT, accept);
-    match &call.patch {
-        None => builder.method(Method::GET).body(Body::empty()),
-        Some(patch) => builder
-            .method(Method::PATCH)
-            .header(CONTENT_TYPE, "application/strategic-merge-patch+json")
-            .body(Body::from(patch.clone().into_bytes())),
-    }
-    .map_err(invalid)
+    let (method, kind, text) = match &call.content {
+        None => return builder.method(Method::GET).body(Body::empty()).map_err(invalid),
+        Some(Content::Patch(text)) => (Method::PATCH, "application/strategic-merge-patch+json", text),
+        Some(Content::New(text)) => (Method::POST, JSON, text),
+    };
+    builder
+        .method(method)
+        .header(CONTENT_TYPE, kind)
+        .body(Body::from(text.clone().into_bytes()))
+        .map_err(invalid)
 }
 
 /// Returns the answer, or the error in it.

@@ -4,6 +4,7 @@ use flannel_core::kubernetes::ApiStatus;
 use hyper::StatusCode;
 use std::time::Duration;
 
+use super::facts::Rule;
 use crate::store::error::{Detail, StoreError};
 use crate::store::operation::Operation;
 
@@ -28,14 +29,33 @@ struct KubernetesError(String);
 const REACH: &str = "Check the Kubernetes API server, and --kube-api-url or --kubeconfig-file.";
 const IDENTITY: &str = "Check the token of the ServiceAccount, or the credentials in --kubeconfig-file.";
 
-/// The rule of the ClusterRole that an operation needs.
-const fn rule(operation: Operation) -> &'static str {
+/// flanneld may not read ConfigMaps, and does not need to.
+const ADMINISTRATOR: &str = "Use --kubeconfig with an identity that may get and patch the ConfigMap, such as that of an administrator.";
+
+/// The rule that an operation needs.
+fn rule(operation: Operation) -> String {
     match operation {
-        Operation::Update | Operation::Announce => {
-            "apiGroups: [\"\"], resources: [nodes/status], verbs: [patch]"
+        Operation::Update | Operation::Announce => Rule::STATUS.to_string(),
+        Operation::FindNode => format!("{} (or set NODE_NAME)", Rule::PODS),
+        Operation::ReadConfig | Operation::PutConfig => Rule::CONFIG_MAPS.to_string(),
+        Operation::Review => {
+            "apiGroups: [authorization.k8s.io], resources: [selfsubjectaccessreviews], verbs: [create]"
+                .to_owned()
         }
-        Operation::FindNode => "apiGroups: [\"\"], resources: [pods], verbs: [get] (or set NODE_NAME)",
-        _ => "apiGroups: [\"\"], resources: [nodes], verbs: [get, list, watch]",
+        _ => Rule::NODES.to_string(),
+    }
+}
+
+/// What to do about a missing rule.
+fn remedy(operation: Operation) -> String {
+    match operation {
+        Operation::ReadConfig | Operation::PutConfig => {
+            format!(
+                "use --kubeconfig with an identity that has the right {}, such as that of an administrator",
+                rule(operation)
+            )
+        }
+        _ => format!("add this rule to the ClusterRole of flannel: {}", rule(operation)),
     }
 }
 
@@ -45,6 +65,7 @@ const fn advice_of(operation: Operation) -> &'static str {
             "Add the right to patch nodes/status to the ClusterRole flannel."
         }
         Operation::FindNode => "Add the right to get pods to the ClusterRole flannel, or set NODE_NAME.",
+        Operation::ReadConfig | Operation::PutConfig => ADMINISTRATOR,
         _ => "Add the rights to get, list and watch nodes to the ClusterRole flannel.",
     }
 }
@@ -109,9 +130,8 @@ pub(super) fn rejected(url: &str, operation: Operation, status: &ApiStatus) -> R
         }
         StatusCode::FORBIDDEN => {
             let error = format!(
-                "the Kubernetes API at {url} denies permission: {operation}: {message}; add this rule to the \
-                 ClusterRole of flannel: {}",
-                rule(operation)
+                "the Kubernetes API at {url} denies permission: {operation}: {message}; {}",
+                remedy(operation)
             );
             StoreError::Unusable(text(error, advice_of(operation)))
         }

@@ -26,7 +26,7 @@ const PAGE_LIMIT: usize = 64 << 20;
 /// Lists the nodes and reads the network config.
 pub(super) async fn list(store: &Session) -> Result<Listing, StoreError> {
     let name = store.name().await?.to_owned();
-    let config = store.shared.config.read()?;
+    let config = store.read_config().await?;
     let families = match config
         .as_ref()
         .and_then(|config| NetworkConfig::parse_for(&config.text, Ownership::Assigned).ok())
@@ -41,7 +41,8 @@ pub(super) async fn list(store: &Session) -> Result<Listing, StoreError> {
         nodes.own.published.clone_from(&state.nodes.own.published);
     });
     (nodes.own.name, nodes.own.families) = (name, families);
-    let mut reading = Reading { store, nodes, records: BTreeMap::new(), own: OwnNode::default() };
+    let mut reading =
+        Reading { store, nodes, records: BTreeMap::new(), own: OwnNode::default(), others: Vec::new() };
     let mut attempts = 0;
     let end = loop {
         attempts += 1;
@@ -55,7 +56,7 @@ pub(super) async fn list(store: &Session) -> Result<Listing, StoreError> {
             Err(error) => return Err(error.into()),
         }
     };
-    let Reading { mut nodes, mut records, own, .. } = reading;
+    let Reading { mut nodes, mut records, own, others, .. } = reading;
     nodes.settle(&mut records);
     let mut records: Vec<Record> = records.into_values().collect();
     records.sort_by(|one, other| one.key.cmp(&other.key));
@@ -66,6 +67,7 @@ pub(super) async fn list(store: &Session) -> Result<Listing, StoreError> {
         state.nodes = nodes;
         state.config.clone_from(&config);
         state.listed = Some(end.revision);
+        state.others = others;
     });
     Ok(Listing { revision: end.revision, config, records, own })
 }
@@ -77,12 +79,15 @@ struct Reading<'a> {
     /// By name of the node, which a stream may deliver more than once.
     records: BTreeMap<String, Record>,
     own: OwnNode,
+    /// Nodes whose daemons use another prefix, and that prefix.
+    others: Vec<(String, String)>,
 }
 
 impl Reading<'_> {
     fn restart(&mut self) {
         self.nodes.clear();
         self.records.clear();
+        self.others.clear();
     }
 
     /// Reads all nodes: as a stream where the server offers it, which costs it least, otherwise in pages. A stream that fails is
@@ -116,7 +121,7 @@ impl Reading<'_> {
                    &allowWatchBookmarks=true&timeoutSeconds=120"
                 .to_owned(),
             accept: accept(false, Part::Whole, true),
-            patch: None,
+            content: None,
         };
         let started = Instant::now();
         let list = self.stream(&call).await;
@@ -169,7 +174,7 @@ impl Reading<'_> {
                 operation: Operation::List,
                 path: format!("/api/v1/nodes?{query}"),
                 accept: accept(json_only, Part::Whole, false),
-                patch: None,
+                content: None,
             };
             let started = Instant::now();
             let page = self.page(&call).await;
@@ -223,8 +228,15 @@ impl Reading<'_> {
         if node.name == self.nodes.own.name {
             self.own = self.nodes.take_own(&node, prefix);
         }
+        if let Some(other) = node.other_prefix.as_ref().filter(|_| !node.annotations.is_managed()) {
+            self.others.push((node.name.clone(), other.clone()));
+        }
         let name = node.name.clone();
-        match self.nodes.list(node, prefix) {
+        let record = self.nodes.list(node, prefix);
+        if name == self.nodes.own.name {
+            self.own.key = record.as_ref().map(|record| record.key.clone());
+        }
+        match record {
             Some(record) => drop(self.records.insert(name, record)),
             None => drop(self.records.remove(&name)),
         }

@@ -121,6 +121,7 @@ impl Nodes {
             prescribed: *self.own.prescribed.as_ref().unwrap_or(&Prescribed::default()),
             fault: self.own.prescribed.as_ref().err().cloned(),
             published,
+            key: None,
         }
     }
 
@@ -271,8 +272,14 @@ impl Known {
              register the node again",
             cidrs.join(", ")
         );
-        let record =
-            Record { key: key_of(name), value: Vec::new(), revision, grant: None, fault: Some(fault) };
+        let record = Record {
+            key: key_of(name),
+            value: Vec::new(),
+            revision,
+            grant: None,
+            fault: Some(fault),
+            node: Some(name.to_owned()),
+        };
         self.key = Some(record.key.as_str().into());
         self.digest = digest(&record, None);
         record
@@ -297,7 +304,7 @@ fn record(node: &Node, lease: Result<(Subnets, LeaseAttrs), String>, key: Option
             (key, Vec::new(), Some(format!("node {}: {reason}", node.name)))
         }
     };
-    Record { key, value, revision: node.revision, grant: None, fault }
+    Record { key, value, revision: node.revision, grant: None, fault, node: Some(node.name.clone()) }
 }
 
 /// Everything of a record but its revision, which every change of its node moves.

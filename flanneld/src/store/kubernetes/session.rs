@@ -1,12 +1,12 @@
 //! The state that all parts of the store share, and single requests.
 
-use flannel_core::kubernetes::{self, Node};
+use flannel_core::kubernetes::{self, ListEnd, Node};
 use flannel_core::lease::Revision;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync;
 
-use super::api::{Api, Call};
+use super::api::{Api, Call, Part, accept};
 use super::config_file::ConfigFile;
 use super::error::{RequestError, malformed, unsupported};
 use super::nodes::Nodes;
@@ -48,6 +48,8 @@ pub(super) struct State {
     pub(super) listed: Option<Revision>,
     /// While this node is written: the newest revision of it that the watch delivered meanwhile.
     writing: Option<Revision>,
+    /// Nodes whose daemons use another prefix, and that prefix; according to the last listing.
+    pub(super) others: Vec<(String, String)>,
     streams: Streams,
 }
 
@@ -82,10 +84,13 @@ impl Session {
         let identity = Identity {
             kind: KUBERNETES,
             location: format!("{}, annotations {}", api.location(), options.prefix),
-            config_place: format!("the file {}", options.net_config.display()),
+            config_place: match options.reads_config_map {
+                true => format!("the ConfigMap {}", options.config_map),
+                false => format!("the file {}", options.net_config.display()),
+            },
             scope: options.scope(),
         };
-        let config = ConfigFile(options.net_config.clone());
+        let config = ConfigFile(options.path(&options.net_config));
         Self {
             shared: Arc::new(Shared {
                 options,
@@ -109,6 +114,7 @@ impl Session {
     pub(super) async fn name(&self) -> Result<&str, StoreError> {
         let (namespace, pod) = match &self.shared.options.node {
             NodeName::Given(name) => return Ok(name),
+            NodeName::Unknown => return Ok(""),
             NodeName::OfPod { namespace, name } => (namespace, name),
         };
         let name = self.shared.name.get_or_try_init(|| self.node_of_pod(namespace, pod)).await?;
@@ -143,6 +149,71 @@ impl Session {
             Err(RequestError::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Reads the metadata of one node, and the revision of the cluster.
+    pub(super) async fn head(&self) -> Result<ListEnd, StoreError> {
+        let call = Call {
+            accept: accept(true, Part::Metadata, false),
+            ..Call::get(Operation::Verify, "/api/v1/nodes?limit=1".to_owned())
+        };
+        let (body, _) = self.shared.api.call(&call).await?;
+        let (_, end) = kubernetes::json::decode_list(&body, &self.shared.options.prefix)
+            .map_err(|error| self.garbled(Operation::Verify, true, &error))?;
+        Ok(end)
+    }
+
+    /// Reads the network config; `None` if there is none.
+    pub(super) async fn read_config(&self) -> Result<Option<ConfigRecord>, StoreError> {
+        if !self.shared.options.reads_config_map {
+            return self.shared.config.read();
+        }
+        let Some((revision, text)) = self.read_config_map().await? else { return Ok(None) };
+        Ok(text.map(|text| ConfigRecord { revision, text }))
+    }
+
+    /// Reads the ConfigMap: its revision and the network config in it; `None` if it does not exist.
+    async fn read_config_map(&self) -> Result<Option<(Revision, Option<String>)>, StoreError> {
+        let map = &self.shared.options.config_map;
+        match self.shared.api.call(&Call::get(Operation::ReadConfig, map.path()).in_json()).await {
+            Ok((body, _)) => self.decode_config_map(&body).map(Some),
+            Err(RequestError::NotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes the network config to the ConfigMap, if it is still the one with the revision `current`.
+    pub(super) async fn write_config(
+        &self,
+        text: &str,
+        current: Option<Revision>,
+    ) -> Result<Revision, StoreError> {
+        let map = &self.shared.options.config_map;
+        let Some((revision, present)) = self.read_config_map().await? else {
+            let error = format!(
+                "the ConfigMap {map} does not exist: install flannel with its manifest, or specify --kube-config-map"
+            );
+            return Err(unsupported(
+                &error,
+                "Install flannel with its manifest, or specify --kube-config-map.",
+            ));
+        };
+        if present.map(|_| revision) != current {
+            return Err(StoreError::Raced);
+        }
+        let patch = serde_json::json!({
+            "metadata": {"resourceVersion": revision.to_string()},
+            "data": {map.key.as_str(): text},
+        });
+        let call = Call::patch(Operation::PutConfig, map.path(), patch.to_string()).in_json();
+        let (body, _) = self.shared.api.call(&call).await?;
+        Ok(self.decode_config_map(&body)?.0)
+    }
+
+    fn decode_config_map(&self, body: &[u8]) -> Result<(Revision, Option<String>), StoreError> {
+        let Shared { options, api, .. } = &*self.shared;
+        kubernetes::json::decode_config_map(body, &options.config_map.key)
+            .map_err(|error| malformed(&api.location(), Operation::ReadConfig, &error))
     }
 
     /// Writes the status of this node; returns it as it is then.

@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::sync;
 
 use super::error::unsupported;
+use super::examine::examine;
+use super::facts::ClusterFacts;
 use super::options::KubernetesOptions;
 use super::session::Session;
 use super::watch::NodeWatch;
@@ -15,7 +17,8 @@ use super::{condition, list};
 use crate::store::operation::Operation;
 use crate::store::stats::StoreStats;
 use crate::store::{
-    CreateGuard, Held, Identity, LeaseStore, Life, Listing, Ownership, Record, Serving, StoreError, Watch,
+    CreateGuard, Held, Identity, LeaseChange, LeaseStore, Life, Listing, Ownership, Record, Serving,
+    StoreError, Watch,
 };
 
 /// The nodes of one cluster.
@@ -24,8 +27,31 @@ pub(super) struct KubernetesStore(Session);
 /// What to do about a missing or unsuitable podCIDR.
 const ASSIGN: &str = "Run kube-controller-manager with --allocate-node-cidrs=true, and with --cluster-cidr equal to Network \
                       and IPv6Network of the network config; a node keeps its podCIDR until it is deleted and created again.";
-const ASSIGNED_BY_CLUSTER: &str =
-    "Change podCIDRs and nodes with kubectl; flanneld publishes the annotations.";
+
+/// Why a change of a lease is not one of flannel, and what to do instead.
+const fn refusal(change: LeaseChange) -> (&'static str, &'static str) {
+    match change {
+        LeaseChange::Release => (
+            "the lease of a node exists as long as the node",
+            "Delete a node that no longer exists: `kubectl delete node NAME`.",
+        ),
+        LeaseChange::Reserve => (
+            "Kubernetes assigns the subnets: spec.podCIDRs of a node",
+            "Create the node with the subnet before its kubelet does: a Node with spec.podCIDR and spec.podCIDRs, by \
+             `kubectl create`. Otherwise kube-controller-manager assigns one from --cluster-cidr, of the length in \
+             --node-cidr-mask-size.",
+        ),
+        LeaseChange::Unreserve => (
+            "Kubernetes has no reservations: a subnet belongs to a node until the node is deleted",
+            "Delete the node to return its subnet: `kubectl delete node NAME`.",
+        ),
+        LeaseChange::Move => (
+            "Kubernetes assigns the subnets, and spec.podCIDRs of a node never changes",
+            "Replace the node: `kubectl drain NAME`, `kubectl delete node NAME`, create it with another spec.podCIDR and \
+             spec.podCIDRs by `kubectl create`, then restart its kubelet.",
+        ),
+    }
+}
 
 impl KubernetesStore {
     pub(super) fn new(options: KubernetesOptions) -> Self {
@@ -89,10 +115,8 @@ impl LeaseStore for KubernetesStore {
         _guard: CreateGuard,
         _lifetime: Option<Duration>,
     ) -> Result<Held, StoreError> {
-        Err(unsupported(
-            "a cluster of Kubernetes assigns subnets to its nodes by itself",
-            ASSIGNED_BY_CLUSTER,
-        ))
+        let (reason, advice) = refusal(LeaseChange::Reserve);
+        Err(unsupported(reason, advice))
     }
 
     async fn update(&self, subnets: &Subnets, attrs: &LeaseAttrs, held: &Held) -> Result<Held, StoreError> {
@@ -123,19 +147,12 @@ impl LeaseStore for KubernetesStore {
     }
 
     async fn delete(&self, key: &str, _revision: Revision) -> Result<(), StoreError> {
-        let error = format!("the lease {key} belongs to a node of Kubernetes");
-        Err(unsupported(&error, "Delete the node (`kubectl delete node`) to release its subnet."))
+        let (reason, advice) = refusal(LeaseChange::Release);
+        Err(unsupported(&format!("lease {key}: {reason}"), advice))
     }
 
-    async fn put_config(&self, _text: &str, _current: Option<Revision>) -> Result<Revision, StoreError> {
-        let error = format!(
-            "the network config is {}, not in the Kubernetes API",
-            self.0.shared.identity.config_place
-        );
-        Err(unsupported(
-            &error,
-            "Change the ConfigMap that the file comes from (`kubectl edit configmap kube-flannel-cfg`).",
-        ))
+    async fn put_config(&self, text: &str, current: Option<Revision>) -> Result<Revision, StoreError> {
+        self.0.write_config(text, current).await
     }
 
     async fn life(&self, _record: &Record) -> Result<Option<Life>, StoreError> {
@@ -147,12 +164,24 @@ impl LeaseStore for KubernetesStore {
         record: &Record,
         _lifetime: Option<Duration>,
     ) -> Result<Revision, StoreError> {
-        let error = format!("the lease {} exists as long as its node", record.key);
-        Err(unsupported(&error, "Delete the node (`kubectl delete node`) to release its subnet."))
+        let (reason, advice) = refusal(LeaseChange::Unreserve);
+        Err(unsupported(&format!("lease {}: {reason}", record.key), advice))
     }
 
     async fn announce(&self, serving: &Serving) -> Result<(), StoreError> {
         condition::announce(&self.0, serving).await
+    }
+
+    fn refusal(&self, change: LeaseChange) -> Option<(&'static str, &'static str)> {
+        Some(refusal(change))
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.0.head().await.map(drop)
+    }
+
+    async fn examine(&self) -> Option<ClusterFacts> {
+        Some(examine(&self.0).await)
     }
 
     fn own_events(&self) -> sync::watch::Receiver<u64> {

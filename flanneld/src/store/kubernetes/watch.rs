@@ -61,11 +61,11 @@ impl NodeWatch {
     }
 
     /// Returns a network config that was not delivered yet.
-    fn check_file(&mut self) -> Result<Option<WatchEvent>, StoreError> {
-        self.is_file_checked = true;
+    async fn check_file(&mut self) -> Result<Option<WatchEvent>, StoreError> {
         // Before it is read, so that no change falls in between.
         self.store.shared.config.subscribe(&self.notices);
-        let config = self.store.shared.config.read()?;
+        let config = self.store.read_config().await?;
+        self.is_file_checked = true;
         let is_news = self.store.with_state(|state| {
             let text = |config: &Option<crate::store::ConfigRecord>| {
                 config.as_ref().map(|config| config.text.clone())
@@ -204,15 +204,7 @@ impl NodeWatch {
 
 /// Whether the server knows the revision: one that was restored from a backup does not.
 async fn is_same_store(store: &Session, after: Revision) -> Result<bool, StoreError> {
-    let call = Call {
-        operation: Operation::Verify,
-        path: "/api/v1/nodes?limit=1".to_owned(),
-        accept: accept(true, Part::Metadata, false),
-        patch: None,
-    };
-    let (body, _) = store.shared.api.call(&call).await?;
-    let (_, end) = kubernetes::json::decode_list(&body, &store.shared.options.prefix)
-        .map_err(|error| store.garbled(Operation::Verify, true, &error))?;
+    let end = store.head().await?;
     Ok(!end.revision.is_before(after))
 }
 
@@ -227,7 +219,7 @@ async fn connect(store: &Session, after: Revision) -> Result<Option<Stream>, Sto
             LIFETIME.as_secs()
         ),
         accept: accept(json_only, Part::Metadata, true),
-        patch: None,
+        content: None,
     };
     let started = Instant::now();
     let answer = store.shared.api.send(&call).await;
@@ -247,7 +239,7 @@ impl LeaseWatch for NodeWatch {
     async fn next(&mut self) -> Result<WatchEvent, StoreError> {
         loop {
             if !self.is_file_checked
-                && let Some(event) = self.check_file()?
+                && let Some(event) = self.check_file().await?
             {
                 return Ok(event);
             }

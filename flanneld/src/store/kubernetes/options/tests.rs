@@ -6,12 +6,24 @@ const IN_POD: (&str, &str) = ("KUBERNETES_SERVICE_HOST", "10.200.0.1");
 const NAMED: (&str, &str) = ("NODE_NAME", "worker-1");
 
 fn options(flags: &[(&str, &str)], env: &[(&str, &str)]) -> Result<KubernetesOptions, String> {
+    let (value, env) = values(flags, env);
+    KubernetesOptions::new(value, env).map_err(|error| error.to_string())
+}
+
+fn client(flags: &[(&str, &str)], env: &[(&str, &str)]) -> Result<KubernetesOptions, String> {
+    let (value, env) = values(flags, env);
+    KubernetesOptions::of_client(value, env).map_err(|error| error.to_string())
+}
+
+fn values(
+    flags: &[(&str, &str)],
+    env: &[(&str, &str)],
+) -> (impl Fn(&Flag) -> Option<String>, impl Fn(&str) -> Option<String>) {
     let map = |entries: &[(&str, &str)]| -> BTreeMap<String, String> {
         entries.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
     };
     let (flags, env) = (map(flags), map(env));
-    KubernetesOptions::new(|flag| flags.get(flag.name).cloned(), |name| env.get(name).cloned())
-        .map_err(|error| error.to_string())
+    (move |flag: &Flag| flags.get(flag.name).cloned(), move |name: &str| env.get(name).cloned())
 }
 
 #[test]
@@ -75,4 +87,66 @@ fn what_is_missing_or_invalid_is_named() {
     --kube-annotation-prefix is "org.com/a/b", but must be a DNS name, optionally with one / and at most 41 small letters, digits, - and _ that start with a letter or digit; for example --kube-annotation-prefix=flannel.alpha.coreos.com
     EVENT_QUEUE_DEPTH is "many", but must be a number; for example EVENT_QUEUE_DEPTH=5000
     "#);
+}
+
+#[test]
+fn a_client_need_not_run_on_a_node() {
+    let admin = [("kubeconfig-file", "/k")];
+    let options = client(&admin, &[]).unwrap();
+    assert!(options.node == NodeName::Unknown && options.reads_config_map);
+    assert_snapshot!(options.public_flags().join(" "), @"--kube-subnet-mgr --kube-annotation-prefix=flannel.alpha.coreos.com --kube-config-map=kube-flannel/kube-flannel-cfg --kubeconfig-file=/k");
+    let file = client(&[("kubeconfig-file", "/k"), ("net-config-path", "/n")], &[NAMED]).unwrap();
+    assert!(file.node == NodeName::Given("worker-1".to_owned()) && !file.reads_config_map);
+    assert!(client(&[], &[]).unwrap_err().contains("use --kubeconfig-file or --kube-api-url"));
+}
+
+/// Another node has a service account of its own, and finds its own daemon.
+#[test]
+fn identity_of_a_pod_is_not_passed_on() {
+    let options = client(&[], &[IN_POD, ("KUBERNETES_SERVICE_PORT", "6443")]).unwrap();
+    assert!(options.public_flags().is_empty());
+    assert_eq!(options.service.as_deref(), Some("https://10.200.0.1:6443"));
+    let v6 = client(&[], &[("KUBERNETES_SERVICE_HOST", "fd00::1")]).unwrap();
+    assert_eq!(v6.service.as_deref(), Some("https://[fd00::1]:443"));
+}
+
+#[test]
+fn a_client_is_completed_by_the_daemon() {
+    let daemon = options(
+        &[("kube-annotation-prefix", "org.com/x")],
+        &[IN_POD, ("POD_NAMESPACE", "flannel"), ("POD_NAME", "p")],
+    );
+    let daemon = daemon.unwrap();
+    let mut own = client(&[("kubeconfig-file", "/k")], &[]).unwrap();
+    own.complete(&daemon);
+    assert_eq!(
+        (own.prefix.to_string().as_str(), own.config_map.to_string().as_str()),
+        ("org.com/x-", "flannel/kube-flannel-cfg")
+    );
+    let mut given =
+        client(&[("kubeconfig-file", "/k"), ("kube-annotation-prefix", "org.com/y")], &[]).unwrap();
+    given.complete(&daemon);
+    assert_eq!(given.prefix.to_string(), "org.com/y-");
+}
+
+#[test]
+fn files_of_a_daemon_in_a_container() {
+    let mut options = options(&[], &[IN_POD, NAMED]).unwrap();
+    assert_eq!(options.path(&options.net_config), PathBuf::from("/etc/kube-flannel/net-conf.json"));
+    options.root = Some("/proc/7/cwd".into());
+    assert_eq!(
+        options.path(&options.net_config),
+        PathBuf::from("/proc/7/cwd/etc/kube-flannel/net-conf.json")
+    );
+}
+
+#[test]
+fn names_of_a_config_map() {
+    let parse = |text: &str| text.parse::<ConfigMap>().map_err(|error| error.to_string());
+    assert_eq!(parse("a/b").unwrap().to_string(), "a/b");
+    assert_eq!(parse("a/b/c.json").unwrap().to_string(), "a/b/c.json");
+    assert_eq!(parse("a/b/net-conf.json"), parse("a/b"));
+    for wrong in ["a", "a/", "/b", "a/b/c/d", "a/b?x"] {
+        assert!(parse(wrong).unwrap_err().contains("--kube-config-map"), "{wrong}");
+    }
 }
