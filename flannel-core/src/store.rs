@@ -61,8 +61,6 @@ pub struct OwnNode {
     pub fault: Option<String>,
     /// What an earlier run published.
     pub published: Option<LeaseAttrs>,
-    /// The key of its record in a listing.
-    pub key: Option<String>,
 }
 
 /// Public addresses that the store prescribes for this node: they determine its external interface.

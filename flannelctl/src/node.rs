@@ -6,6 +6,8 @@ pub(crate) mod daemon;
 pub(crate) mod follow;
 pub(crate) mod host_local;
 pub(crate) mod icmp;
+pub(crate) mod kube_proxy;
+pub(crate) mod mounts;
 pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod runtime;

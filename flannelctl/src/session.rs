@@ -21,8 +21,7 @@ pub(crate) struct Session {
 impl Session {
     /// The options of the specified store, otherwise of the store of this node's daemon, otherwise the default.
     pub(crate) fn store_options(&self) -> StoreOptions {
-        let default = || StoreOptions::from_flags(|_| None);
-        self.store.options().or_else(daemon::store).unwrap_or_else(default)
+        self.store.options(daemon::store())
     }
 
     /// Opens the store. Nothing is connected or read yet.

@@ -121,6 +121,11 @@ pub trait LeaseStore: Send + Sync + 'static {
         watch_channel::Sender::default().subscribe()
     }
 
+    /// Returns the key of the record of this node according to the last listing. Only a store that knows nodes by name does.
+    fn own_key(&self) -> Option<String> {
+        None
+    }
+
     /// Returns why this store does not make a change, and what to do instead; `None` if it does.
     fn refusal(&self, _change: LeaseChange) -> Option<(&'static str, &'static str)> {
         None

@@ -1,7 +1,9 @@
 //! Clusters with a real control plane of Kubernetes.
 
 mod account;
+mod ctl;
 mod daemon_set;
+mod doctor;
 mod faults;
 mod fixture;
 mod identity;

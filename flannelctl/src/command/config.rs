@@ -7,8 +7,8 @@ mod impact;
 use anyhow::Context as _;
 use clap::Subcommand;
 use flannel_core::config::NetworkConfig;
-use flannel_core::store::ConfigRecord;
-use flanneld::store::Store;
+use flannel_core::store::{ConfigRecord, Ownership};
+use flanneld::store::{Identity, Store};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -55,7 +55,7 @@ pub(crate) async fn run(session: &Session, command: ConfigCommand) -> anyhow::Re
         ConfigCommand::Validate { file } => validate(session, &file)?,
         ConfigCommand::Explain { file } => {
             let (text, config) = match &file {
-                Some(file) => flags::config(file)?,
+                Some(file) => flags::config(file, session.store_options().ownership())?,
                 None => {
                     let store = session.store()?;
                     let record = stored(&store).await?;
@@ -87,13 +87,13 @@ async fn get(session: &Session) -> anyhow::Result<()> {
 
 /// Checks a config and prints the ranges of subnets.
 fn validate(session: &Session, file: &Path) -> anyhow::Result<()> {
-    let (_, config) = flags::config(file)?;
+    let (_, config) = flags::config(file, session.store_options().ownership())?;
     session.output.page(&summary(&config, None))
 }
 
 /// Checks a config and writes it, unless the one in the store changed since it was read.
 async fn set(session: &Session, file: &Path, dry_run: DryRun) -> anyhow::Result<()> {
-    let (text, config) = flags::config(file)?;
+    let (text, config) = flags::config(file, session.store_options().ownership())?;
     let (store, cluster) = Cluster::writable(session).await?;
     write(session, &store, &cluster, (&text, &config), dry_run).await
 }
@@ -108,7 +108,7 @@ async fn write(
 ) -> anyhow::Result<()> {
     let output = &session.output;
     let current = cluster.config.as_ref();
-    let impact = Impact::new(current, config, &cluster.entries);
+    let impact = Impact::new(current, config, &cluster.entries, store.ownership());
     if current.is_some_and(|current| current.text == text) {
         output.message("the store already contains this config");
         return output.page(&summary(config, Some(&impact)));
@@ -121,7 +121,12 @@ async fn write(
     } else {
         let written = store.put_config(text, current.map(|current| current.revision)).await;
         written.context("could not write the config")?;
-        output.message(&format!("written to {}", store.identity().location));
+        let Identity { location, config_place, .. } = store.identity();
+        if store.ownership() == Ownership::Assigned {
+            output.message(&format!("written to {config_place}; nodes receive it within about a minute"));
+        } else {
+            output.message(&format!("written to {location}"));
+        }
     }
     output.page(&summary(config, Some(&impact)))
 }

@@ -199,6 +199,7 @@ fn of_leases(event: follow::Event) -> Option<Event> {
 fn lease(event: &'static str, record: &Record) -> Event {
     let about =
         Subnets::parse_key(&record.key).map_or_else(|_| record.key.clone(), |nets| join(nets.iter(), " "));
+    let about = record.node.as_ref().map_or_else(|| about.clone(), |node| format!("{about} of {node}"));
     Event::new("lease", event, about, String::from_utf8_lossy(&record.value))
 }
 

@@ -5,6 +5,7 @@ mod show;
 mod watch;
 
 use clap::Subcommand;
+use flanneld::store::LeaseChange;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -87,16 +88,22 @@ pub(crate) async fn run(session: &Session, command: LeaseCommand) -> anyhow::Res
         LeaseCommand::Get { target } => show::get(session, &target).await?,
         LeaseCommand::Watch => watch::run(session, None).await?,
         LeaseCommand::Release { target, force, consent, dry_run } => {
-            Change::new(session, dry_run).await?.release(&target, force, consent).await?;
+            Change::new(session, LeaseChange::Release, dry_run)
+                .await?
+                .release(&target, force, consent)
+                .await?;
         }
         LeaseCommand::Reserve { addresses, subnet, dry_run } => {
-            Change::new(session, dry_run).await?.reserve(&addresses, &subnet).await?;
+            Change::new(session, LeaseChange::Reserve, dry_run).await?.reserve(&addresses, &subnet).await?;
         }
         LeaseCommand::Unreserve { target, dry_run } => {
-            Change::new(session, dry_run).await?.unreserve(&target).await?;
+            Change::new(session, LeaseChange::Unreserve, dry_run).await?.unreserve(&target).await?;
         }
         LeaseCommand::Move { target, subnet, consent, dry_run } => {
-            Change::new(session, dry_run).await?.relocate(&target, &subnet, consent).await?;
+            Change::new(session, LeaseChange::Move, dry_run)
+                .await?
+                .relocate(&target, &subnet, consent)
+                .await?;
         }
     }
     Ok(Outcome::Fine)

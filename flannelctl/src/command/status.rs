@@ -74,10 +74,11 @@ async fn without_daemon(session: &Session, failure: &Failure) -> anyhow::Result<
     });
     rows.push(match &lease {
         Ok(Some(entry)) => {
-            let end = entry.life.map_or_else(
-                || "never expires".to_owned(),
-                |life| format!("expires in {}", duration(life.left)),
-            );
+            let end = match entry.life {
+                Some(life) => format!("expires in {}", duration(life.left)),
+                None if entry.record.node.is_some() => "exists as long as the node".to_owned(),
+                None => "never expires".to_owned(),
+            };
             ("lease", format!("{}, {end}", entry.title()), Style::Plain)
         }
         Ok(None) => ("lease", "the store has no lease of this node".to_owned(), Style::Bad),

@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use clap::Subcommand;
 use flannel_core::config::SubnetRange;
+use flannel_core::store::Ownership;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -33,13 +34,15 @@ pub(crate) async fn run(session: &Session, command: SubnetCommand) -> anyhow::Re
 }
 
 async fn plan(session: &Session, file: Option<&Path>, per_month: Option<u32>) -> anyhow::Result<()> {
-    let given = file.map(flags::config).transpose()?;
+    let given = file.map(|file| flags::config(file, session.store_options().ownership())).transpose()?;
     let read = async {
         let store = session.store()?;
         let cluster = Cluster::read(session, &store).await?;
         anyhow::Ok((store, cluster))
     };
-    let (config, entries) = match (given, read.await) {
+    let read = read.await;
+    let assigned = read.as_ref().is_ok_and(|(store, _)| store.ownership() == Ownership::Assigned);
+    let (config, entries) = match (given, read) {
         (Some((_, config)), Ok((_, cluster))) => (config, cluster.entries),
         // A config can be planned before the store exists.
         (Some((_, config)), Err(error)) => {
@@ -51,6 +54,12 @@ async fn plan(session: &Session, file: Option<&Path>, per_month: Option<u32>) ->
             (store_config(cluster.config.as_ref(), &store)?.0, cluster.entries)
         }
     };
+    if assigned {
+        session.output.message(
+            "Kubernetes assigns the subnets, whatever SubnetLen, SubnetMin and SubnetMax are: --cluster-cidr and \
+             --node-cidr-mask-size of kube-controller-manager determine the capacity",
+        );
+    }
     let uses: Vec<Usage<'_>> = config.ranges().map(|range| Usage::of(range, &entries)).collect();
     let outside = entries.iter().filter(|entry| !config.allows(&entry.subnets)).count();
     let free = uses.iter().map(Usage::free).min().context("the network config turns both families off")?;

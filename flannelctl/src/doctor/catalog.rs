@@ -124,6 +124,28 @@ checks! {
         "The lease of another node lacks the data to reach it, or with host-gw the node is not on the link of this one."
         "correct the configuration of flanneld on that node, or the route that the finding names"
 
+    POD_CIDR_MISSING "pod-cidr-missing" Error
+        "The Kubernetes node of this host does not exist, or has no podCIDR of a family of the network config, so pods cannot start."
+        "run kube-controller-manager with --allocate-node-cidrs=true and --cluster-cidr equal to the network; see the finding"
+    POD_CIDR_OUTSIDE "pod-cidr-outside" Error
+        "The podCIDR of the Kubernetes node of this host is outside of the network, so pods cannot start."
+        "set --cluster-cidr of kube-controller-manager or Network to the same prefix; a node keeps its podCIDR until it is created again"
+    NODE_CIDR_MASK "node-cidr-mask" Warning
+        "SubnetLen of the network config differs from the length of the podCIDRs, which Kubernetes determines."
+        "remove SubnetLen, or set --node-cidr-mask-size of kube-controller-manager to the same length"
+    RBAC_RULE "rbac-rule" Error
+        "The identity of flanneld lacks a rule of its ClusterRole: it cannot list nodes, or not publish its own."
+        "add the rule that the finding names to the ClusterRole flannel"
+    ANNOTATION_PREFIX "annotation-prefix" Error
+        "Other nodes use another prefix of annotations, so they and this node do not know each other."
+        "set the same --kube-annotation-prefix on every node, or roll out one DaemonSet for all nodes"
+    NETWORK_UNAVAILABLE "network-unavailable" Error
+        "The condition NetworkUnavailable of the Kubernetes node is not False although pods can start, so none is scheduled."
+        "restart flanneld, without --set-node-network-unavailable=false"
+    KUBE_PROXY_MASQUERADE "kube-proxy-masquerade" Warning
+        "kube-proxy masquerades traffic of pods that flannel does not masquerade, so its source addresses are lost; or its mark differs."
+        "set clusterCIDR of kube-proxy to the network, and restart kube-proxy"
+
     DAEMON_DOWN "daemon-down" Error
         "flanneld is not running, although it ran before: nothing is repaired, renewed or updated."
         "systemctl start flanneld"

@@ -8,6 +8,7 @@ mod cni;
 mod daemon;
 mod host;
 mod kernel;
+mod kubernetes;
 mod leases;
 mod network;
 mod runtime;
@@ -25,10 +26,14 @@ pub(crate) fn run(facts: &Facts) -> Report {
     network::check(facts, &mut report);
     store::check(facts, &mut report);
     leases::check(facts, &mut report);
+    kubernetes::check(facts, &mut report);
     daemon::check(facts, &mut report);
     kernel::check(facts, &mut report);
     cni::check(facts, &mut report);
     runtime::check(facts, &mut report);
+    if let Some(kubernetes) = &facts.kubernetes {
+        kubernetes::settle(&kubernetes.cluster, &mut report);
+    }
     if facts.daemons.is_empty() {
         for finding in report.findings.iter_mut().filter(|finding| finding.fix == RESTART) {
             finding.fix = "systemctl start flanneld".to_owned();

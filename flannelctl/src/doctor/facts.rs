@@ -3,6 +3,7 @@
 use flannel_core::advertisement::Advertised;
 use flannel_core::family::Family;
 use flannel_core::gateway::Gateways;
+use flannel_core::lease::Subnets;
 use flannel_core::link::LinkName;
 use flannel_core::obstacle::Obstacle;
 use flannel_core::ruleset::Mode;
@@ -13,6 +14,7 @@ use flanneld::cli::Options;
 use flanneld::kernel::Observation;
 use flanneld::node::NodeError;
 use flanneld::state::Remembered;
+use flanneld::store::ClusterFacts;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -22,6 +24,7 @@ use super::packet_filter::Filter;
 use crate::node::cni::CniFile;
 use crate::node::daemon::{Daemon, DaemonAnswer};
 use crate::node::host_local::Network;
+use crate::node::kube_proxy::KubeProxy;
 use crate::node::ports::Port;
 use crate::node::runtime::{Runtime, Settings};
 use crate::node::view::{Own, View};
@@ -66,6 +69,31 @@ pub(crate) struct Facts {
     pub(crate) unwritable: Vec<(PathBuf, String)>,
     pub(crate) paths: Result<Vec<PathFacts>, String>,
     pub(crate) cni: CniFacts,
+    /// What is hidden from this process.
+    pub(crate) hidden: Hidden,
+    /// The cluster of Kubernetes, if that is the store.
+    pub(crate) kubernetes: Option<KubernetesFacts>,
+}
+
+/// What only a cluster of Kubernetes has.
+#[derive(Debug)]
+pub(crate) struct KubernetesFacts {
+    pub(crate) cluster: ClusterFacts,
+    /// kube-proxy of this node; `None` if there is none.
+    pub(crate) proxy: Result<Option<KubeProxy>, String>,
+    /// Lengths of subnets in the text of the network config, by family.
+    pub(crate) subnet_lens: Vec<(Family, u64)>,
+}
+
+/// What a pod does not see of its node, with the reason.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hidden {
+    pub(crate) cni_configs: Option<String>,
+    pub(crate) cni_plugins: Option<String>,
+    /// Addresses and interfaces of pods.
+    pub(crate) pods: Option<String>,
+    pub(crate) runtimes: Option<String>,
+    pub(crate) processes: Option<String>,
 }
 
 /// The store.
@@ -191,6 +219,16 @@ impl Facts {
     /// This node, if available.
     pub(crate) fn view(&self) -> Option<&View> {
         self.view.as_ref()?.as_ref().ok()
+    }
+
+    /// What deletes a lease.
+    pub(crate) fn release(&self, subnets: &Subnets) -> String {
+        let key = subnets.to_string();
+        let records = self.store.listing.iter().flat_map(|listing| &listing.records);
+        match records.filter(|record| record.key == key).find_map(|record| record.node.as_ref()) {
+            Some(node) => format!("kubectl delete node {node}"),
+            None => format!("flannelctl lease release '{key}'"),
+        }
     }
 
     /// The lease of this node.

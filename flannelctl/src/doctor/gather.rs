@@ -3,23 +3,28 @@
 use flannel_core::config::{NetworkConfig, SubnetRange};
 use flannel_core::error::chain;
 use flannel_core::family::Family;
+use flannel_core::host_local::DATA_DIRECTORY;
+use flannel_core::lease::Subnets;
 use flannel_core::ruleset::{Mode, Ruleset};
+use flannel_core::store::Listing;
 use flanneld::firewall;
 use flanneld::host::sysctl::Sysctl;
 use flanneld::kernel::NetlinkKernel;
 use flanneld::store::Store;
 use rustix::process::geteuid;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::facts::{Facts, FirewallFacts, KindFacts, StoreFacts};
+use super::facts::{Facts, FirewallFacts, Hidden, KindFacts, StoreFacts};
 use crate::node::cni::CONFIGS;
 use crate::node::daemon::{self, Invocation};
+use crate::node::mounts;
 use crate::node::runtime::{Kind, Place};
 use crate::node::view::{Snapshot, View};
 
 mod cni;
 mod host;
+mod kubernetes;
 mod path;
 mod rules;
 mod runtime;
@@ -55,6 +60,7 @@ pub(crate) async fn gather(
 ) -> anyhow::Result<Facts> {
     let Snapshot { options, store, listing, observation, view, remembered, subnet_env, mut kernel, config } =
         Snapshot::of(invocation).await?;
+    let config_text = listing.as_ref().ok().and_then(|listing| Some(listing.config.as_ref()?.text.clone()));
     let seen = view.as_ref().and_then(|view| view.as_ref().ok());
     let ranges = config.iter().flat_map(NetworkConfig::ranges);
     let families: Vec<Family> = ranges.map(SubnetRange::family).collect();
@@ -62,34 +68,22 @@ pub(crate) async fn gather(
         Some(config) if !config.enable_nftables => Mode::Iptables,
         _ => Mode::Nftables,
     };
-    let (mut latency, mut clock_ahead, mut time_left) = (None, None, None);
-    if let Ok(listing) = &listing {
-        latency = measure_latency(&store).await;
-        clock_ahead = store.clock_ahead_secs().await;
-        let key = seen.and_then(|view| Some(view.own.as_ref()?.subnets.to_string()));
-        if let Some(record) = listing.records.iter().find(|record| Some(&record.key) == key.as_ref()) {
-            time_left = store.life(record).await.ok().flatten().map(|life| life.left);
-        }
-    }
+    let own = seen.and_then(|view| Some(view.own.as_ref()?.subnets));
     let links = host::links(&observation, seen);
+    let (filters, texts) = rules::filters(&families).await;
+    let hidden = hidden(places);
+    let kubernetes = kubernetes::read(&store, config_text.as_deref(), &texts, &hidden).await;
     Ok(Facts {
         is_root: geteuid().is_root(),
         daemons: invocation.daemons.clone(),
         answer: daemon::ask(invocation).await,
         firewalls: daemon::firewalls(&invocation.daemons).await,
-        store: StoreFacts {
-            location: store.identity().location.clone(),
-            config_place: store.identity().config_place.clone(),
-            listing,
-            latency,
-            clock_ahead,
-            time_left,
-        },
+        store: store_facts(&store, listing, own.as_ref()).await,
         firewall: match seen {
             Some(view) => firewall_facts(view).await,
             None => None,
         },
-        filters: rules::filters(&families).await,
+        filters,
         sysctls: host::sysctls(&links),
         advertised: host::advertised(&mut kernel, &observation).await,
         bridge_netfilter: firewall::bridge::findings(&Sysctl::default(), mode, &families),
@@ -101,9 +95,11 @@ pub(crate) async fn gather(
             Some(before) => before.paths.clone(),
             None => path::measure(seen).await,
         },
-        cni: cni::read(places, seen.and_then(|view| Some(&view.own.as_ref()?.subnets))).await,
+        cni: cni::read(places, own.as_ref()).await,
         obstacles: seen.map_or_else(Vec::new, |view| view.obstacles(&observation)),
         remembered,
+        hidden,
+        kubernetes,
         observation,
         view,
         subnet_env,
@@ -111,12 +107,43 @@ pub(crate) async fn gather(
     })
 }
 
+/// What a pod does not see of its node.
+fn hidden(places: &Places) -> Hidden {
+    // Of several places, one is sufficient.
+    let all = |paths: Vec<&Path>| {
+        let mut hidden: Vec<Option<String>> = paths.into_iter().map(mounts::hidden).collect();
+        if hidden.iter().all(Option::is_some) { hidden.pop().flatten() } else { None }
+    };
+    Hidden {
+        cni_configs: mounts::hidden(&places.cni_configs),
+        cni_plugins: all(places.cni_plugins.iter().map(PathBuf::as_path).collect()),
+        pods: mounts::hidden(Path::new(DATA_DIRECTORY)),
+        runtimes: all([Kind::Crio, Kind::Containerd].map(|kind| Path::new(kind.socket())).into()),
+        processes: mounts::hidden_processes(),
+    }
+}
+
+/// The store, and the lease of this node in it.
+async fn store_facts(store: &Store, listing: Result<Listing, String>, own: Option<&Subnets>) -> StoreFacts {
+    let (mut latency, mut clock_ahead, mut time_left) = (None, None, None);
+    if let Ok(listing) = &listing {
+        latency = measure_latency(store).await;
+        clock_ahead = store.clock_ahead_secs().await;
+        let key = own.map(ToString::to_string);
+        if let Some(record) = listing.records.iter().find(|record| Some(&record.key) == key.as_ref()) {
+            time_left = store.life(record).await.ok().flatten().map(|life| life.left);
+        }
+    }
+    let (location, config_place) = (store.identity().location.clone(), store.identity().config_place.clone());
+    StoreFacts { location, config_place, listing, latency, clock_ahead, time_left }
+}
+
 /// The median time of some requests on an established connection.
 async fn measure_latency(store: &Store) -> Option<Duration> {
     let mut times = Vec::new();
     for _ in 0..3 {
         let started = Instant::now();
-        store.list().await.ok()?;
+        store.probe().await.ok()?;
         times.push(started.elapsed());
     }
     times.sort_unstable();

@@ -65,8 +65,9 @@ impl Entry {
         Some(Self { record, subnets, attrs, life: None, is_own })
     }
 
+    /// Whether it never expires. The lease of a node of a store that knows nodes exists as long as the node.
     pub(crate) const fn is_reservation(&self) -> bool {
-        self.record.grant.is_none()
+        self.record.grant.is_none() && self.record.node.is_none()
     }
 
     /// It should have been renewed before: its node no longer exists, or cannot reach the store.
@@ -101,7 +102,8 @@ impl Entry {
     /// The node and the subnet, for messages.
     pub(crate) fn title(&self) -> String {
         let subnets = join(self.subnets.iter(), " and ");
-        match join(self.addresses(), " ").as_str() {
+        let name = self.record.node.as_deref();
+        match name.unwrap_or(&join(self.addresses(), " ")) {
             "" => subnets,
             addresses => format!("{subnets} of node {addresses}"),
         }
@@ -110,6 +112,7 @@ impl Entry {
     pub(crate) fn to_json(&self) -> Value {
         json!({
             "key": self.record.key,
+            "node": self.record.node,
             "subnets": self.subnets.iter().map(|subnet| subnet.to_string()).collect::<Vec<_>>(),
             "record": serde_json::from_str::<Value>(&self.attrs.to_json()).unwrap_or_default(),
             "revision": self.record.revision,
@@ -130,7 +133,7 @@ impl Cluster {
 
     /// Opens a store for writing the network config, and reads it. It may be a directory that does not exist yet.
     pub(crate) async fn writable(session: &Session) -> anyhow::Result<(Store, Self)> {
-        let options = session.store_options();
+        let options = session.store_options().writable();
         let store = options.open()?;
         let cluster = match options.missing().is_some() {
             true => Self::new(session, Listing::default()),
@@ -177,7 +180,7 @@ impl Cluster {
     /// Fails if there is none.
     pub(crate) fn find(&self, target: &Target) -> anyhow::Result<&Entry> {
         let is_exact = |entry: &&Entry| match target {
-            Target::Key(key) => entry.record.key == *key,
+            Target::Key(key) => entry.record.key == *key || entry.record.node.as_ref() == Some(key),
             Target::Subnet(subnet) => entry.subnets.iter().any(|own| own.trunc() == *subnet),
             Target::Address(address) => entry.contains(*address),
         };
@@ -196,7 +199,7 @@ impl Cluster {
             };
             let fix = match target {
                 Target::Key(key) if Subnets::parse_key(key).is_err() => {
-                    "Specify subnet, key, an address in the subnet, or the public address of the node."
+                    "Specify subnet, key, an address in the subnet, or the name or public address of the node."
                 }
                 _ => "Run `flannelctl lease list` to see all leases.",
             };

@@ -2,6 +2,7 @@
 
 use flannel_core::status::{Firewall, Status};
 use flanneld::cli::{CliError, Options, Parsed};
+use flanneld::flag::Flag;
 use flanneld::host::daemons::{Process, processes};
 use flanneld::http::{self, StatusCode};
 use flanneld::store::StoreOptions;
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -22,7 +23,12 @@ use crate::output::text::join;
 fn options(process: &Process) -> Option<Options> {
     let arguments = process.words("cmdline")?;
     let environment: BTreeMap<String, String> = process.environment().into_iter().collect();
-    parsed(Options::parse(arguments.into_iter().skip(1), |name| environment.get(name).cloned()))
+    let mut options =
+        parsed(Options::parse(arguments.into_iter().skip(1), |name| environment.get(name).cloned()))?;
+    if process.has_other_files() {
+        options.store = options.store.seen_from(process.root());
+    }
+    Some(options)
 }
 
 fn parsed(result: Result<Parsed, CliError>) -> Option<Options> {
@@ -45,13 +51,27 @@ pub(crate) fn variable(name: &str) -> Option<String> {
     })
 }
 
-/// The store of the running daemon, otherwise that of the unit. `None` if several daemons use different stores.
+/// The store of a pod without a running daemon: the cluster of the pod.
+fn of_pod() -> Option<StoreOptions> {
+    std::env::var_os("KUBERNETES_SERVICE_HOST")?;
+    let value = |flag: &Flag| {
+        let default = match flag.name {
+            "kube-subnet-mgr" => Some("true"),
+            "net-config-path" => Some(flag.default).filter(|path| Path::new(path).exists()),
+            _ => None,
+        };
+        variable(&flag.variable()).or_else(|| default.map(str::to_owned))
+    };
+    StoreOptions::client(value, variable).ok()
+}
+
+/// The store of the running daemon, otherwise that of the pod or the unit. `None` if several daemons use different stores.
 pub(crate) fn store() -> Option<StoreOptions> {
     let mut running = processes().into_iter().filter_map(|process| Some(options(&process)?.store));
     if let Some(store) = running.next() {
         return running.all(|other| other.scope() == store.scope()).then_some(store);
     }
-    Some(parsed(Options::parse(std::iter::empty(), variable))?.store)
+    of_pod().or_else(|| Some(parsed(Options::parse(std::iter::empty(), variable))?.store))
 }
 
 /// A daemon.
@@ -64,6 +84,10 @@ pub(crate) struct Daemon {
     pub(crate) scope: Option<String>,
     /// Its status socket.
     pub(crate) socket: Option<PathBuf>,
+    /// Whether it is Go flannel.
+    pub(crate) is_go: bool,
+    /// Its pod in Kubernetes: namespace and name.
+    pub(crate) pod: Option<(String, String)>,
 }
 
 impl Daemon {
@@ -71,6 +95,13 @@ impl Daemon {
     pub(crate) const fn is_stopped(&self) -> bool {
         matches!(self.state, 'T' | 't')
     }
+}
+
+/// Whether a program is written in Go, whose heap begins at this address on all 64-bit systems.
+/// Source: <https://go.dev/src/runtime/malloc.go>, `mallocinit`.
+fn is_go(process: &Process) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{}/maps", process.pid)).unwrap_or_default();
+    maps.lines().any(|line| line.starts_with("c000000000-"))
 }
 
 /// The response of the daemon.
@@ -102,7 +133,16 @@ impl Invocation {
         let daemon = |(process, options): &(Process, Option<Options>)| {
             let scope = options.as_ref().map(|options| options.store.scope());
             let socket = options.as_ref().and_then(|options| options.status_socket.clone());
-            Daemon { pid: process.pid, state: process.state, scope, socket }
+            let variables: BTreeMap<String, String> = process.environment().into_iter().collect();
+            let variable = |name: &str| variables.get(name).cloned();
+            Daemon {
+                pid: process.pid,
+                state: process.state,
+                scope,
+                socket,
+                is_go: is_go(process),
+                pod: variable("POD_NAMESPACE").zip(variable("POD_NAME")),
+            }
         };
         let daemons = found.iter().map(daemon).collect();
         let of_running = found.into_iter().find_map(|(_, options)| options);

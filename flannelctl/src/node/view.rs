@@ -158,9 +158,10 @@ impl View {
     }
 }
 
-/// The lease of this node: of those with its public address the one in the state directory, then the one in `subnet.env`,
+/// The lease of this node: the one that the store names; of those with its public address the one in the state directory, then the one in `subnet.env`,
 /// then the first. If the store has none, the one in the state directory.
 fn own_lease(node: &Node, table: &LeaseTable, snapshot: &Snapshot) -> Option<Own> {
+    let named = snapshot.store.own_key().and_then(|key| Subnets::parse_key(&key).ok());
     let public = &node.external().public;
     let family = if public.v4.is_some() { Family::V4 } else { Family::V6 };
     let published = |subnets: &Subnets| table.leases().get(subnets).map(|entry| &entry.lease.attrs);
@@ -171,10 +172,11 @@ fn own_lease(node: &Node, table: &LeaseTable, snapshot: &Snapshot) -> Option<Own
     let remembered = remembered.and_then(|lease| Subnets::parse_key(&lease.key).ok());
     let written = snapshot.subnet_env.as_deref().map(|text| PreviousEnv::parse(text).subnets);
     let former = || remembered.into_iter().chain(written);
-    let subnets = former()
+    let of_node = former()
         .chain(table.leases().keys().copied())
-        .filter(|subnets| published(subnets).is_some_and(has_our_address))
-        .chain(former().filter(|subnets| published(subnets).is_none()))
-        .find(|subnets| node.config().allows(subnets))?;
+        .filter(|subnets| published(subnets).is_some_and(has_our_address));
+    let named = named.filter(|subnets| published(subnets).is_some());
+    let mut others = of_node.chain(former().filter(|subnets| published(subnets).is_none()));
+    let subnets = named.or_else(|| others.find(|subnets| node.config().allows(subnets)))?;
     Some(Own { subnets, published: published(&subnets).cloned() })
 }

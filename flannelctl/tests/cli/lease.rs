@@ -145,6 +145,7 @@ fn leases_are_shown_with_their_expiry_and_the_own_one_is_marked() {
     0
     - grantedSeconds: null
       key: "10.5.4.0-24"
+      node: null
       record:
         BackendData:
           VNI: 1

@@ -26,10 +26,9 @@ impl<K: Kernel> Reconciler<K> {
         if !is_readable {
             return;
         }
-        self.reporter
-            .outputs
-            .memory
-            .send_if_modified(|memory| memory.prescribed.replace(prescribed) != Some(prescribed));
+        self.reporter.outputs.memory.send_if_modified(|memory| {
+            memory.prescribed.replace(prescribed).unwrap_or_default() != prescribed
+        });
         if self.node.prescribe(prescribed) {
             self.pace.request(Reason::Config, Instant::now());
         }

@@ -100,6 +100,8 @@ pub(super) const PAGES: &[Page] = &[
             ("$ flannelctl ipam list", EXAMPLES),
             ("flannelctl node cleanup", EXAMPLES),
             ("flannelctl support bundle", EXAMPLES),
+            ("kubectl --namespace", GUIDE),
+            ("flannelctl --kubeconfig", Test("kubernetes::ctl::commands_on_a_cluster")),
             ("$ flannelctl version", EXAMPLES),
         ]
     ),

@@ -6,6 +6,7 @@ use integration::lab;
 use integration::pages::walk;
 use serde_json::json;
 
+use super::ctl;
 use super::site::{HOST_PORT, Pod, Site, State, ask, socket};
 
 /// First by the manifest, in iptables mode with a node of each variant, then by Helm, in nftables mode.
@@ -18,6 +19,7 @@ fn life_by_the_guide() {
         walk("kubernetes::daemon_set::life_by_the_guide", |guide| {
             let mut next = |beginning: &str| Ok::<_, anyhow::Error>(guide.next(beginning)?.text().to_owned());
             let readme = next("kubectl apply")?;
+            let in_pod = next("kubectl --namespace kube-flannel exec")?;
             let (network, apply) = (next("sed -i")?, next("kubectl apply")?);
             let (values, helm) = (next("podCidr")?, next("kubectl create namespace")?);
             let restart = next("kubectl --namespace kube-flannel rollout restart")?;
@@ -33,6 +35,7 @@ fn life_by_the_guide() {
             let again = site.shell(&readme)?;
             ensure!(again.lines().all(|line| line.ends_with(" unchanged")), "{again}");
             site.expect_rules(["-nft", "-legacy"])?;
+            ctl::expect_in_pod(&site, &in_pod)?;
             let pods = site.run_pods()?;
             for v4 in [true, false] {
                 site.expect_reach(&pods, v4)?;

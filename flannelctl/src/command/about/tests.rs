@@ -33,7 +33,11 @@ fn resolve<'a>(root: &'a Command, words: &str) -> Result<&'a Command, String> {
 }
 
 fn flags_of(command: &Command, found: &mut Vec<String>) {
-    found.extend(command.get_arguments().filter_map(|argument| Some(format!("--{}", argument.get_long()?))));
+    let names = |argument: &Arg| {
+        let aliases = argument.get_visible_aliases().unwrap_or_default();
+        argument.get_long().into_iter().chain(aliases).map(str::to_owned).collect::<Vec<_>>()
+    };
+    found.extend(command.get_arguments().flat_map(names).map(|name| format!("--{name}")));
     command.get_subcommands().for_each(|child| flags_of(child, found));
 }
 
@@ -58,7 +62,8 @@ fn commands_and_flags_in_the_documentation_exist() {
             const OTHERS: [&str; 7] =
                 ["--flag", "--etcd-*", "--random-fully", "--standing", "--long", "--peer", "--target"];
             const DOCKER: [&str; 3] = ["--bip", "--mtu", "--ip-masq"];
-            const CONTROLLER_MANAGER: [&str; 2] = ["--allocate-node-cidrs", "--cluster-cidr"];
+            const CONTROLLER_MANAGER: [&str; 3] =
+                ["--allocate-node-cidrs", "--cluster-cidr", "--node-cidr-mask-size"];
             let exists = !word.starts_with("--") || word == "--" || known.iter().any(|flag| flag == word);
             assert!(
                 exists

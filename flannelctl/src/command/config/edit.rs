@@ -39,7 +39,7 @@ pub(super) async fn run(session: &Session, dry_run: DryRun) -> anyhow::Result<()
             let kept = if text == before { None } else { Some(file.keep()?.1) };
             return Err(cancelled(kept.as_deref(), fault).into());
         }
-        match NetworkConfig::parse(&text) {
+        match NetworkConfig::parse_for(&text, store.ownership()) {
             Ok(config) => break (text, config),
             Err(error) => {
                 let why = chain(&error);

@@ -1,7 +1,7 @@
 //! The effect of a new config on running nodes.
 
 use flannel_core::config::NetworkConfig;
-use flannel_core::store::ConfigRecord;
+use flannel_core::store::{ConfigRecord, Ownership};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -19,13 +19,20 @@ pub(super) struct Impact {
     moved: Vec<String>,
     /// Settings that cannot change while pods run.
     reasons: BTreeSet<String>,
+    /// Whether the store assigns the subnets, so that no node can choose another one.
+    is_assigned: bool,
 }
 
 impl Impact {
-    pub(super) fn new(current: Option<&ConfigRecord>, new: &NetworkConfig, entries: &[Entry]) -> Self {
-        let mut impact = Self::default();
+    pub(super) fn new(
+        current: Option<&ConfigRecord>,
+        new: &NetworkConfig,
+        entries: &[Entry],
+        ownership: Ownership,
+    ) -> Self {
+        let mut impact = Self { is_assigned: ownership == Ownership::Assigned, ..Self::default() };
         // Without a valid config, daemons wait for one.
-        let old = current.and_then(|record| NetworkConfig::parse(&record.text).ok());
+        let old = current.and_then(|record| NetworkConfig::parse_for(&record.text, ownership).ok());
         for entry in entries.iter().filter(|entry| !entry.is_reservation() || !entry.attrs.is_unclaimed()) {
             let obstacles =
                 old.as_ref().map_or_else(Vec::new, |old| old.obstacles(new, Some(&entry.subnets)));
@@ -54,11 +61,11 @@ impl Impact {
             ));
         }
         if !self.moved.is_empty() {
-            lines.push(format!(
-                "applied when flanneld restarts, new subnet, pods must be replaced: {}: {}",
-                count(self.moved.len(), "node"),
-                shortened(&self.moved)
-            ));
+            let effect = match self.is_assigned {
+                true => "podCIDR outside of the network, no pods until the node is created again",
+                false => "applied when flanneld restarts, new subnet, pods must be replaced",
+            };
+            lines.push(format!("{effect}: {}: {}", count(self.moved.len(), "node"), shortened(&self.moved)));
         }
         if !self.reasons.is_empty() {
             lines.push(format!("requires a restart: {}", join(&self.reasons, "; ")));

@@ -6,7 +6,7 @@ use flannel_core::family::Family;
 use flannel_core::lease::{LeaseAttrs, Revision, Subnets};
 use flannel_core::store::CreateGuard;
 use flanneld::host::daemons;
-use flanneld::store::{Store, StoreError};
+use flanneld::store::{LeaseChange, Store, StoreError};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -31,9 +31,16 @@ pub(super) struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    /// Reads the leases.
-    pub(super) async fn new(session: &'a Session, DryRun { dry_run }: DryRun) -> anyhow::Result<Self> {
+    /// Reads the leases, if the store makes such changes.
+    pub(super) async fn new(
+        session: &'a Session,
+        change: LeaseChange,
+        DryRun { dry_run }: DryRun,
+    ) -> anyhow::Result<Self> {
         let store = session.store()?;
+        if let Some((reason, instead)) = store.refusal(change) {
+            return fail(Kind::Refused, reason, instead);
+        }
         let cluster = Cluster::read(session, &store).await?;
         Ok(Self { session, store, cluster, dry_run })
     }

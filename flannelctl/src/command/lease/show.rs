@@ -1,5 +1,6 @@
 //! `lease list` and `lease get`.
 
+use flannel_core::store::Ownership;
 use std::net::IpAddr;
 
 use crate::node::cluster::{Cluster, Entry, Target};
@@ -16,17 +17,24 @@ pub(super) async fn list(session: &Session, address: Option<IpAddr>, expiry: boo
     }
     let named = session.output.form == Form::Name;
     let requested = !named && cluster.request_lives(&store, expiry).await?;
+    // Where leases belong to nodes that the store knows, they do not expire by themselves.
+    let has_nodes = store.ownership() == Ownership::Assigned;
+    let last = if has_nodes { "NODE" } else { "EXPIRES" };
     let mut table = Table::new(
-        &["SUBNET", "PUBLIC-IP", "BACKEND", "VTEP-MAC", "EXPIRES"],
+        &["SUBNET", "PUBLIC-IP", "BACKEND", "VTEP-MAC", last],
         &["STATE", "VNI", "REVISION", "KEY"],
     );
     for entry in &cluster.entries {
         let state = Cell::from(entry.state());
         let vni = entry.vteps().iter().filter_map(|data| data.vni).map(|vni| vni.get()).next();
         let state = if entry.is_overdue() { state.styled(Style::Warning) } else { state };
-        let expires = if requested { expires(entry) } else { Cell::default() };
+        let last = match &entry.record.node {
+            Some(name) => Cell::from(name.as_str()),
+            None if requested => expires(entry),
+            None => Cell::default(),
+        };
         let (revision, key) = (Cell::lines([entry.record.revision]), Cell::lines([&entry.record.key]));
-        let row = columns(entry).into_iter().chain([expires, state, Cell::lines(vni), revision, key]);
+        let row = columns(entry).into_iter().chain([last, state, Cell::lines(vni), revision, key]);
         table.push(row.collect());
     }
     let names = cluster.entries.iter().map(|entry| &entry.record.key);
@@ -46,10 +54,14 @@ pub(super) async fn list(session: &Session, address: Option<IpAddr>, expiry: boo
         ));
     }
     for (record, reason) in &cluster.rejected {
-        session.output.message(&format!(
-            "record {key} is malformed: {reason}\n  Run `flannelctl lease release {key}` to delete it.",
-            key = record.key
-        ));
+        let key = &record.key;
+        let fix = match &record.node {
+            Some(_) => {
+                "Correct the annotation by `kubectl annotate`, or restart flanneld on the node.".to_owned()
+            }
+            None => format!("Run `flannelctl lease release {key}` to delete it."),
+        };
+        session.output.message(&format!("record {key} is malformed: {reason}\n  {fix}"));
     }
     Ok(())
 }
@@ -94,6 +106,7 @@ pub(super) async fn get(session: &Session, target: &Target) -> anyhow::Result<()
 pub(super) fn page(entry: &Entry) -> Page {
     let shown = |text: String| if text.is_empty() { "-".to_owned() } else { text };
     let expires = match entry.life {
+        _ if entry.record.node.is_some() => "with its node".to_owned(),
         _ if entry.is_reservation() => "never".to_owned(),
         Some(life) => {
             let (left, granted) = (duration(life.left), duration(life.granted));
@@ -106,6 +119,7 @@ pub(super) fn page(entry: &Entry) -> Page {
     let macs = join(vteps.iter().map(|data| data.mac), ", ");
     let vnis = join(vteps.iter().filter_map(|data| data.vni).map(|vni| vni.get()), ", ");
     let mut lines = vec![
+        ("Node", entry.record.node.clone().unwrap_or_default()),
         ("Subnet", shown(join(entry.subnets.iter(), ", "))),
         ("Public address", shown(join(entry.addresses(), ", "))),
         ("Backend", shown(entry.attrs.backend_type.clone())),

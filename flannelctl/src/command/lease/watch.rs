@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::show::columns;
 use crate::node::cluster::{Entry, own_subnets};
 use crate::node::follow::{Event, follow};
-use crate::output::{Output, Page, Table};
+use crate::output::{Cell, Output, Page, Table};
 use crate::session::Session;
 
 /// Runs until it is stopped, or until stdout is closed.
@@ -77,13 +77,21 @@ impl View {
         let mut table = table().without_titles();
         let kind = if entry.is_reservation() { "reservation" } else { "lease" };
         let [subnets, addresses, backend, macs] = columns(&entry);
-        table.push(vec![event.into(), subnets, addresses, backend, macs, kind.into()]);
+        table.push(vec![
+            event.into(),
+            subnets,
+            addresses,
+            backend,
+            macs,
+            kind.into(),
+            Cell::lines(&entry.record.node),
+        ]);
         let value = json!({"event": event, "lease": entry.to_json()});
         self.output.event(&Page::table(value, table).named([&entry.record.key]))
     }
 }
 
 fn table() -> Table {
-    Table::new(&["EVENT", "SUBNET", "PUBLIC-IP", "BACKEND", "VTEP-MAC"], &["KIND"])
+    Table::new(&["EVENT", "SUBNET", "PUBLIC-IP", "BACKEND", "VTEP-MAC"], &["KIND", "NODE"])
         .at_least(&[7, 14, 12, 7, 17, 11])
 }

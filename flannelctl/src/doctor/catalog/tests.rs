@@ -38,6 +38,7 @@ fn each_check_has_an_end_to_end_test() {
         include_str!("../../../../integration/tests/doctor_runtime.rs"),
         include_str!("../../../../integration/tests/doctor_store.rs"),
         include_str!("../../../../integration/tests/containerd/doctor.rs"),
+        include_str!("../../../../integration/tests/kubernetes/doctor.rs"),
     ];
     for Check { id, .. } in CHECKS {
         let quoted = format!("\"{id}\"");

@@ -27,7 +27,13 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
     bridge(facts, own, report);
     gateways(facts, report);
     detached(facts, report);
-    if facts.is_root {
+    if let Some(reason) = &facts.hidden.pods {
+        for check in
+            [&BRIDGE_MISSING, &BRIDGE_GATEWAY, &BRIDGE_DETACHED, &ADDRESS_LEAKED, &ADDRESSES_EXHAUSTED]
+        {
+            report.skip(check, reason);
+        }
+    } else if facts.is_root {
         leaks(&facts.cni.networks, own, report);
         exhaustion(&facts.cni.networks, own, report);
     } else {
@@ -66,6 +72,12 @@ fn subnet_env(facts: &Facts, report: &mut Report) {
 
 fn configs(facts: &Facts, report: &mut Report) {
     let cni = &facts.cni;
+    if let Some(reason) = &facts.hidden.cni_configs {
+        for check in [&CNI_CONFIG_MISSING, &CNI_CONFIG_INVALID, &CNI_CONFIG_SHADOWED, &CNI_PLUGIN_MISSING] {
+            report.skip(check, reason);
+        }
+        return;
+    }
     let directory = cni.directory.display();
     for file in &cni.files {
         if let Err(reason) = &file.plugins {
@@ -109,6 +121,9 @@ fn configs(facts: &Facts, report: &mut Report) {
 
 fn plugins(facts: &Facts, config: &CniFile, report: &mut Report) {
     let cni = &facts.cni;
+    if let Some(reason) = &facts.hidden.cni_plugins {
+        return report.skip(&CNI_PLUGIN_MISSING, reason);
+    }
     let chained = config.plugins.as_deref().unwrap_or_default();
     let names = chained.iter().filter_map(|plugin| plugin["type"].as_str());
     let of_runtimes = cni.runtimes.iter().flat_map(|runtime| &runtime.installed);

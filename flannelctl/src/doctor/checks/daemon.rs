@@ -10,18 +10,17 @@ use crate::doctor::catalog::{
 };
 use crate::doctor::facts::Facts;
 use crate::doctor::report::Report;
-use crate::node::daemon::DaemonAnswer;
-use crate::output::text::join;
+use crate::node::daemon::{Daemon, DaemonAnswer};
 
 pub(super) fn check(facts: &Facts, report: &mut Report) {
     if facts.daemons.is_empty() && facts.ran_before() {
         let problem = "flanneld is not running: nothing is repaired, renewed or updated";
         report.find(&DAEMON_DOWN, "flanneld", problem).seen("no flanneld process in this network namespace");
     }
-    let mut by_scope: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+    let mut by_scope: BTreeMap<&str, Vec<&Daemon>> = BTreeMap::new();
     for daemon in &facts.daemons {
         if let Some(scope) = &daemon.scope {
-            by_scope.entry(scope).or_default().push(daemon.pid);
+            by_scope.entry(scope).or_default().push(daemon);
         }
         if daemon.is_stopped() {
             let problem = "flanneld is stopped by a signal or a debugger";
@@ -35,13 +34,24 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
         // Only root can read the network namespaces of processes.
         report.skip(&DAEMON_DUPLICATE, AS_ROOT);
         by_scope.clear();
+    } else if let Some(reason) = &facts.hidden.processes {
+        report.skip(&DAEMON_DUPLICATE, reason);
     }
-    for (scope, pids) in by_scope.into_iter().filter(|(_, pids)| pids.len() > 1) {
-        let problem = format!("{} daemons with the same store run in one network namespace", pids.len());
-        report
-            .find(&DAEMON_DUPLICATE, scope, problem)
-            .seen(format!("pids {}", join(&pids, ", ")))
-            .fix(format!("kill {}", pids[pids.len() - 1]));
+    for (scope, daemons) in by_scope.into_iter().filter(|(_, daemons)| daemons.len() > 1) {
+        let problem = format!("{} daemons with the same store run in one network namespace", daemons.len());
+        let found = report.find(&DAEMON_DUPLICATE, scope, problem);
+        for Daemon { pid, is_go, pod, .. } in &daemons {
+            let name = if *is_go { "Go flannel" } else { "flannel" };
+            let place = pod
+                .as_ref()
+                .map_or_else(String::new, |(namespace, pod)| format!(" in pod {namespace}/{pod}"));
+            found.seen(format!("process {pid}: {name}{place}"));
+        }
+        let is_mixed = daemons.iter().any(|daemon| !daemon.is_go);
+        if let Some(surplus) = daemons.iter().rev().find(|daemon| daemon.is_go && is_mixed).or(daemons.last())
+        {
+            found.fix(stop(surplus));
+        }
     }
     for mode in [Mode::Nftables, Mode::Iptables] {
         contested_firewall(facts, mode, report);
@@ -57,6 +67,16 @@ pub(super) fn check(facts: &Facts, report: &mut Report) {
                 .fix("fix the other findings; see journalctl -u flanneld");
         }
         DaemonAnswer::NotAsked | DaemonAnswer::Ready => {}
+    }
+}
+
+/// What stops a daemon for good.
+fn stop(daemon: &Daemon) -> String {
+    let pod = daemon.pod.as_ref().and_then(|(namespace, pod)| Some((namespace, pod.rsplit_once('-')?.0)));
+    match pod {
+        Some((namespace, set)) => format!("kubectl --namespace {namespace} delete daemonset {set}"),
+        None if daemon.is_go => format!("systemctl disable --now flanneld, or kill {}", daemon.pid),
+        None => format!("kill {}", daemon.pid),
     }
 }
 

@@ -18,25 +18,27 @@ use crate::output::text::join;
 pub(super) fn check(facts: &Facts, report: &mut Report) {
     let Some(view) = facts.view() else { return };
     for (key, reason) in view.table.rejected() {
-        report
-            .find(&RECORD_MALFORMED, key, "the record is malformed, so its node is unreachable")
-            .seen(reason)
-            .fix(format!("restart flanneld on its node, or flannelctl lease release '{key}'"));
+        let found =
+            report.find(&RECORD_MALFORMED, key, "the record is malformed, so its node is unreachable");
+        found.seen(reason);
+        if facts.kubernetes.is_none() {
+            found.fix(format!("restart flanneld on its node, or flannelctl lease release '{key}'"));
+        } else {
+            found.fix(
+                "restart flanneld on its node, or correct the annotation: kubectl annotate --overwrite node",
+            );
+        }
     }
     for (newer, older) in &view.losers {
         report
             .find(&LEASE_OVERLAP, newer, format!("overlaps the older lease {older}, which takes precedence"))
             .seen(format!("leases {older} and {newer}"))
-            .fix(release(newer));
+            .fix(facts.release(newer));
     }
     for family in view.node.families() {
-        duplicates(view, family, report);
+        duplicates(facts, view, family, report);
     }
-    unusable(view, report);
-}
-
-fn release(subnets: &Subnets) -> String {
-    format!("flannelctl lease release '{subnets}'")
+    unusable(facts, view, report);
 }
 
 /// The VTEP MAC that a lease publishes.
@@ -44,7 +46,7 @@ pub(super) fn mac(attrs: &LeaseAttrs, family: Family) -> Option<Mac> {
     Vtep::of(attrs, family).map(|vtep| vtep.mac)
 }
 
-fn duplicates(view: &View, family: Family, report: &mut Report) {
+fn duplicates(facts: &Facts, view: &View, family: Family, report: &mut Report) {
     let mut by_address: BTreeMap<IpAddr, Vec<(Subnets, Option<Mac>)>> = BTreeMap::new();
     let mut by_mac: BTreeMap<Mac, Vec<(Subnets, IpAddr)>> = BTreeMap::new();
     for (subnets, entry) in view.table.leases() {
@@ -62,7 +64,10 @@ fn duplicates(view: &View, family: Family, report: &mut Report) {
             continue;
         }
         let subnets = || holders.iter().map(|(subnets, _)| subnets);
-        let release = subnets().find(|subnets| Some(**subnets) != own).map(release).unwrap_or_default();
+        let release = subnets()
+            .find(|subnets| Some(**subnets) != own)
+            .map(|subnets| facts.release(subnets))
+            .unwrap_or_default();
         let fix =
             format!("{release} if that node no longer exists, otherwise set --public-ip on one of the nodes");
         report
@@ -84,7 +89,7 @@ fn duplicates(view: &View, family: Family, report: &mut Report) {
     }
 }
 
-fn unusable(view: &View, report: &mut Report) {
+fn unusable(facts: &Facts, view: &View, report: &mut Report) {
     let Some(comparison) = view.comparison() else { return };
     for (subnets, errors) in comparison.assembly.errors() {
         for error in errors {
@@ -97,7 +102,8 @@ fn unusable(view: &View, report: &mut Report) {
             });
             let who = address.map_or_else(|| "its node".to_owned(), |address| address.to_string());
             let of_lease = || {
-                let fix = format!("correct the configuration of flanneld on {who}, or {}", release(subnets));
+                let fix =
+                    format!("correct the configuration of flanneld on {who}, or {}", facts.release(subnets));
                 (format!("the lease of {who} lacks the data to reach it"), fix)
             };
             let of_host = |fix| (format!("a route of this node keeps {who} from being on its link"), fix);

@@ -22,6 +22,9 @@ const OF_PROCESS: [&Check; 2] = [&RUNTIME_NOT_RESTARTED, &RUNTIME_NETWORK_NOT_LO
 const OF_SETTINGS: [&Check; 2] = [&RUNTIME_NETWORK_OTHER, &RUNTIME_PLUGIN_MISSING];
 
 pub(super) fn check(facts: &Facts, report: &mut Report) {
+    if let Some(reason) = facts.hidden.runtimes.as_ref().filter(|_| facts.cni.runtimes.is_empty()) {
+        skip(&[OF_FILES, OF_PROCESS, OF_SETTINGS].concat(), reason, report);
+    }
     for runtime in &facts.cni.runtimes {
         of(runtime, facts, report);
     }

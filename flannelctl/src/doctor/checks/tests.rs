@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::doctor::catalog::Severity;
-use crate::doctor::facts::{CniFacts, FirewallFacts, KindFacts, StoreFacts};
+use crate::doctor::facts::{CniFacts, FirewallFacts, Hidden, KindFacts, StoreFacts};
 use crate::node::daemon::{Daemon, DaemonAnswer};
 use flannel_core::ruleset::Mode;
 use flannel_core::status::Firewall;
@@ -49,11 +49,17 @@ fn bare() -> Facts {
         unwritable: Vec::new(),
         paths: Ok(Vec::new()),
         cni: CniFacts::default(),
+        hidden: Hidden::default(),
+        kubernetes: None,
     }
 }
 
 fn kind(name: &'static str, is_supported: Result<bool, String>) -> KindFacts {
     KindFacts { name, is_replaceable: false, is_supported }
+}
+
+fn of_store(pid: u32, scope: &str) -> Daemon {
+    Daemon { pid, state: 'S', scope: Some(scope.to_owned()), socket: None, is_go: false, pod: None }
 }
 
 fn ids(facts: &Facts) -> Vec<&'static str> {
@@ -90,11 +96,28 @@ fn small_clock_skew_and_latency_are_tolerated() {
 #[test]
 fn daemons_of_different_stores_may_share_a_host() {
     let mut facts = bare();
-    let daemon = |pid, scope: &str| Daemon { pid, state: 'S', scope: Some(scope.to_owned()), socket: None };
+    let daemon = of_store;
     facts.daemons = vec![daemon(7, "etcd-a"), daemon(8, "etcd-b")];
     assert!(ids(&facts).is_empty());
     facts.daemons.push(daemon(9, "etcd-b"));
     assert_eq!(ids(&facts), ["daemon-duplicate"]);
+}
+
+/// The one of an older installation is to be stopped.
+#[test]
+fn go_flannel_beside_flannel_is_named() {
+    let mut facts = bare();
+    let pod = |name: &str| Some(("kube-flannel".to_owned(), name.to_owned()));
+    let go = Daemon { is_go: true, pod: pod("kube-flannel-ds-x1x2x"), ..of_store(8, "kubernetes-a") };
+    facts.daemons = vec![go, of_store(9, "kubernetes-a")];
+    let finding = run(&facts).findings.remove(0);
+    assert_eq!(
+        finding.evidence,
+        ["process 8: Go flannel in pod kube-flannel/kube-flannel-ds-x1x2x", "process 9: flannel"]
+    );
+    assert_eq!(finding.fix, "kubectl --namespace kube-flannel delete daemonset kube-flannel-ds");
+    facts.daemons[0].pod = None;
+    assert_eq!(run(&facts).findings[0].fix, "systemctl disable --now flanneld, or kill 8");
 }
 
 #[test]
@@ -114,7 +137,7 @@ fn daemons_with_rules_in_the_same_place_are_reported() {
 #[test]
 fn missing_permissions_are_not_findings() {
     let mut facts = bare();
-    let daemon = |pid| Daemon { pid, state: 'S', scope: Some("etcd".to_owned()), socket: None };
+    let daemon = |pid| of_store(pid, "etcd");
     facts.daemons = vec![daemon(7), daemon(8)];
     facts.unwritable = vec![("/var/lib/flannel".into(), "permission denied".to_owned())];
     let refused = || Err("operation not permitted".to_owned());

@@ -8,20 +8,30 @@ use crate::doctor::packet_filter::Filter;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The filters of each family: those of iptables, old and new, and those of nftables itself.
-pub(super) async fn filters(families: &[Family]) -> Vec<(Family, Result<Filter, String>)> {
+/// The filters of a family, or why they are unknown.
+type Filters = Vec<(Family, Result<Filter, String>)>;
+
+/// The filters of each family: those of iptables, old and new, and those of nftables itself. Also the texts that they are read
+/// from, or why some are unknown.
+pub(super) async fn filters(families: &[Family]) -> (Filters, Result<Vec<String>, String>) {
     if families.is_empty() {
-        return Vec::new();
+        return (Vec::new(), Err("without network config, rules are not read".to_owned()));
     }
     let nftables = run("nft", &["-j", "list", "ruleset"]).await;
+    let mut texts: Vec<String> = nftables.iter().flatten().cloned().collect();
     let mut filters = Vec::new();
     for family in families {
-        filters.push((*family, filter(*family, &nftables).await));
+        filters.push((*family, filter(*family, &nftables, &mut texts).await));
     }
-    filters
+    let unknown = filters.iter().find_map(|(_, filter)| filter.as_ref().err().cloned());
+    (filters, unknown.map_or(Ok(texts), Err))
 }
 
-async fn filter(family: Family, nftables: &Result<Option<String>, String>) -> Result<Filter, String> {
+async fn filter(
+    family: Family,
+    nftables: &Result<Option<String>, String>,
+    texts: &mut Vec<String>,
+) -> Result<Filter, String> {
     let (stem, names) = match family {
         Family::V4 => ("iptables", "/proc/net/ip_tables_names"),
         Family::V6 => ("ip6tables", "/proc/net/ip6_tables_names"),
@@ -39,6 +49,7 @@ async fn filter(family: Family, nftables: &Result<Option<String>, String>) -> Re
     for text in &saved {
         filter.add_iptables(text);
     }
+    texts.extend(saved.iter().cloned());
     match nftables {
         Ok(Some(text)) => filter.add_nftables(text, family, !saved.is_empty())?,
         // Without nft, there are hardly any tables besides those of flannel.

@@ -232,11 +232,7 @@ impl Reading<'_> {
             self.others.push((node.name.clone(), other.clone()));
         }
         let name = node.name.clone();
-        let record = self.nodes.list(node, prefix);
-        if name == self.nodes.own.name {
-            self.own.key = record.as_ref().map(|record| record.key.clone());
-        }
-        match record {
+        match self.nodes.list(node, prefix) {
             Some(record) => drop(self.records.insert(name, record)),
             None => drop(self.records.remove(&name)),
         }

@@ -121,8 +121,12 @@ impl Nodes {
             prescribed: *self.own.prescribed.as_ref().unwrap_or(&Prescribed::default()),
             fault: self.own.prescribed.as_ref().err().cloned(),
             published,
-            key: None,
         }
+    }
+
+    /// Returns the key of the record of this node.
+    pub(super) fn own_key(&self) -> Option<String> {
+        self.known.get(self.own.name.as_str())?.key.as_deref().map(str::to_owned)
     }
 
     /// Returns what is needed to apply a node that was added or changed.

@@ -172,6 +172,10 @@ impl LeaseStore for KubernetesStore {
         condition::announce(&self.0, serving).await
     }
 
+    fn own_key(&self) -> Option<String> {
+        self.0.with_state(|state| state.nodes.own_key())
+    }
+
     fn refusal(&self, change: LeaseChange) -> Option<(&'static str, &'static str)> {
         Some(refusal(change))
     }
