@@ -1,5 +1,5 @@
-//! etcd's JSON gateway over one connection: for writes in numbers or at a rate that `etcdctl`, a process
-//! per write, does not reach. Plain HTTP only.
+//! JSON over one connection: for writes in numbers or at a rate that `etcdctl` or `kubectl`, a process per write, does not
+//! reach. Plain HTTP only: the gateway of etcd, or the Kubernetes API behind `kubectl proxy`.
 
 use anyhow::{Context, Result, ensure};
 use base64::prelude::{BASE64_STANDARD as BASE64, Engine as _};
@@ -60,9 +60,16 @@ impl Gateway {
     }
 
     fn post(&mut self, path: &str, body: &Value) -> Result<Value> {
+        self.send("POST", path, "application/json", body)
+    }
+
+    /// Sends a request and returns the response.
+    pub fn send(&mut self, method: &str, path: &str, content_type: &str, body: &Value) -> Result<Value> {
         let body = body.to_string();
-        let request =
-            format!("POST {path} HTTP/1.1\r\nHost: etcd\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
         self.stream.get_mut().write_all(request.as_bytes()).context("could not send a request")?;
         let status = self.line()?;
         let (mut length, mut chunked) = (None, false);
@@ -84,7 +91,7 @@ impl Gateway {
             self.bytes(length.context("an answer of unknown length")?, &mut answer)?;
         }
         let answer = String::from_utf8_lossy(&answer);
-        ensure!(status.contains(" 200 "), "{path}: {status}: {answer}");
+        ensure!(status.contains(" 200 ") || status.contains(" 201 "), "{path}: {status}: {answer}");
         serde_json::from_str(&answer).with_context(|| format!("{path}: not JSON: {answer}"))
     }
 

@@ -1,12 +1,13 @@
 //! Tasks that the program `lab` runs in a sandbox. This module builds, prepares and starts it.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use clap::{Args, Subcommand};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::build::{pod_program, programs, static_program};
+use crate::kubernetes::{self, Build};
 use crate::peer::PeerOption;
 use crate::process::{empty_directory, succeeds, target};
 use crate::{packages, sandbox};
@@ -43,11 +44,17 @@ pub(crate) fn demo(options: &DemoOptions) -> Result<bool> {
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {
-    /// Measure the daemon in a large cluster on etcd: start, memory, latency of a change
+    /// Measure the daemon in a large cluster: start, memory, latency of a change
     Control {
         /// Number of leases
         #[arg(long, default_value_t = 5000)]
         leases: u32,
+        /// Store of leases: `etcd` or `kubernetes`
+        #[arg(long, default_value = "etcd", value_parser = ["etcd", "kubernetes"])]
+        store: String,
+        /// Another flanneld to compare with, such as that of Go flannel; needs `--store kubernetes`
+        #[arg(long, value_name = "FILE")]
+        peer: Option<PathBuf>,
         /// Also write the results to this file
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -76,10 +83,22 @@ pub(crate) fn bench(bench: &Bench) -> Result<bool> {
     packages::install_for_tests()?;
     println!("building");
     match bench {
-        Bench::Control { leases, json } => {
+        Bench::Control { leases, store, peer, json } => {
+            let components = Build::default();
+            if store == "kubernetes" {
+                kubernetes::missing().map_or(Ok(()), Err).map_err(Error::msg)?;
+                components.start()?;
+            }
             static_program("flanneld", "flanneld")?;
             let mut command = sandbox::command(static_program("integration", "lab")?);
-            command.args(["bench-control", "--leases", &leases.to_string()]);
+            if store == "kubernetes" {
+                command.env("FLANNEL_E2E_KUBERNETES", components.wait()?);
+                command.env("FLANNEL_E2E_NO_KUBERNETES", "");
+            }
+            command.args(["bench-control", "--leases", &leases.to_string(), "--store", store]);
+            if let Some(peer) = peer {
+                command.arg("--peer").arg(std::path::absolute(peer)?);
+            }
             run(command, json.as_deref())
         }
         Bench::Cni { peer, json, rounds, standing, filters } => {
