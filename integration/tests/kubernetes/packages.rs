@@ -1,14 +1,15 @@
-//! What users install: the manifest and the chart, on a real API server.
+//! What users install: manifests and chart as `cargo xtask dist` writes them, on a real API server.
 
 use anyhow::{Context, Result, ensure};
 use flannel_core::config::NetworkConfig;
-use integration::kubernetes::{Client, MANIFEST, NAMESPACE, component};
+use integration::artefacts::{Revision, file};
+use integration::kubernetes::{Client, NAMESPACE, component};
 use integration::{Netns, lab};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../xtask/assets/kubernetes/chart");
 /// The plugin list that packages install.
 const CONFLIST: &str = include_str!("../../../xtask/assets/10-flannel.conflist");
 
@@ -21,13 +22,14 @@ fn manifest_and_chart_are_accepted() {
         let cluster = lab.cluster(0)?;
         let control_plane = cluster.control_plane(lab)?;
         let admin = &control_plane.admin;
-        let accepted = admin.apply(MANIFEST, &STRICT)?;
+        let manifest = text("kube-flannel.yml")?;
+        let accepted = admin.apply(&manifest, &STRICT)?;
         ensure!(accepted.lines().count() == 6 && accepted.contains("daemonset.apps"), "{accepted}");
-        let again = admin.apply(MANIFEST, &STRICT)?;
+        let again = admin.apply(&manifest, &STRICT)?;
         ensure!(again.lines().all(|line| line.ends_with(" unchanged")), "{again}");
 
-        let helm = Helm { netns: control_plane.netns.clone() };
-        let lint = helm.run(&["lint", "--strict", CHART])?;
+        let helm = Helm { netns: control_plane.netns.clone(), chart: file(Revision::First, ".tgz")? };
+        let lint = helm.run(&["lint", "--strict", &helm.chart.display().to_string()])?;
         ensure!(lint.contains("0 chart(s) failed"), "{lint}");
         define_operator_kinds(admin)?;
         for (values, backend) in MATRIX {
@@ -38,12 +40,17 @@ fn manifest_and_chart_are_accepted() {
             let text = format!("{error:#}");
             ensure!(parts.iter().all(|part| text.contains(part)), "{values}: {text}");
         }
-        chart_is_like_the_manifest(&helm, admin)
+        chart_is_like_the_manifest(&helm, admin, &manifest)
     });
 }
 
+/// A file of the release.
+fn text(name: &str) -> Result<String> {
+    fs::read_to_string(file(Revision::First, name)?).with_context(|| format!("could not read {name}"))
+}
+
 /// Values in the notation of `--set`, and the `Backend` that they lead to.
-const MATRIX: [(&str, &str); 8] = [
+const MATRIX: [(&str, &str); 9] = [
     ("", r#"{"Type":"vxlan"}"#),
     (
         "flannel.vni=4096,flannel.backendPort=4789,flannel.GBP=true,flannel.directRouting=true,flannel.mtu=1400,\
@@ -73,6 +80,15 @@ const MATRIX: [(&str, &str); 8] = [
          flannel.daemonSet.labels.e=f,flannel.daemonSet.annotations.g=h,flannel.image.repository=example.org/flannel,\
          flannel.image.tag=v1,flannel.flannel_cni.image.repository=example.org/plugin,flannel.flannel_cni.image.tag=v2,\
          updateStrategy.rollingUpdate.maxUnavailable=1",
+        r#"{"Type":"vxlan"}"#,
+    ),
+    (
+        "netpol.enabled=true,netpol.image.repository=example.org/netpol,netpol.image.tag=v7,netpol.args={--v=9},\
+         flannel.cniConf=other,flannel.healthz.port=8181,flannel.healthz.livenessProbe.initialDelaySeconds=77,\
+         flannel.healthz.livenessProbe.periodSeconds=78,flannel.healthz.readinessProbe.initialDelaySeconds=79,\
+         flannel.healthz.readinessProbe.periodSeconds=80,flannel.resources.requests.memory=81Mi,\
+         flannel.tolerations[0].key=k82,podMonitor.enabled=true,podMonitor.interval=83s,prometheusRule.enabled=true,\
+         prometheusRule.labels.release=r84",
         r#"{"Type":"vxlan"}"#,
     ),
 ];
@@ -133,9 +149,9 @@ fn find<'a>(objects: &'a [Value], kind: &str) -> Result<&'a Value> {
 
 /// With default values, the pods of chart and manifest differ only where upstream's do: arguments are part of the command, and
 /// pods tolerate `NoExecute`.
-fn chart_is_like_the_manifest(helm: &Helm, admin: &Client) -> Result<()> {
+fn chart_is_like_the_manifest(helm: &Helm, admin: &Client, manifest: &str) -> Result<()> {
     let chart = dry_run(admin, &helm.template("")?)?;
-    let manifest = dry_run(admin, MANIFEST)?;
+    let manifest = dry_run(admin, manifest)?;
     let pod = |objects: &[Value]| -> Result<Value> {
         let mut spec = find(objects, "DaemonSet")?["spec"]["template"]["spec"].clone();
         let daemon = &mut spec["containers"][0];
@@ -197,6 +213,7 @@ fn define_operator_kinds(admin: &Client) -> Result<()> {
 /// The client of charts, without a connection to a cluster.
 struct Helm {
     netns: Netns,
+    chart: PathBuf,
 }
 
 impl Helm {
@@ -208,7 +225,7 @@ impl Helm {
 
     /// Renders the chart with values in the notation of `--set`.
     fn template(&self, values: &str) -> Result<String> {
-        ensure!(Path::new(CHART).exists(), "{CHART} does not exist");
-        self.run(&["template", "release", CHART, "--namespace", NAMESPACE, "--set", values])
+        let chart = self.chart.display().to_string();
+        self.run(&["template", "release", &chart, "--namespace", NAMESPACE, "--set", values])
     }
 }

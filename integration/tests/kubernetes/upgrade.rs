@@ -45,6 +45,10 @@ fn from_go_and_back() {
             for (step, image) in [(forward, "localhost/flannel:0.1.0"), (back, DAEMON)] {
                 sent.push(site.lossless(&pods, || site.shell(step.text()).map(drop))?);
                 site.expect_image(image)?;
+                for worker in &site.workers {
+                    // Of the package that installed it.
+                    worker.machine.netns().run("cmp /usr/lib/cni/bridge /opt/cni/bin/bridge")?;
+                }
                 let after = site.nodes()?;
                 ensure!(before == after, "{before:#?}\nbecame\n{after:#?}");
                 site.expect_reach(&pods, true)?;

@@ -71,6 +71,25 @@ fn plugin_brings_the_names_that_are_missing() {
     assert_eq!(names(node.path()), expected);
 }
 
+/// A program that is running cannot be written, but replaced.
+#[test]
+fn running_plugin_is_replaced() {
+    let image = tempfile::tempdir().unwrap();
+    let node = tempfile::tempdir().unwrap();
+    let source = image.path().join("flannel");
+    write(&source, "plugin", 0o755);
+    let destination = node.path().join("flannel");
+    fs::copy("/bin/sleep", &destination).unwrap();
+    let mut running = std::process::Command::new(&destination).arg("60").spawn().unwrap();
+    let busy = fs::write(&destination, "").unwrap_err();
+    assert_eq!(busy.kind(), std::io::ErrorKind::ExecutableFileBusy);
+    run(&["-f"], &source, &destination).unwrap();
+    assert_eq!(fs::read_to_string(&destination).unwrap(), "plugin");
+    assert!(running.try_wait().unwrap().is_none(), "the running program has ended");
+    running.kill().unwrap();
+    running.wait().unwrap();
+}
+
 /// Other files, and copies by other names, bring no names.
 #[test]
 fn other_files_bring_no_names() {
