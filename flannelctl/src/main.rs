@@ -25,11 +25,23 @@ use cli::Cli;
 use command::{docker, installer};
 use failure::{Failure, Outcome};
 use output::Output;
+use std::ffi::OsStr;
+use std::path::Path;
 use std::process::ExitCode;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     flanneld::sys::resolve_names_without_plugins(cfg!(target_feature = "crt-static"));
+    if is_daemon() { flanneld::program::main() } else { command_line() }
+}
+
+/// Whether the program was started as flanneld, as in the image, which contains what both programs share once.
+fn is_daemon() -> bool {
+    let started = std::env::args_os().next();
+    started.is_some_and(|started| Path::new(&started).file_name() == Some(OsStr::new("flanneld")))
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn command_line() -> ExitCode {
     if docker::is_requested() {
         return docker::main().await;
     }

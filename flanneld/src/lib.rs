@@ -9,8 +9,9 @@
 //! | [`node`] | the desired state of this node, for doctor and connectivity test |
 //! | [`state`] | the files of the daemon |
 //! | [`http`], [`sys`] | requests to the status socket, and name resolution in static builds |
+//! | [`program`] | the daemon itself, under the name flanneld |
 //!
-//! Everything else is public for `main.rs` only.
+//! Everything else is public for [`program`] only.
 
 pub mod agent;
 mod announce;
@@ -34,6 +35,7 @@ pub mod kernel;
 pub mod logging;
 pub mod node;
 mod notify;
+pub mod program;
 mod publish;
 mod pulse;
 mod reconcile;

@@ -115,7 +115,10 @@ fn install_go(lab: &Lab, site: &Site, go: Option<OsString>) -> Result<()> {
 /// An image with a daemon of others, our installers, plugin and iptables. The first default is the variant of the host.
 fn go_image(lab: &Lab, program: &Path) -> Result<PathBuf> {
     let root = Layout::unpack(lab, &file(Revision::First, "-image.tar")?)?.own_root(lab, "go")?;
-    fs::copy(program, root.join("opt/bin/flanneld"))
+    // Another name of flannelctl, which must stay.
+    let daemon = root.join("opt/bin/flanneld");
+    fs::remove_file(&daemon)
+        .and_then(|()| fs::copy(program, &daemon))
         .with_context(|| format!("could not copy {}", program.display()))?;
     for name in ["iptables", "ip6tables"] {
         for end in ["", "-save", "-restore"] {

@@ -34,8 +34,8 @@ pub(crate) const PLUGINS: [&str; 5] = ["bandwidth", "bridge", "host-local", "loo
 /// Another name of `flannelctl`: a script in Go flannel, which Fedora has in `/usr/libexec/flannel`.
 const DOCKER_OPTIONS: &str = "mk-docker-opts.sh";
 
-/// Other names of `flannelctl` in the image, for the init containers of manifests.
-const INSTALLERS: [&str; 2] = ["cp", "install-conf"];
+/// Other names of `flannelctl` in the image: the daemon, which shares most of its code, and for the init containers of manifests.
+const OTHER_NAMES: [&str; 3] = ["flanneld", "cp", "install-conf"];
 
 const UNIT: &str = include_str!("../../assets/package/flanneld.service");
 const DEFAULTS: &str = include_str!("../../assets/package/flanneld.default");
@@ -105,10 +105,9 @@ pub(crate) fn tarball(contents: &Contents<'_>) -> Result<Tree> {
 /// Returns the files of the image: only programs, at the paths that Go flannel's manifests use.
 pub(crate) fn image(programs: &Programs) -> Result<Tree> {
     let mut tree = Tree::default();
-    tree.program("opt/bin/flanneld", &programs.flanneld)?;
     tree.program("opt/bin/flannelctl", &programs.flannelctl)?;
     tree.link(&format!("opt/bin/{DOCKER_OPTIONS}"), "flannelctl")?;
-    for name in INSTALLERS {
+    for name in OTHER_NAMES {
         tree.link(&format!("opt/bin/{name}"), "flannelctl")?;
     }
     // Where the image of Go flannel's plugin has it: a manifest mounts a directory of the node at `opt/cni/bin`.
