@@ -106,7 +106,7 @@ fn view(snapshot: &Snapshot) -> anyhow::Result<&View> {
         }
         (None, Err(reason)) => {
             let message = format!("store unreachable: {reason}");
-            fail(Kind::Unreachable, message, "Check --etcd-endpoints or --lease-dir.")
+            fail(Kind::Unreachable, message, "Check --etcd-endpoints, --lease-dir or --kubeconfig.")
         }
         (None, Ok(_)) => {
             let message = format!("no network config at {}", snapshot.store.identity().config_place);

@@ -230,3 +230,22 @@ pub(super) fn expect_in_pod(site: &Site, documented: &str) -> Result<()> {
     }
     Ok(())
 }
+
+/// On the node, as root and without flags: the identity, network config and prefix are those of the daemon in the pod.
+pub(super) fn expect_on_node(site: &Site) -> Result<()> {
+    let worker = &site.workers[0];
+    let ctl = |words: &str| {
+        let mut command = Command::new(program("flannelctl"));
+        command.args(words.split(' ')).stdin(Stdio::null());
+        worker.machine.netns().enter(|| Answer::of(&mut command))
+    };
+    let leases = ctl("lease list")?.expect(0, &["NODE"])?;
+    let own = leases.stdout.lines().find(|line| line.contains(" * ")).context("no lease of this node")?;
+    ensure!(own.ends_with(&worker.name), "{leases:?}");
+    ctl("config get")?.expect(0, &["10.42.0.0/16"])?;
+    let checks =
+        "--check store-unreachable --check rbac-rule --check daemon-duplicate --check kube-proxy-masquerade";
+    let report = ctl(&format!("doctor {checks} -o json"))?.expect(0, &[])?.json()?;
+    ensure!(report == json!({"findings": [], "skipped": []}), "{report}");
+    Ok(())
+}

@@ -36,6 +36,7 @@ fn life_by_the_guide() {
             ensure!(again.lines().all(|line| line.ends_with(" unchanged")), "{again}");
             site.expect_rules(["-nft", "-legacy"])?;
             ctl::expect_in_pod(&site, &in_pod)?;
+            ctl::expect_on_node(&site)?;
             let pods = site.run_pods()?;
             for v4 in [true, false] {
                 site.expect_reach(&pods, v4)?;

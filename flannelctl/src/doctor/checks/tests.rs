@@ -11,6 +11,8 @@ use flanneld::cli::{Options, Parsed};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+mod kubernetes;
+
 /// A host without config, daemon and CNI.
 fn bare() -> Facts {
     let Ok(Parsed::Run(options)) = Options::parse(std::iter::empty(), |_| None) else {
