@@ -11,6 +11,9 @@ chmod 1777 /run/lab/tmp
 mount --rbind /proc /run/lab/outer-proc
 mount -t proc proc /proc
 
+# Named by process id, which sandboxes have in common; libfaketime leaves its objects behind.
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+
 # Named namespaces are bind mounts; shared propagation makes later ones visible in the mount namespaces of the
 # nodes (like `ip netns add`).
 mount --bind /run/netns /run/netns
