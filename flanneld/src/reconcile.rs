@@ -288,8 +288,8 @@ impl<K: Kernel> Reconciler<K> {
             ops.extend(difference.plan());
         }
         if contested {
+            assembly.set_contested();
             self.target.version += 1;
-            // Which of two leases has an address depends on both: only a full round compares all.
             self.pace.request(Reason::Overlap, Instant::now());
             return;
         }

@@ -26,6 +26,7 @@ pub struct Assembly {
     macs: BTreeSet<(Family, Mac, Subnets)>,
     dataplane: Dataplane,
     errors: BTreeMap<Subnets, Vec<PeerError>>,
+    is_contested: bool,
 }
 
 /// What a change of one lease changes, complete for the objects that it names.
@@ -51,7 +52,7 @@ impl Assembly {
     pub fn new(desired: Desired, peers: impl IntoIterator<Item = Arc<Lease>>) -> Self {
         let leases: BTreeMap<_, _> = peers.into_iter().map(|lease| (lease.subnets, lease)).collect();
         let (dataplane, macs, errors) = (desired.base().clone(), BTreeSet::new(), BTreeMap::new());
-        let mut assembly = Self { desired, leases, macs, dataplane, errors };
+        let mut assembly = Self { desired, leases, macs, dataplane, errors, is_contested: false };
         let mut macs = Vec::new();
         for lease in assembly.leases.clone().into_values() {
             let peer = assembly.desired.peer(&lease);
@@ -66,9 +67,16 @@ impl Assembly {
     /// Whether it is what [`Assembly::new`] makes of `desired` and `peers`.
     #[must_use]
     pub fn is_made_of(&self, desired: &Desired, peers: &[Arc<Lease>]) -> bool {
-        self.leases.len() == peers.len()
+        !self.is_contested
+            && self.leases.len() == peers.len()
             && self.desired == *desired
             && peers.iter().all(|lease| self.leases.get(&lease.subnets) == Some(lease))
+    }
+
+    /// Notes that leases in it have shared addresses: which of two leases has an address depends on both, so that changes of one
+    /// leave an incomplete state behind. [`Assembly::is_made_of`] is `false` from now on.
+    pub const fn set_contested(&mut self) {
+        self.is_contested = true;
     }
 
     /// The rules it is made by.

@@ -289,6 +289,17 @@ async fn a_lease_change_applies_only_its_own_operations() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn leases_that_share_addresses_for_a_moment_leave_the_older_one_complete() {
+    let mut lab = Lab::settled().await;
+    let right = lab.kernel.dataplane();
+    let inside = record("10.42.2.0-26", "192.168.50.7", "aa:aa:aa:aa:aa:07");
+    lab.change(vec![Change::Put(inside), delete("10.42.2.0-26")]).await;
+    lab.until_grace_ends().await;
+    assert_eq!(lab.kernel.dataplane(), right);
+    lab.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn changes_of_other_programs_are_repaired() {
     let lab = Lab::settled().await;
     let right = lab.kernel.dataplane();
