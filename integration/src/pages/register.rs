@@ -189,6 +189,7 @@ pub(super) const PAGES: &[Page] = &[
         "docs/performance.md",
         [
             ("cargo xtask bench control", BENCH),
+            ("cargo xtask bench control", BENCH),
             ("$ ip route show", Untested("an example of thousands of nodes; `nexthop::` checks the form")),
             ("cargo xtask bench cni", BENCH),
         ]
