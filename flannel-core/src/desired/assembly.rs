@@ -1,5 +1,6 @@
 //! Desired state of a whole cluster, kept up to date at the cost of each change.
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -156,23 +157,42 @@ impl Assembly {
         Difference { before, after: self.dataplane.restricted_to(&touched) }
     }
 
-    /// The peers that share an FDB entry with this one, directly or by way of others, and itself.
-    fn affected(&self, subnets: Subnets, macs: Vec<(Family, Mac)>) -> BTreeSet<Subnets> {
-        let (mut affected, mut open) = (BTreeSet::from([subnets]), macs);
-        let mut seen = BTreeSet::new();
-        while let Some((family, mac)) = open.pop() {
-            if !seen.insert((family, mac)) {
-                continue;
-            }
-            for sharer in self.sharers(family, mac) {
+    /// The peers that share an FDB entry or a neighbour with this one, directly or by way of others, and itself.
+    fn affected(&self, subnets: Subnets, mut macs: Vec<(Family, Mac)>) -> BTreeSet<Subnets> {
+        let (mut affected, mut seen) = (BTreeSet::from([subnets]), BTreeSet::new());
+        let mut begins = vec![subnets];
+        loop {
+            let sharers: Vec<Subnets> = match (begins.pop(), macs.pop()) {
+                (Some(subnets), mac) => {
+                    macs.extend(mac);
+                    self.beside(subnets).collect()
+                }
+                (None, Some((family, mac))) if seen.insert((family, mac)) => {
+                    self.sharers(family, mac).collect()
+                }
+                (None, Some(_)) => Vec::new(),
+                (None, None) => return affected,
+            };
+            for sharer in sharers {
                 if let Some(lease) = self.leases.get(&sharer)
                     && affected.insert(sharer)
                 {
-                    open.extend(macs_of(&self.desired.peer(lease).dataplane));
+                    macs.extend(macs_of(&self.desired.peer(lease).dataplane));
+                    begins.push(sharer);
                 }
             }
         }
-        affected
+    }
+
+    /// The leases that begin at the same address, so that they share the neighbour of their tunnel endpoint: they overlap.
+    fn beside(&self, subnets: Subnets) -> impl Iterator<Item = Subnets> {
+        let begin = |subnets: &Subnets| subnets.iter().next().map(|net| net.addr());
+        let first = match (subnets.v4, subnets.v6) {
+            (Some(net), _) => Subnets { v4: Ipv4Net::new(net.addr(), 0).ok(), v6: None },
+            (None, net) => Subnets { v4: None, v6: net.and_then(|net| Ipv6Net::new(net.addr(), 0).ok()) },
+        };
+        let leases = self.leases.range(first..).map(|(other, _)| *other);
+        leases.take_while(move |other| begin(other) == begin(&subnets))
     }
 
     fn sharers(&self, family: Family, mac: Mac) -> impl Iterator<Item = Subnets> {

@@ -562,6 +562,25 @@ fn an_entry_that_two_leases_share_outlives_the_first() {
     assert!(assembly.errors().is_empty());
 }
 
+/// Overlapping leases exist for a moment, until the older one counts.
+#[test]
+fn a_neighbour_that_two_leases_share_outlives_one_of_them() {
+    let inside = Lease {
+        subnets: Subnets { v4: Some("10.42.2.0/26".parse().unwrap()), v6: None },
+        ..lease(3, "vxlan")
+    };
+    let alone = Assembly::new(desired("4", VXLAN), [Arc::new(lease(2, "vxlan"))]);
+    let mut assembly = alone.clone();
+    assembly.set(Arc::new(inside.clone()));
+    assembly.remove(&inside.subnets);
+    assert_eq!(assembly.dataplane(), alone.dataplane());
+    assembly.set(Arc::new(inside));
+    assembly.remove(&subnets(2));
+    assembly.set(Arc::new(lease(2, "vxlan")));
+    let both = Assembly::new(desired("4", VXLAN), assembly.leases().values().cloned());
+    assert_eq!(assembly.dataplane(), both.dataplane());
+}
+
 #[test]
 fn cloned_machines() {
     let clone = Lease {
