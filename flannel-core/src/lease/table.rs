@@ -17,6 +17,8 @@ pub struct TableEntry {
     pub lease: Arc<Lease>,
     /// What keeps it alive; `None` is a reservation.
     pub grant: Option<Grant>,
+    /// The name of its node, if the store knows nodes by name.
+    pub node: Option<Box<str>>,
 }
 
 /// What changed for one subnet.
@@ -61,6 +63,12 @@ impl LeaseTable {
     #[must_use]
     pub const fn rejected(&self) -> &BTreeMap<String, String> {
         &self.rejected
+    }
+
+    /// The name of the node that has a lease, if the store knows nodes by name.
+    #[must_use]
+    pub fn node(&self, subnets: &Subnets) -> Option<&str> {
+        self.leases.get(subnets)?.node.as_deref()
     }
 
     /// Takes a listing as the whole truth and tells what is different from before.
@@ -116,7 +124,8 @@ impl LeaseTable {
             }
         };
         let lease = Arc::new(Lease { subnets, attrs, revision: record.revision });
-        let entry = TableEntry { lease: Arc::clone(&lease), grant: record.grant };
+        let node = record.node.as_deref().map(Box::from);
+        let entry = TableEntry { lease: Arc::clone(&lease), grant: record.grant, node };
         let before = self.leases.insert(subnets, entry).map(|entry| entry.lease);
         let same = before.as_ref().is_some_and(|before| before.attrs == lease.attrs);
         if let Some(before) = &before {

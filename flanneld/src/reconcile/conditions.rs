@@ -29,8 +29,9 @@ pub(crate) mod id {
 /// The condition of an unreadable record begins like this.
 pub(super) const BAD_RECORD: &str = "the record cannot be used";
 
-/// The faults of a peer, if it has any: another backend is as configured there.
-pub(super) fn peer_condition(errors: &[PeerError]) -> Option<String> {
+/// The faults of a peer, with the name of its node, if it has any: another backend is as configured there.
+pub(super) fn peer_condition(errors: &[PeerError], node: Option<&str>) -> Option<String> {
     let faults: Vec<String> = errors.iter().filter(|error| !error.is_expected()).map(|e| chain(e)).collect();
-    (!faults.is_empty()).then(|| faults.join("; "))
+    let node = node.map(|name| format!("node {name}: ")).unwrap_or_default();
+    (!faults.is_empty()).then(|| node + &faults.join("; "))
 }

@@ -106,7 +106,8 @@ impl Reporter {
     /// Updates the condition of one peer.
     pub(super) fn report_peer(&mut self, subnets: Subnets, assembly: &Assembly, table: &LeaseTable) {
         let id = subnets.to_string();
-        let reason = assembly.errors().get(&subnets).and_then(|errors| peer_condition(errors));
+        let node = table.node(&subnets);
+        let reason = assembly.errors().get(&subnets).and_then(|errors| peer_condition(errors, node));
         self.set_condition(&id, bad_record(table, &id).or(reason));
     }
 
@@ -130,9 +131,9 @@ impl Reporter {
         table: &LeaseTable,
         losers: &[(Subnets, Subnets)],
     ) {
-        let faults = errors
-            .iter()
-            .filter_map(|(subnets, errors)| Some((subnets.to_string(), peer_condition(errors)?)));
+        let faults = errors.iter().filter_map(|(subnets, errors)| {
+            Some((subnets.to_string(), peer_condition(errors, table.node(subnets))?))
+        });
         let rejected = table.rejected().keys().filter_map(|key| Some((key.clone(), bad_record(table, key)?)));
         let losers = losers.iter().map(|(loser, winner)| {
             let reason =

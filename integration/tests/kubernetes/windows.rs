@@ -47,7 +47,7 @@ fn nodes_are_used_or_named() {
             .argument("--ip-masq");
         let mut daemon = cluster.nodes[0].start(&flanneld)?;
         daemon.wait_ready()?;
-        daemon.wait_log(&["10.42.9.0-24", "VtepMAC"])?;
+        daemon.wait_log(&["10.42.9.0-24", "node win9: ", "VtepMAC"])?;
         let peers = daemon.status("/peers")?.body;
         ensure!(peers.contains("10.42.8.0/24") && peers.contains("host-gw"), "{peers}");
         let netns = cluster.nodes[0].netns();
