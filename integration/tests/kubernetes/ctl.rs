@@ -27,7 +27,8 @@ fn commands_on_a_cluster() {
         leases_show_nodes(&fixture)?;
         state_of_the_node(&fixture)?;
         impossible_changes(&fixture)?;
-        config(&fixture, lab.directory("configs")?.as_path())?;
+        let directory = lab.directory("configs")?;
+        pages::walk("kubernetes::ctl::commands_on_a_cluster", |walk| config(&fixture, &directory, walk))?;
         other_prefix(&fixture, &mut daemons[0])
     });
 }
@@ -105,7 +106,7 @@ fn impossible_changes(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-fn config(fixture: &Fixture, directory: &Path) -> Result<()> {
+fn config(fixture: &Fixture, directory: &Path, walk: &mut pages::Walk) -> Result<()> {
     ctl(fixture, "config get")?.expect(0, &["10.42.0.0/16"])?;
     ctl(fixture, "config explain")?.expect(0, &["Backend.Type", "vxlan"])?;
     admin(fixture, "config explain")?.expect(0, &["Backend.Type", "vxlan"])?;
@@ -121,7 +122,7 @@ fn config(fixture: &Fixture, directory: &Path) -> Result<()> {
     let written = admin(fixture, &set)?;
     written.expect(0, &["2 nodes", "written to the ConfigMap kube-flannel/kube-flannel-cfg"])?;
     ensure!(stored(fixture)?.contains("1400"), "nothing was written");
-    documented(fixture, directory)?;
+    documented(fixture, directory, walk)?;
     let map = fixture.admin().get(CONFIG_MAP)?;
     ensure!(map["data"]["cni-conf.json"].as_str().is_some_and(|text| text.contains("cbr0")), "{map}");
     admin(fixture, "config get")?.expect(0, &["1400"])?;
@@ -146,20 +147,18 @@ fn config(fixture: &Fixture, directory: &Path) -> Result<()> {
 }
 
 /// The commands of the documentation.
-fn documented(fixture: &Fixture, directory: &Path) -> Result<()> {
+fn documented(fixture: &Fixture, directory: &Path, walk: &mut pages::Walk) -> Result<()> {
     fs::copy(fixture.admin().kubeconfig(), directory.join("admin.conf"))?;
     fs::copy(directory.join("new.json"), directory.join("network.json"))?;
     let programs = program("flannelctl");
     let programs = programs.parent().context("the program has no directory")?;
-    pages::walk("kubernetes::ctl::commands_on_a_cluster", |walk| {
-        for line in walk.next("flannelctl --kubeconfig")?.commands::<3>()? {
-            let line = format!("cd {} && PATH={}:$PATH {line}", directory.display(), programs.display());
-            let answer =
-                fixture.control_plane.netns.enter(|| Answer::of(Command::new("sh").arg("-c").arg(&line)))?;
-            answer.expect(0, &[if line.ends_with("list") { "NODE" } else { "10.42.0.0/16" }])?;
-        }
-        Ok(())
-    })
+    for line in walk.next("flannelctl --kubeconfig")?.commands::<3>()? {
+        let line = format!("cd {} && PATH={}:$PATH {line}", directory.display(), programs.display());
+        let answer =
+            fixture.control_plane.netns.enter(|| Answer::of(Command::new("sh").arg("-c").arg(&line)))?;
+        answer.expect(0, &[if line.ends_with("list") { "NODE" } else { "10.42.0.0/16" }])?;
+    }
+    Ok(())
 }
 
 fn stored(fixture: &Fixture) -> Result<String> {
