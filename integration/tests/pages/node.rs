@@ -70,25 +70,26 @@ fn operations() {
 
             let [dry_run, change] = page.next("flannelctl config")?.commands()?;
             // A change that needs a restart.
-            host.expect("echo '{\"Network\":\"10.5.0.0/16\",\"EnableNFTables\":true,\"Backend\":{\"Type\":\"vxlan\",\"VNI\":2}}' >network.json")?;
+            host.expect("echo '{\"Network\":\"10.5.0.0/16\",\"EnableNFTables\":true,\"Backend\":{\"Type\":\"vxlan\",\"Port\":8473}}' >network.json")?;
             let run = |command: &str| -> Result<Answer> { host.run(&format!("{settings}{command}")) };
             run(&dry_run)?.expect(0, &["2 nodes", "restart"])?;
             let config = run("flannelctl config get")?;
-            ensure!(!config.stdout.contains("VNI"), "a dry run wrote: {config:?}");
+            ensure!(!config.stdout.contains("8473"), "a dry run wrote: {config:?}");
             run(&change)?.expect(0, &["written to"])?;
             wait::until("the change is rejected", wait::LONG, || {
                 host.run("flannelctl status")?.expect(3, &["config"]).map(drop)
             })?;
-            host.system().netns().ip("link show flannel.1")?;
+            let device = || host.system().netns().ip("-d link show flannel.1");
+            ensure!(device()?.contains("dstport 8472"), "applied without a restart");
             host.expect(page.next("systemctl restart")?.text())?;
-            host.system().netns().ip("link show flannel.2")?;
+            ensure!(device()?.contains("dstport 8473"), "not applied by a restart");
 
             let [stop, dry_run, clean] = page.next("systemctl disable")?.commands()?;
             host.expect(&stop)?;
-            run(&dry_run)?.expect(0, &["flannel.2", "subnet.env"])?;
-            host.system().netns().ip("link show flannel.2")?;
-            run(&clean)?.expect(0, &["flannel.2", "subnet.env"])?;
-            ensure!(host.system().netns().ip("link show flannel.2").is_err(), "cleanup is incomplete");
+            run(&dry_run)?.expect(0, &["flannel.1", "subnet.env"])?;
+            device()?;
+            run(&clean)?.expect(0, &["flannel.1", "subnet.env"])?;
+            ensure!(device().is_err(), "cleanup is incomplete");
             ensure!(!host.system().exists("/run/flannel/subnet.env")?, "cleanup is incomplete");
             site.wait_route("10.5.34.0/24", true)?;
             run("flannelctl lease release 10.5.34.0/24 --yes")?.expect(1, &["--force"])?;
