@@ -99,8 +99,8 @@ impl Claim {
 
     /// Sets how we want to be reached.
     pub fn want(&mut self, attrs: LeaseAttrs) {
-        if let Some(Problem::DuplicateAddress { subnets, theirs }) = &self.state.problem
-            && !theirs.is_same_node(&attrs)
+        if let Some(Problem::DuplicateAddress { subnets, found }) = &self.state.problem
+            && !found.is_same_node(&attrs)
         {
             // With an address of our own again, the record is plainly the other node's.
             self.lose(*subnets);

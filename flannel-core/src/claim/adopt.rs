@@ -122,7 +122,7 @@ impl Claim {
             if own.revision.is_before(lease.revision) && !known {
                 self.state.problem = Some(Problem::DuplicateAddress {
                     subnets: lease.subnets,
-                    theirs: Box::new(lease.attrs.clone()),
+                    found: Box::new(lease.attrs.clone()),
                 });
                 return Phase::Held(now);
             }

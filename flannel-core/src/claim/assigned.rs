@@ -113,25 +113,25 @@ impl Assigned {
             self.state.acquire.reset();
         }
         let before = self.state.own.as_ref().filter(|own| own.confirmed && own.subnets == subnets);
-        let is_known = |theirs: &LeaseAttrs| {
+        let is_known = |found: &LeaseAttrs| {
             [&self.published, &self.state.wanted]
                 .into_iter()
                 .flatten()
                 .chain(&self.state.doubtful)
-                .any(|own| own == theirs)
+                .any(|own| own == found)
         };
         // A record without attributes is published again: nobody is reached by it.
-        let theirs = attrs.as_ref().filter(|theirs| before.is_some() && !is_known(theirs));
+        let found = attrs.as_ref().filter(|found| before.is_some() && !is_known(found));
         // An earlier revision is that of a store restored from a backup.
         let is_rewritten = before.is_some_and(|own| {
             own.revision.is_before(revision) || own.revision == revision && self.has_conflict()
         });
         let is_other_revision = before.is_none_or(|own| own.revision != revision);
-        let edit = theirs.filter(|_| is_rewritten);
+        let edit = found.filter(|_| is_rewritten);
         if edit.is_none() {
             self.published.clone_from(&attrs);
         }
-        self.state.problem = edit.map(|theirs| self.classify(subnets, theirs, now));
+        self.state.problem = edit.map(|found| self.classify(subnets, found, now));
         if is_other_revision {
             self.state.doubtful.clear();
         }
@@ -140,19 +140,19 @@ impl Assigned {
         self.state.lost = None;
     }
 
-    /// Returns the problem with a record that another writer has changed to `theirs`.
-    fn classify(&mut self, subnets: Subnets, theirs: &LeaseAttrs, now: Duration) -> Problem {
-        let is_known = self.state.own.as_ref().is_some_and(|own| own.attrs == *theirs);
+    /// Returns the problem with a record that another writer has changed to `found`.
+    fn classify(&mut self, subnets: Subnets, found: &LeaseAttrs, now: Duration) -> Problem {
+        let is_known = self.state.own.as_ref().is_some_and(|own| own.attrs == *found);
         let is_rewritten = match &self.state.problem {
             Some(Problem::Edited { .. }) if is_known => false,
             Some(Problem::ConflictingWriter { .. }) => true,
             _ => self.edited.replace(now).is_some_and(|before| now < before + CALM),
         };
-        let theirs = Box::new(theirs.clone());
+        let found = Box::new(found.clone());
         if is_rewritten {
-            Problem::ConflictingWriter { subnets, theirs }
+            Problem::ConflictingWriter { subnets, found }
         } else {
-            Problem::Edited { subnets, theirs }
+            Problem::Edited { subnets, found }
         }
     }
 

@@ -33,13 +33,13 @@ pub enum Problem {
     #[error(
         "another node uses our public address {}: it has rewritten our record of {subnets}; \
          give each node its own address (--public-ip, --iface) and restart this one",
-        address(theirs)
+        address(found)
     )]
     DuplicateAddress {
         /// The subnet in question.
         subnets: Subnets,
         /// What the other node published.
-        theirs: Box<LeaseAttrs>,
+        found: Box<LeaseAttrs>,
     },
     /// The store has not assigned a subnet to this node.
     #[error("waiting for a subnet: {place} has no {family} subnet. {advice}")]
@@ -66,25 +66,25 @@ pub enum Problem {
     /// Someone changed the record of this node once.
     #[error(
         "another writer published {} in the record {subnets} of this node; the record is restored",
-        address(theirs)
+        address(found)
     )]
     Edited {
         /// The subnet of the record.
         subnets: Subnets,
         /// What the other writer published.
-        theirs: Box<LeaseAttrs>,
+        found: Box<LeaseAttrs>,
     },
     /// Another writer changes the record of this node again and again.
     #[error(
         "conflicting daemon: it has published {} in the record {subnets} of this node; \
          stop it, or give each node a name of its own, and restart this one",
-        address(theirs)
+        address(found)
     )]
     ConflictingWriter {
         /// The subnet of the record.
         subnets: Subnets,
         /// What the other writer published.
-        theirs: Box<LeaseAttrs>,
+        found: Box<LeaseAttrs>,
     },
 }
 

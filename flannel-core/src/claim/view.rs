@@ -71,7 +71,7 @@ impl Claim {
             }
         } else if attrs.is_same_node(&own.attrs) {
             self.state.problem =
-                Some(Problem::DuplicateAddress { subnets: own.subnets, theirs: Box::new(attrs.clone()) });
+                Some(Problem::DuplicateAddress { subnets: own.subnets, found: Box::new(attrs.clone()) });
         } else {
             self.state.phase = Phase::Read(now);
         }
